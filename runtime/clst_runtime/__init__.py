@@ -1,0 +1,1 @@
+"""Live segmentation on the vehicle: numpy in, numpy out. Imports neither torch nor onnx."""

@@ -1,0 +1,1 @@
+"""Where models are computed, one module per engine."""

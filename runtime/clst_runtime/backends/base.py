@@ -1,0 +1,53 @@
+"""What the rest of the runtime knows of a model: frames in, class ids out, and a manifest.
+
+Legend: H rows, W columns of the model's input.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from clst_runtime.manifest import Manifest
+
+Frame = npt.NDArray[np.uint8]  # H,W,3 RGB
+Classes = npt.NDArray[np.uint8]  # H,W class ids
+Confidence = npt.NDArray[np.uint8]  # H,W 0 = none … 255 = certain
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """One frame's result."""
+
+    classes: Classes
+    """H,W class ids; 255 never occurs."""
+    confidence: Confidence | None = None
+    """H,W probability of the winner × 255, when the model has that output."""
+
+
+class Backend(Protocol):
+    """A model that is loaded and ready. Closed by `with`; not shared between threads."""
+
+    @property
+    def manifest(self) -> Manifest:
+        """What the model file says of itself."""
+
+    @property
+    def description(self) -> str:
+        """What computes, in words, e.g. `ONNX Runtime 1.32 CPU (2 threads)`."""
+
+    def predict(self, frame: Frame) -> Prediction:
+        """Segment one RGB frame H,W,3 uint8 of exactly the manifest's input size."""
+
+    def close(self) -> None:
+        """Release the device; a second call does nothing."""
+
+    def __enter__(self) -> Backend: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...

@@ -1,0 +1,69 @@
+"""Every error a user can cause, and the exit code each one ends with.
+
+    click.ClickException
+      └─ ClstError              1  our own failure
+          ├─ ConfigError        3  a setting that cannot be used
+          ├─ DataError          3  images, labels, videos or folders that cannot be used
+          ├─ ModelFileError     4  a checkpoint, ONNX file or engine that cannot be used
+          ├─ MissingDependency  5  a package or device this machine lacks
+          └─ BudgetNotHeld      6  parity, accuracy or latency outside what was asked
+
+Each message is one line: what is wrong, with the value, and what to do about it.
+The commands print it without a traceback. Code 2 (usage) is click's own, 130 is an interrupt.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import IO, Any
+
+import click
+
+
+class ClstError(click.ClickException):
+    """Base of the errors that end a command with one line and an exit code."""
+
+    exit_code = 1
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        """Print `error: …` as one line on stderr (or on `file`)."""
+        click.echo(f"error: {self.format_message()}", file=file, err=file is None)
+
+
+class ConfigError(ClstError):
+    """A setting that is unknown, out of range or contradicts another one."""
+
+    exit_code = 3
+
+
+class DataError(ClstError):
+    """Images, labels, videos or folders that are missing, damaged or do not fit each other."""
+
+    exit_code = 3
+
+
+class ModelFileError(ClstError):
+    """A checkpoint, ONNX file or engine that is damaged or does not fit this program."""
+
+    exit_code = 4
+
+
+class MissingDependency(ClstError):
+    """A package or a device that this machine lacks."""
+
+    exit_code = 5
+
+
+class BudgetNotHeld(ClstError):
+    """Parity, accuracy or latency came out worse than what was asked for."""
+
+    exit_code = 6
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A hint for a mistyped name: the nearest known one, and all of them."""
+    names = sorted(known)
+    nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    hint = f"did you mean {nearest[0]!r}? " if nearest else ""
+    return f"{hint}known: {', '.join(names)}"

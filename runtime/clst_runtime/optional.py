@@ -1,0 +1,32 @@
+"""The one door through which heavy or optional packages enter: late, by name, never installed by us."""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+from clst_runtime.errors import MissingDependency
+
+_CURES = {
+    "cv2": "OpenCV: pip install 'clst[desktop]' (windows), 'clst[headless]' (servers, containers), "
+    "or on a Jetson the cv2 of JetPack (a virtual environment made with --system-site-packages)",
+    "onnxruntime": "ONNX Runtime: pip install 'clst[ort]' (CPU) or 'clst[ort-gpu]' (CUDA), never both",
+    "torch": "PyTorch: pip install 'clst[train]'",
+    "onnx": "ONNX: pip install 'clst[export]'",
+    "matplotlib": "Matplotlib: pip install 'clst[train]'",
+    "tensorrt": "TensorRT: pip install 'clst[trt]', or the one of JetPack on a Jetson",
+    "clst_train": "the training package: pip install 'clst[train]'",
+}
+
+
+def require(module: str) -> ModuleType:
+    """Import `module`, or say which extra brings it.
+
+    Raises:
+        MissingDependency: the module, or one of the shared libraries below it, is not there.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        cure = _CURES.get(module.split(".")[0], f"pip install {module}")
+        raise MissingDependency(f"{module} cannot be imported ({error}); {cure}") from error

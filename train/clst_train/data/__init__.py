@@ -1,0 +1,1 @@
+"""Source and target images, augmentation, and drawn scenes."""

@@ -1,0 +1,1 @@
+"""Networks behind one small interface: features, logits, deployable."""
