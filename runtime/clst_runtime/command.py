@@ -1,0 +1,60 @@
+"""How every command of this project begins and ends: click, with the exit codes of `errors`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+INTERRUPTED = 130
+
+
+class Command(click.Command):
+    """A click command that ends with 130 on Ctrl-C and keeps quiet when its reader (`| head`) has gone."""
+
+    def main(self, *args: Any, **options: Any) -> Any:
+        """Run as the console script; with `standalone_mode=False` exceptions pass through to the caller."""
+        return ending_well(super().main, *args, **options)
+
+
+class Group(click.Group):
+    """A click group with the same ends; its commands are `Command`s."""
+
+    command_class = Command
+
+    def main(self, *args: Any, **options: Any) -> Any:
+        """Run as the console script; with `standalone_mode=False` exceptions pass through to the caller."""
+        return ending_well(super().main, *args, **options)
+
+
+def ending_well(main: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    """Call click's `main`, turning its Abort (Ctrl-C) into exit code 130 and a closed pipe into a quiet end."""
+    if not options.pop("standalone_mode", True):
+        return main(*args, standalone_mode=False, **options)
+    try:
+        result = main(*args, standalone_mode=False, **options)
+    except click.exceptions.Exit as done:
+        sys.exit(done.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("interrupted", err=True)
+        sys.exit(INTERRUPTED)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    sys.exit(result if isinstance(result, int) else 0)
+
+
+def command(name: str | None = None, **options: Any) -> Callable[[Callable[..., Any]], Command]:
+    """Like `click.command()`, giving a `Command`."""
+    return click.command(name, cls=Command, **options)
+
+
+def group(name: str | None = None, **options: Any) -> Callable[[Callable[..., Any]], Group]:
+    """Like `click.group()`, giving a `Group`."""
+    return click.group(name, cls=Group, **options)

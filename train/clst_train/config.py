@@ -1,0 +1,322 @@
+"""Training settings: frozen dataclasses, read from a TOML recipe, checked where they are defined.
+
+Order of precedence: the defaults here < the recipe < `--set section.key=value` < the command's own options.
+Constants of the method are this project's choice, chosen by measurement (docs/method.md).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import types
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from clst_runtime.errors import ConfigError, did_you_mean
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+Section = TypeVar("Section")
+
+
+def _need(condition: bool, text: str) -> None:  # noqa: FBT001
+    if not condition:
+        raise ConfigError(text)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Where images and labels lie."""
+
+    source: str = ""
+    """Folder of the labelled old camera."""
+    source_format: str = ""
+    """Its format; empty = recognise it."""
+    source_split: str = "train"
+    """Which of its splits to train on."""
+    mapping: str = ""
+    """JSON file that relates the source's classes to the model's; empty = by equal names."""
+    target: tuple[str, ...] = ()
+    """Image folders or video files of the new camera; never labels."""
+    target_every: int = 1
+    """Take every n-th frame of a target video."""
+    ignore_mask: str = ""
+    """PNG of the new camera's size; non-zero pixels (bonnet, lens border) are never learned from."""
+    val: str = ""
+    """Labelled images to report mIoU on while training; never used to choose a checkpoint."""
+    val_format: str = ""
+    """Their format; empty = recognise it."""
+    val_split: str = "val"
+    """Which of their splits."""
+    val_mapping: str = ""
+    """JSON file that relates their classes to the model's."""
+
+    def __post_init__(self) -> None:
+        _need(self.target_every >= 1, f"data.target_every = {self.target_every}; give 1 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The network and what it segments."""
+
+    network: str = "ddrnet23_slim"
+    """`ddrnet23_slim` (real time) or `deeplabv2_resnet101` (the literature's)."""
+    classes: str = ""
+    """A shipped class list or a JSON file; empty = those of the source data set."""
+    input_hw: tuple[int, int] = (360, 480)
+    """Rows and columns that frames are brought to, for training, export and driving alike."""
+    backbone_weights: str = ""
+    """State dict with ImageNet weights to start source training from; empty = from scratch."""
+
+    def __post_init__(self) -> None:
+        _need(
+            len(self.input_hw) == 2 and min(self.input_hw) >= 32,
+            f"model.input_hw = {list(self.input_hw)}; give rows and columns of at least 32",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceConfig:
+    """Supervised training on the old camera."""
+
+    iterations: int = 4000
+    """Optimiser steps."""
+    batch: int = 8
+    """Images a step."""
+    learning_rate: float = 1e-3
+    """Peak of the AdamW learning rate; linear warm-up, then polynomial decay."""
+    weight_decay: float = 0.01
+    """AdamW weight decay."""
+    auxiliary_weight: float = 0.4
+    """Weight of the auxiliary head's loss, for networks that have one."""
+
+    def __post_init__(self) -> None:
+        _need(self.iterations >= 1, f"source.iterations = {self.iterations}; give 1 or more")
+        _need(self.batch >= 1, f"source.batch = {self.batch}; give 1 or more")
+        _need(self.learning_rate > 0, f"source.learning_rate = {self.learning_rate}; give a positive number")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptationConfig:
+    """CLST on the new camera: L = CE(source) + λ_ST · CE(target, pseudo-labels) + λ_CL · L_CL."""
+
+    iterations: int = 2000
+    """Optimiser steps."""
+    batch: int = 4
+    """Source images and target images a step, each."""
+    learning_rate: float = 3e-4
+    """Peak of the AdamW learning rate."""
+    weight_decay: float = 0.01
+    """AdamW weight decay."""
+    self_training_weight: float = 1.0
+    """λ_ST."""
+    contrastive_weight: float = 0.1
+    """λ_CL."""
+    target_warm_up: float = 0.1
+    """Fraction of the steps over which λ_ST and λ_CL rise from 0."""
+    ensemble_momentum: float = 0.9
+    """α of the temporal ensemble, per visit of an image."""
+    class_mix: bool = True
+    """Paste half of a source image's classes into the target image (ClassMix)."""
+    temperature: float = 0.1
+    """τ of the contrastive loss."""
+    prototype_momentum: float = 0.99
+    """Momentum of the global source prototypes, per step."""
+    minimum_pixels: int = 4
+    """Feature pixels that a class needs in an image to have a mean projection."""
+    projection_width: int = 128
+    """Channels of the projection space and of the projection head's hidden layer."""
+    statistics_first: bool = True
+    """Start from BatchNorm statistics estimated on target images."""
+    statistics_last: bool = True
+    """End with BatchNorm statistics estimated on target images; they are what is exported."""
+    statistics_images: int = 256
+    """Target images, at most, that the statistics are estimated on."""
+
+    def __post_init__(self) -> None:
+        _need(self.iterations >= 0, f"adaptation.iterations = {self.iterations}; give 0 or more")
+        _need(self.batch >= 1, f"adaptation.batch = {self.batch}; give 1 or more")
+        _need(self.learning_rate > 0, f"adaptation.learning_rate = {self.learning_rate}; give a positive number")
+        _need(self.temperature > 0, f"adaptation.temperature = {self.temperature}; give a positive number")
+        _need(0 <= self.target_warm_up <= 1, f"adaptation.target_warm_up = {self.target_warm_up}; give 0 to 1")
+        _need(self.minimum_pixels >= 1, f"adaptation.minimum_pixels = {self.minimum_pixels}; give 1 or more")
+        _need(self.projection_width >= 1, f"adaptation.projection_width = {self.projection_width}; give 1 or more")
+        _need(self.statistics_images >= 2, f"adaptation.statistics_images = {self.statistics_images}; give 2 or more")
+        for name in ("ensemble_momentum", "prototype_momentum"):
+            _need(0 <= getattr(self, name) < 1, f"adaptation.{name} = {getattr(self, name)}; give 0 up to below 1")
+        for name in ("self_training_weight", "contrastive_weight"):
+            _need(getattr(self, name) >= 0, f"adaptation.{name} = {getattr(self, name)}; give 0 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentationConfig:
+    """How training images are varied."""
+
+    crop_hw: tuple[int, int] = (0, 0)
+    """Rows and columns of a training crop; (0, 0) = the model's input size."""
+    scale: tuple[float, float] = (0.75, 1.5)
+    """Smallest and largest random zoom."""
+    flip: bool = True
+    """Mirror half of the images."""
+    colour: float = 0.25
+    """Strength of brightness, contrast, saturation and colour balance changes; 0 = none."""
+    blur: float = 0.3
+    """Probability of a Gaussian blur."""
+
+    def __post_init__(self) -> None:
+        low, high = self.scale
+        _need(0 < low <= high, f"augmentation.scale = {list(self.scale)}; give a smallest and a largest positive zoom")
+        _need(0 <= self.colour < 1, f"augmentation.colour = {self.colour}; give 0 up to below 1")
+        _need(0 <= self.blur <= 1, f"augmentation.blur = {self.blur}; give a probability")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """How the run itself goes."""
+
+    seed: int = 1
+    """Seed of everything random."""
+    device: str = "auto"
+    """`cpu`, `cuda`, `cuda:1` …; `auto` takes CUDA when there is one."""
+    precision: str = "auto"
+    """`fp32`, `bf16`, or `auto`: bf16 where the device computes it natively."""
+    threads: int = 0
+    """CPU threads; 0 = PyTorch's choice."""
+    log_every: int = 20
+    """Steps between two lines of the log."""
+    checkpoint_every: int = 250
+    """Steps between two checkpoints to resume from."""
+    validate_every: int = 500
+    """Steps between two validations, when labels for one are given."""
+
+    def __post_init__(self) -> None:
+        _need(self.precision in ("auto", "fp32", "bf16"), f"run.precision = {self.precision!r}; give auto, fp32 or bf16")
+        for name in ("log_every", "checkpoint_every", "validate_every"):
+            _need(getattr(self, name) >= 1, f"run.{name} = {getattr(self, name)}; give 1 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """A whole training run."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    source: SourceConfig = field(default_factory=SourceConfig)
+    adaptation: AdaptationConfig = field(default_factory=AdaptationConfig)
+    augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+
+    @property
+    def crop_hw(self) -> tuple[int, int]:
+        """Rows and columns of a training crop."""
+        return self.augmentation.crop_hw if min(self.augmentation.crop_hw) > 0 else self.model.input_hw
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Plain values in sections, the form of a recipe."""
+        return {
+            name: {key: list(v) if isinstance(v, tuple) else v for key, v in section.items()}
+            for name, section in dataclasses.asdict(self).items()
+        }
+
+
+def config_from_mapping(values: Mapping[str, Any], *, where: str) -> Config:
+    """Check a recipe's values and fill in the defaults; `where` names it in messages.
+
+    Raises:
+        ConfigError: an unknown section or key (the nearest name is offered), or a value that cannot be used.
+    """
+    sections = get_type_hints(Config)
+    for name in values:
+        if name not in sections:
+            raise ConfigError(f"{where}: unknown section {name!r}; {did_you_mean(name, sections)}")
+    return Config(**{name: _section(kind, values.get(name, {}), f"{where}: {name}") for name, kind in sections.items()})
+
+
+def _section(kind: type[Section], values: Any, where: str) -> Section:
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{where} is {values!r}; expected a section of key = value lines")
+    known = get_type_hints(kind)
+    for key in values:
+        if key not in known:
+            raise ConfigError(f"{where}.{key} is unknown; {did_you_mean(key, known)}")
+    return kind(**{key: _value(value, known[key], f"{where}.{key}") for key, value in values.items()})
+
+
+def _value(value: Any, kind: Any, where: str) -> Any:
+    origin = get_origin(kind)
+    if origin is tuple:
+        inner = get_args(kind)
+        if not isinstance(value, Sequence) or isinstance(value, str):
+            raise ConfigError(f"{where} = {value!r}; expected a list")
+        if inner[-1] is Ellipsis:
+            return tuple(_value(entry, inner[0], where) for entry in value)
+        if len(value) != len(inner):
+            raise ConfigError(f"{where} = {list(value)}; expected {len(inner)} values")
+        return tuple(_value(entry, part, where) for entry, part in zip(value, inner, strict=True))
+    if origin in (Union, types.UnionType):
+        raise ConfigError(f"{where}: settings of several types are not supported")
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise ConfigError(f"{where} = {value!r}; expected {kind.__name__}")
+    return value
+
+
+def recipe_names() -> list[str]:
+    """The recipes that ship with the package."""
+    folder = resources.files("clst_train") / "recipes"
+    return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
+
+
+def read_recipe(name_or_path: str | Path) -> dict[str, Any]:
+    """The values of a shipped recipe by its name, or of any TOML file, not yet checked.
+
+    Raises:
+        ConfigError: no such recipe, or it is not TOML.
+    """
+    name, path = str(name_or_path), Path(name_or_path)
+    if name in recipe_names():
+        text = (resources.files("clst_train") / "recipes" / f"{name}.toml").read_text()
+    elif path.is_file():
+        text = path.read_text()
+    else:
+        raise ConfigError(f"no recipe {name!r}: neither a file nor shipped; {did_you_mean(name, recipe_names())}")
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"recipe {name}: {error}") from error
+
+
+def load_recipe(name_or_path: str | Path) -> Config:
+    """A recipe as a checked configuration.
+
+    Raises:
+        ConfigError: no such recipe, not TOML, or a value cannot be used.
+    """
+    return config_from_mapping(read_recipe(name_or_path), where=f"recipe {name_or_path}")
+
+
+def with_settings(values: Mapping[str, Any], settings: Sequence[str]) -> dict[str, Any]:
+    """A copy of a recipe's values with `section.key=value` settings on top; the value is written as in TOML.
+
+    Raises:
+        ConfigError: a setting is not of that form.
+    """
+    merged = {name: dict(section) if isinstance(section, Mapping) else section for name, section in values.items()}
+    for setting in settings:
+        name, found, text = setting.partition("=")
+        section, dot, key = name.strip().partition(".")
+        if not found or not dot:
+            raise ConfigError(f"--set {setting!r}; expected section.key=value, e.g. adaptation.iterations=500")
+        try:
+            value = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            value = text.strip()
+        merged.setdefault(section, {})[key] = value
+    return merged

@@ -1,0 +1,88 @@
+"""How a training image is varied: one geometry for image and labels, colours for the image alone.
+
+Legend: H rows, W columns of the model's input size; K rows, L columns of the crop.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from clst_runtime.frames import resize_classes, resize_frame
+from clst_runtime.optional import require
+from clst_train.config import AugmentationConfig
+
+Image = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Geometry:
+    """A zoom of the whole image, a crop of the zoomed one, and perhaps a mirror."""
+
+    zoomed_hw: tuple[int, int]
+    """Size of the whole image after the zoom."""
+    top: int
+    """First row of the crop in the zoomed image."""
+    left: int
+    """First column of the crop in the zoomed image."""
+    crop_hw: tuple[int, int]
+    """Size of the crop."""
+    mirrored: bool
+    """Whether the crop is mirrored left to right."""
+
+    def crop(self, zoomed: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Cut the crop out of a zoomed array whose first two axes are rows and columns."""
+        rows, columns = self.crop_hw
+        part = zoomed[self.top : self.top + rows, self.left : self.left + columns]
+        return np.ascontiguousarray(part[:, ::-1] if self.mirrored else part)
+
+    def image(self, image: Image) -> Image:
+        """The view of an RGB image: bilinear zoom, crop, mirror."""
+        return self.crop(resize_frame(image, self.zoomed_hw))
+
+    def classes(self, classes: Image) -> Image:
+        """The view of a class map: nearest-pixel zoom, crop, mirror."""
+        return self.crop(resize_classes(classes, self.zoomed_hw))
+
+
+def draw_geometry(
+    rng: np.random.Generator, settings: AugmentationConfig, input_hw: tuple[int, int], crop_hw: tuple[int, int]
+) -> Geometry:
+    """A random view; the zoom is never so small that the crop would not fit."""
+    low, high = settings.scale
+    zoom = float(np.exp(rng.uniform(np.log(low), np.log(high))))
+    zoom = max(zoom, crop_hw[0] / input_hw[0], crop_hw[1] / input_hw[1])
+    zoomed = (max(crop_hw[0], round(input_hw[0] * zoom)), max(crop_hw[1], round(input_hw[1] * zoom)))
+    return Geometry(
+        zoomed_hw=zoomed,
+        top=int(rng.integers(zoomed[0] - crop_hw[0] + 1)),
+        left=int(rng.integers(zoomed[1] - crop_hw[1] + 1)),
+        crop_hw=crop_hw,
+        mirrored=settings.flip and bool(rng.random() < 0.5),
+    )
+
+
+def vary_colours(rng: np.random.Generator, image: Image, settings: AugmentationConfig) -> Image:
+    """Random brightness, contrast, saturation, colour balance and blur of an RGB image H,W,3."""
+    strength = settings.colour
+    brightness, contrast, saturation = rng.uniform(1 - strength, 1 + strength, 3)
+    balance = rng.uniform(1 - strength / 3, 1 + strength / 3, 3).astype(np.float32)
+    blurred, sigma = rng.random() < settings.blur, rng.uniform(0.3, 1.3)
+    if strength > 0:
+        pixels = image.astype(np.float32) * (balance * np.float32(brightness))
+        centre = pixels.mean(dtype=np.float32)
+        grey = pixels.mean(axis=2, keepdims=True)
+        pixels = grey + (pixels - grey) * np.float32(saturation)
+        pixels = centre + (pixels - centre) * np.float32(contrast)
+        image = np.clip(pixels, 0, 255).astype(np.uint8)
+    return np.asarray(require("cv2").GaussianBlur(image, (0, 0), sigma)) if blurred else image
+
+
+def mixing_mask(rng: np.random.Generator, labels: Image, ignore_id: int) -> npt.NDArray[np.bool_]:
+    """K,L: the pixels of a random half of the classes in a source label (ClassMix); no labels, no pixels."""
+    present = [int(value) for value in np.unique(labels) if value != ignore_id]
+    chosen = rng.permutation(present)[: (len(present) + 1) // 2]
+    return np.isin(labels, chosen)

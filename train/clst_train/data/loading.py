@@ -1,0 +1,128 @@
+"""Batches as a pure function of (seed, iteration): a resumed run sees exactly what an unbroken one would.
+
+Legend: B images of a batch, K rows and L columns of a crop, H and W of the whole image at the model's input size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from clst_runtime.dataset import LabelledDataset
+from clst_runtime.frames import resize_classes, resize_frame
+from clst_runtime.labels import IGNORE_ID
+from clst_train.config import AugmentationConfig, Config
+from clst_train.data.augment import Geometry, draw_geometry, mixing_mask, vary_colours
+from clst_train.data.target import TargetImages
+
+SOURCE_STREAM, TARGET_STREAM = 1, 2
+Batch = TypeVar("Batch")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceBatch:
+    """Labelled crops of the old camera."""
+
+    images: npt.NDArray[np.uint8]
+    """B,K,L,3 RGB."""
+    labels: npt.NDArray[np.uint8]
+    """B,K,L class ids, 255 = ignore."""
+    mixing: npt.NDArray[np.bool_]
+    """B,K,L pixels to paste into the target crops."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TargetBatch:
+    """Unlabelled images of the new camera: whole ones for the ensemble, crops for the student."""
+
+    indices: npt.NDArray[np.int64]
+    """B positions among the target images, each at most once in a batch."""
+    whole: npt.NDArray[np.uint8]
+    """B,H,W,3 RGB, only resized."""
+    crops: npt.NDArray[np.uint8]
+    """B,K,L,3 RGB, varied in geometry and colour."""
+    ignored: npt.NDArray[np.bool_]
+    """B,K,L pixels that the ignore mask covers."""
+    geometries: tuple[Geometry, ...]
+    """How each crop was cut out of its whole image."""
+
+
+def positions(seed: int, stream: int, count: int, batch: int, iteration: int) -> npt.NDArray[np.int64]:
+    """Which of `count` images make up a batch: epochs are random orders, cut into whole batches.
+
+    When `count` is smaller than `batch`, an image occurs more than once. Returns B positions.
+    """
+    if count < batch:
+        rng = np.random.default_rng([seed, stream, iteration])
+        return np.resize(rng.permutation(count), batch).astype(np.int64)
+    per_epoch = count // batch
+    epoch, place = divmod(iteration, per_epoch)
+    order = np.random.default_rng([seed, stream, 0, epoch]).permutation(count)
+    return order[place * batch : (place + 1) * batch].astype(np.int64)
+
+
+def _rng(seed: int, stream: int, iteration: int, place: int) -> np.random.Generator:
+    return np.random.default_rng([seed, stream, 1, iteration, place])
+
+
+def source_batch(dataset: LabelledDataset, config: Config, batch: int, stage: int, iteration: int) -> SourceBatch:
+    """The labelled crops of one iteration; `stage` tells source training (0) and adaptation (1) apart."""
+    images, labels, masks = [], [], []
+    seed = config.run.seed * 2 + stage
+    for place, index in enumerate(positions(seed, SOURCE_STREAM, len(dataset), batch, iteration)):
+        rng = _rng(seed, SOURCE_STREAM, iteration, place)
+        sample = dataset[int(index)]
+        image = resize_frame(sample.image, config.model.input_hw)
+        classes = resize_classes(sample.labels, config.model.input_hw)
+        view = draw_geometry(rng, config.augmentation, config.model.input_hw, config.crop_hw)
+        images.append(vary_colours(rng, view.image(image), config.augmentation))
+        labels.append(view.classes(classes))
+        masks.append(mixing_mask(rng, labels[-1], IGNORE_ID))
+    return SourceBatch(images=np.stack(images), labels=np.stack(labels), mixing=np.stack(masks))
+
+
+def target_batch(target: TargetImages, config: Config, iteration: int) -> TargetBatch:
+    """The target images of one iteration of the adaptation; fewer than a batch when there are fewer images."""
+    settings: AugmentationConfig = config.augmentation
+    size = min(config.adaptation.batch, len(target))
+    indices = positions(config.run.seed, TARGET_STREAM, len(target), size, iteration)
+    covered = target.ignored if target.ignored is not None else np.zeros(config.model.input_hw, bool)
+    whole, crops, ignored, views = [], [], [], []
+    for place, index in enumerate(indices):
+        rng = _rng(config.run.seed, TARGET_STREAM, iteration, place)
+        whole.append(target[int(index)])
+        views.append(draw_geometry(rng, settings, config.model.input_hw, config.crop_hw))
+        crops.append(vary_colours(rng, views[-1].image(whole[-1]), settings))
+        ignored.append(views[-1].classes(covered.astype(np.uint8)) > 0)
+    return TargetBatch(
+        indices=indices,
+        whole=np.stack(whole),
+        crops=np.stack(crops),
+        ignored=np.stack(ignored),
+        geometries=tuple(views),
+    )
+
+
+def prefetched(make: Callable[[int], Batch], first: int, end: int, *, ahead: int = 2) -> Iterator[tuple[int, Batch]]:
+    """`(iteration, make(iteration))` for first … end−1, prepared ahead in a thread; an error in it is raised here."""
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="loader") as pool:
+        waiting: list[tuple[int, Future[Batch]]] = []
+        upcoming = iter(range(first, end))
+        try:
+            while True:
+                for iteration in upcoming:
+                    waiting.append((iteration, pool.submit(make, iteration)))
+                    if len(waiting) > ahead:
+                        break
+                if not waiting:
+                    return
+                iteration, future = waiting.pop(0)
+                yield iteration, future.result()
+        finally:
+            for _, future in waiting:
+                future.cancel()

@@ -1,0 +1,21 @@
+"""Cross-entropy of logits at output stride with labels at full size.
+
+Legend: N images, C classes, H rows, W columns of the labels, h and w of the logits.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from clst_runtime.labels import IGNORE_ID
+
+
+def segmentation_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean cross-entropy over labelled pixels; logits N,C,h,w are upsampled bilinearly to labels N,H,W.
+
+    Returns a scalar; 0 (with a gradient of 0) when every pixel is ignored.
+    """
+    upsampled = F.interpolate(logits.float(), size=labels.shape[-2:], mode="bilinear", align_corners=False)
+    total = F.cross_entropy(upsampled, labels, ignore_index=IGNORE_ID, reduction="sum")
+    return total / (labels != IGNORE_ID).sum().clamp_min(1)
