@@ -196,7 +196,9 @@ class RunConfig:
     """Steps between two validations, when labels for one are given."""
 
     def __post_init__(self) -> None:
-        _need(self.precision in ("auto", "fp32", "bf16"), f"run.precision = {self.precision!r}; give auto, fp32 or bf16")
+        _need(
+            self.precision in ("auto", "fp32", "bf16"), f"run.precision = {self.precision!r}; give auto, fp32 or bf16"
+        )
         for name in ("log_every", "checkpoint_every", "validate_every"):
             _need(getattr(self, name) >= 1, f"run.{name} = {getattr(self, name)}; give 1 or more")
 

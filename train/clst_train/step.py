@@ -127,6 +127,4 @@ def _student_view(
 def _means(learner: Learner, features: Tensor, labels: Tensor) -> ClassMeans:
     projections = learner.projection(features)  # B,D,h,w
     at_stride = labels_at_stride(labels, (projections.shape[2], projections.shape[3]))
-    return class_means(
-        projections.float(), at_stride, learner.segmenter.class_count, learner.settings.minimum_pixels
-    )
+    return class_means(projections.float(), at_stride, learner.segmenter.class_count, learner.settings.minimum_pixels)

@@ -22,8 +22,6 @@ def contrastive_loss(batch: ClassMeans, prototypes: Prototypes, temperature: flo
     logits = batch.means @ prototypes.vectors().to(batch.means.dtype).T / temperature  # N,C,C
     logits = logits.float().masked_fill(~prototypes.seen, -1e9)
     labels = torch.arange(class_count, device=logits.device)
-    per_pair = F.cross_entropy(
-        logits.flatten(0, 1), labels.repeat(batch.means.shape[0]), reduction="none"
-    )  # N·C
+    per_pair = F.cross_entropy(logits.flatten(0, 1), labels.repeat(batch.means.shape[0]), reduction="none")  # N·C
     pairs = (batch.present & prototypes.seen).flatten().to(per_pair.dtype)
     return (per_pair * pairs).sum() / pairs.sum().clamp_min(1.0)

@@ -1,0 +1,135 @@
+"""Checkpoints: plain tensors and plain values, loadable with `weights_only`, written whole."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+import zipfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from clst_runtime.atomic import written_whole
+from clst_runtime.errors import ClstError, ModelFileError
+from clst_runtime.labels import ClassList
+from clst_train.models.segmenter import Segmenter, build_segmenter
+
+FORMAT = "clst-checkpoint-1"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A trained network, and in a resume file all that training needs to go on."""
+
+    network: str
+    """Architecture, as `build_segmenter` names it."""
+    classes: ClassList
+    """Its classes in the order of their ids."""
+    input_hw: tuple[int, int]
+    """Rows and columns of its input."""
+    mean: tuple[float, float, float]
+    """Per-channel mean on the 0–255 scale."""
+    std: tuple[float, float, float]
+    """Per-channel standard deviation on the 0–255 scale."""
+    stage: str
+    """`source` or `adapted`."""
+    iteration: int
+    """Steps of this stage behind it."""
+    segmenter_state: dict[str, Tensor]
+    """Parameters and statistics of F, C and the auxiliary head; never of the projection head."""
+    training_state: dict[str, Any] | None = None
+    """Optimiser, projection head, prototypes, ensemble; only in a resume file."""
+    config: dict[str, Any] = field(default_factory=dict)
+    """The run's configuration."""
+
+
+def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint, whole or not at all.
+
+    Raises:
+        DataError: the folder cannot be written or the disk is full.
+    """
+    content = {
+        "format": FORMAT,
+        "network": checkpoint.network,
+        "classes": checkpoint.classes.to_json(),
+        "input_hw": list(checkpoint.input_hw),
+        "mean": list(checkpoint.mean),
+        "std": list(checkpoint.std),
+        "stage": checkpoint.stage,
+        "iteration": checkpoint.iteration,
+        "segmenter_state": checkpoint.segmenter_state,
+        "training_state": checkpoint.training_state,
+        "config": checkpoint.config,
+    }
+    with written_whole(path) as temporary:
+        try:
+            torch.save(content, temporary)
+        except RuntimeError as error:  # PyTorch reports a full disk so
+            raise OSError(f"PyTorch could not write it ({str(error).splitlines()[0]}); is the disk full?") from error
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint; nothing in the file is executed.
+
+    Raises:
+        ModelFileError: missing, damaged, or not a checkpoint of this project.
+    """
+    if not path.is_file():
+        raise ModelFileError(f"{path}: no such checkpoint")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, EOFError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ModelFileError(f"{path} is damaged or no PyTorch checkpoint ({reason[:120]})") from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        found = content.get("format") if isinstance(content, dict) else type(content).__name__
+        raise ModelFileError(f"{path}: checkpoint format {found!r}, expected {FORMAT!r}; train it with clst-train")
+    try:
+        return Checkpoint(
+            network=content["network"],
+            classes=ClassList.from_json(content["classes"], name=str(path)),
+            input_hw=(int(content["input_hw"][0]), int(content["input_hw"][1])),
+            mean=_three(content["mean"]),
+            std=_three(content["std"]),
+            stage=content["stage"],
+            iteration=content["iteration"],
+            segmenter_state=content["segmenter_state"],
+            training_state=content["training_state"],
+            config=content["config"],
+        )
+    except (KeyError, TypeError, IndexError, ClstError) as error:
+        raise ModelFileError(f"{path}: the checkpoint lacks or garbles {error}") from error
+
+
+def _three(values: list[float]) -> tuple[float, float, float]:
+    return (float(values[0]), float(values[1]), float(values[2]))
+
+
+def checkpoint_sha256(path: Path) -> str:
+    """SHA-256 of the file, as a manifest names its source."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def build_from_checkpoint(checkpoint: Checkpoint) -> Segmenter:
+    """The network with the checkpoint's weights, in eval mode, on the CPU.
+
+    Raises:
+        ModelFileError: the weights do not fit the network.
+    """
+    segmenter = build_segmenter(checkpoint.network, len(checkpoint.classes))
+    try:
+        segmenter.load_state_dict(checkpoint.segmenter_state)
+    except RuntimeError as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        raise ModelFileError(
+            f"weights do not fit {checkpoint.network} with {len(checkpoint.classes)} classes: {lines[-1][:160]}"
+        ) from error
+    return segmenter.eval()

@@ -1,0 +1,47 @@
+"""`clst-train`: source training if there is no checkpoint to start from, then adaptation to the new camera."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from clst_runtime.command import command
+
+
+@command()
+@click.option("--source", type=click.Path(), help="Folder of labelled images of the old camera.")
+@click.option("--target", multiple=True, type=click.Path(), help="Images or video of the new camera; repeatable.")
+@click.option("--out", type=click.Path(path_type=Path), help="Run folder to make  [default: runs/<date>-<time>]")
+@click.option("--recipe", default="new_camera", show_default=True, help="A shipped recipe or a TOML file.")
+@click.option("--init", type=click.Path(path_type=Path), help="Checkpoint to adapt; skips source training.")
+@click.option("--resume", type=click.Path(path_type=Path), help="Go on with this run folder.")
+@click.option("--format", "source_format", help="Format of the source data set  [default: recognise it]")
+@click.option("--split", help="Split of the source to train on  [default: train]")
+@click.option("--classes", help="The model's classes: a shipped list or JSON file  [default: the source's]")
+@click.option("--mapping", type=click.Path(), help="JSON file relating the source's classes to the model's.")
+@click.option("--ignore-mask", type=click.Path(), help="PNG of the new camera; non-zero = bonnet, lens border.")
+@click.option("--val", type=click.Path(), help="Labelled images of the new camera, to report mIoU only.")
+@click.option("--val-split", help="Split of --val  [default: val]")
+@click.option("--val-mapping", type=click.Path(), help="JSON file relating the classes of --val to the model's.")
+@click.option("--size", help="Input size HxW, e.g. 360x480.")
+@click.option("--seed", type=int, help="Seed of everything random.")
+@click.option("--device", help="cpu, cuda, cuda:1 …  [default: CUDA when there is one]")
+@click.option("--set", "settings", multiple=True, metavar="SECTION.KEY=VALUE", help="Any setting of the recipe.")
+def main(recipe: str, out: Path | None, init: Path | None, resume: Path | None, **options: Any) -> None:
+    """Train on the old camera's labels, then adapt to the new camera's unlabelled images.
+
+    Without --target it stops after source training. The results are RUN/checkpoints/source.pt and adapted.pt.
+    """
+    from clst_runtime.optional import require
+
+    for module in ("torch", "cv2", "tqdm", "matplotlib", "tomli_w"):
+        require(module)
+    from clst_train.training import start_run
+
+    given = {name: value for name, value in options.items() if value not in (None, ())}
+    if resume is not None and (given or out or init or recipe != "new_camera"):
+        raise click.UsageError("--resume goes on with the run as it was configured; give it alone")
+    folder = start_run(recipe=recipe, out=out, init=init, resume=resume, options=given)
+    click.echo(str(folder.adapted if folder.adapted.is_file() else folder.source))

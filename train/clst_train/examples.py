@@ -1,0 +1,23 @@
+"""Pictures of target images with the class maps before and after adaptation."""
+
+from __future__ import annotations
+
+from clst_runtime.images import write_png
+from clst_runtime.labels import ClassList
+from clst_runtime.overlay import blend, contact_sheet
+from clst_train.checkpoint_backend import open_checkpoint
+from clst_train.data.target import TargetImages
+from clst_train.run_folder import RunFolder
+
+
+def draw_examples(folder: RunFolder, target: TargetImages, classes: ClassList, *, count: int = 6) -> None:
+    """Write `examples/before_after.png`: image, source-only and adapted overlay in a row, evenly spread images."""
+    count = min(count, len(target))
+    rows = []
+    with open_checkpoint(folder.source) as before, open_checkpoint(folder.adapted) as after:
+        for place in range(count):
+            frame = target[place * len(target) // count]
+            maps = [before.predict(frame).classes, after.predict(frame).classes]
+            rows.append([frame, *(blend(frame, classes_map, classes) for classes_map in maps)])
+    titles = ["new camera", "source only", "adapted"]
+    write_png(folder.examples / "before_after.png", contact_sheet(rows, titles))

@@ -1,0 +1,71 @@
+"""What a run leaves for people: a JSON line per entry, curves as a picture, progress on the terminal."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from clst_runtime.atomic import written_whole
+from clst_runtime.optional import require
+
+
+class Logbook:
+    """The log of one run folder; it goes on where a resumed run left it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "log.jsonl"
+        self.curves = folder / "curves.png"
+        self.entries: list[dict[str, Any]] = []
+        if self.path.is_file():
+            self.entries = [json.loads(line) for line in self.path.read_text().splitlines() if line.endswith("}")]
+
+    def forget_after(self, stage: str, iteration: int) -> None:
+        """Drop what a broken-off run logged past the checkpoint that is gone on from."""
+        order = ["source", "adapted"]
+        self.entries = [
+            entry
+            for entry in self.entries
+            if (order.index(entry["stage"]), entry["iteration"]) <= (order.index(stage), iteration)
+        ]
+        with written_whole(self.path) as temporary:
+            temporary.write_text("".join(json.dumps(entry) + "\n" for entry in self.entries))
+
+    def add(self, stage: str, iteration: int, **values: float) -> None:
+        """Append one line; a value that is not a number becomes null."""
+        entry: dict[str, Any] = {"stage": stage, "iteration": iteration}
+        entry |= {name: value if math.isfinite(value) else None for name, value in values.items()}
+        self.entries.append(entry)
+        with self.path.open("a") as stream:
+            stream.write(json.dumps(entry) + "\n")
+
+    def draw(self) -> None:
+        """Draw losses and mIoU of both stages as one picture."""
+        require("matplotlib")
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(12, 6), layout="constrained")
+        for column, stage in enumerate(("source", "adapted")):
+            rows = [entry for entry in self.entries if entry["stage"] == stage]
+            for row, names in enumerate((_loss_names(rows), ["miou", "agreement", "confidence"])):
+                axes = figure.add_subplot(2, 2, 1 + column + 2 * row)
+                for name in names:
+                    points = [(entry["iteration"], entry[name]) for entry in rows if entry.get(name) is not None]
+                    if points:
+                        axes.plot(*zip(*points, strict=True), label=name, marker="." if name == "miou" else None)
+                axes.set_title(
+                    f"{'Source training' if stage == 'source' else 'Adaptation'}: {('loss', 'quality')[row]}"
+                )
+                axes.set_xlabel("iteration")
+                axes.grid(alpha=0.3)
+                if axes.has_data():
+                    axes.legend()
+        FigureCanvasAgg(figure)
+        with written_whole(self.curves) as temporary:
+            figure.savefig(temporary, format="png", dpi=90)
+
+
+def _loss_names(rows: list[dict[str, Any]]) -> list[str]:
+    return [name for name in ("loss", "source", "self_training", "contrastive") if any(name in row for row in rows)]

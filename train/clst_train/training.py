@@ -1,0 +1,188 @@
+"""From a command line to a finished run: settings, data, network, the two stages, pictures."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+
+from clst_runtime.dataset import LabelledDataset, open_dataset
+from clst_runtime.errors import ConfigError, MissingDependency
+from clst_runtime.labels import ClassList, load_class_list
+from clst_train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from clst_train.config import Config, config_from_mapping, read_recipe, with_settings
+from clst_train.data.target import TargetImages, open_target
+from clst_train.examples import draw_examples
+from clst_train.logbook import Logbook
+from clst_train.loop import ADAPTED, SOURCE, Run, adapt, resume_point, train_source
+from clst_train.models.segmenter import Segmenter, build_segmenter
+from clst_train.models.weights import load_imagenet_backbone
+from clst_train.run_folder import RunFolder, create_run, open_run
+from clst_train.seeding import seed_everything
+
+_OPTION_KEYS = {
+    "source": ("data", "source"),
+    "target": ("data", "target"),
+    "source_format": ("data", "source_format"),
+    "split": ("data", "source_split"),
+    "mapping": ("data", "mapping"),
+    "ignore_mask": ("data", "ignore_mask"),
+    "val": ("data", "val"),
+    "val_split": ("data", "val_split"),
+    "val_mapping": ("data", "val_mapping"),
+    "classes": ("model", "classes"),
+    "seed": ("run", "seed"),
+    "device": ("run", "device"),
+}
+
+
+def configure(recipe: str, options: Mapping[str, Any]) -> Config:
+    """The recipe with `--set` settings and the command's options on top, checked.
+
+    Raises:
+        ConfigError: something is unknown or cannot be used.
+    """
+    values = with_settings(read_recipe(recipe), options.get("settings", ()))
+    for name, (section, key) in _OPTION_KEYS.items():
+        if name in options:
+            value = options[name]
+            values.setdefault(section, {})[key] = list(value) if isinstance(value, tuple) else value
+    if "size" in options:
+        values.setdefault("model", {})["input_hw"] = list(parse_size(options["size"]))
+    return config_from_mapping(values, where=f"recipe {recipe}")
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """`360x480` as (360, 480).
+
+    Raises:
+        ConfigError: not of that form.
+    """
+    rows, found, columns = text.lower().partition("x")
+    if not found or not rows.isdigit() or not columns.isdigit():
+        raise ConfigError(f"size {text!r}; expected rows x columns, e.g. 360x480")
+    return int(rows), int(columns)
+
+
+def start_run(
+    *, recipe: str, out: Path | None, init: Path | None, resume: Path | None, options: Mapping[str, Any]
+) -> RunFolder:
+    """Train as the options say; returns the finished run's folder.
+
+    Raises:
+        ClstError: a setting, a data set or a checkpoint cannot be used; nothing is made then.
+    """
+    if resume is not None:
+        folder, config = open_run(resume)
+        return finish_run(folder, config, resume_point(folder))
+    config = configure(recipe, options)
+    started = load_checkpoint(init) if init is not None else None
+    if started is not None:
+        config = _as_checkpoint(config, started, options)
+    source, target, validation, classes = _open_data(config, started)
+    device = _device(config.run.device)
+    folder = create_run(out or Path("runs") / time.strftime("%Y%m%d-%H%M%S"), config)
+    if started is not None:
+        save_checkpoint(folder.source, dataclasses.replace(started, training_state=None, stage=SOURCE))
+    return _train(folder, config, None, (source, target, validation, classes), device)
+
+
+def finish_run(folder: RunFolder, config: Config, point: Checkpoint | None) -> RunFolder:
+    """Go on with a run from its newest checkpoint, or from its start when it has none."""
+    started = load_checkpoint(folder.source) if folder.source.is_file() else None
+    return _train(folder, config, point, _open_data(config, started), _device(config.run.device))
+
+
+Data = tuple[LabelledDataset | None, TargetImages | None, LabelledDataset | None, ClassList]
+
+
+def _train(folder: RunFolder, config: Config, point: Checkpoint | None, data: Data, device: torch.device) -> RunFolder:
+    source, target, validation, classes = data
+    seed_everything(config.run.seed)
+    if config.run.threads:
+        torch.set_num_threads(config.run.threads)
+    run = Run(
+        config=config,
+        folder=folder,
+        classes=classes,
+        segmenter=_network(config, classes).to(device),
+        source=source,
+        target=target,
+        validation=validation,
+        logbook=Logbook(folder.path),
+        device=device,
+        autocast=_autocast(config.run.precision, device),
+    )
+    if not folder.source.is_file():
+        train_source(run, point if point is not None and point.stage == SOURCE else None)
+    run.segmenter.load_state_dict(load_checkpoint(folder.source).segmenter_state)
+    if target is not None and not folder.adapted.is_file():
+        adapt(run, point if point is not None and point.stage == ADAPTED else None)
+    run.logbook.draw()
+    if target is not None:
+        draw_examples(folder, target, classes)
+    return folder
+
+
+def _open_data(config: Config, started: Checkpoint | None) -> Data:
+    data, model = config.data, config.model
+    if not data.source:
+        raise ConfigError("no source images: give --source the labelled images of the old camera")
+    wanted = started.classes if started is not None else load_class_list(model.classes) if model.classes else None
+    source = _labelled(data.source, data.source_split, data.source_format, data.mapping, wanted)
+    target = None
+    if data.target:
+        target = open_target(
+            data.target, input_hw=model.input_hw, ignore_mask=data.ignore_mask, every=data.target_every
+        )
+    validation = None
+    if data.val:
+        validation = _labelled(data.val, data.val_split, data.val_format, data.val_mapping, source.classes)
+    return source, target, validation, source.classes
+
+
+def _labelled(place: str, split: str, form: str, mapping: str, classes: ClassList | None) -> LabelledDataset:
+    return open_dataset(
+        Path(place), split=split, format=form or None, classes=classes, mapping_file=Path(mapping) if mapping else None
+    )
+
+
+def _as_checkpoint(config: Config, started: Checkpoint, options: Mapping[str, Any]) -> Config:
+    """The network and, unless another is asked for, the input size of the checkpoint that is adapted."""
+    size = config.model.input_hw if "size" in options else started.input_hw
+    model = dataclasses.replace(config.model, network=started.network, input_hw=size)
+    return dataclasses.replace(config, model=model)
+
+
+def _network(config: Config, classes: ClassList) -> Segmenter:
+    segmenter = build_segmenter(config.model.network, len(classes))
+    if config.model.backbone_weights:
+        click.echo(load_imagenet_backbone(segmenter, Path(config.model.backbone_weights)), err=True)
+    return segmenter
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"run.device = {name!r}; give auto, cpu, cuda or cuda:N") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise MissingDependency(f"device {name!r}: this PyTorch ({torch.__version__}) sees no CUDA device; use cpu")
+    return device
+
+
+def _autocast(precision: str, device: torch.device) -> torch.autocast:
+    """bf16 where asked for, or where the device computes it natively; the weights stay float32."""
+    if precision == "auto":
+        flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").is_file() else ""
+        native = torch.cuda.is_bf16_supported() if device.type == "cuda" else "avx512_bf16" in flags
+    else:
+        native = precision == "bf16"
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=native)
