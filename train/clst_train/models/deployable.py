@@ -1,0 +1,59 @@
+"""What is exported: a function of a camera frame, without anything that only training needs.
+
+Legend: N images, H rows, W columns of the input size, C classes.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from clst_train.models.segmenter import Segmenter
+
+MEAN = (123.675, 116.28, 103.53)  # ImageNet, 0–255 scale, RGB
+STD = (58.395, 57.12, 57.375)
+
+
+def normalise(
+    frames: Tensor, mean: tuple[float, float, float] = MEAN, std: tuple[float, float, float] = STD
+) -> Tensor:
+    """RGB frames N,H,W,3 uint8 to normalised N,3,H,W float32."""
+    images = frames.permute(0, 3, 1, 2).float()
+    offset = torch.tensor(mean, device=images.device).view(1, 3, 1, 1)
+    return (images - offset) / torch.tensor(std, device=images.device).view(1, 3, 1, 1)
+
+
+class Deployable(nn.Module):
+    """Frame uint8 1,H,W,3 RGB in, class ids uint8 1,H,W out: normalisation, network, upsampling and arg-max inside."""
+
+    def __init__(
+        self,
+        segmenter: Segmenter,
+        mean: tuple[float, float, float],
+        std: tuple[float, float, float],
+        input_hw: tuple[int, int],
+        *,
+        with_confidence: bool = False,
+    ) -> None:
+        super().__init__()
+        self.segmenter = copy.deepcopy(segmenter).eval()
+        if hasattr(self.segmenter, "auxiliary_head"):
+            del self.segmenter.auxiliary_head
+        self.mean, self.std, self.input_hw, self.with_confidence = mean, std, input_hw, with_confidence
+        self.eval()
+
+    def logits(self, frame: Tensor) -> Tensor:
+        """Frame uint8 N,H,W,3 to logits N,C,H,W at full size."""
+        logits = self.segmenter(normalise(frame, self.mean, self.std))
+        return F.interpolate(logits, size=self.input_hw, mode="bilinear", align_corners=False)
+
+    def forward(self, frame: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        """Class ids uint8 N,H,W, and with `with_confidence` the winner's probability × 255 as uint8 N,H,W."""
+        logits = self.logits(frame)
+        classes = logits.argmax(dim=1).float().to(torch.uint8)  # TensorRT casts to uint8 from float only
+        if not self.with_confidence:
+            return classes
+        return classes, (logits.softmax(dim=1).amax(dim=1) * 255.0).round().to(torch.uint8)
