@@ -1,0 +1,102 @@
+"""Image files: read with their surprises named, written whole. Legend: H rows, W columns."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from clst_runtime.atomic import written_whole
+from clst_runtime.errors import DataError
+from clst_runtime.optional import require
+
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
+_PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
+
+
+def list_images(folder: Path) -> list[Path]:
+    """All image files below a folder, sorted.
+
+    Raises:
+        DataError: the folder is missing or holds no image.
+    """
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder")
+    found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith("."))
+    if not found:
+        raise DataError(f"{folder}: no image in it ({', '.join(sorted(IMAGE_SUFFIXES))})")
+    return found
+
+
+def read_image(path: Path) -> npt.NDArray[np.uint8]:
+    """An RGB image H,W,3 uint8; grey is repeated to three channels, transparency is dropped.
+
+    Raises:
+        DataError: missing, unreadable, truncated, or not 8 bits a channel.
+    """
+    pixels = _decoded(path)
+    if pixels.mode.startswith(("I", "F")):
+        raise DataError(f"{path}: {pixels.mode} pixels (more than 8 bits a channel); convert the images to 8 bits")
+    return np.asarray(pixels.convert("RGB"))
+
+
+def read_label(path: Path) -> npt.NDArray[np.int32]:
+    """Raw label ids H,W: grey values, the indices of a paletted PNG, or the first channel of a 16-bit one.
+
+    Raises:
+        DataError: missing, unreadable, truncated, or an 8-bit colour picture, which holds no ids.
+    """
+    if png_layout(path) in ((16, 2), (16, 4), (16, 6)):
+        return _first_channel_16(path)
+    pixels = _decoded(path)
+    if pixels.mode not in ("L", "P", "1", "I", "I;16", "I;16B"):
+        raise DataError(f"{path}: a {pixels.mode} colour picture, not label ids; give a grey or paletted PNG of class ids")
+    return np.asarray(pixels).astype(np.int32)
+
+
+def png_layout(path: Path) -> tuple[int, int] | None:
+    """Bit depth and colour type of a PNG's header (0 grey, 2 RGB, 3 palette, 4 grey+alpha, 6 RGBA), else None."""
+    try:
+        with path.open("rb") as stream:
+            head = stream.read(26)
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}") from error
+    return struct.unpack("BB", head[24:26]) if head.startswith(_PNG_MAGIC) and len(head) == 26 else None  # type: ignore[return-value]
+
+
+def _decoded(path: Path) -> Any:
+    """The decoded Pillow image; Pillow, because OpenCV expands palettes and accepts truncated files."""
+    if not path.is_file():
+        raise DataError(f"{path}: no such file")
+    image_module = require("PIL.Image")
+    try:
+        with image_module.open(path) as pixels:
+            pixels.load()
+            return pixels
+    except (OSError, SyntaxError, ValueError, image_module.DecompressionBombError) as error:
+        raise DataError(f"{path}: not a readable image ({error})") from error
+
+
+def _first_channel_16(path: Path) -> npt.NDArray[np.int32]:
+    """First channel of a 16-bit PNG with several; Pillow would cut it to 8 bits, OpenCV keeps it (as BGR)."""
+    _decoded(path)  # finds truncation
+    pixels = require("cv2").imread(str(path), -1)
+    if pixels is None:
+        raise DataError(f"{path}: not a readable image")
+    if pixels.ndim == 2:
+        return np.asarray(pixels, np.int32)
+    return np.asarray(pixels[..., 2 if pixels.shape[2] >= 3 else 0], np.int32)
+
+
+def write_png(path: Path, pixels: npt.NDArray[np.uint8]) -> None:
+    """Write an RGB H,W,3 or grey H,W uint8 picture as PNG, whole or not at all.
+
+    Raises:
+        DataError: it cannot be written.
+    """
+    image = require("PIL.Image").fromarray(np.ascontiguousarray(pixels))
+    with written_whole(path) as temporary:
+        image.save(temporary, format="PNG")
