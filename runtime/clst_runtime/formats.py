@@ -140,9 +140,7 @@ def _folder_files(root: Path, split: str) -> list[Files]:
 
 def _camvid_files(root: Path, split: str) -> list[Files]:
     base = root / "701_StillsRaw_full"
-    found = [
-        Files(image=image, label=root / "LabeledApproved_full" / f"{image.stem}_L.png") for image in _images(base)
-    ]
+    found = [Files(image=image, label=root / "LabeledApproved_full" / f"{image.stem}_L.png") for image in _images(base)]
     listing = root / f"{split}.txt"
     if listing.is_file():
         wanted = {Path(line).stem for line in listing.read_text().split()}

@@ -53,7 +53,9 @@ def read_label(path: Path) -> npt.NDArray[np.int32]:
         return _first_channel_16(path)
     pixels = _decoded(path)
     if pixels.mode not in ("L", "P", "1", "I", "I;16", "I;16B"):
-        raise DataError(f"{path}: a {pixels.mode} colour picture, not label ids; give a grey or paletted PNG of class ids")
+        raise DataError(
+            f"{path}: a {pixels.mode} colour picture, not label ids; give a grey or paletted PNG of class ids"
+        )
     return np.asarray(pixels).astype(np.int32)
 
 

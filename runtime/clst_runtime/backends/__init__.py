@@ -1,1 +1,44 @@
 """Where models are computed, one module per engine."""
+
+from __future__ import annotations
+
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import cast
+
+from clst_runtime.backends.base import Backend
+from clst_runtime.errors import MissingDependency, ModelFileError
+
+ENTRY_POINTS = "clst.backends"
+
+
+def open_model(path: Path, *, threads: int | None = None, provider: str = "cpu") -> Backend:
+    """Open a model file by its suffix, ready to predict.
+
+    `.onnx` is computed by ONNX Runtime; other suffixes (`.pt`) by a reader that an installed package offers
+    under the entry points `clst.backends`, so that this package never imports training.
+
+    Args:
+        path: the file.
+        threads: CPU threads; None = the engine's choice.
+        provider: `cpu` or `cuda`, for ONNX Runtime.
+
+    Raises:
+        ModelFileError: missing, damaged or of an unknown kind. MissingDependency: its reader is not installed.
+    """
+    if not path.is_file():
+        raise ModelFileError(f"{path}: no such model file")
+    suffix = path.suffix.lower().lstrip(".")
+    if suffix == "onnx":
+        from clst_runtime.backends.ort import OrtBackend
+
+        return OrtBackend(path, threads=threads, provider=provider)
+    for entry in entry_points(group=ENTRY_POINTS, name=suffix):
+        try:
+            opened = entry.load()
+        except ImportError as error:
+            raise MissingDependency(
+                f"{path}: reading .{suffix} files needs {error.name}; pip install 'clst[train]'"
+            ) from error
+        return cast(Backend, opened(path))
+    raise ModelFileError(f"{path}: unknown kind of model file; give an .onnx file or a .pt checkpoint")

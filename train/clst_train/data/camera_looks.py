@@ -71,14 +71,14 @@ NEW = Look(
     pitch_deg=(3, 8),
     balance=(0.72, 0.95, 1.22),
     mixing=0.3,
-    gamma=(1.2, 1.7),
-    exposure=(0.75, 1.1),
+    gamma=(1.1, 1.4),
+    exposure=(0.85, 1.15),
     contrast=0.75,
-    noise=(6.0, 13.0),
+    noise=(4.0, 9.0),
     blur_px=(0.6, 1.2),
     vignetting=0.5,
     haze=0.45,
-    night=0.3,
+    night=0.25,
 )
 LOOKS = {look.name: look for look in (OLD, NEW)}
 
@@ -116,7 +116,7 @@ def photograph(
     veil = np.float32(look.haze * rng.uniform(0.4, 1.0)) * (1.0 - nearness)[..., None] ** 2
     if rng.random() < look.night:
         beam = np.clip(nearness * 1.6, 0, 1) * _beam(rows, columns)
-        light *= (0.18 + 0.75 * beam)[..., None] * np.array([0.8, 0.9, 1.15], np.float32)
+        light *= (0.34 + 0.6 * beam)[..., None] * np.array([0.8, 0.9, 1.15], np.float32)
         light += lights[..., None] * np.array([0.9, 0.8, 0.5], np.float32)
         veil = veil * np.float32(0.15)
     light = light * (1 - veil) + veil * np.array([0.75, 0.78, 0.82], np.float32)

@@ -17,9 +17,7 @@ MEAN = (123.675, 116.28, 103.53)  # ImageNet, 0–255 scale, RGB
 STD = (58.395, 57.12, 57.375)
 
 
-def normalise(
-    frames: Tensor, mean: tuple[float, float, float] = MEAN, std: tuple[float, float, float] = STD
-) -> Tensor:
+def normalise(frames: Tensor, mean: tuple[float, float, float] = MEAN, std: tuple[float, float, float] = STD) -> Tensor:
     """RGB frames N,H,W,3 uint8 to normalised N,3,H,W float32."""
     images = frames.permute(0, 3, 1, 2).float()
     offset = torch.tensor(mean, device=images.device).view(1, 3, 1, 1)

@@ -1,0 +1,97 @@
+"""ONNX Runtime. Legend: H rows, W columns of the model's input."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from clst_runtime.backends.base import Frame, Prediction
+from clst_runtime.errors import ConfigError, DataError, MissingDependency, ModelFileError
+from clst_runtime.manifest import METADATA_KEY, Manifest
+from clst_runtime.optional import require
+
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+
+
+class OrtBackend:
+    """An exported ONNX file on the CPU or on CUDA; never falls back to another provider silently."""
+
+    def __init__(self, path: Path, *, threads: int | None = None, provider: str = "cpu") -> None:
+        ort = require("onnxruntime")
+        if provider not in PROVIDERS:
+            raise ConfigError(f"provider {provider!r}; give one of {', '.join(PROVIDERS)}")
+        wanted = PROVIDERS[provider]
+        if wanted not in ort.get_available_providers():
+            raise MissingDependency(
+                f"this ONNX Runtime has no {wanted}, only {', '.join(ort.get_available_providers())}; "
+                "install 'clst[ort-gpu]' instead of 'clst[ort]', or use --provider cpu"
+            )
+        options = ort.SessionOptions()
+        options.log_severity_level = 3
+        if threads is not None:
+            options.intra_op_num_threads = threads
+        try:
+            self._session: Any = ort.InferenceSession(str(path), options, providers=[wanted])
+        except Exception as error:
+            reason = str(error).strip().splitlines()[0][:160]
+            raise ModelFileError(f"{path} is damaged or no ONNX file ONNX Runtime can read ({reason})") from error
+        if self._session.get_providers()[0] != wanted:
+            raise MissingDependency(f"ONNX Runtime could not start {wanted} for {path}; see clst-doctor")
+        self._manifest = self._checked_manifest(path)
+        self._description = f"ONNX Runtime {ort.__version__} {wanted.removesuffix('ExecutionProvider')}"
+
+    def _checked_manifest(self, path: Path) -> Manifest:
+        text = self._session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
+        if text is None:
+            raise ModelFileError(f"{path} has no clst manifest; make the file with clst-export")
+        manifest = Manifest.from_json(text, where=str(path))
+        found = [(i.name, i.type, list(i.shape)) for i in (*self._session.get_inputs(), *self._session.get_outputs())]
+        rows, columns = manifest.input_hw
+        expected = [
+            ("frame", "tensor(uint8)", [1, rows, columns, 3]),
+            ("classes", "tensor(uint8)", [1, rows, columns]),
+        ]
+        if manifest.has_confidence:
+            expected.append(("confidence", "tensor(uint8)", [1, rows, columns]))
+        if found != expected:
+            raise ModelFileError(
+                f"{path}: inputs and outputs are {found}, its manifest says {expected}; export it again"
+            )
+        return manifest
+
+    @property
+    def manifest(self) -> Manifest:
+        """What the model file says of itself."""
+        return self._manifest
+
+    @property
+    def description(self) -> str:
+        """Version and provider."""
+        return self._description
+
+    def predict(self, frame: Frame) -> Prediction:
+        """Segment one RGB frame H,W,3 uint8 of exactly the manifest's input size.
+
+        Raises:
+            DataError: another shape or type.
+        """
+        expected = (*self._manifest.input_hw, 3)
+        if frame.shape != expected or frame.dtype != np.uint8:
+            raise DataError(f"frame is {frame.dtype} {frame.shape}, expected uint8 {expected}; resize it first")
+        outputs = self._session.run(None, {"frame": frame[None]})
+        return Prediction(classes=outputs[0][0], confidence=outputs[1][0] if len(outputs) > 1 else None)
+
+    def close(self) -> None:
+        """Release the session; a second call does nothing."""
+        self._session = None
+
+    def __enter__(self) -> OrtBackend:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
