@@ -1,0 +1,139 @@
+"""Where results go. Each sink is a few lines; several may be open at once. Legend: H rows, W columns."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from clst_runtime.errors import DataError
+from clst_runtime.images import write_png
+from clst_runtime.labels import ClassList
+from clst_runtime.optional import require
+from clst_runtime.overlay import blend
+from clst_runtime.sources import TimedFrame
+
+
+class Sink(Protocol):
+    """Takes each frame's result; `close` makes what was written so far whole."""
+
+    def write(self, timed: TimedFrame, classes: npt.NDArray[np.uint8], latency_ms: float) -> None:
+        """Take the class map H,W at the frame's size and how long it took from capture to mask."""
+
+    def close(self) -> None:
+        """Finish; a second call does nothing."""
+
+
+class VideoSink:
+    """The overlay as a video; it takes its name when it is finished."""
+
+    def __init__(self, path: Path, classes: ClassList, fps: float, alpha: float) -> None:
+        self.path, self.classes, self.fps, self.alpha = path, classes, fps, alpha
+        self._temporary = path.with_name(f".{path.stem}-unfinished{path.suffix}")
+        self._writer = None
+        self._size: tuple[int, int] | None = None
+
+    def write(self, timed: TimedFrame, classes: npt.NDArray[np.uint8], latency_ms: float) -> None:
+        """Append one frame; the first one fixes the size."""
+        cv2 = require("cv2")
+        size = (timed.frame.shape[1], timed.frame.shape[0])
+        if self._writer is None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            code = cv2.VideoWriter.fourcc(*"mp4v")
+            self._writer, self._size = cv2.VideoWriter(str(self._temporary), code, self.fps, size), size
+            if not self._writer.isOpened():
+                raise DataError(f"{self.path}: this OpenCV cannot write the video (folder writable? codec mp4v?)")
+        overlay = blend(timed.frame, classes, self.classes, self.alpha)
+        if size != self._size:
+            overlay = cv2.resize(overlay, self._size)
+        self._writer.write(np.ascontiguousarray(overlay[..., ::-1]))
+
+    def close(self) -> None:
+        """Finish the file and give it its name."""
+        if self._writer is not None:
+            self._writer.release()
+            self._writer = None
+            os.replace(self._temporary, self.path)
+
+
+class PictureSink:
+    """One overlay picture a frame."""
+
+    def __init__(self, folder: Path, classes: ClassList, alpha: float) -> None:
+        self.folder, self.classes, self.alpha = folder, classes, alpha
+
+    def write(self, timed: TimedFrame, classes: npt.NDArray[np.uint8], latency_ms: float) -> None:
+        """Write `<name>.png`."""
+        write_png(self.folder / f"{timed.name}.png", blend(timed.frame, classes, self.classes, self.alpha))
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+
+class MaskSink:
+    """One PNG of class ids a frame, at the camera's size."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def write(self, timed: TimedFrame, classes: npt.NDArray[np.uint8], latency_ms: float) -> None:
+        """Write `<name>.png`."""
+        write_png(self.folder / f"{timed.name}.png", classes)
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+
+class FrameLogSink:
+    """One JSON line a frame: position, latency and the share of each class."""
+
+    def __init__(self, path: Path, classes: ClassList) -> None:
+        self.path, self.classes = path, classes
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._stream = path.open("w")
+
+    def write(self, timed: TimedFrame, classes: npt.NDArray[np.uint8], latency_ms: float) -> None:
+        """Append one line."""
+        counts = np.bincount(classes.ravel(), minlength=len(self.classes))[: len(self.classes)] / classes.size
+        shares = {name: round(float(share), 4) for name, share in zip(self.classes.names, counts, strict=True)}
+        line = {"frame": timed.index, "name": timed.name, "capture_to_mask_ms": round(latency_ms, 3), "shares": shares}
+        try:
+            self._stream.write(json.dumps(line) + "\n")
+            self._stream.flush()
+        except OSError as error:
+            raise DataError(f"cannot write {self.path}: {error.strerror}") from error
+
+    def close(self) -> None:
+        """Finish the file."""
+        self._stream.close()
+
+
+class WindowSink:
+    """The overlay in a window; `q` or Escape ends the program as Ctrl-C does."""
+
+    def __init__(self, classes: ClassList, alpha: float) -> None:
+        self.classes, self.alpha = classes, alpha
+
+    def write(self, timed: TimedFrame, classes: npt.NDArray[np.uint8], latency_ms: float) -> None:
+        """Show one frame."""
+        cv2 = require("cv2")
+        try:
+            cv2.imshow("clst-run", blend(timed.frame, classes, self.classes, self.alpha)[..., ::-1])
+            key = cv2.waitKey(1)
+        except cv2.error as error:
+            raise DataError("this OpenCV has no windows; install 'clst[desktop]', or leave out --window") from error
+        if key in (27, ord("q")):
+            raise KeyboardInterrupt
+
+    def close(self) -> None:
+        """Close the window, where there is one."""
+        cv2 = require("cv2")
+        if hasattr(cv2, "destroyAllWindows"):
+            try:
+                cv2.destroyAllWindows()
+            except cv2.error:
+                return
