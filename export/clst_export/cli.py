@@ -21,7 +21,12 @@ if TYPE_CHECKING:
 @click.option("--size", help="Input size HxW  [default: the checkpoint's]")
 @click.option("--opset", type=click.Choice(["19", "20"]), default="20", show_default=True, help="ONNX operator set.")
 @click.option("--confidence", is_flag=True, help="Add the winner's probability as a second output.")
-@click.option("--frames", "frames_from", type=click.Path(path_type=Path), help="Pictures to compare on  [default: the run's target images, else drawn scenes]")  # fmt: skip
+@click.option(
+    "--frames",
+    "frames_from",
+    type=click.Path(path_type=Path),
+    help="Pictures to compare on  [default: the target's, or drawn]",
+)
 @click.option("--count", default=16, show_default=True, type=click.IntRange(1), help="How many of them.")
 @click.option("--overwrite", is_flag=True, help="Replace an existing file.")
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON.")

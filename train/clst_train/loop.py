@@ -147,14 +147,19 @@ def adapt(run: Run, resume: Checkpoint | None) -> None:
 
 
 def target_batches(run: Run) -> Iterator[Tensor]:
-    """Whole target images, evenly spread over the set, as normalised batches for BatchNorm statistics."""
-    target, settings = _needed(run.target), run.config.adaptation
-    count = min(len(target), settings.statistics_images)
+    """Whole target images as normalised batches for BatchNorm statistics, on the run's device."""
+    settings = run.config.adaptation
+    batches = statistics_batches(_needed(run.target), count=settings.statistics_images, size=settings.batch)
+    return (batch.to(run.device) for batch in batches)
+
+
+def statistics_batches(target: TargetImages, *, count: int, size: int) -> Iterator[Tensor]:
+    """At most `count` whole images, evenly spread over the set, as normalised batches size,3,H,W of at least two."""
+    count, size = min(len(target), count), max(2, size)
     chosen = [place * len(target) // count for place in range(count)]
-    size = max(2, settings.batch)
     for start in range(0, max(1, count - count % size), size):
         frames = [torch.from_numpy(target[index]) for index in chosen[start : start + size]]
-        yield normalise(torch.stack(frames).to(run.device))
+        yield normalise(torch.stack(frames))
 
 
 def _both(run: Run, iteration: int) -> tuple[SourceBatch, TargetBatch]:
@@ -230,7 +235,7 @@ def _log(run: Run, stage: str, done: int, iterations: int, values: dict[str, Ten
             )
         run.logbook.add(stage, done, **numbers)
     if run.validation is not None and (done % settings.validate_every == 0 or done == iterations):
-        batches = target_batches(run) if run.target is not None else None
+        batches = target_batches(run) if stage == ADAPTED else None
         run.logbook.add(stage, done, miou=100.0 * validation_miou(run.segmenter, run.validation, run.config, batches))
         run.logbook.draw()
 

@@ -204,7 +204,7 @@ class Canvas:
         self.polygon(ring, colour, label)
 
     def upright(self, x: float, z: float, low: float, high: float, width: float) -> npt.NDArray[np.float64]:
-        """The four corners of an upright rectangle that faces the camera: left low, left high, right high, right low."""
+        """Corners of an upright rectangle that faces the camera: left low, left high, right high, right low."""
         left, right = x - width / 2, x + width / 2
         return self.project([(left, low, z), (left, high, z), (right, high, z), (right, low, z)])
 
@@ -341,9 +341,9 @@ def _person(canvas: Canvas, thing: Thing, z: float, *, lift: float = 0.0, label:
     trousers = _shade((thing.colour[2], thing.colour[0], thing.colour[1]), 0.6)
     stride = 0.1 * (thing.variant % 3)
     for side in (-1, 1):
-        leg = canvas.project([(thing.x + side * (0.08 + stride), lift, z), (thing.x + side * 0.02, lift + height * 0.5, z),
-                              (thing.x + side * 0.2, lift + height * 0.5, z),
-                              (thing.x + side * (0.2 + stride), lift, z)])  # fmt: skip
+        foot, hip = lift, lift + height * 0.5
+        corners = ((0.08 + stride, foot), (0.02, hip), (0.2, hip), (0.2 + stride, foot))
+        leg = canvas.project([(thing.x + side * across, up, z) for across, up in corners])
         canvas.polygon(leg, trousers, label)
     canvas.polygon(canvas.upright(thing.x, z, lift + height * 0.45, lift + height * 0.86, width), thing.colour, label)
     head = canvas.project([(thing.x, lift + height * 0.93, z)])[0]

@@ -1,0 +1,32 @@
+# Two commands do all the set-up on a fresh machine with Python 3.10 or newer:
+#   make demo    the whole loop on drawn scenes, minutes on a CPU; leaves the folder demo/
+#   make test    the tests
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+EXTRAS := train,export,ort,headless,dev
+
+.PHONY: demo test lint clean
+
+demo: $(VENV)/installed
+	$(BIN)/clst-demo --out demo
+
+test: $(VENV)/installed
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+$(VENV)/installed: pyproject.toml constraints-cpu.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "error: $(PYTHON) is older than 3.10; give a newer one: make PYTHON=python3.11 $(MAKECMDGOALS)" >&2; exit 5; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "error: $(PYTHON) has no venv module; apt-get install python3-venv" >&2; exit 5; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -c constraints-cpu.txt -e '.[$(EXTRAS)]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) demo

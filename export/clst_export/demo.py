@@ -1,0 +1,121 @@
+"""The loop a user lives in, end to end: a new camera arrives → adapt → export → prove → drive."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from clst_export.onnx_export import export_onnx
+from clst_runtime.atomic import write_text
+from clst_runtime.backends.ort import OrtBackend
+from clst_runtime.benchmark import measure_latency
+from clst_runtime.dataset import LabelledDataset, open_dataset
+from clst_runtime.evaluation import evaluate
+from clst_runtime.images import write_png
+from clst_runtime.machine import machine_facts
+from clst_runtime.overlay import colourise, contact_sheet
+from clst_runtime.parity import compare
+from clst_runtime.pipeline import run_pipeline
+from clst_runtime.report import format_table, percent
+from clst_runtime.sinks import FrameLogSink, VideoSink
+from clst_runtime.sources import open_source
+from clst_train.batchnorm import estimate_statistics
+from clst_train.checkpoint import build_from_checkpoint, load_checkpoint
+from clst_train.checkpoint_backend import TorchBackend, open_checkpoint, segmenter_backend
+from clst_train.data.camera_looks import LOOKS
+from clst_train.data.scenes import draw_drive, write_scenes
+from clst_train.data.target import TargetImages, open_target
+from clst_train.loop import statistics_batches
+from clst_train.run_folder import RunFolder
+from clst_train.training import start_run
+
+SIZE_HW = (160, 320)
+DRIVE_FRAMES = 60
+
+
+def run_demo(out: Path, *, scenes: int, settings: Sequence[str]) -> str:
+    """Do everything below `out`; returns the table and where to look."""
+    _say("1/5  drawing scenes of the old camera (with labels) and of the new one")
+    for seed, look in enumerate(LOOKS.values()):
+        counts = {"train": scenes, "val": max(8, scenes // 4)}
+        write_scenes(out / f"{look.name}_camera", look=look, counts=counts, size_hw=SIZE_HW, seed=seed)
+    old, new = out / "old_camera", out / "new_camera"
+    target = new / "images" / "train"
+    _say("2/5  training on the old camera, adapting to the new one (clst-train)")
+    options = {"source": str(old), "target": (str(target),), "val": str(new), "settings": tuple(settings)}
+    folder = start_run(recipe="demo", out=out / "run", init=None, resume=None, options=options)
+    _say("3/5  export to ONNX, verified against PyTorch (clst-export)")
+    images = open_target([str(target)], input_hw=SIZE_HW)
+    model = out / "model.onnx"
+    export_onnx(folder.adapted, model, frames=[images[index] for index in range(min(16, len(images)))])
+    _say("4/5  parity and accuracy (clst-parity, clst-eval)")
+    table = _compare(out, folder, model, open_dataset(new, split="val"), images)
+    _say("5/5  a drive with the new camera (clst-run, clst-bench)")
+    speed = _drive(out, model, images)
+    text = f"{table}\n\n{speed}\n\nLook into {out}: before_after.png, drive.mp4, run/curves.png, run/config.toml"
+    write_text(out / "report.txt", text + "\n")
+    return text
+
+
+def _say(words: str) -> None:
+    click.echo(words, err=True)
+
+
+def statistics_backend(folder: RunFolder, images: TargetImages, count: int) -> TorchBackend:
+    """The source network with nothing but its BatchNorm statistics estimated on target images."""
+    checkpoint = load_checkpoint(folder.source)
+    segmenter = copy.deepcopy(build_from_checkpoint(checkpoint))
+    estimate_statistics(segmenter, statistics_batches(images, count=count, size=4))
+    return segmenter_backend(
+        segmenter.eval(), network=checkpoint.network, classes=checkpoint.classes, input_hw=checkpoint.input_hw
+    )
+
+
+def _compare(out: Path, folder: RunFolder, model: Path, data: LabelledDataset, images: TargetImages) -> str:
+    with (
+        open_checkpoint(folder.source) as source,
+        open_checkpoint(folder.adapted) as adapted,
+        OrtBackend(model) as exported,
+    ):
+        before = evaluate(source, data)
+        statistics = evaluate(statistics_backend(folder, images, 256), data)
+        parity = compare(adapted, exported, data)
+        rows = []
+        for index in range(0, len(data), max(1, len(data) // 5)):
+            sample = data[index]
+            maps = [sample.labels, source.predict(sample.image).classes, exported.predict(sample.image).classes]
+            rows.append([sample.image, *(colourise(each, data.classes) for each in maps)])
+    write_png(out / "before_after.png", contact_sheet(rows[:5], ["new camera", "truth", "source only", "adapted"]))
+    values = {
+        "machine": machine_facts(),
+        "source_only": before.to_json(),
+        "batchnorm_statistics": statistics.to_json(),
+        **parity.to_json(),
+    }
+    write_text(out / "results.json", json.dumps(values, indent=1) + "\n")
+    results = [before, statistics, parity.reference, parity.candidate]
+    lines = [
+        [name, *(percent(result.iou[index], 1) for result in results)] for index, name in enumerate(data.classes.names)
+    ]
+    lines.append(["mIoU", *(percent(result.miou) for result in results)])
+    table = format_table(["IoU % on the new camera", "source only", "statistics", "adapted", "adapted, ONNX"], lines)
+    return f"{table}\n{percent(parity.agreement, 3)} % of pixels agree between PyTorch and ONNX Runtime"
+
+
+def _drive(out: Path, model: Path, images: TargetImages) -> str:
+    for index, (frame, _) in enumerate(draw_drive(5, LOOKS["new"], SIZE_HW, DRIVE_FRAMES)):
+        write_png(out / "drive" / f"{index:04d}.png", frame)
+    with OrtBackend(model) as backend, open_source(str(out / "drive")) as source:
+        classes = backend.manifest.classes
+        sinks = [VideoSink(out / "drive.mp4", classes, 10.0, 0.5), FrameLogSink(out / "drive.jsonl", classes)]
+        statistics = run_pipeline(source, backend, sinks)
+        frames = [images[index] for index in range(min(8, len(images)))]
+        latency = measure_latency(backend, frames, runs=200, seconds=10.0, warm_up_runs=20).summary_ms()
+    return (
+        f"{statistics.frames} frames driven; host to host {latency['median']:.1f} ms median, {latency['p99']:.1f} ms p99 "
+        f"at {SIZE_HW[0]}x{SIZE_HW[1]} on {machine_facts()['cpu']}"
+    )

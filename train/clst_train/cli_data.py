@@ -1,0 +1,116 @@
+"""`clst-data`: check a data set, convert it, draw scenes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from clst_runtime.command import group
+from clst_runtime.errors import ConfigError, DataError
+
+
+@group()
+def main() -> None:
+    """Check a data set, convert it to the folder layout, draw road scenes."""
+
+
+@main.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--split", default="train", show_default=True, help="Which split to look at.")
+@click.option("--format", "form", help="Its format  [default: recognise it]")
+@click.option("--classes", help="Class list the labels shall become: a shipped one or a JSON file.")
+@click.option("--mapping", type=click.Path(path_type=Path), help="JSON file relating the classes.")
+@click.option("--sheet", type=click.Path(path_type=Path), help="Contact sheet to write  [default: contact_sheet.png]")
+@click.option("--json", "as_json", is_flag=True, help="Result as JSON.")
+def check(
+    folder: Path,
+    split: str,
+    form: str | None,
+    classes: str | None,
+    mapping: Path | None,
+    sheet: Path | None,
+    *,
+    as_json: bool,
+) -> None:
+    """Say what is wrong with FOLDER, and draw a contact sheet; exit code 3 if something must be mended."""
+    from clst_runtime.images import write_png
+    from clst_runtime.labels import load_class_list
+    from clst_runtime.report import format_table, percent
+    from clst_train.data.inspection import inspect
+
+    wanted = load_class_list(classes) if classes else None
+    found = inspect(folder, split=split, format=form, classes=wanted, mapping_file=mapping)
+    picture = sheet or Path("contact_sheet.png")
+    write_png(picture, found.sheet())
+    total = max(1, int(found.pixels.sum()))
+    shares = {name: found.pixels[index] / total for index, name in enumerate(found.classes.names)}
+    if as_json:
+        values = {"format": found.form, "images": found.images, "problems": found.problems, "remarks": found.remarks,
+                  "shares": {n: float(s) for n, s in shares.items()}, "ignored": float(found.pixels[255] / total),
+                  "sizes": {f"{r}x{c}": n for (r, c), n in found.sizes.items()}, "sheet": str(picture)}  # fmt: skip
+        click.echo(json.dumps(values, indent=1))
+    else:
+        click.echo(f"{folder}: {found.images} images in split {split!r}, {found.form} layout")
+        rows = [[name, percent(share)] for name, share in shares.items()]
+        click.echo(format_table(["class", "pixels %"], [*rows, ["(ignored)", percent(found.pixels[255] / total)]]))
+        for remark in found.remarks:
+            click.echo(f"note: {remark}")
+        for problem in found.problems[:20]:
+            click.echo(f"wrong: {problem}")
+        click.echo(f"overlays: {picture}")
+    if found.problems:
+        raise DataError(f"{folder}: {len(found.problems)} things to mend, the first: {found.problems[0]}")
+    if not as_json:
+        click.echo("nothing is wrong")
+
+
+@main.command()
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option("--look", default="old", show_default=True, help="Camera: old or new.")
+@click.option("--count", default=200, show_default=True, type=click.IntRange(1), help="Images of split train.")
+@click.option("--val-count", default=50, show_default=True, type=click.IntRange(0), help="Images of split val.")
+@click.option("--size", default="160x320", show_default=True, help="Size HxW.")
+@click.option("--seed", default=1, show_default=True, type=click.IntRange(0), help="Seed.")
+def scenes(out: Path, look: str, count: int, val_count: int, size: str, seed: int) -> None:
+    """Write drawn road scenes with labels to OUT in the folder layout."""
+    from clst_train.data.camera_looks import find_look
+    from clst_train.data.scenes import write_scenes
+
+    rows, found, columns = size.lower().partition("x")
+    if not found or not rows.isdigit() or not columns.isdigit():
+        raise ConfigError(f"size {size!r}; expected rows x columns, e.g. 160x320")
+    counts = {"train": count, "val": val_count}
+    write_scenes(out, look=find_look(look), counts=counts, size_hw=(int(rows), int(columns)), seed=seed)
+    click.echo(str(out))
+
+
+@main.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option("--split", "splits", multiple=True, default=("train", "val"), show_default=True, help="Splits.")
+@click.option("--format", "form", help="Format of FOLDER  [default: recognise it]")
+@click.option("--classes", help="Class list the labels shall become.")
+@click.option("--mapping", type=click.Path(path_type=Path), help="JSON file relating the classes.")
+def convert(
+    folder: Path, out: Path, splits: tuple[str, ...], form: str | None, classes: str | None, mapping: Path | None
+) -> None:
+    """Write the labelled data set FOLDER to OUT in the folder layout, with class ids as labels."""
+    from clst_runtime.atomic import write_text
+    from clst_runtime.dataset import open_dataset
+    from clst_runtime.images import write_png
+    from clst_runtime.labels import load_class_list
+
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise DataError(f"{out} exists and is not empty; give another folder")
+    wanted = load_class_list(classes) if classes else None
+    for split in splits:
+        dataset = open_dataset(folder, split=split, format=form, classes=wanted, mapping_file=mapping)
+        for index in range(len(dataset)):
+            sample = dataset[index]
+            name = Path(sample.name).with_suffix("").as_posix().replace("/", "__") + ".png"
+            write_png(out / "images" / split / name, sample.image)
+            write_png(out / "labels" / split / name, sample.labels)
+        write_text(out / "classes.json", json.dumps(dataset.classes.to_json(), indent=1) + "\n")
+        click.echo(f"{split}: {len(dataset)} images")

@@ -1,0 +1,121 @@
+"""What is wrong with a labelled data set, in words, and how it looks. Legend: H rows, W columns."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from clst_runtime.errors import DataError
+from clst_runtime.formats import find_format
+from clst_runtime.images import read_image
+from clst_runtime.labels import IGNORE_ID, ClassList, LabelMapping, load_mapping, relate
+from clst_runtime.overlay import blend, contact_sheet
+
+SHEET_PICTURES = 12
+
+
+@dataclass(kw_only=True)
+class Inspection:
+    """What a look at one split found."""
+
+    form: str
+    """Layout."""
+    classes: ClassList
+    """The classes that the labels are mapped to."""
+    images: int = 0
+    """Images found."""
+    sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
+    """How many images have which H,W."""
+    pixels: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(256, np.int64))
+    """Pixels of each class id; 255 = ignored."""
+    unknown_ids: Counter[int] = field(default_factory=Counter)
+    """Pixels of each label id outside the map."""
+    problems: list[str] = field(default_factory=list)
+    """What must be mended."""
+    remarks: list[str] = field(default_factory=list)
+    """What one should know."""
+    examples: list[list[npt.NDArray[np.uint8]]] = field(default_factory=list)
+    """Image and overlay of some samples."""
+
+    def sheet(self) -> npt.NDArray[np.uint8]:
+        """Image/label overlays, two samples a row."""
+        pairs = self.examples
+        rows = [pairs[i] + (pairs[i + 1] if i + 1 < len(pairs) else []) for i in range(0, len(pairs), 2)]
+        return contact_sheet(rows, ["image", "labels"] * 2)
+
+
+def inspect(
+    root: Path,
+    *,
+    split: str,
+    format: str | None = None,
+    classes: ClassList | None = None,
+    mapping_file: Path | None = None,
+) -> Inspection:
+    """Look at every image and label of a split.
+
+    Raises:
+        DataError: there is no folder, no known layout or no image at all. ConfigError: the classes do not fit.
+    """
+    form = find_format(root, format)
+    own = form.classes(root)
+    wanted = classes or own
+    mapping = form.mapping(own)
+    if mapping_file is not None:
+        mapping = mapping.then(load_mapping(mapping_file, own, wanted))
+    elif wanted.names != own.names:
+        mapping = mapping.then(relate(own, wanted))
+    found = Inspection(form=form.name, classes=wanted)
+    files = form.files(root, split)
+    if not files:
+        raise DataError(f"{root}: no images in split {split!r} of the {form.name} layout")
+    every = max(1, len(files) // SHEET_PICTURES)
+    for index, pair in enumerate(files):
+        found.images += 1
+        try:
+            image = read_image(pair.image)
+            found.sizes[image.shape[0], image.shape[1]] += 1
+            raw = form.read(pair.label)
+        except DataError as error:
+            found.problems.append(error.message)
+            continue
+        if raw.shape != image.shape[:2]:
+            found.problems.append(f"{pair.image.name}: image {image.shape[:2]}, label {raw.shape}: sizes differ")
+            continue
+        labels = _count(found, mapping, raw)
+        if index % every == 0 and len(found.examples) < SHEET_PICTURES:
+            found.examples.append([image, blend(image, labels, wanted)])
+    _conclude(found)
+    return found
+
+
+def _count(found: Inspection, mapping: LabelMapping, raw: npt.NDArray[np.int32]) -> npt.NDArray[np.uint8]:
+    """Count a label's classes and unknown ids; unknown ones are ignored in the returned class ids H,W."""
+    unknown = mapping.unknown_ids(raw)
+    found.unknown_ids.update(unknown)
+    inside = np.where(np.isin(raw, list(unknown)), IGNORE_ID, raw) if unknown else raw
+    if unknown:
+        table = np.append(mapping.table, np.full(max(0, IGNORE_ID + 1 - len(mapping.table)), IGNORE_ID))
+        labels = table[np.clip(inside, 0, len(table) - 1)].astype(np.uint8)
+    else:
+        labels = mapping.table[inside].astype(np.uint8)
+    found.pixels += np.bincount(labels.ravel(), minlength=256)
+    return labels
+
+
+def _conclude(found: Inspection) -> None:
+    if found.unknown_ids:
+        told = ", ".join(f"{value} ({count} pixels)" for value, count in sorted(found.unknown_ids.items())[:12])
+        found.problems.append(f"label ids outside the map: {told}")
+    empty = [name for index, name in enumerate(found.classes.names) if found.pixels[index] == 0]
+    if len(empty) == len(found.classes):
+        found.problems.append("no pixel carries any of the classes")
+    elif empty:
+        found.remarks.append(f"classes without a single pixel: {', '.join(empty)}")
+    if len(found.sizes) > 1:
+        told = ", ".join(f"{rows}x{columns} ({count})" for (rows, columns), count in found.sizes.most_common(5))
+        found.remarks.append(f"images of {len(found.sizes)} sizes: {told}")
