@@ -21,7 +21,7 @@ from clst_runtime.overlay import colourise, contact_sheet
 from clst_runtime.parity import compare
 from clst_runtime.pipeline import run_pipeline
 from clst_runtime.report import format_table, percent
-from clst_runtime.sinks import FrameLogSink, VideoSink
+from clst_runtime.sinks import FrameLogSink, Sink, VideoSink
 from clst_runtime.sources import open_source
 from clst_train.batchnorm import estimate_statistics
 from clst_train.checkpoint import build_from_checkpoint, load_checkpoint
@@ -111,11 +111,14 @@ def _drive(out: Path, model: Path, images: TargetImages) -> str:
         write_png(out / "drive" / f"{index:04d}.png", frame)
     with OrtBackend(model) as backend, open_source(str(out / "drive")) as source:
         classes = backend.manifest.classes
-        sinks = [VideoSink(out / "drive.mp4", classes, 10.0, 0.5), FrameLogSink(out / "drive.jsonl", classes)]
+        sinks: list[Sink] = [
+            VideoSink(out / "drive.mp4", classes, 10.0, 0.5),
+            FrameLogSink(out / "drive.jsonl", classes),
+        ]
         statistics = run_pipeline(source, backend, sinks)
         frames = [images[index] for index in range(min(8, len(images)))]
         latency = measure_latency(backend, frames, runs=200, seconds=10.0, warm_up_runs=20).summary_ms()
     return (
-        f"{statistics.frames} frames driven; host to host {latency['median']:.1f} ms median, {latency['p99']:.1f} ms p99 "
-        f"at {SIZE_HW[0]}x{SIZE_HW[1]} on {machine_facts()['cpu']}"
+        f"{statistics.frames} frames driven; host to host {latency['median']:.1f} ms median, "
+        f"{latency['p99']:.1f} ms p99 at {SIZE_HW[0]}x{SIZE_HW[1]} on {machine_facts()['cpu']}"
     )

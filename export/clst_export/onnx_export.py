@@ -8,6 +8,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
+import tempfile
+import warnings
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -96,17 +98,22 @@ def _refuse_if_different(agreement: Agreement, temporary: Path, out: Path) -> No
 def trace(deployable: Deployable, size: tuple[int, int], *, opset: int, with_confidence: bool) -> Any:
     """The network as an ONNX model of static shapes."""
     onnx = require("onnx")
-    import io
-
-    stream = io.BytesIO()
     frame = torch.zeros(1, *size, 3, dtype=torch.uint8)
     names = ["classes", "confidence"] if with_confidence else ["classes"]
-    with torch.no_grad():
+    with tempfile.TemporaryDirectory() as folder, torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the tracer warns that sizes become constants, which is what is wanted
+        path = Path(folder) / "traced.onnx"
         torch.onnx.export(
-            deployable, (frame,), stream, input_names=["frame"], output_names=names, opset_version=opset,
-            dynamo=False, do_constant_folding=True,
-        )  # fmt: skip
-    return onnx.load_model_from_string(stream.getvalue())
+            deployable,
+            (frame,),
+            str(path),
+            input_names=["frame"],
+            output_names=names,
+            opset_version=opset,
+            dynamo=False,
+            do_constant_folding=True,
+        )
+        return onnx.load(str(path))
 
 
 def check_graph(model: Any, deployable: Deployable) -> None:
@@ -121,7 +128,7 @@ def check_graph(model: Any, deployable: Deployable) -> None:
     except onnx.checker.ValidationError as error:
         raise ModelFileError(f"the exported graph is not valid ONNX: {str(error).splitlines()[0]}") from error
     producers = {output: node for node in model.graph.node for output in node.output}
-    tail, name = [], "classes"
+    name, tail = "classes", list[str]()
     while name in producers and len(tail) < 3:
         tail.append(producers[name].op_type)
         name = producers[name].input[0]

@@ -49,7 +49,8 @@ def main(
     for model in models:
         with open_model(model, threads=threads) as backend:
             if size not in (None, backend.manifest.input_hw):
-                raise ModelFileError(f"{model}: input {backend.manifest.input_hw}, the first model's is {size}; compare equal sizes")  # fmt: skip
+                found = backend.manifest.input_hw
+                raise ModelFileError(f"{model}: input {found}, the first model's is {size}; compare equal sizes")
             size = backend.manifest.input_hw
             frames = frames_to_measure(data, size)
             measured = measure_latency(backend, frames, runs=runs, seconds=seconds, warm_up_runs=warm_up)
@@ -71,7 +72,8 @@ def main(
     for result in brief:
         summary = result["host_to_host_ms"]
         if summary["cov"] > UNSTEADY:  # type: ignore[index]
-            click.echo(f"warning: {result['model']}: unsteady, coefficient of variation {100 * summary['cov']:.1f} %", err=True)  # type: ignore[index]  # fmt: skip
+            told = f"unsteady, coefficient of variation {100 * summary['cov']:.1f} %"  # type: ignore[index]
+            click.echo(f"warning: {result['model']}: {told}", err=True)
         if max_p99_ms is not None and summary["p99"] > max_p99_ms:  # type: ignore[index]
             raise BudgetNotHeld(f"{result['model']}: p99 is {summary['p99']:.2f} ms, {max_p99_ms:.2f} ms allowed")  # type: ignore[index]
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @command()
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("--source", "uri", required=True, help="Folder, video, camera:0, rtsp://… or gst:pipeline.")
-@click.option("--out", type=click.Path(path_type=Path), help="Folder for overlay.mp4, statistics and what is asked for.")  # fmt: skip
+@click.option("--out", type=click.Path(path_type=Path), help="Folder for overlay.mp4, statistics and masks.")
 @click.option("--video/--no-video", default=True, show_default=True, help="Write overlay.mp4.")
 @click.option("--masks", is_flag=True, help="Write masks/<frame>.png with class ids at camera size.")
 @click.option("--pictures", is_flag=True, help="Write overlays/<frame>.png.")
@@ -67,7 +67,8 @@ def main(
             from clst_runtime.sinks import WindowSink
 
             sinks.append(WindowSink(classes, alpha))
-        click.echo(f"ready: {backend.description}, input {backend.manifest.input_hw[0]}x{backend.manifest.input_hw[1]}", err=True)  # fmt: skip
+        rows, columns = backend.manifest.input_hw
+        click.echo(f"ready: {backend.description}, input {rows}x{columns}", err=True)
         statistics = run_pipeline(source, backend, sinks, limit=limit, progress=show_progress)
         facts = {"model": str(model), "source": uri, "backend": backend.description, **statistics.to_json()}
     if out is not None:

@@ -66,7 +66,7 @@ def png_layout(path: Path) -> tuple[int, int] | None:
             head = stream.read(26)
     except OSError as error:
         raise DataError(f"{path}: {error.strerror}") from error
-    return struct.unpack("BB", head[24:26]) if head.startswith(_PNG_MAGIC) and len(head) == 26 else None  # type: ignore[return-value]
+    return struct.unpack("BB", head[24:26]) if head.startswith(_PNG_MAGIC) and len(head) == 26 else None
 
 
 def _decoded(path: Path) -> Any:

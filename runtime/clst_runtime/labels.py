@@ -150,7 +150,7 @@ class LabelMapping:
         if unknown:
             told = ", ".join(f"{value} ({count} pixels)" for value, count in sorted(unknown.items())[:8])
             raise DataError(f"{where}: label ids outside the map: {told}; add them to the mapping or fix the labels")
-        return self.table[raw].astype(np.uint8)
+        return np.asarray(self.table[raw], np.uint8)
 
     def unknown_ids(self, raw: npt.NDArray[np.integer[Any]]) -> dict[int, int]:
         """Raw ids that the map does not know, each with its number of pixels."""

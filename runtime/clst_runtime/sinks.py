@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -34,7 +34,7 @@ class VideoSink:
     def __init__(self, path: Path, classes: ClassList, fps: float, alpha: float) -> None:
         self.path, self.classes, self.fps, self.alpha = path, classes, fps, alpha
         self._temporary = path.with_name(f".{path.stem}-unfinished{path.suffix}")
-        self._writer = None
+        self._writer: Any = None
         self._size: tuple[int, int] | None = None
 
     def write(self, timed: TimedFrame, classes: npt.NDArray[np.uint8], latency_ms: float) -> None:

@@ -95,10 +95,12 @@ def live_address(uri: str) -> tuple[int | str | None, tuple[int, ...]]:
 class ImageSource:
     """Pictures of a folder, sorted by name."""
 
-    live, dropped, fps = False, 0, None
+    live = False
+    fps: float | None = None
 
     def __init__(self, paths: list[Path]) -> None:
-        self.paths, self.warnings = paths, []
+        self.paths, self.dropped = paths, 0
+        self.warnings: list[str] = []
 
     def __iter__(self) -> Iterator[TimedFrame]:
         for index, path in enumerate(self.paths):
@@ -115,15 +117,16 @@ class ImageSource:
 class VideoSource:
     """A video file, every frame of it."""
 
-    live, dropped = False, 0
+    live = False
 
     def __init__(self, path: Path, capture: Callable[..., Any]) -> None:
-        self.path, self.warnings = path, []
+        self.path, self.dropped = path, 0
+        self.warnings: list[str] = []
         self._capture = capture(str(path))
         if not self._capture.isOpened():
             raise DataError(f"{path}: not a video that this OpenCV can read")
         announced = float(self._capture.get(5))  # CAP_PROP_FPS
-        self.fps = announced if announced > 0 else None
+        self.fps: float | None = announced if announced > 0 else None
         self._count = int(self._capture.get(7))  # CAP_PROP_FRAME_COUNT
 
     def __iter__(self) -> Iterator[TimedFrame]:
@@ -155,12 +158,13 @@ class LiveSource:
     live = True
 
     def __init__(self, uri: str, capture: Callable[..., Any], arguments: tuple[Any, ...], stall_seconds: float) -> None:
-        self.uri, self.warnings, self.dropped = uri, [], 0
+        self.uri, self.dropped = uri, 0
+        self.warnings: list[str] = []
         self._capture = capture(*arguments)
         if not self._capture.isOpened():
             raise DataError(f"{uri}: the camera cannot be opened; is it plugged in and free? clst-doctor lists cameras")
         announced = float(self._capture.get(5))
-        self.fps = announced if announced > 0 else None
+        self.fps: float | None = announced if announced > 0 else None
         self._stall_seconds = stall_seconds
         self._newest: tuple[int, Any, int] | None = None
         self._arrived, self._ended = threading.Condition(), False

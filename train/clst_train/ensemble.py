@@ -37,7 +37,7 @@ class TemporalEnsemble:
 
     def read(self, indices: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
         """ẑ of the images `indices` as B,C,h,w; zeros for an image never visited."""
-        return self.store[indices].astype(np.float32) / np.float32(_FULL_SCALE)
+        return np.asarray(self.store[indices] / _FULL_SCALE, np.float32)
 
     def state_dict(self) -> dict[str, Tensor]:
         """What a checkpoint needs to go on exactly (the 16 bits are carried as int16)."""

@@ -129,15 +129,15 @@ def photograph(
     if sigma > 0.2:
         light = cv2.GaussianBlur(light, (0, 0), sigma)
     noise = rng.standard_normal((rows, columns, 3), np.float32) * np.float32(rng.uniform(*look.noise) / 255.0)
-    return (np.clip(light + noise, 0, 1) * 255.0).astype(np.uint8)
+    return np.asarray(np.clip(light + noise, 0, 1) * 255.0, np.uint8)
 
 
 def _vignette(rows: int, columns: int, strength: float) -> npt.NDArray[np.float32]:
     down, across = np.linspace(-1, 1, rows, dtype=np.float32), np.linspace(-1, 1, columns, dtype=np.float32)
-    return 1.0 - np.float32(strength) * (down[:, None] ** 2 + across[None, :] ** 2) / 2
+    return np.asarray(1.0 - strength * (down[:, None] ** 2 + across[None, :] ** 2) / 2, np.float32)
 
 
 def _beam(rows: int, columns: int) -> npt.NDArray[np.float32]:
     """Where the head lamps shine, brightest in the middle of the picture."""
     across = np.linspace(-1, 1, columns, dtype=np.float32)[None, :]
-    return np.exp(-((across * 1.3) ** 2)).repeat(rows, axis=0)
+    return np.asarray(np.exp(-((across * 1.3) ** 2)).repeat(rows, axis=0), np.float32)

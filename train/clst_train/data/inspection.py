@@ -100,9 +100,9 @@ def _count(found: Inspection, mapping: LabelMapping, raw: npt.NDArray[np.int32])
     inside = np.where(np.isin(raw, list(unknown)), IGNORE_ID, raw) if unknown else raw
     if unknown:
         table = np.append(mapping.table, np.full(max(0, IGNORE_ID + 1 - len(mapping.table)), IGNORE_ID))
-        labels = table[np.clip(inside, 0, len(table) - 1)].astype(np.uint8)
+        labels = np.asarray(table[np.clip(inside, 0, len(table) - 1)], np.uint8)
     else:
-        labels = mapping.table[inside].astype(np.uint8)
+        labels = np.asarray(mapping.table[inside], np.uint8)
     found.pixels += np.bincount(labels.ravel(), minlength=256)
     return labels
 

@@ -101,7 +101,7 @@ def draw_world(rng: np.random.Generator, *, length_m: float = FAR_M) -> World:
         half_road_m=half,
         sidewalk_m=walk,
         bend=rng.uniform(-14, 14),
-        colours=colours,  # type: ignore[arg-type]
+        colours=colours,
         clouds=clouds,
         things=tuple(sorted(things, key=lambda thing: -thing.z)),
         dashes=rng.uniform(0, 9),

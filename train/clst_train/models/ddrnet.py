@@ -1,238 +1,196 @@
-"""DDRNet-23-slim: a real-time road segmenter of two branches that exchange features.
+"""DDRNet-23-slim (Hong et al. 2021, arXiv:2101.06085): two branches of different resolution that exchange features.
 
-Hong, Pan, Sun, Jia: "Deep Dual-resolution Networks for Real-time and Accurate Semantic Segmentation of Road
-Scenes", arXiv:2101.06085 (2021). One branch stays at stride 8 and keeps detail; the other goes down to stride 64,
-where a pyramid of pooled views (DAPPM) gathers context; both are fused twice on the way and summed at the end.
-
-Modules carry the names of the published weights (conv1, layer1 … layer5, layer3_ … layer5_, compression3, down3,
-spp, final_layer), except that the published `seghead_extra` is `auxiliary_head` here.
-
-N batch, C class, H row and W column of the image; a comment says the stride where it changes.
+Module names follow the published weights, so that those load by name.
+Legend: N images, H rows, W columns of the input; P = 32 planes.
 """
 
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
+from torch.nn import functional as F
 
-from clst_train.models.layers import BatchNorm, convolution, initialise, resize_to, size_of
-from clst_train.models.segmenter import PublicNames, Segmenter, TrainingOutputs
+from clst_train.models.segmenter import Segmenter, TrainingOutputs, initialise
 
-PLANES = 32
-POOLED_PLANES = 128
-HEAD_PLANES = 64
+PLANES, SPP_PLANES, HEAD_PLANES = 32, 128, 64
+
+
+class PooledNorm(nn.BatchNorm2d):
+    """BatchNorm that uses its running statistics where a batch has a single value per channel."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        """N,D,h,w to N,D,h,w."""
+        if self.training and features.shape[0] * features.shape[2] * features.shape[3] == 1:
+            return F.batch_norm(features, self.running_mean, self.running_var, self.weight, self.bias, False)
+        return super().forward(features)
+
+
+def convolution(inputs: int, outputs: int, size: int, *, stride: int = 1) -> nn.Conv2d:
+    """A convolution without bias, padded to keep the size at stride 1."""
+    return nn.Conv2d(inputs, outputs, size, stride=stride, padding=size // 2, bias=False)
+
+
+def resized(features: Tensor, like: Tensor) -> Tensor:
+    """Bilinear resize to another map's size, half-pixel centres; the size is a constant in an exported graph."""
+    size = (int(like.shape[-2]), int(like.shape[-1]))
+    return F.interpolate(features, size=size, mode="bilinear", align_corners=False)
 
 
 class BasicBlock(nn.Module):
-    """Two 3×3 convolutions and a shortcut; without the last ReLU, which the caller applies where it needs it."""
+    """Two 3×3 convolutions with a shortcut."""
 
-    expansion = 1
-
-    def __init__(self, in_channels: int, channels: int, *, stride: int = 1) -> None:
+    def __init__(self, inputs: int, planes: int, *, stride: int = 1, last_relu: bool = True) -> None:
         super().__init__()
-        self.conv1 = convolution(in_channels, channels, 3, stride=stride)
-        self.bn1 = BatchNorm(channels)
-        self.conv2 = convolution(channels, channels, 3)
-        self.bn2 = BatchNorm(channels)
-        self.downsample = _shortcut(in_channels, channels, stride=stride)
+        self.conv1, self.bn1 = convolution(inputs, planes, 3, stride=stride), nn.BatchNorm2d(planes)
+        self.conv2, self.bn2 = convolution(planes, planes, 3), nn.BatchNorm2d(planes)
+        self.downsample = _shortcut(inputs, planes, stride)
+        self.last_relu = last_relu
 
-    def forward(self, x: Tensor) -> Tensor:
-        """N,in_channels,H,W → N,channels,H/stride,W/stride, before its ReLU."""
-        out = F.relu(self.bn1(self.conv1(x)))
-        out = self.bn2(self.conv2(out))
-        shortcut: Tensor = x if self.downsample is None else self.downsample(x)
-        return out + shortcut
+    def forward(self, features: Tensor) -> Tensor:
+        """N,D,h,w to N,P,h/stride,w/stride."""
+        out = F.relu(self.bn1(self.conv1(features)))
+        out = self.bn2(self.conv2(out)) + self.downsample(features)
+        return F.relu(out) if self.last_relu else out
 
 
-class BottleneckBlock(nn.Module):
-    """1×1, 3×3, 1×1 convolutions that double the channels, and a shortcut; without the last ReLU."""
+class Bottleneck(nn.Module):
+    """1×1, 3×3, 1×1 convolutions with a shortcut, twice as wide at the end."""
 
-    expansion = 2
-
-    def __init__(self, in_channels: int, channels: int, *, stride: int = 1) -> None:
+    def __init__(self, inputs: int, planes: int, *, stride: int = 1) -> None:
         super().__init__()
-        out_channels = channels * self.expansion
-        self.conv1 = convolution(in_channels, channels, 1)
-        self.bn1 = BatchNorm(channels)
-        self.conv2 = convolution(channels, channels, 3, stride=stride)
-        self.bn2 = BatchNorm(channels)
-        self.conv3 = convolution(channels, out_channels, 1)
-        self.bn3 = BatchNorm(out_channels)
-        self.downsample = _shortcut(in_channels, out_channels, stride=stride)
+        self.conv1, self.bn1 = convolution(inputs, planes, 1), nn.BatchNorm2d(planes)
+        self.conv2, self.bn2 = convolution(planes, planes, 3, stride=stride), nn.BatchNorm2d(planes)
+        self.conv3, self.bn3 = convolution(planes, 2 * planes, 1), nn.BatchNorm2d(2 * planes)
+        self.downsample = _shortcut(inputs, 2 * planes, stride)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """N,in_channels,H,W → N,2·channels,H/stride,W/stride, before its ReLU."""
-        out = F.relu(self.bn1(self.conv1(x)))
+    def forward(self, features: Tensor) -> Tensor:
+        """N,D,h,w to N,2P,h/stride,w/stride; no ReLU after the sum."""
+        out = F.relu(self.bn1(self.conv1(features)))
         out = F.relu(self.bn2(self.conv2(out)))
-        out = self.bn3(self.conv3(out))
-        shortcut: Tensor = x if self.downsample is None else self.downsample(x)
-        return out + shortcut
+        return torch.add(self.bn3(self.conv3(out)), self.downsample(features))
 
 
-class PyramidPooling(nn.Module):
-    """DAPPM: the map, three pooled views and the global mean, merged from fine to coarse.
+def _shortcut(inputs: int, outputs: int, stride: int) -> nn.Module:
+    if stride == 1 and inputs == outputs:
+        return nn.Identity()
+    return nn.Sequential(convolution(inputs, outputs, 1, stride=stride), nn.BatchNorm2d(outputs))
 
-    Kernels are fixed (5, 9, 17), so that maps of any size down to 1×1 pass; padding counts as zeros in the
-    means, as in the published network.
-    """
 
-    def __init__(self, in_channels: int, branch_channels: int, out_channels: int) -> None:
+def _layer(inputs: int, planes: int, *, stride: int = 1) -> nn.Sequential:
+    return nn.Sequential(BasicBlock(inputs, planes, stride=stride), BasicBlock(planes, planes, last_relu=False))
+
+
+class DAPPM(nn.Module):
+    """Deep aggregation pyramid pooling: averages over growing windows, added one into the next."""
+
+    def __init__(self, inputs: int, planes: int, outputs: int) -> None:
         super().__init__()
-        self.scale0 = _activated(in_channels, branch_channels, kernel=1)
-        for level, (kernel, stride) in enumerate(((5, 2), (9, 4), (17, 8)), start=1):
-            pool = nn.AvgPool2d(kernel, stride=stride, padding=kernel // 2)
-            setattr(self, f"scale{level}", nn.Sequential(pool, *_activated(in_channels, branch_channels, kernel=1)))
-        self.scale4 = nn.Sequential(GlobalMean(), *_activated(in_channels, branch_channels, kernel=1))
-        for level in range(1, 5):
-            setattr(self, f"process{level}", _activated(branch_channels, branch_channels, kernel=3))
-        self.compression = _activated(branch_channels * 5, out_channels, kernel=1)
-        self.shortcut = _activated(in_channels, out_channels, kernel=1)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """N,in_channels,h,w → N,out_channels,h,w."""
-        size_hw = size_of(x)
-        views: list[Tensor] = [self.scale0(x)]
-        for level in range(1, 5):
-            pooled: Tensor = self.get_submodule(f"scale{level}")(x)
-            if level < 4:  # The global mean is 1×1 and broadcasts: the same as resizing it.
-                pooled = resize_to(pooled, size_hw)
-            views.append(self.get_submodule(f"process{level}")(pooled + views[-1]))
-        merged: Tensor = self.compression(torch.cat(views, dim=1))
-        shortcut: Tensor = self.shortcut(x)
-        return merged + shortcut
+        def scale(pool: nn.Module | None) -> nn.Sequential:
+            norm = nn.BatchNorm2d(inputs) if pool is None else PooledNorm(inputs)
+            parts = [norm, nn.ReLU(), convolution(inputs, planes, 1)]
+            return nn.Sequential(*(parts if pool is None else [pool, *parts]))
 
+        def process() -> nn.Sequential:
+            return nn.Sequential(nn.BatchNorm2d(planes), nn.ReLU(), convolution(planes, planes, 3))
 
-class GlobalMean(nn.Module):
-    """Mean over the whole map: N,C,h,w → N,C,1,1."""
+        self.scale0 = scale(None)
+        self.scale1 = scale(nn.AvgPool2d(5, stride=2, padding=2))
+        self.scale2 = scale(nn.AvgPool2d(9, stride=4, padding=4))
+        self.scale3 = scale(nn.AvgPool2d(17, stride=8, padding=8))
+        self.scale4 = scale(nn.AdaptiveAvgPool2d(1))
+        self.process1, self.process2, self.process3, self.process4 = process(), process(), process(), process()
+        self.compression = nn.Sequential(nn.BatchNorm2d(5 * planes), nn.ReLU(), convolution(5 * planes, outputs, 1))
+        self.shortcut = nn.Sequential(nn.BatchNorm2d(inputs), nn.ReLU(), convolution(inputs, outputs, 1))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """N,C,h,w → N,C,1,1."""
-        return x.mean(dim=(2, 3), keepdim=True)
+    def forward(self, features: Tensor) -> Tensor:
+        """N,D,h,w to N,4P,h,w."""
+        maps = [self.scale0(features)]
+        branches = (
+            (self.scale1, self.process1),
+            (self.scale2, self.process2),
+            (self.scale3, self.process3),
+            (self.scale4, self.process4),
+        )
+        for scale, process in branches:
+            maps.append(process(resized(scale(features), features) + maps[-1]))
+        return torch.add(self.compression(torch.cat(maps, dim=1)), self.shortcut(features))
 
 
 class SegmentationHead(nn.Module):
-    """Batch norm, ReLU, 3×3 convolution, batch norm, ReLU (the hidden map), then the 1×1 classifier `conv2`."""
+    """BN, ReLU, 3×3 convolution to the head's features; BN, ReLU, 1×1 convolution to logits."""
 
-    def __init__(self, in_channels: int, hidden_channels: int, class_count: int) -> None:
+    def __init__(self, inputs: int, planes: int, class_count: int) -> None:
         super().__init__()
-        self.bn1 = BatchNorm(in_channels)
-        self.conv1 = convolution(in_channels, hidden_channels, 3)
-        self.bn2 = BatchNorm(hidden_channels)
-        self.conv2 = convolution(hidden_channels, class_count, 1, bias=True)
+        self.bn1, self.conv1 = nn.BatchNorm2d(inputs), convolution(inputs, planes, 3)
+        self.bn2, self.conv2 = nn.BatchNorm2d(planes), nn.Conv2d(planes, class_count, 1)
 
-    def hidden(self, x: Tensor) -> Tensor:
-        """N,in_channels,h,w → N,hidden_channels,h,w: all but the classifier."""
-        return F.relu(self.bn2(self.conv1(F.relu(self.bn1(x)))))
+    def features(self, fused: Tensor) -> Tensor:
+        """N,4P,h,w to N,64,h,w."""
+        return F.relu(self.bn2(self.conv1(F.relu(self.bn1(fused)))))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """N,in_channels,h,w → N,C,h,w."""
-        logits: Tensor = self.conv2(self.hidden(x))
-        return logits
+    def forward(self, fused: Tensor) -> Tensor:
+        """N,D,h,w to logits N,C,h,w."""
+        return self.conv2(self.features(fused))  # type: ignore[no-any-return]
 
 
-class DDRNet23Slim(Segmenter):
-    """DDRNet-23-slim with its auxiliary head.
-
-    F(x) is the segmentation head's hidden map (64 channels, after its ReLU): what the linear classifier sees.
-    C(f) is the final 1×1 convolution alone. So a loss on F(x) moves everything but the classifier.
-    """
+class DDRNetSlim(Segmenter):
+    """DDRNet-23-slim; F ends with the head's 64 features at stride 8, C is its last 1×1 convolution."""
 
     feature_channels = HEAD_PLANES
     output_stride = 8
-    public_names = PublicNames(
-        prefix="",
-        heads=("final_layer.", "auxiliary_head.", "seghead_extra.", "down5.", "last_layer.", "linear.", "loss."),
-        optional=("spp.",),  # Not in ImageNet classifiers.
-    )
 
     def __init__(self, class_count: int) -> None:
-        super().__init__(class_count)
-        narrow, wide = PLANES * 2, PLANES * 4  # 64, 128
+        super().__init__()
+        p = PLANES
+        self.class_count = class_count
         self.conv1 = nn.Sequential(
-            convolution(3, PLANES, 3, stride=2, bias=True),
-            BatchNorm(PLANES),
-            nn.ReLU(inplace=True),
-            convolution(PLANES, PLANES, 3, stride=2, bias=True),
-            BatchNorm(PLANES),
-            nn.ReLU(inplace=True),
-        )
-        self.layer1 = _basic_pair(PLANES, PLANES)
-        self.layer2 = _basic_pair(PLANES, narrow, stride=2)
-        self.layer3 = _basic_pair(narrow, wide, stride=2)
-        self.layer4 = _basic_pair(wide, PLANES * 8, stride=2)
-        self.layer5 = nn.Sequential(BottleneckBlock(PLANES * 8, PLANES * 8, stride=2))
-        self.layer3_ = _basic_pair(narrow, narrow)
-        self.layer4_ = _basic_pair(narrow, narrow)
-        self.layer5_ = nn.Sequential(BottleneckBlock(narrow, narrow))
-        self.compression3 = nn.Sequential(convolution(wide, narrow, 1), BatchNorm(narrow))
-        self.compression4 = nn.Sequential(convolution(PLANES * 8, narrow, 1), BatchNorm(narrow))
-        self.down3 = nn.Sequential(convolution(narrow, wide, 3, stride=2), BatchNorm(wide))
+            nn.Conv2d(3, p, 3, stride=2, padding=1), nn.BatchNorm2d(p), nn.ReLU(),
+            nn.Conv2d(p, p, 3, stride=2, padding=1), nn.BatchNorm2d(p), nn.ReLU(),
+        )  # fmt: skip
+        self.layer1, self.layer2 = _layer(p, p), _layer(p, 2 * p, stride=2)
+        self.layer3, self.layer4 = _layer(2 * p, 4 * p, stride=2), _layer(4 * p, 8 * p, stride=2)
+        self.layer5 = Bottleneck(8 * p, 8 * p, stride=2)
+        self.layer3_, self.layer4_ = _layer(2 * p, 2 * p), _layer(2 * p, 2 * p)
+        self.layer5_ = Bottleneck(2 * p, 2 * p)
+        self.compression3 = nn.Sequential(convolution(4 * p, 2 * p, 1), nn.BatchNorm2d(2 * p))
+        self.compression4 = nn.Sequential(convolution(8 * p, 2 * p, 1), nn.BatchNorm2d(2 * p))
+        self.down3 = nn.Sequential(convolution(2 * p, 4 * p, 3, stride=2), nn.BatchNorm2d(4 * p))
         self.down4 = nn.Sequential(
-            convolution(narrow, wide, 3, stride=2),
-            BatchNorm(wide),
-            nn.ReLU(inplace=True),
-            convolution(wide, PLANES * 8, 3, stride=2),
-            BatchNorm(PLANES * 8),
-        )
-        self.spp = PyramidPooling(PLANES * 16, POOLED_PLANES, wide)
-        self.final_layer = SegmentationHead(wide, HEAD_PLANES, class_count)
-        self.auxiliary_head = SegmentationHead(narrow, HEAD_PLANES, class_count)
+            convolution(2 * p, 4 * p, 3, stride=2), nn.BatchNorm2d(4 * p), nn.ReLU(),
+            convolution(4 * p, 8 * p, 3, stride=2), nn.BatchNorm2d(8 * p),
+        )  # fmt: skip
+        self.spp = DAPPM(16 * p, SPP_PLANES, 4 * p)
+        self.final_layer = SegmentationHead(4 * p, HEAD_PLANES, class_count)
+        self.auxiliary_head = SegmentationHead(2 * p, HEAD_PLANES, class_count)
+        initialise(self)
 
-    def features(self, x: Tensor) -> Tensor:
-        """F: N,3,H,W → N,64,⌈H/8⌉,⌈W/8⌉, not negative."""
-        fine, _ = self._branches(x)
-        return self.final_layer.hidden(fine)
+    def _fused(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Images N,3,H,W to the fused map N,4P,H/8,W/8 and the auxiliary head's input N,2P,H/8,W/8."""
+        stem = F.relu(self.layer2(F.relu(self.layer1(self.conv1(images)))))
+        low, high = self.layer3(stem), self.layer3_(stem)
+        low_next = low + self.down3(F.relu(high))
+        high = high + resized(self.compression3(F.relu(low)), high)
+        auxiliary = high
+        low, high = self.layer4(F.relu(low_next)), self.layer4_(F.relu(high))
+        low_next = low + self.down4(F.relu(high))
+        high = high + resized(self.compression4(F.relu(low)), high)
+        high = self.layer5_(F.relu(high))
+        context = resized(self.spp(self.layer5(F.relu(low_next))), high)
+        return high + context, auxiliary
+
+    def features(self, images: Tensor) -> Tensor:
+        """Normalised images N,3,H,W to N,64,H/8,W/8."""
+        return self.final_layer.features(self._fused(images)[0])
 
     def logits(self, features: Tensor) -> Tensor:
-        """C, the final 1×1 convolution: N,64,h,w → N,C,h,w."""
-        logits: Tensor = self.final_layer.conv2(features)
-        return logits
+        """N,64,h,w to N,C,h,w."""
+        return self.final_layer.conv2(features)  # type: ignore[no-any-return]
 
-    def training_outputs(self, x: Tensor) -> TrainingOutputs:
-        """Features and logits, and the auxiliary logits of the fine branch after its first fusion."""
-        fine, early = self._branches(x)
-        features = self.final_layer.hidden(fine)
-        auxiliary = None if self.auxiliary_head is None else self.auxiliary_head(early)
-        return TrainingOutputs(features=features, logits=self.logits(features), auxiliary=auxiliary)
-
-    def reset_parameters(self, generator: Generator | None = None) -> None:
-        """Kaiming-normal weights, as published."""
-        initialise(self, generator)
-
-    def _branches(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """N,3,H,W → the sum of both branches N,128,h,w, and the fine branch after its first fusion N,64,h,w."""
-        shared = self.layer2(F.relu(self.layer1(self.conv1(x))))  # stride 4, then 8
-        shared = F.relu(shared)
-        coarse = self.layer3(shared)  # stride 16
-        fine = self.layer3_(shared)  # stride 8
-        size_hw = size_of(fine)
-        lifted = resize_to(self.compression3(F.relu(coarse)), size_hw)
-        coarse = coarse + self.down3(F.relu(fine))
-        early = fine + lifted
-
-        coarse = self.layer4(F.relu(coarse))  # stride 32
-        fine = self.layer4_(F.relu(early))
-        lifted = resize_to(self.compression4(F.relu(coarse)), size_hw)
-        coarse = coarse + self.down4(F.relu(fine))
-        fine = self.layer5_(F.relu(fine + lifted))
-
-        context = self.spp(self.layer5(F.relu(coarse)))  # stride 64
-        return fine + resize_to(context, size_hw), early
-
-
-def _basic_pair(in_channels: int, channels: int, *, stride: int = 1) -> nn.Sequential:
-    """Two basic blocks; the ReLU between them is `BlockReLU`'s, the one after them is the caller's."""
-    return nn.Sequential(BasicBlock(in_channels, channels, stride=stride), BasicBlock(channels, channels))
-
-
-def _activated(in_channels: int, out_channels: int, *, kernel: int) -> nn.Sequential:
-    """Batch norm, ReLU, then a convolution without bias."""
-    return nn.Sequential(BatchNorm(in_channels), nn.ReLU(inplace=True), convolution(in_channels, out_channels, kernel))
-
-
-def _shortcut(in_channels: int, out_channels: int, *, stride: int) -> nn.Sequential | None:
-    """A 1×1 projection where the block changes its shape; None where the input can be added as it is."""
-    if stride == 1 and in_channels == out_channels:
-        return None
-    return nn.Sequential(convolution(in_channels, out_channels, 1, stride=stride), BatchNorm(out_channels))
+    def training_outputs(self, images: Tensor) -> TrainingOutputs:
+        """Features, logits and the auxiliary head's logits, all at stride 8."""
+        fused, auxiliary = self._fused(images)
+        features = self.final_layer.features(fused)
+        return TrainingOutputs(
+            features=features, logits=self.logits(features), auxiliary=self.auxiliary_head(auxiliary)
+        )
