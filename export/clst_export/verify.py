@@ -46,7 +46,7 @@ def verify(deployable: Deployable, backend: Backend, frames: Sequence[Frame]) ->
     different = total = 0
     worst = largest = 0.0
     for frame in frames:
-        logits = deployable.logits(torch.from_numpy(frame)[None])[0]  # C,H,W
+        logits = deployable.logits(torch.from_numpy(frame.copy())[None])[0]  # C,H,W
         classes = logits.argmax(dim=0)
         other = torch.from_numpy(backend.predict(frame).classes).long()
         differ = classes != other

@@ -45,7 +45,7 @@ class TorchBackend:
             raise DataError(
                 f"frame is {frame.dtype} {frame.shape}, expected uint8 {(*self._manifest.input_hw, 3)}; resize it first"
             )
-        output = self._deployable(torch.from_numpy(frame)[None].to(self._device))
+        output = self._deployable(torch.from_numpy(frame.copy())[None].to(self._device))
         classes = output[0] if isinstance(output, tuple) else output
         return Prediction(classes=classes[0].cpu().numpy())
 

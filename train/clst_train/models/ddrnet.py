@@ -150,9 +150,9 @@ class DDRNetSlim(Segmenter):
         )  # fmt: skip
         self.layer1, self.layer2 = _layer(p, p), _layer(p, 2 * p, stride=2)
         self.layer3, self.layer4 = _layer(2 * p, 4 * p, stride=2), _layer(4 * p, 8 * p, stride=2)
-        self.layer5 = Bottleneck(8 * p, 8 * p, stride=2)
+        self.layer5 = nn.Sequential(Bottleneck(8 * p, 8 * p, stride=2))
         self.layer3_, self.layer4_ = _layer(2 * p, 2 * p), _layer(2 * p, 2 * p)
-        self.layer5_ = Bottleneck(2 * p, 2 * p)
+        self.layer5_ = nn.Sequential(Bottleneck(2 * p, 2 * p))
         self.compression3 = nn.Sequential(convolution(4 * p, 2 * p, 1), nn.BatchNorm2d(2 * p))
         self.compression4 = nn.Sequential(convolution(8 * p, 2 * p, 1), nn.BatchNorm2d(2 * p))
         self.down3 = nn.Sequential(convolution(2 * p, 4 * p, 3, stride=2), nn.BatchNorm2d(4 * p))
