@@ -1,0 +1,74 @@
+"""Small drawn things that many tests share."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from clst_runtime.images import write_png
+from clst_runtime.labels import ClassList
+from clst_runtime.manifest import METADATA_KEY, Manifest
+
+RGB_CLASSES = ClassList(name="rgb", names=("red", "green", "blue"), colours=((255, 0, 0), (0, 255, 0), (0, 0, 255)))
+SIZE_HW = (8, 16)
+
+
+def rgb_manifest(**changes: object) -> Manifest:
+    """The manifest of a model that names each pixel's strongest channel."""
+    values = {
+        "network": "brightest_channel",
+        "input_hw": SIZE_HW,
+        "mean": (0.0, 0.0, 0.0),
+        "std": (1.0, 1.0, 1.0),
+        "classes": RGB_CLASSES,
+        "source_checkpoint_sha256": "0" * 64,
+    }
+    return Manifest(**(values | changes))
+
+
+def write_rgb_model(path: Path, *, manifest: str | None = "", swapped: bool = False) -> Path:
+    """An ONNX file by the artifact contract: class = strongest channel; `swapped` makes it see BGR."""
+    from onnx import TensorProto, helper, save
+
+    rows, columns = SIZE_HW
+    order = helper.make_tensor("order", TensorProto.INT64, [3], [2, 1, 0] if swapped else [0, 1, 2])
+    nodes = [
+        helper.make_node("Cast", ["frame"], ["real"], to=TensorProto.FLOAT),
+        helper.make_node("Gather", ["real", "order"], ["ordered"], axis=3),
+        helper.make_node("ArgMax", ["ordered"], ["winner"], axis=3, keepdims=0),
+        helper.make_node("Cast", ["winner"], ["winner_real"], to=TensorProto.FLOAT),
+        helper.make_node("Cast", ["winner_real"], ["classes"], to=TensorProto.UINT8),
+    ]
+    frame = helper.make_tensor_value_info("frame", TensorProto.UINT8, [1, rows, columns, 3])
+    classes = helper.make_tensor_value_info("classes", TensorProto.UINT8, [1, rows, columns])
+    graph = helper.make_graph(nodes, "brightest_channel", [frame], [classes], [order])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
+    if manifest is not None:
+        helper.set_model_props(model, {METADATA_KEY: manifest or rgb_manifest().to_json()})
+    save(model, str(path))
+    return path
+
+
+@pytest.fixture
+def rgb_model(tmp_path: Path) -> Path:
+    """An ONNX file that names each pixel's strongest channel."""
+    return write_rgb_model(tmp_path / "rgb.onnx")
+
+
+def write_labelled(root: Path, *, count: int = 3, split: str = "val", size_hw: tuple[int, int] = SIZE_HW) -> Path:
+    """A data set in the folder layout: left half red, right half blue, the first pixel ignored."""
+    (root / "labels" / split).mkdir(parents=True, exist_ok=True)
+    (root / "classes.json").write_text(json.dumps(RGB_CLASSES.to_json()))
+    for index in range(count):
+        image = np.zeros((*size_hw, 3), np.uint8)
+        image[:, : size_hw[1] // 2, 0] = 200
+        image[:, size_hw[1] // 2 :, 2] = 200
+        labels = np.zeros(size_hw, np.uint8)
+        labels[:, size_hw[1] // 2 :] = 2
+        labels[0, 0] = 255
+        write_png(root / "images" / split / f"{index}.png", image)
+        write_png(root / "labels" / split / f"{index}.png", labels)
+    return root

@@ -1,0 +1,105 @@
+"""The runtime's commands, as a user types them."""
+
+import json
+
+import numpy as np
+import pytest
+from tests.conftest import rgb_manifest, write_labelled, write_rgb_model
+from tests.shell import shell
+
+from clst_runtime.images import read_label
+
+
+def test_run_on_a_folder_writes_masks_video_and_statistics(tmp_path, rgb_model):
+    data = write_labelled(tmp_path / "data", size_hw=(16, 32))
+    out = tmp_path / "out"
+    done = shell("clst-run", rgb_model, "--source", data / "images", "--out", out, "--masks", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["frames"] == 3
+    mask = read_label(out / "masks" / "0.png")
+    assert mask.shape == (16, 32)
+    assert np.unique(mask[:, :16]).tolist() == [0]
+    assert np.unique(mask[:, 16:]).tolist() == [2]
+    assert (out / "overlay.mp4").stat().st_size > 0
+    first = json.loads((out / "frames.jsonl").read_text().splitlines()[0])
+    assert first["shares"] == {"red": 0.5, "green": 0.0, "blue": 0.5}
+
+
+def test_run_reads_its_own_video_again(tmp_path, rgb_model):
+    data = write_labelled(tmp_path / "data", size_hw=(64, 64))
+    shell("clst-run", rgb_model, "--source", data / "images", "--out", tmp_path / "a")
+    done = shell("clst-run", rgb_model, "--source", tmp_path / "a" / "overlay.mp4", "--json")
+    assert json.loads(done.stdout)["frames"] == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["clst-run", "{none}.onnx", "--source", "{data}"], 4, "no such model"),
+        (["clst-run", "{model}", "--source", "{none}"], 3, "no such folder"),
+        (["clst-run", "{model}", "--source", "{text}"], 3, "not a video"),
+        (["clst-run", "{model}", "--source", "{data}", "--out", "{data}"], 3, "exists and is not empty"),
+        (["clst-run", "{model}", "--source", "camera:97"], 3, "cannot be opened"),
+        (["clst-run", "{model}", "--source", "{data}", "--masks"], 2, "need --out"),
+        (["clst-eval", "{model}", "--data", "{none}"], 3, "no such folder"),
+        (["clst-eval", "{damaged}", "--data", "{data}"], 4, "damaged"),
+        (["clst-bench", "{model}", "--data", "{none}", "--runs", "1"], 3, "no such folder"),
+    ],
+)
+def test_bad_input_is_one_line_with_its_exit_code(tmp_path, rgb_model, arguments, code, words):
+    data = write_labelled(tmp_path / "data")
+    (tmp_path / "text.mp4").write_text("no video")
+    (tmp_path / "damaged.onnx").write_bytes(b"damaged")
+    names = {"none": tmp_path / "none", "model": rgb_model, "data": data, "text": tmp_path / "text.mp4"}
+    names["damaged"] = tmp_path / "damaged.onnx"
+    done = shell(*(argument.format(**names) for argument in arguments))
+    assert done.returncode == code, done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.lower().startswith("error:")]
+    assert len(lines) == 1
+    assert words in lines[0]
+    assert "Traceback" not in done.stderr
+
+
+def test_eval_counts_by_hand(tmp_path, rgb_model):
+    done = shell("clst-eval", rgb_model, "--data", write_labelled(tmp_path / "data"), "--json")
+    values = json.loads(done.stdout)
+    assert values["miou"] == 1.0
+    assert values["iou"] == {"red": 1.0, "green": None, "blue": 1.0}
+
+
+def test_parity_holds_with_itself_and_fails_with_a_model_that_sees_bgr(tmp_path, rgb_model):
+    data = write_labelled(tmp_path / "data")
+    assert shell("clst-parity", rgb_model, "--reference", rgb_model, "--data", data).returncode == 0
+    swapped = write_rgb_model(tmp_path / "swapped.onnx", swapped=True)
+    done = shell("clst-parity", swapped, "--reference", rgb_model, "--data", data)
+    assert done.returncode == 6
+    assert "0.000 % of pixels agree" in done.stdout
+
+
+def test_parity_of_models_with_other_classes_is_refused(tmp_path, rgb_model):
+    from clst_runtime.labels import ClassList
+
+    other = ClassList(name="o", names=("x", "y", "z"), colours=((0, 0, 0),) * 3)
+    text = rgb_manifest(classes=other).to_json()
+    model = write_rgb_model(tmp_path / "o.onnx", manifest=text)
+    done = shell("clst-parity", model, "--reference", rgb_model, "--data", write_labelled(tmp_path / "data"))
+    assert done.returncode == 4
+
+
+def test_bench_measures_as_many_runs_as_asked(tmp_path, rgb_model):
+    out = tmp_path / "bench.json"
+    done = shell("clst-bench", rgb_model, "--runs", "5", "--warm-up", "1", "--json", "--out", out)
+    result = json.loads(done.stdout)["results"][0]
+    assert result["runs"] == 5
+    ordered = [result["host_to_host_ms"][name] for name in ("min", "median", "p90", "p99", "max")]
+    assert ordered == sorted(ordered)
+    assert len(json.loads(out.read_text())["results"][0]["samples_ns"]) == 5
+    done = shell("clst-bench", rgb_model, "--runs", "5", "--max-p99-ms", "0.000001")
+    assert done.returncode == 6
+
+
+def test_doctor_is_content_where_the_runtime_works():
+    done = shell("clst-doctor", "--json")
+    assert done.returncode == 0, done.stderr
+    states = {entry["name"]: entry["state"] for entry in json.loads(done.stdout)}
+    assert states["ONNX Runtime"] == states["OpenCV"] == "good"

@@ -1,0 +1,78 @@
+import numpy as np
+import pytest
+
+from clst_runtime.errors import DataError
+from clst_runtime.images import write_png
+from clst_train.config import AugmentationConfig
+from clst_train.data.augment import Geometry, draw_geometry, mixing_mask, vary_colours
+from clst_train.data.loading import positions, prefetched
+from clst_train.data.target import open_target
+
+
+def test_an_epoch_shows_every_image_once():
+    seen = np.concatenate([positions(1, 1, 6, 2, iteration) for iteration in range(3)])
+    assert sorted(seen.tolist()) == [0, 1, 2, 3, 4, 5]
+
+
+def test_a_batch_is_a_function_of_its_iteration_alone():
+    assert positions(1, 1, 9, 3, 7).tolist() == positions(1, 1, 9, 3, 7).tolist()
+    assert positions(1, 1, 1, 4, 0).tolist() == [0, 0, 0, 0]
+
+
+def test_geometry_moves_image_and_labels_alike():
+    labels = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    view = Geometry(zoomed_hw=(3, 4), top=1, left=1, crop_hw=(2, 2), mirrored=True)
+    assert view.classes(labels).tolist() == [[6, 5], [10, 9]]
+    assert view.image(np.repeat(labels[..., None], 3, 2))[..., 0].tolist() == [[6, 5], [10, 9]]
+
+
+def test_a_crop_always_fits():
+    for seed in range(50):
+        view = draw_geometry(np.random.default_rng(seed), AugmentationConfig(scale=(0.2, 2.0)), (20, 30), (16, 30))
+        assert view.image(np.zeros((20, 30, 3), np.uint8)).shape == (16, 30, 3)
+
+
+def test_no_colour_change_leaves_the_image():
+    image = np.random.default_rng(0).integers(0, 255, (4, 4, 3), np.uint8)
+    same = vary_colours(np.random.default_rng(1), image, AugmentationConfig(colour=0.0, blur=0.0))
+    assert (same == image).all()
+
+
+def test_half_of_the_classes_are_mixed_and_never_the_ignored():
+    labels = np.array([[0, 1, 2, 255]], np.uint8)
+    mask = mixing_mask(np.random.default_rng(0), labels, 255)
+    assert mask.sum() == 2
+    assert not mask[0, 3]
+    assert mixing_mask(np.random.default_rng(0), np.full((1, 2), 255, np.uint8), 255).sum() == 0
+
+
+def test_prefetching_keeps_the_order_and_raises_what_went_wrong():
+    assert list(prefetched(lambda i: i * i, 2, 5)) == [(2, 4), (3, 9), (4, 16)]
+    with pytest.raises(ZeroDivisionError):
+        list(prefetched(lambda i: 1 // i, 0, 2))
+    assert list(prefetched(lambda i: i, 3, 3)) == []
+
+
+def test_target_from_folders_pictures_and_videos(tmp_path):
+    import cv2
+
+    for index in range(2):
+        write_png(tmp_path / "a" / f"{index}.png", np.full((4, 6, 3), index, np.uint8))
+    writer = cv2.VideoWriter(str(tmp_path / "v.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 10, (32, 32))
+    for _ in range(5):
+        writer.write(np.full((32, 32, 3), 90, np.uint8))
+    writer.release()
+    target = open_target([str(tmp_path / "a"), str(tmp_path / "v.avi")], input_hw=(8, 8), every=2)
+    assert len(target) == 2 + 3
+    assert target[1].shape == target[4].shape == (8, 8, 3)
+
+
+def test_no_target_an_empty_one_and_a_mask_over_everything_are_refused(tmp_path):
+    with pytest.raises(DataError, match="no target"):
+        open_target([], input_hw=(8, 8))
+    with pytest.raises(DataError, match="no such folder"):
+        open_target([str(tmp_path / "none")], input_hw=(8, 8))
+    write_png(tmp_path / "a" / "0.png", np.zeros((4, 4, 3), np.uint8))
+    write_png(tmp_path / "mask.png", np.full((4, 4), 1, np.uint8))
+    with pytest.raises(DataError, match="covers every pixel"):
+        open_target([str(tmp_path / "a")], input_hw=(8, 8), ignore_mask=str(tmp_path / "mask.png"))
