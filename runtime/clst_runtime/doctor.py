@@ -62,7 +62,7 @@ def _opencv() -> Finding:
 def _onnxruntime() -> Finding:
     wheels = [n for n in ("onnxruntime", "onnxruntime-gpu") if package_version(n)]
     if len(wheels) > 1:
-        told = "onnxruntime and onnxruntime-gpu are both installed and own the same module; pip uninstall both, install one"
+        told = "onnxruntime and onnxruntime-gpu are both installed and own one module; pip uninstall both, install one"
         return Finding(name="ONNX Runtime", state="conflict", told=told, needed=True)
     try:
         ort = require("onnxruntime")

@@ -40,7 +40,7 @@ def read_image(path: Path) -> npt.NDArray[np.uint8]:
     pixels = _decoded(path)
     if pixels.mode.startswith(("I", "F")):
         raise DataError(f"{path}: {pixels.mode} pixels (more than 8 bits a channel); convert the images to 8 bits")
-    return np.asarray(pixels.convert("RGB"))
+    return np.array(pixels.convert("RGB"))  # a copy: Pillow's own memory is read-only
 
 
 def read_label(path: Path) -> npt.NDArray[np.int32]:

@@ -89,7 +89,7 @@ def test_an_empty_split_an_unknown_layout_and_an_unknown_format_are_refused(tmp_
     with pytest.raises(DataError, match="no known layout"):
         find_format(tmp_path)
     write_labelled(tmp_path)
-    with pytest.raises(DataError, match="no images in split 'train'"):
+    with pytest.raises(DataError, match=r"no images in split 'train'"):
         open_dataset(tmp_path, split="train")
     with pytest.raises(ConfigError, match="did you mean 'cityscapes'"):
         find_format(tmp_path, "cityscape")

@@ -13,7 +13,9 @@ def test_a_red_frame_is_red(rgb_model):
         assert np.unique(backend.predict(frame).classes).tolist() == [0]
 
 
-@pytest.mark.parametrize("frame", [np.zeros((8, 15, 3), np.uint8), np.zeros((8, 16, 3), np.float32), np.zeros((8, 16), np.uint8)])  # fmt: skip
+@pytest.mark.parametrize(
+    "frame", [np.zeros((8, 15, 3), np.uint8), np.zeros((8, 16, 3), np.float32), np.zeros((8, 16), np.uint8)]
+)
 def test_a_frame_of_another_shape_or_type_is_refused(rgb_model, frame):
     with open_model(rgb_model) as backend, pytest.raises(DataError, match="expected uint8"):
         backend.predict(frame)

@@ -1,0 +1,213 @@
+"""Whole runs of clst-train on a few tiny drawn scenes."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from tests.shell import shell
+
+from clst_runtime.errors import ModelFileError
+from clst_train.checkpoint import build_from_checkpoint, load_checkpoint
+from clst_train.data.camera_looks import LOOKS
+from clst_train.data.scenes import write_scenes
+
+SMALL = (
+    *("--recipe", "demo", "--size", "64x96", "--set", "augmentation.crop_hw=[64,64]", "--set", "source.batch=2"),
+    *("--set", "source.iterations=4", "--set", "adaptation.iterations=4", "--set", "adaptation.batch=2"),
+    *("--set", "run.log_every=1", "--set", "run.checkpoint_every=2", "--set", "run.precision=fp32"),
+)
+
+
+@pytest.fixture(scope="module")
+def cameras(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cameras")
+    for seed, look in enumerate(LOOKS.values()):
+        write_scenes(folder / look.name, look=look, counts={"train": 5, "val": 2}, size_hw=(64, 96), seed=seed)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(cameras, tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "whole"
+    places = ("--source", cameras / "old", "--target", cameras / "new" / "images" / "train", "--val", cameras / "new")
+    done = shell("clst-train", *SMALL, *places, "--out", out)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == str(out / "checkpoints" / "adapted.pt")
+    return out
+
+
+def weights(path):
+    return load_checkpoint(path).segmenter_state
+
+
+def assert_same(first, second):
+    assert first.keys() == second.keys()
+    for name in first:
+        assert torch.equal(first[name], second[name]), name
+
+
+def test_a_run_leaves_what_a_person_looks_for(run):
+    for name in ("config.toml", "log.jsonl", "curves.png", "examples/before_after.png", "checkpoints/source.pt"):
+        assert (run / name).stat().st_size > 0
+    entries = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    assert [e["iteration"] for e in entries if e["stage"] == "adapted" and "loss" in e] == [1, 2, 3, 4]
+    assert {"source", "self_training", "contrastive", "agreement"} <= set(entries[-2]) | set(entries[-1])
+    assert any("miou" in entry for entry in entries)
+
+
+def test_no_parameter_of_the_projection_head_is_in_a_result(run):
+    checkpoint = load_checkpoint(run / "checkpoints" / "adapted.pt")
+    assert checkpoint.training_state is None
+    assert not [name for name in checkpoint.segmenter_state if "projection" in name]
+    assert build_from_checkpoint(checkpoint)(torch.zeros(1, 3, 64, 96)).shape == (1, 10, 8, 12)
+
+
+def test_adaptation_changes_the_weights(run):
+    before, after = weights(run / "checkpoints" / "source.pt"), weights(run / "checkpoints" / "adapted.pt")
+    assert not torch.equal(before["final_layer.conv2.weight"], after["final_layer.conv2.weight"])
+
+
+@pytest.mark.parametrize("stage", ["source", "adapted"])
+def test_a_resumed_run_is_the_unbroken_one_to_the_bit(run, tmp_path, stage):
+    half = half_way(run, tmp_path / "half", stage)
+    assert load_checkpoint(half / "checkpoints" / "resume.pt").iteration == 2
+    done = shell("clst-train", "--resume", half)
+    assert done.returncode == 0, done.stderr
+    assert_same(weights(half / "checkpoints" / "adapted.pt"), weights(run / "checkpoints" / "adapted.pt"))
+    logged = [json.loads(line) for line in (half / "log.jsonl").read_text().splitlines()]
+    assert [e["iteration"] for e in logged if e["stage"] == stage and "loss" in e] == [1, 2, 3, 4]
+
+
+def half_way(whole, out, stage):
+    """A run with the configuration of `whole`, ended right after the second step of `stage` was saved."""
+    import subprocess
+    import sys
+
+    program = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "import clst_train.loop as loop\n"
+        "from clst_train.training import finish_run\n"
+        "from clst_train.run_folder import open_run\n"
+        "save = loop.save_checkpoint\n"
+        "def stop(path, checkpoint):\n"
+        "    save(path, checkpoint)\n"
+        f"    if path.name == 'resume.pt' and checkpoint.stage == {stage!r} and checkpoint.iteration == 2:\n"
+        "        sys.exit(9)\n"
+        "loop.save_checkpoint = stop\n"
+        "folder, config = open_run(Path(sys.argv[1]))\n"
+        "finish_run(folder, config, None)\n"
+    )
+    out.mkdir()
+    shutil.copy(whole / "config.toml", out)
+    done = subprocess.run([sys.executable, "-c", program, str(out)], capture_output=True, text=True, check=False)
+    assert done.returncode == 9, done.stderr
+    return out
+
+
+def test_target_labels_are_never_read(run, cameras, tmp_path):
+    """Leak test: without the target's labels the weights are identical."""
+    shutil.copytree(cameras / "new" / "images" / "train", tmp_path / "only_images")
+    out = tmp_path / "out"
+    done = shell("clst-train", *SMALL, "--source", cameras / "old", "--target", tmp_path / "only_images", "--out", out)
+    assert done.returncode == 0, done.stderr
+    assert_same(weights(out / "checkpoints" / "adapted.pt"), weights(run / "checkpoints" / "adapted.pt"))
+
+
+def test_a_checkpoint_can_be_adapted_without_source_training(run, cameras, tmp_path):
+    out = tmp_path / "out"
+    places = ("--source", cameras / "old", "--target", cameras / "new" / "images" / "train")
+    done = shell("clst-train", *SMALL, *places, "--init", run / "checkpoints" / "source.pt", "--out", out)
+    assert done.returncode == 0, done.stderr
+    assert_same(weights(out / "checkpoints" / "adapted.pt"), weights(run / "checkpoints" / "adapted.pt"))
+
+
+def test_bad_input_makes_no_run_folder(run, cameras, tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "damaged.pt").write_bytes(np.random.default_rng(0).bytes(2000))
+    old, new, out = cameras / "old", cameras / "new" / "images" / "train", tmp_path / "out"
+    cases = [
+        (("--target", new), 3, "no source images"),
+        (("--source", tmp_path / "none", "--target", new), 3, "no such folder"),
+        (("--source", old, "--target", tmp_path / "empty"), 3, "no image in it"),
+        (("--source", old, "--target", new, "--set", "adaptation.iteration=1"), 3, "did you mean 'iterations'"),
+        (("--source", old, "--target", new, "--init", tmp_path / "damaged.pt"), 4, "damaged"),
+        (("--source", old, "--target", new, "--size", "64"), 3, "expected rows x columns"),
+        (("--source", old, "--target", new, "--device", "cuda:7"), 5 if not torch.cuda.is_available() else 0, "CUDA"),
+    ]
+    for arguments, code, words in cases:
+        done = shell("clst-train", *SMALL, *arguments, "--out", out)
+        assert (done.returncode, words in done.stderr) == (code, True), (arguments, done.stderr)
+        assert "Traceback" not in done.stderr
+        assert not out.exists()
+    done = shell("clst-train", *SMALL, "--source", old, "--target", new, "--out", run)
+    assert done.returncode == 3
+    assert "exists and is not empty" in done.stderr
+
+
+def test_a_checkpoint_that_is_no_checkpoint_is_refused(tmp_path):
+    torch.save({"format": "other"}, tmp_path / "o.pt")
+    with pytest.raises(ModelFileError, match="format 'other', expected"):
+        load_checkpoint(tmp_path / "o.pt")
+    with pytest.raises(ModelFileError, match="no such checkpoint"):
+        load_checkpoint(tmp_path / "none.pt")
+
+
+def test_a_checkpoint_with_code_in_it_is_not_executed(tmp_path):
+    import os
+    import pickle
+
+    class Evil:
+        def __reduce__(self):
+            return (os.mkdir, (str(tmp_path / "executed"),))
+
+    (tmp_path / "evil.pt").write_bytes(pickle.dumps(Evil()))
+    with pytest.raises(ModelFileError):
+        load_checkpoint(tmp_path / "evil.pt")
+    assert not (tmp_path / "executed").exists()
+
+
+def test_the_exported_network_says_what_the_checkpoint_says(run, cameras, tmp_path):
+    checkpoint, model = run / "checkpoints" / "adapted.pt", tmp_path / "m.onnx"
+    done = shell("clst-export", checkpoint, "--onnx", "--confidence", "--out", model)
+    assert done.returncode == 0, done.stderr
+    assert "100.0000 %" in done.stdout
+    import onnx
+
+    graph = onnx.load(model)
+    assert graph.opset_import[0].version == 20
+    assert not [i.name for i in graph.graph.initializer if "projection" in i.name or "auxiliary" in i.name]
+    done = shell("clst-parity", model, "--checkpoint", checkpoint, "--data", cameras / "new", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["agreement"] >= 0.999
+    done = shell("clst-export", checkpoint, "--onnx", "--out", model)
+    assert done.returncode == 3
+    assert "exists" in done.stderr
+    assert shell("clst-eval", checkpoint, "--data", cameras / "new").returncode == 0
+
+
+def test_export_takes_the_newest_run_and_says_so(run, tmp_path):
+    shutil.copytree(run, tmp_path / "runs" / "one")
+    done = shell("clst-export", "--onnx", "--out", tmp_path / "m.onnx", "--opset", "19", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "newest run's checkpoint" in done.stderr
+    done = shell("clst-export", "--onnx", cwd=tmp_path / "runs")
+    assert done.returncode == 4
+
+
+def test_a_model_that_differs_from_pytorch_is_rejected_and_kept_aside(run, tmp_path, monkeypatch):
+    from clst_export import onnx_export
+    from clst_runtime.backends.base import Prediction
+    from clst_runtime.errors import BudgetNotHeld
+
+    class Wrong(onnx_export.OrtBackend):
+        def predict(self, frame):
+            return Prediction(classes=(super().predict(frame).classes + 1) % 10)
+
+    monkeypatch.setattr(onnx_export, "OrtBackend", Wrong)
+    frames = [np.random.default_rng(0).integers(0, 255, (64, 96, 3), np.uint8)]
+    with pytest.raises(BudgetNotHeld, match="kept as"):
+        onnx_export.export_onnx(run / "checkpoints" / "adapted.pt", tmp_path / "m.onnx", frames=frames)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["m.rejected.onnx"]
