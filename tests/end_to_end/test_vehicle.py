@@ -1,0 +1,58 @@
+"""The runtime on a machine that has no torch: a fresh environment with the wheel and its runtime extras only."""
+
+import json
+import os
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+import pytest
+from tests.conftest import write_labelled, write_rgb_model
+
+from clst_runtime.images import read_label
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def vehicle(tmp_path_factory):
+    """The bin folder of an environment with `clst[ort,headless]` and nothing more."""
+    from hatchling.builders.wheel import WheelBuilder
+
+    folder = tmp_path_factory.mktemp("vehicle")
+    wheel = next(WheelBuilder(str(ROOT)).build(directory=str(folder), versions=["standard"]))
+    venv.create(folder / "venv", with_pip=True)
+    pip = [str(folder / "venv/bin/python"), "-m", "pip", "install", "--quiet", f"{wheel}[ort,headless]"]
+    subprocess.run(pip, check=True)
+    return folder / "venv" / "bin"
+
+
+def on(vehicle, command, *arguments):
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
+    call = [str(vehicle / command), *map(str, arguments)]
+    return subprocess.run(call, capture_output=True, text=True, check=False, env=environment)
+
+
+def test_the_vehicle_has_no_torch_and_runs(vehicle, tmp_path):
+    done = on(vehicle, "python", "-c", "import torch")
+    assert done.returncode != 0
+    data = write_labelled(tmp_path / "data", size_hw=(32, 32))
+    model = write_rgb_model(tmp_path / "m.onnx")
+    done = on(vehicle, "clst-run", model, "--source", data / "images", "--out", tmp_path / "out", "--masks", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["frames"] == 3
+    assert read_label(tmp_path / "out/masks/0.png")[0, 31] == 2
+    assert on(vehicle, "clst-doctor").returncode == 0
+
+
+@pytest.mark.parametrize("command", ["clst-train", "clst-export", "clst-demo"])
+def test_what_needs_torch_says_so_and_exits_with_5(vehicle, command, tmp_path):
+    arguments = {"clst-train": ["--source", "x"], "clst-export": ["--onnx"], "clst-demo": ["--out", tmp_path / "d"]}
+    done = on(vehicle, command, *arguments[command])
+    assert done.returncode == 5, done.stderr
+    assert "clst[train]" in done.stderr
+
+
+def test_this_test_would_notice_torch():
+    assert subprocess.run([sys.executable, "-c", "import torch"], check=False, capture_output=True).returncode == 0
