@@ -1,0 +1,67 @@
+"""Ctrl-C at any time leaves whole files and the right exit code."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+from tests.shell import shell
+
+from clst_runtime.images import write_png
+from clst_train.checkpoint import load_checkpoint
+from clst_train.data.camera_looks import LOOKS
+from clst_train.data.scenes import write_scenes
+
+
+def interrupted(ready, command, *arguments):
+    """Start a command, send Ctrl-C when `ready()` holds; returns its exit code and output."""
+    call = [str(Path(sys.executable).with_name(command)), *map(str, arguments)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(call, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as process:
+        end = time.time() + 120
+        while not ready() and process.poll() is None and time.time() < end:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        out, errors = process.communicate(timeout=60)
+        return process.returncode, out, errors
+
+
+def test_ctrl_c_is_the_normal_end_of_clst_run(tmp_path, rgb_model):
+    for index in range(3000):
+        (tmp_path / "in").mkdir(exist_ok=True)
+        if index == 0:
+            write_png(tmp_path / "in/0.png", np.zeros((64, 64, 3), np.uint8))
+        else:
+            os.link(tmp_path / "in/0.png", tmp_path / f"in/{index}.png")
+    out = tmp_path / "out"
+    log = out / "frames.jsonl"
+
+    def running():
+        return log.exists() and log.stat().st_size > 0
+
+    code, told, errors = interrupted(running, "clst-run", rgb_model, "--source", tmp_path / "in", "--out", out)
+    assert code == 0, errors
+    assert "(interrupted)" in told
+    statistics = json.loads((out / "statistics.json").read_text())
+    assert 0 < statistics["frames"] < 3000
+    assert len(log.read_text().splitlines()) == statistics["frames"]
+    again = shell("clst-run", rgb_model, "--source", out / "overlay.mp4", "--json")
+    assert json.loads(again.stdout)["frames"] == statistics["frames"]
+    assert [path.name for path in out.iterdir() if path.name.startswith(".")] == []
+
+
+def test_ctrl_c_in_training_keeps_a_checkpoint_to_go_on_from(tmp_path):
+    write_scenes(tmp_path / "old", look=LOOKS["old"], counts={"train": 4}, size_hw=(64, 96), seed=1)
+    out = tmp_path / "run"
+    resume = out / "checkpoints" / "resume.pt"
+    settings = ("--recipe", "demo", "--size", "64x96", "--set", "augmentation.crop_hw=[64,64]")
+    settings += ("--set", "source.batch=2", "--set", "source.iterations=100000", "--set", "run.checkpoint_every=1")
+    code, _, errors = interrupted(resume.exists, "clst-train", *settings, "--source", tmp_path / "old", "--out", out)
+    assert code == 130
+    assert "Traceback" not in errors
+    assert load_checkpoint(resume).iteration >= 1
+    assert [path.name for path in resume.parent.iterdir()] == ["resume.pt"]
