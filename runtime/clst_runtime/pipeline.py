@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -70,7 +73,8 @@ def run_pipeline(
             if started is None:
                 _warm_up(backend, timed)
                 started = time.perf_counter()
-            _segment(timed, backend, sinks, statistics, fresh=source.live or statistics.frames > 0)
+            with interrupt_deferred():
+                _segment(timed, backend, sinks, statistics, fresh=source.live or statistics.frames > 0)
             statistics.seconds = time.perf_counter() - started
             if progress is not None:
                 progress(statistics)
@@ -83,6 +87,22 @@ def run_pipeline(
             sink.close()
     statistics.dropped, statistics.warnings = source.dropped, list(source.warnings)
     return statistics
+
+
+@contextmanager
+def interrupt_deferred() -> Iterator[None]:
+    """Hold a Ctrl-C back until the block is done, so that every sink has every frame or none has it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    pressed: list[int] = []
+    previous = signal.signal(signal.SIGINT, lambda number, _: pressed.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
+    if pressed:
+        raise KeyboardInterrupt
 
 
 def _warm_up(backend: Backend, timed: TimedFrame) -> None:
