@@ -65,6 +65,22 @@ class LabelledDataset:
         return Sample(name=name, image=image, labels=self.mapping.apply(raw, where=str(pair.label)))
 
 
+def classes_and_mapping(
+    form: Format, root: Path, classes: ClassList | None, mapping_file: Path | None
+) -> tuple[ClassList, LabelMapping]:
+    """The classes that labels become (`classes`, else the data set's own) and the raw ids' way there.
+
+    Raises:
+        ConfigError: the two lists do not fit. DataError: a file is unreadable.
+    """
+    own = form.classes(root)
+    wanted = classes or own
+    mapping = form.mapping(own)
+    if mapping_file is not None:
+        return wanted, mapping.then(load_mapping(mapping_file, own, wanted))
+    return wanted, mapping if wanted.names == own.names else mapping.then(relate(own, wanted))
+
+
 def open_dataset(
     root: Path,
     *,
@@ -86,13 +102,7 @@ def open_dataset(
         DataError: missing folder, empty split, images without labels. ConfigError: the classes do not fit.
     """
     form = find_format(root, format)
-    own = form.classes(root)
-    wanted = classes or own
-    mapping = form.mapping(own)
-    if mapping_file is not None:
-        mapping = mapping.then(load_mapping(mapping_file, own, wanted))
-    elif wanted.names != own.names:
-        mapping = mapping.then(relate(own, wanted))
+    wanted, mapping = classes_and_mapping(form, root, classes, mapping_file)
     files = form.files(root, split)
     if not files:
         raise DataError(f"{root}: no images in split {split!r} of the {form.name} layout")

@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from clst_runtime.dataset import classes_and_mapping
 from clst_runtime.errors import DataError
 from clst_runtime.formats import find_format
 from clst_runtime.images import read_image
-from clst_runtime.labels import IGNORE_ID, ClassList, LabelMapping, load_mapping, relate
+from clst_runtime.labels import IGNORE_ID, ClassList, LabelMapping
 from clst_runtime.overlay import blend, contact_sheet
 
 SHEET_PICTURES = 12
@@ -62,13 +63,7 @@ def inspect(
         DataError: there is no folder, no known layout or no image at all. ConfigError: the classes do not fit.
     """
     form = find_format(root, format)
-    own = form.classes(root)
-    wanted = classes or own
-    mapping = form.mapping(own)
-    if mapping_file is not None:
-        mapping = mapping.then(load_mapping(mapping_file, own, wanted))
-    elif wanted.names != own.names:
-        mapping = mapping.then(relate(own, wanted))
+    wanted, mapping = classes_and_mapping(form, root, classes, mapping_file)
     found = Inspection(form=form.name, classes=wanted)
     files = form.files(root, split)
     if not files:
