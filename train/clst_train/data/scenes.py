@@ -24,6 +24,8 @@ SCENE_CLASSES = "scenes10"
 ROAD, SIDEWALK, BUILDING, POLE, SIGN, VEGETATION, SKY, PERSON, CAR, BICYCLE = range(10)
 NEAR_M, FAR_M = 1.2, 110.0
 _SHIFT = 4  # fractional bits of OpenCV's fixed-point coordinates
+_TURN = np.linspace(0, 2 * np.pi, 14, endpoint=False)
+_CIRCLE = np.stack([np.cos(_TURN), np.sin(_TURN)], axis=1)  # 14,2
 Picture = npt.NDArray[np.uint8]
 Colour = tuple[float, float, float]
 Points = Sequence[tuple[float, float, float]]
@@ -186,22 +188,23 @@ class Canvas:
         y = self.height - world[:, 1]
         depth = np.maximum(z * self.cosine + y * self.sine, 0.3)
         down = y * self.cosine - z * self.sine
-        return np.stack([self.columns / 2 + self.focal * x / depth, self.rows / 2 + self.focal * down / depth], axis=1)
+        corners = np.empty((len(world), 2))
+        corners[:, 0] = self.columns / 2 + self.focal * x / depth
+        corners[:, 1] = self.rows / 2 + self.focal * down / depth
+        return corners
 
     def polygon(self, corners: npt.NDArray[np.float64], colour: Colour, label: int | None) -> None:
         """Fill a convex or simple polygon P,2; smooth in the picture, hard in the labels."""
         limit = 30000.0
-        fixed = np.round(np.clip(corners, -limit, limit) * (1 << _SHIFT)).astype(np.int32)
-        tone = tuple(float(np.clip(value, 0, 255)) for value in colour)
+        fixed = np.rint(np.minimum(np.maximum(corners, -limit), limit) * (1 << _SHIFT)).astype(np.int32)
+        tone = tuple(min(max(float(value), 0.0), 255.0) for value in colour)  # np.clip is slow on single numbers
         self.cv2.fillPoly(self.image, [fixed], tone, self.cv2.LINE_AA, _SHIFT)
         if label is not None:
             self.cv2.fillPoly(self.labels, [fixed], int(label), self.cv2.LINE_8, _SHIFT)
 
     def ellipse(self, centre: npt.NDArray[np.float64], radius: tuple[float, float], colour: Colour, label: int) -> None:
         """Fill an upright ellipse."""
-        angles = np.linspace(0, 2 * np.pi, 14, endpoint=False)
-        ring = centre + np.stack([np.cos(angles) * radius[0], np.sin(angles) * radius[1]], axis=1)
-        self.polygon(ring, colour, label)
+        self.polygon(centre + _CIRCLE * radius, colour, label)
 
     def upright(self, x: float, z: float, low: float, high: float, width: float) -> npt.NDArray[np.float64]:
         """Corners of an upright rectangle that faces the camera: left low, left high, right high, right low."""
@@ -254,16 +257,25 @@ def _building(canvas: Canvas, thing: Thing, z: float) -> None:
     if z > NEAR_M:
         canvas.polygon(canvas.upright(thing.x, z, 0, height, width), thing.colour, BUILDING)
     glass: Colour = (70, 85, 105) if thing.variant % 2 else (190, 200, 205)
-    for floor in np.arange(1.0, height - 1.2, 2.8):
-        for start in np.arange(0.8, depth - 1.4, 2.4):
-            if z + start > NEAR_M:
-                a, b = z + start, z + start + 1.2
-                window = [(inner, floor, a), (inner, floor + 1.4, a), (inner, floor + 1.4, b), (inner, floor, b)]
-                canvas.polygon(canvas.project(window), glass, None)
-        if z > NEAR_M:
-            for start in np.arange(0.9, width - 1.2, 2.6):
-                pane = canvas.upright(thing.x - width / 2 + start + 0.6, z, floor, floor + 1.4, 1.2)
-                canvas.polygon(pane, glass, None)
+    corners = [corner for floor in np.arange(1.0, height - 1.2, 2.8) for corner in _windows(thing, z, float(floor))]
+    if corners:  # projected together: a street has hundreds of windows
+        for pane in canvas.project(corners).reshape(-1, 4, 2):
+            canvas.polygon(pane, glass, None)
+
+
+def _windows(thing: Thing, z: float, floor: float) -> Iterator[tuple[float, float, float]]:
+    """Four world corners of each window of one floor: those along the road, then those that face the camera."""
+    width, _, depth = thing.size
+    inner, top = thing.x - np.sign(thing.x) * width / 2, floor + 1.4
+    for start in np.arange(0.8, depth - 1.4, 2.4):
+        if z + start > NEAR_M:
+            a, b = z + start, z + start + 1.2
+            yield from ((inner, floor, a), (inner, top, a), (inner, top, b), (inner, floor, b))
+    if z > NEAR_M:
+        for start in np.arange(0.9, width - 1.2, 2.6):
+            middle = thing.x - width / 2 + start + 0.6
+            left, right = middle - 1.2 / 2, middle + 1.2 / 2
+            yield from ((left, floor, z), (left, top, z), (right, top, z), (right, floor, z))
 
 
 def _plant(canvas: Canvas, thing: Thing, z: float) -> None:
