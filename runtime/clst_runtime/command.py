@@ -9,6 +9,8 @@ from typing import Any
 
 import click
 
+from clst_runtime.errors import DataError
+
 INTERRUPTED = 130
 
 
@@ -31,7 +33,7 @@ class Group(click.Group):
 
 
 def ending_well(main: Callable[..., Any], *args: Any, **options: Any) -> Any:
-    """Call click's `main`, turning its Abort (Ctrl-C) into exit code 130 and a closed pipe into a quiet end."""
+    """Call click's `main`, turning Ctrl-C into exit code 130, a closed pipe into a quiet end, OSError into a line."""
     if not options.pop("standalone_mode", True):
         return main(*args, standalone_mode=False, **options)
     try:
@@ -47,6 +49,11 @@ def ending_well(main: Callable[..., Any], *args: Any, **options: Any) -> Any:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except OSError as error:  # a full disk, a folder without permission, wherever it was met
+        place = f"{error.filename}: " if error.filename else ""
+        failed = DataError(f"{place}{error.strerror or error}")
+        failed.show()
+        sys.exit(failed.exit_code)
     sys.exit(result if isinstance(result, int) else 0)
 
 

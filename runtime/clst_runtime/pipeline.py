@@ -6,7 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -65,26 +65,26 @@ def run_pipeline(
     limit: int | None = None,
     progress: Callable[[RunStatistics], None] | None = None,
 ) -> RunStatistics:
-    """Segment frames until the source ends, `limit` is reached or Ctrl-C; the sinks are always closed."""
+    """Segment frames until the source ends, `limit` is reached or Ctrl-C; every sink is always closed."""
     statistics = RunStatistics()
     started = None
-    try:
-        for timed in source:
-            if started is None:
-                _warm_up(backend, timed)
-                started = time.perf_counter()
-            with interrupt_deferred():
-                _segment(timed, backend, sinks, statistics, fresh=source.live or statistics.frames > 0)
-            statistics.seconds = time.perf_counter() - started
-            if progress is not None:
-                progress(statistics)
-            if limit is not None and statistics.frames >= limit:
-                break
-    except KeyboardInterrupt:
-        statistics.interrupted = True
-    finally:
-        for sink in sinks:
-            sink.close()
+    with ExitStack() as closing:
+        for sink in reversed(sinks):
+            closing.callback(sink.close)
+        try:
+            for timed in source:
+                if started is None:
+                    _warm_up(backend, timed)
+                    started = time.perf_counter()
+                with interrupt_deferred():
+                    _segment(timed, backend, sinks, statistics, fresh=source.live or statistics.frames > 0)
+                statistics.seconds = time.perf_counter() - started
+                if progress is not None:
+                    progress(statistics)
+                if limit is not None and statistics.frames >= limit:
+                    break
+        except KeyboardInterrupt:
+            statistics.interrupted = True
     statistics.dropped, statistics.warnings = source.dropped, list(source.warnings)
     return statistics
 

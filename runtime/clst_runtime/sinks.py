@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,6 +18,9 @@ from clst_runtime.optional import require
 from clst_runtime.overlay import blend
 from clst_runtime.sources import TimedFrame
 
+FREE_FLOOR_BYTES = 64 << 20
+"""A recording ends while so much of the disk is still free: room to finish the video, and for everybody else."""
+
 
 class Sink(Protocol):
     """Takes each frame's result; `close` makes what was written so far whole."""
@@ -29,16 +33,24 @@ class Sink(Protocol):
 
 
 class VideoSink:
-    """The overlay as a video; it takes its name when it is finished."""
+    """The overlay as a video; it takes its name when it is finished and every frame can be read back.
+
+    OpenCV's writer reports no error when the disk is full, so free space is looked at before each frame.
+    """
 
     def __init__(self, path: Path, classes: ClassList, fps: float, alpha: float) -> None:
         self.path, self.classes, self.fps, self.alpha = path, classes, fps, alpha
         self._temporary = path.with_name(f".{path.stem}-unfinished{path.suffix}")
         self._writer: Any = None
         self._size: tuple[int, int] | None = None
+        self._frames = 0
 
     def write(self, timed: TimedFrame, classes: npt.NDArray[np.uint8], latency_ms: float) -> None:
-        """Append one frame; the first one fixes the size."""
+        """Append one frame; the first one fixes the size.
+
+        Raises:
+            DataError: the disk is nearly full; what was recorded so far is finished by `close`.
+        """
         cv2 = require("cv2")
         size = (timed.frame.shape[1], timed.frame.shape[0])
         if self._writer is None:
@@ -47,17 +59,51 @@ class VideoSink:
             self._writer, self._size = cv2.VideoWriter(str(self._temporary), code, self.fps, size), size
             if not self._writer.isOpened():
                 raise DataError(f"{self.path}: this OpenCV cannot write the video (folder writable? codec mp4v?)")
+        if shutil.disk_usage(self.path.parent).free < FREE_FLOOR_BYTES:
+            raise DataError(
+                f"{self.path.parent}: less than {FREE_FLOOR_BYTES >> 20} MiB free on the disk; recording ended after "
+                f"{self._frames} frames, free some space or give another --out"
+            )
         overlay = blend(timed.frame, classes, self.classes, self.alpha)
         if size != self._size:
             overlay = cv2.resize(overlay, self._size)
         self._writer.write(np.ascontiguousarray(overlay[..., ::-1]))
+        self._frames += 1
 
     def close(self) -> None:
-        """Finish the file and give it its name."""
-        if self._writer is not None:
-            self._writer.release()
-            self._writer = None
-            os.replace(self._temporary, self.path)
+        """Finish the file and give it its name.
+
+        Raises:
+            DataError: the finished file does not hold every frame (disk full, quota); it is removed.
+        """
+        if self._writer is None:
+            return
+        self._writer.release()
+        self._writer = None
+        try:
+            whole = self._frames == readable_frames(self._temporary)
+            if whole:
+                os.replace(self._temporary, self.path)
+        finally:
+            self._temporary.unlink(missing_ok=True)
+        if not whole and self._frames:
+            raise DataError(
+                f"cannot write {self.path}: the video is not whole (disk full, or a quota?); it was removed"
+            )
+
+
+def readable_frames(path: Path) -> int:
+    """Frames that a finished video announces; 0 if it cannot be opened or its last frame cannot be read."""
+    cv2 = require("cv2")
+    if not path.is_file() or path.stat().st_size == 0:
+        return 0
+    capture = cv2.VideoCapture(str(path))
+    try:
+        count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) if capture.isOpened() else 0
+        capture.set(cv2.CAP_PROP_POS_FRAMES, max(count - 1, 0))
+        return count if count > 0 and capture.read()[0] else 0
+    finally:
+        capture.release()
 
 
 class PictureSink:
@@ -94,18 +140,24 @@ class FrameLogSink:
     def __init__(self, path: Path, classes: ClassList) -> None:
         self.path, self.classes = path, classes
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._stream = path.open("w")
+        self._stream = path.open("wb", buffering=0)
+        self._whole_bytes = 0
 
     def write(self, timed: TimedFrame, classes: npt.NDArray[np.uint8], latency_ms: float) -> None:
-        """Append one line."""
+        """Append one line, whole or not at all."""
         counts = np.bincount(classes.ravel(), minlength=len(self.classes))[: len(self.classes)] / classes.size
         shares = {name: round(float(share), 4) for name, share in zip(self.classes.names, counts, strict=True)}
-        line = {"frame": timed.index, "name": timed.name, "capture_to_mask_ms": round(latency_ms, 3), "shares": shares}
+        facts = {"frame": timed.index, "name": timed.name, "capture_to_mask_ms": round(latency_ms, 3), "shares": shares}
+        line = json.dumps(facts).encode() + b"\n"
+        written, reason = 0, "disk full"
         try:
-            self._stream.write(json.dumps(line) + "\n")
-            self._stream.flush()
+            written = self._stream.write(line)
         except OSError as error:
-            raise DataError(f"cannot write {self.path}: {error.strerror}") from error
+            reason = error.strerror or str(error)
+        if written != len(line):  # a full disk may also take a part without an error
+            self._stream.truncate(self._whole_bytes)
+            raise DataError(f"cannot write {self.path}: {reason}; it ends with the last whole line")
+        self._whole_bytes += len(line)
 
     def close(self) -> None:
         """Finish the file."""

@@ -1,0 +1,134 @@
+"""A disk that is full while files are written: one line, the right exit code, no broken file under a final name.
+
+The kernel's limit on a file's size stands in for the disk: a write beyond it fails the same way (EFBIG for ENOSPC).
+"""
+
+import json
+import resource
+import shutil
+import sys
+
+import numpy as np
+import pytest
+import torch
+from tests.conftest import RGB_CLASSES
+from tests.shell import shell
+
+from clst_runtime.errors import DataError
+from clst_runtime.images import write_png
+from clst_runtime.sinks import FREE_FLOOR_BYTES, VideoSink, readable_frames
+from clst_runtime.sources import TimedFrame
+from clst_train.data.camera_looks import LOOKS
+from clst_train.data.scenes import write_scenes
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="file-size limits are POSIX")
+
+
+def limited(size: int):
+    """What a child process runs before the command: no file of it may grow beyond `size` bytes."""
+    return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+
+def one_error_line(done):
+    assert "Traceback" not in done.stderr, done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+    assert len(lines) == 1, done.stderr
+    return lines[0]
+
+
+def noise(index: int, size_hw=(120, 160)) -> TimedFrame:
+    pixels = np.random.default_rng(index).integers(0, 255, (*size_hw, 3), dtype=np.uint8)
+    return TimedFrame(index=index, frame=pixels, captured_ns=0, name=f"{index:06d}")
+
+
+@pytest.fixture
+def noisy_folder(tmp_path):
+    """Twenty pictures that do not compress."""
+    for index in range(20):
+        write_png(tmp_path / "noise" / f"{index:02d}.png", noise(index).frame)
+    return tmp_path / "noise"
+
+
+def test_a_video_that_could_not_be_written_whole_is_not_given(tmp_path, rgb_model, noisy_folder):
+    arguments = ("clst-run", rgb_model, "--source", noisy_folder, "--out")
+    assert shell(*arguments, tmp_path / "good").returncode == 0
+    size = (tmp_path / "good" / "overlay.mp4").stat().st_size
+    assert readable_frames(tmp_path / "good" / "overlay.mp4") == 20
+    done = shell(*arguments, tmp_path / "out", preexec_fn=limited(size // 2))
+    assert done.returncode == 3
+    assert "overlay.mp4: the video is not whole" in one_error_line(done)
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["frames.jsonl"]
+    assert len((tmp_path / "out" / "frames.jsonl").read_text().splitlines()) == 20
+
+
+def test_recording_ends_before_the_disk_is_full_and_keeps_what_it_has(tmp_path, monkeypatch):
+    sink = VideoSink(tmp_path / "v.mp4", RGB_CLASSES, 10.0, 0.5)
+    mask = np.zeros((120, 160), np.uint8)
+    for index in range(3):
+        sink.write(noise(index), mask, 1.0)
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=FREE_FLOOR_BYTES - 1))
+    with pytest.raises(DataError, match="less than 64 MiB free.*after 3 frames"):
+        sink.write(noise(3), mask, 1.0)
+    sink.close()
+    assert readable_frames(tmp_path / "v.mp4") == 3
+    assert [p.name for p in tmp_path.iterdir()] == ["v.mp4"]
+
+
+def test_a_frame_log_ends_with_a_whole_line(tmp_path, rgb_model, noisy_folder):
+    arguments = ("clst-run", rgb_model, "--source", noisy_folder, "--no-video", "--out")
+    done = shell(*arguments, tmp_path / "out", preexec_fn=limited(500))
+    assert done.returncode == 3
+    assert "frames.jsonl" in one_error_line(done)
+    lines = (tmp_path / "out" / "frames.jsonl").read_text().splitlines()
+    assert [json.loads(line)["frame"] for line in lines] == list(range(len(lines)))
+    assert 0 < len(lines) < 20
+
+
+def test_a_mask_is_written_whole_or_not_at_all(tmp_path, rgb_model, noisy_folder):
+    done = shell("clst-run", rgb_model, "--source", noisy_folder, "--no-video", "--pictures", "--out", tmp_path / "out",
+                 preexec_fn=limited(2000))  # fmt: skip
+    assert done.returncode == 3
+    assert "cannot write" in one_error_line(done)
+    assert list((tmp_path / "out" / "overlays").iterdir()) == []
+
+
+def test_a_checkpoint_is_written_whole_or_not_at_all(tmp_path):
+    for seed, look in enumerate(LOOKS.values()):
+        write_scenes(tmp_path / look.name, look=look, counts={"train": 3, "val": 1}, size_hw=(64, 96), seed=seed)
+    done = shell(
+        *("clst-train", "--recipe", "demo", "--size", "64x96", "--set", "augmentation.crop_hw=[64,64]"),
+        *("--set", "source.batch=2", "--set", "source.iterations=2", "--set", "run.precision=fp32"),
+        *("--source", tmp_path / "old", "--target", tmp_path / "new" / "images" / "train", "--out", tmp_path / "run"),
+        preexec_fn=limited(1_000_000),
+    )
+    assert done.returncode == 3
+    assert "is the disk full?" in one_error_line(done)
+    assert list((tmp_path / "run" / "checkpoints").iterdir()) == []
+
+
+def test_an_onnx_file_is_written_whole_or_not_at_all(tmp_path):
+    from clst_runtime.labels import load_class_list
+    from clst_train.checkpoint import Checkpoint, save_checkpoint
+    from clst_train.models.deployable import MEAN, STD
+    from clst_train.models.segmenter import build_segmenter
+
+    torch.manual_seed(0)
+    classes = load_class_list("scenes10")
+    network = build_segmenter("ddrnet23_slim", len(classes))
+    checkpoint = Checkpoint(
+        **{"network": "ddrnet23_slim", "classes": classes, "input_hw": (64, 96), "mean": MEAN, "std": STD},
+        **{"stage": "adapted", "iteration": 1, "segmenter_state": network.state_dict()},
+    )
+    save_checkpoint(tmp_path / "c.pt", checkpoint)
+    done = shell("clst-export", tmp_path / "c.pt", "--onnx", "--out", tmp_path / "m.onnx",
+                 preexec_fn=limited(1_000_000))  # fmt: skip
+    assert done.returncode == 3
+    one_error_line(done)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["c.pt"]
+
+
+def test_the_size_limit_of_these_tests_is_felt(tmp_path):
+    program = "import sys; f = open(sys.argv[1], 'wb', 0); f.write(bytes(4096)); f.write(b'x')"
+    done = shell("python", "-c", program, tmp_path / "f", preexec_fn=limited(1024))
+    assert "File too large" in done.stderr
