@@ -10,6 +10,7 @@ import torch
 from tests.shell import shell
 
 from clst_runtime.errors import ModelFileError
+from clst_runtime.images import write_png
 from clst_train.checkpoint import build_from_checkpoint, load_checkpoint
 from clst_train.data.camera_looks import LOOKS
 from clst_train.data.scenes import write_scenes
@@ -213,3 +214,37 @@ def test_a_model_that_differs_from_pytorch_is_rejected_and_kept_aside(run, tmp_p
     with pytest.raises(BudgetNotHeld, match="kept as"):
         onnx_export.export_onnx(run / "checkpoints" / "adapted.pt", tmp_path / "m.onnx", frames=frames)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["m.rejected.onnx"]
+
+
+def test_a_log_file_gets_lines_not_a_redrawn_bar(run, cameras, tmp_path):
+    places = ("--source", cameras / "old", "--target", cameras / "new" / "images" / "train")
+    done = shell("clst-train", *SMALL, *places, "--out", tmp_path / "run")
+    assert "\r" not in done.stderr
+    lines = done.stderr.splitlines()
+    assert len([line for line in lines if line.startswith("source ")]) <= 3
+    assert [line for line in lines if line.startswith("adapted 4/4") and "loss=" in line]
+
+
+def test_nothing_is_learnt_under_the_ignore_mask(run, cameras, tmp_path):
+    """With all but a sliver ignored, self-training learns of the sliver's pixels alone: the loss differs."""
+    losses = {}
+    for name, rows in (("most", 62), ("none", 0)):
+        mask = np.zeros((64, 96), np.uint8)
+        mask[:rows] = 255
+        write_png(tmp_path / f"{name}.png", mask)
+        places = ("--source", cameras / "old", "--target", cameras / "new" / "images" / "train")
+        options = ("--init", run / "checkpoints" / "source.pt", "--ignore-mask", tmp_path / f"{name}.png")
+        done = shell("clst-train", *SMALL, *places, *options, "--out", tmp_path / name)
+        assert done.returncode == 0, done.stderr
+        entries = [json.loads(line) for line in (tmp_path / name / "log.jsonl").read_text().splitlines()]
+        losses[name] = [entry["self_training"] for entry in entries if "self_training" in entry]
+    assert losses["most"] != losses["none"]
+
+
+def test_an_ignore_mask_of_another_camera_is_refused(cameras, tmp_path):
+    write_png(tmp_path / "mask.png", np.zeros((10, 10), np.uint8))
+    places = ("--source", cameras / "old", "--target", cameras / "new" / "images" / "train")
+    done = shell("clst-train", *SMALL, *places, "--ignore-mask", tmp_path / "mask.png", "--out", tmp_path / "run")
+    assert done.returncode == 3
+    assert "mask.png" in done.stderr
+    assert not (tmp_path / "run").exists()

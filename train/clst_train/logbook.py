@@ -10,6 +10,9 @@ from typing import Any
 from clst_runtime.atomic import written_whole
 from clst_runtime.optional import require
 
+SHARES = ("agreement", "confidence")
+"""Logged as 0 … 1, drawn in % beside the mIoU."""
+
 
 class Logbook:
     """The log of one run folder; it goes on where a resumed run left it."""
@@ -52,11 +55,14 @@ class Logbook:
             for row, names in enumerate((_loss_names(rows), ["miou", "agreement", "confidence"])):
                 axes = figure.add_subplot(2, 2, 1 + column + 2 * row)
                 for name in names:
-                    points = [(entry["iteration"], entry[name]) for entry in rows if entry.get(name) is not None]
+                    percent = 100 if name in SHARES else 1
+                    points = [
+                        (entry["iteration"], percent * entry[name]) for entry in rows if entry.get(name) is not None
+                    ]
                     if points:
                         axes.plot(*zip(*points, strict=True), label=name, marker="." if name == "miou" else None)
                 axes.set_title(
-                    f"{'Source training' if stage == 'source' else 'Adaptation'}: {('loss', 'quality')[row]}"
+                    f"{'Source training' if stage == 'source' else 'Adaptation'}: {('loss', 'quality in %')[row]}"
                 )
                 axes.set_xlabel("iteration")
                 axes.grid(alpha=0.3)

@@ -3,9 +3,9 @@ import pytest
 
 from clst_runtime.errors import DataError
 from clst_runtime.images import write_png
-from clst_train.config import AugmentationConfig
+from clst_train.config import AugmentationConfig, config_from_mapping, read_recipe, with_settings
 from clst_train.data.augment import Geometry, draw_geometry, mixing_mask, vary_colours
-from clst_train.data.loading import positions, prefetched
+from clst_train.data.loading import positions, prefetched, target_batch
 from clst_train.data.target import open_target
 
 
@@ -75,4 +75,38 @@ def test_no_target_an_empty_one_and_a_mask_over_everything_are_refused(tmp_path)
     write_png(tmp_path / "a" / "0.png", np.zeros((4, 4, 3), np.uint8))
     write_png(tmp_path / "mask.png", np.full((4, 4), 1, np.uint8))
     with pytest.raises(DataError, match="covers every pixel"):
+        open_target([str(tmp_path / "a")], input_hw=(8, 8), ignore_mask=str(tmp_path / "mask.png"))
+
+
+def test_the_ignore_mask_follows_the_crop(tmp_path):
+    """The left half is masked: in a plain crop the left columns are ignored, in a mirrored one the right."""
+    rng = np.random.default_rng(0)
+    for index in range(8):
+        write_png(tmp_path / "a" / f"{index}.png", rng.integers(0, 255, (8, 8, 3)).astype(np.uint8))
+    mask = np.zeros((8, 8), np.uint8)
+    mask[:, :4] = 255
+    write_png(tmp_path / "mask.png", mask)
+    target = open_target([str(tmp_path / "a")], input_hw=(32, 32), ignore_mask=str(tmp_path / "mask.png"))
+    small = ["model.input_hw=[32,32]", "augmentation.crop_hw=[32,32]", "augmentation.scale=[1,1]", "adaptation.batch=8"]
+    values = with_settings(read_recipe("demo"), small)
+    config = config_from_mapping(values, where="test")
+    batch = target_batch(target, config, 0)
+    mirrored = [view.mirrored for view in batch.geometries]
+    assert True in mirrored
+    assert False in mirrored
+    for ignored, view in zip(batch.ignored, batch.geometries, strict=True):
+        assert ignored.all(axis=0).tolist() == [not view.mirrored] * 16 + [view.mirrored] * 16
+
+
+def test_an_ignore_mask_may_be_smaller_but_not_of_another_shape(tmp_path):
+    write_png(tmp_path / "a" / "0.png", np.zeros((40, 60, 3), np.uint8))
+    for size_hw in ((20, 30), (40, 60), (80, 120)):
+        mask = np.zeros(size_hw, np.uint8)
+        mask[size_hw[0] // 2 :] = 9
+        write_png(tmp_path / "mask.png", mask)
+        target = open_target([str(tmp_path / "a")], input_hw=(8, 8), ignore_mask=str(tmp_path / "mask.png"))
+        assert target.ignored is not None
+        assert target.ignored.sum(axis=1).tolist() == [0] * 4 + [8] * 4
+    write_png(tmp_path / "mask.png", np.zeros((60, 40), np.uint8))
+    with pytest.raises(DataError, match=r"mask is 40×60, the camera's pictures are 60×40"):
         open_target([str(tmp_path / "a")], input_hw=(8, 8), ignore_mask=str(tmp_path / "mask.png"))

@@ -14,6 +14,8 @@ from clst_runtime.frames import resize_classes, resize_frame
 from clst_runtime.images import list_images, read_image
 from clst_runtime.optional import require
 
+SHAPE_TOLERANCE = 0.02
+"""How far a mask's aspect ratio may be from the camera's."""
 VIDEO_SUFFIXES = {".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v"}
 Image = npt.NDArray[np.uint8]
 
@@ -58,40 +60,58 @@ def open_target(
         raise DataError("no target images: give --target a folder of images or a video of the new camera")
     paths: list[Path | None] = []
     frames: dict[int, Image] = {}
+    sizes: list[tuple[int, int]] = []
     for place in map(Path, places):
         if place.suffix.lower() in VIDEO_SUFFIXES and place.is_file():
-            for frame in _read_video(place, input_hw, every):
+            size_hw, read = _read_video(place, input_hw, every)
+            sizes.append(size_hw)
+            for frame in read:
                 frames[len(paths)] = frame
                 paths.append(None)
         elif place.is_file():
             paths.append(place)
         else:
             paths.extend(list_images(place))
-    mask = _read_mask(Path(ignore_mask), input_hw) if ignore_mask else None
+    mask = None
+    if ignore_mask:
+        first = next((path for path in paths if path is not None), None)
+        camera_hw = sizes[0] if first is None else read_image(first).shape[:2]
+        mask = _read_mask(Path(ignore_mask), input_hw, camera_hw)
     return TargetImages(paths=tuple(paths), video_frames=frames, input_hw=input_hw, ignored=mask)
 
 
-def _read_mask(path: Path, input_hw: tuple[int, int]) -> npt.NDArray[np.bool_]:
-    mask = resize_classes(read_image(path).max(axis=2), input_hw) > 0
+def _read_mask(path: Path, input_hw: tuple[int, int], camera_hw: tuple[int, int]) -> npt.NDArray[np.bool_]:
+    """H,W of the input size; the file may be smaller or larger than the camera's pictures, but not of another shape."""
+    pixels = read_image(path).max(axis=2)
+    (rows, columns), (camera_rows, camera_columns) = pixels.shape, camera_hw
+    if abs(rows * camera_columns / (columns * camera_rows) - 1) > SHAPE_TOLERANCE:
+        raise DataError(
+            f"{path}: the ignore mask is {columns}×{rows}, the camera's pictures are {camera_columns}×{camera_rows}; "
+            "draw it on a picture of this camera"
+        )
+    mask = resize_classes(pixels, input_hw) > 0
     if mask.all():
         raise DataError(f"{path}: the ignore mask covers every pixel; non-zero means ignore")
     return mask
 
 
-def _read_video(path: Path, input_hw: tuple[int, int], every: int) -> list[Image]:
+def _read_video(path: Path, input_hw: tuple[int, int], every: int) -> tuple[tuple[int, int], list[Image]]:
+    """Rows and columns of the camera's picture, and every n-th frame at the model's input size."""
     cv2 = require("cv2")
     capture = cv2.VideoCapture(str(path))
     frames: list[Image] = []
+    size_hw = (0, 0)
     try:
         position = 0
         while capture.isOpened() and capture.grab():
             if position % every == 0:
                 intact, frame = capture.retrieve()
                 if intact:
+                    size_hw = frame.shape[:2]
                     frames.append(resize_frame(np.ascontiguousarray(frame[..., ::-1]), input_hw))
             position += 1
     finally:
         capture.release()
     if not frames:
         raise DataError(f"{path}: no frame could be read; is it a video that OpenCV can decode?")
-    return frames
+    return size_hw, frames
