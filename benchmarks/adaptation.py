@@ -24,14 +24,16 @@ import numpy as np
 HERE = Path(__file__).parent
 
 
-def train(run: Path, arguments: list[str], seed: int) -> float:
-    """Make, resume or keep one run; returns the seconds it took now."""
+def train(run: Path, arguments: list[str], seed: int) -> float | None:
+    """Make, resume or keep one run; returns the seconds of a run made whole now, else None."""
+    if (run / "checkpoints" / "adapted.pt").is_file():
+        return None
+    begun = run.exists()
     started = time.perf_counter()
-    if not (run / "checkpoints" / "adapted.pt").is_file():
-        program = [str(Path(sys.executable).with_name("clst-train"))]
-        new = [*arguments, "--out", str(run), "--seed", str(seed)]
-        subprocess.run([*program, *(["--resume", str(run)] if run.exists() else new)], check=True)
-    return time.perf_counter() - started
+    program = [str(Path(sys.executable).with_name("clst-train"))]
+    new = [*arguments, "--out", str(run), "--seed", str(seed)]
+    subprocess.run([*program, *(["--resume", str(run)] if begun else new)], check=True)
+    return None if begun else time.perf_counter() - started
 
 
 def score(run: Path, val: Path, split: str, mapping: Path | None) -> dict[str, Any]:
@@ -69,7 +71,7 @@ def score(run: Path, val: Path, split: str, mapping: Path | None) -> dict[str, A
         }
 
 
-def write(name: str, rows: list[dict[str, Any]], seconds: list[float]) -> None:
+def write(name: str, rows: list[dict[str, Any]], seconds: list[float | None]) -> None:
     """Print the table and write the result file."""
     from clst_runtime.atomic import write_text
     from clst_runtime.machine import machine_facts

@@ -11,7 +11,11 @@ from typing import Any
 
 HERE = Path(__file__).parent
 BEGIN, END = "<!-- measured: made by benchmarks/readme_table.py -->", "<!-- end -->"
-TITLES = {"drawn": "drawn scenes, old → new camera, 10 classes", "idd_to_camvid": "IDD-Lite → CamVid, 7 groups"}
+TITLES = {
+    "drawn": "drawn scenes, old → new camera, 10 classes",
+    "idd_to_camvid": "IDD-Lite → CamVid, 7 groups",
+    "camvid_to_idd": "CamVid → IDD-Lite, 7 groups",
+}
 
 
 def row(result: dict[str, Any]) -> str:
