@@ -49,6 +49,10 @@ class Manifest:
     """Versions of clst, torch, onnx, onnxruntime that made the file."""
     parity: Mapping[str, Any] = field(default_factory=dict)
     """What was measured against PyTorch at export: frames, agreement, difference in mIoU when labels were given."""
+    calibration: Mapping[str, Any] = field(default_factory=dict)
+    """INT8: method, number of frames, SHA-256 over them, and the convolutions kept in a higher precision."""
+    engine: Mapping[str, Any] = field(default_factory=dict)
+    """TensorRT engines: GPU, compute capability, TensorRT version, SHA-256 of the engine and of its ONNX file."""
 
     def to_json(self) -> str:
         """One JSON object as text."""
