@@ -1,6 +1,7 @@
 """Source-only, BatchNorm statistics and CLST on a camera change, several seeds, with ONNX parity.
 
     python benchmarks/adaptation.py drawn --work FOLDER
+    python benchmarks/adaptation.py camvid-dusk --work FOLDER --data DIR [any option of clst-train]
     python benchmarks/adaptation.py folders --work FOLDER --name PAIR --source DIR --target DIR --val DIR
                                             [--recipe NAME] [any option of clst-train]
 
@@ -117,6 +118,40 @@ def drawn(work: Path, seeds: int) -> None:
     target = work / "new" / "images" / "train"
     arguments = ["--recipe", "demo", "--source", str(work / "old"), "--target", str(target)]
     measure(work, "drawn", arguments, (work / "new", "val", None), seeds)
+
+
+DAY_DRIVES, DUSK_DRIVE = ("0006R0", "0016E5"), "0001TP"
+
+
+def pick_drives(data: Path, out: Path, drives: tuple[str, ...], parts: dict[str, tuple[str, ...]]) -> None:
+    """Links below `out` to the frames of some of CamVid's drives; `parts`: the split to make → the splits to take."""
+    if out.exists():
+        return
+    for made, taken in parts.items():
+        for kind, suffix in (("images", "jpg"), ("labels", "png")):
+            folder = out / kind / made
+            folder.mkdir(parents=True)
+            for path in sorted(found for split in taken for found in (data / kind / split).glob(f"*.{suffix}")):
+                if path.stem.startswith(drives):
+                    (folder / path.name).symlink_to(path.resolve())
+    (out / "classes.json").write_text((data / "classes.json").read_text())
+
+
+@main.command(context_settings={"ignore_unknown_options": True})
+@click.option("--work", required=True, type=click.Path(path_type=Path), help="Folder for the runs.")
+@click.option("--data", required=True, type=click.Path(path_type=Path), help="CamVid, folder layout, usual splits.")
+@click.option("--seeds", default=3, show_default=True)
+@click.argument("rest", nargs=-1, type=click.UNPROCESSED)
+def camvid_dusk(work: Path, data: Path, seeds: int, rest: tuple[str, ...]) -> None:
+    """CamVid by day → CamVid at dusk: labels of two drives by day, unlabelled frames of the drive at dusk.
+
+    The score is that of the other half of the drive at dusk.
+    """
+    day, dusk = work / "camvid_day", work / "camvid_dusk"
+    pick_drives(data, day, DAY_DRIVES, {"train": ("train", "val")})
+    pick_drives(data, dusk, (DUSK_DRIVE,), {"train": ("train",), "test": ("test",)})
+    arguments = ["--source", str(day), "--target", str(dusk / "images" / "train"), *rest]
+    measure(work, "camvid_dusk", arguments, (dusk, "test", None), seeds)
 
 
 @main.command(context_settings={"ignore_unknown_options": True})
