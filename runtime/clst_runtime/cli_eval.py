@@ -36,6 +36,8 @@ def main(
 
     with open_model(model, threads=threads) as backend:
         dataset = open_dataset(data, split=split, format=form, classes=backend.manifest.classes, mapping_file=mapping)
+        for remark in dataset.remarks:
+            click.echo(f"note: {data}: {remark}", err=True)
         result = evaluate(backend, dataset)
         description = backend.description
     if as_json:

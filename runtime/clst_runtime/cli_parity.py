@@ -42,6 +42,8 @@ def main(
 
     with open_model(reference) as first, open_model(model) as second:
         dataset = open_dataset(data, split=split, format=form, classes=first.manifest.classes, mapping_file=mapping)
+        for remark in dataset.remarks:
+            click.echo(f"note: {data}: {remark}", err=True)
         result = compare(first, second, dataset)
     failures = result.failures(max_miou_drop=max_miou_drop / 100, min_agreement=min_agreement / 100)
     if as_json:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from clst_runtime.errors import DataError
 from clst_runtime.formats import Files, Format, find_format
 from clst_runtime.images import read_image
-from clst_runtime.labels import ClassList, LabelMapping, load_mapping, relate
+from clst_runtime.labels import ClassList, LabelMapping, load_mapping, relate, unrelated
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +43,8 @@ class LabelledDataset:
     """The classes that the ids in `Sample.labels` mean."""
     mapping: LabelMapping
     """Raw ids to those."""
+    remarks: tuple[str, ...] = ()
+    """What the data set's classes and the model's do not have in common, in words; commands print it."""
 
     def __len__(self) -> int:
         return len(self.files)
@@ -67,8 +69,8 @@ class LabelledDataset:
 
 def classes_and_mapping(
     form: Format, root: Path, classes: ClassList | None, mapping_file: Path | None
-) -> tuple[ClassList, LabelMapping]:
-    """The classes that labels become (`classes`, else the data set's own) and the raw ids' way there.
+) -> tuple[ClassList, LabelMapping, tuple[str, ...]]:
+    """The classes that labels become (`classes`, else the data set's own), the raw ids' way there, what is left out.
 
     Raises:
         ConfigError: the two lists do not fit. DataError: a file is unreadable.
@@ -76,9 +78,10 @@ def classes_and_mapping(
     own = form.classes(root)
     wanted = classes or own
     mapping = form.mapping(own)
-    if mapping_file is not None:
-        return wanted, mapping.then(load_mapping(mapping_file, own, wanted))
-    return wanted, mapping if wanted.names == own.names else mapping.then(relate(own, wanted))
+    if mapping_file is None and wanted.names == own.names:
+        return wanted, mapping, ()
+    related = load_mapping(mapping_file, own, wanted) if mapping_file is not None else relate(own, wanted)
+    return wanted, mapping.then(related), tuple(unrelated(own, wanted, related))
 
 
 def open_dataset(
@@ -102,7 +105,7 @@ def open_dataset(
         DataError: missing folder, empty split, images without labels. ConfigError: the classes do not fit.
     """
     form = find_format(root, format)
-    wanted, mapping = classes_and_mapping(form, root, classes, mapping_file)
+    wanted, mapping, remarks = classes_and_mapping(form, root, classes, mapping_file)
     files = form.files(root, split)
     if not files:
         raise DataError(f"{root}: no images in split {split!r} of the {form.name} layout")
@@ -112,4 +115,4 @@ def open_dataset(
             f"{root}: {len(missing)} of {len(files)} images in split {split!r} have no label, "
             f"e.g. {missing[0].image.name} needs {missing[0].label}"
         )
-    return LabelledDataset(root=root, form=form, files=tuple(files), classes=wanted, mapping=mapping)
+    return LabelledDataset(root=root, form=form, files=tuple(files), classes=wanted, mapping=mapping, remarks=remarks)

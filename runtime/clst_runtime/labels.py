@@ -178,13 +178,15 @@ def identity_mapping(classes: ClassList) -> LabelMapping:
 def relate(source: ClassList, target: ClassList, pairs: Mapping[str, str | None] | None = None) -> LabelMapping:
     """Map one class list to another: by `pairs` (source name → target name, None = ignore), else by equal names.
 
-    Without `pairs`, source classes whose name the target lacks are ignored.
+    Without `pairs`, source classes whose name the target lacks are ignored; at least half of the shorter list's
+    names must be in both, because two lists that share only `sky` do not speak of the same classes.
 
     Raises:
-        ConfigError: a name in `pairs` is in neither list, a source class is missing from it, or nothing is left.
+        ConfigError: a name in `pairs` is in neither list, a source class is missing from it, nothing is left, or
+            without `pairs` too few names are equal.
     """
     if pairs is None:
-        pairs = {name: name if name in target.names else None for name in source.names}
+        pairs = _by_equal_names(source, target)
     for name in pairs:
         if name not in source.names:
             raise ConfigError(f"mapping: {source.name} has no class {name!r}; {did_you_mean(name, source.names)}")
@@ -201,6 +203,26 @@ def relate(source: ClassList, target: ClassList, pairs: Mapping[str, str | None]
     if not (table[: len(source)] != IGNORE_ID).any():
         raise ConfigError(f"mapping from {source.name} to {target.name} leaves no class; give a mapping file")
     return LabelMapping(table=table)
+
+
+def _by_equal_names(source: ClassList, target: ClassList) -> dict[str, str | None]:
+    shared = [name for name in source.names if name in target.names]
+    if 2 * len(shared) < min(len(source), len(target)):
+        raise ConfigError(
+            f"of the classes of {source.name} ({', '.join(source.names)}) and of {target.name} "
+            f"({', '.join(target.names)}) only {len(shared)} have equal names ({', '.join(shared) or 'none'}); "
+            "give a mapping file that relates them"
+        )
+    return {name: name if name in target.names else None for name in source.names}
+
+
+def unrelated(source: ClassList, target: ClassList, mapping: LabelMapping) -> list[str]:
+    """What a mapping between two lists leaves out, in words: source classes ignored, target classes never labelled."""
+    ids = mapping.table[: len(source)]
+    ignored = [name for name, index in zip(source.names, ids, strict=True) if index == IGNORE_ID]
+    lacking = [name for index, name in enumerate(target.names) if index not in ids]
+    told = [f"pixels of {', '.join(ignored)} are ignored, {target.name} has no such class"] if ignored else []
+    return told + ([f"no label of {source.name} becomes {', '.join(lacking)}"] if lacking else [])
 
 
 def load_mapping(path: Path, source: ClassList, target: ClassList) -> LabelMapping:

@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 
 from clst_runtime.errors import ConfigError, DataError
-from clst_runtime.labels import ClassList, builtin_names, identity_mapping, load_class_list, load_mapping, relate
+from clst_runtime.labels import (
+    ClassList,
+    builtin_names,
+    identity_mapping,
+    load_class_list,
+    load_mapping,
+    relate,
+    unrelated,
+)
 
 AB = ClassList(name="ab", names=("a", "b"), colours=((1, 2, 3), (4, 5, 6)))
 BC = ClassList(name="bc", names=("b", "c"), colours=((1, 2, 3), (4, 5, 6)))
@@ -44,8 +52,29 @@ def test_relating_by_names_ignores_what_the_target_lacks():
 
 def test_relating_lists_without_a_common_name_is_refused():
     other = ClassList(name="z", names=("z",), colours=((0, 0, 0),))
-    with pytest.raises(ConfigError, match="leaves no class"):
+    with pytest.raises(ConfigError, match=r"only 0 have equal names \(none\); give a mapping file"):
         relate(AB, other)
+
+
+def test_relating_lists_that_share_less_than_half_of_the_shorter_is_refused():
+    """CamVid's 11 classes and the 7 groups share only `sky`; SYNTHIA's 16 are all among the 19 of Cityscapes."""
+    lists = {name: load_class_list(name) for name in ("camvid11", "idd7", "road16", "road19")}
+    with pytest.raises(ConfigError, match=r"only 1 have equal names \(sky\)"):
+        relate(lists["camvid11"], lists["idd7"])
+    relate(lists["road16"], lists["road19"])
+
+
+def test_a_mapping_to_nothing_is_refused():
+    with pytest.raises(ConfigError, match="leaves no class"):
+        relate(AB, BC, {"a": None, "b": None})
+
+
+def test_what_a_mapping_leaves_out_is_said_of_both_lists():
+    assert unrelated(AB, BC, relate(AB, BC)) == [
+        "pixels of a are ignored, bc has no such class",
+        "no label of ab becomes c",
+    ]
+    assert unrelated(AB, AB, relate(AB, AB)) == []
 
 
 def test_a_mapping_file_must_speak_of_every_source_class(tmp_path):

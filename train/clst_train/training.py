@@ -147,9 +147,12 @@ def _open_data(config: Config, started: Checkpoint | None) -> Data:
 
 
 def _labelled(place: str, split: str, form: str, mapping: str, classes: ClassList | None) -> LabelledDataset:
-    return open_dataset(
+    dataset = open_dataset(
         Path(place), split=split, format=form or None, classes=classes, mapping_file=Path(mapping) if mapping else None
     )
+    for remark in dataset.remarks:
+        click.echo(f"note: {place}: {remark}", err=True)
+    return dataset
 
 
 def _as_checkpoint(config: Config, started: Checkpoint, options: Mapping[str, Any]) -> Config:

@@ -63,8 +63,8 @@ def inspect(
         DataError: there is no folder, no known layout or no image at all. ConfigError: the classes do not fit.
     """
     form = find_format(root, format)
-    wanted, mapping = classes_and_mapping(form, root, classes, mapping_file)
-    found = Inspection(form=form.name, classes=wanted)
+    wanted, mapping, remarks = classes_and_mapping(form, root, classes, mapping_file)
+    found = Inspection(form=form.name, classes=wanted, remarks=list(remarks))
     files = form.files(root, split)
     if not files:
         raise DataError(f"{root}: no images in split {split!r} of the {form.name} layout")

@@ -1,0 +1,125 @@
+"""How well an exported graph says what the float32 network says: overall, per class, with labels where there are any.
+
+Legend: H rows, W columns of the model's input, C classes; labels keep their own size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from clst_runtime.backends.base import Backend, Classes, Frame
+from clst_runtime.dataset import LabelledDataset
+from clst_runtime.errors import DataError
+from clst_runtime.frames import resize_classes, resize_frame
+from clst_runtime.labels import ClassList
+from clst_runtime.metrics import ConfusionMatrix
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """One graph against the float32 network; all values 0 … 1, NaN where a class does not occur."""
+
+    classes: ClassList
+    """The model's classes."""
+    frames: int
+    """Pictures compared."""
+    labelled: bool
+    """Whether IoU is against labels; otherwise the float32 network's class maps stand for the truth."""
+    agreement: float
+    """Share of the output pixels on which both say the same."""
+    reference_iou: npt.NDArray[np.float64]
+    """C values of the float32 network; 1 without labels."""
+    candidate_iou: npt.NDArray[np.float64]
+    """C values of the graph."""
+
+    @property
+    def reference_miou(self) -> float:
+        """Mean over the classes that occur."""
+        return float(np.nanmean(self.reference_iou))
+
+    @property
+    def candidate_miou(self) -> float:
+        """Mean over the classes that occur."""
+        return float(np.nanmean(self.candidate_iou))
+
+    @property
+    def drop(self) -> float:
+        """What was lost: mIoU with labels (negative = gained), without them the share of pixels that disagree."""
+        return self.reference_miou - self.candidate_miou if self.labelled else 1.0 - self.agreement
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for the manifest; NaN as null."""
+        values = {
+            "frames": self.frames,
+            "labelled": self.labelled,
+            "agreement": self.agreement,
+            "reference_miou": _number(self.reference_miou),
+            "miou": _number(self.candidate_miou),
+        }
+        pairs = zip(self.classes.names, self.reference_iou, self.candidate_iou, strict=True)
+        return values | {"iou": {name: {"reference": _number(a), "model": _number(b)} for name, a, b in pairs}}
+
+
+def _number(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+class Judge:
+    """Pictures with the float32 network's class maps (computed once) and labels where there are any."""
+
+    def __init__(
+        self, reference: Backend, frames: Sequence[Frame], labels: Sequence[npt.NDArray[np.uint8]] | None = None
+    ) -> None:
+        """Take frames H,W,3 of the reference's input size and, for each, its label map or none at all.
+
+        Raises:
+            DataError: there are no frames.
+        """
+        if not frames:
+            raise DataError("no frames to compare on; give --frames a folder of pictures, or --data labelled ones")
+        self.classes = reference.manifest.classes
+        self.frames, self.labels = tuple(frames), None if labels is None else tuple(labels)
+        self.maps: tuple[Classes, ...] = tuple(reference.predict(frame).classes for frame in frames)
+
+    def subset(self, count: int) -> Judge:
+        """At most `count` of the pictures, evenly spread, nothing computed again."""
+        kept = [place * len(self.frames) // count for place in range(count)] if count < len(self.frames) else None
+        if kept is None:
+            return self
+        part = object.__new__(Judge)
+        part.classes, part.frames = self.classes, tuple(self.frames[i] for i in kept)
+        part.labels = None if self.labels is None else tuple(self.labels[i] for i in kept)
+        part.maps = tuple(self.maps[i] for i in kept)
+        return part
+
+    def judge(self, candidate: Backend) -> Verdict:
+        """Run the candidate on every picture."""
+        matrices = [ConfusionMatrix(len(self.classes)) for _ in range(2)]
+        equal = total = 0
+        for index, (frame, own) in enumerate(zip(self.frames, self.maps, strict=True)):
+            said = candidate.predict(frame).classes
+            equal += int(np.count_nonzero(said == own))
+            total += own.size
+            truth = own if self.labels is None else self.labels[index]
+            for matrix, classes in zip(matrices, (own, said), strict=True):
+                matrix.update(truth, resize_classes(classes, (truth.shape[0], truth.shape[1])))
+        return Verdict(
+            classes=self.classes,
+            frames=len(self.frames),
+            labelled=self.labels is not None,
+            agreement=equal / total,
+            reference_iou=matrices[0].iou(),
+            candidate_iou=matrices[1].iou(),
+        )
+
+
+def labelled_frames(dataset: LabelledDataset, input_hw: tuple[int, int], count: int) -> tuple[list[Frame], list[Any]]:
+    """At most `count` pictures of a labelled data set, evenly spread: frames at the input size, labels at their own."""
+    count = min(count, len(dataset))
+    samples = [dataset[place * len(dataset) // count] for place in range(count)]
+    return [resize_frame(sample.image, input_hw) for sample in samples], [sample.labels for sample in samples]
