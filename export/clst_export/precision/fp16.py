@@ -1,0 +1,292 @@
+"""A float32 graph becomes float16 where the measured ranges allow it; the rest stays float32, with the reason.
+
+Every node computes in one of the two types; a Cast stands wherever a tensor crosses from one to the other, once.
+The float16 converter inside ONNX Runtime is not used: between two nodes that stay float32 it rounds to float16 and
+back, which turns an outlier into infinity, and it clips weights that are out of range without a word.
+Legend: H rows, W columns of the model's input.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from clst_export.activations import stream_activations
+from clst_export.tidying import infer_types, tidy
+from clst_runtime.backends.base import Frame
+from clst_runtime.errors import DataError, ModelFileError
+from clst_runtime.optional import require
+
+LARGEST = 65504.0
+HEADROOM = 4.0  # frames that were not measured may reach further
+SMALLEST_NORMAL = 2.0**-14  # below it float16 loses a bit with every halving
+MAX_LOSS = 2.0**-9  # of a channel's weights: four times what rounding a normal number can cost
+MIN_OPSET_QDQ = 19  # before it, QuantizeLinear and DequantizeLinear know float32 scales only
+PREPROCESSING = ("Cast", "Transpose", "Sub", "Div", "Mul", "Add")
+MULTIPLIERS = {"Conv": 1, "ConvTranspose": 1, "BatchNormalization": 1, "Gemm": 1, "MatMul": 1, "Mul": 1, "Div": 1}
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fp16Result:
+    """A converted graph and what was not converted."""
+
+    model: Any
+    """The ONNX ModelProto."""
+    kept_fp32: Mapping[str, str]
+    """Names of the nodes that compute in float32, in the graph's order, each with the reason."""
+
+
+def measure_ranges(model: Any, frames: Iterable[Frame]) -> dict[str, float]:
+    """The largest |x| of every float32 tensor that a node of the graph computes, over all frames H,W,3.
+
+    The maxima are taken inside the graph, so that memory stays what one ordinary run needs.
+
+    Raises:
+        DataError: no frames.
+    """
+    onnx = require("onnx")
+    watched = onnx.ModelProto()
+    watched.CopyFrom(model)
+    floats = _float_tensors(model)
+    maxima = {}
+    for index, name in enumerate(name for node in model.graph.node for name in node.output if name in floats):
+        size, maximum = f"clst_size_{index}", f"clst_maximum_{index}"
+        watched.graph.node.append(onnx.helper.make_node("Abs", [name], [size]))
+        watched.graph.node.append(onnx.helper.make_node("ReduceMax", [size], [maximum], keepdims=0))
+        maxima[maximum] = name
+    ranges = dict.fromkeys(maxima.values(), -math.inf)
+    for found in stream_activations(watched, maxima, frames):
+        for maximum, name in maxima.items():
+            ranges[name] = float(np.fmax(ranges[name], found[maximum]))
+    if -math.inf in ranges.values():
+        raise DataError("no frames to measure ranges on; give at least one, better a hundred of the camera's frames")
+    return ranges
+
+
+def to_fp16(model: Any, *, ranges: Mapping[str, float]) -> Fp16Result:
+    """Convert a float32 graph, or the rest of a graph with QuantizeLinear and DequantizeLinear nodes, to float16.
+
+    Float32 stay: the normalisation of 0–255, the casts of class ids, nodes that read or write a tensor whose range
+    leaves no headroom below 65504 or lies below float16's normal numbers, nodes whose weights or scales float16
+    cannot hold, and with a node also the DequantizeLinear nodes in front of it.
+
+    Args:
+        model: an ONNX ModelProto by the artifact contract; it is not changed.
+        ranges: what `measure_ranges` says of this very graph.
+
+    Raises:
+        ModelFileError: a range is missing or not finite, or the opset is too old for float16 scales.
+    """
+    converted = tidy(model)
+    graph = converted.graph
+    _check_opset(converted)
+    _name_nodes(graph)
+    floats = _float_tensors(converted)
+    _check_ranges(graph, floats, ranges)
+    kept = _nodes_to_keep(graph, floats, ranges)
+    _Rewriter(graph, floats, kept).rewrite()
+    names = [node.name for node in graph.node if node.name in kept]
+    return Fp16Result(model=converted, kept_fp32={name: kept[name] for name in names})
+
+
+def _float_tensors(model: Any) -> set[str]:
+    """Names of all float32 tensors: initialisers and whatever nodes compute."""
+    float32 = require("onnx").TensorProto.FLOAT
+    return {name for name, tensor in infer_types(model).items() if tensor.kind == float32}
+
+
+def _check_opset(model: Any) -> None:
+    opset = max(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
+    quantised = [node for node in model.graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")]
+    if quantised and opset < MIN_OPSET_QDQ:
+        raise ModelFileError(
+            f"float16 scales need opset {MIN_OPSET_QDQ}, the quantised graph has {opset}; export it at 19 or 20"
+        )
+
+
+def _name_nodes(graph: Any) -> None:
+    """Give every node a name of its own, since the result speaks of nodes by name."""
+    seen: set[str] = set()
+    for index, node in enumerate(graph.node):
+        if not node.name or node.name in seen:
+            node.name = f"{node.name or node.op_type}_{index}"
+        seen.add(node.name)
+
+
+def _check_ranges(graph: Any, floats: set[str], ranges: Mapping[str, float]) -> None:
+    for node in graph.node:
+        for name in node.output:
+            if name in floats and name not in ranges:
+                raise ModelFileError(f"no range of tensor {name} ({node.name}); measure the ranges on this very graph")
+            if name in floats and not math.isfinite(ranges[name]):
+                raise ModelFileError(
+                    f"{node.name} gives {ranges[name]} in float32 already; the weights are broken, train again"
+                )
+
+
+def _nodes_to_keep(graph: Any, floats: set[str], ranges: Mapping[str, float]) -> dict[str, str]:
+    """Nodes that stay float32, each with its reason."""
+    kept = dict.fromkeys(_preprocessing(graph), "normalisation of 0–255 values")
+    kept |= dict.fromkeys(_tail(graph), "class ids on their way to uint8")
+    constants = {
+        entry.name: require("onnx.numpy_helper").to_array(entry) for entry in graph.initializer if entry.name in floats
+    }
+    for node in graph.node:
+        names = [name for name in (*node.input, *node.output) if name in floats]
+        reasons = [_range_reason(name, ranges[name]) for name in names if name in ranges]
+        reasons += [_scale_reason(node, constants), _weight_reason(node, constants, ranges)]
+        reason = next(filter(None, reasons), None)
+        if reason is not None:
+            kept.setdefault(node.name, reason)
+    return _with_quantised_inputs(graph, kept)
+
+
+def _preprocessing(graph: Any) -> Iterator[str]:
+    """Names of the element-wise nodes between the frame and the network."""
+    reached = {entry.name for entry in graph.input}
+    for node in graph.node:
+        if node.op_type in PREPROCESSING and node.input[0] in reached:
+            reached.update(node.output)
+            yield node.name
+
+
+def _tail(graph: Any) -> Iterator[str]:
+    """Names of the casts behind the arg-max: class ids go to uint8 by way of float32."""
+    reached = {node.output[0] for node in graph.node if node.op_type == "ArgMax"}
+    for node in graph.node:
+        if node.op_type == "Cast" and node.input[0] in reached:
+            reached.update(node.output)
+            yield node.name
+
+
+def _range_reason(name: str, largest: float) -> str | None:
+    if largest > LARGEST / HEADROOM:
+        return f"{name} reaches {largest:.4g}, more than a quarter of float16's {LARGEST:.0f}"
+    if 0.0 < largest < SMALLEST_NORMAL:
+        return f"{name} reaches only {largest:.3g}, below float16's normal numbers"
+    return None
+
+
+def _scale_reason(node: Any, constants: Mapping[str, Array]) -> str | None:
+    """Why the scale of a QuantizeLinear or DequantizeLinear is nothing for float16."""
+    if node.op_type not in ("QuantizeLinear", "DequantizeLinear") or node.input[1] not in constants:
+        return None
+    scale = constants[node.input[1]].astype(np.float64).reshape(-1)
+    with np.errstate(over="ignore"):
+        loss = np.abs(scale.astype(np.float16).astype(np.float64) - scale)
+    lost = scale[loss > MAX_LOSS * np.abs(scale)]
+    return f"float16 cannot hold the scale {lost[0]:.3g}" if lost.size else None
+
+
+def _weight_reason(node: Any, constants: Mapping[str, Array], ranges: Mapping[str, float]) -> str | None:
+    """Why the weights of a node are nothing for float16: too large, or channels that it would round away."""
+    reach = ranges.get(node.input[0], 1.0) if node.input else 1.0
+    for position, name in enumerate(node.input):
+        if name not in constants or node.op_type in ("QuantizeLinear", "DequantizeLinear", "Resize"):
+            continue
+        largest = float(np.abs(constants[name]).max(initial=0.0))
+        if largest > LARGEST:
+            return f"a weight of {largest:.4g} in {name} exceeds float16's {LARGEST:.0f}"
+        if not math.isfinite(largest):
+            raise ModelFileError(f"{node.name}: {name} holds {largest}; the weights are broken, train again")
+        # What is added may vanish beside what it is added to; what multiplies may not.
+        multiplies = MULTIPLIERS.get(node.op_type) == position
+        lost = _lost_channels(_channels(node, constants[name]), reach) if multiplies else 0
+        if lost:
+            return f"{lost} channels of {name} are so small that float16 rounds them away"
+    return None
+
+
+def _channels(node: Any, values: Array) -> Array:
+    """Weights as channels,rest in float64: the rows that float16 must keep each for itself."""
+    exact = values.astype(np.float64)
+    if node.op_type == "Conv":
+        return exact.reshape(values.shape[0], -1)
+    return exact.reshape(-1, 1) if node.op_type == "BatchNormalization" else exact.reshape(1, -1)
+
+
+def _lost_channels(channels: Array, reach: float) -> int:
+    """How many channels lose more than `MAX_LOSS` of themselves.
+
+    A channel whose whole contribution to the output stays below float16's normal numbers is dead and does not count:
+    training switches channels off so, and then their bias is all that they say.
+    """
+    whole = np.abs(channels).sum(axis=1)
+    lost = np.abs(channels.astype(np.float16).astype(np.float64) - channels).sum(axis=1)
+    alive = whole * max(reach, 1.0) >= SMALLEST_NORMAL
+    return int((alive & (lost > MAX_LOSS * whole)).sum())
+
+
+def _with_quantised_inputs(graph: Any, kept: dict[str, str]) -> dict[str, str]:
+    """Also keep what a Cast must not part: a DequantizeLinear and the nodes that read it, to the end of the chain."""
+    dequantised = {node.output[0]: node for node in graph.node if node.op_type == "DequantizeLinear"}
+    grown = True
+    while grown:
+        grown = False
+        for node in graph.node:
+            together = {node.name, *(dequantised[name].name for name in node.input if name in dequantised)}
+            missing = together - kept.keys()
+            if missing and len(missing) < len(together):
+                reason = next(kept[name] for name in sorted(together) if name in kept)
+                kept |= dict.fromkeys(missing, f"beside a node that stays float32: {reason}")
+                grown = True
+    return kept
+
+
+class _Rewriter:
+    """Sets every node's type, and casts where a tensor crosses from one to the other."""
+
+    def __init__(self, graph: Any, floats: set[str], kept: Mapping[str, str]) -> None:
+        self._onnx = require("onnx")
+        self._graph, self._kept = graph, kept
+        self._float, self._half = self._onnx.TensorProto.FLOAT, self._onnx.TensorProto.FLOAT16
+        self._types = dict.fromkeys(floats, self._float)
+        self._constants = {entry.name: entry for entry in graph.initializer if entry.name in floats}
+        self._copies: dict[tuple[str, int], str] = {}
+        self._nodes: list[Any] = []
+
+    def rewrite(self) -> None:
+        """Convert the graph in place."""
+        for node in self._graph.node:
+            wanted = self._float if node.name in self._kept else self._half
+            for position, name in enumerate(node.input):
+                if name in self._types and not (node.op_type == "Resize" and position > 0):
+                    node.input[position] = self._in_type(name, wanted)
+            self._set_outputs(node, wanted)
+            copy = self._onnx.NodeProto()
+            copy.CopyFrom(node)
+            self._nodes.append(copy)
+        del self._graph.node[:]
+        self._graph.node.extend(self._nodes)
+        read = {name for node in self._nodes for name in node.input}
+        for index in reversed(range(len(self._graph.initializer))):
+            if self._graph.initializer[index].name not in read:
+                del self._graph.initializer[index]
+
+    def _set_outputs(self, node: Any, wanted: int) -> None:
+        for attribute in node.attribute:
+            if node.op_type == "Cast" and attribute.name == "to" and attribute.i == self._float:
+                attribute.i = wanted
+        for name in node.output:
+            if name in self._types:
+                self._types[name] = wanted
+
+    def _in_type(self, name: str, wanted: int) -> str:
+        """The name under which a tensor is found in the type wanted; made at its first use."""
+        if self._types[name] == wanted:
+            return name
+        key = (name, wanted)
+        if key not in self._copies:
+            copy = self._copies[key] = f"{name}_{'fp16' if wanted == self._half else 'fp32'}"
+            if name in self._constants:
+                value = self._onnx.numpy_helper.to_array(self._constants[name]).astype(np.float16)
+                self._graph.initializer.append(self._onnx.numpy_helper.from_array(value, copy))
+            else:
+                self._nodes.append(self._onnx.helper.make_node("Cast", [name], [copy], to=wanted, name=f"{copy}_cast"))
+        return self._copies[key]
