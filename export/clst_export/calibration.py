@@ -158,7 +158,8 @@ def _threshold(method: Method, counts: npt.NDArray[np.int64], config: Calibratio
 
 def percentile_threshold(counts: npt.NDArray[np.int64], percentile: float) -> float:
     """Upper edge of the bin in which `percentile` per cent of B counts are reached, as a share of the last edge."""
-    reached = np.searchsorted(np.cumsum(counts), percentile / 100.0 * counts.sum())
+    needed = percentile / 100.0 * counts.sum() * (1.0 - 1e-12)  # 99.99 % of 10,000 is 9,999 also in binary
+    reached = np.searchsorted(np.cumsum(counts), needed)
     return float(min(int(reached) + 1, len(counts)) / len(counts))
 
 

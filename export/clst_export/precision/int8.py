@@ -29,6 +29,7 @@ from clst_runtime.optional import require
 
 WEIGHT_LIMIT = {Target.TENSORRT: 127, Target.CPU: 64}
 """Largest stored weight. Without VNNI, ONNX Runtime adds two products uint8 × int8 in 16 bits: 2 × 255 × 64 fits."""
+FLOAT16_LARGEST = 65504.0
 BETWEEN = frozenset({"Add", "Concat", "Resize", "AveragePool", "GlobalAveragePool"})
 """Operators whose results are 8 bits on the CPU when all that they read is 8 bits."""
 
@@ -301,9 +302,10 @@ def _grid(span: Range, target: Target) -> Grid:
 def scales(widths: npt.NDArray[np.floating[Any]], steps: int) -> npt.NDArray[np.float32]:
     """`widths` divided into steps, rounded up to what float16 holds; 1/steps where the width is 0."""
     exact = np.where(widths > 0.0, widths, 1.0).astype(np.float64) / steps
-    near = np.minimum(exact, 65504.0).astype(np.float16)
-    up = np.where(near.astype(np.float64) < exact, np.nextafter(near, np.float16(np.inf)), near)
-    return np.asarray(np.minimum(up, np.float16(65504.0)), np.float32)
+    near = np.minimum(exact, FLOAT16_LARGEST).astype(np.float16)
+    with np.errstate(over="ignore"):  # above the largest there is only infinity, which is not taken
+        up = np.where(near.astype(np.float64) < exact, np.nextafter(near, np.float16(np.inf)), near)
+    return np.asarray(np.minimum(up, np.float16(FLOAT16_LARGEST)), np.float32)
 
 
 class _Editor:
