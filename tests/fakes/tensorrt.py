@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json as _json
 import threading as _threading
+import weakref as _weakref
 
 import numpy as _np
 from tests.fakes import behaviour as _behaviour
@@ -126,10 +127,12 @@ class IHostMemory:
 
 
 class INetworkDefinition:
-    __slots__ = ("_content",)
+    """Its weights belong to the parser: built without a living one, the real TensorRT crashes."""
+
+    __slots__ = ("_content", "_parser")
 
     def __init__(self) -> None:
-        self._content = b""
+        self._content, self._parser = b"", None
 
 
 class ParserError:
@@ -149,7 +152,7 @@ class ParserError:
 
 
 class OnnxParser:
-    __slots__ = ("_errors", "_logger", "_network")
+    __slots__ = ("__weakref__", "_errors", "_logger", "_network")
 
     def __init__(self, network, logger) -> None:
         self._network, self._logger, self._errors = network, logger, []
@@ -166,7 +169,7 @@ class OnnxParser:
             except Exception as error:  # noqa: BLE001 whatever ONNX Runtime says
                 self._errors = [ParserError(("", "", str(error)))]
             else:
-                self._network._content = content
+                self._network._content, self._network._parser = content, _weakref.ref(self)
         return not self._errors
 
     @property
@@ -178,7 +181,9 @@ class OnnxParser:
 
 
 class ITimingCache:
-    __slots__ = ("_layers", "_version")
+    """Must live until the engine is built; the configuration does not own it."""
+
+    __slots__ = ("__weakref__", "_layers", "_version")
 
     def __init__(self, version, layers) -> None:
         self._version, self._layers = version, layers
@@ -225,11 +230,11 @@ class IBuilderConfig:
     def set_timing_cache(self, cache, ignore_mismatch):
         if cache._version != __version__ and not ignore_mismatch:
             return False
-        self._cache = cache
+        self._cache = _weakref.ref(cache)
         return True
 
     def get_timing_cache(self):
-        return self._cache
+        return self._cache()
 
 
 class Builder:
@@ -257,6 +262,8 @@ class Builder:
     def build_serialized_network(self, network, config):
         told = _behaviour.current
         told.calls.append("build")
+        assert network._parser() is not None, "the parser and with it the weights are gone"
+        assert config._cache is None or config._cache() is not None, "the timing cache is gone"
         assert _threading.current_thread() is not _threading.main_thread(), "Ctrl-C would not be seen"
         told.config = {
             "level": config.builder_optimization_level,
@@ -303,7 +310,7 @@ class Builder:
         import onnx
 
         layers = {node.op_type + node.output[0] for node in onnx.load_from_string(network._content).graph.node}
-        known = config._cache._layers if config._cache is not None else set()
+        known = config._cache()._layers if config._cache is not None else set()
         _behaviour.current.layers_measured = len(layers - known)
         known |= layers
 

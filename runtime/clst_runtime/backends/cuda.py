@@ -1,8 +1,8 @@
 """The little of CUDA that running an engine needs, behind an interface small enough for a second implementation.
 
-One object owns the device: its primary context, one stream that is not the default one, and every buffer and event
-it gave out. It belongs to the thread that opened it. Everything on the stream runs in the order it was asked for and
-is finished only after `synchronise`.
+One object owns the device: its primary context, one stream that is not the default one, and the device memory and
+events it gave out. It belongs to the thread that opened it. Everything on the stream runs in the order it was asked
+for and is finished only after `synchronise`.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class CudaDevice(Protocol):
         """The own stream, as TensorRT wants it."""
 
     def pinned(self, shape: tuple[int, ...]) -> Bytes:
-        """Page-locked host memory of that shape, uint8, freed by `close`."""
+        """Page-locked host memory of that shape, uint8, freed once nothing refers to it: a result may outlive us."""
 
     def allocate(self, size_bytes: int) -> int:
         """The address of that many bytes of device memory, freed by `close`."""
@@ -77,7 +77,7 @@ class CudaDevice(Protocol):
         """
 
     def close(self) -> None:
-        """Free every buffer and let the device go; a second call does nothing."""
+        """Free the device memory and let the device go; a second call does nothing."""
 
     def __enter__(self) -> CudaDevice: ...
 
@@ -121,7 +121,6 @@ class PycudaDevice:
             raise MissingDependency(f"no CUDA device can be opened ({error}); {CURE}") from error
         self._capability = f"{capability[0]}.{capability[1]}"
         self._thread, self._failure = threading.get_ident(), ""
-        self._hosts: list[Bytes] = []
         self._buffers: dict[int, Any] = {}
         try:
             with self._calling("making a stream"):
@@ -149,7 +148,6 @@ class PycudaDevice:
         """Page-locked host memory, zeroed."""
         with self._calling(f"allocating {math.prod(shape)} bytes of page-locked memory"):
             host: Bytes = self._driver.pagelocked_empty(shape, np.uint8)
-            self._hosts.append(host)
         host[...] = 0
         return host
 
@@ -212,16 +210,16 @@ class PycudaDevice:
             raise cuda_failure(doing, error) from error
 
     def close(self) -> None:
-        """Free every buffer, then the context; after a sticky error only what still can be freed."""
+        """Free the device memory, then the context; after a sticky error only what still can be freed."""
         if self._context is None:
             return
         context, self._context = self._context, None
-        for owner in (*(host.base for host in self._hosts), *self._buffers.values()):
+        for buffer in self._buffers.values():
             with suppress(self._driver.Error):
-                owner.free()
-        self._hosts, self._buffers, self._stream = [], {}, None
+                buffer.free()
+        self._buffers, self._stream = {}, None
         with suppress(self._driver.Error):
-            context.pop()  # the last reference to it, this one, releases the primary context
+            context.pop()  # PyCUDA releases the primary context with the last object that refers to it
 
     def __enter__(self) -> PycudaDevice:
         return self

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from clst_runtime.backends.base import Frame, Prediction
-from clst_runtime.backends.cuda import CudaDevice, cuda_failure, open_cuda
+from clst_runtime.backends.cuda import Bytes, CudaDevice, Mark, cuda_failure, open_cuda
 from clst_runtime.engines.library import Messages, load_tensorrt, make_logger, make_runtime
 from clst_runtime.engines.sidecar import CURE, check_gpu, check_tensorrt, read_engine
 from clst_runtime.engines.summary import EngineSummary, inspect_engine
@@ -71,6 +71,9 @@ class TrtBackend:
         """
         self._closing = ExitStack()
         self._where, self._failure = path, ""
+        self._hosts: list[list[Bytes]] = []
+        self._results: list[Prediction] = []
+        self._marks: list[Mark] = []
         try:
             plan, self._manifest = read_engine(path) if built is None else (built.plan, built.manifest)
             trt = load_tensorrt()
@@ -182,6 +185,7 @@ class TrtBackend:
     def _forget(self) -> None:
         """Let TensorRT's objects go, the dependent ones first; TensorRT frees them with the last reference."""
         self._context = self._engine = self._runtime = self._logger = None
+        self._hosts, self._results, self._marks = [], [], []
 
     def close(self) -> None:
         """Release engine and GPU; a second call does nothing."""

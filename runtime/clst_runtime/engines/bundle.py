@@ -96,6 +96,9 @@ def read_bundle(folder: Path) -> Bundle:
         raise ModelFileError(f"{index} is damaged ({told}); {CURE}") from error
     if not bundle.frame_sha256 or bundle.frame_sha256.keys() != bundle.expected_sha256.keys():
         raise ModelFileError(f"{index} names no frames, or not the same ones as expected class maps; {CURE}")
+    outside = [name for name in bundle.frame_sha256 if Path(name).name != name]
+    if outside:
+        raise ModelFileError(f"{index} is damaged (frame {outside[0]!r} is no plain file name); {CURE}")
     _check_file(folder / MODEL, bundle.model_sha256)
     return bundle
 
