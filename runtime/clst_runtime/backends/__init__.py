@@ -15,17 +15,23 @@ ENTRY_POINTS = "clst.backends"
 def open_model(path: Path, *, threads: int | None = None, provider: str = "cpu") -> Backend:
     """Open a model file by its suffix, ready to predict.
 
-    `.onnx` is computed by ONNX Runtime; other suffixes (`.pt`) by a reader that an installed package offers
-    under the entry points `clst.backends`, so that this package never imports training.
+    `.onnx` is computed by ONNX Runtime, `.engine` by TensorRT; a folder made by `clst-export … --bundle` by the
+    engine that is built of it the first time. Other suffixes (`.pt`) are opened by a reader that an installed package
+    offers under the entry points `clst.backends`, so that this package never imports training.
 
     Args:
-        path: the file.
+        path: the file or bundle.
         threads: CPU threads; None = the engine's choice.
         provider: `cpu` or `cuda`, for ONNX Runtime.
 
     Raises:
-        ModelFileError: missing, damaged or of an unknown kind. MissingDependency: its reader is not installed.
+        ModelFileError: missing, damaged, of an unknown kind, or an engine of another GPU or TensorRT.
+        MissingDependency: its reader, or the GPU that it needs, is not there.
     """
+    if path.is_dir():
+        from clst_runtime.engines.bundle import open_bundle
+
+        return open_bundle(path)
     if not path.is_file():
         raise ModelFileError(f"{path}: no such model file")
     suffix = path.suffix.lower().lstrip(".")
@@ -33,6 +39,10 @@ def open_model(path: Path, *, threads: int | None = None, provider: str = "cpu")
         from clst_runtime.backends.ort import OrtBackend
 
         return OrtBackend(path, threads=threads, provider=provider)
+    if suffix == "engine":
+        from clst_runtime.backends.trt import TrtBackend
+
+        return TrtBackend(path)
     for entry in entry_points(group=ENTRY_POINTS, name=suffix):
         try:
             opened = entry.load()
@@ -41,4 +51,6 @@ def open_model(path: Path, *, threads: int | None = None, provider: str = "cpu")
                 f"{path}: reading .{suffix} files needs {error.name}; pip install 'clst[train]'"
             ) from error
         return cast(Backend, opened(path))
-    raise ModelFileError(f"{path}: unknown kind of model file; give an .onnx file or a .pt checkpoint")
+    raise ModelFileError(
+        f"{path}: unknown kind of model file; give an .onnx or .engine file, a bundle or a .pt checkpoint"
+    )

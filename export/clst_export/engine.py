@@ -1,0 +1,22 @@
+"""TensorRT engines from ONNX files.
+
+The builder lives in `clst_runtime.engines`, because a vehicle builds its own engines and has neither torch nor this
+package's other needs (docs/decisions/0006). Here are its names for the exporter.
+"""
+
+from __future__ import annotations
+
+from clst_runtime.engines.build import build_engine, built_engine_note
+from clst_runtime.engines.options import MIN_AGREEMENT, BuildOptions
+from clst_runtime.engines.progress import BuildProgress, show_progress
+from clst_runtime.engines.summary import EngineSummary
+
+__all__ = [
+    "MIN_AGREEMENT",
+    "BuildOptions",
+    "BuildProgress",
+    "EngineSummary",
+    "build_engine",
+    "built_engine_note",
+    "show_progress",
+]

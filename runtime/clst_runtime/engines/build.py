@@ -1,0 +1,169 @@
+"""An ONNX file becomes an engine that is proven on the GPU it was built on, or nothing under the final name."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+
+from clst_runtime.backends.base import Frame
+from clst_runtime.backends.cuda import CudaDevice, open_cuda
+from clst_runtime.backends.trt import BuiltEngine, TrtBackend
+from clst_runtime.engines.building import serialise_engine
+from clst_runtime.engines.library import load_tensorrt, version_numbers
+from clst_runtime.engines.options import BuildOptions
+from clst_runtime.engines.progress import BuildProgress, QuietProgress
+from clst_runtime.engines.sidecar import engine_manifest, sidecar_path, write_engine
+from clst_runtime.engines.verification import Expected, check_frames, compare_engine, onnx_class_maps
+from clst_runtime.errors import BudgetNotHeld, DataError, MissingDependency
+from clst_runtime.manifest import Manifest
+from clst_runtime.onnx_metadata import file_sha256, read_onnx_manifest
+
+ELSEWHERE = (
+    "engines are built on the device that runs them: clst-export … --onnx fp16 --bundle makes a folder to copy there, "
+    "where clst-export build DIR or clst-run DIR builds and verifies it"
+)
+
+
+def build_engine(
+    onnx_path: Path,
+    out: Path,
+    *,
+    options: BuildOptions,
+    frames: Sequence[Frame],
+    progress: BuildProgress | None = None,
+    expected: Expected | None = None,
+) -> Manifest:
+    """Build for this machine's GPU, compare with the ONNX file on `frames`, then write `out` and its manifest.
+
+    Args:
+        onnx_path: a file of clst-export; its graph says the precision.
+        out: the `.engine` file to write.
+        options: how to build and what agreement to ask for.
+        frames: pictures H,W,3 of the input size.
+        progress: shows TensorRT's phases; None = nothing is shown.
+        expected: the ONNX file's class maps for `frames`; None = ONNX Runtime computes them.
+
+    Returns:
+        The manifest, with the engine's facts, its agreement, times and layers in `engine`.
+
+    Raises:
+        MissingDependency: no TensorRT of a known version, or no GPU. ConfigError, DataError: options, frames or the
+            output folder cannot be used. ModelFileError: the ONNX file cannot be read, parsed or built.
+        BudgetNotHeld: engine and ONNX file differ; the engine is kept as `<name>.rejected.engine` with its report.
+        ClstError: the GPU ran out of memory, or CUDA failed.
+        KeyboardInterrupt: Ctrl-C; no file is left.
+    """
+    if out.suffix != ".engine":
+        raise DataError(f"{out}: an engine's name ends in .engine; give another --out")
+    model = read_onnx_manifest(onnx_path)
+    check_frames(frames, model.input_hw)
+    trt = tensorrt_for_building()
+    options.check_device(version=version_numbers(trt.__version__), precision=model.precision)
+    check_writable(out.parent)
+    if options.timing_cache is not None:
+        check_writable(options.timing_cache.parent)
+    with device_for_building() as device:
+        wanted = expected or onnx_class_maps(onnx_path, frames)
+        plan = serialise_engine(trt, onnx_path, options, progress or QuietProgress())
+        manifest = _manifest(trt, device, model, onnx_path, plan, options)
+        manifest = _measured(device, manifest, plan, out, frames, wanted, options)
+    _write_or_reject(out, plan, manifest)
+    return manifest
+
+
+def tensorrt_for_building() -> ModuleType:
+    """TensorRT, or where else to build.
+
+    Raises:
+        MissingDependency: there is none, or one of an unknown version.
+    """
+    try:
+        return load_tensorrt()
+    except MissingDependency as error:
+        raise MissingDependency(f"{error.message}; {ELSEWHERE}") from error
+
+
+def device_for_building() -> CudaDevice:
+    """The GPU, or where else to build.
+
+    Raises:
+        MissingDependency: there is none.
+    """
+    try:
+        return open_cuda()
+    except MissingDependency as error:
+        raise MissingDependency(f"{error.message}; {ELSEWHERE}") from error
+
+
+def check_writable(folder: Path) -> None:
+    """Find out before a build of minutes whether its result can be kept.
+
+    Raises:
+        DataError: the folder cannot be made or written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".probe-"):
+            pass
+    except OSError as error:
+        raise DataError(f"cannot write into {folder}: {error.strerror or error}; give another folder") from error
+
+
+def _manifest(
+    trt: ModuleType, device: CudaDevice, model: Manifest, onnx_path: Path, plan: bytes, options: BuildOptions
+) -> Manifest:
+    facts = {
+        "gpu": device.name,
+        "compute_capability": device.compute_capability,
+        "tensorrt": str(trt.__version__),
+        "options": options.to_json(),
+    }
+    return engine_manifest(model, plan=plan, onnx_sha256=file_sha256(onnx_path), facts=facts)
+
+
+def _measured(
+    device: CudaDevice,
+    manifest: Manifest,
+    plan: bytes,
+    out: Path,
+    frames: Sequence[Frame],
+    expected: Expected,
+    options: BuildOptions,
+) -> Manifest:
+    """The manifest with the agreement, the times and the layers of the very engine that is to be kept."""
+    built = BuiltEngine(plan=plan, manifest=manifest)
+    with TrtBackend(out, built=built, device=device, timed=True) as backend:
+        summary = backend.summarise()
+        agreement = compare_engine(backend, frames, expected, needed=options.agreement_needed(manifest.precision))
+    facts = {**manifest.engine, "agreement": agreement.to_json(), "summary": summary.to_json()}
+    return dataclasses.replace(manifest, engine=facts)
+
+
+def _write_or_reject(out: Path, plan: bytes, manifest: Manifest) -> None:
+    agreement = manifest.engine["agreement"]
+    rejected = out.with_suffix(".rejected.engine")
+    if agreement["holds"]:
+        write_engine(out, plan, manifest)
+        for stale in (rejected, sidecar_path(rejected)):
+            stale.unlink(missing_ok=True)
+        return
+    write_engine(rejected, plan, manifest)
+    raise BudgetNotHeld(
+        f"engine and ONNX file differ: {100 * agreement['agreement']:.3f} % of pixels agree on {agreement['frames']} "
+        f"frames ({agreement['reference']}), {100 * agreement['needed']:.3f} % needed; kept as {rejected} with its "
+        f"report {sidecar_path(rejected).name}"
+    )
+
+
+def built_engine_note(manifest: Manifest) -> str:
+    """One line for people: agreement, times and layers of a built engine."""
+    facts = manifest.engine
+    agreement, summary = facts["agreement"], facts["summary"]
+    layers = ", ".join(f"{count} {name}" for name, count in summary["per_precision"].items())
+    return (
+        f"{100 * agreement['agreement']:.3f} % of pixels agree with {agreement['reference']} on {agreement['frames']} "
+        f"frames; GPU {agreement['device_ms']['compute']:.2f} ms; {summary['layers']} layers: {layers}"
+    )

@@ -1,0 +1,167 @@
+"""From an ONNX file to a serialised TensorRT engine, in memory.
+
+The network is strongly typed: the precision is what the graph says, on every TensorRT from 10.3 to 11.x.
+"""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from clst_runtime.atomic import write_bytes
+from clst_runtime.engines.library import Messages, make_builder, make_logger
+from clst_runtime.engines.options import BuildOptions
+from clst_runtime.engines.progress import BuildProgress, make_monitor
+from clst_runtime.errors import ClstError, ConfigError, ModelFileError
+
+if TYPE_CHECKING:
+    import tensorrt as trt
+
+POLL_SECONDS = 0.1  # how soon Ctrl-C is noticed
+
+
+def serialise_engine(trt: ModuleType, onnx_path: Path, options: BuildOptions, progress: BuildProgress) -> bytes:
+    """Build an engine for the GPU of this machine.
+
+    Raises:
+        ModelFileError: TensorRT cannot parse the file or build it. ConfigError: a DLA core or a timing cache that
+            cannot be used. MissingDependency: TensorRT finds no GPU. ClstError: too little GPU memory.
+        KeyboardInterrupt: Ctrl-C; TensorRT was stopped first.
+    """
+    messages = Messages()
+    logger = make_logger(trt, messages)
+    builder = make_builder(trt, logger, messages)
+    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    parser = parse_onnx(trt, network, logger, onnx_path)  # owns weights of the network: it lives until the end
+    config = builder.create_builder_config()
+    configure(trt, builder, config, options)
+    cache = attach_timing_cache(config, options.timing_cache)  # must live as long as the build
+    cancelled = threading.Event()
+    monitor = make_monitor(trt, progress, cancelled)
+    config.progress_monitor = monitor
+    try:
+        plan = _built(builder, network, config, cancelled)
+    finally:
+        progress.close()
+    if plan is None:
+        raise build_failure(onnx_path, messages, options)
+    if options.timing_cache is not None:
+        write_bytes(options.timing_cache, bytes(config.get_timing_cache().serialize()))
+    del monitor, cache, parser
+    return plan
+
+
+def parse_onnx(trt: ModuleType, network: trt.INetworkDefinition, logger: trt.ILogger, path: Path) -> trt.OnnxParser:
+    """Read an ONNX file into `network`; every complaint of the parser in one line.
+
+    Raises:
+        ModelFileError: it cannot be parsed.
+    """
+    parser: Any = trt.OnnxParser(network, logger)
+    if not parser.parse_from_file(str(path)):
+        told = [parser_complaint(parser.get_error(index)) for index in range(parser.num_errors)]
+        raise ModelFileError(
+            f"{path}: TensorRT {trt.__version__} cannot parse it: {'; '.join(told) or 'no reason given'}; "
+            "export it again with clst-export (opset 19 or 20), or run the ONNX file with ONNX Runtime"
+        )
+    return parser
+
+
+def parser_complaint(error: trt.ParserError) -> str:
+    """One complaint of the parser: operator, node, reason."""
+    node = " ".join(part for part in (error.node_operator(), error.node_name()) if part)
+    reason = " ".join(str(error.desc()).split())
+    return f"{node}: {reason}" if node else reason
+
+
+def configure(trt: ModuleType, builder: trt.Builder, config: trt.IBuilderConfig, options: BuildOptions) -> None:
+    """Put the options into TensorRT's configuration.
+
+    Raises:
+        ConfigError: this device has no such DLA core.
+    """
+    config.builder_optimization_level = options.optimisation_level
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # what the inspector can tell later
+    config.clear_flag(trt.BuilderFlag.TF32)  # fp32 in the graph means fp32, not its shortened form
+    if options.workspace_mib is not None:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_mib << 20)
+    if options.dla_core is None:
+        return
+    if options.dla_core >= builder.num_DLA_cores:
+        raise ConfigError(
+            f"DLA core {options.dla_core} asked, this device has {builder.num_DLA_cores} of them; "
+            "leave it out to run on the GPU"
+        )
+    config.default_device_type = trt.DeviceType.DLA
+    config.DLA_core = options.dla_core
+    config.set_flag(trt.BuilderFlag.GPU_FALLBACK)
+
+
+def attach_timing_cache(config: trt.IBuilderConfig, path: Path | None) -> trt.ITimingCache | None:
+    """Give the build its cache of measured layer times: from the file, else empty.
+
+    A cache of another GPU or TensorRT is replaced, and that is said: it can only cost time, never change a result.
+
+    Raises:
+        ConfigError: the file cannot be read.
+    """
+    if path is None:
+        return None
+    try:
+        stored = path.read_bytes() if path.exists() else b""
+    except OSError as error:
+        raise ConfigError(f"timing cache {path}: {error.strerror}; give a file or leave it out") from error
+    for content in (stored, b""):
+        cache: Any = config.create_timing_cache(content)
+        if cache is not None and config.set_timing_cache(cache, ignore_mismatch=False):
+            return cache
+        click.echo(f"timing cache {path} is of another GPU or TensorRT, or damaged; starting a new one", err=True)
+    raise ConfigError(f"timing cache {path}: TensorRT refuses even an empty one; leave it out")
+
+
+def _built(
+    builder: trt.Builder, network: trt.INetworkDefinition, config: trt.IBuilderConfig, cancelled: threading.Event
+) -> bytes | None:
+    """Build in a thread, so that this one sees Ctrl-C: inside C++ no Python signal handler runs."""
+    results: list[bytes | None] = []
+    failures: list[BaseException] = []
+
+    def build() -> None:
+        try:
+            plan = builder.build_serialized_network(network, config)
+            results.append(None if plan is None else bytes(plan))
+        except BaseException as error:  # noqa: BLE001 handed to the waiting thread
+            failures.append(error)
+
+    thread = threading.Thread(target=build, name="tensorrt-build")
+    try:
+        thread.start()
+        while thread.is_alive():
+            thread.join(POLL_SECONDS)
+    except KeyboardInterrupt:
+        cancelled.set()
+        click.echo("stopping the build at TensorRT's next step …", err=True)
+        thread.join()
+        raise
+    if failures:
+        raise failures[0]
+    return results[0]
+
+
+def build_failure(onnx_path: Path, messages: Messages, options: BuildOptions) -> ClstError:
+    """Why TensorRT gave no engine, as far as its log tells."""
+    memory = messages.out_of_memory()
+    if memory is not None:
+        limit = "all memory" if options.workspace_mib is None else f"{options.workspace_mib} MiB"
+        return ClstError(
+            f"{onnx_path}: the GPU ran out of memory during the build ({memory}); end other programs that use it, "
+            f"lower the workspace (now {limit}) or export a smaller input size"
+        )
+    return ModelFileError(
+        f"{onnx_path}: TensorRT could not build it: {messages.last_errors()}; "
+        "try a larger workspace or another optimisation level, or run the ONNX file with ONNX Runtime"
+    )

@@ -1,0 +1,123 @@
+"""NVIDIA's TensorRT: the only place that imports it, the versions this program knows, and what it logs."""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from collections.abc import Sequence
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from clst_runtime.errors import MissingDependency
+from clst_runtime.optional import require
+
+if TYPE_CHECKING:
+    import tensorrt as trt
+
+SUPPORTED = "10.3 to 11.x"
+OLDEST, NEWEST_MAJOR = (10, 3), 11
+KEPT_MESSAGES = 40
+
+_MEMORY = re.compile(r"out ?of ?memory|insufficient memory|cudaErrorMemoryAllocation", re.IGNORECASE)
+_NOTHING_LEFT = re.compile(r"could not find any implementation", re.IGNORECASE)
+
+
+def load_tensorrt() -> ModuleType:
+    """The module `tensorrt`, of a version that this program knows.
+
+    Raises:
+        MissingDependency: it cannot be imported, or it is older or newer.
+    """
+    module = require("tensorrt")
+    found = str(getattr(module, "__version__", "unknown"))
+    version = version_numbers(found)
+    if not OLDEST <= version < (NEWEST_MAJOR + 1,):
+        age = "too old" if version < OLDEST else "too new"
+        raise MissingDependency(
+            f"TensorRT {found} is {age}, supported is {SUPPORTED}; run the ONNX file with ONNX Runtime instead, "
+            "or install another TensorRT (JetPack 6 brings 10.3)"
+        )
+    return module
+
+
+def version_numbers(text: str) -> tuple[int, ...]:
+    """`10.16.1.11` as (10, 16, 1, 11); what is no number ends it."""
+    numbers = re.match(r"\d+(\.\d+)*", text)
+    return tuple(int(part) for part in numbers[0].split(".")) if numbers else ()
+
+
+class Messages:
+    """What TensorRT logged: the last errors and warnings, from whatever thread they came."""
+
+    def __init__(self) -> None:
+        self.errors: deque[str] = deque(maxlen=KEPT_MESSAGES)
+        self.warnings: deque[str] = deque(maxlen=KEPT_MESSAGES)
+
+    def last_errors(self, count: int = 3) -> str:
+        """The last distinct errors in one line."""
+        distinct = list(dict.fromkeys(self.errors))[-count:]
+        return "; ".join(distinct) if distinct else "TensorRT logged no error"
+
+    def out_of_memory(self) -> str | None:
+        """The message that says the build failed for want of GPU memory, if one does.
+
+        A warning alone does not: TensorRT skips single tactics for want of memory in builds that succeed. It does
+        together with the error that no implementation of a layer was left.
+        """
+        certain = [text for text in self.errors if _MEMORY.search(text)]
+        if not certain and any(_NOTHING_LEFT.search(text) for text in self.errors):
+            certain = [text for text in self.warnings if _MEMORY.search(text)]
+        return certain[-1] if certain else None
+
+
+def make_logger(trt: ModuleType, messages: Messages) -> trt.ILogger:
+    """A TensorRT logger that writes into `messages`; it must outlive everything that was made with it."""
+    severe: Sequence[Any] = (trt.ILogger.Severity.INTERNAL_ERROR, trt.ILogger.Severity.ERROR)
+    warning: Any = trt.ILogger.Severity.WARNING
+
+    class Logger(trt.ILogger):  # type: ignore[misc, name-defined]
+        """Called from C++ by any thread, where an exception would end the process: it only appends."""
+
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+
+        def log(self, severity: Any, msg: str) -> None:
+            text = " ".join(msg.split())
+            if severity in severe:
+                messages.errors.append(text)
+            elif severity == warning:
+                messages.warnings.append(text)
+
+    return Logger()
+
+
+def make_builder(trt: ModuleType, logger: trt.ILogger, messages: Messages) -> trt.Builder:
+    """TensorRT's builder.
+
+    Raises:
+        MissingDependency: it does not start, which is what happens without a usable GPU.
+    """
+    try:
+        return trt.Builder(logger)
+    except (TypeError, RuntimeError) as error:
+        raise _not_started(trt, "builder", messages) from error
+
+
+def make_runtime(trt: ModuleType, logger: trt.ILogger, messages: Messages) -> trt.Runtime:
+    """TensorRT's runtime.
+
+    Raises:
+        MissingDependency: it does not start, which is what happens without a usable GPU.
+    """
+    try:
+        return trt.Runtime(logger)
+    except (TypeError, RuntimeError) as error:
+        raise _not_started(trt, "runtime", messages) from error
+
+
+def _not_started(trt: ModuleType, what: str, messages: Messages) -> MissingDependency:
+    """The bindings raise TypeError (`factory function returned nullptr`) where TensorRT could not start."""
+    return MissingDependency(
+        f"TensorRT {trt.__version__} cannot start its {what} ({messages.last_errors()}); it needs an NVIDIA GPU and a "
+        "driver that fits; nvidia-smi and clst-doctor say what is there"
+    )

@@ -1,0 +1,81 @@
+"""The manifest inside an ONNX file, read without the package `onnx`, which a vehicle does not have.
+
+An ONNX file is one protobuf message. Of its fields only `metadata_props` (14) is wanted: pairs of a key (1) and a
+value (2). A field begins with a number: its own number times 8 plus how it is stored (0 a number, 1 eight bytes,
+2 a length and that many bytes, 5 four bytes).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from clst_runtime.errors import ModelFileError
+from clst_runtime.manifest import METADATA_KEY, Manifest
+
+_METADATA_PROPS = 14
+_FIXED_BYTES = {1: 8, 5: 4}
+
+
+def read_onnx_manifest(path: Path) -> Manifest:
+    """The manifest that clst-export wrote into an ONNX file.
+
+    Raises:
+        ModelFileError: missing, damaged, or without a manifest.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ModelFileError(f"{path}: {error.strerror}; give an ONNX file of clst-export") from error
+    try:
+        for number, value in _fields(memoryview(content)):
+            if number == _METADATA_PROPS:
+                pair = dict(_fields(value))
+                if bytes(pair[1]).decode() == METADATA_KEY:
+                    return Manifest.from_json(bytes(pair[2]).decode(), where=str(path))
+    except (IndexError, KeyError, ValueError) as error:
+        raise ModelFileError(f"{path} is damaged or no ONNX file ({error}); export it again") from error
+    raise ModelFileError(f"{path} has no clst manifest; make the file with clst-export")
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file, read in blocks."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _fields(message: memoryview) -> Iterator[tuple[int, memoryview]]:
+    """Number and content of each field; ValueError or IndexError where the message is cut off or none."""
+    place = 0
+    while place < len(message):
+        key, place = _varint(message, place)
+        kind = key & 7
+        if kind == 0:
+            start, (_, place) = place, _varint(message, place)
+        elif kind == 2:
+            length, start = _varint(message, place)
+            place = start + length
+        elif kind in _FIXED_BYTES:
+            start, place = place, place + _FIXED_BYTES[kind]
+        else:
+            raise ValueError(f"field {key >> 3} is stored in an unknown way, {kind}")
+        if place > len(message):
+            raise ValueError(f"field {key >> 3} ends after the file")
+        yield key >> 3, message[start:place]
+
+
+def _varint(message: memoryview, place: int) -> tuple[int, int]:
+    """A number, seven bits a byte, lowest first, and the place after it."""
+    value = shift = 0
+    while True:
+        byte = message[place]
+        value |= (byte & 0x7F) << shift
+        place, shift = place + 1, shift + 7
+        if byte < 0x80:
+            return value, place
+        if shift > 63:
+            raise ValueError(f"a number of more than 64 bits at byte {place}")

@@ -1,0 +1,55 @@
+"""What the fake TensorRT and the fake GPU are to do, and what they saw; reset before each test."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass
+class Behaviour:
+    """The switches of the fakes."""
+
+    calls: list[str] = field(default_factory=list)
+    """Calls in their order, as far as a test looks at them."""
+    parse_errors: list[tuple[str, str, str]] = field(default_factory=list)
+    """Operator, node and reason of each complaint of the parser."""
+    builds: bool = True
+    """False: `build_serialized_network` returns None."""
+    logs: list[tuple[str, str]] = field(default_factory=list)
+    """Severity and text, logged during the build."""
+    steps: int = 3
+    """Steps of the build's phase."""
+    on_step: Callable[[int], None] | None = None
+    """Called in the builder's thread before each step is reported."""
+    starts: bool = True
+    """False: builder and runtime do not start, as without a GPU."""
+    has_context: bool = True
+    """False: no execution context can be made."""
+    executes: bool = True
+    """False: `execute_async_v3` refuses."""
+    wrong_share: float = 0.0
+    """Share of the class map's pixels that the engine gets wrong."""
+    output_type: str = "UINT8"
+    """Data type that the engine gives its outputs."""
+    dla_cores: int = 0
+    """DLA cores of the device."""
+    layers_measured: int = 0
+    """Layers whose time was not in the cache in the last build."""
+    config: dict[str, Any] = field(default_factory=dict)
+    """What the last build was asked for."""
+    strongly_typed: bool | None = None
+    """Whether the last network was."""
+    host_code_allowed: list[bool] = field(default_factory=list)
+    """`engine_host_code_allowed` at each deserialisation."""
+
+
+current = Behaviour()
+
+
+def reset() -> Behaviour:
+    """Everything as it is after start."""
+    fresh = Behaviour()
+    current.__dict__.update(fresh.__dict__)
+    return current

@@ -1,0 +1,96 @@
+"""A GPU made of NumPy arrays: copies and engines are only queued, and run when the stream is waited for."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import ClassVar
+
+import numpy as np
+from tests.fakes import behaviour
+
+from clst_runtime.backends.cuda import cuda_failure
+
+MEMORY: dict[int, np.ndarray] = {}
+STREAMS: dict[int, list[Callable[[], None]]] = {}
+_numbers = itertools.count(1)
+
+
+class FakeMark:
+    time_ms: float | None = None
+
+
+class FakeCuda:
+    """`clst_runtime.backends.cuda.CudaDevice`; every millisecond of it is one queued operation."""
+
+    opened: ClassVar[list[FakeCuda]] = []
+
+    def __init__(self, name: str = "Orin", compute_capability: str = "8.7") -> None:
+        self.name, self.compute_capability = name, compute_capability
+        self.stream_handle = 7000 + next(_numbers)
+        self.queue: list[Callable[[], None]] = []
+        STREAMS[self.stream_handle] = self.queue
+        self.allocations = 0
+        self.addresses: list[int] = []
+        self.closed = False
+        self.clock_ms = 0.0
+        self.fails_with: str | None = None
+        FakeCuda.opened.append(self)
+
+    def pinned(self, shape):
+        self.allocations += 1
+        return np.full(shape, 77, np.uint8)
+
+    def allocate(self, size_bytes):
+        self.allocations += 1
+        address = next(_numbers) << 20
+        MEMORY[address] = np.full(size_bytes, 66, np.uint8)
+        self.addresses.append(address)
+        return address
+
+    def copy_in(self, address, host):
+        def copy():
+            MEMORY[address][: host.size] = host.reshape(-1)
+
+        self.queue.append(copy)
+
+    def copy_out(self, host, address):
+        def copy():
+            host.reshape(-1)[:] = MEMORY[address][: host.size]
+
+        self.queue.append(copy)
+
+    def create_mark(self):
+        self.allocations += 1
+        return FakeMark()
+
+    def record(self, mark):
+        def take():
+            mark.time_ms = self.clock_ms
+
+        self.queue.append(take)
+
+    def elapsed_ms(self, start, end):
+        return end.time_ms - start.time_ms
+
+    def synchronise(self):
+        behaviour.current.calls.append("synchronise")
+        if self.fails_with is not None:
+            raise cuda_failure("waiting for the GPU", self.fails_with)
+        for operation in self.queue:
+            operation()
+            self.clock_ms += 1.0
+        self.queue.clear()
+
+    def close(self):
+        if not self.closed:
+            self.closed = True
+            for address in self.addresses:
+                del MEMORY[address]
+            del STREAMS[self.stream_handle]
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.close()

@@ -1,0 +1,122 @@
+"""`pycuda.driver` as far as this project calls it, for the order of calls and for its errors.
+
+Names, parameters and error classes as in PyCUDA 2026.1 (src/wrapper/wrap_cudadrv.cpp): `memcpy_htod_async(dest, src,
+stream)`, `memcpy_dtoh_async(dest, src, stream)`, `Stream(flags)` with `handle`, `Event` with `record(stream)` and
+`end.time_since(start)`, `pagelocked_empty(shape, dtype)`, `mem_alloc(bytes)` that becomes an address by `int`,
+`Device.retain_primary_context()` whose `push` is an ordinary and `pop` a static method.
+"""
+
+import numpy as np
+
+calls = []
+devices = 1
+raises = {}
+
+
+class Error(Exception):
+    """Base of the others, as in PyCUDA."""
+
+
+class MemoryError(Error):
+    """Out of device memory."""
+
+
+class LogicError(Error):
+    """An invalid call, and most sticky errors."""
+
+
+class LaunchError(Error):
+    """A kernel failed."""
+
+
+def called(name):
+    calls.append(name)
+    if name in raises:
+        raise raises[name]
+
+
+def init():
+    called("init")
+
+
+class Context:
+    depth = 0
+
+    def push(self):
+        called("push")
+        Context.depth += 1
+
+    @staticmethod
+    def pop():
+        called("pop")
+        Context.depth -= 1
+
+
+class Device:
+    def __init__(self, number):
+        self.number = number
+
+    @staticmethod
+    def count():
+        return devices
+
+    def name(self):
+        return "Orin"
+
+    def compute_capability(self):
+        return (8, 7)
+
+    def retain_primary_context(self):
+        called("retain")
+        return Context()
+
+
+class Stream:
+    def __init__(self, flags=0):
+        called(f"stream {flags}")
+        self.handle = 4242
+
+    def synchronize(self):
+        called("synchronize")
+
+
+class Event:
+    def record(self, stream=None):
+        assert isinstance(stream, Stream), "recorded on the default stream"
+        called("record")
+
+    def time_since(self, event):
+        return 1.5
+
+
+class Allocation:
+    def __init__(self, address):
+        self.address = address
+
+    def __int__(self):
+        return self.address
+
+    def free(self):
+        called("free")
+
+
+def pagelocked_empty(shape, dtype):
+    called("pagelocked")
+    return np.full(shape, 99, dtype)
+
+
+def mem_alloc(size):
+    called("mem_alloc")
+    return Allocation(1 << 20)
+
+
+def memcpy_htod_async(dest, src, stream=None):
+    assert isinstance(dest, int)
+    assert isinstance(stream, Stream), "copied on the default stream"
+    called("htod")
+
+
+def memcpy_dtoh_async(dest, src, stream=None):
+    assert isinstance(src, int)
+    assert isinstance(stream, Stream), "copied on the default stream"
+    called("dtoh")

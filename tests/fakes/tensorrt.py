@@ -1,0 +1,441 @@
+"""A TensorRT whose engines are computed by ONNX Runtime: real results, no GPU.
+
+Only names of the real bindings are public here; `tests/tensorrt_api` compares each of them, its members and its
+parameters with TensorRT 10.3.0, 10.16.1 and 11.4.0. What it does is told by `tests/fakes/behaviour.py`.
+"""
+
+from __future__ import annotations
+
+import json as _json
+import threading as _threading
+import weakref as _weakref
+
+import numpy as _np
+from tests.fakes import behaviour as _behaviour
+from tests.fakes import cuda as _cuda
+
+__version__ = "10.3.0"
+
+_MAGIC = b"FAKE PLAN\n"
+_TYPES = {"tensor(uint8)": "UINT8", "tensor(float)": "FLOAT", "tensor(int64)": "INT64"}
+
+
+class _Member:
+    """A value of one of TensorRT's enumerations."""
+
+    def __init__(self, name: str, value: int) -> None:
+        self.name, self.value = name, value
+
+    def __int__(self) -> int:
+        if self.name == "STRONGLY_TYPED":
+            return 0 if __version__.startswith("11") else 1
+        return self.value
+
+    def __repr__(self) -> str:
+        return f"<{self.name}>"
+
+
+def _members(names: str) -> dict[str, _Member]:
+    return {name: _Member(name, value) for value, name in enumerate(names.split())}
+
+
+class NetworkDefinitionCreationFlag:
+    STRONGLY_TYPED = _Member("STRONGLY_TYPED", 0)
+
+
+class MemoryPoolType:
+    WORKSPACE = _Member("WORKSPACE", 0)
+
+
+class ProfilingVerbosity:
+    DETAILED = _Member("DETAILED", 2)
+
+
+class BuilderFlag:
+    GPU_FALLBACK = _Member("GPU_FALLBACK", 3)
+    TF32 = _Member("TF32", 6)
+
+
+class DeviceType:
+    GPU = _Member("GPU", 0)
+    DLA = _Member("DLA", 1)
+
+
+class TensorIOMode:
+    INPUT = _Member("INPUT", 1)
+    OUTPUT = _Member("OUTPUT", 2)
+
+
+class LayerInformationFormat:
+    JSON = _Member("JSON", 1)
+
+
+class DataType:
+    FLOAT = _Member("FLOAT", 0)
+    UINT8 = _Member("UINT8", 5)
+    INT32 = _Member("INT32", 3)
+    INT64 = _Member("INT64", 8)
+
+
+class ILogger:
+    class Severity:
+        INTERNAL_ERROR = _Member("INTERNAL_ERROR", 0)
+        ERROR = _Member("ERROR", 1)
+        WARNING = _Member("WARNING", 2)
+        INFO = _Member("INFO", 3)
+
+    def log(self, severity, msg):
+        raise AssertionError("the logger does not override log")
+
+
+class IProgressMonitor:
+    def phase_start(self, phase_name, parent_phase, num_steps):
+        raise AssertionError("not overridden")
+
+    def step_complete(self, phase_name, step):
+        raise AssertionError("not overridden")
+
+    def phase_finish(self, phase_name):
+        raise AssertionError("not overridden")
+
+
+def _complain(logger, severity, text):
+    logger.log(getattr(ILogger.Severity, severity), text)
+
+
+def _session(content):
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = 1
+    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+
+
+class IHostMemory:
+    __slots__ = ("_content",)
+
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+
+    @property
+    def nbytes(self):
+        return len(self._content)
+
+    def __bytes__(self):
+        return self._content
+
+
+class INetworkDefinition:
+    """Its weights belong to the parser: built without a living one, the real TensorRT crashes."""
+
+    __slots__ = ("_content", "_parser")
+
+    def __init__(self) -> None:
+        self._content, self._parser = b"", None
+
+
+class ParserError:
+    __slots__ = ("_complaint",)
+
+    def __init__(self, complaint) -> None:
+        self._complaint = complaint
+
+    def node_operator(self):
+        return self._complaint[0]
+
+    def node_name(self):
+        return self._complaint[1]
+
+    def desc(self):
+        return self._complaint[2]
+
+
+class OnnxParser:
+    __slots__ = ("__weakref__", "_errors", "_logger", "_network")
+
+    def __init__(self, network, logger) -> None:
+        self._network, self._logger, self._errors = network, logger, []
+
+    def parse_from_file(self, model):
+        _behaviour.current.calls.append("parse")
+        assert isinstance(model, str), "the real parser takes str, not Path"
+        self._errors = [ParserError(each) for each in _behaviour.current.parse_errors]
+        if not self._errors:
+            with open(model, "rb") as stream:
+                content = stream.read()
+            try:
+                _session(content)
+            except Exception as error:  # noqa: BLE001 whatever ONNX Runtime says
+                self._errors = [ParserError(("", "", str(error)))]
+            else:
+                self._network._content, self._network._parser = content, _weakref.ref(self)
+        return not self._errors
+
+    @property
+    def num_errors(self):
+        return len(self._errors)
+
+    def get_error(self, index):
+        return self._errors[index]
+
+
+class ITimingCache:
+    """Must live until the engine is built; the configuration does not own it."""
+
+    __slots__ = ("__weakref__", "_layers", "_version")
+
+    def __init__(self, version, layers) -> None:
+        self._version, self._layers = version, layers
+
+    def serialize(self):
+        return IHostMemory(b"CACHE" + _json.dumps([self._version, sorted(self._layers)]).encode())
+
+
+class IBuilderConfig:
+    __slots__ = (
+        "DLA_core",
+        "_asked",
+        "_cache",
+        "builder_optimization_level",
+        "default_device_type",
+        "profiling_verbosity",
+        "progress_monitor",
+    )
+
+    def __init__(self) -> None:
+        self.DLA_core, self.default_device_type = -1, DeviceType.GPU
+        self.builder_optimization_level, self.profiling_verbosity, self.progress_monitor = 3, None, None
+        self._cache = None
+        self._asked = {"flags": {"TF32"}, "pools": {}}
+
+    def set_memory_pool_limit(self, pool, pool_size):
+        self._asked["pools"][pool.name] = pool_size
+
+    def set_flag(self, flag):
+        self._asked["flags"].add(flag.name)
+
+    def clear_flag(self, flag):
+        self._asked["flags"].discard(flag.name)
+
+    def create_timing_cache(self, serialized_timing_cache):
+        content = bytes(serialized_timing_cache)
+        if not content:
+            return ITimingCache(__version__, set())
+        if not content.startswith(b"CACHE"):
+            return None
+        version, layers = _json.loads(content[5:])
+        return ITimingCache(version, set(layers))
+
+    def set_timing_cache(self, cache, ignore_mismatch):
+        if cache._version != __version__ and not ignore_mismatch:
+            return False
+        self._cache = _weakref.ref(cache)
+        return True
+
+    def get_timing_cache(self):
+        return self._cache()
+
+
+class Builder:
+    __slots__ = ("_logger",)
+
+    def __init__(self, logger) -> None:
+        if not _behaviour.current.starts:
+            _complain(logger, "ERROR", "CUDA initialization failure with error: 35")
+            raise TypeError("pybind11::init(): factory function returned nullptr")
+        _behaviour.current.calls.append("builder")
+        self._logger = logger
+
+    @property
+    def num_DLA_cores(self):  # noqa: N802 TensorRT's name
+        return _behaviour.current.dla_cores
+
+    def create_network(self, flags=0):
+        _behaviour.current.calls.append("network")
+        _behaviour.current.strongly_typed = flags == 1 << int(NetworkDefinitionCreationFlag.STRONGLY_TYPED)
+        return INetworkDefinition()
+
+    def create_builder_config(self):
+        return IBuilderConfig()
+
+    def build_serialized_network(self, network, config):
+        told = _behaviour.current
+        told.calls.append("build")
+        assert network._parser() is not None, "the parser and with it the weights are gone"
+        assert config._cache is None or config._cache() is not None, "the timing cache is gone"
+        assert _threading.current_thread() is not _threading.main_thread(), "Ctrl-C would not be seen"
+        told.config = {
+            "level": config.builder_optimization_level,
+            "verbosity": config.profiling_verbosity.name,
+            "device": config.default_device_type.name,
+            "dla_core": config.DLA_core,
+            **config._asked,
+        }
+        for severity, text in told.logs:
+            _complain(self._logger, severity, text)
+        if not self._report(config.progress_monitor):
+            _complain(self._logger, "ERROR", "build cancelled by the progress monitor")
+            return None
+        if not told.builds:
+            return None
+        self._measure(network, config)
+        header = {"version": __version__, "dla_core": config.DLA_core}
+        return IHostMemory(_MAGIC + _json.dumps(header).encode() + b"\n" + network._content)
+
+    def _report(self, monitor) -> bool:
+        """Phases and steps as TensorRT tells them: one phase inside another, from threads of its own."""
+        if monitor is None:
+            return True
+        going = []
+
+        def work():
+            monitor.phase_start("Building Engine", None, 1)
+            monitor.phase_start("Timing", "Building Engine", _behaviour.current.steps)
+            for step in range(_behaviour.current.steps):
+                if _behaviour.current.on_step is not None:
+                    _behaviour.current.on_step(step)
+                going.append(monitor.step_complete("Timing", step))
+                if not going[-1]:
+                    break
+            monitor.phase_finish("Timing")
+            monitor.phase_finish("Building Engine")
+
+        thread = _threading.Thread(target=work)
+        thread.start()
+        thread.join()
+        return all(going)
+
+    def _measure(self, network, config) -> None:
+        import onnx
+
+        layers = {node.op_type + node.output[0] for node in onnx.load_from_string(network._content).graph.node}
+        known = config._cache()._layers if config._cache is not None else set()
+        _behaviour.current.layers_measured = len(layers - known)
+        known |= layers
+
+
+class Runtime:
+    __slots__ = ("DLA_core", "_logger", "engine_host_code_allowed")
+
+    def __init__(self, logger) -> None:
+        if not _behaviour.current.starts:
+            raise TypeError("pybind11::init(): factory function returned nullptr")
+        self._logger, self.engine_host_code_allowed, self.DLA_core = logger, False, -1
+
+    def deserialize_cuda_engine(self, serialized_engine):
+        told = _behaviour.current
+        told.calls.append("deserialise")
+        told.host_code_allowed.append(self.engine_host_code_allowed)
+        content = bytes(serialized_engine)
+        if not content.startswith(_MAGIC):
+            _complain(self._logger, "ERROR", "magicTag does not match")
+            return None
+        header, _, model = content[len(_MAGIC) :].partition(b"\n")
+        facts = _json.loads(header)
+        if facts["version"] != __version__ or facts["dla_core"] != self.DLA_core:
+            _complain(self._logger, "ERROR", f"engine of {facts}, this is {__version__} on core {self.DLA_core}")
+            return None
+        return ICudaEngine(model)
+
+
+class ICudaEngine:
+    __slots__ = ("_model", "_session")
+
+    def __init__(self, model) -> None:
+        self._model, self._session = model, _session(model)
+
+    def _tensors(self):
+        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
+        return [(each, True) for each in inputs] + [(each, False) for each in outputs]
+
+    def _find(self, name):
+        return next(pair for pair in self._tensors() if pair[0].name == name)
+
+    @property
+    def num_io_tensors(self):
+        return len(self._tensors())
+
+    def get_tensor_name(self, index):
+        return self._tensors()[index][0].name
+
+    def get_tensor_mode(self, name):
+        return TensorIOMode.INPUT if self._find(name)[1] else TensorIOMode.OUTPUT
+
+    def get_tensor_dtype(self, name):
+        tensor, is_input = self._find(name)
+        return getattr(DataType, _TYPES[tensor.type] if is_input else _behaviour.current.output_type)
+
+    def get_tensor_shape(self, name):
+        return tuple(self._find(name)[0].shape)
+
+    def create_execution_context(self):
+        return IExecutionContext(self._session) if _behaviour.current.has_context else None
+
+    def create_engine_inspector(self):
+        return EngineInspector(self._model)
+
+
+class IExecutionContext:
+    __slots__ = ("_addresses", "_session")
+
+    def __init__(self, session) -> None:
+        self._session, self._addresses = session, {}
+
+    def set_tensor_address(self, name, memory):
+        _behaviour.current.calls.append(f"address {name}")
+        self._addresses[name] = memory
+        return True
+
+    def execute_async_v3(self, stream_handle):
+        _behaviour.current.calls.append("execute")
+        if not _behaviour.current.executes:
+            return False
+        _cuda.STREAMS[stream_handle].append(self._run)
+        return True
+
+    def _run(self) -> None:
+        inputs = {
+            each.name: _cuda.MEMORY[self._addresses[each.name]].reshape(each.shape)
+            for each in self._session.get_inputs()
+        }
+        for tensor, values in zip(self._session.get_outputs(), self._session.run(None, inputs), strict=True):
+            flat = values.reshape(-1).copy()
+            flat[: round(_behaviour.current.wrong_share * flat.size)] += 1
+            memory = _cuda.MEMORY[self._addresses[tensor.name]]
+            memory[:] = flat.astype(_np.uint8)
+
+
+class EngineInspector:
+    __slots__ = ("_model",)
+
+    def __init__(self, model) -> None:
+        self._model = model
+
+    def get_engine_information(self, format):
+        import onnx
+
+        assert format is LayerInformationFormat.JSON
+        graph = onnx.shape_inference.infer_shapes(onnx.load_from_string(self._model)).graph
+        types = {each.name: each.type.tensor_type for each in (*graph.value_info, *graph.output)}
+        layers = [
+            {"Name": node.name or node.op_type, "LayerType": node.op_type, "Outputs": self._told(node.output, types)}
+            for node in graph.node
+        ]
+        names = [each.name for each in (*graph.input, *graph.output)]
+        if __version__.startswith("11"):
+            return _json.dumps({"Layers": layers, "I/O Tensors": [{"Name": name} for name in names]})
+        return _json.dumps({"Layers": layers, "Bindings": names})
+
+    def _told(self, names, types):
+        words = {1: ("Float", "FP32"), 2: ("UInt8", "UINT8"), 7: ("Int64", "INT64"), 10: ("Half", "FP16")}
+        told = []
+        for name in names:
+            kind, word = words[types[name].elem_type]
+            entry = {"Name": name, "Dimensions": [each.dim_value for each in types[name].shape.dim]}
+            if __version__.startswith("11"):
+                entry |= {"Format": "Row major linear format (kLINEAR)", "DataType": kind}
+            else:
+                entry["Format/Datatype"] = f"Row major linear {word} format"
+            told.append(entry)
+        return told

@@ -1,0 +1,61 @@
+"""A machine with the fake TensorRT and the fake GPU."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import pytest
+from tests.conftest import SIZE_HW
+from tests.fakes import behaviour
+from tests.fakes import tensorrt as fake_tensorrt
+from tests.fakes.cuda import MEMORY, STREAMS, FakeCuda
+
+from clst_runtime.backends import trt as trt_backend
+from clst_runtime.engines import build, bundle
+
+VERSIONS = ("10.3.0", "10.16.1.11", "11.4.0.106")
+
+
+class Machine:
+    """What is installed, and what it does."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._patch = monkeypatch
+        self.does = behaviour.reset()
+        self.gpu = ("Orin", "8.7")
+        monkeypatch.setitem(sys.modules, "tensorrt", fake_tensorrt)
+        for module in (trt_backend, build, bundle):
+            monkeypatch.setattr(module, "open_cuda", lambda: FakeCuda(*self.gpu))
+        self.has_tensorrt("10.3.0")
+
+    def has_tensorrt(self, version: str | None) -> None:
+        """Another version; None = it is not installed."""
+        if version is None:
+            self._patch.setitem(sys.modules, "tensorrt", None)
+        else:
+            self._patch.setattr(fake_tensorrt, "__version__", version)
+
+    def has_no_gpu(self) -> None:
+        """Opening the GPU goes through PyCUDA, which is not installed here."""
+        from clst_runtime.backends import cuda
+
+        self._patch.setitem(sys.modules, "pycuda", None)
+        for module in (trt_backend, build, bundle):
+            self._patch.setattr(module, "open_cuda", cuda.open_cuda)
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    FakeCuda.opened.clear()
+    yield Machine(monkeypatch)
+    assert all(device.closed for device in FakeCuda.opened), "a GPU was left open"
+    assert (MEMORY, STREAMS) == ({}, {})
+
+
+@pytest.fixture
+def frames():
+    """Three pictures; each pixel's strongest channel is unique."""
+    generator = np.random.default_rng(3)
+    pixels = generator.permuted(np.broadcast_to(np.array([10, 100, 200], np.uint8), (3, *SIZE_HW, 3)), axis=3)
+    return list(pixels)

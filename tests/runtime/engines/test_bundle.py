@@ -1,0 +1,255 @@
+"""Bundles: written whole where the exporter is, built, verified and kept where the GPU is."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from tests.architecture.test_floors import FORBID, child
+from tests.conftest import SIZE_HW, write_rgb_model
+from tests.shell import shell
+
+from clst_export.bundle import build_bundle, write_bundle
+from clst_runtime.backends import open_model
+from clst_runtime.engines import build as build_module
+from clst_runtime.engines.bundle import engine_name
+from clst_runtime.engines.options import BuildOptions
+from clst_runtime.errors import BudgetNotHeld, ConfigError, DataError, MissingDependency, ModelFileError
+from clst_runtime.images import read_image, read_label
+
+ENGINE = "model-orin-8.7-trt10.3.0.engine"
+
+
+@pytest.fixture
+def bundle(rgb_model, tmp_path, frames):
+    write_bundle(rgb_model, tmp_path / "bundle", frames)
+    return tmp_path / "bundle"
+
+
+def names(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def test_a_bundle_holds_model_frames_and_class_maps(bundle, rgb_model, frames):
+    places = [f"{place}/{index:04d}.png" for place in ("expected", "frames") for index in range(3)]
+    assert names(bundle) == sorted(["README.txt", "bundle.json", "model.onnx", *places])
+    assert (bundle / "model.onnx").read_bytes() == rgb_model.read_bytes()
+    for index, frame in enumerate(frames):
+        assert np.array_equal(read_image(bundle / f"frames/{index:04d}.png"), frame)
+        assert np.array_equal(read_label(bundle / f"expected/{index:04d}.png"), frame.argmax(axis=2))
+    assert "clst-export build bundle" in (bundle / "README.txt").read_text()
+    assert bundle.stat().st_mode & 0o777 == (bundle / "frames").stat().st_mode & 0o777
+
+
+def test_the_first_start_builds_and_the_second_only_checks(machine, bundle, frames):
+    with open_model(bundle) as backend:
+        assert np.array_equal(backend.predict(frames[0]).classes, frames[0].argmax(axis=2))
+    assert machine.does.calls.count("build") == 1
+    made = {ENGINE, f"{ENGINE}.json", "timing.cache"}
+    assert made <= set(names(bundle))
+    before = (bundle / ENGINE).stat().st_mtime_ns
+    machine.does.calls.clear()
+    assert build_bundle(bundle) == bundle / ENGINE
+    assert machine.does.calls == []
+    assert (bundle / ENGINE).stat().st_mtime_ns == before
+    with open_model(bundle):
+        assert machine.does.calls[0] == "deserialise"
+
+
+def test_each_gpu_and_tensorrt_gets_its_own_engine(machine, bundle):
+    build_bundle(bundle)
+    machine.has_tensorrt("11.4.0.106")
+    machine.gpu = ("NVIDIA Jetson AGX Thor", "11.0")
+    second = build_bundle(bundle)
+    assert second.name == "model-nvidia-jetson-agx-thor-11.0-trt11.4.0.106.engine"
+    machine.has_tensorrt("10.3.0")
+    machine.gpu = ("Orin", "8.7")
+    machine.does.calls.clear()
+    assert build_bundle(bundle).name == ENGINE
+    assert machine.does.calls == []
+
+
+def test_names_of_gpus_become_names_of_files():
+    assert engine_name("NVIDIA H100 80GB HBM3", "9.0", "10.3.0") == "model-nvidia-h100-80gb-hbm3-9.0-trt10.3.0.engine"
+    assert engine_name("???", "1.0", "10.3.0") == "model-gpu-1.0-trt10.3.0.engine"
+
+
+def test_a_damaged_engine_is_built_again_and_that_is_said(machine, bundle, capsys):
+    engine = build_bundle(bundle)
+    engine.write_bytes(engine.read_bytes()[:-1])
+    machine.does.calls.clear()
+    capsys.readouterr()
+    build_bundle(bundle)
+    assert "build" in machine.does.calls
+    told = capsys.readouterr().err
+    assert "is damaged" in told
+    assert "building it again" in told
+
+
+def test_other_options_build_again(machine, bundle, capsys):
+    build_bundle(bundle)
+    machine.does.calls.clear()
+    build_bundle(bundle, options=BuildOptions(workspace_mib=32))
+    assert machine.does.config["pools"] == {"WORKSPACE": 32 << 20}
+    assert "with other options" in capsys.readouterr().err
+
+
+def test_the_bundles_own_options_are_used(machine, rgb_model, tmp_path, frames):
+    write_bundle(rgb_model, tmp_path / "b", frames, options=BuildOptions(optimisation_level=1))
+    build_bundle(tmp_path / "b")
+    assert machine.does.config["level"] == 1
+
+
+def test_an_engine_that_differs_is_not_used(machine, bundle):
+    machine.does.wrong_share = 0.1
+    with pytest.raises(BudgetNotHeld):
+        open_model(bundle)
+    assert ENGINE not in names(bundle)
+
+
+def test_the_device_compares_without_onnx_runtime(machine, bundle, monkeypatch):
+    def absent(*_):
+        raise AssertionError("ONNX Runtime was asked")
+
+    monkeypatch.setattr(build_module, "onnx_class_maps", absent)
+    facts = json.loads(build_bundle(bundle).with_name(f"{ENGINE}.json").read_text())["engine"]
+    assert facts["agreement"]["reference"].startswith("ONNX Runtime")
+
+
+def test_without_tensorrt_or_gpu_the_onnx_file_is_named(machine, bundle):
+    machine.has_no_gpu()
+    with pytest.raises(MissingDependency, match=r"PyCUDA cannot be imported .*model\.onnx"):
+        open_model(bundle)
+    machine.has_tensorrt(None)
+    with pytest.raises(MissingDependency, match=r"TensorRT .*its ONNX file can be run: .*bundle/model\.onnx") as error:
+        open_model(bundle)
+    assert "\n" not in error.value.message
+    with open_model(bundle / "model.onnx") as backend:
+        assert backend.manifest.input_hw == SIZE_HW
+
+
+@pytest.mark.parametrize("file", ["model.onnx", "frames/0001.png", "expected/0002.png"])
+def test_a_damaged_or_missing_file_is_found_before_the_build(machine, bundle, file):
+    content = bytearray((bundle / file).read_bytes())
+    content[-1] ^= 1
+    (bundle / file).write_bytes(content)
+    with pytest.raises(ModelFileError, match=f"{file} is damaged: SHA-256 .*copy the folder again"):
+        build_bundle(bundle)
+    (bundle / file).unlink()
+    with pytest.raises(ModelFileError, match=f"{file} is missing"):
+        build_bundle(bundle)
+    assert machine.does.calls == []
+
+
+def change(bundle, **values):
+    index = bundle / "bundle.json"
+    index.write_text(json.dumps(json.loads(index.read_text()) | values))
+
+
+def test_an_index_that_does_not_fit_is_refused(machine, bundle, tmp_path):
+    whole = (bundle / "bundle.json").read_text()
+    for values, told in (
+        ({"format_version": 2}, "bundle version 2, expected 1"),
+        ({"frame_sha256": {}}, "names no frames"),
+        ({"expected_sha256": {"0000.png": "0"}}, "not the same ones"),
+        ({"options": None}, "damaged"),
+    ):
+        change(bundle, **values)
+        with pytest.raises(ModelFileError, match=told):
+            open_model(bundle)
+        (bundle / "bundle.json").write_text(whole)
+    change(bundle, options={"level": 3})
+    with pytest.raises(ConfigError, match="build option 'level' is unknown"):
+        open_model(bundle)
+    for text in ("", "[]", "{"):
+        (bundle / "bundle.json").write_text(text)
+        with pytest.raises(ModelFileError, match="damaged"):
+            open_model(bundle)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ModelFileError, match=r"without bundle\.json"):
+        open_model(tmp_path / "empty")
+
+
+def test_names_that_lead_out_of_the_bundle_are_refused(machine, bundle):
+    digests = {"../../secret.png": "0" * 64}
+    change(bundle, frame_sha256=digests, expected_sha256=digests)
+    with pytest.raises(ModelFileError, match="damaged .*secret"):
+        build_bundle(bundle)
+
+
+def test_a_bundle_on_a_read_only_place_is_refused_before_the_build(machine, bundle, monkeypatch):
+    import tempfile
+
+    def read_only(**_):
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(tempfile, "NamedTemporaryFile", read_only)
+    with pytest.raises(DataError, match="cannot write into .*Read-only file system"):
+        build_bundle(bundle)
+    assert machine.does.calls == []
+
+
+def test_a_bundle_is_written_whole_or_not_at_all(rgb_model, tmp_path, frames, monkeypatch):
+    from clst_export import bundle as module
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(module, "write_text", full)
+    with pytest.raises(DataError, match="No space left on device; nothing was left behind"):
+        write_bundle(rgb_model, tmp_path / "b", frames)
+    assert [path.name for path in tmp_path.iterdir()] == ["rgb.onnx"]
+
+
+def test_what_makes_no_bundle_is_refused(rgb_model, tmp_path, frames):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/x").write_text("")
+    with pytest.raises(DataError, match="exists and is not empty"):
+        write_bundle(rgb_model, tmp_path / "full", frames)
+    with pytest.raises(DataError, match="exists and is not empty"):
+        write_bundle(rgb_model, rgb_model, frames)
+    with pytest.raises(DataError, match="no frame"):
+        write_bundle(rgb_model, tmp_path / "b", [])
+    with pytest.raises(DataError, match="verification frame 0"):
+        write_bundle(rgb_model, tmp_path / "b", [frames[0][:4]])
+    with pytest.raises(ModelFileError, match="no clst manifest"):
+        write_bundle(write_rgb_model(tmp_path / "bare.onnx", manifest=None), tmp_path / "b", frames)
+    with pytest.raises(DataError, match="cannot write"):
+        write_bundle(rgb_model, rgb_model / "below", frames)
+    (tmp_path / "empty").mkdir()
+    write_bundle(rgb_model, tmp_path / "empty", frames)
+    assert (tmp_path / "empty/bundle.json").is_file()
+
+
+def test_clst_run_on_a_bundle_where_no_tensorrt_is_ends_with_one_line_and_code_5(bundle):
+    done = shell("clst-run", bundle, "--source", bundle / "frames")
+    assert done.returncode == 5, done.stderr
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    assert str(bundle / "model.onnx") in done.stderr
+    assert shell("clst-run", bundle / "model.onnx", "--source", bundle / "frames").returncode == 0
+
+
+def test_building_needs_neither_torch_nor_onnx(bundle):
+    code = FORBID.format(names=("torch", "onnx", "onnxruntime", "clst_train", "cv2", "tensorrt"))
+    code += (
+        "from pathlib import Path\nfrom clst_export.bundle import build_bundle\nimport clst_export.engine\n"
+        "from clst_runtime.errors import MissingDependency\n"
+        "try: build_bundle(Path(sys.argv[1]))\n"
+        "except MissingDependency as error: print(error.message)"
+    )
+    done = child(code, bundle)
+    assert done.returncode == 0, done.stderr
+    assert "tensorrt cannot be imported (forbidden: tensorrt)" in done.stdout
+
+
+def test_torch_planted_in_the_builder_is_found(bundle, tmp_path):
+    from tests.architecture.test_floors import ROOT
+
+    for folder in ("runtime", "export"):
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    with (tmp_path / "runtime/clst_runtime/engines/build.py").open("a") as stream:
+        stream.write("\nimport torch\n")
+    code = FORBID.format(names=("torch",)) + "import clst_export.bundle"
+    done = child(code, paths=[tmp_path / "runtime", tmp_path / "export"])
+    assert "forbidden: torch" in done.stderr

@@ -1,0 +1,285 @@
+"""Running an engine, on the fake TensorRT and the fake GPU: results, refusals before anything is loaded, failures."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from tests.conftest import RGB_CLASSES, SIZE_HW, rgb_manifest, write_rgb_model
+from tests.fakes import tensorrt as fake_tensorrt
+from tests.fakes.cuda import FakeCuda
+
+from clst_runtime.backends import open_model
+from clst_runtime.backends.ort import OrtBackend
+from clst_runtime.backends.trt import RESULTS_KEPT, BuiltEngine, TrtBackend
+from clst_runtime.engines.build import build_engine
+from clst_runtime.engines.options import BuildOptions
+from clst_runtime.engines.sidecar import engine_manifest, sidecar_path, write_engine
+from clst_runtime.errors import ClstError, DataError, MissingDependency, ModelFileError
+from clst_runtime.manifest import METADATA_KEY, Manifest
+
+
+@pytest.fixture
+def engine(machine, rgb_model, tmp_path, frames):
+    """A built engine; what the build did is forgotten."""
+    path = tmp_path / "rgb.engine"
+    build_engine(rgb_model, path, options=BuildOptions(), frames=frames)
+    machine.does.calls.clear()
+    machine.does.host_code_allowed.clear()
+    FakeCuda.opened.clear()
+    return path
+
+
+def rewrite(engine, **facts):
+    """Change facts in the engine's manifest."""
+    value = json.loads(sidecar_path(engine).read_text())
+    value["engine"] |= facts
+    sidecar_path(engine).write_text(json.dumps(value))
+
+
+def red():
+    frame = np.zeros((*SIZE_HW, 3), np.uint8)
+    frame[..., 0] = 200
+    return frame
+
+
+def test_a_red_frame_is_red_and_every_frame_is_as_onnx_runtime_says(engine, rgb_model, frames):
+    with open_model(engine) as backend, OrtBackend(rgb_model) as reference:
+        assert isinstance(backend, TrtBackend)
+        assert backend.manifest.classes == RGB_CLASSES
+        assert backend.description == "TensorRT 10.3.0 on Orin (compute capability 8.7), fp32"
+        assert np.unique(backend.predict(red()).classes).tolist() == [0]
+        for frame in frames:
+            assert np.array_equal(backend.predict(frame).classes, reference.predict(frame).classes)
+        assert backend.predict(frames[0]).confidence is None
+
+
+def test_a_model_that_sees_bgr_is_not_mistaken_for_one_that_sees_rgb(machine, tmp_path, frames):
+    swapped = write_rgb_model(tmp_path / "bgr.onnx", swapped=True)
+    build_engine(swapped, tmp_path / "bgr.engine", options=BuildOptions(), frames=frames)
+    with open_model(tmp_path / "bgr.engine") as backend:
+        assert np.unique(backend.predict(red()).classes).tolist() == [2]
+
+
+def test_a_frame_whose_memory_is_not_in_a_row_is_taken(engine):
+    wide = np.zeros((8, 32, 3), np.uint8)
+    wide[:, ::2, 1] = 9  # every second column green
+    with open_model(engine) as backend:
+        assert np.unique(backend.predict(wide[:, ::2]).classes).tolist() == [1]
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        np.zeros((8, 15, 3), np.uint8),
+        np.zeros((8, 16, 3), np.float32),
+        np.zeros((8, 16), np.uint8),
+        np.zeros((0, 16, 3), np.uint8),
+    ],
+)
+def test_a_frame_of_another_shape_or_type_is_refused(engine, machine, frame):
+    with open_model(engine) as backend, pytest.raises(DataError, match="expected uint8"):
+        backend.predict(frame)
+    assert "execute" not in machine.does.calls
+
+
+def test_a_result_stays_valid_for_three_more_frames_and_cannot_be_written(engine, frames):
+    wanted = [frame.argmax(axis=2) for frame in frames]
+    with open_model(engine) as backend:
+        first = backend.predict(frames[0]).classes
+        for _ in range(RESULTS_KEPT - 1):
+            backend.predict(frames[1])
+        assert np.array_equal(first, wanted[0])
+        backend.predict(frames[2])
+        assert np.array_equal(first, wanted[2])
+        with pytest.raises(ValueError, match="read-only"):
+            first[0, 0] = 1
+
+
+def test_buffers_and_addresses_are_made_once_and_never_for_a_frame(engine, machine, frames):
+    with open_model(engine) as backend:
+        device = FakeCuda.opened[-1]
+        # Frame and class map on the GPU; one page-locked frame and four class maps: 7, and no event.
+        assert device.allocations == 7
+        results = {id(backend.predict(frames[index % 3])) for index in range(20)}
+        assert device.allocations == 7
+        assert len(results) == RESULTS_KEPT
+    assert machine.does.calls[:3] == ["deserialise", "address frame", "address classes"]
+    assert machine.does.calls[3:] == ["execute", "synchronise"] * 20
+
+
+def test_stages_are_timed_only_when_asked_for(engine, frames):
+    with TrtBackend(engine, timed=True) as backend:
+        backend.predict(frames[0])
+        assert backend.device_times_ms() == {"copy_in": 2.0, "compute": 2.0, "copy_out": 2.0}
+    with TrtBackend(engine) as backend:
+        backend.predict(frames[0])
+        assert backend.device_times_ms() == {}
+
+
+def test_host_code_in_an_engine_is_never_allowed(engine, machine):
+    open_model(engine).close()
+    assert machine.does.host_code_allowed == [False]
+
+
+def refused(engine, machine, *told):
+    """Opening fails before TensorRT sees a byte of the engine, in one line with the cure."""
+    with pytest.raises(ModelFileError) as error:
+        open_model(engine)
+    assert "deserialise" not in machine.does.calls
+    assert "\n" not in error.value.message
+    for text in (*told, "clst-export build"):
+        assert text in error.value.message, error.value.message
+
+
+def test_a_damaged_engine_is_refused(engine, machine):
+    whole = engine.read_bytes()
+    engine.write_bytes(whole[:-1])
+    refused(engine, machine, "is damaged", f"{len(whole) - 1} bytes", f"says {len(whole)}")
+    engine.write_bytes(bytes([whole[0] ^ 1]) + whole[1:])
+    refused(engine, machine, "is damaged", "SHA-256")
+    engine.write_bytes(b"")
+    refused(engine, machine, "0 bytes")
+
+
+def test_an_engine_without_its_manifest_or_with_a_poor_one_is_refused(engine, machine):
+    beside = sidecar_path(engine)
+    text = beside.read_text()
+    beside.unlink()
+    refused(engine, machine, "no manifest rgb.engine.json beside it")
+    value = json.loads(text)
+    del value["engine"]["gpu"], value["engine"]["onnx_sha256"]
+    beside.write_text(json.dumps(value))
+    refused(engine, machine, "lacks engine.gpu, engine.onnx_sha256")
+    beside.write_bytes(b"\xff\xfe")
+    refused(engine, machine, "cannot be read")
+    beside.write_text(text[:50])
+    with pytest.raises(ModelFileError, match="manifest is damaged"):
+        open_model(engine)
+    assert "deserialise" not in machine.does.calls
+
+
+def test_an_engine_of_another_tensorrt_is_refused(engine, machine):
+    machine.has_tensorrt("10.3.0.26")
+    refused(engine, machine, "built by TensorRT 10.3.0,", "found TensorRT 10.3.0.26")
+
+
+@pytest.mark.parametrize("gpu", [("Thor", "8.7"), ("Orin", "8.6"), ("NVIDIA GeForce RTX 3060", "8.6")])
+def test_an_engine_of_another_gpu_is_refused(engine, machine, gpu):
+    machine.gpu = gpu
+    refused(engine, machine, "built for Orin (compute capability 8.7)", f"found {gpu[0]} ({gpu[1]})")
+
+
+def test_what_tensorrt_itself_cannot_load_is_an_error_with_its_words(engine, machine):
+    plan = b"no plan at all"
+    manifest = Manifest.from_json(sidecar_path(engine).read_text(), where="x")
+    facts = {name: manifest.engine[name] for name in ("gpu", "compute_capability", "tensorrt")}
+    write_engine(engine, plan, engine_manifest(manifest, plan=plan, onnx_sha256="0" * 64, facts=facts))
+    with pytest.raises(ModelFileError, match=r"TensorRT cannot load it \(magicTag does not match\)"):
+        open_model(engine)
+
+
+@pytest.mark.parametrize(("kind", "told"), [("INT32", "output classes <INT32>"), ("INT64", "<INT64>")])
+def test_an_output_of_another_type_is_refused(engine, machine, kind, told):
+    machine.does.output_type = kind
+    with pytest.raises(ModelFileError, match="its manifest says input frame <UINT8>") as error:
+        open_model(engine)
+    assert told in error.value.message
+
+
+def test_a_manifest_that_lies_about_size_or_outputs_is_refused(engine, machine):
+    plan, text = engine.read_bytes(), sidecar_path(engine).read_text()
+    manifest = Manifest.from_json(text, where="x")
+    for lie in ({"input_hw": (8, 15)}, {"has_confidence": True}):
+        built = BuiltEngine(plan=plan, manifest=dataclasses.replace(manifest, **lie))
+        with pytest.raises(ModelFileError, match="inputs and outputs are"):
+            TrtBackend(engine, built=built)
+
+
+def test_without_gpu_tensorrt_or_memory_the_error_says_which(engine, machine):
+    machine.does.has_context = False
+    with pytest.raises(ClstError, match="could not make an execution context .*memory"):
+        open_model(engine)
+    machine.does.starts = False
+    with pytest.raises(MissingDependency, match="cannot start its runtime"):
+        open_model(engine)
+    machine.has_no_gpu()
+    with pytest.raises(MissingDependency, match=r"PyCUDA cannot be imported .*pip install 'clst\[trt\]'"):
+        open_model(engine)
+    machine.has_tensorrt(None)
+    with pytest.raises(MissingDependency, match=r"TensorRT: pip install 'clst\[trt\]'"):
+        open_model(engine)
+
+
+def test_a_cuda_failure_says_to_restart_and_nothing_is_run_after_it(engine, machine, frames):
+    with open_model(engine) as backend:
+        machine.does.executes = False
+        for _ in range(2):
+            with pytest.raises(ClstError, match="stays until the process ends: restart it") as error:
+                backend.predict(frames[0])
+            assert error.value.exit_code == 1
+        assert machine.does.calls.count("execute") == 1
+    with open_model(engine) as backend:
+        machine.does.executes = True
+        FakeCuda.opened[-1].fails_with = "illegal memory access"
+        with pytest.raises(ClstError, match="illegal memory access.*restart it"):
+            backend.predict(frames[0])
+
+
+def test_closing_twice_is_well_and_a_closed_model_says_so(engine, frames):
+    backend = open_model(engine)
+    backend.close()
+    backend.close()
+    with pytest.raises(ClstError, match="was closed"):
+        backend.predict(frames[0])
+
+
+def write_confidence_model(path):
+    """Classes as in the RGB model, and the strongest channel's value as confidence."""
+    from onnx import TensorProto, helper, save
+
+    rows, columns = SIZE_HW
+    nodes = [
+        helper.make_node("Cast", ["frame"], ["real"], to=TensorProto.FLOAT),
+        helper.make_node("ArgMax", ["real"], ["winner"], axis=3, keepdims=0),
+        helper.make_node("Cast", ["winner"], ["winner_real"], to=TensorProto.FLOAT),
+        helper.make_node("Cast", ["winner_real"], ["classes"], to=TensorProto.UINT8),
+        helper.make_node("ReduceMax", ["real", "axes"], ["strongest"], keepdims=0),
+        helper.make_node("Cast", ["strongest"], ["confidence"], to=TensorProto.UINT8),
+    ]
+    axes = helper.make_tensor("axes", TensorProto.INT64, [1], [3])
+    values = [
+        helper.make_tensor_value_info(name, TensorProto.UINT8, [1, rows, columns, *more])
+        for name, more in (("frame", [3]), ("classes", []), ("confidence", []))
+    ]
+    graph = helper.make_graph(nodes, "strongest", values[:1], values[1:], [axes])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
+    helper.set_model_props(model, {METADATA_KEY: rgb_manifest(has_confidence=True).to_json()})
+    save(model, str(path))
+    return path
+
+
+def test_confidence_comes_back_as_the_second_output(machine, tmp_path, frames):
+    model = write_confidence_model(tmp_path / "c.onnx")
+    build_engine(model, tmp_path / "c.engine", options=BuildOptions(), frames=frames)
+    with open_model(tmp_path / "c.engine") as backend:
+        prediction = backend.predict(red())
+        assert np.unique(prediction.confidence).tolist() == [200]
+        assert np.unique(prediction.classes).tolist() == [0]
+
+
+def test_the_fake_would_give_stale_results_without_waiting(engine, frames, monkeypatch):
+    """The fake GPU is worth something: a backend that forgets to synchronise fails on it."""
+    monkeypatch.setattr(FakeCuda, "synchronise", lambda self: None)
+    with open_model(engine) as backend:
+        assert np.unique(backend.predict(red()).classes).tolist() == [77]
+
+
+def test_weak_typing_would_be_seen(machine):
+    from clst_runtime.engines.library import Messages, make_logger
+
+    builder = fake_tensorrt.Builder(make_logger(fake_tensorrt, Messages()))
+    for version, flags in (("10.3.0", 1), ("11.4.0.106", 2)):  # a literal that fits one version is wrong in the other
+        machine.has_tensorrt(version)
+        builder.create_network(flags)
+        assert machine.does.strongly_typed is False

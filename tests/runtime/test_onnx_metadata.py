@@ -1,0 +1,59 @@
+"""The manifest read out of an ONNX file without the package onnx."""
+
+import hashlib
+
+import pytest
+from tests.conftest import rgb_manifest, write_rgb_model
+
+from clst_runtime.errors import ModelFileError
+from clst_runtime.onnx_metadata import file_sha256, read_onnx_manifest
+
+
+def test_the_manifest_is_the_one_that_was_written(tmp_path):
+    manifest = rgb_manifest(network="Straßenmodell", tool_versions={"clst": "0.1.0"})
+    model = write_rgb_model(tmp_path / "m.onnx", manifest=manifest.to_json())
+    assert read_onnx_manifest(model) == manifest
+
+
+def test_it_is_found_among_other_metadata(tmp_path):
+    import onnx
+
+    model = onnx.load(str(write_rgb_model(tmp_path / "m.onnx")))
+    text = model.metadata_props[0].value
+    onnx.helper.set_model_props(model, {"first": "", "clst_manifest": text, "last": "x" * 300})
+    model.doc_string, model.model_version = "words", 1 << 62
+    onnx.save(model, str(tmp_path / "m.onnx"))
+    assert read_onnx_manifest(tmp_path / "m.onnx") == rgb_manifest()
+
+
+def test_a_file_cut_off_anywhere_is_refused_with_one_line(tmp_path):
+    whole = write_rgb_model(tmp_path / "m.onnx").read_bytes()
+    cut = tmp_path / "cut.onnx"
+    for length in (*range(0, len(whole), 7), len(whole) - 1):  # the manifest is the last field
+        cut.write_bytes(whole[:length])
+        with pytest.raises(ModelFileError) as error:
+            read_onnx_manifest(cut)
+        assert "\n" not in error.value.message
+
+
+@pytest.mark.parametrize("content", [b"\xff" * 40, b"\x07", b"PK\x03\x04 a zip", b"\x72\x02\x08\x01"])
+def test_what_is_no_onnx_file_is_refused(tmp_path, content):
+    (tmp_path / "x.onnx").write_bytes(content)
+    with pytest.raises(ModelFileError, match="damaged or no ONNX file|no clst manifest"):
+        read_onnx_manifest(tmp_path / "x.onnx")
+
+
+def test_missing_and_empty_are_refused(tmp_path):
+    with pytest.raises(ModelFileError, match="No such file"):
+        read_onnx_manifest(tmp_path / "none.onnx")
+    (tmp_path / "empty.onnx").write_bytes(b"")
+    with pytest.raises(ModelFileError, match="no clst manifest"):
+        read_onnx_manifest(tmp_path / "empty.onnx")
+    with pytest.raises(ModelFileError, match="no clst manifest"):
+        read_onnx_manifest(write_rgb_model(tmp_path / "bare.onnx", manifest=None))
+
+
+def test_the_hash_is_the_files(tmp_path):
+    content = bytes(range(256)) * 5000  # more than one block
+    (tmp_path / "x").write_bytes(content)
+    assert file_sha256(tmp_path / "x") == hashlib.sha256(content).hexdigest()
