@@ -39,8 +39,9 @@ def train(run: Path, arguments: list[str], seed: int) -> float | None:
 
 def score(run: Path, val: Path, split: str, mapping: Path | None) -> dict[str, Any]:
     """IoU of the three networks and parity of the exported one, on labelled images of the new camera."""
+    from clst_export.convert import Material, Request, convert
     from clst_export.demo import statistics_backend
-    from clst_export.onnx_export import export_onnx
+    from clst_export.precision import Precision
     from clst_runtime.backends.ort import OrtBackend
     from clst_runtime.dataset import open_dataset
     from clst_runtime.evaluation import evaluate
@@ -52,7 +53,8 @@ def score(run: Path, val: Path, split: str, mapping: Path | None) -> dict[str, A
     folder, config = open_run(run)
     images = open_target(config.data.target, input_hw=config.model.input_hw)
     model = run / "model.onnx"
-    export_onnx(folder.adapted, model, frames=[images[index] for index in range(min(16, len(images)))])
+    frames = [images[index] for index in range(min(16, len(images)))]
+    convert(folder.adapted, model, Request(precision=Precision.FP32), Material(frames=frames))
     with (
         open_checkpoint(folder.source) as source,
         open_checkpoint(folder.adapted) as adapted,

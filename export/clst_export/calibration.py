@@ -22,6 +22,7 @@ from clst_runtime.optional import require
 from clst_train.data.target import SHAPE_TOLERANCE, TargetImages, open_target
 
 LEVELS = 128  # int8 gives |x| the values 0 … 127
+USUAL_COUNT = 64
 T = TypeVar("T")
 
 
@@ -257,22 +258,24 @@ class ChosenFrames(Sequence[Frame]):
 
 
 def calibration_frames(
-    places: Sequence[str], input_hw: tuple[int, int], count: int, expected_aspect: float | None = None
+    places: Sequence[str], input_hw: tuple[int, int], count: int | None = None, expected_aspect: float | None = None
 ) -> ChosenFrames:
     """`count` frames H,W,3, evenly spaced over folders, images and videos of the target camera.
 
     Args:
         places: image folders, single images, video files.
         input_hw: rows and columns of the model's input.
-        count: how many frames are wanted.
+        count: how many frames are wanted; None = all, at most 64.
         expected_aspect: columns / rows of the camera the model was trained for; None = the first picture's.
 
     Raises:
         DataError: nothing there, fewer frames than asked, or a picture of another shape (another camera).
     """
-    if count < 1:
+    if count is not None and count < 1:
         raise DataError(f"{count} calibration images asked; give --calib-count at least 1")
     images = open_target(places, input_hw=input_hw)
+    if count is None:
+        count = min(len(images), USUAL_COUNT)
     if len(images) < count:
         raise DataError(f"{count} calibration images asked, {len(images)} found; add images or lower --calib-count")
     chosen = tuple(evenly_spaced(len(images), count))

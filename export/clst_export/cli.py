@@ -1,112 +1,190 @@
-"""`clst-export`: a checkpoint becomes a verified model file."""
+"""`clst-export`: a checkpoint becomes a verified model file; `inspect` reads one, `build` makes a bundle's engine."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from clst_runtime.command import command
-from clst_runtime.errors import DataError, ModelFileError
+from clst_runtime.command import Group
+from clst_runtime.errors import DataError
 
 if TYPE_CHECKING:
-    from clst_runtime.backends.base import Frame
+    from clst_export.convert import Material
+
+PRECISIONS = ("fp32", "fp16", "int8")
 
 
-@command()
+class DefaultGroup(Group):
+    """A group whose first command may be left out: `clst-export CHECKPOINT --onnx` is `clst-export convert …`."""
+
+    default = "convert"
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Put the default command in front, and the default precision behind a bare `--onnx`."""
+        args = list(args)
+        if not args or args[0] not in self.commands:
+            args.insert(0, self.default)
+        if args[0] == self.default and "--onnx" in args:
+            place = args.index("--onnx") + 1
+            if place == len(args) or args[place] not in PRECISIONS:
+                args.insert(place, PRECISIONS[0])
+        return super().parse_args(ctx, args)
+
+
+@click.group(cls=DefaultGroup)
+def main() -> None:
+    """Export a checkpoint; look at a model file; build a bundle's engine on the device."""
+
+
+@main.command(epilog="Also: clst-export inspect FILE, clst-export build BUNDLE (each with --help).")
 @click.argument("checkpoint", required=False, type=click.Path(path_type=Path))
-@click.option("--onnx", "onnx", is_flag=True, help="Write an ONNX file (float32).")
+@click.option("--onnx", type=click.Choice(PRECISIONS), help="Write an ONNX file; bare --onnx is fp32.")
+@click.option("--trt", type=click.Choice(PRECISIONS), help="Build a TensorRT engine for this machine's GPU.")
+@click.option("--for", "target", type=click.Choice(["tensorrt", "cpu"]), default="tensorrt", show_default=True,
+              help="What an int8 ONNX file is made for.")  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path), help="File to write  [default: beside the checkpoint]")
 @click.option("--size", help="Input size HxW  [default: the checkpoint's]")
 @click.option("--opset", type=click.Choice(["19", "20"]), default="20", show_default=True, help="ONNX operator set.")
 @click.option("--confidence", is_flag=True, help="Add the winner's probability as a second output.")
+@click.option("--frames", "frames_from", type=click.Path(path_type=Path),
+              help="Pictures to compare on  [default: the target's, or drawn]")  # fmt: skip
+@click.option("--count", type=click.IntRange(1), help="How many of them  [default: 16, with --data all]")
 @click.option(
-    "--frames",
-    "frames_from",
-    type=click.Path(path_type=Path),
-    help="Pictures to compare on  [default: the target's, or drawn]",
+    "--data", type=click.Path(path_type=Path), help="Labelled pictures to compare on: mIoU instead of agreement."
 )
-@click.option("--count", default=16, show_default=True, type=click.IntRange(1), help="How many of them.")
+@click.option("--split", default="val", show_default=True, help="Which split of --data.")
+@click.option(
+    "--mapping", type=click.Path(path_type=Path), help="JSON file relating the classes of --data to the model's."
+)
+@click.option(
+    "--calib", multiple=True, type=click.Path(), help="Pictures or video to calibrate int8 on  [default: the target's]"
+)
+@click.option("--calib-count", type=click.IntRange(1), help="How many of them  [default: all, at most 64]")
+@click.option("--calib-method", type=click.Choice(["best", "max", "percentile", "entropy"]), default="best",
+              show_default=True, help="int8: method of its ranges; best compares all on held-out frames.")  # fmt: skip
+@click.option("--max-miou-drop", type=click.FloatRange(0, 100),
+              help="int8: lose no more points, keeping the fewest convolutions in higher precision.")  # fmt: skip
+@click.option("--min-agreement", type=click.FloatRange(0, 100), help="Smallest share of equal pixels, in %.")
+@click.option("--bundle", is_flag=True, help="Make a folder to copy to the device, which builds the engine there.")
+@click.option("--workspace-mib", type=click.IntRange(1), help="TensorRT: memory for tactics.")
+@click.option("--timing-cache", type=click.Path(path_type=Path), help="TensorRT: file that makes later builds faster.")
+@click.option("--optimisation-level", type=click.IntRange(0, 5), help="TensorRT: 0 = fast build … 5 = long search.")
+@click.option("--dla", type=click.IntRange(0), help="TensorRT: run on this DLA core, the GPU takes what it cannot.")
 @click.option("--overwrite", is_flag=True, help="Replace an existing file.")
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON.")
-def main(
-    checkpoint: Path | None,
-    out: Path | None,
-    size: str | None,
-    opset: str,
-    frames_from: Path | None,
-    count: int,
-    *,
-    onnx: bool,
-    confidence: bool,
-    overwrite: bool,
-    as_json: bool,
-) -> None:
-    """Convert CHECKPOINT (default: the newest run's) without its training-only parts, and verify the result."""
-    if not onnx:
-        raise click.UsageError("say what to make: --onnx")
+def convert(checkpoint: Path | None, onnx: str | None, trt: str | None, **options: Any) -> None:
+    """Convert CHECKPOINT (default: the newest run's) without its training-only parts, and prove the result.
+
+    fp32 and fp16 must say what PyTorch says; int8 must hold --max-miou-drop, or lose no more than 1 point. A file that
+    does not prove itself is kept as NAME.rejected.onnx with a report beside it, and the exit code is 6.
+    """
+    if (onnx is None) == (trt is None):
+        raise click.UsageError("say what to make: --onnx or --trt, each with fp32, fp16 or int8")
+    precision = onnx or trt or ""
+    refuse_contradictions(precision, trt, options)
     from clst_runtime.optional import require
 
     for module in ("torch", "onnx", "onnxruntime", "cv2"):
         require(module)
-    from clst_export.onnx_export import export_onnx
-    from clst_train.checkpoint import load_checkpoint
-    from clst_train.training import parse_size
+    if trt is not None:
+        from clst_export.engine import check_can_build
+
+        check_can_build()  # before minutes of work
+    from clst_export.convert import convert as run
+    from clst_export.material import gather, newest_checkpoint, output_paths
+    from clst_export.reporting import report
 
     chosen = checkpoint or newest_checkpoint()
-    input_hw = parse_size(size) if size else load_checkpoint(chosen).input_hw
-    target = out or chosen.with_suffix(".onnx")
-    if target.exists() and not overwrite:
-        raise DataError(f"{target} exists; give --overwrite or another --out")
-    frames = verification_frames(chosen, frames_from, input_hw, count)
-    manifest = export_onnx(
-        chosen, target, frames=frames, input_hw=input_hw, opset=int(opset), with_confidence=confidence
+    paths = output_paths(chosen, precision, trt, options)
+    for path in paths.values():
+        if path.exists() and not options["overwrite"]:
+            raise DataError(f"{path} exists; give --overwrite or another --out")
+    request, material = gather(chosen, precision, options)
+    conversion = run(chosen, paths["onnx"], request, material, say=lambda told: click.echo(told, err=True))
+    told = report(conversion, paths["onnx"], request.budget)
+    click.echo(told, err=options["as_json"])
+    if options["as_json"]:
+        click.echo(conversion.manifest.to_json())
+    if "engine" in paths:
+        make_engine(paths, material, options)
+    if "bundle" in paths:
+        make_bundle(paths, material, options)
+
+
+def refuse_contradictions(precision: str, trt: str | None, options: dict[str, Any]) -> None:
+    """Options that do not fit each other are a usage error, not silently dropped."""
+    int8_only = {"target": "tensorrt", "calib_method": "best", "max_miou_drop": None}
+    for name, default in int8_only.items():
+        if precision != "int8" and options[name] != default:
+            option = {"target": "for"}.get(name, name.replace("_", "-"))
+            raise click.UsageError(f"--{option} is for int8, not for {precision}")
+    if options["target"] == "cpu" and (trt is not None or options["bundle"]):
+        raise click.UsageError("--for cpu makes a file for ONNX Runtime's CPU; it is no use to TensorRT")
+    if trt is not None and options["bundle"]:
+        raise click.UsageError("--trt builds here, --bundle is for building on the device; give --onnx with --bundle")
+    if trt is None and not options["bundle"]:
+        for name in ("workspace_mib", "timing_cache", "optimisation_level", "dla"):
+            if options[name] is not None:
+                raise click.UsageError(f"--{name.replace('_', '-')} is for --trt or --bundle")
+    if options["mapping"] is not None and options["data"] is None:
+        raise click.UsageError("--mapping relates the classes of --data; give both")
+
+
+def build_options(options: dict[str, Any]) -> Any:
+    """What was asked of TensorRT."""
+    from clst_export.engine import BuildOptions
+
+    given = {"workspace_mib": options["workspace_mib"], "timing_cache": options["timing_cache"],
+             "optimisation_level": options["optimisation_level"], "dla_core": options["dla"]}  # fmt: skip
+    return BuildOptions(**{name: value for name, value in given.items() if value is not None})
+
+
+def make_engine(paths: dict[str, Path], material: Material, options: dict[str, Any]) -> None:
+    """Build, verify and write the engine beside its ONNX file."""
+    from clst_export.engine import build_engine, built_engine_note, show_progress
+
+    manifest = build_engine(
+        paths["onnx"], paths["engine"], options=build_options(options), frames=material.frames, progress=show_progress()
     )
-    if as_json:
-        click.echo(manifest.to_json())
-        return
-    parity = manifest.parity
-    click.echo(f"{target}: {manifest.network}, {input_hw[0]}x{input_hw[1]}, {target.stat().st_size / 2**20:.1f} MiB")
-    click.echo(
-        f"ONNX Runtime equals PyTorch on {100 * parity['agreement']:.4f} % of the pixels of {parity['frames']} frames; "
-        f"{parity['differing_pixels']} differ, all of them ties"
-    )
+    click.echo(f"{paths['engine']}: {built_engine_note(manifest)}", err=options["as_json"])
 
 
-def newest_checkpoint(runs: Path = Path("runs")) -> Path:
-    """The newest run's adapted checkpoint, else its source checkpoint; says on stderr which.
+def make_bundle(paths: dict[str, Path], material: Material, options: dict[str, Any]) -> None:
+    """Write the folder for the device; the ONNX file goes into it."""
+    from clst_export.bundle import write_bundle
 
-    Raises:
-        ModelFileError: there is none.
+    write_bundle(paths["onnx"], paths["bundle"], material.frames, options=build_options(options))
+    paths["onnx"].unlink()
+    click.echo(f"{paths['bundle']}: copy it to the device, there: clst-export build {paths['bundle'].name}",
+               err=options["as_json"])  # fmt: skip
+
+
+@main.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print the engine's manifest as JSON.")
+def build(bundle: Path, *, as_json: bool) -> None:
+    """Build and verify the engine of BUNDLE for this machine's GPU and TensorRT; a good one is kept as it is.
+
+    Needs TensorRT and a GPU, but neither PyTorch nor onnx.
     """
-    found = sorted(runs.glob("*/checkpoints/*.pt"), key=lambda path: path.stat().st_mtime)
-    results = [path for path in found if path.stem in ("adapted", "source")]
-    if not results:
-        raise ModelFileError(f"no checkpoint given and none below {runs.resolve()}; train one with clst-train")
-    adapted = results[-1].with_name("adapted.pt")
-    chosen = adapted if adapted.is_file() else results[-1]
-    click.echo(f"taking the newest run's checkpoint, {chosen}", err=True)
-    return chosen
+    from clst_export.bundle import build_bundle
+    from clst_export.engine import built_engine_note
+    from clst_runtime.engines.sidecar import read_engine
+
+    engine = build_bundle(bundle)
+    manifest = read_engine(engine)[1]
+    click.echo(manifest.to_json() if as_json else f"{engine}: {built_engine_note(manifest)}")
 
 
-def verification_frames(checkpoint: Path, given: Path | None, input_hw: tuple[int, int], count: int) -> list[Frame]:
-    """Frames H,W,3 to compare on: `given`, else the target images of the checkpoint's run, else drawn scenes."""
-    from clst_train.checkpoint import load_checkpoint
-    from clst_train.data.target import open_target
+@main.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+def inspect(file: Path, *, as_json: bool) -> None:
+    """Say what FILE (an ONNX file, an engine or a bundle) is: network, classes, precision, parity, hashes."""
+    from clst_export.reporting import describe, facts_of
 
-    places = [str(given)] if given is not None else load_checkpoint(checkpoint).config.get("data", {}).get("target", [])
-    if given is not None or (places and all(Path(place).exists() for place in places)):
-        images = open_target(places, input_hw=input_hw)
-        count = min(count, len(images))
-        return [images[place * len(images) // count] for place in range(count)]
-    import numpy as np
-
-    from clst_train.data.camera_looks import LOOKS
-    from clst_train.data.scenes import draw_scene
-
-    click.echo("no target images at hand; comparing on drawn scenes (give --frames for real ones)", err=True)
-    looks = list(LOOKS.values())
-    return [
-        draw_scene(np.random.default_rng([7, index]), looks[index % len(looks)], input_hw)[0] for index in range(count)
-    ]
+    facts = facts_of(file)
+    click.echo(json.dumps(facts, indent=1) if as_json else describe(facts))

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import click
 
-from clst_export.onnx_export import export_onnx
+from clst_export.convert import Material, Request, convert
+from clst_export.precision import Precision
 from clst_runtime.atomic import write_text
 from clst_runtime.backends.ort import OrtBackend
 from clst_runtime.benchmark import measure_latency
@@ -51,7 +52,8 @@ def run_demo(out: Path, *, scenes: int, settings: Sequence[str]) -> str:
     _say("3/5  export to ONNX, verified against PyTorch (clst-export)")
     images = open_target([str(target)], input_hw=SIZE_HW)
     model = out / "model.onnx"
-    export_onnx(folder.adapted, model, frames=[images[index] for index in range(min(16, len(images)))])
+    frames = [images[index] for index in range(min(16, len(images)))]
+    convert(folder.adapted, model, Request(precision=Precision.FP32), Material(frames=frames))
     _say("4/5  parity and accuracy (clst-parity, clst-eval)")
     table = _compare(out, folder, model, open_dataset(new, split="val"), images)
     _say("5/5  a drive with the new camera (clst-run, clst-bench)")

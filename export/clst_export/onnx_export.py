@@ -1,4 +1,4 @@
-"""From a checkpoint to a verified ONNX file with its manifest inside.
+"""From a checkpoint to a float32 ONNX graph, and from a graph to a file with its manifest inside.
 
 Legend: H rows, W columns of the model's input.
 """
@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import os
 import tempfile
 import warnings
-from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,43 +18,28 @@ import torch
 
 from clst_export.hygiene import check_hygiene
 from clst_export.tidying import tidy
-from clst_export.verify import Agreement, verify
-from clst_runtime.atomic import written_whole
-from clst_runtime.backends.base import Frame
-from clst_runtime.backends.ort import OrtBackend
-from clst_runtime.errors import BudgetNotHeld, ModelFileError
+from clst_runtime.errors import ModelFileError
 from clst_runtime.manifest import METADATA_KEY, Manifest
 from clst_runtime.optional import require
 from clst_train.checkpoint import build_from_checkpoint, checkpoint_sha256, load_checkpoint
 from clst_train.models.deployable import Deployable
 
 OPSETS = (19, 20)
-MIN_AGREEMENT = 0.999
 WEIGHTED = ("Conv", "BatchNormalization")  # the operators that our networks have weights in
 
 
-def export_onnx(
-    checkpoint_path: Path,
-    out: Path,
-    *,
-    frames: Sequence[Frame],
-    input_hw: tuple[int, int] | None = None,
-    opset: int = 20,
-    with_confidence: bool = False,
-) -> Manifest:
-    """Write the deployable network as ONNX: checked, compared with PyTorch on `frames`, whole or not at all.
+def load_deployable(
+    checkpoint_path: Path, input_hw: tuple[int, int] | None = None, *, with_confidence: bool = False
+) -> tuple[Deployable, Manifest]:
+    """The network of a checkpoint as it is deployed, and what its file will say of itself.
 
     Args:
         checkpoint_path: a checkpoint of clst-train.
-        out: the file to write.
-        frames: pictures H,W,3 of the input size that both must agree on.
         input_hw: another input size than the checkpoint's.
-        opset: 19 or 20.
         with_confidence: add the second output.
 
     Raises:
-        ModelFileError: the checkpoint cannot be used. BudgetNotHeld: ONNX Runtime and PyTorch differ; the file is
-            kept as `<name>.rejected.onnx`.
+        ModelFileError: the checkpoint cannot be used.
     """
     checkpoint = load_checkpoint(checkpoint_path)
     size = input_hw or checkpoint.input_hw
@@ -73,29 +56,7 @@ def export_onnx(
         source_checkpoint_sha256=checkpoint_sha256(checkpoint_path),
         tool_versions={name: version(name) for name in ("clst", "torch", "onnx", "onnxruntime")},
     )
-    with written_whole(out) as temporary:
-        model = trace(deployable, size, opset=opset, with_confidence=with_confidence)
-        check_graph(model, deployable)
-        manifest = dataclasses.replace(manifest, model_sha256=hashlib.sha256(model.SerializeToString()).hexdigest())
-        _save(model, manifest, temporary)
-        with OrtBackend(temporary) as backend:
-            agreement = verify(deployable, backend, frames)
-        manifest = dataclasses.replace(manifest, parity=agreement.to_json())
-        _save(model, manifest, temporary)
-        _refuse_if_different(agreement, temporary, out)
-    return manifest
-
-
-def _refuse_if_different(agreement: Agreement, temporary: Path, out: Path) -> None:
-    if agreement.agreement >= MIN_AGREEMENT and agreement.worst_margin <= agreement.tie_margin:
-        return
-    rejected = out.with_suffix(".rejected.onnx")
-    os.replace(temporary, rejected)
-    raise BudgetNotHeld(
-        f"ONNX Runtime and PyTorch differ: {100 * agreement.agreement:.3f} % of pixels agree (99.9 % needed), "
-        f"largest logit margin of a differing pixel {agreement.worst_margin:.4f} (a tie is below "
-        f"{agreement.tie_margin:.4f}); kept as {rejected}"
-    )
+    return deployable, manifest
 
 
 def trace(deployable: Deployable, size: tuple[int, int], *, opset: int, with_confidence: bool) -> Any:
@@ -137,7 +98,18 @@ def check_graph(model: Any, deployable: Deployable) -> None:
         )
 
 
-def _save(model: Any, manifest: Manifest, path: Path) -> None:
+def save_model(model: Any, manifest: Manifest, path: Path) -> Manifest:
+    """Write the graph with its manifest inside; returns the manifest as written, with the graph's hash."""
     onnx = require("onnx")
-    onnx.helper.set_model_props(model, {METADATA_KEY: manifest.to_json()})
+    written = dataclasses.replace(manifest, model_sha256=model_sha256(model))
+    onnx.helper.set_model_props(model, {METADATA_KEY: written.to_json()})
     path.write_bytes(model.SerializeToString())
+    return written
+
+
+def model_sha256(model: Any) -> str:
+    """SHA-256 of an ONNX model without its metadata, so that a manifest can name the graph it lies in."""
+    bare = require("onnx").ModelProto()
+    bare.CopyFrom(model)
+    del bare.metadata_props[:]
+    return hashlib.sha256(bare.SerializeToString(deterministic=True)).hexdigest()

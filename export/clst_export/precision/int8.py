@@ -112,7 +112,7 @@ def quantisable(model: Any) -> tuple[str, ...]:
     A name is the module's path in the network, e.g. `layer3.0.conv1`.
     """
     network = Network(model)
-    return tuple(_names(network)[index] for index in _inner_convolutions(network))
+    return tuple(convolution_names(network)[index] for index in _inner_convolutions(network))
 
 
 def activations(model: Any) -> tuple[str, ...]:
@@ -150,7 +150,7 @@ def to_int8(model: Any, ranges: Mapping[str, Range], *, target: Target, keep: fr
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     network = Network(copy)
-    names = _names(network)
+    names = convolution_names(network)
     inner = _inner_convolutions(network)
     known = {names[index] for index in inner}
     for name in sorted(keep - known):
@@ -181,7 +181,7 @@ def _known_range(ranges: Mapping[str, Range], name: str) -> Range:
     return ranges[name]
 
 
-def _names(network: Network) -> dict[int, str]:
+def convolution_names(network: Network) -> dict[int, str]:
     """Position of each convolution → its module's path, made unique."""
     found: dict[int, str] = {}
     for index in network.convolutions():

@@ -10,7 +10,8 @@ import numpy as np
 
 from clst_runtime.backends.base import Frame, Prediction
 from clst_runtime.errors import ConfigError, DataError, MissingDependency, ModelFileError
-from clst_runtime.manifest import METADATA_KEY, Manifest
+from clst_runtime.manifest import Manifest
+from clst_runtime.onnx_metadata import read_onnx_manifest
 from clst_runtime.optional import require
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -29,8 +30,12 @@ class OrtBackend:
                 f"this ONNX Runtime has no {wanted}, only {', '.join(ort.get_available_providers())}; "
                 "install 'clst[ort-gpu]' instead of 'clst[ort]', or use --provider cpu"
             )
+        self._manifest = read_onnx_manifest(path)
         options = ort.SessionOptions()
         options.log_severity_level = 3
+        if provider == "cpu" and self._manifest.calibration.get("target") == "tensorrt":
+            # The CPU's signed kernels saturate where TensorRT does not: compute such a graph's Q/DQ one by one.
+            options.add_session_config_entry("session.disable_quant_qdq", "1")
         if threads is not None:
             options.intra_op_num_threads = threads
         try:
@@ -40,14 +45,11 @@ class OrtBackend:
             raise ModelFileError(f"{path} is damaged or no ONNX file ONNX Runtime can read ({reason})") from error
         if self._session.get_providers()[0] != wanted:
             raise MissingDependency(f"ONNX Runtime could not start {wanted} for {path}; see clst-doctor")
-        self._manifest = self._checked_manifest(path)
+        self._check_ports(path)
         self._description = f"ONNX Runtime {ort.__version__} {wanted.removesuffix('ExecutionProvider')}"
 
-    def _checked_manifest(self, path: Path) -> Manifest:
-        text = self._session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
-        if text is None:
-            raise ModelFileError(f"{path} has no clst manifest; make the file with clst-export")
-        manifest = Manifest.from_json(text, where=str(path))
+    def _check_ports(self, path: Path) -> None:
+        manifest = self._manifest
         found = [(i.name, i.type, list(i.shape)) for i in (*self._session.get_inputs(), *self._session.get_outputs())]
         rows, columns = manifest.input_hw
         expected = [
@@ -60,7 +62,6 @@ class OrtBackend:
             raise ModelFileError(
                 f"{path}: inputs and outputs are {found}, its manifest says {expected}; export it again"
             )
-        return manifest
 
     @property
     def manifest(self) -> Manifest:

@@ -74,6 +74,16 @@ def build_engine(
     return manifest
 
 
+def check_can_build() -> None:
+    """Find out in a moment whether this machine can build, before minutes are spent on a graph.
+
+    Raises:
+        MissingDependency: no TensorRT of a known version, or no GPU; says where else to build.
+    """
+    tensorrt_for_building()
+    device_for_building().close()
+
+
 def tensorrt_for_building() -> ModuleType:
     """TensorRT, or where else to build.
 

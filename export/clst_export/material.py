@@ -1,0 +1,179 @@
+"""From the command's options to a request and the pictures it needs. Legend: H rows, W columns of the input."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import numpy.typing as npt
+
+from clst_export.calibration import Method, calibration_frames, evenly_spaced, split_frames
+from clst_export.convert import Material, Request
+from clst_export.gate import BOUNDS, Bounds
+from clst_export.judge import labelled_frames
+from clst_export.precision import Precision, Target
+from clst_runtime.backends.base import Frame
+from clst_runtime.dataset import open_dataset
+from clst_runtime.errors import ConfigError, DataError, ModelFileError
+from clst_runtime.images import read_image
+from clst_train.checkpoint import Checkpoint, load_checkpoint
+from clst_train.data.camera_looks import LOOKS
+from clst_train.data.scenes import draw_scene
+from clst_train.data.target import open_target
+from clst_train.training import parse_size
+
+USUAL_FRAMES = 16
+"""Pictures to compare on when nobody says how many."""
+
+
+def newest_checkpoint(runs: Path = Path("runs")) -> Path:
+    """The newest run's adapted checkpoint, else its source checkpoint; says on stderr which.
+
+    Raises:
+        ModelFileError: there is none.
+    """
+    found = sorted(runs.glob("*/checkpoints/*.pt"), key=lambda path: path.stat().st_mtime)
+    results = [path for path in found if path.stem in ("adapted", "source")]
+    if not results:
+        raise ModelFileError(f"no checkpoint given and none below {runs.resolve()}; train one with clst-train")
+    adapted = results[-1].with_name("adapted.pt")
+    chosen = adapted if adapted.is_file() else results[-1]
+    click.echo(f"taking the newest run's checkpoint, {chosen}", err=True)
+    return chosen
+
+
+def output_paths(checkpoint: Path, precision: str, trt: str | None, options: Mapping[str, Any]) -> dict[str, Path]:
+    """Files to make: `onnx` always, `engine` beside it for --trt, `bundle` the folder that gets it."""
+    flavour = {"fp32": "", "fp16": ".fp16", "int8": ".int8-cpu" if options["target"] == "cpu" else ".int8"}[precision]
+    stem = checkpoint.with_name(checkpoint.stem + flavour)
+    out = options["out"]
+    if options["bundle"]:
+        folder = out or stem.with_name(stem.name + ".bundle")
+        return {"bundle": folder, "onnx": folder.with_name(folder.name + ".onnx")}
+    if trt is None:
+        return {"onnx": out or stem.with_name(stem.name + ".onnx")}
+    engine = out or stem.with_name(stem.name + ".engine")
+    return {"engine": engine, "onnx": engine.with_suffix(".onnx")}
+
+
+def gather(path: Path, precision: str, options: Mapping[str, Any]) -> tuple[Request, Material]:
+    """The request and the pictures for it.
+
+    Args:
+        path: the checkpoint.
+        precision: `fp32`, `fp16` or `int8`.
+        options: the command's options by their parameter names.
+
+    Raises:
+        ClstError: a setting, the checkpoint or a picture cannot be used.
+    """
+    checkpoint = load_checkpoint(path)
+    input_hw = parse_size(options["size"]) if options["size"] else checkpoint.input_hw
+    wanted = Precision(precision)
+    request = Request(
+        precision=wanted,
+        target=Target(options["target"]),
+        input_hw=input_hw,
+        opset=int(options["opset"]),
+        with_confidence=options["confidence"],
+        methods=tuple(Method) if options["calib_method"] == "best" else (Method(options["calib_method"]),),
+        bounds=_bounds(wanted, options),
+        budget=None if options["max_miou_drop"] is None else options["max_miou_drop"] / 100,
+    )
+    return request, _material(checkpoint, wanted, input_hw, options)
+
+
+def _bounds(precision: Precision, options: Mapping[str, Any]) -> Bounds:
+    usual, drop, agreement = BOUNDS[precision], options["max_miou_drop"], options["min_agreement"]
+    max_drop = usual.max_miou_drop if drop is None else drop / 100
+    if agreement is not None:
+        return Bounds(min_agreement=agreement / 100, max_miou_drop=max_drop)
+    if drop is None:
+        return usual
+    # With a budget it alone decides: of mIoU where there are labels, else of pixels that agree.
+    return Bounds(min_agreement=0.0 if options["data"] else 1.0 - drop / 100, max_miou_drop=max_drop)
+
+
+def _material(
+    checkpoint: Checkpoint, precision: Precision, input_hw: tuple[int, int], options: Mapping[str, Any]
+) -> Material:
+    calibration: Sequence[Frame] = ()
+    if precision is not Precision.FP32:
+        calibration = _calibration(checkpoint, precision, input_hw, options)
+    if options["data"] is not None:
+        frames, labels = _labelled(checkpoint, input_hw, options)
+        return Material(frames=frames, labels=labels, calibration=calibration)
+    if calibration and options["frames_from"] is None:
+        held_out = min(options["count"] or USUAL_FRAMES, max(1, len(calibration) // 4))
+        rest, frames = split_frames(list(calibration), held_out=held_out)
+        return Material(frames=frames, calibration=rest)
+    return Material(frames=verification_frames(checkpoint, options, input_hw), calibration=calibration)
+
+
+def _labelled(
+    checkpoint: Checkpoint, input_hw: tuple[int, int], options: Mapping[str, Any]
+) -> tuple[list[Frame], list[npt.NDArray[np.uint8]]]:
+    mapping = Path(options["mapping"]) if options["mapping"] else None
+    dataset = open_dataset(
+        Path(options["data"]), split=options["split"], classes=checkpoint.classes, mapping_file=mapping
+    )
+    for remark in dataset.remarks:
+        click.echo(f"note: {options['data']}: {remark}", err=True)
+    return labelled_frames(dataset, input_hw, options["count"] or len(dataset))
+
+
+def _calibration(
+    checkpoint: Checkpoint, precision: Precision, input_hw: tuple[int, int], options: Mapping[str, Any]
+) -> Sequence[Frame]:
+    """Frames of the new camera: `--calib`, else the target of the checkpoint's run, else drawn ones for FP16."""
+    own = _targets(checkpoint)
+    places = list(options["calib"]) or own
+    if places:
+        return calibration_frames(places, input_hw, options["calib_count"], _aspect(own))
+    if precision is Precision.INT8:
+        raise DataError(
+            "no calibration images: the checkpoint's run has no target images on this machine; give --calib a folder "
+            "or video of the camera it will drive with"
+        )
+    return drawn_frames(input_hw, options["count"] or USUAL_FRAMES)
+
+
+def _targets(checkpoint: Checkpoint) -> list[str]:
+    """The target images of the checkpoint's run, if they are still there."""
+    places = list(checkpoint.config.get("data", {}).get("target", []))
+    return places if all(Path(place).exists() for place in places) else []
+
+
+def _aspect(places: list[str]) -> float | None:
+    """Columns / rows of the first target picture; None for a video, whose frames are brought to the input size."""
+    if not places:
+        return None
+    path = next((path for path in open_target(places[:1], input_hw=(32, 32)).paths if path is not None), None)
+    if path is None:
+        return None
+    rows, columns, _ = read_image(path).shape
+    return float(columns / rows)
+
+
+def verification_frames(checkpoint: Checkpoint, options: Mapping[str, Any], input_hw: tuple[int, int]) -> list[Frame]:
+    """Frames H,W,3 to compare on: `--frames`, else the target images of the checkpoint's run, else drawn scenes."""
+    given, count = options["frames_from"], options["count"] or USUAL_FRAMES
+    places = [str(given)] if given is not None else _targets(checkpoint)
+    if not places:
+        return drawn_frames(input_hw, count)
+    images = open_target(places, input_hw=input_hw)
+    return [images[place] for place in evenly_spaced(len(images), min(count, len(images)))]
+
+
+def drawn_frames(input_hw: tuple[int, int], count: int) -> list[Frame]:
+    """Drawn scenes of both cameras; says on stderr that they stand in for real pictures."""
+    if min(input_hw) < 1:
+        raise ConfigError(f"size {input_hw[0]}x{input_hw[1]}; give at least 32x32")
+    click.echo("no target images at hand; comparing on drawn scenes (give --frames for real ones)", err=True)
+    looks = list(LOOKS.values())
+    return [
+        draw_scene(np.random.default_rng([7, index]), looks[index % len(looks)], input_hw)[0] for index in range(count)
+    ]

@@ -1,0 +1,23 @@
+"""How much each convolution computes. Legend: O output channels, I input channels, k,l kernel, h,w output size."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from clst_export.precision.int8 import Network, convolution_names, quantisable
+from clst_export.tidying import infer_types
+
+
+def convolution_macs(model: Any) -> dict[str, int]:
+    """Multiply-accumulate operations O·I/groups·k·l·h·w of each convolution that can be quantised, by its name."""
+    network, types, wanted = Network(model), infer_types(model), set(quantisable(model))
+    macs = {}
+    for index, name in convolution_names(network).items():
+        if name in wanted:
+            node = network.nodes[index]
+            weights = np.asarray(network.constant(node.input[1]))  # O,I/groups,k,l
+            rows, columns = (types[node.output[0]].shape or (1, 0, 0, 0))[2:]  # static in every traced graph
+            macs[name] = weights.size * rows * columns
+    return macs
