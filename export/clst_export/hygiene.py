@@ -55,10 +55,11 @@ def check_hygiene(model: Any, *, opsets: Sequence[int] = (19, 20)) -> None:
     _check_operators(model, opsets)
     _check_validity(model)
     types = infer_types(model)
-    _check_shapes(model, types)
     constants = {entry.name: entry for entry in model.graph.initializer}
     for node in model.graph.node:
         _check_restrictions(node, constants)
+    _check_shapes(model, types)
+    for node in model.graph.node:
         if node.op_type == "Resize":
             _check_resize(node, constants, types)
     _check_input(model)
@@ -117,9 +118,7 @@ def _check_validity(model: Any) -> None:
     try:
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        place = next((line for line in lines if "Name:" in line), "")
-        raise ModelFileError(f"the graph is not valid ONNX, export it again: {lines[0]} {place}".strip()) from error
+        raise ModelFileError(f"the graph is not valid ONNX, export it again: {' '.join(str(error).split())}") from error
 
 
 def _check_shapes(model: Any, types: dict[str, TensorType]) -> None:

@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from clst_export.activations import stream_activations
 from clst_export.tidying import infer_types, tidy
 from clst_runtime.backends.base import Frame
 from clst_runtime.errors import DataError, ModelFileError
@@ -45,28 +44,50 @@ class Fp16Result:
 def measure_ranges(model: Any, frames: Iterable[Frame]) -> dict[str, float]:
     """The largest |x| of every float32 tensor that a node of the graph computes, over all frames H,W,3.
 
-    The maxima are taken inside the graph, so that memory stays what one ordinary run needs.
+    The maxima are taken inside the graph: memory does not grow with the number of frames, and no tensor leaves it.
+    NaN and infinity stay what they are.
 
     Raises:
         DataError: no frames.
     """
+    ort = require("onnxruntime")
+    watched, names = _with_maxima(model)
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.enable_mem_pattern = False  # it plans one block in which all tensors live at once
+    session = ort.InferenceSession(watched.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    ranges, count = np.zeros(len(names)), 0
+    for frame in frames:
+        count += 1
+        maxima, sums = np.array(session.run(["clst_maxima", "clst_sums"], {"frame": frame[None]}))
+        # ReduceMax passes over NaN, so the sum has to say whether there is one; NaN stays NaN through np.maximum.
+        ranges = np.maximum(ranges, np.where(np.isfinite(sums), maxima, sums))
+    if count == 0:
+        raise DataError("no frames to measure ranges on; give at least one, better a hundred of the camera's frames")
+    return dict(zip(names, map(float, ranges), strict=True))
+
+
+def _with_maxima(model: Any) -> tuple[Any, list[str]]:
+    """A copy of the graph with the outputs clst_maxima and clst_sums: max|x| and sum|x| of the float tensors named."""
     onnx = require("onnx")
     watched = onnx.ModelProto()
     watched.CopyFrom(model)
     floats = _float_tensors(model)
-    maxima = {}
-    for index, name in enumerate(name for node in model.graph.node for name in node.output if name in floats):
-        size, maximum = f"clst_size_{index}", f"clst_maximum_{index}"
+    names = [name for node in model.graph.node for name in node.output if name in floats]
+    one_value = onnx.numpy_helper.from_array(np.array([1], np.int64), "clst_one_value")
+    watched.graph.initializer.append(one_value)
+    for index, name in enumerate(names):
+        size = f"clst_size_{index}"
         watched.graph.node.append(onnx.helper.make_node("Abs", [name], [size]))
-        watched.graph.node.append(onnx.helper.make_node("ReduceMax", [size], [maximum], keepdims=0))
-        maxima[maximum] = name
-    ranges = dict.fromkeys(maxima.values(), -math.inf)
-    for found in stream_activations(watched, maxima, frames):
-        for maximum, name in maxima.items():
-            ranges[name] = float(np.fmax(ranges[name], found[maximum]))
-    if -math.inf in ranges.values():
-        raise DataError("no frames to measure ranges on; give at least one, better a hundred of the camera's frames")
-    return ranges
+        for what, operator in (("max", "ReduceMax"), ("sum", "ReduceSum")):
+            scalar, value = f"clst_{what}_{index}", f"clst_{what}_value_{index}"
+            watched.graph.node.append(onnx.helper.make_node(operator, [size], [scalar], keepdims=0))
+            watched.graph.node.append(onnx.helper.make_node("Reshape", [scalar, one_value.name], [value]))
+    for what, output in (("max", "clst_maxima"), ("sum", "clst_sums")):
+        values = [f"clst_{what}_value_{index}" for index in range(len(names))]
+        watched.graph.node.append(onnx.helper.make_node("Concat", values, [output], axis=0))
+        watched.graph.output.append(onnx.ValueInfoProto(name=output))
+    return watched, names
 
 
 def to_fp16(model: Any, *, ranges: Mapping[str, float]) -> Fp16Result:

@@ -1,0 +1,299 @@
+"""The FP16 graph: hand-made networks whose every type can be told beforehand, and the real ones."""
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
+
+from clst_export.hygiene import check_hygiene
+from clst_export.onnx_export import trace
+from clst_export.precision.fp16 import measure_ranges, to_fp16
+from clst_runtime.errors import DataError, ModelFileError
+from clst_train.batchnorm import estimate_statistics
+from clst_train.data.camera_looks import LOOKS
+from clst_train.data.scenes import draw_scene
+from clst_train.models.deployable import MEAN, STD, Deployable, normalise
+from clst_train.models.segmenter import build_segmenter
+
+FLOAT, HALF = TensorProto.FLOAT, TensorProto.FLOAT16
+DIAGONAL = np.eye(3, dtype=np.float32).reshape(3, 3, 1, 1)
+RED_GREEN_BLUE = np.array([[[200, 10, 10], [10, 200, 10], [10, 10, 200]]], np.uint8)  # H 1, W 3
+BORDER_NODES = {"cast", "turn", "to_real", "to_uint8"}
+
+
+def graph_of(body, weights, *, size_hw=(1, 3), opset=20, logits="logits"):
+    """An artifact-contract graph: frame → Cast → Transpose → `body` (from `image` to `logits`) → class ids."""
+    nodes = [
+        helper.make_node("Cast", ["frame"], ["real"], name="cast", to=FLOAT),
+        helper.make_node("Transpose", ["real"], ["image"], name="turn", perm=[0, 3, 1, 2]),
+        *body,
+        helper.make_node("ArgMax", [logits], ["winner"], name="winner", axis=1, keepdims=0),
+        helper.make_node("Cast", ["winner"], ["winner_real"], name="to_real", to=FLOAT),
+        helper.make_node("Cast", ["winner_real"], ["classes"], name="to_uint8", to=TensorProto.UINT8),
+    ]
+    frame = helper.make_tensor_value_info("frame", TensorProto.UINT8, [1, *size_hw, 3])
+    classes = helper.make_tensor_value_info("classes", TensorProto.UINT8, [1, *size_hw])
+    held = [numpy_helper.from_array(np.asarray(value), name) for name, value in weights.items()]
+    graph = helper.make_graph(nodes, "hand_made", [frame], [classes], held)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=9)
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def convolution(name, source, weight, bias=None):
+    inputs = [source, weight] if bias is None else [source, weight, bias]
+    return helper.make_node("Conv", inputs, [name], name=name)
+
+
+def classes_of(model, frame):
+    """By a plain evaluator that rounds after every node, which ONNX Runtime's CPU does not."""
+    return ReferenceEvaluator(model).run(None, {"frame": frame[None]})[0][0]
+
+
+def types_of(model):
+    inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True).graph
+    return {entry.name: entry.type.tensor_type.elem_type for entry in inferred.value_info} | {
+        entry.name: entry.data_type for entry in inferred.initializer
+    }
+
+
+def node(model, name):
+    return next(each for each in model.graph.node if each.name == name)
+
+
+def test_ranges_are_the_largest_sizes_over_all_frames_and_the_model_stays_as_it_was():
+    body = [helper.make_node("Sub", ["image", "hundred"], ["logits"], name="sub")]
+    model = graph_of(body, {"hundred": np.float32(100)})
+    before = model.SerializeToString()
+    frames = (np.full((1, 3, 3), value, np.uint8) for value in (30, 7, 110))  # a generator is enough
+    assert measure_ranges(model, frames) == {"real": 110, "image": 110, "logits": 93, "winner_real": 0}
+    assert model.SerializeToString() == before
+
+
+def test_no_frames_are_refused():
+    model = graph_of([convolution("logits", "image", "w")], {"w": DIAGONAL})
+    with pytest.raises(DataError, match="no frames to measure ranges on"):
+        measure_ranges(model, [])
+
+
+def test_a_harmless_network_becomes_float16_between_the_borders():
+    body = [convolution("inner", "image", "w", "b"), helper.make_node("Relu", ["inner"], ["logits"], name="relu")]
+    model = graph_of(body, {"w": DIAGONAL, "b": np.array([0, 1, 0], np.float32)})
+    before = model.SerializeToString()
+    result = to_fp16(model, ranges=measure_ranges(model, [RED_GREEN_BLUE]))
+    assert set(result.kept_fp32) == BORDER_NODES
+    types = types_of(result.model)
+    assert [types[name] for name in ("image", "inner", "logits", "winner_real")] == [FLOAT, HALF, HALF, FLOAT]
+    assert {entry.name: entry.data_type for entry in result.model.graph.initializer} == {"w_fp16": HALF, "b_fp16": HALF}
+    check_hygiene(result.model)
+    assert classes_of(result.model, RED_GREEN_BLUE).tolist() == [[0, 1, 2]]
+    assert model.SerializeToString() == before
+
+
+def test_a_single_pixel_is_enough():
+    model = graph_of([convolution("logits", "image", "w")], {"w": DIAGONAL}, size_hw=(1, 1))
+    pixel = RED_GREEN_BLUE[:, 1:2]
+    result = to_fp16(model, ranges=measure_ranges(model, [pixel]))
+    assert classes_of(result.model, pixel).tolist() == [[1]]
+
+
+def outlier_network():
+    """200 · 400 = 80000 is no float16; what follows brings it back to 200."""
+    body = [
+        convolution("large", "image", "up"),
+        helper.make_node("Relu", ["large"], ["still_large"], name="relu"),
+        convolution("small", "still_large", "down"),
+        convolution("logits", "small", "w"),
+    ]
+    weights = {"up": 400 * DIAGONAL, "down": DIAGONAL / 400, "w": DIAGONAL}
+    return graph_of(body, weights)
+
+
+def test_what_writes_or_reads_an_outlier_stays_float32_and_nothing_is_rounded_between():
+    model = outlier_network()
+    result = to_fp16(model, ranges=measure_ranges(model, [RED_GREEN_BLUE]))
+    assert set(result.kept_fp32) == BORDER_NODES | {"large", "relu", "small"}
+    assert result.kept_fp32["large"] == "large reaches 8e+04, more than a quarter of float16's 65504"
+    assert [each.op_type for each in result.model.graph.node] == [
+        *("Cast", "Transpose", "Conv", "Relu", "Conv", "Cast", "Conv", "ArgMax", "Cast", "Cast"),
+    ]
+    assert types_of(result.model)["logits"] == HALF
+    assert classes_of(result.model, RED_GREEN_BLUE).tolist() == [[0, 1, 2]]
+
+
+def test_planted_ranges_that_hide_the_outlier_are_seen_in_the_classes():
+    model = outlier_network()
+    ranges = measure_ranges(model, [RED_GREEN_BLUE]) | {"large": 1.0, "still_large": 1.0}
+    broken = to_fp16(model, ranges=ranges)
+    assert set(broken.kept_fp32) == BORDER_NODES
+    with np.errstate(all="ignore"):
+        assert classes_of(broken.model, RED_GREEN_BLUE).tolist() != [[0, 1, 2]]
+
+
+@pytest.mark.parametrize(("factor", "stays"), [(81, False), (82, True)])
+def test_a_quarter_of_the_largest_float16_is_the_limit(factor, stays):
+    model = graph_of([convolution("logits", "image", "w")], {"w": factor * DIAGONAL})  # 16376 = 65504 / 4
+    ranges = measure_ranges(model, [RED_GREEN_BLUE])
+    assert ranges["logits"] == 200 * factor
+    assert ("logits" in to_fp16(model, ranges=ranges).kept_fp32) == stays
+
+
+def test_a_tensor_below_float16s_normal_numbers_stays_float32():
+    model = graph_of([convolution("tiny", "image", "w"), convolution("logits", "tiny", "v")],
+                     {"w": DIAGONAL * 2.0**-22, "v": DIAGONAL * 1000})  # fmt: skip
+    result = to_fp16(model, ranges=measure_ranges(model, [RED_GREEN_BLUE]))
+    assert "below float16's normal numbers" in result.kept_fp32["logits"]
+    assert {"tiny", "logits"} <= set(result.kept_fp32)
+
+
+def test_weights_that_float16_rounds_away_stay_float32_unless_their_channel_is_dead():
+    small = DIAGONAL * np.array([1, 3.3e-7, 1], np.float32).reshape(3, 1, 1, 1)
+    model = graph_of([convolution("logits", "image", "w")], {"w": small})
+    alive = to_fp16(model, ranges=measure_ranges(model, [RED_GREEN_BLUE]))  # 200 · 3.3e-7 = 6.6e-5 > 2^-14 = 6.1e-5
+    assert alive.kept_fp32["logits"] == "1 channels of w are so small that float16 rounds them away"
+    dead = to_fp16(model, ranges=measure_ranges(model, [RED_GREEN_BLUE // 2]))  # 100 · 3.3e-7 < 2^-14
+    assert set(dead.kept_fp32) == BORDER_NODES
+
+
+def test_a_weight_beyond_65504_stays_float32():
+    frame = RED_GREEN_BLUE // 200  # ones and zeros
+    body = [helper.make_node("Mul", ["image", "less"], ["low"], name="less"), convolution("logits", "low", "w")]
+    model = graph_of(body, {"less": np.float32(1e-3), "w": 70000 * DIAGONAL})
+    result = to_fp16(model, ranges=measure_ranges(model, [frame]))
+    assert result.kept_fp32["logits"] == "a weight of 7e+04 in w exceeds float16's 65504"
+
+
+def test_a_weight_read_in_both_types_is_held_twice():
+    body = [convolution("large", "image", "w"), helper.make_node("Div", ["large", "k"], ["small"], name="div"),
+            convolution("logits", "small", "w")]  # fmt: skip
+    model = graph_of(body, {"w": 400 * DIAGONAL, "k": np.float32(4000)})
+    result = to_fp16(model, ranges=measure_ranges(model, [RED_GREEN_BLUE]))  # 80000, 20, 8000
+    held = {entry.name: entry.data_type for entry in result.model.graph.initializer}
+    assert held == {"w": FLOAT, "k": FLOAT, "w_fp16": HALF}
+    check_hygiene(result.model)
+
+
+def quantised(*, weight_scale=(0.01, 0.01, 0.01), opset=20):
+    """frame/200 → Q/DQ → Conv with per-channel DQ weights → Relu: red 1.0 gives 100 · 0.01 · 1.0 in its channel."""
+    linear = [
+        helper.make_node("Mul", ["image", "unit"], ["scaled"], name="scale"),
+        helper.make_node("Conv", ["scaled", "first"], ["entry"], name="entry"),
+        helper.make_node("QuantizeLinear", ["entry", "x_scale", "x_zero"], ["x_int"], name="q"),
+        helper.make_node("DequantizeLinear", ["x_int", "x_scale", "x_zero"], ["x"], name="dq"),
+        helper.make_node("DequantizeLinear", ["w_int", "w_scale", "w_zero"], ["w"], name="dq_weight", axis=0),
+        helper.make_node("Conv", ["x", "w"], ["conv"], name="conv"),
+        helper.make_node("Relu", ["conv"], ["logits"], name="relu"),
+    ]
+    weights = {
+        "unit": np.float32(1 / 200),
+        "first": DIAGONAL,
+        "x_scale": np.float32(1 / 127),
+        "x_zero": np.int8(0),
+        "w_int": (100 * DIAGONAL).astype(np.int8),
+        "w_scale": np.array(weight_scale, np.float32),
+        "w_zero": np.zeros(3, np.int8),
+    }
+    return graph_of(linear, weights, opset=opset)
+
+
+@pytest.mark.parametrize("opset", [19, 20])
+def test_the_rest_of_an_int8_graph_becomes_float16_with_its_scales(opset, tmp_path):
+    model = quantised(opset=opset)
+    result = to_fp16(model, ranges=measure_ranges(model, [RED_GREEN_BLUE]))
+    assert set(result.kept_fp32) == BORDER_NODES | {"scale"}
+    types = types_of(result.model)
+    assert [types[name] for name in ("entry", "x", "w", "conv", "x_scale_fp16", "w_scale_fp16")] == [HALF] * 6
+    assert types["x_int"] == types["w_int"] == TensorProto.INT8
+    assert node(result.model, "conv").input[:] == ["x", "w"]  # no Cast between DequantizeLinear and Conv
+    check_hygiene(result.model)
+    assert classes_of(result.model, RED_GREEN_BLUE).tolist() == [[0, 1, 2]]
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(result.model.SerializeToString())
+    assert session.run(None, {"frame": RED_GREEN_BLUE[None]})[0][0].tolist() == [[0, 1, 2]]
+
+
+def test_a_scale_too_small_for_float16_keeps_its_convolution_and_all_that_feeds_it():
+    model = quantised(weight_scale=(0.01, 1e-6, 0.01))
+    result = to_fp16(model, ranges=measure_ranges(model, [RED_GREEN_BLUE]))
+    assert result.kept_fp32["dq_weight"] == "float16 cannot hold the scale 1e-06"
+    assert set(result.kept_fp32) == BORDER_NODES | {"scale", "dq_weight", "conv", "dq"}
+    assert result.kept_fp32["dq"].startswith("beside a node that stays float32")
+    assert node(result.model, "conv").input[:] == ["x", "w"]
+    assert types_of(result.model)["logits"] == HALF
+    check_hygiene(result.model)
+
+
+def test_a_quantised_graph_before_opset_19_is_refused():
+    body = [
+        helper.make_node("QuantizeLinear", ["image", "s", "z"], ["i"], name="q"),
+        helper.make_node("DequantizeLinear", ["i", "s", "z"], ["logits"], name="dq"),
+    ]
+    model = graph_of(body, {"s": np.float32(2), "z": np.int8(0)}, opset=18)
+    with pytest.raises(ModelFileError, match="float16 scales need opset 19, the quantised graph has 18"):
+        to_fp16(model, ranges={})
+
+
+def test_ranges_of_another_graph_and_broken_weights_are_refused():
+    model = graph_of([convolution("logits", "image", "w")], {"w": DIAGONAL})
+    ranges = measure_ranges(model, [RED_GREEN_BLUE])
+    with pytest.raises(ModelFileError, match=r"no range of tensor logits \(logits\); measure"):
+        to_fp16(model, ranges={name: value for name, value in ranges.items() if name != "logits"})
+    for value in (float("inf"), float("nan")):
+        with pytest.raises(ModelFileError, match=f"logits gives {value} in float32 already"):
+            to_fp16(model, ranges=ranges | {"logits": value})
+    broken = graph_of([convolution("logits", "image", "w")], {"w": DIAGONAL * np.float32("nan")})
+    with pytest.raises(ModelFileError, match="logits gives nan in float32 already"):
+        to_fp16(broken, ranges=measure_ranges(broken, [RED_GREEN_BLUE]))
+
+
+def test_nodes_without_a_name_get_one():
+    body = [helper.make_node("Conv", ["image", "w"], ["logits"])]
+    model = graph_of(body, {"w": 400 * DIAGONAL})
+    assert "Conv_2" in to_fp16(model, ranges=measure_ranges(model, [RED_GREEN_BLUE])).kept_fp32
+
+
+@pytest.fixture(scope="module")
+def ddrnet():
+    """DDRNet with BatchNorm statistics of drawn scenes: the network in PyTorch, its graph, and four other scenes."""
+    size, rng = (64, 96), np.random.default_rng(0)
+    frames = [draw_scene(rng, LOOKS["new"], size)[0] for _ in range(8)]
+    torch.manual_seed(0)
+    segmenter = build_segmenter("ddrnet23_slim", 10)
+    estimate_statistics(segmenter, [normalise(torch.from_numpy(np.stack(frames[:4])))])
+    deployable = Deployable(segmenter, MEAN, STD, size)
+    return deployable, trace(deployable, size, opset=20, with_confidence=False), frames
+
+
+def test_ddrnet_in_float16_is_half_the_size_and_differs_at_ties_only(ddrnet, tmp_path):
+    deployable, model, frames = ddrnet
+    result = to_fp16(model, ranges=measure_ranges(model, frames[:4]))
+    assert set(result.kept_fp32) == {"/Cast", "/Transpose", "/Sub", "/Div", "/Cast_1", "/Cast_2"}
+    check_hygiene(result.model)
+    assert 0.49 < result.model.ByteSize() / model.ByteSize() < 0.52
+    assert differing_margin(deployable, result.model, frames[4:]) < 0.02
+
+
+def test_a_planted_error_in_one_weight_tensor_is_no_tie(ddrnet):
+    deployable, model, frames = ddrnet
+    broken = to_fp16(model, ranges=measure_ranges(model, frames[:4])).model
+    first = next(entry for entry in broken.graph.initializer if entry.data_type == HALF and len(entry.dims) == 4)
+    first.CopyFrom(numpy_helper.from_array(-numpy_helper.to_array(first), first.name))
+    assert differing_margin(deployable, broken, frames[4:]) > 0.1
+
+
+@torch.inference_mode()
+def differing_margin(deployable, model, frames):
+    """The largest gap between the two logits in question over all differing pixels, as a share of the largest logit."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(model.SerializeToString())
+    worst = largest = 0.0
+    for frame in frames:
+        logits = deployable.logits(torch.from_numpy(frame)[None])[0]
+        other = torch.from_numpy(session.run(None, {"frame": frame[None]})[0]).long()
+        gap = logits.amax(dim=0) - logits.gather(0, other)[0]
+        worst, largest = max(worst, float(gap.max())), max(largest, float(logits.abs().max()))
+    return worst / largest
