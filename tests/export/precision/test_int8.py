@@ -253,6 +253,15 @@ def test_for_tensorrt_only_convolutions_and_the_shortcuts_of_adds_read_int8():
     assert node_of(model, "sum").input[1] == node_of(model, "block.conv1").input[0]  # one pair for both readers
 
 
+def test_for_tensorrt_an_add_that_cannot_be_fused_with_a_convolution_stays_float():
+    model = network("ddrnet23_slim")
+    quantised = to_int8(model, ranges_of(model, 1), target=Target.TENSORRT)
+    for name in ("Add_output_0", "Add_3_output_0"):  # their convolutions are also read by the Concat
+        assert reads_quantised(quantised, f"/segmenter/spp/{name}") == [False, False]
+    assert reads_quantised(quantised, "/segmenter/spp/Add_4_output_0") == [False, True]
+    assert reads_quantised(quantised, "/segmenter/Add_4_output_0") == [False, False]  # a Resize and a sum
+
+
 def test_for_tensorrt_all_that_a_concat_joins_has_one_scale():
     ranges = ranges_of(residual()) | {"down": Range(low=0.0, high=12.7), "both": Range(low=0.0, high=25.4)}
     model = to_int8(residual(), ranges, target=Target.TENSORRT)
@@ -300,7 +309,7 @@ def test_normalisations_written_out_for_the_cpu_give_the_same_values():
     model = network("ddrnet23_slim")
     quantised = to_int8(model, ranges_of(model, 1), target=Target.CPU)
     assert (kinds(model)["BatchNormalization"], kinds(quantised)["BatchNormalization"]) == (12, 0)
-    name = next(node.output[0] for node in model.graph.node if node.op_type == "BatchNormalization")
+    name = [node.output[0] for node in model.graph.node if node.op_type == "BatchNormalization"][-1]
     before = node_of(quantised, node_of(quantised, name).input[0]).input[0]
     given, found = run(quantised, frames(1, (64, 128))[0], [before, name])
     values = [Network(model).constant(entry) for entry in node_of(model, name).input[1:]]
