@@ -88,7 +88,7 @@ def frames(count=3, size_hw=SIZE_HW, seed=0):
 
 @functools.cache
 def network(name, size_hw=(64, 128), *, with_confidence=False):
-    """The traced float32 graph of one of the project's networks, with statistics of random pictures."""
+    """The traced float32 graph of a network of the project, normalised by what random pictures give."""
     from clst_export.onnx_export import trace
     from clst_train.batchnorm import estimate_statistics
     from clst_train.models.deployable import MEAN, STD, Deployable, normalise
@@ -96,6 +96,10 @@ def network(name, size_hw=(64, 128), *, with_confidence=False):
 
     torch.manual_seed(0)
     segmenter = build_segmenter(name, 3)
+    for module in segmenter.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.uniform_(module.weight, 0.5, 1.5)
+            torch.nn.init.normal_(module.bias, std=0.2)
     estimate_statistics(segmenter, [normalise(torch.from_numpy(np.stack(frames(2, size_hw))))])
     deployable = Deployable(segmenter.eval(), MEAN, STD, size_hw, with_confidence=with_confidence)
     return trace(deployable, size_hw, opset=20, with_confidence=with_confidence)

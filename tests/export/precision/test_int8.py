@@ -253,6 +253,15 @@ def test_for_tensorrt_only_convolutions_and_the_shortcuts_of_adds_read_int8():
     assert node_of(model, "sum").input[1] == node_of(model, "block.conv1").input[0]  # one pair for both readers
 
 
+def test_for_tensorrt_an_add_that_cannot_be_fused_with_a_convolution_stays_float():
+    model = network("ddrnet23_slim")
+    quantised = to_int8(model, ranges_of(model, 1), target=Target.TENSORRT)
+    for name in ("Add_output_0", "Add_3_output_0"):  # their convolutions are also read by the Concat
+        assert reads_quantised(quantised, f"/segmenter/spp/{name}") == [False, False]
+    assert reads_quantised(quantised, "/segmenter/spp/Add_4_output_0") == [False, True]
+    assert reads_quantised(quantised, "/segmenter/Add_4_output_0") == [False, False]  # a Resize and a sum
+
+
 def test_for_tensorrt_all_that_a_concat_joins_has_one_scale():
     ranges = ranges_of(residual()) | {"down": Range(low=0.0, high=12.7), "both": Range(low=0.0, high=25.4)}
     model = to_int8(residual(), ranges, target=Target.TENSORRT)
@@ -271,9 +280,10 @@ def test_on_the_cpu_onnx_runtime_computes_every_inner_convolution_and_add_in_int
     ort.InferenceSession(quantised.SerializeToString(), options, providers=["CPUExecutionProvider"])
     found = kinds(onnx.load(str(tmp_path / "optimised.onnx")))
     assert (found["QLinearConv"], found["Conv"] + found["FusedConv"]) == (53, 2)  # the first and the classifier
-    assert (found["QLinearAdd"], found["Add"]) == (24, 0)
+    assert (found["QLinearAdd"], found["Add"], found["Mul"]) == (24, 12, 12)  # the float ones are normalisations
     assert found["QLinearConcat"] == 1
     assert found["Relu"] == 0  # each is part of the convolution, sum or quantisation before it
+    assert found["Transpose"] <= 4  # NHWC from the first convolution to the last
 
 
 @pytest.mark.parametrize("with_confidence", [False, True])
@@ -293,6 +303,18 @@ def test_the_tail_stays_argmax_and_two_casts_and_the_classes_are_those_of_the_lo
         logits, classes = run(quantised, frame, [winner.input[0], "classes"], **UNFUSED)
         assert logits.shape == ((1, 64, 128, 3) if last else (1, 3, 64, 128))
         assert np.array_equal(logits.argmax(axis=3 if last else 1), classes)
+
+
+def test_normalisations_written_out_for_the_cpu_give_the_same_values():
+    model = network("ddrnet23_slim")
+    quantised = to_int8(model, ranges_of(model, 1), target=Target.CPU)
+    assert (kinds(model)["BatchNormalization"], kinds(quantised)["BatchNormalization"]) == (12, 0)
+    name = [node.output[0] for node in model.graph.node if node.op_type == "BatchNormalization"][-1]
+    before = node_of(quantised, node_of(quantised, name).input[0]).input[0]
+    given, found = run(quantised, frames(1, (64, 128))[0], [before, name])
+    values = [Network(model).constant(entry) for entry in node_of(model, name).input[1:]]
+    scale, bias, mean, variance = (value[:, None, None] for value in values)
+    np.testing.assert_allclose(found, scale * (given - mean) / np.sqrt(variance + 1e-5) + bias, rtol=1e-4, atol=1e-4)
 
 
 def test_channels_last_gives_the_same_logits():
