@@ -34,6 +34,7 @@ def test_a_file_cut_off_anywhere_is_refused_with_one_line(tmp_path):
         with pytest.raises(ModelFileError) as error:
             read_onnx_manifest(cut)
         assert "\n" not in error.value.message
+    assert "damaged or no ONNX file (field 14 ends after the file)" in error.value.message
 
 
 @pytest.mark.parametrize("content", [b"\xff" * 40, b"\x07", b"PK\x03\x04 a zip", b"\x72\x02\x08\x01"])

@@ -92,28 +92,28 @@ def cuda_failure(doing: str, reason: object) -> ClstError:
     return ClstError(f"CUDA failed while {doing} ({told}); such an error stays until the process ends: restart it")
 
 
-def open_cuda(number: int = 0) -> CudaDevice:
-    """The GPU with that number among those that `CUDA_VISIBLE_DEVICES` shows.
+def open_cuda() -> CudaDevice:
+    """The first GPU that `CUDA_VISIBLE_DEVICES` shows, the one that TensorRT takes too.
 
     Raises:
-        MissingDependency: no PyCUDA, no driver or no such GPU.
+        MissingDependency: no PyCUDA, no driver or no GPU.
     """
-    return PycudaDevice(number)
+    return PycudaDevice()
 
 
 class PycudaDevice:
     """The interface by PyCUDA; the primary context is retained, so that TensorRT uses the same one."""
 
-    def __init__(self, number: int = 0) -> None:
+    def __init__(self) -> None:
         try:
             self._driver: Any = require("pycuda.driver")
         except MissingDependency as error:
             raise MissingDependency(f"PyCUDA cannot be imported ({error.__cause__}); {CURE}") from error
         try:
             self._driver.init()
-            if number >= self._driver.Device.count():
-                raise MissingDependency(f"no CUDA device {number}, {self._driver.Device.count()} found; {CURE}")
-            device = self._driver.Device(number)
+            if self._driver.Device.count() == 0:
+                raise MissingDependency(f"no CUDA device is visible; {CURE}")
+            device = self._driver.Device(0)
             self._name, capability = str(device.name()), device.compute_capability()
             self._context: Any = device.retain_primary_context()
             self._context.push()

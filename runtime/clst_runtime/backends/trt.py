@@ -1,16 +1,17 @@
 """A native TensorRT engine. Legend: H rows, W columns of the model's input.
 
 Shapes are static: every buffer is allocated and every address is set when the model is opened. A frame costs
-H·W·3 bytes to the device and H·W bytes back (twice that with confidence), and no allocation.
+H·W·3 bytes to the device and H·W bytes back (twice that with confidence), and no buffer is allocated for it.
 """
 
 from __future__ import annotations
 
+import weakref
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType, TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -25,8 +26,8 @@ from clst_runtime.manifest import Manifest
 if TYPE_CHECKING:
     import tensorrt as trt
 
-RESULTS_KEPT = 4
-"""How many results stay valid: the arrays of a `Prediction` are overwritten by the fourth prediction after it."""
+RESULTS_LENT = 4
+"""Results that may be held at a time without a copy; who holds more gets copies in ordinary memory."""
 
 STAGES = ("copy_in", "compute", "copy_out")
 
@@ -39,6 +40,35 @@ class BuiltEngine:
     """What TensorRT serialised."""
     manifest: Manifest
     """What is to be written beside it."""
+
+
+class ResultSlot:
+    """Page-locked buffers H,W of one result, lent out as arrays and not used again while any of them is held."""
+
+    def __init__(self, hosts: list[Bytes]) -> None:
+        self.hosts = hosts
+        self._lent: list[weakref.ReferenceType[Bytes]] = []
+
+    @property
+    def is_free(self) -> bool:
+        """Whether nobody holds what was lent, nor a view of it."""
+        return all(reference() is None for reference in self._lent)
+
+    def lend(self) -> Prediction:
+        """The buffers as read-only arrays.
+
+        They are made of a memoryview, so that NumPy lets every view of theirs refer to them and not to the buffers.
+        """
+        arrays: list[Bytes] = [np.asarray(memoryview(cast(Any, host))) for host in self.hosts]
+        for array in arrays:
+            array.flags.writeable = False
+        self._lent = [weakref.ref(array) for array in arrays]
+        return Prediction(classes=arrays[0], confidence=arrays[1] if len(arrays) > 1 else None)
+
+    def copied(self) -> Prediction:
+        """The buffers' content in ordinary memory."""
+        arrays = [np.array(host) for host in self.hosts]
+        return Prediction(classes=arrays[0], confidence=arrays[1] if len(arrays) > 1 else None)
 
 
 class TrtBackend:
@@ -71,8 +101,7 @@ class TrtBackend:
         """
         self._closing = ExitStack()
         self._where, self._failure = path, ""
-        self._hosts: list[list[Bytes]] = []
-        self._results: list[Prediction] = []
+        self._slots: list[ResultSlot] = []
         self._marks: list[Mark] = []
         try:
             plan, self._manifest = read_engine(path) if built is None else (built.plan, built.manifest)
@@ -121,9 +150,8 @@ class TrtBackend:
         for name, address in zip(("frame", *names), (self._frame_address, *self._addresses), strict=True):
             if self._context is None or not self._context.set_tensor_address(name, address):
                 raise ModelFileError(f"{self._where}: TensorRT refuses the address of its tensor {name!r}; {CURE}")
-        self._hosts = [[device.pinned((rows, columns)) for _ in names] for _ in range(RESULTS_KEPT)]
-        self._results = [_prediction(hosts) for hosts in self._hosts]
-        self._turn = 0
+        slots = [ResultSlot([device.pinned((rows, columns)) for _ in names]) for _ in range(RESULTS_LENT + 1)]
+        self._slots, self._spare = slots[:-1], slots[-1]
         self._marks = [device.create_mark() for _ in range(len(STAGES) + 1)] if timed else []
 
     @property
@@ -139,8 +167,7 @@ class TrtBackend:
     def predict(self, frame: Frame) -> Prediction:
         """Segment one RGB frame H,W,3 uint8 of exactly the manifest's input size.
 
-        The result is read-only and stays valid until `RESULTS_KEPT` − 1 further frames were segmented; copy what is
-        to be kept longer.
+        The result's arrays are read-only; they may be held as long as wanted, also after `close`.
 
         Raises:
             DataError: another shape or type. ClstError: CUDA failed; the process must be restarted.
@@ -152,7 +179,7 @@ class TrtBackend:
             raise ClstError(f"{self._where} was closed; open it again")
         if self._failure:
             raise cuda_failure(f"running {self._where}", self._failure)
-        self._turn = (self._turn + 1) % RESULTS_KEPT
+        slot = next((slot for slot in self._slots if slot.is_free), self._spare)
         np.copyto(self._host_frame, frame)
         self._record(0)
         self._device.copy_in(self._frame_address, self._host_frame)
@@ -161,11 +188,11 @@ class TrtBackend:
             self._failure = f"TensorRT could not queue the engine: {self._messages.last_errors()}"
             raise cuda_failure(f"running {self._where}", self._failure)
         self._record(2)
-        for host, address in zip(self._hosts[self._turn], self._addresses, strict=True):
+        for host, address in zip(slot.hosts, self._addresses, strict=True):
             self._device.copy_out(host, address)
         self._record(3)
         self._device.synchronise()
-        return self._results[self._turn]
+        return slot.copied() if slot is self._spare else slot.lend()
 
     def _record(self, place: int) -> None:
         if self._marks:
@@ -185,7 +212,7 @@ class TrtBackend:
     def _forget(self) -> None:
         """Let TensorRT's objects go, the dependent ones first; TensorRT frees them with the last reference."""
         self._context = self._engine = self._runtime = self._logger = None
-        self._hosts, self._results, self._marks = [], [], []
+        self._slots, self._marks = [], []
 
     def close(self) -> None:
         """Release engine and GPU; a second call does nothing."""
@@ -229,11 +256,3 @@ def _told(tensors: dict[str, tuple[Any, ...]]) -> str:
         f"{'input' if is_input else 'output'} {name} {dtype} {shape}"
         for name, (is_input, dtype, shape) in tensors.items()
     )
-
-
-def _prediction(hosts: list[Any]) -> Prediction:
-    """A result that shows what lies in the page-locked buffers at the time, and cannot be written to."""
-    views = [host.view() for host in hosts]
-    for view in views:
-        view.flags.writeable = False
-    return Prediction(classes=views[0], confidence=views[1] if len(views) > 1 else None)

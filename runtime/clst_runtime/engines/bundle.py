@@ -155,6 +155,7 @@ def build_bundle(folder: Path, *, options: BuildOptions | None = None, progress:
     if chosen.timing_cache is None:
         chosen = dataclasses.replace(chosen, timing_cache=folder / TIMING_CACHE)
     frames, expected = load_frames(folder, bundle)
+    click.echo(f"building {engine.name}, once for this GPU and TensorRT; this takes minutes", err=True)
     build_engine(
         folder / MODEL,
         engine,

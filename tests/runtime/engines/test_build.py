@@ -17,8 +17,6 @@ from clst_runtime.engines.options import BuildOptions
 from clst_runtime.engines.verification import Expected
 from clst_runtime.errors import BudgetNotHeld, ClstError, ConfigError, DataError, MissingDependency, ModelFileError
 
-PIXELS = 8 * 16
-
 
 def names(folder):
     return sorted(path.name for path in folder.iterdir())
@@ -112,6 +110,19 @@ def test_out_of_memory_is_recognised_and_has_its_own_cure(machine, rgb_model, tm
     assert error.value.exit_code == 1
 
 
+def test_the_error_that_names_memory_is_quoted_before_a_warning(machine, rgb_model, tmp_path, frames):
+    machine.does.builds = False
+    machine.does.logs = [("ERROR", "Error Code 2: OutOfMemory (4 GiB)"), SKIPPED, NOTHING_LEFT]
+    with pytest.raises(ClstError, match=r"during the build \(Error Code 2: OutOfMemory \(4 GiB\)\)"):
+        build(rgb_model, tmp_path / "a.engine", frames)
+
+
+def test_chatter_about_memory_is_no_reason(machine, rgb_model, tmp_path, frames):
+    machine.does.builds, machine.does.logs = False, [("INFO", SKIPPED[1]), NOTHING_LEFT]
+    with pytest.raises(ModelFileError, match="could not build it: Error Code 10"):
+        build(rgb_model, tmp_path / "a.engine", frames)
+
+
 def test_a_skipped_tactic_alone_is_not_out_of_memory(machine, rgb_model, tmp_path, frames):
     machine.does.logs = [SKIPPED]
     build(rgb_model, tmp_path / "a.engine", frames)
@@ -198,7 +209,7 @@ def test_the_bound_follows_the_precision(machine, tmp_path, frames, precision, h
     else:
         with pytest.raises(BudgetNotHeld):
             build(model, tmp_path / "a.engine", frames)
-    build(model, tmp_path / "b.engine", frames, min_agreement=0.992)
+    build(model, tmp_path / "b.engine", frames, min_agreement=127 / 128)  # exactly what it has
 
 
 def test_the_second_build_takes_its_times_from_the_cache(machine, rgb_model, tmp_path, frames, capsys):
@@ -287,6 +298,8 @@ def test_expected_class_maps_that_came_along_are_compared_with(machine, rgb_mode
     expected = Expected(maps=maps, reference="counted by hand")
     with pytest.raises(BudgetNotHeld, match="98.958 % .*counted by hand"):
         build_engine(rgb_model, tmp_path / "a.engine", options=BuildOptions(), frames=frames, expected=expected)
+    report = json.loads((tmp_path / "a.rejected.engine.json").read_text())["engine"]["agreement"]
+    assert (report["differing_pixels"], report["worst_frame"]) == (4, 124 / 128)
 
 
 def test_what_is_no_onnx_file_of_ours_is_refused(machine, tmp_path, frames):

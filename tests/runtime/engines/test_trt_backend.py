@@ -11,7 +11,7 @@ from tests.fakes.cuda import FakeCuda
 
 from clst_runtime.backends import open_model
 from clst_runtime.backends.ort import OrtBackend
-from clst_runtime.backends.trt import RESULTS_KEPT, BuiltEngine, TrtBackend
+from clst_runtime.backends.trt import RESULTS_LENT, BuiltEngine, TrtBackend
 from clst_runtime.engines.build import build_engine
 from clst_runtime.engines.options import BuildOptions
 from clst_runtime.engines.sidecar import engine_manifest, sidecar_path, write_engine
@@ -83,27 +83,32 @@ def test_a_frame_of_another_shape_or_type_is_refused(engine, machine, frame):
     assert "execute" not in machine.does.calls
 
 
-def test_a_result_stays_valid_for_three_more_frames_and_cannot_be_written(engine, frames):
+def test_results_that_are_held_are_never_overwritten(engine, frames):
     wanted = [frame.argmax(axis=2) for frame in frames]
     with open_model(engine) as backend:
-        first = backend.predict(frames[0]).classes
-        for _ in range(RESULTS_KEPT - 1):
-            backend.predict(frames[1])
-        assert np.array_equal(first, wanted[0])
-        backend.predict(frames[2])
-        assert np.array_equal(first, wanted[2])
+        held = [backend.predict(frames[index % 3]) for index in range(3 * RESULTS_LENT)]
         with pytest.raises(ValueError, match="read-only"):
-            first[0, 0] = 1
+            held[0].classes[0, 0] = 1
+    for index, prediction in enumerate(held):  # also after the GPU was closed
+        assert np.array_equal(prediction.classes, wanted[index % 3])
+
+
+def test_a_view_of_a_result_holds_it_too(engine, frames):
+    with open_model(engine) as backend:
+        part = backend.predict(frames[0]).classes[2:, ::2]  # the prediction itself is gone
+        for index in range(3 * RESULTS_LENT):
+            backend.predict(frames[1 + index % 2])
+        assert np.array_equal(part, frames[0].argmax(axis=2)[2:, ::2])
 
 
 def test_buffers_and_addresses_are_made_once_and_never_for_a_frame(engine, machine, frames):
     with open_model(engine) as backend:
         device = FakeCuda.opened[-1]
-        # Frame and class map on the GPU; one page-locked frame and four class maps: 7, and no event.
-        assert device.allocations == 7
-        results = {id(backend.predict(frames[index % 3])) for index in range(20)}
-        assert device.allocations == 7
-        assert len(results) == RESULTS_KEPT
+        # Frame and class map on the GPU; one page-locked frame, four class maps to lend and a spare: 8, and no event.
+        assert device.allocations == 8
+        places = {backend.predict(frames[index % 3]).classes.ctypes.data for index in range(20)}
+        assert device.allocations == 8
+        assert len(places) == 1, "nobody holds a result, so one buffer is enough"
     assert machine.does.calls[:3] == ["deserialise", "address frame", "address classes"]
     assert machine.does.calls[3:] == ["execute", "synchronise"] * 20
 
