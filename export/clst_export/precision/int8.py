@@ -382,15 +382,14 @@ class _Editor:
             alone = len(network.readers[winner.input[0]]) == 1
             if index < 0 or resize.op_type != "Resize" or len(resize.input) < 4 or not alone:
                 continue
-            order = self._store(f"{resize.name}_channels_last", np.array([0, 2, 3, 1], np.int64))
-            logits, sizes = f"{resize.input[0]}_channels_last", f"{resize.name}_sizes_channels_last"
-            self._added.setdefault(index - 1, []).extend(
-                (
-                    make("Transpose", [resize.input[0]], [logits], perm=[0, 2, 3, 1], name=f"{logits}_Transpose"),
-                    make("Gather", [resize.input[3], order], [sizes], name=f"{sizes}_Gather"),
-                )
-            )
-            resize.input[0], resize.input[3] = logits, sizes
+            sizes = network.constant(resize.input[3])
+            if sizes is None:
+                continue
+            turned = self._store(f"{resize.name}_sizes_channels_last", np.asarray(sizes, np.int64)[[0, 2, 3, 1]])
+            logits = f"{resize.input[0]}_channels_last"
+            transpose = make("Transpose", [resize.input[0]], [logits], perm=[0, 2, 3, 1], name=f"{logits}_Transpose")
+            self._added.setdefault(index - 1, []).append(transpose)
+            resize.input[0], resize.input[3] = logits, turned
             next(entry for entry in winner.attribute if entry.name == "axis").i = 3
 
     def write_out_normalisations(self) -> None:

@@ -1,0 +1,153 @@
+"""FP32, FP16 and INT8 of the same checkpoints: mIoU, per-class loss, agreement, size and latency.
+
+    python benchmarks/precision.py --name dusk --data DIR --split test --calib DIR CHECKPOINT…
+
+Every flavour is made by clst-export's own conversion; nothing is gated here, so that bad figures are seen. Latency is
+host to host on this machine's CPU (ONNX Runtime), all flavours in one process, in turns, as a ratio to FP32. FP16 and
+INT8 for TensorRT are computed on the CPU for their numbers only: their speed belongs to the device.
+The result goes to benchmarks/results/precision_<name>.json.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+HERE = Path(__file__).parent
+FLAVOURS = ("fp32", "fp16", "int8", "int8-cpu")
+
+
+def make(checkpoint: Path, out: Path, flavour: str, material: Any, budget: float | None) -> dict[str, Any]:
+    """One flavour's file and what the conversion measured."""
+    from clst_export.convert import Request, convert
+    from clst_export.gate import Bounds
+    from clst_export.precision import Precision, Target
+
+    precision, _, target = flavour.partition("-")
+    anything = Bounds(min_agreement=0.0, max_miou_drop=1.0)
+    request = Request(
+        precision=Precision(precision), target=Target(target or "tensorrt"), bounds=anything,
+        budget=budget if precision == "int8" else None,
+    )  # fmt: skip
+    started = time.perf_counter()
+    done = convert(checkpoint, out, request, material, say=lambda told: click.echo(f"  {told}", err=True))
+    parity = {name: value for name, value in done.manifest.parity.items() if name not in ("bounds", "holds")}
+    calibration = {k: v for k, v in done.manifest.calibration.items() if k in ("method", "frames", "kept", "quantised")}
+    methods = {name: {"agreement": v.agreement, "miou": v.candidate_miou} for name, v in done.methods.items()}
+    curve = [] if done.budget is None else [
+        {"kept": len(t.kept), "drop": t.verdict.drop, "cost": t.cost} for t in done.budget.curve
+    ]  # fmt: skip
+    return {"flavour": flavour, "bytes": out.stat().st_size, "seconds": time.perf_counter() - started,
+            "parity": parity, "calibration": calibration, "methods": methods, "curve": curve}  # fmt: skip
+
+
+def latencies(files: Sequence[Path], frames: Sequence[Any], *, rounds: int, provider: str) -> list[list[int]]:
+    """Nanoseconds of each file's runs, the files taking turns."""
+    from clst_runtime.backends.ort import OrtBackend
+
+    backends = [OrtBackend(path, provider=provider) for path in files]
+    samples: list[list[int]] = [[] for _ in files]
+    for turn in range(-3, rounds):
+        for place, backend in enumerate(backends):
+            frame = frames[turn % len(frames)]
+            before = time.perf_counter_ns()
+            backend.predict(frame)
+            if turn >= 0:
+                samples[place].append(time.perf_counter_ns() - before)
+    for backend in backends:
+        backend.close()
+    return samples
+
+
+def measure(checkpoint: Path, work: Path, material: Any, budget: float | None, rounds: int, provider: str) -> dict:
+    """All flavours of one checkpoint."""
+    from clst_runtime.timing import summarise_ms
+    from clst_train.checkpoint import load_checkpoint
+
+    content = load_checkpoint(checkpoint)
+    work.mkdir(parents=True, exist_ok=True)
+    rows, files = [], []
+    for flavour in FLAVOURS:
+        click.echo(f"{checkpoint}: {flavour}", err=True)
+        files.append(work / f"{content.network}-{checkpoint.stem}.{flavour}.onnx")
+        rows.append(make(checkpoint, files[-1], flavour, material, budget))
+    samples = latencies(files, material.frames[:8], rounds=rounds, provider=provider)
+    medians = [statistics.median(each) for each in samples]
+    for row, own, median in zip(rows, samples, medians, strict=True):
+        row["host_to_host_ms"] = summarise_ms(own)
+        row["speed_against_fp32"] = medians[0] / median
+    return {"network": content.network, "input_hw": list(content.input_hw), "classes": list(content.classes.names),
+            "stage": content.stage, "provider": provider, "flavours": rows}  # fmt: skip
+
+
+def show(result: dict[str, Any]) -> str:
+    """The figures as a Markdown table."""
+    lines = ["| network | flavour | mIoU % | lost | largest loss of a class | pixels equal | MiB | CPU ms | speed |",
+             "|---|---|---|---|---|---|---|---|---|"]  # fmt: skip
+    for each in result["networks"]:
+        for row in each["flavours"]:
+            parity = row["parity"]
+            losses = {n: v["reference"] - v["model"] for n, v in parity["iou"].items() if None not in v.values()}
+            worst = max(losses, key=lambda name: losses[name])
+            cells = [
+                f"{each['network']} {each['input_hw'][0]}x{each['input_hw'][1]}", row["flavour"],
+                f"{100 * parity['miou']:.2f}", f"{100 * (parity['reference_miou'] - parity['miou']):.2f}",
+                f"{100 * losses[worst]:.2f} ({worst})", f"{100 * parity['agreement']:.2f} %",
+                f"{row['bytes'] / 2**20:.1f}", f"{row['host_to_host_ms']['median']:.1f}",
+                f"{row['speed_against_fp32']:.2f}×",
+            ]  # fmt: skip
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+@click.command()
+@click.argument("checkpoints", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--name", required=True, help="Name of the result file.")
+@click.option("--data", required=True, type=click.Path(path_type=Path), help="Labelled pictures to judge on.")
+@click.option("--split", default="val", show_default=True)
+@click.option("--mapping", type=click.Path(path_type=Path))
+@click.option("--count", type=int, help="At most so many of them.")
+@click.option("--calib", required=True, multiple=True, help="Pictures to calibrate on.")
+@click.option("--calib-count", type=int)
+@click.option("--max-miou-drop", type=float, help="Points; INT8 to that budget instead of everything quantised.")
+@click.option("--rounds", default=50, show_default=True, help="Runs of each flavour.")
+@click.option("--provider", default="cpu", show_default=True, type=click.Choice(["cpu", "cuda"]))
+@click.option("--work", default=Path("precision"), type=click.Path(path_type=Path), help="Folder for the files.")
+def main(checkpoints: tuple[Path, ...], name: str, work: Path, **options: Any) -> None:
+    """Measure every flavour of CHECKPOINTS."""
+    from clst_export.calibration import calibration_frames
+    from clst_export.convert import Material
+    from clst_export.judge import labelled_frames
+    from clst_runtime.atomic import write_text
+    from clst_runtime.dataset import open_dataset
+    from clst_runtime.machine import machine_facts
+    from clst_train.checkpoint import load_checkpoint
+
+    networks = []
+    for path in checkpoints:
+        content = load_checkpoint(path)
+        data = open_dataset(
+            options["data"], split=options["split"], classes=content.classes, mapping_file=options["mapping"]
+        )
+        frames, labels = labelled_frames(data, content.input_hw, options["count"] or len(data))
+        calibration = calibration_frames(list(options["calib"]), content.input_hw, options["calib_count"])
+        material = Material(frames=frames, labels=labels, calibration=calibration)
+        budget = None if options["max_miou_drop"] is None else options["max_miou_drop"] / 100
+        networks.append(measure(path, work, material, budget, options["rounds"], options["provider"]))
+        git = ["git", "-C", str(HERE), "rev-parse", "--short", "HEAD"]
+        commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
+        facts = {"name": name, "date": time.strftime("%Y-%m-%d"), "commit": commit, "machine": machine_facts()}
+        result = facts | {"budget": budget, "networks": networks}
+        write_text(HERE / "results" / f"precision_{name}.json", json.dumps(result, indent=1) + "\n")
+    click.echo(show(result))
+
+
+if __name__ == "__main__":
+    main()

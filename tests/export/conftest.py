@@ -1,0 +1,40 @@
+"""A checkpoint with random weights and BatchNorm statistics of drawn scenes, and frames for it."""
+
+import numpy as np
+import pytest
+import torch
+
+from clst_runtime.labels import load_class_list
+from clst_train.batchnorm import estimate_statistics
+from clst_train.checkpoint import Checkpoint, save_checkpoint
+from clst_train.data.camera_looks import LOOKS
+from clst_train.data.scenes import draw_scene
+from clst_train.models.deployable import MEAN, STD, normalise
+from clst_train.models.segmenter import build_segmenter
+
+SIZE_HW = (64, 96)
+
+
+def scene(index, look="new"):
+    """A drawn scene of SIZE_HW and its labels."""
+    return draw_scene(np.random.default_rng([3, index]), LOOKS[look], SIZE_HW)
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory):
+    """A `.pt` file of DDRNet-23-slim with 10 classes at 64x96."""
+    torch.manual_seed(0)
+    classes = load_class_list("scenes10")
+    network = build_segmenter("ddrnet23_slim", len(classes))
+    frames = [torch.from_numpy(scene(index)[0]) for index in range(8)]
+    estimate_statistics(network, [normalise(torch.stack(frames))])
+    path = tmp_path_factory.mktemp("checkpoint") / "adapted.pt"
+    content = {"network": "ddrnet23_slim", "classes": classes, "input_hw": SIZE_HW, "mean": MEAN, "std": STD}
+    save_checkpoint(path, Checkpoint(**content, stage="adapted", iteration=1, segmenter_state=network.state_dict()))
+    return path
+
+
+@pytest.fixture(scope="session")
+def frames():
+    """Twelve drawn frames."""
+    return [scene(index)[0] for index in range(12)]

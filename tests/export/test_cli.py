@@ -1,0 +1,154 @@
+"""`clst-export` as a user types it: what comes out, and one line with the right exit code for what cannot be."""
+
+import json
+import os
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from tests.conftest import write_labelled, write_rgb_model
+from tests.shell import shell
+
+from clst_export.cli import main
+from clst_runtime.images import write_png
+
+
+def run(*arguments):
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory, frames):
+    """A folder of twelve frames of the new camera."""
+    folder = tmp_path_factory.mktemp("pictures")
+    for index, frame in enumerate(frames):
+        write_png(folder / f"{index:02d}.png", frame)
+    return folder
+
+
+def refused(done, code, *words):
+    assert done.exit_code == code, done.output
+    lines = [line for line in done.output.splitlines() if line.lower().startswith("error:")]
+    assert len(lines) == 1, done.output
+    for word in words:
+        assert str(word) in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((), "--onnx or --trt"),
+        (("--onnx", "fp16", "--trt", "fp16"), "--onnx or --trt"),
+        (("--onnx", "fp16", "--max-miou-drop", "1"), "--max-miou-drop is for int8, not for fp16"),
+        (("--onnx", "--for", "cpu"), "--for is for int8, not for fp32"),
+        (("--onnx", "--calib-method", "max"), "--calib-method is for int8"),
+        (("--onnx", "int8", "--for", "cpu", "--bundle"), "no use to TensorRT"),
+        (("--trt", "fp16", "--bundle"), "give --onnx with --bundle"),
+        (("--onnx", "--workspace-mib", "64"), "--workspace-mib is for --trt or --bundle"),
+        (("--onnx", "--mapping", "m.json"), "give both"),
+    ],
+)
+def test_options_that_contradict_each_other_are_a_usage_error(arguments, words):
+    done = run("checkpoint.pt", *arguments)
+    assert done.exit_code == 2
+    assert words in done.output
+
+
+def test_a_bare_onnx_means_fp32_wherever_it_stands(checkpoint, pictures, tmp_path):
+    done = run("--onnx", checkpoint, "--out", tmp_path / "m.onnx", "--frames", pictures, "--count", 2)
+    assert done.exit_code == 0, done.output
+    assert "m.onnx: ddrnet23_slim, fp32, 64x96" in done.output
+    assert "of 2 frames" in done.output
+    again = run("convert", checkpoint, "--onnx", "--out", tmp_path / "m.onnx")
+    refused(again, 3, tmp_path / "m.onnx", "exists; give --overwrite")
+
+
+def test_inspect_tells_of_a_file_in_words_and_as_json(checkpoint, pictures, tmp_path):
+    done = run(checkpoint, "--onnx", "fp16", "--out", tmp_path / "h.onnx", "--frames", pictures, "--min-agreement", 90)
+    assert done.exit_code == 0, done.output
+    words = run("inspect", tmp_path / "h.onnx").output
+    assert "ddrnet23_slim, fp16" in words
+    assert "55 fp16" in words
+    facts = json.loads(run("inspect", tmp_path / "h.onnx", "--json").output)
+    assert facts["manifest"]["parity"]["bounds"] == {"min_agreement": 0.9, "max_miou_drop": 0.0005}
+    assert facts["bytes"] == (tmp_path / "h.onnx").stat().st_size
+
+
+def test_inspect_refuses_what_is_no_model(tmp_path):
+    refused(run("inspect", tmp_path / "none.onnx"), 4, "no such model file")
+    (tmp_path / "x.txt").write_text("x")
+    refused(run("inspect", tmp_path / "x.txt"), 4, "unknown kind")
+    (tmp_path / "damaged.onnx").write_bytes(b"\x00\x01")
+    refused(run("inspect", tmp_path / "damaged.onnx"), 4, "damaged.onnx")
+    refused(run("inspect", write_rgb_model(tmp_path / "bare.onnx", manifest=None)), 4, "no clst manifest")
+
+
+def test_a_bundle_holds_what_the_device_needs(checkpoint, pictures, tmp_path):
+    folder = tmp_path / "front"
+    done = run(checkpoint, "--onnx", "fp16", "--bundle", "--out", folder, "--frames", pictures, "--count", 2,
+               "--min-agreement", 90, "--optimisation-level", 5)  # fmt: skip
+    assert done.exit_code == 0, done.output
+    assert [path.name for path in tmp_path.iterdir()] == ["front"]
+    names = {path.name for path in folder.iterdir()}
+    assert names == {"model.onnx", "bundle.json", "frames", "expected", "README.txt"}
+    told = run("inspect", folder).output
+    assert "a bundle with 2 frames to verify on; engines: none built yet" in told
+    assert json.loads((folder / "bundle.json").read_text())["options"]["optimisation_level"] == 5
+    refused(run("build", folder), 5, "tensorrt cannot be imported", folder / "model.onnx")
+    refused(run(checkpoint, "--onnx", "fp16", "--bundle", "--out", folder), 3, "exists")
+
+
+def test_trt_without_tensorrt_says_so_at_once_and_where_to_build(checkpoint, tmp_path):
+    done = run(checkpoint, "--trt", "fp16", "--out", tmp_path / "m.engine")
+    refused(done, 5, "tensorrt", "--onnx fp16 --bundle")
+    assert list(tmp_path.iterdir()) == []
+
+
+def calibrated(checkpoint, folder, tmp_path, *more):
+    return run(checkpoint, "--onnx", "int8", "--out", tmp_path / "q" / "m.onnx", "--calib", folder, *more)
+
+
+def test_calibration_images_that_cannot_be_used_are_refused(checkpoint, pictures, tmp_path):
+    (tmp_path / "empty").mkdir()
+    refused(calibrated(checkpoint, tmp_path / "empty", tmp_path), 3, tmp_path / "empty", "no image")
+    refused(calibrated(checkpoint, tmp_path / "none", tmp_path), 3, "no such folder")
+    done = calibrated(checkpoint, pictures, tmp_path, "--calib-count", 64)
+    refused(done, 3, "64 calibration images asked, 12 found; add images or lower --calib-count")
+    write_png(tmp_path / "mixed" / "a.png", np.zeros((60, 90, 3), np.uint8))
+    write_png(tmp_path / "mixed" / "b.png", np.zeros((60, 160, 3), np.uint8))
+    refused(calibrated(checkpoint, tmp_path / "mixed", tmp_path), 3, "b.png", "160×60")
+    refused(run(checkpoint, "--onnx", "int8", "--out", tmp_path / "m.onnx"), 3, "no calibration images", "--calib")
+    assert not (tmp_path / "q").exists()
+
+
+def test_labels_of_other_classes_are_refused(checkpoint, tmp_path):
+    data = write_labelled(tmp_path / "rgb")
+    refused(run(checkpoint, "--onnx", "--out", tmp_path / "m.onnx", "--data", data), 3, "red", "mapping")
+    assert not (tmp_path / "m.onnx").exists()
+
+
+def test_a_checkpoint_that_is_none_is_refused(tmp_path):
+    (tmp_path / "c.pt").write_bytes(b"nothing")
+    refused(run(tmp_path / "c.pt", "--onnx"), 4, "c.pt is damaged or no PyTorch checkpoint")
+    refused(run(tmp_path / "none.pt", "--onnx"), 4, "no such checkpoint")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_without_permission_is_one_line(checkpoint, pictures, tmp_path):
+    (tmp_path / "closed").mkdir(mode=0o500)
+    done = run(checkpoint, "--onnx", "--out", tmp_path / "closed" / "m.onnx", "--frames", pictures)
+    refused(done, 3, "cannot write")
+
+
+def test_an_output_below_a_file_is_one_line_as_root_too(checkpoint, pictures, tmp_path):
+    (tmp_path / "file").write_text("x")
+    done = run(checkpoint, "--onnx", "--out", tmp_path / "file" / "m.onnx", "--frames", pictures, "--count", 1)
+    refused(done, 3, "cannot write")
+
+
+def test_help_shows_the_conversion_and_names_the_other_commands():
+    done = shell("clst-export", "--help")
+    assert done.returncode == 0
+    for word in ("--onnx", "--trt", "--max-miou-drop", "clst-export inspect FILE", "clst-export build BUNDLE"):
+        assert word in done.stdout
+    assert "Build and verify" in shell("clst-export", "build", "--help").stdout
