@@ -382,14 +382,17 @@ class _Editor:
             alone = len(network.readers[winner.input[0]]) == 1
             if index < 0 or resize.op_type != "Resize" or len(resize.input) < 4 or not alone:
                 continue
-            order = self._store(f"{resize.name}_channels_last", np.array([0, 2, 3, 1], np.int64))
-            logits, sizes = f"{resize.input[0]}_channels_last", f"{resize.name}_sizes_channels_last"
-            self._added.setdefault(index - 1, []).extend(
-                (
-                    make("Transpose", [resize.input[0]], [logits], perm=[0, 2, 3, 1], name=f"{logits}_Transpose"),
-                    make("Gather", [resize.input[3], order], [sizes], name=f"{sizes}_Gather"),
-                )
+            order, before = np.array([0, 2, 3, 1], np.int64), self._added.setdefault(index - 1, [])
+            logits, sizes = f"{resize.input[0]}_channels_last", f"{resize.output[0]}_sizes_channels_last"
+            before.append(
+                make("Transpose", [resize.input[0]], [logits], perm=order.tolist(), name=f"{logits}_Transpose")
             )
+            known = network.constant(resize.input[3])
+            if known is not None:
+                self._store(sizes, known[order])
+            else:  # the tracer computes sizes from shapes
+                places = self._store(f"{sizes}_order", order)
+                before.append(make("Gather", [resize.input[3], places], [sizes], name=f"{sizes}_Gather"))
             resize.input[0], resize.input[3] = logits, sizes
             next(entry for entry in winner.attribute if entry.name == "axis").i = 3
 
