@@ -188,14 +188,36 @@ def convolution_names(network: Network) -> dict[int, str]:
     found: dict[int, str] = {}
     for index in network.convolutions():
         node = network.nodes[index]
-        name = node.input[1].removesuffix(".weight") if node.input[1].endswith(".weight") else _scope(node.name)
-        name = name.removeprefix("segmenter.") or f"conv{len(found)}"
+        name = _stored_path(node) or _path_beside_norm(network, node) or _scope(node.name) or f"conv{len(found)}"
+        name = name.removeprefix("segmenter.")
         taken = set(found.values())
         unique, number = name, 2
         while unique in taken:
             unique, number = f"{name}~{number}", number + 1
         found[index] = unique
     return found
+
+
+def _stored_path(node: Any) -> str:
+    """The module's path from the name of a node's weights; empty where the tracer folded them and named them anew."""
+    name: str = node.input[1]
+    return name.removesuffix(".weight") if name.endswith(".weight") else ""
+
+
+def _path_beside_norm(network: Network, node: Any) -> str:
+    """The path of a convolution whose module was entered by one of its methods, which leaves no trace in node names.
+
+    The BatchNormalization that it reads, in the same module, tells what is missing: its node's name lacks the module,
+    the name of its weights has it (DDRNet's `final_layer`). Empty where there is no such thing.
+    """
+    before = network.nodes[network.producers[node.input[0]]] if node.input[0] in network.producers else None
+    if before is not None and before.op_type == "Relu" and before.input[0] in network.producers:
+        before = network.nodes[network.producers[before.input[0]]]
+    if before is None or before.op_type != "BatchNormalization":
+        return ""
+    (seen, _, norm), (real, _, named) = _scope(before.name).rpartition("."), _stored_path(before).rpartition(".")
+    own, _, last = _scope(node.name).rpartition(".")
+    return f"{real}.{last}" if norm == named and seen == own and seen != real else ""
 
 
 def _scope(node_name: str) -> str:
