@@ -184,8 +184,10 @@ def test_an_impatient_ctrl_c_does_not_leave_the_build_running(machine, rgb_model
             time.sleep(0.15)
 
     machine.does.on_step = on_step
+    handler = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
         build(rgb_model, tmp_path / "a.engine", frames)
+    assert signal.getsignal(signal.SIGINT) is handler
     assert "tensorrt-build" not in [thread.name for thread in threading.enumerate()]
     assert names(tmp_path) == ["rgb.onnx"]
 
