@@ -5,7 +5,10 @@ The network is strongly typed: the precision is what the graph says, on every Te
 
 from __future__ import annotations
 
+import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -126,7 +129,7 @@ def attach_timing_cache(config: trt.IBuilderConfig, path: Path | None) -> trt.IT
 def _built(
     builder: trt.Builder, network: trt.INetworkDefinition, config: trt.IBuilderConfig, cancelled: threading.Event
 ) -> bytes | None:
-    """Build in a thread, so that this one sees Ctrl-C: inside C++ no Python signal handler runs."""
+    """Build in a thread, so that this one sees Ctrl-C: while a thread is inside C++ it runs no signal handler."""
     results: list[bytes | None] = []
     failures: list[BaseException] = []
 
@@ -138,18 +141,32 @@ def _built(
             failures.append(error)
 
     thread = threading.Thread(target=build, name="tensorrt-build")
-    try:
+    with interrupt_cancels(cancelled):
         thread.start()
+        told = False
         while thread.is_alive():
             thread.join(POLL_SECONDS)
-    except KeyboardInterrupt:
-        cancelled.set()
-        click.echo("stopping the build at TensorRT's next step …", err=True)
-        thread.join()
-        raise
+            if cancelled.is_set() and not told:
+                click.echo("stopping the build at TensorRT's next step …", err=True)
+                told = True
     if failures:
         raise failures[0]
     return results[0]
+
+
+@contextmanager
+def interrupt_cancels(cancelled: threading.Event) -> Iterator[None]:
+    """Ctrl-C, once or often, sets `cancelled` and is raised after the block: never under a build that still runs."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = signal.signal(signal.SIGINT, lambda *_: cancelled.set())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
+    if cancelled.is_set():
+        raise KeyboardInterrupt
 
 
 def build_failure(onnx_path: Path, messages: Messages, options: BuildOptions) -> ClstError:

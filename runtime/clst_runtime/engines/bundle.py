@@ -6,7 +6,7 @@
     expected/NNNN.png      the ONNX file's class map for each, as grey values
     README.txt             the one command
     model-….engine         the engine, one for each GPU and TensorRT version, with its manifest beside it
-    timing.cache           layer times that make the next build quicker
+    model-….cache          its layer times, which make the next build quicker
 
 Building needs neither torch nor onnx nor ONNX Runtime: the device compares with the class maps that came along.
 """
@@ -38,7 +38,7 @@ from clst_runtime.labels import read_json_object
 from clst_runtime.onnx_metadata import file_sha256
 
 BUNDLE_VERSION = 1
-INDEX, MODEL, FRAMES, EXPECTED, TIMING_CACHE = "bundle.json", "model.onnx", "frames", "expected", "timing.cache"
+INDEX, MODEL, FRAMES, EXPECTED = "bundle.json", "model.onnx", "frames", "expected"
 CURE = "copy the folder again, or make it again with clst-export … --bundle"
 
 
@@ -153,7 +153,7 @@ def build_bundle(folder: Path, *, options: BuildOptions | None = None, progress:
     if engine.exists() and _still_good(engine, bundle, chosen):
         return engine
     if chosen.timing_cache is None:
-        chosen = dataclasses.replace(chosen, timing_cache=folder / TIMING_CACHE)
+        chosen = dataclasses.replace(chosen, timing_cache=engine.with_suffix(".cache"))
     frames, expected = load_frames(folder, bundle)
     click.echo(f"building {engine.name}, once for this GPU and TensorRT; this takes minutes", err=True)
     build_engine(

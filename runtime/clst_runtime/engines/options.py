@@ -44,15 +44,26 @@ class BuildOptions:
             raise ConfigError(f"min_agreement {self.min_agreement}; give a share of pixels, 0 … 1")
 
     def agreement_needed(self, precision: str) -> float:
-        """The bound for a model of that precision."""
-        return MIN_AGREEMENT[precision] if self.min_agreement is None else self.min_agreement
+        """The bound for a model of that precision.
+
+        Raises:
+            ConfigError: none was given and there is none for this precision.
+        """
+        if self.min_agreement is not None:
+            return self.min_agreement
+        if precision not in MIN_AGREEMENT:
+            raise ConfigError(
+                f"no bound is known for precision {precision!r} ({', '.join(MIN_AGREEMENT)}); give min_agreement"
+            )
+        return MIN_AGREEMENT[precision]
 
     def check_device(self, *, version: tuple[int, ...], precision: str) -> None:
         """Refuse what this TensorRT or this model cannot do, before minutes are spent.
 
         Raises:
-            ConfigError: DLA with a TensorRT that lacks it, or with a model that it cannot compute.
+            ConfigError: DLA with a TensorRT that lacks it, or with a model that it cannot compute; no bound.
         """
+        self.agreement_needed(precision)
         if self.dla_core is None:
             return
         if DLA_GONE <= version < DLA_BACK:

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import signal
+import threading
 import time
 
 import numpy as np
@@ -176,6 +177,21 @@ def test_ctrl_c_stops_the_build_and_leaves_nothing(machine, rgb_model, tmp_path,
     assert names(tmp_path) == ["rgb.onnx"]
 
 
+def test_an_impatient_ctrl_c_does_not_leave_the_build_running(machine, rgb_model, tmp_path, frames):
+    def on_step(step):
+        for _ in range(3):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.15)
+
+    machine.does.on_step = on_step
+    handler = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        build(rgb_model, tmp_path / "a.engine", frames)
+    assert signal.getsignal(signal.SIGINT) is handler
+    assert "tensorrt-build" not in [thread.name for thread in threading.enumerate()]
+    assert names(tmp_path) == ["rgb.onnx"]
+
+
 def test_an_engine_that_differs_is_kept_as_rejected_and_not_under_its_name(machine, rgb_model, tmp_path, frames):
     machine.does.wrong_share = 0.01  # of 128 pixels: 1
     with pytest.raises(BudgetNotHeld, match=r"99.219 % of pixels agree on 3 frames .*99.900 % needed") as error:
@@ -210,6 +226,14 @@ def test_the_bound_follows_the_precision(machine, tmp_path, frames, precision, h
         with pytest.raises(BudgetNotHeld):
             build(model, tmp_path / "a.engine", frames)
     build(model, tmp_path / "b.engine", frames, min_agreement=127 / 128)  # exactly what it has
+
+
+def test_a_precision_without_a_bound_is_refused_before_the_build(machine, tmp_path, frames):
+    model = write_rgb_model(tmp_path / "m.onnx", manifest=rgb_manifest(precision="bf16").to_json())
+    with pytest.raises(ConfigError, match="no bound is known for precision 'bf16'"):
+        build(model, tmp_path / "a.engine", frames)
+    assert machine.does.calls == []
+    build(model, tmp_path / "a.engine", frames, min_agreement=0.999)
 
 
 def test_the_second_build_takes_its_times_from_the_cache(machine, rgb_model, tmp_path, frames, capsys):

@@ -1,0 +1,44 @@
+"""The whole way once more, by the same test on the fake and, where there is one, on a real GPU (marker gpu)."""
+
+import importlib.util
+import time
+
+import numpy as np
+import pytest
+from tests.conftest import write_rgb_model
+
+from clst_export.bundle import build_bundle, write_bundle
+from clst_runtime.backends import open_model
+from clst_runtime.benchmark import measure_latency
+from clst_runtime.engines.sidecar import read_engine, sidecar_path
+from clst_runtime.errors import ModelFileError
+
+
+@pytest.fixture(params=["fake", pytest.param("real", marks=pytest.mark.gpu)])
+def gpu(request):
+    """A GPU with TensorRT: the fake one, or this machine's."""
+    if request.param == "fake":
+        request.getfixturevalue("machine")
+    elif not all(importlib.util.find_spec(module) for module in ("tensorrt", "pycuda")):
+        pytest.skip("no TensorRT or no PyCUDA on this machine")
+
+
+def test_a_bundle_becomes_an_engine_that_is_exact_kept_and_guarded(gpu, tmp_path, frames):
+    write_bundle(write_rgb_model(tmp_path / "rgb.onnx"), tmp_path / "bundle", frames)
+    engine = build_bundle(tmp_path / "bundle")
+    facts = read_engine(engine)[1].engine
+    assert facts["agreement"]["differing_pixels"] == 0
+    assert facts["summary"]["layers"] > 0
+    assert set(facts["summary"]["io_tensors"]) == {"frame", "classes"}
+    assert min(facts["agreement"]["device_ms"].values()) >= 0.0
+    started = time.monotonic()
+    with open_model(tmp_path / "bundle") as backend:  # kept, not built again
+        assert time.monotonic() - started < 10.0
+        held = [backend.predict(frames[index % 3]).classes for index in range(9)]
+        assert measure_latency(backend, frames, runs=20, seconds=5.0, warm_up_runs=3).summary_ms()["median"] > 0.0
+    for index, classes in enumerate(held):
+        assert np.array_equal(classes, frames[index % 3].argmax(axis=2))
+    text = sidecar_path(engine).read_text().replace(facts["tensorrt"], "10.99.0")
+    sidecar_path(engine).write_text(text)
+    with pytest.raises(ModelFileError, match="built by TensorRT 10.99.0"):
+        open_model(engine)
