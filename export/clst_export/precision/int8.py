@@ -15,6 +15,7 @@ Legend: O output channels, I input channels.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -257,7 +258,7 @@ def _flood(network: Network, starts: list[int], *, forward: bool) -> set[int]:
 def _tensorrt_edges(network: Network, chosen: list[int]) -> list[Edge]:
     """What TensorRT shall read in INT8: inputs of convolutions, and shortcuts of the Adds fused into them."""
     edges = [Edge(index, 0) for index in chosen]
-    fusable = {network.nodes[index].output[0]: index for index in chosen}
+    fusable = {network.nodes[index].output[0] for index in chosen}
     for index, node in enumerate(network.nodes):
         if node.op_type != "Add":
             continue
@@ -305,14 +306,15 @@ def attribute(node: Any, name: str) -> Any:
 
 
 def _joined(network: Network, ranges: Mapping[str, Range]) -> dict[str, Range]:
-    """Ranges with one for all that a Concat reads and gives."""
-    joined = dict(ranges)
-    for names, output in _concatenations(network):
-        group = [joined[name] for name in (*names, output) if name in joined]
-        for name in (*names, output):
-            for other in group:
-                if name in joined:
-                    joined[name] = joined[name].joined(other)
+    """Ranges with one for all that a Concat reads and gives, also through a Concat of Concats."""
+    joined, groups = dict(ranges), [(*names, output) for names, output in _concatenations(network)]
+    before: dict[str, Range] = {}
+    while joined != before:
+        before = dict(joined)
+        for group in groups:
+            known = [name for name in group if name in joined]
+            whole = functools.reduce(Range.joined, (joined[name] for name in known), Range(low=0.0, high=0.0))
+            joined.update(dict.fromkeys(known, whole))
     return joined
 
 

@@ -3,11 +3,23 @@
 import numpy as np
 import onnx
 import pytest
-from tests.export.precision.graphs import chain, frames, kinds, network, node_of, residual, run, stored
+from tests.export.precision.graphs import (
+    IDENTITY,
+    Builder,
+    chain,
+    frames,
+    kinds,
+    network,
+    node_of,
+    residual,
+    run,
+    stored,
+)
 
 from clst_export.calibration import Method, Range, calibrate
 from clst_export.precision import Target
 from clst_export.precision.int8 import Network, activations, quantisable, scales, to_int8
+from clst_export.precision.placement import placement_problems
 from clst_runtime.errors import ConfigError, ModelFileError
 
 NETWORKS = ("ddrnet23_slim", "deeplabv2_resnet101")
@@ -269,6 +281,19 @@ def test_for_tensorrt_all_that_a_concat_joins_has_one_scale():
     assert stored(model, "down_scale") == stored(model, "both_scale") == scales(np.array([25.4]), 127)[0]
     model = to_int8(residual(), ranges, target=Target.CPU)
     assert stored(model, "down_scale") == scales(np.array([12.7]), 255)[0]
+
+
+def test_for_tensorrt_a_concat_of_concats_also_has_one_scale():
+    b = Builder()
+    first = b.add("Relu", [b.conv(b.start(), "first", IDENTITY)], "first_relu")
+    inner = b.add("Concat", [first, b.conv(first, "one", IDENTITY)], "inner", axis=1)
+    outer = b.add("Concat", [inner, b.conv(first, "two", IDENTITY)], "outer", axis=1)
+    model = b.finish(b.conv(b.conv(outer, "three", np.eye(3, 9)), "last", IDENTITY))
+    highs = {"first_relu": 1.0, "one": 2.0, "inner": 2.0, "two": 254.0, "outer": 254.0, "three": 1.0}
+    ranges = {name: Range(low=0.0, high=high) for name, high in highs.items()}
+    quantised = to_int8(model, ranges, target=Target.TENSORRT)
+    assert stored(quantised, "first_relu_scale") == stored(quantised, "outer_scale") == 2.0
+    assert placement_problems(quantised) == []
 
 
 def test_on_the_cpu_onnx_runtime_computes_every_inner_convolution_and_add_in_int8(tmp_path):
