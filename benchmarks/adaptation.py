@@ -118,7 +118,8 @@ def drawn(work: Path, seeds: int) -> None:
         if not (work / look.name).exists():
             write_scenes(work / look.name, look=look, counts={"train": 200, "val": 50}, size_hw=(160, 320), seed=seed)
     target = work / "new" / "images" / "train"
-    arguments = ["--recipe", "demo", "--source", str(work / "old"), "--target", str(target)]
+    length = ["--set", "source.iterations=450", "--set", "adaptation.iterations=300"]
+    arguments = ["--recipe", "demo", *length, "--source", str(work / "old"), "--target", str(target)]
     measure(work, "drawn", arguments, (work / "new", "val", None), seeds)
 
 
