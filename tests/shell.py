@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 
@@ -14,3 +17,18 @@ def shell(command: str, *arguments: object, **options: object) -> subprocess.Com
     environment = os.environ | {"OMP_NUM_THREADS": "1"} | dict(options.pop("environment", {}))  # type: ignore[call-overload]
     call = [str(program), *map(str, arguments)]
     return subprocess.run(call, capture_output=True, text=True, timeout=300, env=environment, check=False, **options)  # type: ignore[call-overload]
+
+
+def interrupted(
+    ready: Callable[[], bool], command: str, *arguments: object, environment: dict[str, str] | None = None
+) -> tuple[int, str, str]:
+    """Start a command, send Ctrl-C when `ready()` holds; returns its exit code, output and errors."""
+    call = [str(Path(sys.executable).with_name(command)), *map(str, arguments)]
+    variables = os.environ | {"OMP_NUM_THREADS": "1"} | (environment or {})
+    with subprocess.Popen(call, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=variables) as process:
+        end = time.time() + 120
+        while not ready() and process.poll() is None and time.time() < end:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        out, errors = process.communicate(timeout=60)
+        return process.returncode, out, errors

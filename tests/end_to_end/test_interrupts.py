@@ -2,32 +2,14 @@
 
 import json
 import os
-import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import numpy as np
-from tests.shell import shell
+from tests.shell import interrupted, shell
 
 from clst_runtime.images import write_png
 from clst_train.checkpoint import load_checkpoint
 from clst_train.data.camera_looks import LOOKS
 from clst_train.data.scenes import write_scenes
-
-
-def interrupted(ready, command, *arguments):
-    """Start a command, send Ctrl-C when `ready()` holds; returns its exit code and output."""
-    call = [str(Path(sys.executable).with_name(command)), *map(str, arguments)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(call, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as process:
-        end = time.time() + 120
-        while not ready() and process.poll() is None and time.time() < end:
-            time.sleep(0.02)
-        process.send_signal(signal.SIGINT)
-        out, errors = process.communicate(timeout=60)
-        return process.returncode, out, errors
 
 
 def test_ctrl_c_is_the_normal_end_of_clst_run(tmp_path, rgb_model):
