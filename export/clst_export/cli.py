@@ -96,12 +96,14 @@ def convert(checkpoint: Path | None, onnx: str | None, trt: str | None, **option
     from clst_export.convert import convert as run
     from clst_export.material import gather, newest_checkpoint, output_paths
     from clst_export.reporting import report
+    from clst_runtime.atomic import check_can_write
 
     chosen = checkpoint or newest_checkpoint()
     paths = output_paths(chosen, precision, trt, options)
     for path in paths.values():
         if path.exists() and not options["overwrite"]:
             raise DataError(f"{path} exists; give --overwrite or another --out")
+        check_can_write(path)
     request, material = gather(chosen, precision, options)
     conversion = run(chosen, paths["onnx"], request, material, say=lambda told: click.echo(told, err=True))
     told = report(conversion, paths["onnx"], request.budget)

@@ -38,6 +38,18 @@ def written_whole(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def check_can_write(path: Path) -> None:
+    """Find out before long work whether `path` could be written afterwards; makes nothing.
+
+    Raises:
+        DataError: the nearest folder above it that exists is none, or may not be written.
+    """
+    above = next(folder for folder in path.absolute().parents if folder.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        reason = "may not be written" if above.is_dir() else "is a file"
+        raise DataError(f"cannot write {path}: {above} {reason}; give another --out")
+
+
 def write_bytes(path: Path, content: bytes) -> None:
     """Write `content` to `path`, whole or not at all."""
     with written_whole(path) as temporary:

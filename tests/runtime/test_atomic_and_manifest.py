@@ -5,7 +5,7 @@ import stat
 import pytest
 from tests.conftest import rgb_manifest
 
-from clst_runtime.atomic import write_text, written_whole
+from clst_runtime.atomic import check_can_write, write_text, written_whole
 from clst_runtime.errors import DataError, ModelFileError
 from clst_runtime.manifest import Manifest
 
@@ -18,6 +18,17 @@ def test_an_interrupt_while_writing_keeps_the_old_file_and_leaves_no_other(tmp_p
         raise KeyboardInterrupt
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_cannot_be_written_is_found_before_the_work(tmp_path, monkeypatch):
+    check_can_write(tmp_path / "new" / "folder" / "f.onnx")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(DataError, match=r"cannot write .*f.onnx: .*file is a file; give another --out"):
+        check_can_write(tmp_path / "file" / "f.onnx")
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write everywhere
+    with pytest.raises(DataError, match="may not be written"):
+        check_can_write(tmp_path / "f.onnx")
 
 
 def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path):
