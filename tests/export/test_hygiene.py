@@ -230,10 +230,18 @@ def test_tidying_changes_nothing_that_is_computed():
     assert tidy(tidied).SerializeToString() == tidied.SerializeToString()
 
 
-def test_shapes_are_inferred_without_copying_large_weights():
+def test_shapes_are_inferred_without_copying_large_weights(monkeypatch):
     weights = {"w": np.zeros((3, 3, 5, 5), np.float32)}  # 225 values
     model = hand_made(helper.make_node("Conv", ["image", "w"], ["logits"], name="c", pads=[2] * 4), weights=weights)
+    sizes, infer = [], onnx.shape_inference.infer_shapes
+
+    def watched(given, **options):
+        sizes.append(given.ByteSize())
+        return infer(given, **options)
+
+    monkeypatch.setattr(onnx.shape_inference, "infer_shapes", watched)
     types = infer_types(model)
+    assert sizes[0] < model.ByteSize() - 800  # 225 · 4 bytes less
     assert (types["w"].kind, types["w"].shape) == (FLOAT, (3, 3, 5, 5))
     assert (types["logits"].kind, types["logits"].shape) == (FLOAT, (1, 3, 4, 6))
 
