@@ -5,6 +5,7 @@ Legend: H rows, W columns of the model's input.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any
@@ -86,11 +87,22 @@ def _check_size(model: Any) -> None:
             f"{external[0]} and {len(external) - 1} other weights lie in files beside the graph; load the model with "
             "its external data, so that one file holds all"
         )
-    size = model.ByteSize()
-    if size > MAX_BYTES:
+    # protobuf cannot even tell the size of a message above its limit, so the weights are counted first
+    itemsize = require("onnx").helper.tensor_dtype_to_np_dtype
+    weights = sum(math.prod(entry.dims) * itemsize(entry.data_type).itemsize for entry in model.graph.initializer)
+    refuse_too_large(weights if weights > MAX_BYTES else model.ByteSize())
+
+
+def refuse_too_large(size_bytes: int) -> None:
+    """Refuse a graph of so many bytes if one ONNX file cannot hold it.
+
+    Raises:
+        ModelFileError: it is above protobuf's limit of 2 GiB.
+    """
+    if size_bytes > MAX_BYTES:
         raise ModelFileError(
-            f"the graph has {size / 2**30:.2f} GiB, an ONNX file holds at most {MAX_BYTES / 2**30:.2f}; export it as "
-            "fp16 (half the size) or take a smaller network"
+            f"the graph has {size_bytes / 2**30:.2f} GiB, an ONNX file holds at most {MAX_BYTES / 2**30:.2f}; "
+            "take a network with fewer weights (float32 needs 4 bytes for each)"
         )
 
 

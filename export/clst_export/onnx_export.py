@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from clst_export.hygiene import check_hygiene
+from clst_export.hygiene import check_hygiene, refuse_too_large
 from clst_export.tidying import tidy
 from clst_runtime.errors import ModelFileError
 from clst_runtime.manifest import METADATA_KEY, Manifest
@@ -60,8 +60,13 @@ def load_deployable(
 
 
 def trace(deployable: Deployable, size: tuple[int, int], *, opset: int, with_confidence: bool) -> Any:
-    """The network as an ONNX model of static shapes, tidied."""
+    """The network as an ONNX model of static shapes, tidied.
+
+    Raises:
+        ModelFileError: it is too large for one ONNX file.
+    """
     onnx = require("onnx")
+    refuse_too_large(sum(value.numel() * value.element_size() for value in deployable.parameters()))
     frame = torch.zeros(1, *size, 3, dtype=torch.uint8)
     names = ["classes", "confidence"] if with_confidence else ["classes"]
     with tempfile.TemporaryDirectory() as folder, torch.no_grad(), warnings.catch_warnings():

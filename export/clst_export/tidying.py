@@ -16,7 +16,6 @@ import numpy as np
 from clst_runtime.optional import require
 
 LARGEST_READ = 64  # elements: sizes, axes and the like, whose values decide shapes
-NEVER_FOLDED = ("QuantizeLinear", "DequantizeLinear")  # their place in the graph is what they are for
 
 
 def tidy(model: Any) -> Any:
@@ -65,10 +64,11 @@ def _fold(model: Any) -> None:
 
 
 def _constant_outputs(node: Any, constants: dict[str, Any], types: dict[str, TensorType]) -> list[Any]:
-    """The values of a node that does not depend on the frame, or nothing; only integers are computed with."""
+    """The values of a node that does not depend on the frame, or nothing.
+
+    Only integers are computed with: weights stay what they are, and so do the Q/DQ nodes behind them.
+    """
     kinds = require("onnx").TensorProto
-    if node.op_type in NEVER_FOLDED:
-        return []
     if node.op_type == "Constant":
         return _evaluated(node, [])
     if node.op_type == "Shape" and not node.attribute:

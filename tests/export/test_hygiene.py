@@ -230,10 +230,18 @@ def test_tidying_changes_nothing_that_is_computed():
     assert tidy(tidied).SerializeToString() == tidied.SerializeToString()
 
 
-def test_shapes_are_inferred_without_copying_large_weights():
+def test_shapes_are_inferred_without_copying_large_weights(monkeypatch):
     weights = {"w": np.zeros((3, 3, 5, 5), np.float32)}  # 225 values
     model = hand_made(helper.make_node("Conv", ["image", "w"], ["logits"], name="c", pads=[2] * 4), weights=weights)
+    sizes, infer = [], onnx.shape_inference.infer_shapes
+
+    def watched(given, **options):
+        sizes.append(given.ByteSize())
+        return infer(given, **options)
+
+    monkeypatch.setattr(onnx.shape_inference, "infer_shapes", watched)
     types = infer_types(model)
+    assert sizes[0] < model.ByteSize() - 800  # 225 · 4 bytes less
     assert (types["w"].kind, types["w"].shape) == (FLOAT, (3, 3, 5, 5))
     assert (types["logits"].kind, types["logits"].shape) == (FLOAT, (1, 3, 4, 6))
 
@@ -359,8 +367,24 @@ def test_a_graph_above_the_size_limit_is_refused(monkeypatch):
     model = hand_made(RELU, weights={"ballast": np.zeros(3 * 2**20, np.uint8)})
     monkeypatch.setattr(hygiene, "MAX_BYTES", 2**22)
     check_hygiene(model)
-    monkeypatch.setattr(hygiene, "MAX_BYTES", 2**21)
-    refused(model, r"the graph has 0\.00 GiB, an ONNX file holds at most 0\.00; export it as fp16")
+    for limit in (2**21, 3 * 2**20):  # at the second, the weights alone would just do
+        monkeypatch.setattr(hygiene, "MAX_BYTES", limit)
+        refused(model, r"the graph has 0\.00 GiB, an ONNX file holds at most 0\.00; take a network with fewer weights")
+
+
+def test_weights_beyond_what_protobuf_can_count_are_refused():
+    """Only the shape is declared, as that is what is counted; with its 2 GiB, protobuf fails before it can answer."""
+    model = hand_made(RELU)
+    model.graph.initializer.add(name="huge", data_type=FLOAT, dims=[3, 2**28])
+    refused(model, r"the graph has 3\.00 GiB, an ONNX file holds at most 2\.00")
+
+
+def test_a_network_that_no_onnx_file_can_hold_is_refused_before_it_is_traced(monkeypatch):
+    deployable = Deployable(built("ddrnet23_slim"), MEAN, STD, SIZE_HW)
+    monkeypatch.setattr(hygiene, "MAX_BYTES", 2**24)
+    monkeypatch.setattr(torch.onnx, "export", None)
+    with pytest.raises(ModelFileError, match=r"the graph has 0\.02 GiB"):
+        trace(deployable, SIZE_HW, opset=20, with_confidence=False)
 
 
 def test_weights_in_other_files_are_refused():

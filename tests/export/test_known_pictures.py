@@ -170,22 +170,24 @@ def test_the_classes_counted_by_hand_come_from_the_right_graph(frame, columns, h
 
 @pytest.mark.parametrize("half", [False, True])
 @pytest.mark.parametrize(
-    ("fault", "columns"),
+    ("fault", "columns", "margin"),
     [
-        ("colours", [BLUE] * 24),
+        ("colours", [BLUE] * 24, 255),
         # (100 − 60) · 60 / 120 + 120 = 140 beats green's (112 − 50) · 50 / 110 + 110 = 138.2 and blue's 124
-        ("mean and std", [RED] * 24),
-        ("align_corners", [RED] * 3 + [BLUE] * 21),  # source column x · 5 / 23 passes 0.5 at x = 2.3
-        ("asymmetric", [RED] * 3 + [BLUE] * 21),  # x / 4 = 0.5 at x = 2: a tie, which the first class wins
+        ("mean and std", [RED] * 24, 112 - 100),
+        # source column x · 5 / 23 passes 0.5 at x = 2.3; rightly, column 3 is (3.5 / 4 − 0.5) = 3/8 of the way to blue
+        ("align_corners", [RED] * 3 + [BLUE] * 21, 255 * (5 / 8 - 3 / 8)),
+        ("asymmetric", [RED] * 3 + [BLUE] * 21, 255 * (5 / 8 - 3 / 8)),  # x / 4 = 0.5 at x = 2: the first class wins
     ],
 )
-def test_a_planted_fault_gives_the_wrong_classes_and_both_gates_tell_it(fault, columns, half, tmp_path):
+def test_a_planted_fault_gives_the_wrong_classes_and_both_gates_tell_it(fault, columns, margin, half, tmp_path):
     plant, frame = FAULTS[fault]
     right = counted_columns(frame)
     with backend_of(colour_graph(plant, half=half), tmp_path / "m.onnx") as backend:
         assert backend.predict(frame).classes.tolist() == [columns] * SIZE_HW[0]
         found = verify(deployable(), backend, [frame])
         assert not holds_at_export(found)
+        assert found.worst_margin == pytest.approx(margin, abs=1e-3)  # of PyTorch's logits
         assert found.differing_pixels == SIZE_HW[0] * sum(a != b for a, b in zip(columns, right, strict=True))
         expected = np.array([right] * SIZE_HW[0], np.uint8)
         told = parity_failures(backend, frame, expected, tmp_path / "data")
@@ -199,6 +201,12 @@ def counted_columns(frame):
     return {ALL_RED.tobytes(): [RED] * 24, STRIPES.tobytes(): [RED] * 4 + [BLUE] * 20}.get(
         frame.tobytes(), [GREEN] * 24
     )
+
+
+@pytest.mark.parametrize("mode", ["align_corners", "asymmetric"])
+def test_the_graph_check_tells_a_shifted_resize_before_any_picture(mode):
+    with pytest.raises(ModelFileError, match=f"Resize .* has coordinate_transformation_mode={mode}"):
+        check_graph(colour_graph(shift(mode.encode(), which=-1)), deployable())
 
 
 def test_a_grey_picture_cannot_tell_swapped_colours(tmp_path):
@@ -264,10 +272,7 @@ def test_a_fault_in_a_real_network_stops_its_export(plant, checkpoint, tmp_path,
         return model
 
     monkeypatch.setattr(onnx_export, "trace", faulty)
-    if "shift" in plant.__qualname__:
-        with pytest.raises(ModelFileError, match="Resize .* has coordinate_transformation_mode="):
-            export(checkpoint, tmp_path / "m.onnx")
-        monkeypatch.setattr(onnx_export, "check_graph", lambda model, network: None)  # the pixels must tell it too
+    monkeypatch.setattr(onnx_export, "check_graph", lambda model, network: None)  # the pixels alone must tell it
     with pytest.raises(BudgetNotHeld, match="ONNX Runtime and PyTorch differ"):
         export(checkpoint, tmp_path / "m.onnx")
     assert [path.name for path in tmp_path.iterdir()] == ["m.rejected.onnx"]

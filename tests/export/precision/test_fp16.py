@@ -244,9 +244,30 @@ def test_ranges_of_another_graph_and_broken_weights_are_refused():
     for value in (float("inf"), float("nan")):
         with pytest.raises(ModelFileError, match=f"logits gives {value} in float32 already"):
             to_fp16(model, ranges=ranges | {"logits": value})
-    broken = graph_of([convolution("logits", "image", "w")], {"w": DIAGONAL * np.float32("nan")})
-    with pytest.raises(ModelFileError, match="logits gives nan in float32 already"):
-        to_fp16(broken, ranges=measure_ranges(broken, [RED_GREEN_BLUE]))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_single_value_that_is_no_number_is_seen_in_the_ranges_wherever_it_stands(value):
+    # x · 1 + 0 for red and green, x · 1 + value for blue: the last of the three channels only
+    broken = graph_of([convolution("logits", "image", "w", "b")], {"w": DIAGONAL, "b": np.float32([0, 0, value])})
+    ranges = measure_ranges(broken, [RED_GREEN_BLUE])
+    assert not np.isfinite(ranges["logits"])
+    with pytest.raises(ModelFileError, match="logits gives (nan|inf) in float32 already"):
+        to_fp16(broken, ranges=ranges)
+
+
+def test_the_scales_of_a_resize_stay_float32_beside_float16_features():
+    body = [
+        convolution("small", "image", "w"),
+        helper.make_node("Resize", ["small", "", "scales"], ["logits"], name="resize", mode="linear"),
+    ]
+    model = graph_of(body, {"w": DIAGONAL, "scales": np.ones(4, np.float32)})
+    result = to_fp16(model, ranges=measure_ranges(model, [RED_GREEN_BLUE]))
+    assert set(result.kept_fp32) == BORDER_NODES
+    types = types_of(result.model)
+    assert (types["logits"], types["scales"]) == (HALF, FLOAT)
+    check_hygiene(result.model)
+    assert classes_of(result.model, RED_GREEN_BLUE).tolist() == [[0, 1, 2]]
 
 
 def test_nodes_without_a_name_get_one():
