@@ -8,6 +8,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from clst_runtime.engines.library import load_tensorrt
 from clst_runtime.errors import MissingDependency
 from clst_runtime.machine import gpu_names, package_version
 from clst_runtime.optional import require
@@ -28,7 +29,7 @@ class Finding:
 
 
 def examine() -> list[Finding]:
-    """Look at everything; nothing heavy is imported but OpenCV and ONNX Runtime."""
+    """Look at everything; nothing heavy is imported but OpenCV, ONNX Runtime and TensorRT."""
     good_python = sys.version_info >= (3, 10)
     python = Finding(
         name="Python", state="good" if good_python else "missing",
@@ -76,7 +77,6 @@ def _optional() -> list[Finding]:
     cures = {
         "torch": ("PyTorch (training, parity)", "pip install 'clst[train]'"),
         "onnx": ("ONNX (export)", "pip install 'clst[export]'"),
-        "tensorrt": ("TensorRT", "pip install 'clst[trt]', or the one of JetPack on a Jetson"),
         "pycuda": ("PyCUDA", "pip install 'clst[trt]' (needs the CUDA headers and g++)"),
     }
     found = []
@@ -84,7 +84,14 @@ def _optional() -> list[Finding]:
         present = importlib.util.find_spec(module) is not None
         told = (package_version(module) or "present") if present else cure
         found.append(Finding(name=name, state="good" if present else "missing", told=told))
-    return found
+    return [*found, _tensorrt()]
+
+
+def _tensorrt() -> Finding:
+    try:
+        return Finding(name="TensorRT", state="good", told=str(load_tensorrt().__version__))
+    except MissingDependency as error:
+        return Finding(name="TensorRT", state="missing", told=error.message)
 
 
 def _gpu() -> Finding:

@@ -103,3 +103,11 @@ def test_doctor_is_content_where_the_runtime_works():
     assert done.returncode == 0, done.stderr
     states = {entry["name"]: entry["state"] for entry in json.loads(done.stdout)}
     assert states["ONNX Runtime"] == states["OpenCV"] == "good"
+
+
+def test_doctor_tells_a_tensorrt_that_is_too_old(tmp_path):
+    (tmp_path / "tensorrt.py").write_text("__version__ = '8.6.1'\n")
+    done = shell("clst-doctor", "--json", environment={"PYTHONPATH": str(tmp_path)})
+    found = {finding["name"]: finding for finding in json.loads(done.stdout)}
+    assert found["TensorRT"]["state"] == "missing"
+    assert "8.6.1 is too old, supported is 10.3 to 11.x" in found["TensorRT"]["told"]
