@@ -24,7 +24,9 @@ HERE = Path(__file__).parent
 FLAVOURS = ("fp32", "fp16", "int8", "int8-cpu")
 
 
-def make(checkpoint: Path, out: Path, flavour: str, material: Any, budget: float | None) -> dict[str, Any]:
+def make(
+    checkpoint: Path, out: Path, flavour: str, material: Any, budget: float | None, input_hw: tuple[int, int]
+) -> dict[str, Any]:
     """One flavour's file and what the conversion measured."""
     from clst_export.convert import Request, convert
     from clst_export.gate import Bounds
@@ -33,7 +35,7 @@ def make(checkpoint: Path, out: Path, flavour: str, material: Any, budget: float
     precision, _, target = flavour.partition("-")
     anything = Bounds(min_agreement=0.0, max_miou_drop=1.0)
     request = Request(
-        precision=Precision(precision), target=Target(target or "tensorrt"), bounds=anything,
+        precision=Precision(precision), target=Target(target or "tensorrt"), bounds=anything, input_hw=input_hw,
         budget=budget if precision == "int8" else None,
     )  # fmt: skip
     started = time.perf_counter()
@@ -66,25 +68,28 @@ def latencies(files: Sequence[Path], frames: Sequence[Any], *, rounds: int, prov
     return samples
 
 
-def measure(checkpoint: Path, work: Path, material: Any, budget: float | None, rounds: int, provider: str) -> dict:
+def measure(
+    checkpoint: Path, input_hw: tuple[int, int], work: Path, material: Any, options: dict[str, Any]
+) -> dict[str, Any]:
     """All flavours of one checkpoint."""
     from clst_runtime.timing import summarise_ms
     from clst_train.checkpoint import load_checkpoint
 
     content = load_checkpoint(checkpoint)
+    budget = None if options["max_miou_drop"] is None else options["max_miou_drop"] / 100
     work.mkdir(parents=True, exist_ok=True)
     rows, files = [], []
     for flavour in FLAVOURS:
         click.echo(f"{checkpoint}: {flavour}", err=True)
         files.append(work / f"{content.network}-{checkpoint.stem}.{flavour}.onnx")
-        rows.append(make(checkpoint, files[-1], flavour, material, budget))
-    samples = latencies(files, material.frames[:8], rounds=rounds, provider=provider)
+        rows.append(make(checkpoint, files[-1], flavour, material, budget, input_hw))
+    samples = latencies(files, material.frames[:8], rounds=options["rounds"], provider=options["provider"])
     medians = [statistics.median(each) for each in samples]
     for row, own, median in zip(rows, samples, medians, strict=True):
         row["host_to_host_ms"] = summarise_ms(own)
         row["speed_against_fp32"] = medians[0] / median
-    return {"network": content.network, "input_hw": list(content.input_hw), "classes": list(content.classes.names),
-            "stage": content.stage, "provider": provider, "flavours": rows}  # fmt: skip
+    return {"network": content.network, "input_hw": list(input_hw), "classes": list(content.classes.names),
+            "stage": content.stage, "provider": options["provider"], "flavours": rows}  # fmt: skip
 
 
 def show(result: dict[str, Any]) -> str:
@@ -117,6 +122,7 @@ def show(result: dict[str, Any]) -> str:
 @click.option("--calib", required=True, multiple=True, help="Pictures to calibrate on.")
 @click.option("--calib-count", type=int)
 @click.option("--max-miou-drop", type=float, help="Points; INT8 to that budget instead of everything quantised.")
+@click.option("--size", help="Input size HxW  [default: each checkpoint's]")
 @click.option("--rounds", default=50, show_default=True, help="Runs of each flavour.")
 @click.option("--provider", default="cpu", show_default=True, type=click.Choice(["cpu", "cuda"]))
 @click.option("--work", default=Path("precision"), type=click.Path(path_type=Path), help="Folder for the files.")
@@ -129,6 +135,7 @@ def main(checkpoints: tuple[Path, ...], name: str, work: Path, **options: Any) -
     from clst_runtime.dataset import open_dataset
     from clst_runtime.machine import machine_facts
     from clst_train.checkpoint import load_checkpoint
+    from clst_train.training import parse_size
 
     networks = []
     for path in checkpoints:
@@ -136,15 +143,15 @@ def main(checkpoints: tuple[Path, ...], name: str, work: Path, **options: Any) -
         data = open_dataset(
             options["data"], split=options["split"], classes=content.classes, mapping_file=options["mapping"]
         )
-        frames, labels = labelled_frames(data, content.input_hw, options["count"] or len(data))
-        calibration = calibration_frames(list(options["calib"]), content.input_hw, options["calib_count"])
+        input_hw = parse_size(options["size"]) if options["size"] else content.input_hw
+        frames, labels = labelled_frames(data, input_hw, options["count"] or len(data))
+        calibration = calibration_frames(list(options["calib"]), input_hw, options["calib_count"])
         material = Material(frames=frames, labels=labels, calibration=calibration)
-        budget = None if options["max_miou_drop"] is None else options["max_miou_drop"] / 100
-        networks.append(measure(path, work, material, budget, options["rounds"], options["provider"]))
+        networks.append(measure(path, input_hw, work, material, options))
         git = ["git", "-C", str(HERE), "rev-parse", "--short", "HEAD"]
         commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
         facts = {"name": name, "date": time.strftime("%Y-%m-%d"), "commit": commit, "machine": machine_facts()}
-        result = facts | {"budget": budget, "networks": networks}
+        result = facts | {"budget_points": options["max_miou_drop"], "networks": networks}
         write_text(HERE / "results" / f"precision_{name}.json", json.dumps(result, indent=1) + "\n")
     click.echo(show(result))
 
