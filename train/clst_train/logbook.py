@@ -68,6 +68,9 @@ class Logbook:
                 axes.grid(alpha=0.3)
                 if axes.has_data():
                     axes.legend()
+                else:
+                    words = "nothing logged; --val LABELLED shows mIoU" if row else "nothing logged"
+                    axes.text(0.5, 0.5, words, transform=axes.transAxes, ha="center", color="grey")
         FigureCanvasAgg(figure)
         with written_whole(self.curves) as temporary:
             figure.savefig(temporary, format="png", dpi=90)

@@ -140,8 +140,6 @@ def curve_table(result: BudgetResult) -> str:
 
 def draw_curve(result: BudgetResult, path: Path, *, max_drop: float) -> None:
     """The curve, and the sensitivity of each convolution, as a PNG, written whole."""
-    matplotlib = require("matplotlib")
-    matplotlib.use("Agg")
     figure = require("matplotlib.figure").Figure(figsize=(11, 8 if result.sensitivities else 4), layout="constrained")
     _draw_points(figure.add_subplot(2 if result.sensitivities else 1, 1, 1), result, max_drop)
     if result.sensitivities:
