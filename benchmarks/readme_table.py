@@ -17,6 +17,8 @@ TITLES = {
     "camvid_to_idd": "CamVid → IDD-Lite, 7 groups",
     "camvid_dusk": "CamVid by day → at dusk, 11 classes",
 }
+PRECISION = "precision_"
+PRECISION_TITLES = {"camvid_dusk": "CamVid at dusk, adapted network"}
 ALIKE = ("drivable", "living things", "vehicles", "far objects", "sky")
 """The groups that CamVid and IDD-Lite label alike; walls, kerbs and verges differ by definition."""
 ALIKE_IN = ("idd_to_camvid", "camvid_to_idd")
@@ -44,7 +46,8 @@ def row(result: dict[str, Any]) -> str:
 
 def table() -> str:
     """The whole table with where it was measured."""
-    results = [json.loads(path.read_text()) for path in sorted((HERE / "results").glob("*.json"))]
+    paths = sorted((HERE / "results").glob("*.json"))
+    results = [json.loads(path.read_text()) for path in paths if not path.name.startswith(PRECISION)]
     lines = [
         "mIoU in % on the new camera's labelled images (only read for the score), DDRNet-23-slim from scratch:",
         "",
@@ -55,13 +58,47 @@ def table() -> str:
         f"In brackets: the groups that both data sets label alike ({', '.join(ALIKE)}).",
         "",
     ]
-    for result in results:
-        machine = result["machine"]
-        lines.append(
-            f"`benchmarks/results/{result['name']}.json`: {machine['cpu']}, {machine['cores']} cores, "
-            f"{result['date']}, commit {result['commit']}."
-        )
+    lines.extend(measured_where(result, result["name"]) for result in results)
+    for path in paths:
+        if path.name.startswith(PRECISION):
+            result = json.loads(path.read_text())
+            lines.extend(("", *precision_lines(result), "", measured_where(result, path.stem)))
     return "\n".join(lines)
+
+
+def measured_where(result: dict[str, Any], name: str) -> str:
+    """File, machine, date and commit of a result."""
+    machine = result["machine"]
+    return (
+        f"`benchmarks/results/{name}.json`: {machine['cpu']}, {machine['cores']} cores, "
+        f"{result['date']}, commit {result['commit']}."
+    )
+
+
+def precision_lines(result: dict[str, Any]) -> list[str]:
+    """What a precision costs, made by benchmarks/precision.py."""
+    title = PRECISION_TITLES.get(result["name"], result["name"])
+    budget = result["budget_points"]
+    asked = "everything quantised" if budget is None else f"INT8 to a budget of {budget} points"
+    lines = [
+        f"Precision, {title}, {asked}; speed is host to host on the CPU as a ratio to fp32 in one process:",
+        "",
+        "| network | file | mIoU | mIoU lost | pixels equal | MiB | convolutions in INT8 | speed |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for network in result["networks"]:
+        for each in network["flavours"]:
+            parity, name = each["parity"], f"{network['network']}, {network['input_hw'][0]}x{network['input_hw'][1]}"
+            kept, count = each["calibration"].get("kept", []), each["calibration"].get("quantised")
+            share = "" if count is None else f"{count} of {count + len(kept)}"
+            lost = 100 * (parity["reference_miou"] - parity["miou"])
+            runs_here = each["flavour"] in ("fp32", "int8-cpu")
+            speed = f"{each['speed_against_fp32']:.2f}×" if runs_here else "on the device"
+            lines.append(
+                f"| {name} | {each['flavour']} | {100 * parity['miou']:.2f} | {lost:.2f} | "
+                f"{100 * parity['agreement']:.2f} % | {each['bytes'] / 2**20:.1f} | {share} | {speed} |"
+            )
+    return lines
 
 
 def main() -> None:

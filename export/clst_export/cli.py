@@ -140,7 +140,8 @@ def build_options(options: dict[str, Any]) -> Any:
     from clst_export.engine import BuildOptions
 
     given = {"workspace_mib": options["workspace_mib"], "timing_cache": options["timing_cache"],
-             "optimisation_level": options["optimisation_level"], "dla_core": options["dla"]}  # fmt: skip
+             "optimisation_level": options["optimisation_level"], "dla_core": options["dla"],
+             "min_agreement": None if options["min_agreement"] is None else options["min_agreement"] / 100}  # fmt: skip
     return BuildOptions(**{name: value for name, value in given.items() if value is not None})
 
 

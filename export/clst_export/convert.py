@@ -128,11 +128,11 @@ def convert(
             reduced = _to_fp16(base, material)
         case Precision.INT8:
             reduced = _Quantiser(base, manifest, request, material, judge, say).reduce()
-    check_hygiene(reduced.model)
+    if request.precision is not Precision.FP32:  # which check_graph has looked at
+        check_hygiene(reduced.model)
     manifest = dataclasses.replace(manifest, calibration=reduced.calibration)
     bounds = request.bounds or BOUNDS[request.precision]
-    ties_of = deployable if request.precision is Precision.FP32 else None
-    verdict, manifest = release(reduced.model, manifest, judge, bounds, out, ties_of=ties_of)
+    verdict, manifest = release(reduced.model, manifest, judge, bounds, out, network=deployable)
     return Conversion(manifest=manifest, verdict=verdict, methods=reduced.methods, budget=reduced.budget)
 
 

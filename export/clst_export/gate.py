@@ -1,4 +1,8 @@
-"""The parity gate: a model file gets its name only if it says what the float32 network says."""
+"""The parity gate: a model file gets its name only if it says what the float32 network says.
+
+A pixel where PyTorch's two best logits lie closer together than the precision can tell apart is a tie: which class
+wins there says nothing of the file. How many pixels differ without being ties does.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,7 @@ from typing import Any
 from clst_export.judge import Judge, Verdict
 from clst_export.onnx_export import save_model
 from clst_export.precision import Precision
-from clst_export.verify import Agreement, verify
+from clst_export.verify import FP16_TIE, FP32_TIE, Agreement, verify
 from clst_runtime.atomic import write_text, written_whole
 from clst_runtime.backends.ort import OrtBackend
 from clst_runtime.errors import BudgetNotHeld
@@ -28,27 +32,38 @@ class Bounds:
     """Smallest share of pixels on which it and the float32 network say the same."""
     max_miou_drop: float
     """Largest loss of mIoU; asked only where there are labels."""
+    tie_fraction: float = 0.0
+    """Gap of PyTorch's logits up to which two classes tie, as a share of the largest logit; 0 = not looked at."""
+    max_untied: float = 1.0
+    """Largest share of pixels that differ without being ties."""
 
-    def failures(self, verdict: Verdict) -> list[str]:
-        """What does not hold, in words; empty when all does."""
+    def failures(self, verdict: Verdict, ties: Agreement | None = None) -> list[str]:
+        """What does not hold, in words; empty when all does. `ties` are looked at where `tie_fraction` is above 0."""
         told = []
         if verdict.agreement < self.min_agreement:
             told.append(f"{100 * verdict.agreement:.3f} % of pixels agree, {100 * self.min_agreement:.3f} % asked")
         if verdict.labelled and not verdict.drop <= self.max_miou_drop:
             told.append(f"mIoU fell by {100 * verdict.drop:.3f} points, at most {100 * self.max_miou_drop:.3f} allowed")
+        if ties is not None and ties.untied_pixels > self.max_untied * ties.pixels:
+            told.append(
+                f"{ties.untied_pixels} of {ties.pixels} pixels differ and are no ties, the worst by a logit margin of "
+                f"{ties.worst_margin:.4f} (a tie is below {ties.tie_margin:.4f})"
+            )
         return told
 
 
 BOUNDS = {
-    Precision.FP32: Bounds(min_agreement=0.999, max_miou_drop=0.0005),
-    Precision.FP16: Bounds(min_agreement=0.999, max_miou_drop=0.0005),
-    Precision.INT8: Bounds(min_agreement=0.97, max_miou_drop=0.01),
+    Precision.FP32: Bounds(min_agreement=0.999, max_miou_drop=0.0005, tie_fraction=FP32_TIE, max_untied=0.0),
+    Precision.FP16: Bounds(min_agreement=0.995, max_miou_drop=0.0005, tie_fraction=FP16_TIE, max_untied=0.001),
+    Precision.INT8: Bounds(min_agreement=0.95, max_miou_drop=0.01),
 }
 """What is asked when nobody says otherwise."""
+TIE_FRAMES = 16
+"""Frames, at most, on which differing pixels are told from ties."""
 
 
 def release(
-    model: Any, manifest: Manifest, judge: Judge, bounds: Bounds, out: Path, *, ties_of: Deployable | None = None
+    model: Any, manifest: Manifest, judge: Judge, bounds: Bounds, out: Path, *, network: Deployable
 ) -> tuple[Verdict, Manifest]:
     """Save the graph, run it, judge it; give it its name if it holds.
 
@@ -58,7 +73,7 @@ def release(
         judge: the pictures and what the float32 network says of them.
         bounds: what must hold.
         out: the file to write.
-        ties_of: the network that the graph must equal but for ties (float32 exports).
+        network: the float32 network, whose logits tell ties.
 
     Raises:
         BudgetNotHeld: it does not hold; the file is kept as `<name>.rejected.onnx` and what was measured as
@@ -68,9 +83,10 @@ def release(
         save_model(model, manifest, temporary)
         with OrtBackend(temporary) as backend:
             verdict = judge.judge(backend)
-            ties = verify(ties_of, backend, judge.frames) if ties_of is not None else None
-        failures = bounds.failures(verdict) + _untied(ties)
-        parity = {"reference": "PyTorch fp32", **verdict.to_json(), **(ties.to_json() if ties else {})}
+            ties = _ties(network, backend, judge, bounds.tie_fraction)
+        failures = bounds.failures(verdict, ties)
+        parity: dict[str, Any] = {"reference": "PyTorch fp32", **verdict.to_json()}
+        parity |= {"ties": ties.to_json()} if ties else {}
         parity |= {"bounds": dataclasses.asdict(bounds), "holds": not failures}
         manifest = save_model(model, dataclasses.replace(manifest, parity=parity), temporary)
         if failures:
@@ -83,7 +99,7 @@ def release(
     return verdict, manifest
 
 
-def _untied(ties: Agreement | None) -> list[str]:
-    if ties is None or ties.worst_margin <= ties.tie_margin:
-        return []
-    return [f"a differing pixel has a logit margin of {ties.worst_margin:.4f} (a tie is below {ties.tie_margin:.4f})"]
+def _ties(network: Deployable, backend: OrtBackend, judge: Judge, tie_fraction: float) -> Agreement | None:
+    if tie_fraction <= 0.0:
+        return None
+    return verify(network, backend, judge.subset(TIE_FRAMES).frames, tie_fraction=tie_fraction)

@@ -40,12 +40,12 @@ class Verdict:
     @property
     def reference_miou(self) -> float:
         """Mean over the classes that occur."""
-        return float(np.nanmean(self.reference_iou))
+        return _mean(self.reference_iou)
 
     @property
     def candidate_miou(self) -> float:
         """Mean over the classes that occur."""
-        return float(np.nanmean(self.candidate_iou))
+        return _mean(self.candidate_iou)
 
     @property
     def drop(self) -> float:
@@ -63,6 +63,10 @@ class Verdict:
         }
         pairs = zip(self.classes.names, self.reference_iou, self.candidate_iou, strict=True)
         return values | {"iou": {name: {"reference": _number(a), "model": _number(b)} for name, a, b in pairs}}
+
+
+def _mean(values: npt.NDArray[np.float64]) -> float:
+    return float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")
 
 
 def _number(value: float) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -87,14 +88,20 @@ def gather(path: Path, precision: str, options: Mapping[str, Any]) -> tuple[Requ
 
 
 def _bounds(precision: Precision, options: Mapping[str, Any]) -> Bounds:
+    """The usual bounds, with what was asked instead. Where there are labels, mIoU alone decides for INT8.
+
+    Who asks for a share of equal pixels gets just that: ties are not told apart then.
+    """
     usual, drop, agreement = BOUNDS[precision], options["max_miou_drop"], options["min_agreement"]
     max_drop = usual.max_miou_drop if drop is None else drop / 100
+    least = usual.min_agreement
     if agreement is not None:
-        return Bounds(min_agreement=agreement / 100, max_miou_drop=max_drop)
-    if drop is None:
-        return usual
-    # With a budget it alone decides: of mIoU where there are labels, else of pixels that agree.
-    return Bounds(min_agreement=0.0 if options["data"] else 1.0 - drop / 100, max_miou_drop=max_drop)
+        return dataclasses.replace(usual, min_agreement=agreement / 100, max_miou_drop=max_drop, max_untied=1.0)
+    if precision is Precision.INT8 and options["data"] is not None:
+        least = 0.0
+    elif drop is not None:
+        least = 1.0 - drop / 100
+    return dataclasses.replace(usual, min_agreement=least, max_miou_drop=max_drop)
 
 
 def _material(

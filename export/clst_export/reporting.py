@@ -32,8 +32,10 @@ def report(conversion: Conversion, path: Path, budget: float | None) -> str:
     size = path.stat().st_size / 2**20
     lines.append(f"{path}: {manifest.network}, {manifest.precision}, {rows}x{columns}, {size:.1f} MiB")
     lines.append(f"{100 * verdict.agreement:.4f} % of the pixels of {verdict.frames} frames equal PyTorch's")
-    if "differing_pixels" in manifest.parity:
-        lines.append(f"{manifest.parity['differing_pixels']} pixels differ, all of them ties")
+    if "ties" in manifest.parity:
+        ties = manifest.parity["ties"]
+        told = f"{ties['untied_pixels']} of them without being ties of PyTorch's logits"
+        lines.append(f"{ties['differing_pixels']} pixels of {ties['frames']} frames differ, {told}")
     if verdict.labelled:
         per_class = zip(verdict.classes.names, verdict.reference_iou, verdict.candidate_iou, strict=True)
         cells = [[name, percent(a), percent(b), percent(b - a, 3)] for name, a, b in per_class]

@@ -11,7 +11,10 @@ import torch
 from clst_runtime.backends.base import Backend, Frame
 from clst_train.models.deployable import Deployable
 
-TIE_FRACTION = 1e-4  # of the largest logit: float32 rounding through a network of this depth stays below it
+FP32_TIE = 1e-4
+"""Of the largest logit: float32 rounding through a network of this depth stays below it."""
+FP16_TIE = 2.0**-10
+"""Of the largest logit: the distance of two neighbours in float16 there."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +30,11 @@ class Agreement:
     worst_margin: float
     """Largest difference of PyTorch's two logits in question over the differing pixels."""
     tie_margin: float
-    """Margin below which float32 rounding decides."""
+    """Margin up to which rounding decides."""
+    untied_pixels: int
+    """Pixels that differ by more than that."""
+    pixels: int
+    """Pixels compared."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -37,29 +44,35 @@ class Agreement:
             "differing_pixels": self.differing_pixels,
             "worst_margin": self.worst_margin,
             "tie_margin": self.tie_margin,
+            "untied_pixels": self.untied_pixels,
         }
 
 
 @torch.inference_mode()
-def verify(deployable: Deployable, backend: Backend, frames: Sequence[Frame]) -> Agreement:
-    """Compare class maps on frames H,W,3; a differing pixel's margin is the gap of PyTorch's logits there."""
-    different = total = 0
-    worst = largest = 0.0
+def verify(
+    deployable: Deployable, backend: Backend, frames: Sequence[Frame], *, tie_fraction: float = FP32_TIE
+) -> Agreement:
+    """Compare class maps on frames H,W,3; a differing pixel's margin is the gap of PyTorch's logits there.
+
+    Up to `tie_fraction` of the largest logit such a gap counts as a tie.
+    """
+    total, largest = 0, 1.0
+    margins = [torch.zeros(0)]
     for frame in frames:
         logits = deployable.logits(torch.from_numpy(frame.copy())[None])[0]  # C,H,W
         classes = logits.argmax(dim=0)
         other = torch.from_numpy(backend.predict(frame).classes).long()
-        differ = classes != other
+        gap = logits.gather(0, classes[None])[0] - logits.gather(0, other[None])[0]
+        margins.append(gap[classes != other])
         largest = max(largest, float(logits.abs().max()))
-        total += differ.numel()
-        if differ.any():
-            gap = logits.gather(0, classes[None])[0] - logits.gather(0, other[None])[0]
-            worst = max(worst, float(gap[differ].max()))
-            different += int(differ.sum())
+        total += classes.numel()
+    found = torch.cat(margins)
     return Agreement(
         frames=len(frames),
-        agreement=1.0 - different / max(1, total),
-        differing_pixels=different,
-        worst_margin=worst,
-        tie_margin=max(1.0, largest) * TIE_FRACTION,
+        agreement=1.0 - found.numel() / max(1, total),
+        differing_pixels=found.numel(),
+        worst_margin=float(found.max()) if found.numel() else 0.0,
+        tie_margin=largest * tie_fraction,
+        untied_pixels=int((found > largest * tie_fraction).sum()),
+        pixels=total,
     )

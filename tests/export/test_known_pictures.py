@@ -16,8 +16,11 @@ from tests.conftest import RGB_CLASSES, rgb_manifest
 from torch import nn
 from torch.nn import functional as F
 
-from clst_export import onnx_export
-from clst_export.onnx_export import MIN_AGREEMENT, check_graph, export_onnx, trace
+from clst_export import convert as conversion
+from clst_export.convert import Material, Request, convert
+from clst_export.gate import BOUNDS
+from clst_export.onnx_export import check_graph, trace
+from clst_export.precision import Precision
 from clst_export.precision.fp16 import measure_ranges, to_fp16
 from clst_export.verify import verify
 from clst_runtime.backends.ort import OrtBackend
@@ -132,7 +135,7 @@ def backend_of(model, path):
 
 def holds_at_export(agreement):
     """The bounds of clst-export."""
-    return agreement.agreement >= MIN_AGREEMENT and agreement.worst_margin <= agreement.tie_margin
+    return agreement.agreement >= BOUNDS[Precision.FP32].min_agreement and agreement.untied_pixels == 0
 
 
 def parity_failures(backend, frame, labels, root):
@@ -252,11 +255,11 @@ def coloured_frames():
 
 
 def export(checkpoint: Path, out: Path):
-    return export_onnx(checkpoint, out, frames=coloured_frames())
+    return convert(checkpoint, out, Request(precision=Precision.FP32), Material(frames=coloured_frames())).manifest
 
 
 def test_the_export_of_a_real_network_holds_without_a_fault(checkpoint, tmp_path):
-    assert export(checkpoint, tmp_path / "m.onnx").parity["agreement"] >= MIN_AGREEMENT
+    assert export(checkpoint, tmp_path / "m.onnx").parity["holds"]
     assert [path.name for path in tmp_path.iterdir()] == ["m.onnx"]
 
 
@@ -271,8 +274,8 @@ def test_a_fault_in_a_real_network_stops_its_export(plant, checkpoint, tmp_path,
         plant(model)
         return model
 
-    monkeypatch.setattr(onnx_export, "trace", faulty)
-    monkeypatch.setattr(onnx_export, "check_graph", lambda model, network: None)  # the pixels alone must tell it
-    with pytest.raises(BudgetNotHeld, match="ONNX Runtime and PyTorch differ"):
+    monkeypatch.setattr(conversion, "trace", faulty)
+    monkeypatch.setattr(conversion, "check_graph", lambda model, network: None)  # the pixels alone must tell it
+    with pytest.raises(BudgetNotHeld, match="m.onnx differs from PyTorch"):
         export(checkpoint, tmp_path / "m.onnx")
-    assert [path.name for path in tmp_path.iterdir()] == ["m.rejected.onnx"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["m.rejected.json", "m.rejected.onnx"]

@@ -10,8 +10,10 @@ from typing import Any
 
 from clst_runtime.errors import ConfigError, did_you_mean
 
-MIN_AGREEMENT = {"fp32": 0.999, "fp16": 0.999, "int8": 0.99}
-"""Share of pixels that engine and ONNX file must agree on. INT8 rounds to one of 256 values at every convolution, and
+MIN_AGREEMENT = {"fp32": 0.999, "fp16": 0.995, "int8": 0.98}
+"""Share of pixels that engine and ONNX file must agree on. FP16 is rounded after other operators on the device than in
+ONNX Runtime: on a network with small margins, 0.2 % of the pixels fell to the other of two near-equal classes by that
+alone (benchmarks/results/precision_camvid_dusk.json, fp16). INT8 rounds to one of 256 values at every convolution, and
 two engines may round a value that lies half-way between two of them to different sides."""
 
 DLA_GONE, DLA_BACK = (10, 8), (11, 4, 1)
