@@ -1,4 +1,4 @@
-"""The folder that a device makes its engine of: written here, read and built by `clst_runtime.engines.bundle`."""
+"""The folder that a device makes its engine of: written here, read and built by `clst_runtime.engines`."""
 
 from __future__ import annotations
 
@@ -11,10 +11,21 @@ from pathlib import Path
 
 from clst_runtime.atomic import write_text
 from clst_runtime.backends.base import Frame
-from clst_runtime.engines.bundle import EXPECTED, FRAMES, INDEX, MODEL, Bundle, build_bundle, read_bundle
+from clst_runtime.engines.bundle import build_bundle
+from clst_runtime.engines.bundle_index import (
+    EXPECTED,
+    FRAMES,
+    INDEX,
+    MODEL,
+    RIVAL,
+    RIVAL_EXPECTED,
+    Bundle,
+    BundledModel,
+    read_bundle,
+)
 from clst_runtime.engines.options import BuildOptions
-from clst_runtime.engines.verification import check_frames, onnx_class_maps
-from clst_runtime.errors import DataError
+from clst_runtime.engines.verification import Expected, check_frames, onnx_class_maps
+from clst_runtime.errors import DataError, ModelFileError
 from clst_runtime.images import write_png
 from clst_runtime.manifest import Manifest
 from clst_runtime.onnx_metadata import file_sha256, read_onnx_manifest
@@ -32,10 +43,19 @@ builds an engine for that GPU and TensorRT version, compares it with the {frames
 here. clst-run {name} --source camera:0 does the same on its first start. Without TensorRT or a GPU, model.onnx runs
 with ONNX Runtime: clst-run {name}/model.onnx --source camera:0
 """
+RIVAL_README = """
+rival.onnx is the same network as fp16. int8 is not faster on every GPU, so both become engines, both are timed on the
+device, and int8 is used only where it is really faster; choice-*.json says what was measured.
+"""
 
 
 def write_bundle(
-    onnx_path: Path, out_dir: Path, frames: Sequence[Frame], *, options: BuildOptions | None = None
+    onnx_path: Path,
+    out_dir: Path,
+    frames: Sequence[Frame],
+    *,
+    options: BuildOptions | None = None,
+    rival: Path | None = None,
 ) -> Bundle:
     """Write the folder, whole or not at all.
 
@@ -44,35 +64,35 @@ def write_bundle(
         out_dir: a folder that does not exist yet or is empty.
         frames: pictures H,W,3 of the input size that the engine will be verified on.
         options: how the device is to build; None = the defaults.
+        rival: of an int8 file, the fp16 file of the same checkpoint; the device uses the better one.
 
     Raises:
         DataError: `out_dir` holds something or cannot be written; no frames, or of another size.
-        ModelFileError: the ONNX file cannot be used. MissingDependency: ONNX Runtime is not installed.
+        ModelFileError: an ONNX file cannot be used, or the rival is no rival of the other one.
+        MissingDependency: ONNX Runtime is not installed.
     """
     manifest = read_onnx_manifest(onnx_path)
     check_frames(frames, manifest.input_hw)
+    if rival is not None:
+        check_rival(manifest, read_onnx_manifest(rival), where=rival)
     if out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir())):
         raise DataError(f"{out_dir} exists and is not empty; remove it or give another --out")
-    expected = onnx_class_maps(onnx_path, frames)
+    sources = [(onnx_path, MODEL, EXPECTED)] + ([(rival, RIVAL, RIVAL_EXPECTED)] if rival is not None else [])
+    expected = [onnx_class_maps(source, frames) for source, _, _ in sources]
     try:
         out_dir.parent.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix=f".{out_dir.name}-", dir=out_dir.parent))
     except OSError as error:
         raise DataError(f"cannot write {out_dir}: {error.strerror or error}; give another --out") from error
     try:
-        shutil.copyfile(onnx_path, folder / MODEL)
-        names = [f"{index:04d}.png" for index in range(len(frames))]
-        for name, frame, classes in zip(names, frames, expected.maps, strict=True):
-            write_png(folder / FRAMES / name, frame)
-            write_png(folder / EXPECTED / name, classes)
+        models = [_add_model(folder, *source, maps) for source, maps in zip(sources, expected, strict=True)]
         bundle = Bundle(
-            model_sha256=file_sha256(folder / MODEL),
-            reference=expected.reference,
+            model=models[0],
+            rival=models[1] if rival is not None else None,
             options=options or BuildOptions(),
-            frame_sha256={name: file_sha256(folder / FRAMES / name) for name in names},
-            expected_sha256={name: file_sha256(folder / EXPECTED / name) for name in names},
+            frame_sha256=_add_pictures(folder / FRAMES, frames),
         )
-        write_text(folder / "README.txt", _readme(manifest, out_dir.name, len(frames)))
+        write_text(folder / "README.txt", _readme(manifest, out_dir.name, bundle))
         write_text(folder / INDEX, json.dumps(bundle.to_json(), indent=1) + "\n")
         _take_name(folder, out_dir)
     except OSError as error:
@@ -82,11 +102,62 @@ def write_bundle(
     return bundle
 
 
-def _readme(manifest: Manifest, name: str, frames: int) -> str:
-    rows, columns = manifest.input_hw
-    return README.format(
-        network=manifest.network, rows=rows, columns=columns, precision=manifest.precision, name=name, frames=frames
+def check_rival(model: Manifest, rival: Manifest, *, where: Path) -> None:
+    """Refuse two files of which the device could not choose: only int8 and fp16 of one network are alternatives.
+
+    Raises:
+        ModelFileError: other precisions, or another checkpoint, size or set of outputs.
+    """
+    pairs = {
+        "precision": ((model.precision, rival.precision), ("int8", "fp16")),
+        "checkpoint": (
+            (model.source_checkpoint_sha256[:12], rival.source_checkpoint_sha256[:12]),
+            (model.source_checkpoint_sha256[:12],) * 2,
+        ),
+        "input size": ((model.input_hw, rival.input_hw), (model.input_hw,) * 2),
+        "confidence": ((model.has_confidence, rival.has_confidence), (model.has_confidence,) * 2),
+    }
+    for what, (found, wanted) in pairs.items():
+        if found != wanted:
+            raise ModelFileError(
+                f"{where} is no rival of the model: {what} {found[1]} beside {found[0]}, expected {wanted[1]} beside "
+                f"{wanted[0]}; export both from one checkpoint, as int8 and fp16"
+            )
+
+
+def _add_model(folder: Path, source: Path, file: str, expected_folder: str, expected: Expected) -> BundledModel:
+    """Copy an ONNX file into the bundle and write its class maps beside it."""
+    shutil.copyfile(source, folder / file)
+    return BundledModel(
+        file=file,
+        expected_folder=expected_folder,
+        sha256=file_sha256(folder / file),
+        reference=expected.reference,
+        expected_sha256=_add_pictures(folder / expected_folder, expected.maps),
     )
+
+
+def _add_pictures(folder: Path, pictures: Sequence[Frame]) -> dict[str, str]:
+    """Write frames H,W,3 or class maps H,W as PNG; their names and hashes."""
+    digests = {}
+    for index, picture in enumerate(pictures):
+        path = folder / f"{index:04d}.png"
+        write_png(path, picture)
+        digests[path.name] = file_sha256(path)
+    return digests
+
+
+def _readme(manifest: Manifest, name: str, bundle: Bundle) -> str:
+    rows, columns = manifest.input_hw
+    text = README.format(
+        network=manifest.network,
+        rows=rows,
+        columns=columns,
+        precision=manifest.precision,
+        name=name,
+        frames=len(bundle.frame_sha256),
+    )
+    return text if bundle.rival is None else text + RIVAL_README
 
 
 def _take_name(folder: Path, out_dir: Path) -> None:

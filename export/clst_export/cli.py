@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from clst_runtime.command import Group
-from clst_runtime.errors import DataError
 
 if TYPE_CHECKING:
     from clst_export.convert import Material
@@ -80,6 +79,9 @@ def convert(checkpoint: Path | None, onnx: str | None, trt: str | None, **option
 
     fp32 and fp16 must say what PyTorch says; int8 must hold --max-miou-drop, or lose no more than 1 point. A file that
     does not prove itself is kept as NAME.rejected.onnx with a report beside it, and the exit code is 6.
+
+    An int8 engine or bundle gets an fp16 one beside it: both are timed on the GPU, and int8 is preferred only if it is
+    really faster.
     """
     if (onnx is None) == (trt is None):
         raise click.UsageError("say what to make: --onnx or --trt, each with fp32, fp16 or int8")
@@ -94,26 +96,32 @@ def convert(checkpoint: Path | None, onnx: str | None, trt: str | None, **option
 
         check_can_build()  # before minutes of work
     from clst_export.convert import convert as run
-    from clst_export.material import gather, newest_checkpoint, output_paths
+    from clst_export.material import gather, newest_checkpoint, output_paths, refuse_existing
     from clst_export.reporting import report
-    from clst_runtime.atomic import check_can_write
 
     chosen = checkpoint or newest_checkpoint()
     paths = output_paths(chosen, precision, trt, options)
-    for path in paths.values():
-        if path.exists() and not options["overwrite"]:
-            raise DataError(f"{path} exists; give --overwrite or another --out")
-        check_can_write(path)
+    refuse_existing(paths, overwrite=options["overwrite"])
     request, material = gather(chosen, precision, options)
-    conversion = run(chosen, paths["onnx"], request, material, say=lambda told: click.echo(told, err=True))
+    conversion = run(chosen, paths["onnx"], request, material, say=say)
     told = report(conversion, paths["onnx"], request.budget)
     click.echo(told, err=options["as_json"])
     if options["as_json"]:
         click.echo(conversion.manifest.to_json())
+    rival = None
+    if "rival_onnx" in paths:
+        from clst_export.rival import convert_rival
+
+        rival = convert_rival(chosen, paths["rival_onnx"], request, material, options, say=say)
     if "engine" in paths:
-        make_engine(paths, material, options)
+        make_engine(paths, rival, material, options)
     if "bundle" in paths:
-        make_bundle(paths, material, options)
+        make_bundle(paths, rival, material, options)
+
+
+def say(told: str) -> None:
+    """What is being done, on stderr."""
+    click.echo(told, err=True)
 
 
 def refuse_contradictions(precision: str, trt: str | None, options: dict[str, Any]) -> None:
@@ -145,22 +153,29 @@ def build_options(options: dict[str, Any]) -> Any:
     return BuildOptions(**{name: value for name, value in given.items() if value is not None})
 
 
-def make_engine(paths: dict[str, Path], material: Material, options: dict[str, Any]) -> None:
-    """Build, verify and write the engine beside its ONNX file."""
+def make_engine(paths: dict[str, Path], rival: Path | None, material: Material, options: dict[str, Any]) -> None:
+    """Build, verify and write the engine beside its ONNX file; of int8 also the fp16 rival, and compare their times."""
     from clst_export.engine import build_engine, built_engine_note, show_progress
 
     manifest = build_engine(
         paths["onnx"], paths["engine"], options=build_options(options), frames=material.frames, progress=show_progress()
     )
     click.echo(f"{paths['engine']}: {built_engine_note(manifest)}", err=options["as_json"])
+    if rival is not None:
+        from clst_export.rival import build_rival
+
+        build_rival(paths["engine"], rival, paths["rival_engine"], material.frames, options=build_options(options),
+                    say=lambda told: click.echo(told, err=options["as_json"]))  # fmt: skip
 
 
-def make_bundle(paths: dict[str, Path], material: Material, options: dict[str, Any]) -> None:
-    """Write the folder for the device; the ONNX file goes into it."""
+def make_bundle(paths: dict[str, Path], rival: Path | None, material: Material, options: dict[str, Any]) -> None:
+    """Write the folder for the device; the ONNX files go into it."""
     from clst_export.bundle import write_bundle
 
-    write_bundle(paths["onnx"], paths["bundle"], material.frames, options=build_options(options))
-    paths["onnx"].unlink()
+    write_bundle(paths["onnx"], paths["bundle"], material.frames, options=build_options(options), rival=rival)
+    for path in (paths["onnx"], rival):
+        if path is not None:
+            path.unlink()
     click.echo(f"{paths['bundle']}: copy it to the device, there: clst-export build {paths['bundle'].name}",
                err=options["as_json"])  # fmt: skip
 

@@ -16,8 +16,10 @@ from clst_export.convert import Material, Request
 from clst_export.gate import BOUNDS, Bounds
 from clst_export.judge import labelled_frames
 from clst_export.precision import Precision, Target
+from clst_runtime.atomic import check_can_write
 from clst_runtime.backends.base import Frame
 from clst_runtime.dataset import open_dataset
+from clst_runtime.engines.sidecar import sidecar_path
 from clst_runtime.errors import ConfigError, DataError, ModelFileError
 from clst_runtime.images import read_image
 from clst_train.checkpoint import Checkpoint, load_checkpoint
@@ -47,17 +49,37 @@ def newest_checkpoint(runs: Path = Path("runs")) -> Path:
 
 
 def output_paths(checkpoint: Path, precision: str, trt: str | None, options: Mapping[str, Any]) -> dict[str, Path]:
-    """Files to make: `onnx` always, `engine` beside it for --trt, `bundle` the folder that gets it."""
+    """Files to make: `onnx` always, `engine` beside it for --trt, `bundle` the folder that gets it.
+
+    For an int8 engine or bundle also `rival_onnx`, and `rival_engine` for --trt: the same as fp16.
+    """
     flavour = {"fp32": "", "fp16": ".fp16", "int8": ".int8-cpu" if options["target"] == "cpu" else ".int8"}[precision]
     stem = checkpoint.with_name(checkpoint.stem + flavour)
     out = options["out"]
     if options["bundle"]:
         folder = out or stem.with_name(stem.name + ".bundle")
-        return {"bundle": folder, "onnx": folder.with_name(folder.name + ".onnx")}
+        paths = {"bundle": folder, "onnx": folder.with_name(folder.name + ".onnx")}
+        return paths | ({"rival_onnx": folder.with_name(folder.name + ".fp16.onnx")} if precision == "int8" else {})
     if trt is None:
         return {"onnx": out or stem.with_name(stem.name + ".onnx")}
     engine = out or stem.with_name(stem.name + ".engine")
-    return {"engine": engine, "onnx": engine.with_suffix(".onnx")}
+    paths = {"engine": engine, "onnx": engine.with_suffix(".onnx")}
+    if precision == "int8":
+        paths |= {"rival_engine": engine.with_suffix(".fp16.engine"), "rival_onnx": engine.with_suffix(".fp16.onnx")}
+    return paths
+
+
+def refuse_existing(paths: Mapping[str, Path], *, overwrite: bool) -> None:
+    """Find out before any work that a file to be made is there already, engines' manifests among them.
+
+    Raises:
+        DataError: one is, and it may not be overwritten; or its folder cannot be written.
+    """
+    beside = [sidecar_path(path) for path in paths.values() if path.suffix == ".engine"]
+    for path in [*paths.values(), *beside]:
+        if path.exists() and not overwrite:
+            raise DataError(f"{path} exists; give --overwrite or another --out")
+        check_can_write(path)
 
 
 def gather(path: Path, precision: str, options: Mapping[str, Any]) -> tuple[Request, Material]:
@@ -85,6 +107,12 @@ def gather(path: Path, precision: str, options: Mapping[str, Any]) -> tuple[Requ
         budget=None if options["max_miou_drop"] is None else options["max_miou_drop"] / 100,
     )
     return request, _material(checkpoint, wanted, input_hw, options)
+
+
+def rival_request(request: Request, options: Mapping[str, Any]) -> Request:
+    """The FP16 file that an INT8 one is compared with; --max-miou-drop is what INT8 may lose, so not for it."""
+    bounds = _bounds(Precision.FP16, {**options, "max_miou_drop": None})
+    return dataclasses.replace(request, precision=Precision.FP16, bounds=bounds, budget=None)
 
 
 def _bounds(precision: Precision, options: Mapping[str, Any]) -> Bounds:

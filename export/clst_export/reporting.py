@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from clst_export.convert import Conversion
-from clst_runtime.engines.bundle import INDEX, MODEL, read_bundle
+from clst_runtime.engines.bundle_index import INDEX, MODEL, read_bundle
+from clst_runtime.engines.rivals import read_choice
 from clst_runtime.engines.sidecar import check_hash, read_engine
 from clst_runtime.errors import ModelFileError
 from clst_runtime.manifest import Manifest
@@ -55,7 +56,9 @@ def facts_of(path: Path) -> dict[str, Any]:
         bundle = read_bundle(path)
         engines = sorted(engine.name for engine in path.glob("*.engine"))
         return {"kind": "bundle", "path": str(path), "engines": engines, "frames": len(bundle.frame_sha256),
-                "options": bundle.options.to_json(), "model": facts_of(path / MODEL)}  # fmt: skip
+                "options": bundle.options.to_json(), "model": facts_of(path / MODEL),
+                "rival": None if bundle.rival is None else facts_of(path / bundle.rival.file),
+                "choices": {choice.name: _choice(choice) for choice in sorted(path.glob("choice-*.json"))}}  # fmt: skip
     if not path.is_file():
         raise ModelFileError(f"{path}: no such model file; give an .onnx or .engine file, or a bundle")
     match path.suffix.lower():
@@ -67,6 +70,14 @@ def facts_of(path: Path) -> dict[str, Any]:
             check_hash(plan, manifest, where=path)
             return {"kind": "TensorRT engine", **_file(path), "manifest": _plain(manifest)}
     raise ModelFileError(f"{path}: unknown kind of model file; give an .onnx or .engine file, or a bundle")
+
+
+def _choice(path: Path) -> dict[str, Any]:
+    """What a device chose; a damaged file is no reason to tell nothing of the rest, the device chooses again."""
+    try:
+        return read_choice(path).to_json()
+    except ModelFileError as error:
+        return {"damaged": error.message}
 
 
 def _file(path: Path) -> dict[str, Any]:
@@ -118,7 +129,9 @@ def describe(facts: dict[str, Any]) -> str:
     if facts["kind"] == "bundle":
         engines = ", ".join(facts["engines"]) or "none built yet"
         head = f"{facts['path']}: a bundle with {facts['frames']} frames to verify on; engines: {engines}"
-        return f"{head}\n{describe(facts['model'])}"
+        choices = [_told_choice(name, choice) for name, choice in facts["choices"].items()]
+        rival = [] if facts["rival"] is None else ["", "its rival:", describe(facts["rival"])]
+        return "\n".join([head, *choices, describe(facts["model"]), *rival])
     manifest = facts["manifest"]
     rows = [["file", facts["path"]], ["kind", f"{facts['kind']}, {facts['bytes'] / 2**20:.1f} MiB"],
             ["SHA-256", facts["sha256"]]]  # fmt: skip
@@ -135,6 +148,12 @@ def describe(facts: dict[str, Any]) -> str:
         rows.extend([f"{name} {key}", _short(value)] for key, value in manifest[name].items())
     width = max(len(row[0]) for row in rows)
     return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
+
+
+def _told_choice(name: str, choice: dict[str, Any]) -> str:
+    if "damaged" in choice:
+        return str(choice["damaged"])
+    return f"{choice['gpu']}, TensorRT {choice['tensorrt']}: {choice['why']}, {choice['preferred']} is used"
 
 
 def _short(value: Any) -> str:

@@ -23,6 +23,10 @@ class Behaviour:
     """Steps of the build's phase."""
     on_step: Callable[[int], None] | None = None
     """Called in the builder's thread before each step is reported."""
+    on_build: Callable[[str], None] | None = None
+    """Called with the model's precision at the begin of each build; may change what follows."""
+    compute_ms: Callable[[str], float] | None = None
+    """Called with the engine's precision at each run: how long it takes. None = 2 ms, as all that is queued."""
     starts: bool = True
     """False: builder and runtime do not start, as without a GPU."""
     has_context: bool = True

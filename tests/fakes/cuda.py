@@ -12,7 +12,7 @@ from tests.fakes import behaviour
 from clst_runtime.backends.cuda import cuda_failure
 
 MEMORY: dict[int, np.ndarray] = {}
-STREAMS: dict[int, list[Callable[[], None]]] = {}
+STREAMS: dict[int, list[Callable[[], float | None]]] = {}
 _numbers = itertools.count(1)
 
 
@@ -21,14 +21,14 @@ class FakeMark:
 
 
 class FakeCuda:
-    """`clst_runtime.backends.cuda.CudaDevice`; every millisecond of it is one queued operation."""
+    """`clst_runtime.backends.cuda.CudaDevice`; every queued operation takes a millisecond, or as many as it returns."""
 
     opened: ClassVar[list[FakeCuda]] = []
 
     def __init__(self, name: str = "Orin", compute_capability: str = "8.7") -> None:
         self.name, self.compute_capability = name, compute_capability
         self.stream_handle = 7000 + next(_numbers)
-        self.queue: list[Callable[[], None]] = []
+        self.queue: list[Callable[[], float | None]] = []
         STREAMS[self.stream_handle] = self.queue
         self.allocations = 0
         self.addresses: list[int] = []
@@ -78,8 +78,8 @@ class FakeCuda:
         if self.fails_with is not None:
             raise cuda_failure("waiting for the GPU", self.fails_with)
         for operation in self.queue:
-            operation()
-            self.clock_ms += 1.0
+            taken_ms = operation()
+            self.clock_ms += 1.0 if taken_ms is None else taken_ms
         self.queue.clear()
 
     def close(self):

@@ -1,12 +1,11 @@
-"""A folder that is copied to a device and becomes an engine there: model, frames, expected class maps.
+"""A bundle becomes an engine on the device: built and verified there once, kept, and of two the better one chosen.
 
-    bundle.json            hashes and build options
-    model.onnx             with its manifest inside
-    frames/NNNN.png        pictures of the input size
-    expected/NNNN.png      the ONNX file's class map for each, as grey values
-    README.txt             the one command
-    model-….engine         the engine, one for each GPU and TensorRT version, with its manifest beside it
-    model-….cache          its layer times, which make the next build quicker
+What `engines/bundle_index.py` describes, and made here for each GPU and TensorRT version:
+
+    model-….engine     of model.onnx, with its manifest beside it
+    rival-….engine     of rival.onnx
+    model-….cache      layer times of both, which make the next build quicker
+    choice-….json      the times of both engines and which of them is used
 
 Building needs neither torch nor onnx nor ONNX Runtime: the device compares with the class maps that came along.
 """
@@ -15,125 +14,53 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import click
-import numpy as np
 
 from clst_runtime.backends.base import Frame
 from clst_runtime.backends.cuda import open_cuda
 from clst_runtime.backends.trt import TrtBackend
 from clst_runtime.engines.build import build_engine
+from clst_runtime.engines.bundle_index import MODEL, Bundle, BundledModel, load_expected, load_frames, read_bundle
 from clst_runtime.engines.library import load_tensorrt
 from clst_runtime.engines.options import BuildOptions
 from clst_runtime.engines.progress import BuildProgress, show_progress
+from clst_runtime.engines.rivals import (
+    COMMON_FAULTS,
+    TIMED_RUNS,
+    WORTHWHILE,
+    Choice,
+    Contender,
+    contender,
+    decide,
+    failed,
+    read_choice,
+    write_choice,
+)
 from clst_runtime.engines.sidecar import read_engine
 from clst_runtime.engines.verification import Expected
-from clst_runtime.errors import DataError, MissingDependency, ModelFileError
-from clst_runtime.images import read_image, read_label
-from clst_runtime.labels import read_json_object
-from clst_runtime.onnx_metadata import file_sha256
-
-BUNDLE_VERSION = 1
-INDEX, MODEL, FRAMES, EXPECTED = "bundle.json", "model.onnx", "frames", "expected"
-CURE = "copy the folder again, or make it again with clst-export … --bundle"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Bundle:
-    """What `bundle.json` says."""
-
-    model_sha256: str
-    """Of `model.onnx`."""
-    reference: str
-    """What computed the expected class maps."""
-    options: BuildOptions
-    """How the engine is to be built."""
-    frame_sha256: Mapping[str, str]
-    """File name below `frames/` → its SHA-256."""
-    expected_sha256: Mapping[str, str]
-    """The same names below `expected/`."""
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values."""
-        return {
-            "format_version": BUNDLE_VERSION,
-            "model_sha256": self.model_sha256,
-            "reference": self.reference,
-            "options": self.options.to_json(),
-            "frame_sha256": dict(self.frame_sha256),
-            "expected_sha256": dict(self.expected_sha256),
-        }
-
-
-def read_bundle(folder: Path) -> Bundle:
-    """Read and check a bundle's index and its model's hash.
-
-    Raises:
-        ModelFileError: the folder is no bundle, of another version, incomplete or damaged.
-    """
-    index = folder / INDEX
-    if not index.is_file():
-        raise ModelFileError(f"{folder}: a folder without {INDEX}, so no bundle; make one with clst-export … --bundle")
-    try:
-        value = read_json_object(index)
-        if value.get("format_version") != BUNDLE_VERSION:
-            raise ModelFileError(
-                f"{index}: bundle version {value.get('format_version')}, expected {BUNDLE_VERSION}; {CURE}"
-            )
-        bundle = Bundle(
-            model_sha256=str(value["model_sha256"]),
-            reference=str(value["reference"]),
-            options=BuildOptions.from_json(value["options"], where=str(index)),
-            frame_sha256=dict(value["frame_sha256"]),
-            expected_sha256=dict(value["expected_sha256"]),
-        )
-    except (DataError, KeyError, TypeError, ValueError, AttributeError) as error:
-        told = error.message if isinstance(error, DataError) else f"{type(error).__name__} {error}"
-        raise ModelFileError(f"{index} is damaged ({told}); {CURE}") from error
-    if not bundle.frame_sha256 or bundle.frame_sha256.keys() != bundle.expected_sha256.keys():
-        raise ModelFileError(f"{index} names no frames, or not the same ones as expected class maps; {CURE}")
-    outside = [name for name in bundle.frame_sha256 if Path(name).name != name]
-    if outside:
-        raise ModelFileError(f"{index} is damaged (frame {outside[0]!r} is no plain file name); {CURE}")
-    _check_file(folder / MODEL, bundle.model_sha256)
-    return bundle
-
-
-def load_frames(folder: Path, bundle: Bundle) -> tuple[list[Frame], Expected]:
-    """The frames H,W,3 and their expected class maps H,W, hashes checked.
-
-    Raises:
-        ModelFileError: a file is missing or damaged.
-    """
-    frames, maps = [], []
-    for name in sorted(bundle.frame_sha256):
-        for place, digests in ((FRAMES, bundle.frame_sha256), (EXPECTED, bundle.expected_sha256)):
-            _check_file(folder / place / name, digests[name])
-        frames.append(read_image(folder / FRAMES / name))
-        maps.append(read_label(folder / EXPECTED / name).astype(np.uint8))
-    return frames, Expected(maps=maps, reference=bundle.reference)
-
-
-def _check_file(path: Path, sha256: str) -> None:
-    if not path.is_file():
-        raise ModelFileError(f"{path} is missing; {CURE}")
-    found = file_sha256(path)
-    if found != sha256:
-        raise ModelFileError(f"{path} is damaged: SHA-256 {found[:12]}…, {INDEX} says {sha256[:12]}…; {CURE}")
+from clst_runtime.errors import ClstError, MissingDependency, ModelFileError
+from clst_runtime.manifest import Manifest
 
 
 def engine_name(gpu: str, compute_capability: str, tensorrt: str) -> str:
     """`model-orin-8.7-trt10.3.0.engine`: one for each GPU and TensorRT version, so that a folder serves several."""
+    return f"model-{_device_name(gpu, compute_capability, tensorrt)}.engine"
+
+
+def _device_name(gpu: str, compute_capability: str, tensorrt: str) -> str:
     kind = re.sub(r"[^a-z0-9]+", "-", gpu.lower()).strip("-") or "gpu"
-    return f"model-{kind}-{compute_capability}-trt{tensorrt}.engine"
+    return f"{kind}-{compute_capability}-trt{tensorrt}"
 
 
 def build_bundle(folder: Path, *, options: BuildOptions | None = None, progress: BuildProgress | None = None) -> Path:
     """Build and verify the engine of a bundle for this machine's GPU and TensorRT, or find it built.
+
+    Of a bundle with a rival both engines are built, each is compared with its own class maps, and both are timed;
+    which one is used, and why, is said on stderr and kept. An engine that cannot be built here leaves it to the other.
 
     Args:
         folder: made by clst-export.
@@ -141,56 +68,136 @@ def build_bundle(folder: Path, *, options: BuildOptions | None = None, progress:
         progress: shows the build; None = bars or lines on stderr.
 
     Returns:
-        The engine's path in `folder`.
+        The path in `folder` of the engine to use.
 
     Raises:
         MissingDependency: no TensorRT or no GPU here. ModelFileError: the bundle is damaged.
-        What `build_engine` raises.
+        What `build_engine` raises; of a bundle with a rival only if neither of the two engines can be built.
     """
     bundle = read_bundle(folder)
-    chosen = options or bundle.options
-    engine = folder / _engine_here(folder)
-    if engine.exists() and _still_good(engine, bundle, chosen):
-        return engine
-    if chosen.timing_cache is None:
-        chosen = dataclasses.replace(chosen, timing_cache=engine.with_suffix(".cache"))
-    frames, expected = load_frames(folder, bundle)
-    click.echo(f"building {engine.name}, once for this GPU and TensorRT; this takes minutes", err=True)
-    build_engine(
-        folder / MODEL,
-        engine,
-        options=chosen,
-        frames=frames,
-        expected=expected,
-        progress=progress or show_progress(),
-    )
-    return engine
+    work = _Work(folder, bundle, options or bundle.options, progress)
+    if bundle.rival is not None:
+        return work.better_of(bundle.model, bundle.rival)
+    if work.kept(bundle.model) is None:
+        work.build(bundle.model, work.frames, load_expected(folder, bundle.model))
+    return work.engine(bundle.model)
 
 
-def _engine_here(folder: Path) -> str:
-    """The engine's name on this machine; the GPU is only looked at."""
+class _Work:
+    """What is done to one bundle on one device."""
+
+    def __init__(self, folder: Path, bundle: Bundle, options: BuildOptions, progress: BuildProgress | None) -> None:
+        self.folder, self.bundle, self.progress = folder, bundle, progress
+        self.device = _device_here(folder)
+        cache = folder / f"model-{self.device}.cache"  # for both engines: an INT8 graph has FP16 layers too
+        self.options = options if options.timing_cache is not None else dataclasses.replace(options, timing_cache=cache)
+        self.errors: list[ClstError] = []
+        self.has_built = False
+
+    @cached_property
+    def frames(self) -> list[Frame]:
+        """The bundle's frames, read only where something is built or timed."""
+        return load_frames(self.folder, self.bundle)
+
+    def engine(self, model: BundledModel) -> Path:
+        """Where its engine for this device is, or will be."""
+        return self.folder / f"{Path(model.file).stem}-{self.device}.engine"
+
+    def kept(self, model: BundledModel) -> Manifest | None:
+        """The manifest of its engine from an earlier build, if that may be used; says why not."""
+        engine = self.engine(model)
+        if not engine.exists():
+            return None
+        try:
+            manifest = read_engine(engine)[1]
+        except ModelFileError as error:
+            click.echo(f"{error.message}; building it again", err=True)
+            return None
+        facts = manifest.engine
+        if facts["onnx_sha256"] != model.sha256 or facts.get("options") != self.options.to_json():
+            click.echo(f"{engine.name} was built from another model or with other options; building it again", err=True)
+            return None
+        return manifest
+
+    def build(self, model: BundledModel, frames: Sequence[Frame], expected: Expected) -> Manifest:
+        """Build its engine and compare it with the class maps."""
+        engine = self.engine(model)
+        click.echo(f"building {engine.name}, once for this GPU and TensorRT; this takes minutes", err=True)
+        self.has_built = True
+        return build_engine(
+            self.folder / model.file,
+            engine,
+            options=self.options,
+            frames=frames,
+            expected=expected,
+            progress=self.progress or show_progress(),
+        )
+
+    def better_of(self, model: BundledModel, rival: BundledModel) -> Path:
+        """The engine to use of the two, as it was found before or is found now."""
+        path = self.folder / f"choice-{self.device}.json"
+        choice = self._choice_before(path, model, rival)
+        int8 = self._contender(model, choice.int8 if choice else None)
+        fp16 = self._contender(rival, choice.fp16 if choice else None)
+        if int8.failure is not None and fp16.failure is not None:
+            raise self.errors[0]  # a choice is never kept of two failures, so one of them is of now
+        if choice is None or self.has_built or not _are_those_of(choice, int8, fp16):
+            click.echo("timing the INT8 and the FP16 engine in turns", err=True)
+            choice = decide(self.folder, int8, fp16, self.frames, options=self.options.to_json())
+            write_choice(choice, path)
+        again = "" if choice.is_compared else f" (remove {path.name} to try the other one again)"
+        click.echo(f"{choice.why}, it is used{again}", err=True)
+        return self.folder / choice.preferred.engine
+
+    def _contender(self, model: BundledModel, before: Contender | None) -> Contender:
+        """The model's engine, or why there is none; what failed before is not tried at every start."""
+        if before is not None and before.failure is not None:
+            return before
+        manifest = self.kept(model)
+        if manifest is None:
+            frames, expected = self.frames, load_expected(self.folder, model)  # damaged files are no verdict
+            try:
+                manifest = self.build(model, frames, expected)
+            except COMMON_FAULTS:
+                raise
+            except ClstError as error:
+                self.errors.append(error)
+                return failed(self.engine(model), model.sha256, error)
+        return contender(self.engine(model), manifest)
+
+    def _choice_before(self, path: Path, model: BundledModel, rival: BundledModel) -> Choice | None:
+        """What was found at an earlier start, if it is about the same things; says why not."""
+        if not path.exists():
+            return None
+        try:
+            choice = read_choice(path)
+        except ModelFileError as error:
+            click.echo(f"{error.message}; choosing again", err=True)
+            return None
+        found = [(each.engine, each.onnx_sha256) for each in (choice.int8, choice.fp16)]
+        wanted = [(self.engine(each).name, each.sha256) for each in (model, rival)]
+        rules = (choice.options, choice.runs, choice.worthwhile) == (self.options.to_json(), TIMED_RUNS, WORTHWHILE)
+        if found != wanted or not rules:
+            click.echo(f"{path.name} is of other models, options or rules; choosing again", err=True)
+            return None
+        return choice
+
+
+def _are_those_of(choice: Choice, int8: Contender, fp16: Contender) -> bool:
+    return (choice.int8.engine_sha256, choice.fp16.engine_sha256) == (int8.engine_sha256, fp16.engine_sha256)
+
+
+def _device_here(folder: Path) -> str:
+    """GPU and TensorRT version as a part of file names; the GPU is only looked at."""
     try:
         version = str(load_tensorrt().__version__)
         with open_cuda() as device:
-            return engine_name(device.name, device.compute_capability, version)
+            return _device_name(device.name, device.compute_capability, version)
     except MissingDependency as error:
         raise MissingDependency(
             f"{folder} becomes an engine where TensorRT and an NVIDIA GPU are: {error.message}; "
             f"without them its ONNX file can be run: {folder / MODEL}"
         ) from error
-
-
-def _still_good(engine: Path, bundle: Bundle, options: BuildOptions) -> bool:
-    """Whether an engine from an earlier build may be used; says why not."""
-    try:
-        facts = read_engine(engine)[1].engine
-    except ModelFileError as error:
-        click.echo(f"{error.message}; building it again", err=True)
-        return False
-    if facts["onnx_sha256"] != bundle.model_sha256 or facts.get("options") != options.to_json():
-        click.echo(f"{engine.name} was built from another model or with other options; building it again", err=True)
-        return False
-    return True
 
 
 def open_bundle(folder: Path) -> TrtBackend:

@@ -5,11 +5,12 @@ import time
 
 import numpy as np
 import pytest
-from tests.conftest import write_rgb_model
+from tests.conftest import rgb_manifest, write_rgb_model
 
 from clst_export.bundle import build_bundle, write_bundle
 from clst_runtime.backends import open_model
 from clst_runtime.benchmark import measure_latency
+from clst_runtime.engines.rivals import read_choice
 from clst_runtime.engines.sidecar import read_engine, sidecar_path
 from clst_runtime.errors import ModelFileError
 
@@ -42,3 +43,20 @@ def test_a_bundle_becomes_an_engine_that_is_exact_kept_and_guarded(gpu, tmp_path
     sidecar_path(engine).write_text(text)
     with pytest.raises(ModelFileError, match="built by TensorRT 10.99.0"):
         open_model(engine)
+
+
+def test_two_engines_are_timed_in_turns_and_one_of_them_is_used(gpu, tmp_path, frames):
+    """The same graph under both names, so that nothing but noise tells them apart on a real GPU."""
+    files = [
+        write_rgb_model(tmp_path / f"{precision}.onnx", manifest=rgb_manifest(precision=precision).to_json())
+        for precision in ("int8", "fp16")
+    ]
+    write_bundle(files[0], tmp_path / "bundle", frames, rival=files[1])
+    engine = build_bundle(tmp_path / "bundle")
+    choice = read_choice(next((tmp_path / "bundle").glob("choice-*.json")))
+    assert 0.1 < choice.ratio < 10.0
+    assert engine.name == choice.preferred.engine
+    started = time.monotonic()
+    with open_model(tmp_path / "bundle") as backend:  # neither built nor timed again
+        assert time.monotonic() - started < 10.0
+        assert np.array_equal(backend.predict(frames[0]).classes, frames[0].argmax(axis=2))

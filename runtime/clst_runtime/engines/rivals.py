@@ -1,0 +1,270 @@
+"""INT8 beside FP16 of the same network: which of the two engines is worth running on this GPU?
+
+INT8 is not faster everywhere: small layers gain nothing, and each change of precision costs a pass over the memory. So
+both engines are timed where they run, and INT8, the less accurate one, has to earn its place.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from clst_runtime.atomic import write_text
+from clst_runtime.backends.base import Frame
+from clst_runtime.backends.trt import TrtBackend
+from clst_runtime.engines.build import device_for_building
+from clst_runtime.engines.sidecar import read_engine, sidecar_path
+from clst_runtime.errors import ClstError, ConfigError, DataError, MissingDependency, ModelFileError
+from clst_runtime.manifest import Manifest
+
+CHOICE_VERSION = 1
+WORTHWHILE = 0.03
+"""Share of FP16's time that INT8 must save to be preferred. It costs accuracy, so a tie goes to FP16; and a measurement
+counts as steady up to a coefficient of variation of 2.5 % (`timing.UNSTEADY`), so less may be noise."""
+WARM_UP_ROUNDS = 25
+"""Untimed rounds of both engines: 50 runs, until the GPU's clock has risen."""
+WARM_UP_SECONDS = 0.2
+"""At least so long, for engines that are done with their rounds sooner."""
+TIMED_RUNS = 64
+"""Timed runs of each engine; its time is their median."""
+
+COMMON_FAULTS = (MissingDependency, ConfigError, DataError)
+"""Errors of the machine, the settings or the disk: the other engine would meet them too, so they decide nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contender:
+    """One of the two engines."""
+
+    engine: str
+    """Its file name."""
+    onnx_sha256: str
+    """Of the ONNX file it is made of."""
+    engine_sha256: str | None = None
+    """Of the engine; None if there is none."""
+    compute_ms: float | None = None
+    """Median time on the GPU without copies; None if it was not timed."""
+    failure: str | None = None
+    """Why it cannot be used, in one line; None if it can."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """Both engines on one GPU, and what follows from it; `to_json` holds all of it."""
+
+    int8: Contender
+    """The quantised one."""
+    fp16: Contender
+    """Its rival."""
+    gpu: str
+    """As its driver names it."""
+    compute_capability: str
+    """Major and minor."""
+    tensorrt: str
+    """Version."""
+    options: Mapping[str, Any]
+    """How both were built."""
+    runs: int = TIMED_RUNS
+    """Timed runs of each."""
+    worthwhile: float = WORTHWHILE
+    """Share of FP16's time that INT8 had to save."""
+
+    def __post_init__(self) -> None:
+        if self.int8.failure is not None and self.fp16.failure is not None:
+            raise ValueError("both engines failed, so there is nothing to choose")
+        times = (self.int8.compute_ms, self.fp16.compute_ms)
+        if self.is_compared and not all(value is not None and 0.0 < value < math.inf for value in times):
+            raise ValueError(f"times of {times} ms, expected two that are greater than 0")
+
+    @property
+    def is_compared(self) -> bool:
+        """Whether both engines work, so that their times decide."""
+        return self.int8.failure is None and self.fp16.failure is None
+
+    @property
+    def ratio(self) -> float | None:
+        """INT8's time / FP16's; None if one of them cannot be used."""
+        return (self.int8.compute_ms or 0.0) / (self.fp16.compute_ms or math.inf) if self.is_compared else None
+
+    @property
+    def preferred(self) -> Contender:
+        """INT8 if it saves more than `worthwhile` or FP16 cannot be used, else FP16."""
+        if self.ratio is None:
+            return self.int8 if self.int8.failure is None else self.fp16
+        return self.int8 if self.ratio < 1.0 - self.worthwhile else self.fp16
+
+    @property
+    def why(self) -> str:
+        """One line that ends with a clause about the preferred engine."""
+        if self.ratio is None:
+            lost, left = ("FP16", "INT8") if self.preferred is self.int8 else ("INT8", "FP16")
+            reason = self.fp16.failure or self.int8.failure
+            return f"{lost} cannot be used on this GPU ({reason}): {left} is what works"
+        told = f"INT8 takes {self.int8.compute_ms:.2f} ms, FP16 {self.fp16.compute_ms:.2f} ms on this GPU"
+        saved = f"{100 * (1 - self.ratio):.1f} %"
+        if self.preferred is self.int8:
+            return f"{told}: INT8 saves {saved}"
+        if self.ratio < 1.0:
+            return f"{told}: INT8 saves only {saved}, FP16 loses no accuracy"
+        return f"{told}: FP16 is {'faster' if self.ratio > 1.0 else 'as fast'} and loses nothing"
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, with what was concluded."""
+        return {
+            "format_version": CHOICE_VERSION,
+            **dataclasses.asdict(self),
+            "options": dict(self.options),
+            "ratio": self.ratio,
+            "preferred": self.preferred.engine,
+            "why": self.why,
+        }
+
+    @staticmethod
+    def from_json(value: Mapping[str, Any]) -> Choice:
+        """Read the form of `to_json`.
+
+        Raises:
+            ValueError: another form or version, or the conclusion does not follow from the times.
+        """
+        names = [field.name for field in dataclasses.fields(Choice)]
+        try:
+            given = {name: value[name] for name in names}
+            choice = Choice(**given | {name: Contender(**value[name]) for name in ("int8", "fp16")})
+            whole = choice.to_json()
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{type(error).__name__} {error}") from error
+        differing = sorted(name for name in whole.keys() | value.keys() if whole.get(name) != value.get(name))
+        if differing:
+            raise ValueError(f"{', '.join(differing)} does not fit the rest")
+        return choice
+
+
+def read_choice(path: Path) -> Choice:
+    """A choice that was written by `write_choice`.
+
+    Raises:
+        ModelFileError: it cannot be read, or is damaged.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(value, dict):
+            raise ValueError("no JSON object")
+        return Choice.from_json(value)
+    except (OSError, ValueError) as error:
+        raise ModelFileError(f"{path} is damaged ({error}); remove it, and the engines are timed again") from error
+
+
+def write_choice(choice: Choice, path: Path) -> None:
+    """Keep it, whole or not at all."""
+    write_text(path, json.dumps(choice.to_json(), indent=1) + "\n")
+
+
+def decide(
+    folder: Path, int8: Contender, fp16: Contender, frames: Sequence[Frame], *, options: Mapping[str, Any]
+) -> Choice:
+    """Time two engines alternately, unless one of them has failed, and write the result into their manifests.
+
+    Args:
+        folder: where both engines are.
+        int8: not timed yet.
+        fp16: not timed yet.
+        frames: pictures H,W,3 of the input size to time on.
+        options: how both were built, in the form of `BuildOptions.to_json`.
+
+    Raises:
+        MissingDependency: no TensorRT or GPU. DataError: the manifests cannot be written. ClstError: no time.
+    """
+    if int8.failure is None and fp16.failure is None:
+        try:
+            times = time_alternately([folder / int8.engine, folder / fp16.engine], frames)
+        except COMMON_FAULTS:
+            raise
+        except ClstError as error:  # as where the GPU's memory holds one of them, but not both
+            fp16 = dataclasses.replace(fp16, failure=f"it could not be timed beside INT8: {error.message}")
+        else:
+            int8, fp16 = (
+                dataclasses.replace(each, compute_ms=ms) for each, ms in zip((int8, fp16), times, strict=True)
+            )
+    works = int8 if int8.failure is None else fp16
+    facts = read_engine(folder / works.engine)[1].engine
+    choice = Choice(
+        int8=int8,
+        fp16=fp16,
+        gpu=facts["gpu"],
+        compute_capability=facts["compute_capability"],
+        tensorrt=facts["tensorrt"],
+        options=options,
+    )
+    note_rivals(choice, folder)
+    return choice
+
+
+def time_alternately(engines: Sequence[Path], frames: Sequence[Frame]) -> list[float]:
+    """Median time of each engine in ms: on the GPU's own clock, without copies.
+
+    The engines take turns, so that a clock that rises or falls meanwhile hits all of them, and who begins changes from
+    round to round. A turn is two runs, of which the second is timed: the first brings the engine's weights back into
+    the GPU's cache, where they are when it drives alone.
+
+    Args:
+        engines: engine files.
+        frames: pictures H,W,3 of the input size.
+
+    Raises:
+        MissingDependency: no TensorRT or GPU. ModelFileError: an engine cannot be used. ClstError: they need more
+            memory than the GPU has, or CUDA failed.
+    """
+    samples: list[list[float]] = [[] for _ in engines]
+    with device_for_building() as device, ExitStack() as opened:
+        backends = [opened.enter_context(TrtBackend(path, device=device, timed=True)) for path in engines]
+        _warm_up(backends, frames)
+        for turn in range(TIMED_RUNS):
+            frame = frames[turn % len(frames)]
+            places = range(len(backends)) if turn % 2 == 0 else reversed(range(len(backends)))
+            for place in places:
+                for _ in range(2):
+                    backends[place].predict(frame)
+                samples[place].append(backends[place].device_times_ms()["compute"])
+    medians = [statistics.median(each) for each in samples]
+    if min(medians) <= 0.0:
+        raise ClstError(f"the GPU's clock gave {medians} ms for {engines[0].name} and its rival; time a larger model")
+    return medians
+
+
+def _warm_up(backends: Sequence[TrtBackend], frames: Sequence[Frame]) -> None:
+    started, rounds = time.perf_counter(), 0
+    while rounds < WARM_UP_ROUNDS or time.perf_counter() - started < WARM_UP_SECONDS:
+        for backend in backends:
+            backend.predict(frames[rounds % len(frames)])
+        rounds += 1
+
+
+def note_rivals(choice: Choice, folder: Path) -> None:
+    """Write into the manifest of each engine that works how the other one did: `engine["rival"]`."""
+    for own, other in ((choice.int8, choice.fp16), (choice.fp16, choice.int8)):
+        if own.failure is None:
+            path = folder / own.engine
+            manifest = read_engine(path)[1]
+            told = {**dataclasses.asdict(other), "own_compute_ms": own.compute_ms, "runs": choice.runs}
+            told |= {"ratio_int8_to_fp16": choice.ratio, "preferred": choice.preferred.engine, "why": choice.why}
+            noted = dataclasses.replace(manifest, engine={**manifest.engine, "rival": told})
+            write_text(sidecar_path(path), noted.to_json() + "\n")
+
+
+def contender(engine: Path, manifest: Manifest) -> Contender:
+    """A built engine that is to be timed."""
+    facts = manifest.engine
+    return Contender(engine=engine.name, onnx_sha256=facts["onnx_sha256"], engine_sha256=facts["engine_sha256"])
+
+
+def failed(engine: Path, onnx_sha256: str, error: ClstError) -> Contender:
+    """An engine that could not be built or does not say what its ONNX file says."""
+    return Contender(engine=engine.name, onnx_sha256=onnx_sha256, failure=error.message)
