@@ -26,9 +26,10 @@ from clst_runtime.engines.bundle_index import (
 from clst_runtime.engines.options import BuildOptions
 from clst_runtime.engines.verification import Expected, check_frames, onnx_class_maps
 from clst_runtime.errors import DataError, ModelFileError
+from clst_runtime.hashing import file_sha256
 from clst_runtime.images import write_png
 from clst_runtime.manifest import Manifest
-from clst_runtime.onnx_metadata import file_sha256, read_onnx_manifest
+from clst_runtime.onnx_metadata import read_onnx_manifest
 
 __all__ = ["build_bundle", "read_bundle", "write_bundle"]
 

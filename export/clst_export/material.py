@@ -73,8 +73,12 @@ def refuse_existing(paths: Mapping[str, Path], *, overwrite: bool) -> None:
     """Find out before any work that a file to be made is there already, engines' manifests among them.
 
     Raises:
-        DataError: one is, and it may not be overwritten; or its folder cannot be written.
+        DataError: one is, and it may not be overwritten (a folder that holds something never may); or its folder
+            cannot be written.
     """
+    folder = paths.get("bundle")
+    if overwrite and folder is not None and folder.is_dir() and any(folder.iterdir()):
+        raise DataError(f"{folder} is a folder with files, which --overwrite does not replace; remove it first")
     beside = [sidecar_path(path) for path in paths.values() if path.suffix == ".engine"]
     for path in [*paths.values(), *beside]:
         if path.exists() and not overwrite:

@@ -19,9 +19,10 @@ import torch
 from clst_export.hygiene import check_hygiene, refuse_too_large
 from clst_export.tidying import tidy
 from clst_runtime.errors import ModelFileError
+from clst_runtime.hashing import file_sha256
 from clst_runtime.manifest import METADATA_KEY, Manifest
 from clst_runtime.optional import require
-from clst_train.checkpoint import build_from_checkpoint, checkpoint_sha256, load_checkpoint
+from clst_train.checkpoint import build_from_checkpoint, load_checkpoint
 from clst_train.models.deployable import Deployable
 
 OPSETS = (19, 20)
@@ -53,7 +54,7 @@ def load_deployable(
         std=checkpoint.std,
         classes=checkpoint.classes,
         has_confidence=with_confidence,
-        source_checkpoint_sha256=checkpoint_sha256(checkpoint_path),
+        source_checkpoint_sha256=file_sha256(checkpoint_path),
         tool_versions={name: version(name) for name in ("clst", "torch", "onnx", "onnxruntime")},
     )
     return deployable, manifest

@@ -13,8 +13,9 @@ from clst_runtime.engines.bundle_index import INDEX, MODEL, read_bundle
 from clst_runtime.engines.rivals import read_choice
 from clst_runtime.engines.sidecar import check_hash, read_engine
 from clst_runtime.errors import ModelFileError
+from clst_runtime.hashing import file_sha256
 from clst_runtime.manifest import Manifest
-from clst_runtime.onnx_metadata import file_sha256, read_onnx_manifest
+from clst_runtime.onnx_metadata import read_onnx_manifest
 from clst_runtime.optional import require
 from clst_runtime.report import format_table, percent
 

@@ -16,7 +16,7 @@ from clst_runtime.backends.base import Frame
 from clst_runtime.engines.rivals import COMMON_FAULTS, Choice, Contender, contender, decide, failed
 from clst_runtime.engines.sidecar import read_engine
 from clst_runtime.errors import BudgetNotHeld, ClstError
-from clst_runtime.onnx_metadata import file_sha256
+from clst_runtime.hashing import file_sha256
 
 
 def convert_rival(

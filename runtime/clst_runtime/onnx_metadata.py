@@ -7,7 +7,6 @@ value (2). A field begins with a number: its own number times 8 plus how it is s
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -37,15 +36,6 @@ def read_onnx_manifest(path: Path) -> Manifest:
     except (IndexError, KeyError, ValueError) as error:
         raise ModelFileError(f"{path} is damaged or no ONNX file ({error}); export it again") from error
     raise ModelFileError(f"{path} has no clst manifest; make the file with clst-export")
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file, read in blocks."""
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _fields(message: memoryview) -> Iterator[tuple[int, memoryview]]:

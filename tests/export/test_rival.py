@@ -126,6 +126,16 @@ def test_overwrite_replaces_all_of_them(machine, export, tmp_path):
     assert all((tmp_path / name).read_bytes() != b"old" for name in PAIR)
 
 
+def test_a_folder_with_files_is_refused_at_once_also_with_overwrite(machine, export, tmp_path):
+    (tmp_path / "front").mkdir()
+    (tmp_path / "front" / "mine").write_text("x")
+    done = export("--onnx", "int8", "--bundle", "--out", tmp_path / "front", "--overwrite")
+    assert done.exit_code == 3
+    assert "a folder with files, which --overwrite does not replace; remove it first" in done.output
+    assert "calibrating" not in done.output
+    assert names(tmp_path) == ["front"]
+
+
 def test_a_rival_that_cannot_be_built_leaves_the_int8_engine_and_that_is_said(machine, export, tmp_path):
     machine.does.on_build = lambda precision: setattr(machine.does, "builds", precision == "int8")
     done = export("--trt", "int8", "--out", tmp_path / "m.engine")

@@ -6,7 +6,8 @@ import pytest
 from tests.conftest import rgb_manifest, write_rgb_model
 
 from clst_runtime.errors import ModelFileError
-from clst_runtime.onnx_metadata import file_sha256, read_onnx_manifest
+from clst_runtime.hashing import file_sha256
+from clst_runtime.onnx_metadata import read_onnx_manifest
 
 
 def test_the_manifest_is_the_one_that_was_written(tmp_path):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import pickle
 import zipfile
 from dataclasses import dataclass, field
@@ -107,15 +106,6 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
 def _three(values: list[float]) -> tuple[float, float, float]:
     return (float(values[0]), float(values[1]), float(values[2]))
-
-
-def checkpoint_sha256(path: Path) -> str:
-    """SHA-256 of the file, as a manifest names its source."""
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def build_from_checkpoint(checkpoint: Checkpoint) -> Segmenter:

@@ -12,10 +12,10 @@ import torch
 from torch import nn
 
 import clst_runtime.manifest as manifest_module
-from clst_runtime.backends.base import Frame, Prediction
-from clst_runtime.errors import DataError
+from clst_runtime.backends.base import Frame, Prediction, check_frame
+from clst_runtime.hashing import file_sha256
 from clst_runtime.labels import ClassList
-from clst_train.checkpoint import build_from_checkpoint, checkpoint_sha256, load_checkpoint
+from clst_train.checkpoint import build_from_checkpoint, load_checkpoint
 from clst_train.models.deployable import MEAN, STD, Deployable
 from clst_train.models.segmenter import Segmenter
 
@@ -41,10 +41,7 @@ class TorchBackend:
     @torch.inference_mode()
     def predict(self, frame: Frame) -> Prediction:
         """Segment one RGB frame H,W,3 uint8 of exactly the manifest's input size."""
-        if frame.shape != (*self._manifest.input_hw, 3) or frame.dtype.name != "uint8":
-            raise DataError(
-                f"frame is {frame.dtype} {frame.shape}, expected uint8 {(*self._manifest.input_hw, 3)}; resize it first"
-            )
+        check_frame(frame, self._manifest.input_hw)
         output = self._deployable(torch.from_numpy(frame.copy())[None].to(self._device))
         classes = output[0] if isinstance(output, tuple) else output
         return Prediction(classes=classes[0].cpu().numpy())
@@ -94,5 +91,5 @@ def open_checkpoint(path: Path, *, input_hw: tuple[int, int] | None = None) -> T
         network=checkpoint.network,
         classes=checkpoint.classes,
         input_hw=input_hw or checkpoint.input_hw,
-        sha256=checkpoint_sha256(path),
+        sha256=file_sha256(path),
     )

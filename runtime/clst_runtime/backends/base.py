@@ -12,6 +12,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from clst_runtime.errors import DataError
 from clst_runtime.manifest import Manifest
 
 Frame = npt.NDArray[np.uint8]  # H,W,3 RGB
@@ -27,6 +28,17 @@ class Prediction:
     """H,W class ids; 255 never occurs."""
     confidence: Confidence | None = None
     """H,W probability of the winner × 255, when the model has that output."""
+
+
+def check_frame(frame: Frame, input_hw: tuple[int, int]) -> None:
+    """A frame must be uint8 H,W,3 of exactly the model's input size.
+
+    Raises:
+        DataError: another shape or type.
+    """
+    expected = (*input_hw, 3)
+    if frame.shape != expected or frame.dtype != np.uint8:
+        raise DataError(f"frame is {frame.dtype} {frame.shape}, expected uint8 {expected}; resize it first")
 
 
 class Backend(Protocol):

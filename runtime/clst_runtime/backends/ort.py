@@ -6,10 +6,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import numpy as np
-
-from clst_runtime.backends.base import Frame, Prediction
-from clst_runtime.errors import ConfigError, DataError, MissingDependency, ModelFileError
+from clst_runtime.backends.base import Frame, Prediction, check_frame
+from clst_runtime.errors import ConfigError, MissingDependency, ModelFileError
 from clst_runtime.manifest import Manifest
 from clst_runtime.onnx_metadata import read_onnx_manifest
 from clst_runtime.optional import require
@@ -79,9 +77,7 @@ class OrtBackend:
         Raises:
             DataError: another shape or type.
         """
-        expected = (*self._manifest.input_hw, 3)
-        if frame.shape != expected or frame.dtype != np.uint8:
-            raise DataError(f"frame is {frame.dtype} {frame.shape}, expected uint8 {expected}; resize it first")
+        check_frame(frame, self._manifest.input_hw)
         outputs = self._session.run(None, {"frame": frame[None]})
         return Prediction(classes=outputs[0][0], confidence=outputs[1][0] if len(outputs) > 1 else None)
 

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from clst_runtime.backends.base import Frame, Prediction
+from clst_runtime.backends.base import Frame, Prediction, check_frame
 from clst_runtime.backends.cuda import Bytes, CudaDevice, Mark, cuda_failure, open_cuda
 from clst_runtime.engines.library import Messages, load_tensorrt, make_logger, make_runtime
 from clst_runtime.engines.sidecar import CURE, check_gpu, check_tensorrt, read_engine
 from clst_runtime.engines.summary import EngineSummary, inspect_engine
-from clst_runtime.errors import ClstError, DataError, ModelFileError
+from clst_runtime.errors import ClstError, ModelFileError
 from clst_runtime.manifest import Manifest
 
 if TYPE_CHECKING:
@@ -172,9 +172,7 @@ class TrtBackend:
         Raises:
             DataError: another shape or type. ClstError: CUDA failed; the process must be restarted.
         """
-        expected = (*self._manifest.input_hw, 3)
-        if frame.shape != expected or frame.dtype != np.uint8:
-            raise DataError(f"frame is {frame.dtype} {frame.shape}, expected uint8 {expected}; resize it first")
+        check_frame(frame, self._manifest.input_hw)
         if self._context is None:
             raise ClstError(f"{self._where} was closed; open it again")
         if self._failure:

@@ -18,8 +18,9 @@ from clst_runtime.engines.progress import BuildProgress, QuietProgress
 from clst_runtime.engines.sidecar import engine_manifest, sidecar_path, write_engine
 from clst_runtime.engines.verification import Expected, check_frames, compare_engine, onnx_class_maps
 from clst_runtime.errors import BudgetNotHeld, DataError, MissingDependency
+from clst_runtime.hashing import file_sha256
 from clst_runtime.manifest import Manifest
-from clst_runtime.onnx_metadata import file_sha256, read_onnx_manifest
+from clst_runtime.onnx_metadata import read_onnx_manifest
 
 ELSEWHERE = (
     "engines are built on the device that runs them: clst-export … --onnx fp16 --bundle makes a folder to copy there, "

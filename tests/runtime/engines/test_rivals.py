@@ -283,6 +283,20 @@ def test_where_one_of_the_two_fails_the_other_is_used_and_that_is_said(
     assert kept(bundle)["ratio"] == pytest.approx(0.5)
 
 
+def test_what_failed_of_another_model_is_tried_again(machine, bundle, pair, tmp_path, frames, capsys):
+    only(machine, "fp16", builds=False)
+    build_bundle(bundle)
+    old = (bundle / CHOICE).read_text()
+    machine.does.on_build, machine.does.builds = None, True
+    write_bundle(
+        pair[0], tmp_path / "new", frames, rival=model(tmp_path / "o.onnx", "fp16", tool_versions={"clst": "9"})
+    )
+    (tmp_path / "new" / CHOICE).write_text(old)
+    takes(machine, 0.8, 0.75)
+    assert build_bundle(tmp_path / "new").name == FP16
+    assert "of other models, options or rules; choosing again" in capsys.readouterr().err
+
+
 def test_where_both_fail_the_error_is_that_of_the_model_and_nothing_is_kept(machine, bundle):
     machine.does.wrong_share = 0.5
     with pytest.raises(BudgetNotHeld, match=f"kept as .*model-{HERE}.rejected.engine"):
