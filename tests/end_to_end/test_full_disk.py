@@ -111,7 +111,7 @@ def test_an_onnx_file_is_written_whole_or_not_at_all(tmp_path):
     from clst_runtime.labels import load_class_list
     from clst_train.checkpoint import Checkpoint, save_checkpoint
     from clst_train.models.deployable import MEAN, STD
-    from clst_train.models.segmenter import build_segmenter
+    from clst_train.models.networks import build_segmenter
 
     torch.manual_seed(0)
     classes = load_class_list("scenes10")

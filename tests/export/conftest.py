@@ -10,7 +10,7 @@ from clst_train.checkpoint import Checkpoint, save_checkpoint
 from clst_train.data.camera_looks import LOOKS
 from clst_train.data.scenes import draw_scene
 from clst_train.models.deployable import MEAN, STD, normalise
-from clst_train.models.segmenter import build_segmenter
+from clst_train.models.networks import build_segmenter
 
 SIZE_HW = (64, 96)
 

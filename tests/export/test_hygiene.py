@@ -14,7 +14,7 @@ from clst_export.precision.fp16 import measure_ranges, to_fp16
 from clst_export.tidying import infer_types, tidy
 from clst_runtime.errors import ModelFileError
 from clst_train.models.deployable import MEAN, STD, Deployable
-from clst_train.models.segmenter import NETWORKS, build_segmenter
+from clst_train.models.networks import NETWORKS, build_segmenter
 
 SIZE_HW = (64, 96)
 FRAME = np.random.default_rng(0).integers(0, 256, (*SIZE_HW, 3)).astype(np.uint8)

@@ -33,7 +33,8 @@ from clst_train.batchnorm import estimate_statistics
 from clst_train.checkpoint import Checkpoint, save_checkpoint
 from clst_train.checkpoint_backend import TorchBackend
 from clst_train.models.deployable import Deployable, normalise
-from clst_train.models.segmenter import Segmenter, build_segmenter
+from clst_train.models.networks import build_segmenter
+from clst_train.models.segmenter import Segmenter
 
 RED, GREEN, BLUE = range(3)
 STRIDE = 4

@@ -14,7 +14,8 @@ from torch import Tensor
 from clst_runtime.atomic import written_whole
 from clst_runtime.errors import ClstError, ModelFileError
 from clst_runtime.labels import ClassList
-from clst_train.models.segmenter import Segmenter, build_segmenter
+from clst_train.models.networks import build_segmenter
+from clst_train.models.segmenter import Segmenter
 
 FORMAT = "clst-checkpoint-1"
 

@@ -20,7 +20,8 @@ from clst_train.data.target import TargetImages, open_target
 from clst_train.examples import draw_examples
 from clst_train.logbook import Logbook
 from clst_train.loop import ADAPTED, SOURCE, Run, adapt, resume_point, train_source
-from clst_train.models.segmenter import Segmenter, build_segmenter
+from clst_train.models.networks import build_segmenter
+from clst_train.models.segmenter import Segmenter
 from clst_train.models.weights import load_imagenet_backbone
 from clst_train.run_folder import RunFolder, create_run, open_run
 from clst_train.seeding import seed_everything

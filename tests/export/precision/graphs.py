@@ -92,7 +92,7 @@ def network(name, size_hw=(64, 128), *, with_confidence=False):
     from clst_export.onnx_export import trace
     from clst_train.batchnorm import estimate_statistics
     from clst_train.models.deployable import MEAN, STD, Deployable, normalise
-    from clst_train.models.segmenter import build_segmenter
+    from clst_train.models.networks import build_segmenter
 
     torch.manual_seed(0)
     segmenter = build_segmenter(name, 3)

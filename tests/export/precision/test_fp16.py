@@ -15,7 +15,7 @@ from clst_train.batchnorm import estimate_statistics
 from clst_train.data.camera_looks import LOOKS
 from clst_train.data.scenes import draw_scene
 from clst_train.models.deployable import MEAN, STD, Deployable, normalise
-from clst_train.models.segmenter import build_segmenter
+from clst_train.models.networks import build_segmenter
 
 FLOAT, HALF = TensorProto.FLOAT, TensorProto.FLOAT16
 DIAGONAL = np.eye(3, dtype=np.float32).reshape(3, 3, 1, 1)

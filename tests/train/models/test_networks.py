@@ -4,8 +4,9 @@ import torch
 
 from clst_runtime.errors import ConfigError, ModelFileError
 from clst_train.models.deployable import MEAN, STD, Deployable
+from clst_train.models.networks import build_segmenter
 from clst_train.models.projection import ProjectionHead
-from clst_train.models.segmenter import Segmenter, TrainingOutputs, build_segmenter
+from clst_train.models.segmenter import Segmenter, TrainingOutputs
 from clst_train.models.weights import load_imagenet_backbone
 
 

@@ -10,9 +10,6 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from clst_runtime.errors import ConfigError, did_you_mean
-
-NETWORKS = ("ddrnet23_slim", "deeplabv2_resnet101")
 AUXILIARY_PREFIX = "auxiliary_head."
 
 
@@ -53,25 +50,6 @@ class Segmenter(nn.Module, ABC):
     def forward(self, images: Tensor) -> Tensor:
         """C(F(x)): images N,3,H,W to logits N,C,h,w."""
         return self.logits(self.features(images))
-
-
-def build_segmenter(network: str, class_count: int) -> Segmenter:
-    """A freshly initialised network.
-
-    Raises:
-        ConfigError: no network of that name.
-    """
-    match network:
-        case "ddrnet23_slim":
-            from clst_train.models.ddrnet import DDRNetSlim
-
-            return DDRNetSlim(class_count)
-        case "deeplabv2_resnet101":
-            from clst_train.models.deeplab import DeepLabV2
-
-            return DeepLabV2(class_count)
-        case _:
-            raise ConfigError(f"no network {network!r}; {did_you_mean(network, NETWORKS)}")
 
 
 def initialise(network: nn.Module) -> None:
