@@ -91,7 +91,7 @@ def precision_lines(result: dict[str, Any]) -> list[str]:
             parity, name = each["parity"], f"{network['network']}, {network['input_hw'][0]}x{network['input_hw'][1]}"
             kept, count = each["calibration"].get("kept", []), each["calibration"].get("quantised")
             share = "" if count is None else f"{count} of {count + len(kept)}"
-            lost = 100 * (parity["reference_miou"] - parity["miou"])
+            lost = round(100 * (parity["reference_miou"] - parity["miou"]), 2) + 0.0  # no minus before a zero
             runs_here = each["flavour"] in ("fp32", "int8-cpu")
             speed = f"{each['speed_against_fp32']:.2f}×" if runs_here else "on the device"
             lines.append(
