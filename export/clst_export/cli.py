@@ -202,7 +202,7 @@ def build(bundle: Path, *, as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 def inspect(file: Path, *, as_json: bool) -> None:
     """Say what FILE (an ONNX file, an engine or a bundle) is: network, classes, precision, parity, hashes."""
-    from clst_export.reporting import describe, facts_of
+    from clst_export.inspection import describe, facts_of
 
     facts = facts_of(file)
     click.echo(json.dumps(facts, indent=1) if as_json else describe(facts))

@@ -20,7 +20,8 @@ from clst_export.calibration import Method, Range, calibrate, fingerprint
 from clst_export.gate import BOUNDS, Bounds, release
 from clst_export.hygiene import check_hygiene
 from clst_export.judge import Judge, Verdict
-from clst_export.onnx_export import check_graph, load_deployable, save_model, trace
+from clst_export.model_file import save_model
+from clst_export.onnx_export import check_graph, load_deployable, trace
 from clst_export.precision import Precision, Target
 from clst_export.precision.arithmetic import convolution_macs
 from clst_export.precision.budget import BudgetResult, search

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from clst_export.judge import Judge, Verdict
-from clst_export.onnx_export import save_model
+from clst_export.model_file import save_model
 from clst_export.precision import Precision
 from clst_export.verify import FP16_TIE, FP32_TIE, Agreement, verify
 from clst_runtime.atomic import write_text, written_whole

@@ -1,12 +1,10 @@
-"""From a checkpoint to a float32 ONNX graph, and from a graph to a file with its manifest inside.
+"""From a checkpoint to a float32 ONNX graph.
 
 Legend: H rows, W columns of the model's input.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
 import tempfile
 import warnings
 from importlib.metadata import version
@@ -20,7 +18,7 @@ from clst_export.hygiene import check_hygiene, refuse_too_large
 from clst_export.tidying import tidy
 from clst_runtime.errors import ModelFileError
 from clst_runtime.hashing import file_sha256
-from clst_runtime.manifest import METADATA_KEY, Manifest
+from clst_runtime.manifest import Manifest
 from clst_runtime.optional import require
 from clst_train.checkpoint import build_from_checkpoint, load_checkpoint
 from clst_train.models.deployable import Deployable
@@ -102,20 +100,3 @@ def check_graph(model: Any, deployable: Deployable) -> None:
         raise ModelFileError(
             f"the graph holds {stored} weights, the network {elements}; export the Deployable network alone"
         )
-
-
-def save_model(model: Any, manifest: Manifest, path: Path) -> Manifest:
-    """Write the graph with its manifest inside; returns the manifest as written, with the graph's hash."""
-    onnx = require("onnx")
-    written = dataclasses.replace(manifest, model_sha256=model_sha256(model))
-    onnx.helper.set_model_props(model, {METADATA_KEY: written.to_json()})
-    path.write_bytes(model.SerializeToString())
-    return written
-
-
-def model_sha256(model: Any) -> str:
-    """SHA-256 of an ONNX model without its metadata, so that a manifest can name the graph it lies in."""
-    bare = require("onnx").ModelProto()
-    bare.CopyFrom(model)
-    del bare.metadata_props[:]
-    return hashlib.sha256(bare.SerializeToString(deterministic=True)).hexdigest()

@@ -1,29 +1,16 @@
-"""What an export came to, and what a model file is, in words and as plain values."""
+"""What an export came to, in words."""
 
 from __future__ import annotations
 
-import importlib.util
-import json
-from collections import Counter
 from pathlib import Path
-from typing import Any
 
 from clst_export.convert import Conversion
-from clst_runtime.engines.bundle_index import INDEX, MODEL, read_bundle
-from clst_runtime.engines.rivals import read_choice
-from clst_runtime.engines.sidecar import check_hash, read_engine
-from clst_runtime.errors import ModelFileError
-from clst_runtime.hashing import file_sha256
-from clst_runtime.manifest import Manifest
-from clst_runtime.onnx_metadata import read_onnx_manifest
-from clst_runtime.optional import require
+from clst_export.precision.budget import curve_table, draw_curve
 from clst_runtime.report import format_table, percent
 
 
 def report(conversion: Conversion, path: Path, budget: float | None) -> str:
     """The file, its parity and per-class IoU; for a budget also the curve, with a picture beside the file."""
-    from clst_export.precision.budget import curve_table, draw_curve
-
     manifest, verdict = conversion.manifest, conversion.verdict
     lines: list[str] = []
     if conversion.budget is not None and budget is not None:
@@ -45,121 +32,3 @@ def report(conversion: Conversion, path: Path, budget: float | None) -> str:
         cells.append(["mIoU", percent(a), percent(b), percent(b - a, 3)])
         lines.append(format_table(["class", "PyTorch fp32", manifest.precision, "difference"], cells))
     return "\n".join(lines)
-
-
-def facts_of(path: Path) -> dict[str, Any]:
-    """What an ONNX file, an engine or a bundle says of itself, and whether its hashes hold.
-
-    Raises:
-        ModelFileError: missing, damaged, of another kind, or changed since it was made.
-    """
-    if path.is_dir() and (path / INDEX).is_file():
-        bundle = read_bundle(path)
-        engines = sorted(engine.name for engine in path.glob("*.engine"))
-        return {"kind": "bundle", "path": str(path), "engines": engines, "frames": len(bundle.frame_sha256),
-                "options": bundle.options.to_json(), "model": facts_of(path / MODEL),
-                "rival": None if bundle.rival is None else facts_of(path / bundle.rival.file),
-                "choices": {choice.name: _choice(choice) for choice in sorted(path.glob("choice-*.json"))}}  # fmt: skip
-    if not path.is_file():
-        raise ModelFileError(f"{path}: no such model file; give an .onnx or .engine file, or a bundle")
-    match path.suffix.lower():
-        case ".onnx":
-            manifest = read_onnx_manifest(path)
-            return {"kind": "ONNX", **_file(path), **_graph(path, manifest), "manifest": _plain(manifest)}
-        case ".engine":
-            plan, manifest = read_engine(path)
-            check_hash(plan, manifest, where=path)
-            return {"kind": "TensorRT engine", **_file(path), "manifest": _plain(manifest)}
-    raise ModelFileError(f"{path}: unknown kind of model file; give an .onnx or .engine file, or a bundle")
-
-
-def _choice(path: Path) -> dict[str, Any]:
-    """What a device chose; a damaged file is no reason to tell nothing of the rest, the device chooses again."""
-    try:
-        return read_choice(path).to_json()
-    except ModelFileError as error:
-        return {"damaged": error.message}
-
-
-def _file(path: Path) -> dict[str, Any]:
-    return {"path": str(path), "sha256": file_sha256(path), "bytes": path.stat().st_size}
-
-
-def _plain(manifest: Manifest) -> dict[str, Any]:
-    value: dict[str, Any] = json.loads(manifest.to_json())
-    return value
-
-
-def _graph(path: Path, manifest: Manifest) -> dict[str, Any]:
-    """Operators and how many convolutions compute in which type; nothing where the package onnx is missing."""
-    if importlib.util.find_spec("onnx") is None:
-        return {}
-    from clst_export.onnx_export import model_sha256
-
-    onnx = require("onnx")
-    model = onnx.load(str(path))
-    if manifest.model_sha256 is not None and model_sha256(model) != manifest.model_sha256:
-        raise ModelFileError(f"{path}: the graph is not the one its manifest was written for; export it again")
-    return {
-        "operators": dict(Counter(node.op_type for node in model.graph.node).most_common()),
-        "convolutions": dict(Counter(convolution_types(model))),
-        "opset": max(entry.version for entry in model.opset_import),
-    }
-
-
-def convolution_types(model: Any) -> list[str]:
-    """`int8`, `fp16` or `fp32` for each convolution, by what its weights are."""
-    onnx = require("onnx")
-    kinds = {entry.name: entry.data_type for entry in model.graph.initializer}
-    makers = {name: node for node in model.graph.node for name in node.output}
-    found = []
-    for node in model.graph.node:
-        if node.op_type == "Conv":
-            maker = makers.get(node.input[1])
-            while maker is not None and maker.op_type in ("Identity", "Cast"):
-                maker = makers.get(maker.input[0])
-            if maker is not None and maker.op_type == "DequantizeLinear":
-                found.append("int8")
-            else:
-                found.append("fp16" if kinds.get(node.input[1]) == onnx.TensorProto.FLOAT16 else "fp32")
-    return found
-
-
-def describe(facts: dict[str, Any]) -> str:
-    """The facts for people."""
-    if facts["kind"] == "bundle":
-        engines = ", ".join(facts["engines"]) or "none built yet"
-        head = f"{facts['path']}: a bundle with {facts['frames']} frames to verify on; engines: {engines}"
-        choices = [_told_choice(name, choice) for name, choice in facts["choices"].items()]
-        rival = [] if facts["rival"] is None else ["", "its rival:", describe(facts["rival"])]
-        return "\n".join([head, *choices, describe(facts["model"]), *rival])
-    manifest = facts["manifest"]
-    rows = [["file", facts["path"]], ["kind", f"{facts['kind']}, {facts['bytes'] / 2**20:.1f} MiB"],
-            ["SHA-256", facts["sha256"]]]  # fmt: skip
-    rows.append(["network", f"{manifest['network']}, {manifest['precision']}"])
-    rows.append(["input", f"{manifest['input_hw'][0]}x{manifest['input_hw'][1]} {manifest['colour_order']} uint8, "
-                 f"frames of another size: {manifest['fit']}"])  # fmt: skip
-    rows.append(["classes", ", ".join(manifest["classes"]["names"])])
-    rows.append(["confidence", "second output" if manifest["has_confidence"] else "no"])
-    rows.append(["checkpoint", manifest["source_checkpoint_sha256"]])
-    rows.append(["made with", ", ".join(f"{name} {version}" for name, version in manifest["tool_versions"].items())])
-    if "convolutions" in facts:
-        rows.append(["convolutions", ", ".join(f"{count} {kind}" for kind, count in facts["convolutions"].items())])
-    for name in ("parity", "calibration", "engine"):
-        rows.extend([f"{name} {key}", _short(value)] for key, value in manifest[name].items())
-    width = max(len(row[0]) for row in rows)
-    return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
-
-
-def _told_choice(name: str, choice: dict[str, Any]) -> str:
-    if "damaged" in choice:
-        return str(choice["damaged"])
-    return f"{choice['gpu']}, TensorRT {choice['tensorrt']}: {choice['why']}, {choice['preferred']} is used"
-
-
-def _short(value: Any) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{key} {_short(each)}" for key, each in value.items()) or "none"
-    if isinstance(value, list):
-        return ", ".join(map(_short, value)) or "none"
-    return f"{value:.6g}" if isinstance(value, float) else str(value)

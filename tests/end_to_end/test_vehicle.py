@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from tests.conftest import write_labelled, write_rgb_model
 
-from clst_runtime.images import read_label
+from clst_export.bundle import write_bundle
+from clst_runtime.images import list_images, read_image, read_label
 
 ROOT = Path(__file__).parents[2]
 
@@ -52,6 +53,24 @@ def test_what_needs_torch_says_so_and_exits_with_5(vehicle, command, tmp_path):
     done = on(vehicle, command, *arguments[command])
     assert done.returncode == 5, done.stderr
     assert "clst[train]" in done.stderr
+
+
+def test_a_bundle_is_looked_at_run_and_refused_with_its_reason_where_tensorrt_is_missing(vehicle, tmp_path):
+    """What copies to a device needs nothing of the exporter's packages there."""
+    data = write_labelled(tmp_path / "data")
+    frames = [read_image(path) for path in list_images(data / "images")]
+    folder = tmp_path / "front"
+    write_bundle(write_rgb_model(tmp_path / "m.onnx"), folder, frames)
+    done = on(vehicle, "clst-export", "inspect", folder)
+    assert done.returncode == 0, done.stderr
+    assert "a bundle with 3 frames to verify on" in done.stdout
+    for command in (("clst-export", "build", folder), ("clst-run", folder, "--source", data / "images")):
+        done = on(vehicle, *command)
+        assert done.returncode == 5, done.stderr
+        assert done.stderr.count("\n") == 1
+        assert "tensorrt cannot be imported" in done.stderr
+        assert str(folder / "model.onnx") in done.stderr
+    assert on(vehicle, "clst-run", folder / "model.onnx", "--source", data / "images").returncode == 0
 
 
 def test_this_test_would_notice_torch():

@@ -10,8 +10,9 @@ from clst_export import gate
 from clst_export.calibration import Method
 from clst_export.convert import Material, Request, convert
 from clst_export.gate import Bounds
+from clst_export.inspection import convolution_types, facts_of
 from clst_export.precision import Precision, Target
-from clst_export.reporting import convolution_types, facts_of, report
+from clst_export.reporting import report
 from clst_runtime.backends.base import Prediction
 from clst_runtime.backends.ort import OrtBackend
 from clst_runtime.errors import BudgetNotHeld, DataError

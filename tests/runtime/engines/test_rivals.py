@@ -10,7 +10,7 @@ from tests.conftest import rgb_manifest, write_rgb_model
 from tests.fakes.cuda import FakeCuda
 
 from clst_export.bundle import build_bundle, read_bundle, write_bundle
-from clst_export.reporting import describe, facts_of
+from clst_export.inspection import describe, facts_of
 from clst_runtime.backends import open_model
 from clst_runtime.backends.trt import TrtBackend
 from clst_runtime.engines import rivals
