@@ -11,7 +11,7 @@ import click
 from clst_runtime.command import Group
 
 if TYPE_CHECKING:
-    from clst_export.convert import Material
+    from clst_export.convert import Material, Request
 
 PRECISIONS = ("fp32", "fp16", "int8")
 
@@ -95,24 +95,36 @@ def convert(checkpoint: Path | None, onnx: str | None, trt: str | None, **option
         from clst_export.engine import check_can_build
 
         check_can_build()  # before minutes of work
-    from clst_export.convert import convert as run
     from clst_export.material import gather, newest_checkpoint, output_paths, refuse_existing
-    from clst_export.reporting import report
 
     chosen = checkpoint or newest_checkpoint()
     paths = output_paths(chosen, precision, trt, options)
     refuse_existing(paths, overwrite=options["overwrite"])
     request, material = gather(chosen, precision, options)
-    conversion = run(chosen, paths["onnx"], request, material, say=say)
-    told = report(conversion, paths["onnx"], request.budget)
-    click.echo(told, err=options["as_json"])
+    try:
+        produce(chosen, paths, request, material, options)
+    finally:
+        if "bundle" in paths:  # its ONNX files are in it then, or it has failed
+            for name in paths.keys() & {"onnx", "rival_onnx"}:
+                paths[name].unlink(missing_ok=True)
+
+
+def produce(
+    checkpoint: Path, paths: dict[str, Path], request: Request, material: Material, options: dict[str, Any]
+) -> None:
+    """Make every file of `paths` and tell of it."""
+    from clst_export.convert import convert as run
+    from clst_export.reporting import report
+
+    conversion = run(checkpoint, paths["onnx"], request, material, say=say)
+    click.echo(report(conversion, paths["onnx"], request.budget), err=options["as_json"])
     if options["as_json"]:
         click.echo(conversion.manifest.to_json())
     rival = None
     if "rival_onnx" in paths:
         from clst_export.rival import convert_rival
 
-        rival = convert_rival(chosen, paths["rival_onnx"], request, material, options, say=say)
+        rival = convert_rival(checkpoint, paths["rival_onnx"], request, material, options, say=say)
     if "engine" in paths:
         make_engine(paths, rival, material, options)
     if "bundle" in paths:
@@ -169,13 +181,10 @@ def make_engine(paths: dict[str, Path], rival: Path | None, material: Material, 
 
 
 def make_bundle(paths: dict[str, Path], rival: Path | None, material: Material, options: dict[str, Any]) -> None:
-    """Write the folder for the device; the ONNX files go into it."""
+    """Write the folder for the device, copies of the ONNX files in it."""
     from clst_export.bundle import write_bundle
 
     write_bundle(paths["onnx"], paths["bundle"], material.frames, options=build_options(options), rival=rival)
-    for path in (paths["onnx"], rival):
-        if path is not None:
-            path.unlink()
     click.echo(f"{paths['bundle']}: copy it to the device, there: clst-export build {paths['bundle'].name}",
                err=options["as_json"])  # fmt: skip
 

@@ -28,6 +28,8 @@ from clst_train.data.scenes import draw_scene
 from clst_train.data.target import open_target
 from clst_train.training import parse_size
 
+LEAST_WITH_LABELS = 0.9
+"""Share of pixels that INT8 must agree on where its mIoU is held."""
 USUAL_FRAMES = 16
 """Pictures to compare on when nobody says how many."""
 
@@ -49,7 +51,7 @@ def newest_checkpoint(runs: Path = Path("runs")) -> Path:
 
 
 def output_paths(checkpoint: Path, precision: str, trt: str | None, options: Mapping[str, Any]) -> dict[str, Path]:
-    """Files to make: `onnx` always, `engine` beside it for --trt, `bundle` the folder that gets it.
+    """Files to make: `onnx` always, `engine` beside it for --trt, `bundle` the folder that it goes into and is gone.
 
     For an int8 engine or bundle also `rival_onnx`, and `rival_engine` for --trt: the same as fp16.
     """
@@ -58,8 +60,8 @@ def output_paths(checkpoint: Path, precision: str, trt: str | None, options: Map
     out = options["out"]
     if options["bundle"]:
         folder = out or stem.with_name(stem.name + ".bundle")
-        paths = {"bundle": folder, "onnx": folder.with_name(folder.name + ".onnx")}
-        return paths | ({"rival_onnx": folder.with_name(folder.name + ".fp16.onnx")} if precision == "int8" else {})
+        names = {"onnx": "for-bundle"} | ({"rival_onnx": "rival-for-bundle"} if precision == "int8" else {})
+        return {"bundle": folder} | {key: folder.with_name(f"{folder.name}-{name}.onnx") for key, name in names.items()}
     if trt is None:
         return {"onnx": out or stem.with_name(stem.name + ".onnx")}
     engine = out or stem.with_name(stem.name + ".engine")
@@ -120,7 +122,8 @@ def rival_request(request: Request, options: Mapping[str, Any]) -> Request:
 
 
 def _bounds(precision: Precision, options: Mapping[str, Any]) -> Bounds:
-    """The usual bounds, with what was asked instead. Where there are labels, mIoU alone decides for INT8.
+    """The usual bounds, with what was asked instead. Where there are labels, mIoU decides for INT8, not agreement:
+    of that only so much is asked that a model which guesses differently, and luckily, does not pass.
 
     Who asks for a share of equal pixels gets just that: ties are not told apart then.
     """
@@ -130,7 +133,7 @@ def _bounds(precision: Precision, options: Mapping[str, Any]) -> Bounds:
     if agreement is not None:
         return dataclasses.replace(usual, min_agreement=agreement / 100, max_miou_drop=max_drop, max_untied=1.0)
     if precision is Precision.INT8 and options["data"] is not None:
-        least = 0.0
+        least = LEAST_WITH_LABELS
     elif drop is not None:
         least = 1.0 - drop / 100
     return dataclasses.replace(usual, min_agreement=least, max_miou_drop=max_drop)

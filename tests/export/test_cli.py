@@ -98,6 +98,23 @@ def test_a_bundle_holds_what_the_device_needs(checkpoint, pictures, tmp_path):
     refused(run(checkpoint, "--onnx", "fp16", "--bundle", "--out", folder), 3, "exists")
 
 
+def test_a_bundle_does_not_mind_a_model_of_the_same_name_and_leaves_nothing_beside_it(checkpoint, pictures, tmp_path):
+    (tmp_path / "front.onnx").write_bytes(b"mine")
+    arguments = (checkpoint, "--onnx", "fp16", "--bundle", "--out", tmp_path / "front", "--frames", pictures)
+    done = run(*arguments, "--count", 1, "--min-agreement", 90)
+    assert done.exit_code == 0, done.output
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["front", "front.onnx"]
+    assert (tmp_path / "front.onnx").read_bytes() == b"mine"
+
+
+def test_a_bundle_that_fails_leaves_no_file_but_the_rejected_one(checkpoint, pictures, tmp_path):
+    done = run(checkpoint, "--onnx", "fp16", "--bundle", "--out", tmp_path / "front", "--frames", pictures,
+               "--min-agreement", 100)  # fmt: skip
+    assert done.exit_code == 6
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["front-for-bundle.rejected.json", "front-for-bundle.rejected.onnx"]
+
+
 def test_trt_without_tensorrt_says_so_at_once_and_where_to_build(checkpoint, tmp_path):
     done = run(checkpoint, "--trt", "fp16", "--out", tmp_path / "m.engine")
     refused(done, 5, "tensorrt", "--onnx fp16 --bundle")

@@ -5,12 +5,14 @@ import json
 import numpy as np
 import onnx
 import pytest
+from tests.conftest import RGB_CLASSES
 
 from clst_export import gate
 from clst_export.calibration import Method
-from clst_export.convert import Material, Request, convert
+from clst_export.convert import Material, Request, convert, merit
 from clst_export.gate import Bounds
 from clst_export.inspection import convolution_types, facts_of
+from clst_export.judge import Verdict
 from clst_export.precision import Precision, Target
 from clst_export.reporting import report
 from clst_runtime.backends.base import Prediction
@@ -54,9 +56,20 @@ def test_int8_for_tensorrt_has_int8_convolutions_in_an_fp16_rest(checkpoint, fra
     assert set(kinds) == {"int8", "fp16"}
     assert kinds.count("int8") == done.manifest.calibration["quantised"]
     assert set(done.methods) == {"max", "percentile", "entropy"}
-    best = min(done.methods, key=lambda name: done.methods[name].drop)
+    best = min(done.methods, key=lambda name: merit(done.methods[name]))
     assert done.manifest.calibration["method"] == best
     assert done.manifest.calibration["frames"] == 4
+
+
+def test_a_method_wins_by_its_loss_and_within_a_tenth_of_a_point_by_its_agreement():
+    def verdict(agreement, drop):
+        iou = np.array([0.5, 0.5, 0.5])
+        return Verdict(classes=RGB_CLASSES, frames=1, labelled=True, agreement=agreement, reference_iou=iou,
+                       candidate_iou=iou - drop)  # fmt: skip
+
+    assert merit(verdict(0.98, 0.0100)) < merit(verdict(0.97, 0.0097))
+    assert merit(verdict(0.97, 0.0050)) < merit(verdict(0.98, 0.0100))
+    assert merit(verdict(0.97, -0.0050)) < merit(verdict(0.98, 0.0))
 
 
 def test_int8_for_the_cpu_keeps_the_rest_in_fp32(checkpoint, frames, tmp_path):
