@@ -21,6 +21,8 @@ from typing import Any
 import click
 
 HERE = Path(__file__).parent
+UNTIMED, TIMED = 3, 5
+"""Runs of one file before another one takes its turn."""
 FLAVOURS = ("fp32", "fp16", "int8", "int8-cpu")
 
 
@@ -51,18 +53,19 @@ def make(
 
 
 def latencies(files: Sequence[Path], frames: Sequence[Any], *, rounds: int, provider: str) -> list[list[int]]:
-    """Nanoseconds of each file's runs, the files taking turns."""
+    """Nanoseconds of each file's runs, the files taking turns of a few runs; the first round warms up."""
     from clst_runtime.backends.ort import OrtBackend
 
     backends = [OrtBackend(path, provider=provider) for path in files]
     samples: list[list[int]] = [[] for _ in files]
-    for turn in range(-3, rounds):
+    for turn in range(rounds):
         for place, backend in enumerate(backends):
-            frame = frames[turn % len(frames)]
-            before = time.perf_counter_ns()
-            backend.predict(frame)
-            if turn >= 0:
-                samples[place].append(time.perf_counter_ns() - before)
+            for run in range(UNTIMED + TIMED):  # the first runs wait for the other sessions' threads to go to sleep
+                frame = frames[(turn + run) % len(frames)]
+                before = time.perf_counter_ns()
+                backend.predict(frame)
+                if run >= UNTIMED and turn > 0:
+                    samples[place].append(time.perf_counter_ns() - before)
     for backend in backends:
         backend.close()
     return samples
@@ -123,7 +126,7 @@ def show(result: dict[str, Any]) -> str:
 @click.option("--calib-count", type=int)
 @click.option("--max-miou-drop", type=float, help="Points; INT8 to that budget instead of everything quantised.")
 @click.option("--size", help="Input size HxW  [default: each checkpoint's]")
-@click.option("--rounds", default=50, show_default=True, help="Runs of each flavour.")
+@click.option("--rounds", default=12, show_default=True, type=click.IntRange(2), help="Turns of each flavour.")
 @click.option("--provider", default="cpu", show_default=True, type=click.Choice(["cpu", "cuda"]))
 @click.option("--work", default=Path("precision"), type=click.Path(path_type=Path), help="Folder for the files.")
 def main(checkpoints: tuple[Path, ...], name: str, work: Path, **options: Any) -> None:
