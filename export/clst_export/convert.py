@@ -29,7 +29,7 @@ from clst_export.precision.fp16 import measure_ranges, to_fp16
 from clst_export.precision.int8 import activations, quantisable, to_int8
 from clst_export.precision.placement import check_placement
 from clst_runtime.backends.base import Frame
-from clst_runtime.backends.ort import OrtBackend
+from clst_runtime.backends.ort import OrtBackend, check_float16_rounding
 from clst_runtime.errors import BudgetNotHeld, DataError
 from clst_runtime.manifest import Manifest
 from clst_train.checkpoint_backend import TorchBackend
@@ -152,6 +152,8 @@ class _Quantiser:
     ) -> None:
         if not material.calibration:
             raise DataError("INT8 needs calibration images of the new camera; give --calib a folder or a video")
+        if request.target is Target.TENSORRT:
+            check_float16_rounding("INT8 for TensorRT")
         self.base, self.manifest, self.request, self.judge, self.say = base, manifest, request, judge, say
         self.frames = material.calibration
         self.rough = judge.subset(ROUGH_FRAMES)
@@ -178,7 +180,7 @@ class _Quantiser:
         if request.target is Target.TENSORRT:
             check_placement(model)
             rest = to_fp16(model, ranges=measure_ranges(model, self.frames[:RANGE_FRAMES]))
-            model, facts = rest.model, {**facts, "kept_fp32": dict(rest.kept_fp32)}
+            model, facts = rest.model, {**facts, "rest": "fp16", "kept_fp32": dict(rest.kept_fp32)}
         told = {method.value: verdict for method, verdict in methods.items()}
         return _Reduced(model=model, calibration=facts, methods=told, budget=budget)
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from tests.conftest import write_labelled, write_rgb_model
+from tests.export.conftest import needs_rounding
 from tests.shell import interrupted, shell
 
 from clst_export.cli import main
@@ -163,6 +164,7 @@ def test_an_output_below_a_file_is_one_line_as_root_too(checkpoint, pictures, tm
     refused(done, 3, "cannot write")
 
 
+@needs_rounding
 def test_ctrl_c_while_int8_is_searched_for_leaves_nothing(checkpoint, pictures, tmp_path):
     (tmp_path / "trials").mkdir()
 

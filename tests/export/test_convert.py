@@ -6,6 +6,7 @@ import numpy as np
 import onnx
 import pytest
 from tests.conftest import RGB_CLASSES
+from tests.export.conftest import needs_rounding
 
 from clst_export import gate
 from clst_export.calibration import Method
@@ -49,6 +50,7 @@ def test_fp16_halves_the_file_and_says_the_same(checkpoint, frames, tmp_path):
     assert set(convolution_types(onnx.load(out))) == {"fp16"}
 
 
+@needs_rounding
 def test_int8_for_tensorrt_has_int8_convolutions_in_an_fp16_rest(checkpoint, frames, tmp_path):
     material = Material(frames=frames[:2], calibration=frames[4:8])
     done = convert(checkpoint, tmp_path / "q.onnx", int8(methods=tuple(Method)), material)
@@ -80,6 +82,7 @@ def test_int8_for_the_cpu_keeps_the_rest_in_fp32(checkpoint, frames, tmp_path):
     assert done.manifest.calibration["target"] == "cpu"
 
 
+@needs_rounding
 def test_a_budget_keeps_what_it_must_and_the_report_shows_the_curve(checkpoint, frames, tmp_path):
     """Between nothing kept and everything kept: the budget is half of what full INT8 loses."""
     material = Material(frames=frames[:2], calibration=frames[4:8])
@@ -107,6 +110,7 @@ def test_labels_turn_agreement_into_miou(checkpoint, frames, tmp_path):
     assert "mIoU" in report(done, tmp_path / "m.onnx", None)
 
 
+@needs_rounding
 def test_what_does_not_hold_gets_no_name_but_is_kept_with_its_report(checkpoint, frames, tmp_path):
     bounds = Bounds(min_agreement=1.0, max_miou_drop=0.0)
     material = Material(frames=frames[:2], calibration=frames[4:6])
@@ -136,6 +140,7 @@ def test_int8_without_calibration_images_is_refused(checkpoint, frames, tmp_path
         convert(checkpoint, tmp_path / "q.onnx", int8(), Material(frames=frames[:1]))
 
 
+@needs_rounding
 def test_a_budget_nobody_can_hold_ends_with_the_best_that_was_found(checkpoint, frames, tmp_path, monkeypatch):
     from clst_export import convert as module
 

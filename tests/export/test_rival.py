@@ -5,6 +5,7 @@ import json
 
 import pytest
 from click.testing import CliRunner
+from tests.export.conftest import needs_rounding
 from tests.runtime.engines.conftest import Machine
 
 from clst_export.cli import main
@@ -71,6 +72,7 @@ def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
+pytestmark = needs_rounding
 PAIR = [f"m{kind}" for kind in (".engine", ".engine.json", ".fp16.engine", ".fp16.engine.json", ".fp16.onnx", ".onnx")]
 
 

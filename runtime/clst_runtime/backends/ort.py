@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import base64
+import functools
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+
+import numpy as np
 
 from clst_runtime.backends.base import Frame, Prediction, check_frame
 from clst_runtime.errors import ConfigError, MissingDependency, ModelFileError
@@ -12,7 +16,34 @@ from clst_runtime.manifest import Manifest
 from clst_runtime.onnx_metadata import read_onnx_manifest
 from clst_runtime.optional import require
 
+# One QuantizeLinear of a float16 number at scale 1, as an ONNX file.
+_QUANTISE_FLOAT16 = (
+    "CAk6WAocCgF4CgFzCgF6EgFxIg5RdWFudGl6ZUxpbmVhchIBcCoJEApCAXNKAgA8KggQA0IBekoBAFoPCgF4EgoKCAgKEgQKAggB"
+    "Yg8KAXESCgoICAMSBAoCCAFCBAoAEBQ="
+)
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+
+
+@functools.cache
+def rounds_float16() -> bool:
+    """Whether this ONNX Runtime's CPU rounds to the nearest when it quantises float16 (1.23 cuts off)."""
+    ort = require("onnxruntime")
+    session = ort.InferenceSession(base64.b64decode(_QUANTISE_FLOAT16), providers=["CPUExecutionProvider"])
+    return int(session.run(None, {"x": np.array([0.75], np.float16)})[0][0]) == 1
+
+
+def check_float16_rounding(where: str) -> None:
+    """Refuse to compute a float16 graph with Q/DQ where it would not mean the same; `where` names it.
+
+    Raises:
+        MissingDependency: this ONNX Runtime cuts off.
+    """
+    if not rounds_float16():
+        version = require("onnxruntime").__version__
+        raise MissingDependency(
+            f"{where}: ONNX Runtime {version} cuts off instead of rounding when it quantises float16, and would give "
+            "other classes than TensorRT; install a newer one (1.32 rounds; it needs Python 3.11)"
+        )
 
 
 class OrtBackend:
@@ -29,6 +60,8 @@ class OrtBackend:
                 "install 'clst[ort-gpu]' instead of 'clst[ort]', or use --provider cpu"
             )
         self._manifest = read_onnx_manifest(path)
+        if provider == "cpu" and self._manifest.calibration.get("rest") == "fp16":
+            check_float16_rounding(str(path))
         options = ort.SessionOptions()
         options.log_severity_level = 3
         if provider == "cpu" and self._manifest.calibration.get("target") == "tensorrt":

@@ -3,6 +3,8 @@ import pytest
 from tests.conftest import SIZE_HW, rgb_manifest, write_rgb_model
 
 from clst_runtime.backends import open_model
+from clst_runtime.backends import ort as ort_module
+from clst_runtime.backends.ort import OrtBackend, rounds_float16
 from clst_runtime.errors import DataError, MissingDependency, ModelFileError
 
 
@@ -44,3 +46,31 @@ def test_a_provider_this_build_lacks_is_not_replaced_silently(rgb_model):
         pytest.skip("this build has CUDA")
     with pytest.raises(MissingDependency, match="has no CUDAExecutionProvider"):
         open_model(rgb_model, provider="cuda")
+
+
+def test_a_float16_graph_with_qdq_is_refused_where_onnx_runtime_cuts_off(tmp_path, monkeypatch):
+    quantised = rgb_manifest(precision="int8", calibration={"target": "tensorrt", "rest": "fp16"}).to_json()
+    model = write_rgb_model(tmp_path / "m.onnx", manifest=quantised)
+    monkeypatch.setattr(ort_module, "rounds_float16", lambda: False)
+    with pytest.raises(MissingDependency, match="cuts off instead of rounding"):
+        OrtBackend(model)
+    monkeypatch.setattr(ort_module, "rounds_float16", lambda: True)
+    with OrtBackend(model) as backend:
+        assert backend.manifest.calibration["rest"] == "fp16"
+
+
+def test_the_probe_of_rounding_agrees_with_a_graph_of_our_own():
+    """0.75 is 1 when it is rounded and 0 when it is cut off."""
+    import onnxruntime
+    from onnx import TensorProto, helper, numpy_helper
+
+    node = helper.make_node("QuantizeLinear", ["x", "scale", "zero"], ["q"])
+    ports = (
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT16, [1])],
+        [helper.make_tensor_value_info("q", TensorProto.INT8, [1])],
+    )
+    stored = [numpy_helper.from_array(np.float16(1), "scale"), numpy_helper.from_array(np.int8(0), "zero")]
+    graph = helper.make_graph([node], "g", *ports, stored)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    assert (int(session.run(None, {"x": np.array([0.75], np.float16)})[0][0]) == 1) is rounds_float16()
