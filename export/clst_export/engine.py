@@ -7,15 +7,11 @@ package's other needs (docs/decisions/0006). Here are its names for the exporter
 from __future__ import annotations
 
 from clst_runtime.engines.build import build_engine, built_engine_note, check_can_build
-from clst_runtime.engines.options import MIN_AGREEMENT, BuildOptions
-from clst_runtime.engines.progress import BuildProgress, show_progress
-from clst_runtime.engines.summary import EngineSummary
+from clst_runtime.engines.options import BuildOptions
+from clst_runtime.engines.progress import show_progress
 
 __all__ = [
-    "MIN_AGREEMENT",
     "BuildOptions",
-    "BuildProgress",
-    "EngineSummary",
     "build_engine",
     "built_engine_note",
     "check_can_build",
