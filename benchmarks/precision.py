@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import statistics
 import subprocess
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +24,8 @@ import click
 HERE = Path(__file__).parent
 UNTIMED, TIMED = 3, 5
 """Runs of one file before another one takes its turn."""
+PROFILED = 30
+"""Runs that the convolutions' share is measured on."""
 FLAVOURS = ("fp32", "fp16", "int8", "int8-cpu")
 
 
@@ -71,6 +74,30 @@ def latencies(files: Sequence[Path], frames: Sequence[Any], *, rounds: int, prov
     return samples
 
 
+def convolution_ms(file: Path, frame: Any) -> float:
+    """Milliseconds of all convolutions of one run, by ONNX Runtime's own profile: the kernels without the rest."""
+    import onnxruntime
+
+    from clst_runtime.onnx_metadata import read_onnx_manifest
+
+    options = onnxruntime.SessionOptions()
+    options.enable_profiling = True
+    if read_onnx_manifest(file).calibration.get("target") == "tensorrt":
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
+    with tempfile.TemporaryDirectory() as folder:
+        options.profile_file_prefix = f"{folder}/profile"
+        session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+        for _ in range(UNTIMED + PROFILED):
+            session.run(None, {"frame": frame[None]})
+        events = json.loads(Path(session.end_profiling()).read_text())
+    durations: dict[str, list[float]] = {}
+    for event in events:
+        if event.get("cat") == "Node" and event["name"].endswith("kernel_time"):
+            if "Conv" in event["args"]["op_name"]:
+                durations.setdefault(event["name"], []).append(event["dur"])
+    return sum(statistics.median(each[UNTIMED:]) for each in durations.values()) / 1000
+
+
 def measure(
     checkpoint: Path, input_hw: tuple[int, int], work: Path, material: Any, options: dict[str, Any]
 ) -> dict[str, Any]:
@@ -91,14 +118,17 @@ def measure(
     for row, own, median in zip(rows, samples, medians, strict=True):
         row["host_to_host_ms"] = summarise_ms(own)
         row["speed_against_fp32"] = medians[0] / median
+    for row, file in zip(rows, files, strict=True):
+        row["convolution_ms"] = convolution_ms(file, material.frames[0])
+        row["convolution_speed_against_fp32"] = rows[0]["convolution_ms"] / row["convolution_ms"]
     return {"network": content.network, "input_hw": list(input_hw), "classes": list(content.classes.names),
             "stage": content.stage, "provider": options["provider"], "flavours": rows}  # fmt: skip
 
 
 def show(result: dict[str, Any]) -> str:
     """The figures as a Markdown table."""
-    lines = ["| network | flavour | mIoU % | lost | largest loss of a class | pixels equal | MiB | CPU ms | speed |",
-             "|---|---|---|---|---|---|---|---|---|"]  # fmt: skip
+    lines = ["| network | flavour | mIoU % | lost | largest loss of a class | pixels equal | MiB | CPU ms | speed | convolutions alone |",
+             "|---|---|---|---|---|---|---|---|---|---|"]  # fmt: skip
     for each in result["networks"]:
         for row in each["flavours"]:
             parity = row["parity"]
@@ -109,7 +139,7 @@ def show(result: dict[str, Any]) -> str:
                 f"{100 * parity['miou']:.2f}", f"{100 * (parity['reference_miou'] - parity['miou']):.2f}",
                 f"{100 * losses[worst]:.2f} ({worst})", f"{100 * parity['agreement']:.2f} %",
                 f"{row['bytes'] / 2**20:.1f}", f"{row['host_to_host_ms']['median']:.1f}",
-                f"{row['speed_against_fp32']:.2f}×",
+                f"{row['speed_against_fp32']:.2f}×", f"{row['convolution_speed_against_fp32']:.2f}×",
             ]  # fmt: skip
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)

@@ -25,7 +25,7 @@ from clst_export.onnx_export import check_graph, load_deployable, trace
 from clst_export.precision import Precision, Target
 from clst_export.precision.arithmetic import convolution_macs
 from clst_export.precision.budget import BudgetResult, search
-from clst_export.precision.fp16 import measure_ranges, to_fp16
+from clst_export.precision.fp16 import Fp16Result, measure_ranges, to_fp16
 from clst_export.precision.int8 import activations, quantisable, to_int8
 from clst_export.precision.placement import check_placement
 from clst_runtime.backends.base import Frame
@@ -179,7 +179,7 @@ class _Quantiser:
         model = self._graph(ranges[best], kept)
         if request.target is Target.TENSORRT:
             check_placement(model)
-            rest = to_fp16(model, ranges=measure_ranges(model, self.frames[:RANGE_FRAMES]))
+            rest = self._rest_to_fp16(model)
             model, facts = rest.model, {**facts, "rest": "fp16", "kept_fp32": dict(rest.kept_fp32)}
         told = {method.value: verdict for method, verdict in methods.items()}
         return _Reduced(model=model, calibration=facts, methods=told, budget=budget)
@@ -198,11 +198,21 @@ class _Quantiser:
     def _graph(self, ranges: Mapping[str, Range], kept: frozenset[str] = frozenset()) -> Any:
         return to_int8(self.base, ranges, target=self.request.target, keep=kept)
 
+    def _rest_to_fp16(self, model: Any) -> Fp16Result:
+        return to_fp16(model, ranges=measure_ranges(model, self.frames[:RANGE_FRAMES]))
+
     def _search(self, ranges: Mapping[str, Range], budget: float) -> BudgetResult:
+        """A convolution's own loss is measured with the rest in FP32, the budget on the graph as it is written."""
+
+        def as_written(kept: frozenset[str]) -> Verdict:
+            model = self._graph(ranges, kept)
+            for_tensorrt = self.request.target is Target.TENSORRT
+            return self._measure(self._rest_to_fp16(model).model if for_tensorrt else model, self.judge)
+
         self.say("measuring which convolutions INT8 hurts")
         return search(
             convolution_macs(self.base),
-            lambda kept: self._measure(self._graph(ranges, kept), self.judge),
+            as_written,
             lambda kept: self._measure(self._graph(ranges, kept), self.rough),
             budget,
             self.say,

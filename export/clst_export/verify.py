@@ -13,8 +13,6 @@ from clst_train.models.deployable import Deployable
 
 FP32_TIE = 1e-4
 """Of the largest logit: float32 rounding through a network of this depth stays below it."""
-FP16_TIE = 2.0**-10
-"""Of the largest logit: the distance of two neighbours in float16 there."""
 
 
 @dataclass(frozen=True, kw_only=True)

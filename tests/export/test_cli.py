@@ -69,7 +69,7 @@ def test_inspect_tells_of_a_file_in_words_and_as_json(checkpoint, pictures, tmp_
     assert done.exit_code == 0, done.output
     words = run("inspect", tmp_path / "h.onnx").output
     assert "ddrnet23_slim, fp16" in words
-    assert "55 fp16" in words
+    assert "1 fp32, 54 fp16" in words
     facts = json.loads(run("inspect", tmp_path / "h.onnx", "--json").output)
     assert facts["manifest"]["parity"]["bounds"]["min_agreement"] == 0.9
     assert facts["bytes"] == (tmp_path / "h.onnx").stat().st_size

@@ -93,9 +93,9 @@ def _with_maxima(model: Any) -> tuple[Any, list[str]]:
 def to_fp16(model: Any, *, ranges: Mapping[str, float]) -> Fp16Result:
     """Convert a float32 graph, or the rest of a graph with QuantizeLinear and DequantizeLinear nodes, to float16.
 
-    Float32 stay: the normalisation of 0–255, the casts of class ids, nodes that read or write a tensor whose range
-    leaves no headroom below 65504 or lies below float16's normal numbers, nodes whose weights or scales float16
-    cannot hold, and with a node also the DequantizeLinear nodes in front of it.
+    Float32 stay: the normalisation of 0–255 and the convolution that reads it, the casts of class ids, nodes that read
+    or write a tensor whose range leaves no headroom below 65504 or lies below float16's normal numbers, nodes whose
+    weights or scales float16 cannot hold, and with a node also the DequantizeLinear nodes in front of it.
 
     Args:
         model: an ONNX ModelProto by the artifact contract; it is not changed.
@@ -165,6 +165,8 @@ def _nodes_to_keep(graph: Any, floats: set[str], ranges: Mapping[str, float]) ->
         reason = next(filter(None, reasons), None)
         if reason is not None:
             kept.setdefault(node.name, reason)
+    first = dict.fromkeys(_first_convolutions(graph, floats), "reads the normalised frame, whose steps float16 rounds")
+    kept = first | kept
     return _with_quantised_inputs(graph, kept)
 
 
@@ -174,6 +176,25 @@ def _preprocessing(graph: Any) -> Iterator[str]:
     for node in graph.node:
         if node.op_type in PREPROCESSING and node.input[0] in reached:
             reached.update(node.output)
+            yield node.name
+
+
+def _first_convolutions(graph: Any, floats: set[str]) -> Iterator[str]:
+    """Names of the convolutions that read the normalised frame, and of their ReLU.
+
+    0–255 are exact in float16, what normalisation makes of them is not: in a dark picture one step of 255 is only nine
+    of float16's there, and the same rounding on every pixel of a flat surface does not average out.
+    """
+    pixels = {entry.name for entry in graph.input}
+    normalised: set[str] = set()
+    convolved: set[str] = set()
+    for node in graph.node:
+        source = node.input[0] if node.input else ""
+        if node.op_type in PREPROCESSING and source in pixels | normalised:
+            rounds = source in normalised or any(name in floats for name in node.input[1:])
+            (normalised if rounds else pixels).update(node.output)
+        elif (node.op_type == "Conv" and source in normalised) or (node.op_type == "Relu" and source in convolved):
+            convolved.update(node.output if node.op_type == "Conv" else ())
             yield node.name
 
 

@@ -92,6 +92,41 @@ def test_a_harmless_network_becomes_float16_between_the_borders():
     assert model.SerializeToString() == before
 
 
+def normalised_network():
+    body = [
+        helper.make_node("Sub", ["image", "mean"], ["centred"], name="sub"),
+        convolution("first", "centred", "w"),
+        helper.make_node("Relu", ["first"], ["active"], name="relu"),
+        convolution("second", "active", "w"),
+        convolution("beside", "centred", "w"),
+        helper.make_node("Add", ["second", "beside"], ["logits"], name="add"),
+    ]
+    return graph_of(body, {"mean": np.float32(100.1), "w": DIAGONAL})
+
+
+def test_what_reads_the_normalised_frame_stays_float32_with_its_relu_and_no_more():
+    model = normalised_network()
+    result = to_fp16(model, ranges=measure_ranges(model, [RED_GREEN_BLUE]))
+    assert set(result.kept_fp32) == BORDER_NODES | {"sub", "first", "relu", "beside"}
+    assert result.kept_fp32["first"] == "reads the normalised frame, whose steps float16 rounds"
+
+
+def test_two_dark_surfaces_one_grey_level_apart_stay_apart():
+    """Class 0 says red − 1000.3 + 998.4, class 1 says 0: level 2 gives +0.1. Float16 knows half steps at 1000, so the
+    normalised level 2 would be −998.5 there and give −0.1."""
+    weight = np.zeros((2, 3, 1, 1), np.float32)
+    weight[0, 0] = 1.0
+    body = [
+        helper.make_node("Sub", ["image", "mean"], ["centred"], name="sub"),
+        convolution("logits", "centred", "w", "b"),
+    ]
+    bias = np.array([998.4, 0.0], np.float32)
+    model = graph_of(body, {"mean": np.float32(1000.3), "w": weight, "b": bias}, size_hw=(1, 2))
+    frame = np.array([[[2, 0, 0], [1, 0, 0]]], np.uint8)
+    result = to_fp16(model, ranges=measure_ranges(model, [frame]))
+    assert classes_of(model, frame).tolist() == classes_of(result.model, frame).tolist() == [[0, 1]]
+
+
 def test_a_single_pixel_is_enough():
     model = graph_of([convolution("logits", "image", "w")], {"w": DIAGONAL}, size_hw=(1, 1))
     pixel = RED_GREEN_BLUE[:, 1:2]
@@ -202,9 +237,9 @@ def quantised(*, weight_scale=(0.01, 0.01, 0.01), opset=20):
 def test_the_rest_of_an_int8_graph_becomes_float16_with_its_scales(opset, tmp_path):
     model = quantised(opset=opset)
     result = to_fp16(model, ranges=measure_ranges(model, [RED_GREEN_BLUE]))
-    assert set(result.kept_fp32) == BORDER_NODES | {"scale"}
+    assert set(result.kept_fp32) == BORDER_NODES | {"scale", "entry"}
     types = types_of(result.model)
-    assert [types[name] for name in ("entry", "x", "w", "conv", "x_scale_fp16", "w_scale_fp16")] == [HALF] * 6
+    assert [types[name] for name in ("x", "w", "conv", "x_scale_fp16", "w_scale_fp16")] == [HALF] * 5
     assert types["x_int"] == types["w_int"] == TensorProto.INT8
     assert node(result.model, "conv").input[:] == ["x", "w"]  # no Cast between DequantizeLinear and Conv
     check_hygiene(result.model)
@@ -219,7 +254,7 @@ def test_a_scale_too_small_for_float16_keeps_its_convolution_and_all_that_feeds_
     model = quantised(weight_scale=(0.01, 1e-6, 0.01))
     result = to_fp16(model, ranges=measure_ranges(model, [RED_GREEN_BLUE]))
     assert result.kept_fp32["dq_weight"] == "float16 cannot hold the scale 1e-06"
-    assert set(result.kept_fp32) == BORDER_NODES | {"scale", "dq_weight", "conv", "dq"}
+    assert set(result.kept_fp32) == BORDER_NODES | {"scale", "entry", "dq_weight", "conv", "dq"}
     assert result.kept_fp32["dq"].startswith("beside a node that stays float32")
     assert node(result.model, "conv").input[:] == ["x", "w"]
     assert types_of(result.model)["logits"] == HALF
@@ -291,7 +326,8 @@ def ddrnet():
 def test_ddrnet_in_float16_is_half_the_size_and_differs_at_ties_only(ddrnet, tmp_path):
     deployable, model, frames = ddrnet
     result = to_fp16(model, ranges=measure_ranges(model, frames[:4]))
-    assert set(result.kept_fp32) == {"/Cast", "/Transpose", "/Sub", "/Div", "/Cast_1", "/Cast_2"}
+    first = {"/segmenter/conv1/conv1.0/Conv", "/segmenter/conv1/conv1.2/Relu"}
+    assert set(result.kept_fp32) == {"/Cast", "/Transpose", "/Sub", "/Div", "/Cast_1", "/Cast_2"} | first
     check_hygiene(result.model)
     assert 0.49 < result.model.ByteSize() / model.ByteSize() < 0.52
     assert differing_margin(deployable, result.model, frames[4:]) < 0.02
