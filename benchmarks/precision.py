@@ -127,8 +127,8 @@ def measure(
 
 def show(result: dict[str, Any]) -> str:
     """The figures as a Markdown table."""
-    headers = ("network", "flavour", "mIoU %", "lost", "largest loss of a class", "pixels equal", "MiB", "CPU ms", "speed",
-               "convolutions alone")  # fmt: skip
+    headers = ("network", "flavour", "mIoU %", "lost", "largest loss of a class", "pixels equal", "MiB", "CPU ms",
+               "speed", "convolutions alone")  # fmt: skip
     lines = [f"| {' | '.join(headers)} |", "|---" * len(headers) + "|"]
     for each in result["networks"]:
         for row in each["flavours"]:

@@ -24,13 +24,13 @@ from clst_runtime.pipeline import run_pipeline
 from clst_runtime.report import format_table, percent
 from clst_runtime.sinks import FrameLogSink, Sink, VideoSink
 from clst_runtime.sources import open_source
+from clst_train.adaptation_stage import statistics_batches
 from clst_train.batchnorm import estimate_statistics
 from clst_train.checkpoint import build_from_checkpoint, load_checkpoint
 from clst_train.checkpoint_backend import TorchBackend, open_checkpoint, segmenter_backend
 from clst_train.data.camera_looks import LOOKS
 from clst_train.data.scenes import draw_drive, write_scenes
 from clst_train.data.target import TargetImages, open_target
-from clst_train.loop import statistics_batches
 from clst_train.run_folder import RunFolder
 from clst_train.training import start_run
 

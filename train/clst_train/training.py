@@ -14,17 +14,19 @@ import torch
 from clst_runtime.dataset import LabelledDataset, open_dataset
 from clst_runtime.errors import ConfigError, MissingDependency
 from clst_runtime.labels import ClassList, load_class_list
+from clst_train.adaptation_stage import adapt
 from clst_train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from clst_train.config import Config, config_from_mapping, read_recipe, with_settings
 from clst_train.data.target import TargetImages, open_target
 from clst_train.examples import draw_examples
 from clst_train.logbook import Logbook
-from clst_train.loop import ADAPTED, SOURCE, Run, adapt, resume_point, train_source
 from clst_train.models.networks import build_segmenter
 from clst_train.models.segmenter import Segmenter
 from clst_train.models.weights import load_imagenet_backbone
+from clst_train.run import ADAPTED, SOURCE, Run, resume_point
 from clst_train.run_folder import RunFolder, create_run, open_run
 from clst_train.seeding import seed_everything
+from clst_train.source_stage import train_source
 
 _OPTION_KEYS = {
     "source": ("data", "source"),

@@ -1,0 +1,55 @@
+"""Progress of a stage on stderr: a bar on a terminal, a line now and then in a log file."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from clst_runtime.optional import require
+from clst_train.run import SOURCE, Run
+
+
+class Lines:
+    """Takes what a progress bar draws and passes it to stderr as lines of a log file."""
+
+    def write(self, text: str) -> None:
+        """Write one line; the bar's carriage returns and blanking are dropped."""
+        if line := text.replace("\r", "").strip():
+            sys.stderr.write(line + "\n")
+
+    def flush(self) -> None:
+        """Flush stderr."""
+        sys.stderr.flush()
+
+
+BAR: dict[str, Any] = {"dynamic_ncols": True, "mininterval": 1.0}
+PLAIN: dict[str, Any] = {
+    "file": Lines(),
+    "mininterval": 30.0,
+    "bar_format": "{desc} {n_fmt}/{total_fmt}, {elapsed} gone, {remaining} left{postfix}",
+}
+
+
+def with_progress(
+    run: Run, stage: str, batches: Iterator[tuple[int, Any]], iterations: int
+) -> Iterator[tuple[int, Any]]:
+    """The batches, with a progress bar on stderr: newest losses, images a second, time left."""
+    newest: Callable[[], dict[str, Any]] = lambda: run.logbook.entries[-1] if run.logbook.entries else {}  # noqa: E731
+    size = run.config.source.batch if stage == SOURCE else 2 * run.config.adaptation.batch
+    manner = BAR if sys.stderr.isatty() else PLAIN
+    bar = require("tqdm").tqdm(total=iterations, desc=stage, unit="step", **manner)
+    started, done = time.perf_counter(), 0
+    try:
+        for iteration, batch in batches:
+            bar.update(iteration - bar.n)
+            if iteration % run.config.run.log_every == 0 and done:
+                shown = {name: f"{value:.3f}" for name, value in newest().items() if isinstance(value, float)}
+                speed = f"{done * size / (time.perf_counter() - started):.1f}"
+                bar.set_postfix({**shown, "img/s": speed}, refresh=manner is BAR)
+            yield iteration, batch
+            done += 1
+        bar.update(iterations - bar.n)
+    finally:
+        bar.close()
