@@ -1,13 +1,16 @@
-"""Source-only, BatchNorm statistics and CLST on a camera change, several seeds, with ONNX parity.
+"""CLST against its rivals on camera changes: several seeds, the same network, initialisation and budget for all.
 
-    python benchmarks/adaptation.py drawn --work FOLDER
-    python benchmarks/adaptation.py camvid-dusk --work FOLDER --data DIR [any option of clst-train]
-    python benchmarks/adaptation.py folders --work FOLDER --name PAIR --source DIR --target DIR --val DIR
-                                            [--recipe NAME] [any option of clst-train]
+    python benchmarks/adaptation.py PAIR --work FOLDER [--data DIR] [--seeds N] [--methods A,B,…]
+                                         [--source-steps N] [--steps N] [--set SECTION.KEY=VALUE …]
 
-Each seed is one clst-train run below --work; a finished run is not made again, a broken-off one is resumed.
-The last checkpoint counts; labels of the new camera are read for the score only. The result goes to
-benchmarks/results/<pair>.json.
+PAIR is one of those in benchmarks/pairs.py; --data is the folder that holds `camvid/` and `idd_lite/`. Each seed trains
+one source network; every method adapts that very network with clst-train. A finished run is not made again, a
+broken-off one is resumed. The last checkpoint counts; labels of the new camera are read for the score and by the oracle
+alone.
+
+The result goes to benchmarks/results/<pair>.json and .png: mIoU and IoU per class of every seed, what share of the way
+from the source network to the oracle a method recovers, and how CLST stands against each rival with a 95 % interval
+from a paired bootstrap over the test images. CLST's networks are exported and their ONNX files compared as well.
 """
 
 from __future__ import annotations
@@ -16,171 +19,258 @@ import json
 import subprocess
 import sys
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
+import numpy.typing as npt
 
 HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))
+
+from charts import draw_methods  # noqa: E402
+from pairs import PAIRS, Pair  # noqa: E402
+from scoring import bootstrap_difference, confusions, mean_iou, per_class  # noqa: E402
+
+NO_TARGET = ("adaptation.teacher=none", "adaptation.self_training_weight=0", "adaptation.contrastive_weight=0",
+             "adaptation.class_mix=false")  # fmt: skip
+SHUFFLE = """
+import torch, clst_train.step as step
+true = step.pseudo_labels_of
+def shuffled(*arguments):
+    labels = true(*arguments)
+    return torch.where(labels == 255, labels, (labels + 1) % CLASSES)
+step.pseudo_labels_of = shuffled
+"""
 
 
-def train(run: Path, arguments: list[str], seed: int) -> float | None:
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """One row: what clst-train is told."""
+
+    title: str
+    """Its name in tables."""
+    settings: tuple[str, ...] = ()
+    """`--set` of clst-train."""
+    oracle: bool = False
+    """Trained on the new camera's labels."""
+    patch: str = ""
+    """Python that runs before clst-train: controls that are no option of it."""
+
+
+METHODS = {
+    "entropy": Method(
+        title="entropy minimisation", settings=(*NO_TARGET, "adaptation.entropy_weight=0.1")
+    ),
+    "mean_teacher": Method(
+        title="mean teacher + ClassMix",
+        settings=("adaptation.teacher=mean_teacher", "adaptation.contrastive_weight=0",
+                  "adaptation.pseudo_label_weighting=confident_share"),
+    ),
+    "clst": Method(title="CLST"),
+    "oracle": Method(title="oracle (target labels)", settings=NO_TARGET, oracle=True),
+    "ensemble_only": Method(
+        title="ensemble only", settings=("adaptation.contrastive_weight=0", "adaptation.class_mix=false")
+    ),
+    "contrast_only": Method(
+        title="contrast only", settings=("adaptation.self_training_weight=0", "adaptation.class_mix=false")
+    ),
+    "both": Method(title="ensemble + contrast", settings=("adaptation.class_mix=false",)),
+    "no_contrast": Method(title="ensemble + ClassMix", settings=("adaptation.contrastive_weight=0",)),
+    "shuffled": Method(title="control: shuffled pseudo-labels", patch=SHUFFLE),
+}  # fmt: skip
+"""What is trained; `source` and `batchnorm` cost no training and are always there."""
+USUAL = ("entropy", "mean_teacher", "clst", "oracle")
+UNTRAINED = {"source": "source only", "batchnorm": "BatchNorm statistics"}
+
+
+@dataclass(kw_only=True)
+class Row:
+    """What one method reached."""
+
+    title: str
+    settings: tuple[str, ...] = ()
+    seeds: list[int] = field(default_factory=list)
+    matrices: list[npt.NDArray[np.int64]] = field(default_factory=list)
+    """For each seed: images, classes, classes."""
+    seconds: list[float | None] = field(default_factory=list)
+    exported: list[dict[str, float]] = field(default_factory=list)
+
+
+def train(out: Path, arguments: list[str], result: Path, patch: str = "") -> float | None:
     """Make, resume or keep one run; returns the seconds of a run made whole now, else None."""
-    if (run / "checkpoints" / "adapted.pt").is_file():
+    if result.is_file():
         return None
-    begun = run.exists()
+    begun = (out / "config.toml").is_file()
     started = time.perf_counter()
-    program = [str(Path(sys.executable).with_name("clst-train"))]
-    new = [*arguments, "--out", str(run), "--seed", str(seed)]
-    subprocess.run([*program, *(["--resume", str(run)] if begun else new)], check=True)
+    given = ["--resume", str(out)] if begun else [*arguments, "--out", str(out)]
+    program = f"{patch}\nimport sys\nfrom clst_train.cli import main\nmain(sys.argv[1:])"
+    subprocess.run([sys.executable, "-c", program, *given], check=True)
     return None if begun else time.perf_counter() - started
 
 
-def score(run: Path, val: Path, split: str, mapping: Path | None) -> dict[str, Any]:
-    """IoU of the three networks and parity of the exported one, on labelled images of the new camera."""
+def settings_of(values: tuple[str, ...]) -> list[str]:
+    """As clst-train takes them."""
+    return [part for value in values for part in ("--set", value)]
+
+
+def measure_seed(
+    pair: Pair, work: Path, seed: int, methods: tuple[str, ...], options: dict[str, Any], rows: dict[str, Row]
+) -> None:
+    """Train the source network and all methods of one seed, and score them."""
+    base = [
+        "--recipe",
+        "new_camera",
+        "--size",
+        pair.size,
+        "--seed",
+        str(seed),
+        *settings_of(tuple(options["settings"])),
+    ]
+    steps = [f"source.iterations={options['source_steps']}", f"adaptation.iterations={options['steps']}"]
+    base += settings_of(tuple(steps))
+    source = work / pair.name / f"seed{seed}" / "source"
+    own = pair.own_validation.as_validation() if pair.own_validation else []
+    checkpoint = source / "checkpoints" / "source.pt"
+    seconds = train(source, [*base, *pair.source.as_source(), *own], checkpoint)
+    add(rows["source"], seed, pair, checkpoint, seconds, work)
+    add(rows["batchnorm"], seed, pair, with_statistics(checkpoint, pair), None, work)
+    for name in methods:
+        method, out = METHODS[name], work / pair.name / f"seed{seed}" / name
+        labelled = (pair.oracle if method.oracle else pair.source).as_source()
+        target = [part for place in pair.target for part in ("--target", place)]
+        patch = method.patch.replace("CLASSES", str(pair.class_count())) if method.patch else ""
+        adapted = out / "checkpoints" / "adapted.pt"
+        arguments = [*base, *labelled, *target, "--init", str(checkpoint), *settings_of(method.settings)]
+        seconds = train(out, arguments, adapted, patch)
+        add(rows[name], seed, pair, adapted, seconds, work)
+        if name == "clst":
+            rows[name].exported.append(exported(out, adapted, pair))
+
+
+def add(row: Row, seed: int, pair: Pair, checkpoint: Path, seconds: float | None, work: Path) -> None:
+    """Score a checkpoint; the counts are kept beside it, because scoring takes as long as a hundred steps."""
+    kept = checkpoint.with_suffix(".confusions.npy")
+    if not kept.is_file():
+        np.save(kept, confusions(checkpoint, pair.test))
+    row.seeds.append(seed)
+    row.matrices.append(np.load(kept))
+    row.seconds.append(seconds)
+
+
+def with_statistics(checkpoint: Path, pair: Pair) -> Path:
+    """The source network with nothing but BatchNorm statistics of the target, as a checkpoint beside it."""
+    import dataclasses
+
+    from clst_train.adaptation_stage import statistics_batches
+    from clst_train.batchnorm import estimate_statistics
+    from clst_train.checkpoint import build_from_checkpoint, load_checkpoint, save_checkpoint
+    from clst_train.config import AdaptationConfig
+    from clst_train.data.target import open_target
+
+    out = checkpoint.with_name("batchnorm.pt")
+    if not out.is_file():
+        content = load_checkpoint(checkpoint)
+        segmenter, settings = build_from_checkpoint(content), AdaptationConfig()
+        images = open_target(pair.target, input_hw=content.input_hw)
+        batches = statistics_batches(images, count=settings.statistics_images, size=settings.batch)
+        estimate_statistics(segmenter, batches)
+        save_checkpoint(out, dataclasses.replace(content, segmenter_state=segmenter.state_dict()))
+    return out
+
+
+def exported(out: Path, checkpoint: Path, pair: Pair) -> dict[str, float]:
+    """The exported network beside PyTorch's, on the test images."""
     from clst_export.convert import Material, Request, convert
-    from clst_export.demo import statistics_backend
     from clst_export.precision import Precision
     from clst_runtime.backends.ort import OrtBackend
-    from clst_runtime.dataset import open_dataset
-    from clst_runtime.evaluation import evaluate
     from clst_runtime.parity import compare
     from clst_train.checkpoint_backend import open_checkpoint
     from clst_train.data.target import open_target
-    from clst_train.run_folder import open_run
 
-    folder, config = open_run(run)
-    images = open_target(config.data.target, input_hw=config.model.input_hw)
-    model = run / "model.onnx"
-    frames = [images[index] for index in range(min(16, len(images)))]
-    convert(folder.adapted, model, Request(precision=Precision.FP32), Material(frames=frames))
-    with (
-        open_checkpoint(folder.source) as source,
-        open_checkpoint(folder.adapted) as adapted,
-        OrtBackend(model) as onnx,
-    ):
-        data = open_dataset(val, split=split, classes=source.manifest.classes, mapping_file=mapping)
-        statistics = statistics_backend(folder, images, config.adaptation.statistics_images)
-        parity = compare(adapted, onnx, data)
-        return {
-            "seed": config.run.seed,
-            "source_only": evaluate(source, data).to_json(),
-            "batchnorm_statistics": evaluate(statistics, data).to_json(),
-            "adapted": parity.reference.to_json(),
-            "onnx": parity.candidate.to_json(),
-            "agreement": parity.agreement,
-            "config": config.to_mapping() | {"data": {}},
-        }
+    model = out / "model.onnx"
+    with open_checkpoint(checkpoint) as reference:
+        images = open_target(pair.target, input_hw=reference.manifest.input_hw)
+        frames = [images[index] for index in range(min(8, len(images)))]
+        convert(checkpoint, model, Request(precision=Precision.FP32), Material(frames=frames))
+        with OrtBackend(model) as candidate:
+            parity = compare(reference, candidate, pair.test.open(reference.manifest.classes))
+    return {"miou": parity.candidate.miou, "reference_miou": parity.reference.miou, "agreement": parity.agreement}
 
 
-def write(name: str, rows: list[dict[str, Any]], seconds: list[float | None]) -> None:
-    """Print the table and write the result file."""
+def summary(pair: Pair, rows: dict[str, Row], classes: tuple[str, ...]) -> dict[str, Any]:
+    """Every row with its seeds, its mean and spread, recovery and where CLST stands against it."""
+    headline = [classes.index(name) for name in pair.headline] or list(range(len(classes)))
+    told: dict[str, Any] = {}
+    for name, row in rows.items():
+        values = [100 * mean_iou(matrices.sum(0), headline) for matrices in row.matrices]
+        every = [100 * mean_iou(matrices.sum(0), list(range(len(classes)))) for matrices in row.matrices]
+        told[name] = {
+            "title": row.title, "settings": list(row.settings), "seeds": row.seeds, "miou": values,
+            "miou_mean": float(np.mean(values)), "miou_std": float(np.std(values)), "miou_all_classes": every,
+            "iou": [per_class(matrices.sum(0), classes) for matrices in row.matrices],
+            "seconds": row.seconds, "exported": row.exported,
+        }  # fmt: skip
+    for name, row in rows.items():
+        told[name]["recovery"] = recovery(told, name)
+        if "clst" in rows and name != "clst" and row.seeds == rows["clst"].seeds:
+            told[name]["clst_ahead"] = bootstrap_difference(rows["clst"].matrices, row.matrices, headline)
+    return told
+
+
+def recovery(told: dict[str, Any], name: str) -> float | None:
+    """(method − source) / (oracle − source) of the means over the seeds both have."""
+    if "oracle" not in told or told["oracle"]["seeds"] != told[name]["seeds"]:
+        return None
+    source, oracle = told["source"]["miou_mean"], told["oracle"]["miou_mean"]
+    return float((told[name]["miou_mean"] - source) / (oracle - source)) if oracle > source else None
+
+
+def write(pair: Pair, told: dict[str, Any], options: dict[str, Any]) -> None:
+    """Print the table; write the result file and its picture."""
     from clst_runtime.atomic import write_text
     from clst_runtime.machine import machine_facts
 
     git = ["git", "-C", str(HERE), "rev-parse", "--short", "HEAD"]
     commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
-    summary = {}
-    for method in ("source_only", "batchnorm_statistics", "adapted", "onnx"):
-        values = [100 * row[method]["miou"] for row in rows]
-        summary[method] = {"miou_mean": float(np.mean(values)), "miou_std": float(np.std(values)), "seeds": values}
-        print(f"{method:22} {np.mean(values):6.2f} ± {np.std(values):.2f}   {[round(value, 2) for value in values]}")
-    facts = {"name": name, "date": time.strftime("%Y-%m-%d"), "commit": commit, "machine": machine_facts()}
-    result = facts | {"summary": summary, "training_seconds": seconds, "runs": rows}
-    write_text(HERE / "results" / f"{name}.json", json.dumps(result, indent=1) + "\n")
+    facts = {"name": pair.name, "title": pair.title, "headline": list(pair.headline), "size": pair.size,
+             "date": time.strftime("%Y-%m-%d"), "commit": commit, "machine": machine_facts(),
+             "source_steps": options["source_steps"], "steps": options["steps"],
+             "settings": list(options["settings"])}  # fmt: skip
+    write_text(HERE / "results" / f"{pair.name}.json", json.dumps(facts | {"methods": told}, indent=1) + "\n")
+    draw_methods(told, pair.title, HERE / "results" / f"{pair.name}.png")
+    for name, row in told.items():
+        share = "" if row["recovery"] is None else f"recovery {100 * row['recovery']:5.1f} %"
+        ahead = row.get("clst_ahead")
+        against = (
+            "" if ahead is None else f"CLST ahead by {ahead['mean']:+.2f} [{ahead['low']:+.2f}, {ahead['high']:+.2f}]"
+        )
+        print(f"{name:14} {row['miou_mean']:6.2f} ± {row['miou_std']:.2f}  {share:18} {against}")
 
 
-def measure(work: Path, name: str, arguments: list[str], val: tuple[Path, str, Path | None], seeds: int) -> None:
-    """All seeds of one pair; the result file is written anew after each."""
-    rows, seconds = [], []
+@click.command()
+@click.argument("pair_name", metavar="PAIR", type=click.Choice(sorted(PAIRS)))
+@click.option("--work", required=True, type=click.Path(path_type=Path), help="Folder for the runs.")
+@click.option("--data", type=click.Path(path_type=Path), help="Folder that holds camvid/ and idd_lite/.")
+@click.option("--seeds", default=3, show_default=True, type=click.IntRange(1))
+@click.option("--methods", default=",".join(USUAL), show_default=True, help=f"Of: {', '.join(METHODS)}.")
+@click.option("--source-steps", default=3000, show_default=True, type=click.IntRange(1))
+@click.option("--steps", default=600, show_default=True, type=click.IntRange(1))
+@click.option("--set", "settings", multiple=True, help="Any setting of clst-train, for all rows.")
+def main(pair_name: str, work: Path, data: Path | None, seeds: int, methods: str, **options: Any) -> None:
+    """Measure PAIR; the result file is written anew after each seed."""
+    pair = PAIRS[pair_name](work, data)
+    names = tuple(name for name in methods.split(",") if name)
+    unknown = [name for name in names if name not in METHODS]
+    if unknown:
+        raise click.UsageError(f"unknown methods {', '.join(unknown)}; there are {', '.join(METHODS)}")
+    rows = {name: Row(title=title) for name, title in UNTRAINED.items()}
+    rows |= {name: Row(title=METHODS[name].title, settings=METHODS[name].settings) for name in names}
     for seed in range(1, seeds + 1):
-        run = work / f"{name}-seed{seed}"
-        seconds.append(train(run, arguments, seed))
-        rows.append(score(run, *val))
-        write(name, rows, seconds)
-
-
-@click.group()
-def main() -> None:
-    """Measure adaptation to a new camera."""
-
-
-@main.command()
-@click.option("--work", required=True, type=click.Path(path_type=Path), help="Folder for scenes and runs.")
-@click.option("--seeds", default=3, show_default=True)
-def drawn(work: Path, seeds: int) -> None:
-    """Drawn scenes, old look → new look, as `clst-demo` makes them."""
-    from clst_train.data.camera_looks import LOOKS
-    from clst_train.data.scenes import write_scenes
-
-    for seed, look in enumerate(LOOKS.values()):
-        if not (work / look.name).exists():
-            write_scenes(work / look.name, look=look, counts={"train": 200, "val": 50}, size_hw=(160, 320), seed=seed)
-    target = work / "new" / "images" / "train"
-    length = ["--set", "source.iterations=450", "--set", "adaptation.iterations=300"]
-    arguments = ["--recipe", "demo", *length, "--source", str(work / "old"), "--target", str(target)]
-    measure(work, "drawn", arguments, (work / "new", "val", None), seeds)
-
-
-DAY_DRIVES, DUSK_DRIVE = ("0006R0", "0016E5"), "0001TP"
-
-
-def pick_drives(data: Path, out: Path, drives: tuple[str, ...], parts: dict[str, tuple[str, ...]]) -> None:
-    """Links below `out` to the frames of some of CamVid's drives; `parts`: the split to make → the splits to take."""
-    if out.exists():
-        return
-    for made, taken in parts.items():
-        for kind, suffix in (("images", "jpg"), ("labels", "png")):
-            folder = out / kind / made
-            folder.mkdir(parents=True)
-            for path in sorted(found for split in taken for found in (data / kind / split).glob(f"*.{suffix}")):
-                if path.stem.startswith(drives):
-                    (folder / path.name).symlink_to(path.resolve())
-    (out / "classes.json").write_text((data / "classes.json").read_text())
-
-
-@main.command(context_settings={"ignore_unknown_options": True})
-@click.option("--work", required=True, type=click.Path(path_type=Path), help="Folder for the runs.")
-@click.option("--data", required=True, type=click.Path(path_type=Path), help="CamVid, folder layout, usual splits.")
-@click.option("--seeds", default=3, show_default=True)
-@click.argument("rest", nargs=-1, type=click.UNPROCESSED)
-def camvid_dusk(work: Path, data: Path, seeds: int, rest: tuple[str, ...]) -> None:
-    """CamVid by day → CamVid at dusk: labels of two drives by day, unlabelled frames of the drive at dusk.
-
-    The score is that of the other half of the drive at dusk.
-    """
-    day, dusk = work / "camvid_day", work / "camvid_dusk"
-    pick_drives(data, day, DAY_DRIVES, {"train": ("train", "val")})
-    pick_drives(data, dusk, (DUSK_DRIVE,), {"train": ("train",), "test": ("test",)})
-    arguments = ["--source", str(day), "--target", str(dusk / "images" / "train"), *rest]
-    measure(work, "camvid_dusk", arguments, (dusk, "test", None), seeds)
-
-
-@main.command(context_settings={"ignore_unknown_options": True})
-@click.option("--work", required=True, type=click.Path(path_type=Path), help="Folder for the runs.")
-@click.option("--name", required=True, help="Name of the pair.")
-@click.option("--source", required=True)
-@click.option("--target", required=True, multiple=True)
-@click.option("--val", required=True, type=click.Path(path_type=Path))
-@click.option("--val-split", default="val")
-@click.option("--val-mapping", type=click.Path(path_type=Path))
-@click.option("--seeds", default=3, show_default=True)
-@click.argument("rest", nargs=-1, type=click.UNPROCESSED)
-def folders(
-    work: Path,
-    name: str,
-    source: str,
-    target: tuple[str, ...],
-    val: Path,
-    val_split: str,
-    val_mapping: Path | None,
-    seeds: int,
-    rest: tuple[str, ...],
-) -> None:
-    """Any pair of data sets; REST goes to clst-train."""
-    arguments = ["--source", source, *(part for place in target for part in ("--target", place)), *rest]
-    measure(work, name, arguments, (val, val_split, val_mapping), seeds)
+        measure_seed(pair, work, seed, names, options, rows)
+        write(pair, summary(pair, rows, pair.classes()), options)
 
 
 if __name__ == "__main__":

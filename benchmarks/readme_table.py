@@ -6,59 +6,65 @@ python benchmarks/readme_table.py
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
 BEGIN, END = "<!-- measured: made by benchmarks/readme_table.py -->", "<!-- end -->"
-TITLES = {
-    "drawn": "drawn scenes, old → new camera, 10 classes",
-    "idd_to_camvid": "IDD-Lite → CamVid, 7 groups",
-    "camvid_to_idd": "CamVid → IDD-Lite, 7 groups",
-    "camvid_dusk": "CamVid by day → at dusk, 11 classes",
-}
+HEADERS = ("camera change", "old network", "BatchNorm statistics", "entropy min.", "mean teacher + ClassMix", "CLST",
+           "oracle", "recovered", "seeds")  # fmt: skip
+COLUMNS = ("source", "batchnorm", "entropy", "mean_teacher", "clst", "oracle")
 PRECISION = "precision_"
 PRECISION_TITLES = {"camvid_dusk": "CamVid at dusk, adapted network"}
-ALIKE = ("drivable", "living things", "vehicles", "far objects", "sky")
-"""The groups that CamVid and IDD-Lite label alike; walls, kerbs and verges differ by definition."""
-ALIKE_IN = ("idd_to_camvid", "camvid_to_idd")
 
 
-def mean_over(result: dict[str, Any], method: str, names: tuple[str, ...]) -> float:
-    """Mean IoU in points over some classes, averaged over the seeds."""
-    values = [run[method]["iou"][name] for run in result["runs"] for name in names]
-    return 100 * sum(values) / len(values)
+def cell(row: dict[str, Any] | None) -> str:
+    """Mean and spread of a method's mIoU, in points."""
+    if row is None:
+        return ""
+    spread = f" ± {row['miou_std']:.1f}" if len(row["seeds"]) > 1 else ""
+    return f"{row['miou_mean']:.1f}{spread}"
 
 
 def row(result: dict[str, Any]) -> str:
-    """One line of the table; where the data sets label only some classes alike, those stand in brackets."""
-    summary, seeds = result["summary"], len(result["runs"])
-    cells = []
-    for method in ("source_only", "batchnorm_statistics", "adapted"):
-        spread = f" ± {summary[method]['miou_std']:.1f}" if seeds > 1 else ""
-        alike = f" ({mean_over(result, method, ALIKE):.1f})" if result["name"] in ALIKE_IN else ""
-        cells.append(f"{summary[method]['miou_mean']:.1f}{spread}{alike}")
-    gap = max(abs(run["onnx"]["miou"] - run["adapted"]["miou"]) for run in result["runs"])
-    agreement = min(run["agreement"] for run in result["runs"])
-    name = TITLES.get(result["name"], result["name"])
-    return f"| {name} | {' | '.join(cells)} | {100 * gap:.4f} | {100 * agreement:.3f} % | {seeds} |"
+    """One line of the table."""
+    methods = result["methods"]
+    clst = methods["clst"]
+    cells = [cell(methods.get(name)) for name in COLUMNS]
+    share = "" if clst["recovery"] is None else f"{100 * clst['recovery']:.0f} %"
+    return f"| {result['title']} | {' | '.join(cells)} | {share} | {len(clst['seeds'])} |"
+
+
+def exported_line(results: list[dict[str, Any]]) -> str:
+    """How the exported networks of all pairs stand against PyTorch."""
+    files = [each for result in results for each in result["methods"]["clst"]["exported"]]
+    gap = max(abs(each["miou"] - each["reference_miou"]) for each in files)
+    agreement = math.floor(1e5 * min(each["agreement"] for each in files)) / 1e3
+    return (
+        f"The exported ONNX files of all {len(files)} CLST networks say the same as PyTorch on at least "
+        f"{agreement:.3f} % of the test pixels; their mIoU differs by at most {100 * gap:.4f} points."
+    )
 
 
 def table() -> str:
     """The whole table with where it was measured."""
     paths = sorted((HERE / "results").glob("*.json"))
-    results = [json.loads(path.read_text()) for path in paths if not path.name.startswith(PRECISION)]
+    results = [json.loads(path.read_text()) for path in paths]
+    pairs = [result for result in results if "methods" in result]
     lines = [
-        "mIoU in % on the new camera's labelled images (only read for the score), DDRNet-23-slim from scratch:",
+        "mIoU in % on the new camera's labelled test images (only read for the score), DDRNet-23-slim from scratch; "
+        "every method starts from the same source network and trains for the same number of steps:",
         "",
-        "| camera change | old network | BatchNorm statistics only | CLST | ONNX differs by | pixels equal | seeds |",
-        "|---|---|---|---|---|---|---|",
-        *(row(result) for result in results),
+        f"| {' | '.join(HEADERS)} |",
+        "|---" * len(HEADERS) + "|",
+        *(row(result) for result in pairs),
         "",
-        f"In brackets: the groups that both data sets label alike ({', '.join(ALIKE)}).",
+        "Recovered: CLST's share of the way from the old network to one trained on the new camera's labels (oracle).",
+        exported_line(pairs),
         "",
     ]
-    lines.extend(measured_where(result, result["name"]) for result in results)
+    lines.extend(measured_where(result, result["name"]) for result in pairs)
     for path in paths:
         if path.name.startswith(PRECISION):
             result = json.loads(path.read_text())
@@ -93,7 +99,8 @@ def precision_lines(result: dict[str, Any]) -> list[str]:
             share = "" if count is None else f"{count} of {count + len(kept)}"
             lost = round(100 * (parity["reference_miou"] - parity["miou"]), 2) + 0.0  # no minus before a zero
             runs_here = each["flavour"] in ("fp32", "int8-cpu")
-            speed = f"{each['speed_against_fp32']:.2f}×" if runs_here else "on the device"
+            ratios = (each["speed_against_fp32"], each["convolution_speed_against_fp32"])
+            speed = " | ".join(f"{ratio:.2f}×" if runs_here else "on the device" for ratio in ratios)
             lines.append(
                 f"| {name} | {each['flavour']} | {100 * parity['miou']:.2f} | {lost:.2f} | "
                 f"{100 * parity['agreement']:.2f} % | {each['bytes'] / 2**20:.1f} | {share} | {speed} |"

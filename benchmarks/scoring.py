@@ -1,0 +1,65 @@
+"""IoU from counts per image, and whether a difference is more than the choice of test images. Legend: C classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+RESAMPLES = 2000
+Counts = npt.NDArray[np.int64]
+
+
+def confusions(checkpoint: Path, test: Any) -> Counts:
+    """Images,C,C counts (truth, prediction) of a checkpoint on a labelled set, at the labels' own size."""
+    from clst_runtime.evaluation import predict_at
+    from clst_runtime.metrics import ConfusionMatrix
+    from clst_train.checkpoint_backend import open_checkpoint
+
+    with open_checkpoint(checkpoint) as backend:
+        data = test.open(backend.manifest.classes)
+        found = []
+        for index in range(len(data)):
+            sample, confusion = data[index], ConfusionMatrix(len(data.classes))
+            confusion.update(sample.labels, predict_at(backend, sample.image))
+            found.append(confusion.matrix)
+    return np.stack(found)
+
+
+def iou(matrix: Counts) -> npt.NDArray[np.float64]:
+    """C values 0 … 1 of C,C counts; NaN for a class that occurs neither in truth nor in prediction."""
+    hits = np.diag(matrix).astype(np.float64)
+    union = matrix.sum(0) + matrix.sum(1) - np.diag(matrix)
+    return np.where(union > 0, hits / np.maximum(union, 1), np.nan)
+
+
+def mean_iou(matrix: Counts, classes: Sequence[int]) -> float:
+    """Mean over some classes, 0 … 1, leaving out those that do not occur."""
+    return float(np.nanmean(iou(matrix)[list(classes)]))
+
+
+def per_class(matrix: Counts, names: Sequence[str]) -> dict[str, float | None]:
+    """IoU by name, 0 … 1; None for a class that does not occur."""
+    return {name: None if np.isnan(value) else float(value) for name, value in zip(names, iou(matrix), strict=True)}
+
+
+def bootstrap_difference(
+    ours: Sequence[Counts], theirs: Sequence[Counts], classes: Sequence[int], *, resamples: int = RESAMPLES
+) -> dict[str, float]:
+    """How many points of mIoU `ours` is ahead: the mean over seeds, and 95 % of it over resampled test images.
+
+    Both are lists over the same seeds of images,C,C counts of the same images; each resample takes the same images for
+    both and for all seeds, so that what is hard for both cancels.
+    """
+    rng, count = np.random.default_rng(0), len(ours[0])
+
+    def difference(weights: npt.NDArray[np.int64]) -> float:
+        sums = [(np.tensordot(weights, a, 1), np.tensordot(weights, b, 1)) for a, b in zip(ours, theirs, strict=True)]
+        return float(np.mean([100 * (mean_iou(a, classes) - mean_iou(b, classes)) for a, b in sums]))
+
+    drawn = [difference(np.bincount(rng.integers(count, size=count), minlength=count)) for _ in range(resamples)]
+    low, high = np.percentile(drawn, [2.5, 97.5])
+    return {"mean": difference(np.ones(count, np.int64)), "low": float(low), "high": float(high)}

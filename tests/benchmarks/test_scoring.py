@@ -1,0 +1,73 @@
+"""The arithmetic of the tables, on counts that can be done by hand."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+from adaptation import Row, recovery, summary
+from pairs import Labelled, Pair
+from scoring import bootstrap_difference, iou, mean_iou, per_class
+
+RIGHT = np.array([[4, 0, 0], [0, 4, 0], [0, 0, 0]])  # class 2 does not occur
+HALF = np.array([[2, 2, 0], [0, 4, 0], [0, 0, 0]])  # 2/4 and 4/6
+
+
+def test_iou_by_hand_and_a_class_that_does_not_occur_is_left_out():
+    assert iou(HALF)[:2].tolist() == [0.5, pytest.approx(4 / 6)]
+    assert np.isnan(iou(HALF)[2])
+    assert mean_iou(HALF, [0, 1, 2]) == pytest.approx((0.5 + 4 / 6) / 2)
+    assert mean_iou(HALF, [1]) == pytest.approx(4 / 6)
+    assert per_class(HALF, ["a", "b", "c"]) == {"a": 0.5, "b": pytest.approx(4 / 6), "c": None}
+
+
+def test_the_difference_of_a_method_from_itself_is_nothing_whatever_is_drawn():
+    images = np.stack([RIGHT, HALF, HALF])
+    assert bootstrap_difference([images], [images], [0, 1], resamples=50) == {"mean": 0, "low": 0, "high": 0}
+
+
+def test_equal_images_leave_no_doubt_and_seeds_are_averaged():
+    right, half = np.stack([RIGHT] * 4), np.stack([HALF] * 4)
+    gap = 100 - 100 * (0.5 + 4 / 6) / 2
+    found = bootstrap_difference([right, half], [half, half], [0, 1], resamples=50)
+    assert [found[key] for key in ("mean", "low", "high")] == pytest.approx([gap / 2] * 3)
+
+
+def test_a_gain_on_one_image_of_two_is_in_doubt():
+    """Drawn twice, the first image gives the whole gap; the second drawn twice gives none."""
+    ours, theirs = np.stack([RIGHT, RIGHT]), np.stack([HALF, RIGHT])
+    found = bootstrap_difference([ours], [theirs], [0, 1], resamples=400)
+    assert found["low"] == 0
+    assert found["high"] == pytest.approx(100 - 100 * (0.5 + 4 / 6) / 2)
+    assert 0 < found["mean"] < found["high"]
+
+
+@pytest.mark.parametrize(("adapted", "expected"), [(30.0, 0.5), (20.0, 0.0), (15.0, -0.25), (40.0, 1.0)])
+def test_recovery_is_the_share_of_the_way_to_the_oracle(adapted, expected):
+    told = {
+        name: {"miou_mean": value, "seeds": [1]}
+        for name, value in (("source", 20.0), ("oracle", 40.0), ("clst", adapted))
+    }
+    assert recovery(told, "clst") == pytest.approx(expected)
+
+
+def test_no_recovery_without_an_oracle_of_the_same_seeds_that_is_better():
+    told = {"source": {"miou_mean": 20.0, "seeds": [1]}, "clst": {"miou_mean": 30.0, "seeds": [1]}}
+    assert recovery(told, "clst") is None
+    assert recovery(told | {"oracle": {"miou_mean": 20.0, "seeds": [1]}}, "clst") is None
+    assert recovery(told | {"oracle": {"miou_mean": 40.0, "seeds": [1, 2]}}, "clst") is None
+
+
+def test_the_score_is_over_the_headline_classes_and_all_classes_stand_beside_it():
+    here = Labelled(root=Path(), split="val")
+    pair = Pair(name="p", title="p", size="8x8", source=here, own_validation=None, target=(), oracle=here, test=here,
+                headline=("b",))  # fmt: skip
+    rows = {
+        name: Row(title=name, seeds=[1], matrices=[np.stack([HALF])], seconds=[None]) for name in ("source", "clst")
+    }
+    told = summary(pair, rows, ("a", "b", "c"))
+    assert told["clst"]["miou"] == [pytest.approx(400 / 6)]
+    assert told["clst"]["miou_all_classes"] == [pytest.approx(50 * (0.5 + 4 / 6))]
+    assert told["source"]["clst_ahead"]["mean"] == 0
