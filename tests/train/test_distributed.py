@@ -1,0 +1,128 @@
+"""Two gloo processes against one that has the whole batch."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import distributed, nn
+
+from clst_runtime.errors import ConfigError
+from clst_train.distributed import (
+    Ranks,
+    averaged_over_ranks,
+    is_split,
+    mean_over,
+    process_group,
+    ranks,
+    synchronise_norms,
+    total,
+    wait_for_all,
+)
+
+
+def network():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(2, 3, 3, bias=False), nn.BatchNorm2d(3), nn.ReLU(), nn.Conv2d(3, 2, 1))
+
+
+def batch():
+    return torch.randn(4, 2, 5, 6, generator=torch.Generator().manual_seed(1)) + 3.0
+
+
+def passed(net, images):
+    """The loss is a sum of squares over what is above 0, divided by how many those are: a mean with a count."""
+    out = net(images)
+    above = out > 0
+    return mean_over((out * above).pow(2).sum(), above.sum().float())
+
+
+def one_of_two(rank, folder, port):
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1",
+                   "MASTER_PORT": str(port)}  # fmt: skip
+    torch.set_num_threads(1)
+    with process_group(torch.device("cpu")) as here:
+        assert is_split()
+        net = network()
+        synchronise_norms(net)
+        whole = nn.parallel.DistributedDataParallel(net, broadcast_buffers=False)
+        images = batch()[here.part(4, where="batch")]
+        loss = passed(whole, images)
+        loss.backward()
+        counted = torch.tensor([1.0 + rank])
+        told = averaged_over_ranks({"loss": loss.detach(), "rank": torch.tensor(float(rank))})
+        wait_for_all()
+        torch.save(
+            {"state": net.state_dict(), "gradients": [p.grad for p in net.parameters()], "total": total(counted),
+             "own": counted, "told": told},
+            folder / f"{rank}.pt",
+        )  # fmt: skip
+    assert not distributed.is_initialized()
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ranks")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    call = [sys.executable, __file__, str(folder), str(port)]
+    running = [subprocess.Popen([*call, str(rank)], stderr=subprocess.PIPE, text=True) for rank in range(2)]
+    for each in running:
+        said = each.communicate(timeout=120)[1]
+        assert each.returncode == 0, said
+    return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
+
+
+def test_gradients_and_statistics_are_those_of_the_whole_batch(found):
+    alone = network()
+    loss = passed(alone, batch())
+    loss.backward()
+    for each in found:
+        for gradient, parameter in zip(each["gradients"], alone.parameters(), strict=True):
+            torch.testing.assert_close(gradient, parameter.grad, rtol=1e-4, atol=1e-6)
+        for name, value in alone.state_dict().items():
+            torch.testing.assert_close(each["state"][name], value, rtol=1e-5, atol=1e-6)
+        assert each["told"]["loss"].item() == pytest.approx(loss.item(), rel=1e-5)
+        assert each["told"]["rank"].item() == 0.5
+
+
+def test_a_total_is_the_sum_and_leaves_the_part_alone(found):
+    assert [each["total"].item() for each in found] == [3.0, 3.0]
+    assert [each["own"].item() for each in found] == [1.0, 2.0]
+
+
+def test_one_process_is_left_as_it_is(monkeypatch):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    assert ranks() == Ranks(rank=0, count=1, local=0)
+    with process_group(torch.device("cpu")) as here:
+        assert here.first
+        assert not is_split()
+        assert here.part(3, where="batch") == slice(0, 3)
+        assert mean_over(torch.tensor(6.0), torch.tensor(4.0)) == 1.5
+        assert mean_over(torch.tensor(0.0), torch.tensor(0.0)) == 0.0
+        values = {"loss": torch.tensor(1.0)}
+        assert averaged_over_ranks(values) is values
+
+
+def test_synchronised_norms_keep_names_values_and_the_running_statistics():
+    plain, changed = network(), network()
+    synchronise_norms(changed)
+    assert type(changed[1]).__name__ == "SynchronisedNorm"
+    assert plain.state_dict().keys() == changed.state_dict().keys()
+    assert torch.equal(plain.eval()(batch()), changed.eval()(batch()))
+    plain.train()(batch()), changed.train()(batch())
+    assert torch.equal(plain[1].running_var, changed[1].running_var)
+
+
+def test_a_batch_that_cannot_be_split_is_refused():
+    assert Ranks(rank=1, count=2).part(4, where="b") == slice(2, 4)
+    with pytest.raises(ConfigError, match=r"adaptation.batch = 3 cannot be split over 2 processes"):
+        Ranks(rank=0, count=2).part(3, where="adaptation.batch")
+
+
+if __name__ == "__main__":
+    one_of_two(int(sys.argv[3]), Path(sys.argv[1]), int(sys.argv[2]))
