@@ -25,6 +25,7 @@ from clst_train.prototypes import Prototypes
 from clst_train.run import ADAPTED, Run, log_step, needed
 from clst_train.schedule import ramp
 from clst_train.step import Learner, adaptation_step
+from clst_train.teachers import MeanTeacher
 
 
 def adapt(run: Run, resume: Checkpoint | None) -> None:
@@ -45,7 +46,7 @@ def adapt(run: Run, resume: Checkpoint | None) -> None:
     for iteration, (source, unlabelled) in with_progress(run, ADAPTED, batches, settings.iterations):
         set_rate(optimiser, settings.learning_rate, iteration, settings.iterations)
         weight = ramp(iteration, settings.iterations, settings.target_warm_up)
-        result = adaptation_step(learner, source, unlabelled, target_weight=weight)
+        result = adaptation_step(learner, source, unlabelled, target_weight=weight, iteration=iteration)
         descend(optimiser, result.loss, modules)
         done = iteration + 1
         values = {"loss": result.loss.detach(), **result.parts}
@@ -76,7 +77,7 @@ def statistics_batches(target: TargetImages, *, count: int, size: int) -> Iterat
 def _both(run: Run, iteration: int) -> tuple[SourceBatch, TargetBatch]:
     unlabelled = target_batch(needed(run.target), run.config, iteration)
     size = run.config.adaptation.batch
-    return source_batch(needed(run.source), run.config, size, 1, iteration), unlabelled
+    return source_batch(needed(run.source), run.config, size, 1, iteration, run.rare), unlabelled
 
 
 def _learner(run: Run, target: TargetImages) -> Learner:
@@ -94,6 +95,7 @@ def _learner(run: Run, target: TargetImages) -> Learner:
         settings=settings,
         device=run.device,
         autocast=run.autocast,
+        mean_teacher=MeanTeacher(segmenter, settings.teacher_momentum) if settings.teacher == "mean_teacher" else None,
     )
 
 
@@ -103,6 +105,7 @@ def _state(learner: Learner, optimiser: torch.optim.Optimizer) -> dict[str, Any]
         "projection": learner.projection.state_dict(),
         "prototypes": learner.prototypes.state_dict(),
         "ensemble": learner.ensemble.state_dict(),
+        "mean_teacher": learner.mean_teacher.state_dict() if learner.mean_teacher is not None else None,
     }
 
 
@@ -117,5 +120,7 @@ def _restore(run: Run, learner: Learner, optimiser: torch.optim.Optimizer, resum
             f"the run was adapting to {len(learner.ensemble.visits)} target images, now there are "
             f"{len(needed(run.target))}; restore them, or start a new run"
         )
+    if learner.mean_teacher is not None:
+        learner.mean_teacher.load_state_dict(state["mean_teacher"])
     optimiser.load_state_dict(state["optimiser"])
     run.logbook.forget_after(ADAPTED, resume.iteration)

@@ -23,6 +23,8 @@ else:
     import tomli as tomllib
 
 Section = TypeVar("Section")
+TEACHERS = ("ensemble", "mean_teacher", "none")
+WEIGHTINGS = ("none", "confident_share")
 
 
 def _need(condition: bool, text: str) -> None:  # noqa: FBT001
@@ -56,9 +58,12 @@ class DataConfig:
     """Which of their splits."""
     val_mapping: str = ""
     """JSON file that relates their classes to the model's."""
+    rare_class_sampling: float = 0.0
+    """Temperature T of rare-class sampling of source images, P(c) ∝ exp((1 − f_c)/T), e.g. 0.1; 0 = in turn."""
 
     def __post_init__(self) -> None:
         _need(self.target_every >= 1, f"data.target_every = {self.target_every}; give 1 or more")
+        _need(self.rare_class_sampling >= 0, f"data.rare_class_sampling = {self.rare_class_sampling}; give 0 or more")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,6 +143,18 @@ class AdaptationConfig:
     """End with BatchNorm statistics estimated on target images; they are what is exported."""
     statistics_images: int = 256
     """Target images, at most, that the statistics are estimated on."""
+    teacher: str = "ensemble"
+    """Who gives pseudo-labels: `ensemble` (the method), `mean_teacher` (averaged weights) or `none` (nobody)."""
+    ensemble_every: int = 1
+    """Predict for the ensemble in every n-th step, and for images never visited; else its stored average is read."""
+    teacher_momentum: float = 0.99
+    """Momentum of the mean teacher's weights, per step."""
+    pseudo_label_weighting: str = "none"
+    """`confident_share`: the target's own pixels weigh the share of cells that the teacher is sure of."""
+    confidence_threshold: float = 0.968
+    """Probability from which `confident_share` calls a cell sure."""
+    entropy_weight: float = 0.0
+    """Weight of the entropy of target predictions, minimised directly; 0 = off."""
 
     def __post_init__(self) -> None:
         _need(self.iterations >= 0, f"adaptation.iterations = {self.iterations}; give 0 or more")
@@ -150,8 +167,23 @@ class AdaptationConfig:
         _need(self.statistics_images >= 2, f"adaptation.statistics_images = {self.statistics_images}; give 2 or more")
         for name in ("ensemble_momentum", "prototype_momentum"):
             _need(0 <= getattr(self, name) < 1, f"adaptation.{name} = {getattr(self, name)}; give 0 up to below 1")
-        for name in ("self_training_weight", "contrastive_weight"):
+        for name in ("self_training_weight", "contrastive_weight", "entropy_weight"):
             _need(getattr(self, name) >= 0, f"adaptation.{name} = {getattr(self, name)}; give 0 or more")
+        self._check_teacher()
+
+    def _check_teacher(self) -> None:
+        for name, known in (("teacher", TEACHERS), ("pseudo_label_weighting", WEIGHTINGS)):
+            value = getattr(self, name)
+            _need(value in known, f"adaptation.{name} = {value!r}; give {', '.join(known)}")
+        _need(self.ensemble_every >= 1, f"adaptation.ensemble_every = {self.ensemble_every}; give 1 or more")
+        for name in ("teacher_momentum", "confidence_threshold"):
+            _need(0 <= getattr(self, name) < 1, f"adaptation.{name} = {getattr(self, name)}; give 0 up to below 1")
+        for name in ("self_training_weight", "contrastive_weight"):
+            _need(
+                self.teacher != "none" or getattr(self, name) == 0,
+                f"adaptation.{name} = {getattr(self, name)} needs pseudo-labels, but adaptation.teacher is none; "
+                f"set {name} to 0, or teacher to ensemble",
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

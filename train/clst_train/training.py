@@ -17,6 +17,7 @@ from clst_runtime.labels import ClassList, load_class_list
 from clst_train.adaptation_stage import adapt
 from clst_train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from clst_train.config import Config, config_from_mapping, read_recipe, with_settings
+from clst_train.data.sampling import rare_classes_of
 from clst_train.data.target import TargetImages, open_target
 from clst_train.examples import draw_examples
 from clst_train.logbook import Logbook
@@ -120,6 +121,7 @@ def _train(folder: RunFolder, config: Config, point: Checkpoint | None, data: Da
         logbook=Logbook(folder.path),
         device=device,
         autocast=_autocast(config.run.precision, device),
+        rare=rare_classes_of(source, config.model.input_hw, config.data.rare_class_sampling),
     )
     if not folder.source.is_file():
         train_source(run, point if point is not None and point.stage == SOURCE else None)

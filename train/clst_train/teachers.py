@@ -1,0 +1,58 @@
+"""Networks that speak about target images without being trained by them.
+
+Legend: B images, C classes, H and W of the whole image, h and w at output stride.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from clst_train.batchnorm import frozen_statistics
+from clst_train.models.segmenter import Segmenter
+
+
+@torch.no_grad()
+def probabilities_of(network: Segmenter, images: Tensor, autocast: torch.autocast) -> Tensor:
+    """Class probabilities B,C,h,w float32 of normalised whole images B,3,H,W, by the batch's own BatchNorm statistics.
+
+    So the new camera's images are normalised by the new camera's statistics at any time, whatever mixture of cameras
+    the network's running ones have seen; those are neither read nor moved.
+    """
+    with frozen_statistics(network), autocast:
+        return network(images).float().softmax(dim=1)  # type: ignore[no-any-return]
+
+
+class MeanTeacher:
+    """A network whose weights are a moving average of the student's (Tarvainen & Valpola 2017).
+
+    θ' ← m_t θ' + (1 − m_t) θ with m_t = min(1 − 1/(t+1), m): a copy at t = 0, then a plain mean, at last momentum m.
+    Only weights are averaged: it predicts by each batch's own statistics, so its running ones are never read.
+    """
+
+    def __init__(self, student: Segmenter, momentum: float) -> None:
+        self.network = copy.deepcopy(student).requires_grad_(False)
+        self.momentum = momentum
+        self.steps = 0
+
+    @torch.no_grad()
+    def follow(self, student: Segmenter) -> None:
+        """Take in the student's weights as they are now."""
+        momentum = min(1.0 - 1.0 / (self.steps + 1), self.momentum)
+        for own, new in zip(self.network.parameters(), student.parameters(), strict=True):
+            own.lerp_(new, 1.0 - momentum)
+        self.steps += 1
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint needs to go on exactly."""
+        return {"steps": self.steps, "parameters": {n: p.detach() for n, p in self.network.named_parameters()}}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a checkpoint's state."""
+        self.steps = int(state["steps"])
+        with torch.no_grad():
+            for name, own in self.network.named_parameters():
+                own.copy_(state["parameters"][name])
