@@ -1,0 +1,64 @@
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from clst_train.config import AugmentationConfig
+from clst_train.data.augment import Geometry, draw_geometry
+from clst_train.views import pseudo_labels_of, seen_through, student_view
+
+
+def enlarged_and_cut(maps, views):
+    """The plain way: enlarge the whole map, cut the crop out, mirror it."""
+    parts = []
+    for whole, view in zip(maps, views, strict=True):
+        zoomed = F.interpolate(whole[None], size=view.zoomed_hw, mode="bilinear", align_corners=False)[0]
+        part = zoomed[:, view.top : view.top + view.crop_hw[0], view.left : view.left + view.crop_hw[1]]
+        parts.append(part.flip(2) if view.mirrored else part)
+    return torch.stack(parts)
+
+
+@pytest.mark.parametrize("crop_hw", [(48, 64), (64, 96), (33, 17)])
+def test_a_crop_sees_what_enlarging_and_cutting_would_show(crop_hw):
+    torch.manual_seed(0)
+    views = tuple(
+        draw_geometry(np.random.default_rng(seed), AugmentationConfig(scale=(0.5, 2.0)), (64, 96), crop_hw)
+        for seed in range(12)
+    )
+    assert {view.mirrored for view in views} == {True, False}
+    maps = (3 * torch.randn(12, 5, 8, 12)).softmax(1)
+    expected = enlarged_and_cut(maps, views)
+    assert (seen_through(maps, views, crop_hw) - expected).abs().max() < 2e-5
+    top = expected.topk(2, dim=1).values
+    decided = top[:, 0] - top[:, 1] > 1e-4
+    assert decided.float().mean() > 0.99
+    assert torch.equal(pseudo_labels_of(maps, views)[decided], expected.argmax(1)[decided])
+
+
+def test_a_map_may_be_seen_at_another_size_than_the_crops():
+    """The right half of 0 1 2 3, at half the crop's size: two cells with the middles of 2 and 3."""
+    view = Geometry(zoomed_hw=(2, 8), top=0, left=4, crop_hw=(2, 4), mirrored=False)
+    maps = torch.arange(4.0).reshape(1, 1, 1, 4)
+    assert seen_through(maps, (view,), (1, 2)).flatten().tolist() == pytest.approx([2.0, 3.0], abs=1e-5)
+    mirrored = Geometry(zoomed_hw=(2, 8), top=0, left=4, crop_hw=(2, 4), mirrored=True)
+    assert seen_through(maps, (mirrored,), (1, 2)).flatten().tolist() == pytest.approx([3.0, 2.0], abs=1e-5)
+
+
+def test_a_map_of_one_cell_is_that_cell_everywhere():
+    view = Geometry(zoomed_hw=(5, 7), top=1, left=2, crop_hw=(3, 4), mirrored=True)
+    assert pseudo_labels_of(torch.tensor([0.2, 0.8]).reshape(1, 2, 1, 1), (view,)).tolist() == [[[1] * 4] * 3]
+
+
+def test_pasted_pixels_bring_their_labels_and_the_ignore_mask_hides_the_rest():
+    """Four pixels: plain, ignored, pasted, pasted over an ignored one."""
+    ignored = torch.tensor([[[False, True, False, True]]])
+    mask = torch.tensor([[[False, False, True, True]]])
+    pasted = (torch.full((1, 3, 1, 4), 9.0), torch.full((1, 1, 4), 2), mask)
+    view = student_view(torch.zeros(1, 3, 1, 4), torch.ones(1, 1, 4, dtype=torch.long), ignored, pasted)
+    assert view.labels.tolist() == [[[1, 255, 2, 2]]]
+    assert view.images[0, 0].tolist() == [[0.0, 0.0, 9.0, 9.0]]
+    assert view.own.tolist() == [[[True, True, False, False]]]
+    assert view.visible.tolist() == [[[True, False, False, False]]]
+    plain = student_view(torch.zeros(1, 3, 1, 4), torch.ones(1, 1, 4, dtype=torch.long), ignored, None)
+    assert plain.labels.tolist() == [[[1, 255, 1, 255]]]
+    assert plain.own.all()
