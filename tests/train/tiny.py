@@ -9,6 +9,7 @@ from torch import nn
 from clst_train.config import AdaptationConfig
 from clst_train.data.augment import Geometry
 from clst_train.data.loading import SourceBatch, TargetBatch
+from clst_train.diagnostics import Diagnostics
 from clst_train.ensemble import TemporalEnsemble
 from clst_train.models.projection import ProjectionHead
 from clst_train.models.segmenter import Segmenter, TrainingOutputs
@@ -75,5 +76,6 @@ def learner(*, seed: int = 0, images: int = 2, with_auxiliary: bool = False, **s
         settings=values,
         device=CPU,
         autocast=torch.autocast("cpu", dtype=torch.bfloat16, enabled=False),
+        diagnostics=Diagnostics(images, CLASSES, SIZE_HW, CPU),
         mean_teacher=MeanTeacher(segmenter, values.teacher_momentum) if values.teacher == "mean_teacher" else None,
     )

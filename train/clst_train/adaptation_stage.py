@@ -5,6 +5,7 @@ Legend: N images, H rows and W columns of the model's input size.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,10 +13,12 @@ import torch
 from torch import Tensor
 
 from clst_runtime.errors import ClstError
+from clst_runtime.optional import require
 from clst_train.batchnorm import estimate_statistics
 from clst_train.checkpoint import Checkpoint, save_checkpoint
 from clst_train.data.loading import SourceBatch, TargetBatch, prefetched, source_batch, target_batch
 from clst_train.data.target import TargetImages
+from clst_train.diagnostics import START_IMAGES, CollapseWatch, Diagnostics, hidden_cells
 from clst_train.ensemble import TemporalEnsemble
 from clst_train.models.deployable import normalise
 from clst_train.models.projection import ProjectionHead
@@ -41,6 +44,10 @@ def adapt(run: Run, resume: Checkpoint | None) -> None:
     optimiser = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay)
     if resume is not None:
         _restore(run, learner, optimiser, resume)
+    elif settings.teacher != "none":
+        start = statistics_batches(target, count=START_IMAGES, size=settings.batch)
+        needed(learner.diagnostics).begin(segmenter, (batch.to(run.device) for batch in start), run.autocast)
+    watch = CollapseWatch(run.classes.names, needed(learner.diagnostics).start.tolist())
     segmenter.train()
     batches = prefetched(lambda iteration: _both(run, iteration), first, settings.iterations)
     for iteration, (source, unlabelled) in with_progress(run, ADAPTED, batches, settings.iterations):
@@ -49,7 +56,7 @@ def adapt(run: Run, resume: Checkpoint | None) -> None:
         result = adaptation_step(learner, source, unlabelled, target_weight=weight, iteration=iteration)
         descend(optimiser, result.loss, modules)
         done = iteration + 1
-        values = {"loss": result.loss.detach(), **result.parts}
+        values = {"loss": result.loss.detach(), **result.parts, **_looked_at(run, learner, watch, done)}
         log_step(run, ADAPTED, done, values, iterations=settings.iterations, batches=target_batches(run))
         if done % run.config.run.checkpoint_every == 0 or done == settings.iterations:
             save_checkpoint(run.folder.resume, run.checkpoint(ADAPTED, done, _state(learner, optimiser)))
@@ -74,6 +81,20 @@ def statistics_batches(target: TargetImages, *, count: int, size: int) -> Iterat
         yield normalise(torch.stack(frames))
 
 
+def _looked_at(run: Run, learner: Learner, watch: CollapseWatch, done: int) -> dict[str, Any]:
+    """Every n steps: a log line of its own with class shares and prototypes, warnings, and means for the main line."""
+    if learner.diagnostics is None or (done % run.config.run.log_every and done != run.config.adaptation.iterations):
+        return {}
+    means, shares, images = learner.diagnostics.read()
+    for line in watch.warnings(means["flip_rate"], shares, images):
+        require("tqdm").tqdm.write(line, file=sys.stderr)  # does not tear the bar
+    apart = {name: means.pop(name) for name in ("own_cosine", "other_cosine", "separation")}
+    if images:
+        apart |= {f"share.{name}": share for name, share in zip(run.classes.names, shares, strict=True)}
+    run.logbook.add(ADAPTED, done, **apart)
+    return means
+
+
 def _both(run: Run, iteration: int) -> tuple[SourceBatch, TargetBatch]:
     unlabelled = target_batch(needed(run.target), run.config, iteration)
     size = run.config.adaptation.batch
@@ -95,8 +116,16 @@ def _learner(run: Run, target: TargetImages) -> Learner:
         settings=settings,
         device=run.device,
         autocast=run.autocast,
+        diagnostics=_diagnostics(run, target, (probe.shape[2], probe.shape[3])),
         mean_teacher=MeanTeacher(segmenter, settings.teacher_momentum) if settings.teacher == "mean_teacher" else None,
     )
+
+
+def _diagnostics(run: Run, target: TargetImages, size_hw: tuple[int, int]) -> Diagnostics:
+    diagnostics = Diagnostics(len(target), len(run.classes), size_hw, run.device)
+    if target.ignored is not None:
+        diagnostics.hidden = hidden_cells(target.ignored, size_hw).to(run.device)
+    return diagnostics
 
 
 def _state(learner: Learner, optimiser: torch.optim.Optimizer) -> dict[str, Any]:
@@ -105,6 +134,7 @@ def _state(learner: Learner, optimiser: torch.optim.Optimizer) -> dict[str, Any]
         "projection": learner.projection.state_dict(),
         "prototypes": learner.prototypes.state_dict(),
         "ensemble": learner.ensemble.state_dict(),
+        "diagnostics": needed(learner.diagnostics).state_dict(),
         "mean_teacher": learner.mean_teacher.state_dict() if learner.mean_teacher is not None else None,
     }
 
@@ -122,5 +152,6 @@ def _restore(run: Run, learner: Learner, optimiser: torch.optim.Optimizer, resum
         )
     if learner.mean_teacher is not None:
         learner.mean_teacher.load_state_dict(state["mean_teacher"])
+    needed(learner.diagnostics).load_state_dict(state["diagnostics"])
     optimiser.load_state_dict(state["optimiser"])
     run.logbook.forget_after(ADAPTED, resume.iteration)

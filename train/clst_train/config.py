@@ -145,7 +145,7 @@ class AdaptationConfig:
     """Target images, at most, that the statistics are estimated on."""
     teacher: str = "ensemble"
     """Who gives pseudo-labels: `ensemble` (the method), `mean_teacher` (averaged weights) or `none` (nobody)."""
-    ensemble_every: int = 1
+    ensemble_every: int = 3
     """Predict for the ensemble in every n-th step, and for images never visited; else its stored average is read."""
     teacher_momentum: float = 0.99
     """Momentum of the mean teacher's weights, per step."""

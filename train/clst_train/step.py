@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from clst_runtime.labels import IGNORE_ID
 from clst_train.config import AdaptationConfig
 from clst_train.data.loading import SourceBatch, TargetBatch
+from clst_train.diagnostics import Diagnostics
 from clst_train.ensemble import TemporalEnsemble
 from clst_train.losses.contrastive import contrastive_loss
 from clst_train.losses.entropy import entropy_loss
@@ -21,7 +22,7 @@ from clst_train.losses.segmentation import segmentation_loss
 from clst_train.models.deployable import normalise
 from clst_train.models.segmenter import Segmenter
 from clst_train.prototypes import ClassMeans, Prototypes, at_stride, class_means, labels_at_stride
-from clst_train.teachers import MeanTeacher, probabilities_of
+from clst_train.teachers import Lesson, MeanTeacher, probabilities_of
 from clst_train.views import StudentView, pseudo_labels_of, student_view
 
 
@@ -45,6 +46,8 @@ class Learner:
     """Precision of the forward passes; re-entrant."""
     mean_teacher: MeanTeacher | None = None
     """Speaks in the ensemble's place when `settings.teacher` says so."""
+    diagnostics: Diagnostics | None = None
+    """Looks on; changes nothing."""
 
     def tensor(self, frames: np.ndarray) -> Tensor:
         """B,K,L,3 uint8 frames as normalised B,3,K,L on the device."""
@@ -56,23 +59,13 @@ class Learner:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Lesson:
-    """What the teacher says of the whole target images."""
-
-    averaged: Tensor | None
-    """B,C,h,w: ẑ, whose arg-max are the pseudo-labels; None without a teacher."""
-    current: Tensor | None
-    """B,C,h,w: what the network itself says now; None when it was not asked in this step."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class StepResult:
     """What one step found; tensors stay on the device until somebody reads them."""
 
     loss: Tensor
     """Scalar with a gradient."""
     parts: dict[str, Tensor]
-    """The loss's parts and the pseudo-label statistics, detached scalars."""
+    """The loss's parts, detached scalars."""
     pseudo_labels: Tensor
     """B,K,L class ids of the target crops, `IGNORE_ID` under the ignore mask."""
 
@@ -110,10 +103,8 @@ def adaptation_step(
         (getattr(settings, f"{name}_weight") * part for name, part in parts.items()), torch.zeros_like(supervised)
     )
     facts = {name: value.detach() for name, value in ({"source": supervised} | parts).items()}
-    if lesson.averaged is not None:
-        facts["confidence"] = lesson.averaged.amax(dim=1).mean()
-        if lesson.current is not None:
-            facts["agreement"] = (lesson.averaged.argmax(1) == lesson.current.argmax(1)).float().mean()
+    if learner.diagnostics is not None:
+        learner.diagnostics.see(target.indices, lesson, target_means, learner.prototypes)
     return StepResult(loss=loss, parts=facts, pseudo_labels=view.labels)
 
 
@@ -123,13 +114,13 @@ def _lesson(learner: Learner, target: TargetBatch, iteration: int) -> Lesson:
     if learner.mean_teacher is not None:
         learner.mean_teacher.follow(learner.segmenter)
         said = probabilities_of(learner.mean_teacher.network, learner.tensor(whole), learner.autocast)
-        return Lesson(averaged=said, current=None)
+        return Lesson(averaged=said, renewed=True)
     if settings.teacher == "none":
-        return Lesson(averaged=None, current=None)
+        return Lesson(averaged=None)
     if iteration % settings.ensemble_every and bool((ensemble.visits[target.indices] > 0).all()):
-        return Lesson(averaged=learner.plain(np.asarray(ensemble.read(target.indices))), current=None)
+        return Lesson(averaged=learner.plain(np.asarray(ensemble.read(target.indices))))
     now = probabilities_of(learner.segmenter, learner.tensor(whole), learner.autocast)
-    return Lesson(averaged=ensemble.update(target.indices, now), current=now)
+    return Lesson(averaged=ensemble.update(target.indices, now), current=now, renewed=True)
 
 
 def _student_view(

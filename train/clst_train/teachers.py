@@ -6,6 +6,7 @@ Legend: B images, C classes, H and W of the whole image, h and w at output strid
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,6 +14,18 @@ from torch import Tensor
 
 from clst_train.batchnorm import frozen_statistics
 from clst_train.models.segmenter import Segmenter
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lesson:
+    """What a teacher says of the whole target images."""
+
+    averaged: Tensor | None
+    """B,C,h,w: ẑ, whose arg-max are the pseudo-labels; None without a teacher."""
+    current: Tensor | None = None
+    """B,C,h,w: what the network itself says now; None when it was not asked in this step."""
+    renewed: bool = False
+    """Whether the teacher has thought again since it was last asked of these images."""
 
 
 @torch.no_grad()
