@@ -163,10 +163,17 @@ def test_one_class_that_takes_over_is_named_unless_it_was_so_from_the_start():
     assert CollapseWatch(("sky", "bird"), (0.95, 0.05)).warnings(0.0, [0.97, 0.03], 64) == []
 
 
-def test_labels_that_never_settle_are_said_after_five_readings_in_a_row():
-    watching = watch()
+def test_labels_that_never_settle_are_said_after_five_looks_in_a_row():
+    watching, shares = watch(), [0.7, 0.3, 0.0]
     for rate in (0.4, 0.4, 0.4, 0.4, 0.2, 0.4, math.nan, 0.4, 0.4, 0.4):
-        assert watching.warnings(rate, [], 0) == []
-    (line,) = watching.warnings(0.4, [], 0)
-    assert "40 % of the pseudo-labels still change from visit to visit" in line
-    assert watching.warnings(0.4, [], 0) == []
+        assert watching.warnings(rate, shares, 64) == []
+    assert watching.warnings(0.4, shares, 63) == []
+    (line,) = watching.warnings(0.5, shares, 1)  # the mean of both readings of this look
+    assert "45 % of the pseudo-labels still change from visit to visit" in line
+    assert watching.warnings(0.4, shares, 64) == []
+
+
+def test_readings_without_anything_visible_say_nothing():
+    watching = watch()
+    for _ in range(10):
+        assert watching.warnings(math.nan, [math.nan] * 3, 64) == []

@@ -1,14 +1,19 @@
+import copy
 import math
 
 import pytest
 import torch
-from tests.train.tiny import TinySegmenter, batches, learner
+from tests.train.tiny import SIZE_HW, TinySegmenter, batches, learner
 from torch.nn import functional as F
 
-from clst_runtime.errors import ConfigError
+from clst_runtime.errors import ConfigError, ModelFileError
+from clst_runtime.labels import ClassList
+from clst_train.checkpoint import Checkpoint, save_checkpoint
 from clst_train.config import AdaptationConfig
+from clst_train.models.deployable import MEAN, STD
+from clst_train.models.networks import build_segmenter
 from clst_train.step import adaptation_step
-from clst_train.teachers import MeanTeacher, probabilities_of
+from clst_train.teachers import Distiller, MeanTeacher, open_distiller, probabilities_of
 
 
 def fill(network, value):
@@ -151,6 +156,99 @@ def test_between_its_turns_the_stored_average_gives_the_labels():
     assert torch.equal(adaptation_step(one, source, target, target_weight=1.0, iteration=1).pseudo_labels, first)
 
 
+def test_the_auxiliary_head_learns_of_both_cameras_when_it_is_asked_to():
+    """0.4 of its source loss joins the source's, 0.4 of its target loss the self-training's; 0 gives no gradient."""
+    source, target = batches()
+    one, two = (learner(with_auxiliary=True, class_mix=False, auxiliary_weight=w) for w in (0.0, 0.4))
+    plain = adaptation_step(one, source, target, target_weight=1.0)
+    more = adaptation_step(two, source, target, target_weight=1.0)
+    twin = learner(with_auxiliary=True).segmenter
+    of_source = F.cross_entropy(
+        twin.training_outputs(one.tensor(source.images)).auxiliary, one.plain(source.labels).long()
+    )
+    of_target = F.cross_entropy(twin.training_outputs(one.tensor(target.crops)).auxiliary, plain.pseudo_labels)
+    for name, expected in (("source", of_source), ("self_training", of_target)):
+        assert (more.parts[name] - plain.parts[name]).item() == pytest.approx(0.4 * expected.item(), abs=1e-5)
+    plain.loss.backward()
+    more.loss.backward()
+    assert one.segmenter.auxiliary_head.weight.grad is None
+    assert two.segmenter.auxiliary_head.weight.grad.abs().sum() > 0
+
+
+def test_balanced_classes_change_only_the_self_training():
+    source, target = batches()
+    plain, balanced = (
+        adaptation_step(learner(class_balance=g, class_mix=False), source, target, target_weight=1.0).parts
+        for g in (0.0, 1.0)
+    )
+    assert plain["source"] == balanced["source"]
+    twin = learner()
+    with torch.no_grad():
+        twin.segmenter(twin.tensor(source.images))
+        logits = twin.segmenter(twin.tensor(target.crops))
+    labels = logits.argmax(1)
+    shares = [max(0.01, float((labels == c).float().mean())) for c in range(3)]
+    raw = torch.tensor([1 / share for share in shares])[labels]
+    expected = (F.cross_entropy(logits, labels, reduction="none") * raw / raw.mean()).mean()
+    assert balanced["self_training"].item() == pytest.approx(expected.item(), abs=1e-5)
+
+
+def test_the_distiller_pulls_the_targets_own_visible_cells():
+    """A distiller equal to the student's start leaves nothing to learn; another one pulls by its explicit KL."""
+    source, target = batches()
+    for bias, mixed in ((0.0, False), (3.0, False), (3.0, True)):
+        one = learner(class_mix=mixed, distil_weight=0.5, distil_temperature=2.0)
+        network = copy.deepcopy(one.segmenter)
+        with torch.no_grad():
+            network.head.bias[1] += bias
+        object.__setattr__(one, "distiller", Distiller(network, SIZE_HW, "0" * 64))
+        result = adaptation_step(one, source, target, target_weight=1.0)
+        student, mask = learner().segmenter, torch.from_numpy(source.mixing) & mixed
+        images = torch.where(mask[:, None], one.tensor(source.images), one.tensor(target.crops))
+        with torch.no_grad():
+            p = (network(one.tensor(target.whole)) / 2).softmax(1)
+            q = (student(images) / 2).softmax(1)
+        expected = 4 * ((p * (p / q).log()).sum(1) * ~mask).sum() / (~mask).sum()
+        assert result.parts["distillation"].item() == pytest.approx(expected.item(), abs=1e-5)
+        assert (expected.item() < 1e-6) == (bias == 0.0)
+        total = result.parts["source"] + result.parts["self_training"] + 0.1 * result.parts["contrastive"]
+        assert result.loss.item() == pytest.approx((total + 0.5 * result.parts["distillation"]).item(), abs=1e-5)
+
+
+def test_a_distiller_sees_the_images_at_its_own_size():
+    network = TinySegmenter()
+    seen = []
+    network.register_forward_pre_hook(lambda _, inputs: seen.append(tuple(inputs[0].shape)))
+    p = Distiller(network, (8, 12), "").probabilities(
+        torch.randn(2, 3, 4, 6), 1.0, torch.autocast("cpu", enabled=False)
+    )
+    assert seen == [(2, 3, 8, 12)]
+    assert p.shape == (2, 3, 8, 12)
+    assert not p.requires_grad
+
+
+def test_a_distiller_of_other_classes_or_none_at_all_is_refused(tmp_path):
+    classes = ClassList(name="two", names=("road", "sky"), colours=((0, 0, 0), (1, 1, 1)))
+    network = build_segmenter("ddrnet23_slim", 2)
+    checkpoint = Checkpoint(
+        network="ddrnet23_slim", classes=classes, input_hw=(32, 64), mean=MEAN, std=STD, stage="adapted", iteration=1,
+        segmenter_state=network.state_dict(),
+    )  # fmt: skip
+    save_checkpoint(tmp_path / "t.pt", checkpoint)
+    found = open_distiller(str(tmp_path / "t.pt"), classes)
+    assert found.input_hw == (32, 64)
+    assert not any(parameter.requires_grad for parameter in found.network.parameters())
+    swapped = ClassList(name="two", names=("sky", "road"), colours=classes.colours)
+    with pytest.raises(ConfigError, match=r"knows 2 classes \(road, sky\), the student 2 \(sky, road\)"):
+        open_distiller(str(tmp_path / "t.pt"), swapped)
+    assert open_distiller("", classes) is None
+    with pytest.raises(ModelFileError, match="no such checkpoint"):
+        open_distiller(str(tmp_path / "none.pt"), classes)
+    (tmp_path / "bad.pt").write_bytes(b"bad")
+    with pytest.raises(ModelFileError, match="damaged"):
+        open_distiller(str(tmp_path / "bad.pt"), classes)
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
@@ -160,6 +258,8 @@ def test_between_its_turns_the_stored_average_gives_the_labels():
         ({"pseudo_label_weighting": "sure"}, "give none, confident_share"),
         ({"ensemble_every": 0}, "ensemble_every = 0; give 1 or more"),
         ({"teacher_momentum": 1.0}, "teacher_momentum = 1.0; give 0 up to below 1"),
+        ({"distil_temperature": 0.0}, "distil_temperature = 0.0; give a positive number"),
+        ({"class_balance": -1.0}, "class_balance = -1.0; give 0 or more"),
         ({"entropy_weight": -0.1}, "entropy_weight = -0.1; give 0 or more"),
     ],
 )

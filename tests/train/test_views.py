@@ -5,7 +5,7 @@ from torch.nn import functional as F
 
 from clst_train.config import AugmentationConfig
 from clst_train.data.augment import Geometry, draw_geometry
-from clst_train.views import pseudo_labels_of, seen_through, student_view
+from clst_train.views import class_weights, pixel_weights, pseudo_labels_of, seen_through, student_view
 
 
 def enlarged_and_cut(maps, views):
@@ -62,3 +62,34 @@ def test_pasted_pixels_bring_their_labels_and_the_ignore_mask_hides_the_rest():
     plain = student_view(torch.zeros(1, 3, 1, 4), torch.ones(1, 1, 4, dtype=torch.long), ignored, None)
     assert plain.labels.tolist() == [[[1, 255, 1, 255]]]
     assert plain.own.all()
+
+
+def test_weights_of_classes_are_counted_by_hand():
+    """Shares 3/4 and 1/4 at γ = 1: 4/3 and 4, mean (3·4/3 + 4)/4 = 2, so 2/3 and 2; ignored pixels weigh 0."""
+    labels = torch.tensor([[[0, 0, 0, 1, 255]]])
+    assert class_weights(labels, 3, 1.0).flatten().tolist() == pytest.approx([2 / 3] * 3 + [2.0, 0.0])
+    assert class_weights(labels, 3, 0.0).flatten().tolist() == [1.0, 1.0, 1.0, 1.0, 0.0]
+
+
+def test_a_class_of_a_few_stray_pixels_weighs_no_more_than_one_of_a_percent():
+    """One pixel of 1000 counts as 1 %, not as 0.1 %: about 100 times as much as the rest, not 1000 times."""
+    labels = torch.zeros(1, 1, 1000, dtype=torch.long)
+    labels[0, 0, 0] = 1
+    weights = class_weights(labels, 2, 1.0)[0, 0]
+    assert (weights[0] / weights[1]).item() == pytest.approx(99.9)
+
+
+def test_with_everything_ignored_all_weights_are_zero():
+    assert class_weights(torch.full((1, 1, 2), 255), 3, 0.5).tolist() == [[[0.0, 0.0]]]
+
+
+def test_sureness_and_balance_multiply_and_pasted_pixels_are_sure():
+    ignored, mask = torch.zeros(1, 1, 4, dtype=torch.bool), torch.tensor([[[False, False, False, True]]])
+    pasted = (torch.zeros(1, 3, 1, 4), torch.ones(1, 1, 4, dtype=torch.long), mask)
+    view = student_view(torch.zeros(1, 3, 1, 4), torch.zeros(1, 1, 4, dtype=torch.long), ignored, pasted)
+    half = torch.tensor(0.5)
+    assert pixel_weights(view, 2, sure=None, class_balance=0.0) is None
+    assert pixel_weights(view, 2, sure=half, class_balance=0.0).flatten().tolist() == [0.5, 0.5, 0.5, 1.0]
+    both = pixel_weights(view, 2, sure=half, class_balance=1.0).flatten().tolist()
+    assert both == pytest.approx([1 / 3, 1 / 3, 1 / 3, 2.0])
+    assert pixel_weights(view, 2, sure=None, class_balance=1.0).flatten().tolist() == pytest.approx([2 / 3] * 3 + [2.0])

@@ -11,10 +11,10 @@ from clst_train.data.augment import Geometry
 from clst_train.data.loading import SourceBatch, TargetBatch
 from clst_train.diagnostics import Diagnostics
 from clst_train.ensemble import TemporalEnsemble
+from clst_train.learner import Learner
 from clst_train.models.projection import ProjectionHead
 from clst_train.models.segmenter import Segmenter, TrainingOutputs
 from clst_train.prototypes import Prototypes
-from clst_train.step import Learner
 from clst_train.teachers import MeanTeacher
 
 CPU = torch.device("cpu")

@@ -20,6 +20,7 @@ from clst_train.data.loading import SourceBatch, TargetBatch, prefetched, source
 from clst_train.data.target import TargetImages
 from clst_train.diagnostics import START_IMAGES, CollapseWatch, Diagnostics, hidden_cells
 from clst_train.ensemble import TemporalEnsemble
+from clst_train.learner import Learner
 from clst_train.models.deployable import normalise
 from clst_train.models.projection import ProjectionHead
 from clst_train.optimisation import descend, set_rate
@@ -27,8 +28,8 @@ from clst_train.progress import with_progress
 from clst_train.prototypes import Prototypes
 from clst_train.run import ADAPTED, Run, log_step, needed
 from clst_train.schedule import ramp
-from clst_train.step import Learner, adaptation_step
-from clst_train.teachers import MeanTeacher
+from clst_train.step import adaptation_step
+from clst_train.teachers import Distiller, MeanTeacher, open_distiller
 
 
 def adapt(run: Run, resume: Checkpoint | None) -> None:
@@ -116,9 +117,17 @@ def _learner(run: Run, target: TargetImages) -> Learner:
         settings=settings,
         device=run.device,
         autocast=run.autocast,
+        distiller=_distiller(run),
         diagnostics=_diagnostics(run, target, (probe.shape[2], probe.shape[3])),
         mean_teacher=MeanTeacher(segmenter, settings.teacher_momentum) if settings.teacher == "mean_teacher" else None,
     )
+
+
+def _distiller(run: Run) -> Distiller | None:
+    distiller = open_distiller(run.config.adaptation.distil_from, run.classes)
+    if distiller is not None:
+        distiller.network.to(run.device)
+    return distiller
 
 
 def _diagnostics(run: Run, target: TargetImages, size_hw: tuple[int, int]) -> Diagnostics:
@@ -134,6 +143,7 @@ def _state(learner: Learner, optimiser: torch.optim.Optimizer) -> dict[str, Any]
         "projection": learner.projection.state_dict(),
         "prototypes": learner.prototypes.state_dict(),
         "ensemble": learner.ensemble.state_dict(),
+        "distiller": learner.distiller.sha256 if learner.distiller is not None else "",
         "diagnostics": needed(learner.diagnostics).state_dict(),
         "mean_teacher": learner.mean_teacher.state_dict() if learner.mean_teacher is not None else None,
     }
@@ -152,6 +162,11 @@ def _restore(run: Run, learner: Learner, optimiser: torch.optim.Optimizer, resum
         )
     if learner.mean_teacher is not None:
         learner.mean_teacher.load_state_dict(state["mean_teacher"])
+    if learner.distiller is not None and learner.distiller.sha256 != state["distiller"]:
+        raise ClstError(
+            f"adaptation.distil_from = {run.config.adaptation.distil_from!r} is another file than the run began with; "
+            "put that one back, or start a new run"
+        )
     needed(learner.diagnostics).load_state_dict(state["diagnostics"])
     optimiser.load_state_dict(state["optimiser"])
     run.logbook.forget_after(ADAPTED, resume.iteration)

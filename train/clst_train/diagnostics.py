@@ -131,37 +131,46 @@ class CollapseWatch:
     """Says, once for each kind, that the self-training is feeding on its own mistakes."""
 
     IMAGES = 64
-    """Images between two looks at the class shares: few images may lack a class honestly."""
+    """Images between two looks: few images may lack a class honestly, and their labels may change by chance."""
     NOTABLE, VANISHED = 0.005, 0.02
     """A class counts that the start saw on this share of the cells; it is gone below this part of that."""
     DOMINANT = 0.9
-    RESTLESS, READINGS = 0.25, 5
-    """A flip rate above this, so many readings in a row."""
+    RESTLESS, LOOKS = 0.25, 5
+    """A mean flip rate above this, in so many looks in a row."""
 
     def __init__(self, names: Sequence[str], start: Sequence[float]) -> None:
         self.names, self.start = names, start
         self.said: set[str] = set()
-        self.shares, self.images, self.restless = [0.0] * len(names), 0, 0
+        self.shares, self.images = [0.0] * len(names), 0
+        self.flips: list[float] = []
+        self.restless = 0
 
     def warnings(self, flip_rate: float, shares: Sequence[float], images: int) -> list[str]:
-        """What is to be said after a reading of `Diagnostics`, one line each."""
-        lines: dict[str, str] = {}
-        if images:
+        """What is to be said after a reading of `Diagnostics` on so many images, one line each; mostly nothing."""
+        if images and not math.isnan(sum(shares)):
             self.shares = [old + images * new for old, new in zip(self.shares, shares, strict=True)]
             self.images += images
-        if self.images >= self.IMAGES:
-            lines |= self._of_shares([share / self.images for share in self.shares])
-            self.shares, self.images = [0.0] * len(self.names), 0
         if not math.isnan(flip_rate):
-            self.restless = self.restless + 1 if flip_rate > self.RESTLESS else 0
-        if self.restless >= self.READINGS:
-            lines["restless"] = (
-                f"{100 * flip_rate:.0f} % of the pseudo-labels still change from visit to visit; "
-                "lower adaptation.learning_rate or raise adaptation.ensemble_momentum"
-            )
+            self.flips.append(flip_rate)
+        if self.images < self.IMAGES:
+            return []
+        lines = self._of_shares([share / self.images for share in self.shares]) | self._of_flips()
+        self.shares, self.images, self.flips = [0.0] * len(self.names), 0, []
         fresh = [f"warning: {line}" for kind, line in lines.items() if kind not in self.said]
         self.said |= lines.keys()
         return fresh
+
+    def _of_flips(self) -> dict[str, str]:
+        if not self.flips:
+            return {}
+        rate = sum(self.flips) / len(self.flips)
+        self.restless = self.restless + 1 if rate > self.RESTLESS else 0
+        if self.restless < self.LOOKS:
+            return {}
+        return {
+            "restless": f"{100 * rate:.0f} % of the pseudo-labels still change from visit to visit; "
+            "lower adaptation.learning_rate or raise adaptation.ensemble_momentum"
+        }
 
     def _of_shares(self, shares: Sequence[float]) -> dict[str, str]:
         lines = {}

@@ -5,57 +5,24 @@ Legend: B images, C classes, D projection channels, K,L rows and columns of a cr
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from clst_runtime.labels import IGNORE_ID
 from clst_train.config import AdaptationConfig
 from clst_train.data.loading import SourceBatch, TargetBatch
-from clst_train.diagnostics import Diagnostics
-from clst_train.ensemble import TemporalEnsemble
+from clst_train.learner import Learner
 from clst_train.losses.contrastive import contrastive_loss
+from clst_train.losses.distillation import distillation_loss
 from clst_train.losses.entropy import entropy_loss
 from clst_train.losses.segmentation import segmentation_loss
-from clst_train.models.deployable import normalise
-from clst_train.models.segmenter import Segmenter
-from clst_train.prototypes import ClassMeans, Prototypes, at_stride, class_means, labels_at_stride
-from clst_train.teachers import Lesson, MeanTeacher, probabilities_of
-from clst_train.views import StudentView, pseudo_labels_of, student_view
-
-
-@dataclass(frozen=True, kw_only=True)
-class Learner:
-    """Everything that a step reads or changes."""
-
-    segmenter: Segmenter
-    """F and C."""
-    projection: nn.Module
-    """g; exists in training only."""
-    prototypes: Prototypes
-    """q_c."""
-    ensemble: TemporalEnsemble
-    """Z_i."""
-    settings: AdaptationConfig
-    """Weights and constants."""
-    device: torch.device
-    """Where the network is."""
-    autocast: torch.autocast
-    """Precision of the forward passes; re-entrant."""
-    mean_teacher: MeanTeacher | None = None
-    """Speaks in the ensemble's place when `settings.teacher` says so."""
-    diagnostics: Diagnostics | None = None
-    """Looks on; changes nothing."""
-
-    def tensor(self, frames: np.ndarray) -> Tensor:
-        """B,K,L,3 uint8 frames as normalised B,3,K,L on the device."""
-        return normalise(self.plain(frames))
-
-    def plain(self, values: np.ndarray) -> Tensor:
-        """Any array as it is, on the device."""
-        return torch.from_numpy(values).to(self.device, non_blocking=True)
+from clst_train.prototypes import ClassMeans, at_stride, class_means, labels_at_stride
+from clst_train.teachers import Lesson, probabilities_of
+from clst_train.views import StudentView, pixel_weights, pseudo_labels_of, seen_through, student_view
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,20 +56,26 @@ def adaptation_step(
         target_means = _means(learner, of_target.features, view.labels.masked_fill(~view.own, IGNORE_ID))  # (4)
     learner.prototypes.update(source_means)  # (5)
 
-    supervised = segmentation_loss(of_source.logits, source_labels)
-    parts = {
-        "self_training": segmentation_loss(of_target.logits, view.labels, _pixel_weights(settings, lesson, view)),
-        # (6) target means are drawn to the source prototypes; source means keep the space separated by class
-        "contrastive": contrastive_loss(target_means, learner.prototypes, settings.temperature)
-        + contrastive_loss(source_means, learner.prototypes, settings.temperature),
-    }
-    if settings.entropy_weight > 0:
-        cells = at_stride(view.visible, (of_target.logits.shape[2], of_target.logits.shape[3]))
-        parts["entropy"] = entropy_loss(of_target.logits, cells)
-    loss = supervised + target_weight * sum(  # (7)
-        (getattr(settings, f"{name}_weight") * part for name, part in parts.items()), torch.zeros_like(supervised)
+    weights = pixel_weights(
+        view, segmenter.class_count, sure=_sure(settings, lesson), class_balance=settings.class_balance
     )
-    facts = {name: value.detach() for name, value in ({"source": supervised} | parts).items()}
+    supervised = segmentation_loss(of_source.logits, source_labels)
+    self_training = segmentation_loss(of_target.logits, view.labels, weights)
+    if of_source.auxiliary is not None and of_target.auxiliary is not None and settings.auxiliary_weight > 0:
+        supervised = supervised + settings.auxiliary_weight * segmentation_loss(of_source.auxiliary, source_labels)
+        auxiliary = segmentation_loss(of_target.auxiliary, view.labels, weights)
+        self_training = self_training + settings.auxiliary_weight * auxiliary
+    # (6) target means are drawn to the source prototypes; source means keep the space separated by class
+    contrastive = contrastive_loss(target_means, learner.prototypes, settings.temperature)
+    contrastive = contrastive + contrastive_loss(source_means, learner.prototypes, settings.temperature)
+    terms = [
+        ("self_training", settings.self_training_weight, self_training),
+        ("contrastive", settings.contrastive_weight, contrastive),
+        *_further_terms(learner, target, view, of_target.logits),
+    ]
+    unsupervised = torch.stack([weight * term for _, weight, term in terms]).sum()
+    loss = supervised + target_weight * unsupervised  # (7)
+    facts = {"source": supervised.detach()} | {name: term.detach() for name, _, term in terms}
     if learner.diagnostics is not None:
         learner.diagnostics.see(target.indices, lesson, target_means, learner.prototypes)
     return StepResult(loss=loss, parts=facts, pseudo_labels=view.labels)
@@ -136,12 +109,26 @@ def _student_view(
     return student_view(learner.tensor(target.crops), labels, ignored, pasted)
 
 
-def _pixel_weights(settings: AdaptationConfig, lesson: Lesson, view: StudentView) -> Tensor | None:
-    """B,K,L: how much each pixel's pseudo-label counts; pasted source pixels count 1; None = all alike."""
+def _sure(settings: AdaptationConfig, lesson: Lesson) -> Tensor | None:
+    """Weight of the target's own pixels: the share of cells that the teacher is sure of; None = 1."""
     if settings.pseudo_label_weighting == "none" or lesson.averaged is None:
         return None
-    share = (lesson.averaged.amax(dim=1) > settings.confidence_threshold).float().mean()
-    return torch.where(view.own, share, torch.ones_like(share))
+    return (lesson.averaged.amax(dim=1) > settings.confidence_threshold).float().mean()
+
+
+def _further_terms(
+    learner: Learner, target: TargetBatch, view: StudentView, logits: Tensor
+) -> Iterator[tuple[str, float, Tensor]]:
+    """Name, weight and value of the terms on target predictions B,C,h,w that need no pseudo-labels, where asked for."""
+    settings, size_hw = learner.settings, (logits.shape[2], logits.shape[3])
+    cells = at_stride(view.visible, size_hw)
+    if settings.entropy_weight > 0:
+        yield "entropy", settings.entropy_weight, entropy_loss(logits, cells)
+    if learner.distiller is not None:
+        temperature, whole = settings.distil_temperature, learner.tensor(target.whole)
+        said = learner.distiller.probabilities(whole, temperature, learner.autocast)
+        taught = seen_through(said, target.geometries, size_hw)
+        yield "distillation", settings.distil_weight, distillation_loss(logits, taught, cells, temperature)
 
 
 def _means(learner: Learner, features: Tensor, labels: Tensor) -> ClassMeans:

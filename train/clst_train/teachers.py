@@ -7,12 +7,18 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
+from clst_runtime.errors import ConfigError
+from clst_runtime.hashing import file_sha256
+from clst_runtime.labels import ClassList
 from clst_train.batchnorm import frozen_statistics
+from clst_train.checkpoint import build_from_checkpoint, load_checkpoint
 from clst_train.models.segmenter import Segmenter
 
 
@@ -37,6 +43,41 @@ def probabilities_of(network: Segmenter, images: Tensor, autocast: torch.autocas
     """
     with frozen_statistics(network), autocast:
         return network(images).float().softmax(dim=1)  # type: ignore[no-any-return]
+
+
+class Distiller:
+    """Another adapted network, usually a larger one, that never changes."""
+
+    def __init__(self, network: Segmenter, input_hw: tuple[int, int], sha256: str) -> None:
+        self.network = network.requires_grad_(False)
+        self.input_hw = input_hw
+        self.sha256 = sha256
+
+    @torch.no_grad()
+    def probabilities(self, images: Tensor, temperature: float, autocast: torch.autocast) -> Tensor:
+        """Softened probabilities B,C,h,w of normalised whole images B,3,H,W, seen at the size it was trained for."""
+        if images.shape[-2:] != self.input_hw:
+            images = F.interpolate(images, size=self.input_hw, mode="bilinear", align_corners=False)
+        with frozen_statistics(self.network), autocast:
+            return (self.network(images).float() / temperature).softmax(dim=1)  # type: ignore[no-any-return]
+
+
+def open_distiller(path: str, classes: ClassList) -> Distiller | None:
+    """The network of a checkpoint, on the CPU; None for an empty path.
+
+    Raises:
+        ModelFileError: missing or damaged. ConfigError: its classes are not `classes`, in this order.
+    """
+    if not path:
+        return None
+    checkpoint = load_checkpoint(Path(path))
+    if checkpoint.classes.names != classes.names:
+        raise ConfigError(
+            f"adaptation.distil_from = {path!r} knows {len(checkpoint.classes)} classes "
+            f"({', '.join(checkpoint.classes.names)}), the student {len(classes)} ({', '.join(classes.names)}); "
+            "train it with the same --classes"
+        )
+    return Distiller(build_from_checkpoint(checkpoint), checkpoint.input_hw, file_sha256(Path(path)))
 
 
 class MeanTeacher:

@@ -28,6 +28,7 @@ from clst_train.run import ADAPTED, SOURCE, Run, resume_point
 from clst_train.run_folder import RunFolder, create_run, open_run
 from clst_train.seeding import seed_everything
 from clst_train.source_stage import train_source
+from clst_train.teachers import open_distiller
 
 _OPTION_KEYS = {
     "source": ("data", "source"),
@@ -89,6 +90,7 @@ def start_run(
     if started is not None:
         config = _as_checkpoint(config, started, options)
     source, target, validation, classes = _open_data(config, started)
+    open_distiller(config.adaptation.distil_from, classes)  # what cannot teach is refused before a folder is made
     device = _device(config.run.device)
     folder = create_run(out or Path("runs") / time.strftime("%Y%m%d-%H%M%S"), config)
     if started is not None:

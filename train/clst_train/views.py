@@ -14,6 +14,9 @@ from torch.nn import functional as F
 from clst_runtime.labels import IGNORE_ID
 from clst_train.data.augment import Geometry
 
+RAREST = 0.01
+"""Share below which a rarer class weighs no more: a few stray pixels shall not outweigh the image."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class StudentView:
@@ -71,3 +74,26 @@ def student_view(
         crops = torch.where(mask[:, None], images, crops)
         labels, own = torch.where(mask, source_labels, labels), ~mask
     return StudentView(images=crops, labels=labels, own=own, visible=own & ~ignored)
+
+
+def class_weights(labels: Tensor, class_count: int, exponent: float) -> Tensor:
+    """Weights B,K,L of labels by their class's share f among them: max(f, 1 %)^−exponent; mean 1, ignored 0."""
+    known = labels != IGNORE_ID
+    counts = torch.stack([(labels == index).sum() for index in range(class_count)]).float()  # C
+    weights = (counts / counts.sum().clamp_min(1.0)).clamp_min(RAREST) ** -exponent
+    mean = (weights * counts).sum() / counts.sum().clamp_min(1.0)
+    return (weights / mean.clamp_min(1e-6))[labels.clamp_max(class_count - 1)] * known
+
+
+def pixel_weights(view: StudentView, class_count: int, *, sure: Tensor | None, class_balance: float) -> Tensor | None:
+    """B,K,L: how much each pixel of a student's view counts; None = all alike.
+
+    `sure` (scalar) is the weight of the target's own pixels, pasted source pixels weigh 1; classes are balanced by
+    the exponent `class_balance`.
+    """
+    if sure is None and class_balance == 0:
+        return None
+    weights = torch.ones_like(view.labels, dtype=torch.float32)
+    if sure is not None:
+        weights = torch.where(view.own, sure, weights)
+    return weights if class_balance == 0 else weights * class_weights(view.labels, class_count, class_balance)
