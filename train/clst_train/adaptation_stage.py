@@ -5,6 +5,7 @@ Legend: N images, H rows and W columns of the model's input size.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,11 +13,14 @@ import torch
 from torch import Tensor
 
 from clst_runtime.errors import ClstError
+from clst_runtime.optional import require
 from clst_train.batchnorm import estimate_statistics
 from clst_train.checkpoint import Checkpoint, save_checkpoint
 from clst_train.data.loading import SourceBatch, TargetBatch, prefetched, source_batch, target_batch
 from clst_train.data.target import TargetImages
+from clst_train.diagnostics import START_IMAGES, CollapseWatch, Diagnostics, hidden_cells
 from clst_train.ensemble import TemporalEnsemble
+from clst_train.learner import Learner
 from clst_train.models.deployable import normalise
 from clst_train.models.projection import ProjectionHead
 from clst_train.optimisation import descend, set_rate
@@ -24,7 +28,8 @@ from clst_train.progress import with_progress
 from clst_train.prototypes import Prototypes
 from clst_train.run import ADAPTED, Run, log_step, needed
 from clst_train.schedule import ramp
-from clst_train.step import Learner, adaptation_step
+from clst_train.step import adaptation_step
+from clst_train.teachers import Distiller, MeanTeacher, open_distiller
 
 
 def adapt(run: Run, resume: Checkpoint | None) -> None:
@@ -40,15 +45,19 @@ def adapt(run: Run, resume: Checkpoint | None) -> None:
     optimiser = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay)
     if resume is not None:
         _restore(run, learner, optimiser, resume)
+    elif settings.teacher != "none":
+        start = statistics_batches(target, count=START_IMAGES, size=settings.batch)
+        needed(learner.diagnostics).begin(segmenter, (batch.to(run.device) for batch in start), run.autocast)
+    watch = CollapseWatch(run.classes.names, needed(learner.diagnostics).start.tolist())
     segmenter.train()
     batches = prefetched(lambda iteration: _both(run, iteration), first, settings.iterations)
     for iteration, (source, unlabelled) in with_progress(run, ADAPTED, batches, settings.iterations):
         set_rate(optimiser, settings.learning_rate, iteration, settings.iterations)
         weight = ramp(iteration, settings.iterations, settings.target_warm_up)
-        result = adaptation_step(learner, source, unlabelled, target_weight=weight)
+        result = adaptation_step(learner, source, unlabelled, target_weight=weight, iteration=iteration)
         descend(optimiser, result.loss, modules)
         done = iteration + 1
-        values = {"loss": result.loss.detach(), **result.parts}
+        values = {"loss": result.loss.detach(), **result.parts, **_looked_at(run, learner, watch, done)}
         log_step(run, ADAPTED, done, values, iterations=settings.iterations, batches=target_batches(run))
         if done % run.config.run.checkpoint_every == 0 or done == settings.iterations:
             save_checkpoint(run.folder.resume, run.checkpoint(ADAPTED, done, _state(learner, optimiser)))
@@ -73,10 +82,24 @@ def statistics_batches(target: TargetImages, *, count: int, size: int) -> Iterat
         yield normalise(torch.stack(frames))
 
 
+def _looked_at(run: Run, learner: Learner, watch: CollapseWatch, done: int) -> dict[str, Any]:
+    """Every n steps: a log line of its own with class shares and prototypes, warnings, and means for the main line."""
+    if learner.diagnostics is None or (done % run.config.run.log_every and done != run.config.adaptation.iterations):
+        return {}
+    means, shares, images = learner.diagnostics.read()
+    for line in watch.warnings(means["flip_rate"], shares, images):
+        require("tqdm").tqdm.write(line, file=sys.stderr)  # does not tear the bar
+    apart = {name: means.pop(name) for name in ("own_cosine", "other_cosine", "separation")}
+    if images:
+        apart |= {f"share.{name}": share for name, share in zip(run.classes.names, shares, strict=True)}
+    run.logbook.add(ADAPTED, done, **apart)
+    return means
+
+
 def _both(run: Run, iteration: int) -> tuple[SourceBatch, TargetBatch]:
     unlabelled = target_batch(needed(run.target), run.config, iteration)
     size = run.config.adaptation.batch
-    return source_batch(needed(run.source), run.config, size, 1, iteration), unlabelled
+    return source_batch(needed(run.source), run.config, size, 1, iteration, run.rare), unlabelled
 
 
 def _learner(run: Run, target: TargetImages) -> Learner:
@@ -94,7 +117,24 @@ def _learner(run: Run, target: TargetImages) -> Learner:
         settings=settings,
         device=run.device,
         autocast=run.autocast,
+        distiller=_distiller(run),
+        diagnostics=_diagnostics(run, target, (probe.shape[2], probe.shape[3])),
+        mean_teacher=MeanTeacher(segmenter, settings.teacher_momentum) if settings.teacher == "mean_teacher" else None,
     )
+
+
+def _distiller(run: Run) -> Distiller | None:
+    distiller = open_distiller(run.config.adaptation.distil_from, run.classes)
+    if distiller is not None:
+        distiller.network.to(run.device)
+    return distiller
+
+
+def _diagnostics(run: Run, target: TargetImages, size_hw: tuple[int, int]) -> Diagnostics:
+    diagnostics = Diagnostics(len(target), len(run.classes), size_hw, run.device)
+    if target.ignored is not None:
+        diagnostics.hidden = hidden_cells(target.ignored, size_hw).to(run.device)
+    return diagnostics
 
 
 def _state(learner: Learner, optimiser: torch.optim.Optimizer) -> dict[str, Any]:
@@ -103,6 +143,9 @@ def _state(learner: Learner, optimiser: torch.optim.Optimizer) -> dict[str, Any]
         "projection": learner.projection.state_dict(),
         "prototypes": learner.prototypes.state_dict(),
         "ensemble": learner.ensemble.state_dict(),
+        "distiller": learner.distiller.sha256 if learner.distiller is not None else "",
+        "diagnostics": needed(learner.diagnostics).state_dict(),
+        "mean_teacher": learner.mean_teacher.state_dict() if learner.mean_teacher is not None else None,
     }
 
 
@@ -117,5 +160,13 @@ def _restore(run: Run, learner: Learner, optimiser: torch.optim.Optimizer, resum
             f"the run was adapting to {len(learner.ensemble.visits)} target images, now there are "
             f"{len(needed(run.target))}; restore them, or start a new run"
         )
+    if learner.mean_teacher is not None:
+        learner.mean_teacher.load_state_dict(state["mean_teacher"])
+    if learner.distiller is not None and learner.distiller.sha256 != state["distiller"]:
+        raise ClstError(
+            f"adaptation.distil_from = {run.config.adaptation.distil_from!r} is another file than the run began with; "
+            "put that one back, or start a new run"
+        )
+    needed(learner.diagnostics).load_state_dict(state["diagnostics"])
     optimiser.load_state_dict(state["optimiser"])
     run.logbook.forget_after(ADAPTED, resume.iteration)

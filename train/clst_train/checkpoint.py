@@ -82,7 +82,15 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise ModelFileError(f"{path}: no such checkpoint")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, EOFError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+    except (
+        OSError,
+        EOFError,
+        RuntimeError,
+        ValueError,
+        LookupError,
+        pickle.UnpicklingError,
+        zipfile.BadZipFile,
+    ) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelFileError(f"{path} is damaged or no PyTorch checkpoint ({reason[:120]})") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:

@@ -23,6 +23,8 @@ else:
     import tomli as tomllib
 
 Section = TypeVar("Section")
+TEACHERS = ("ensemble", "mean_teacher", "none")
+WEIGHTINGS = ("none", "confident_share")
 
 
 def _need(condition: bool, text: str) -> None:  # noqa: FBT001
@@ -56,9 +58,12 @@ class DataConfig:
     """Which of their splits."""
     val_mapping: str = ""
     """JSON file that relates their classes to the model's."""
+    rare_class_sampling: float = 0.0
+    """Temperature T of rare-class sampling of source images, P(c) ∝ exp((1 − f_c)/T), e.g. 0.1; 0 = in turn."""
 
     def __post_init__(self) -> None:
         _need(self.target_every >= 1, f"data.target_every = {self.target_every}; give 1 or more")
+        _need(self.rare_class_sampling >= 0, f"data.rare_class_sampling = {self.rare_class_sampling}; give 0 or more")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,6 +143,28 @@ class AdaptationConfig:
     """End with BatchNorm statistics estimated on target images; they are what is exported."""
     statistics_images: int = 256
     """Target images, at most, that the statistics are estimated on."""
+    teacher: str = "ensemble"
+    """Who gives pseudo-labels: `ensemble` (the method), `mean_teacher` (averaged weights) or `none` (nobody)."""
+    ensemble_every: int = 3
+    """Predict for the ensemble in every n-th step, and for images never visited; else its stored average is read."""
+    teacher_momentum: float = 0.99
+    """Momentum of the mean teacher's weights, per step."""
+    pseudo_label_weighting: str = "none"
+    """`confident_share`: the target's own pixels weigh the share of cells that the teacher is sure of."""
+    confidence_threshold: float = 0.968
+    """Probability from which `confident_share` calls a cell sure."""
+    entropy_weight: float = 0.0
+    """Weight of the entropy of target predictions, minimised directly; 0 = off."""
+    class_balance: float = 0.0
+    """Exponent γ: a target pixel of class c weighs max(its share in the batch, 1 %)^−γ; 0 = all alike."""
+    auxiliary_weight: float = 0.0
+    """Weight of the auxiliary head's source and target losses, for networks that have one; 0 = not trained here."""
+    distil_from: str = ""
+    """Checkpoint of an adapted, usually larger network with the same classes to learn from as well; empty = none."""
+    distil_weight: float = 1.0
+    """Weight of the divergence from that network's predictions on the target's own pixels."""
+    distil_temperature: float = 1.0
+    """T by which both predictions are softened; above 1 the lesser classes count more."""
 
     def __post_init__(self) -> None:
         _need(self.iterations >= 0, f"adaptation.iterations = {self.iterations}; give 0 or more")
@@ -150,8 +177,30 @@ class AdaptationConfig:
         _need(self.statistics_images >= 2, f"adaptation.statistics_images = {self.statistics_images}; give 2 or more")
         for name in ("ensemble_momentum", "prototype_momentum"):
             _need(0 <= getattr(self, name) < 1, f"adaptation.{name} = {getattr(self, name)}; give 0 up to below 1")
-        for name in ("self_training_weight", "contrastive_weight"):
+        for name in (
+            *("self_training_weight", "contrastive_weight", "entropy_weight"),
+            *("auxiliary_weight", "distil_weight", "class_balance"),
+        ):
             _need(getattr(self, name) >= 0, f"adaptation.{name} = {getattr(self, name)}; give 0 or more")
+        self._check_teacher()
+
+    def _check_teacher(self) -> None:
+        for name, known in (("teacher", TEACHERS), ("pseudo_label_weighting", WEIGHTINGS)):
+            value = getattr(self, name)
+            _need(value in known, f"adaptation.{name} = {value!r}; give {', '.join(known)}")
+        _need(
+            self.distil_temperature > 0,
+            f"adaptation.distil_temperature = {self.distil_temperature}; give a positive number",
+        )
+        _need(self.ensemble_every >= 1, f"adaptation.ensemble_every = {self.ensemble_every}; give 1 or more")
+        for name in ("teacher_momentum", "confidence_threshold"):
+            _need(0 <= getattr(self, name) < 1, f"adaptation.{name} = {getattr(self, name)}; give 0 up to below 1")
+        for name in ("self_training_weight", "contrastive_weight"):
+            _need(
+                self.teacher != "none" or getattr(self, name) == 0,
+                f"adaptation.{name} = {getattr(self, name)} needs pseudo-labels, but adaptation.teacher is none; "
+                f"set {name} to 0, or teacher to ensemble",
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,11 +217,14 @@ class AugmentationConfig:
     """Strength of brightness, contrast, saturation and colour balance changes; 0 = none."""
     blur: float = 0.3
     """Probability of a Gaussian blur."""
+    aspect: float = 0.0
+    """Random stretch of rows against columns, at most by the factor 1 + aspect either way; 0 = none."""
 
     def __post_init__(self) -> None:
         low, high = self.scale
         _need(0 < low <= high, f"augmentation.scale = {list(self.scale)}; give a smallest and a largest positive zoom")
         _need(0 <= self.colour < 1, f"augmentation.colour = {self.colour}; give 0 up to below 1")
+        _need(0 <= self.aspect <= 1, f"augmentation.aspect = {self.aspect}; give 0 to 1")
         _need(0 <= self.blur <= 1, f"augmentation.blur = {self.blur}; give a probability")
 
 

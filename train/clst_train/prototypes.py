@@ -29,6 +29,11 @@ def labels_at_stride(labels: Tensor, size_hw: tuple[int, int]) -> Tensor:
     return F.interpolate(labels[:, None].float(), size=size_hw, mode="nearest-exact")[:, 0].long()
 
 
+def at_stride(mask: Tensor, size_hw: tuple[int, int]) -> Tensor:
+    """A mask N,H,W bool at the feature map's size N,h,w, by the nearest pixel, as labels are."""
+    return F.interpolate(mask[:, None].float(), size=size_hw, mode="nearest-exact")[:, 0] > 0
+
+
 def class_means(projections: Tensor, labels: Tensor, class_count: int, minimum_pixels: int) -> ClassMeans:
     """Mean over the pixels that carry label c, one matrix product for the batch (equation 4).
 

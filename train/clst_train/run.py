@@ -15,6 +15,7 @@ from clst_runtime.errors import ClstError
 from clst_runtime.labels import ClassList
 from clst_train.checkpoint import Checkpoint, load_checkpoint
 from clst_train.config import Config
+from clst_train.data.sampling import RareClasses
 from clst_train.data.target import TargetImages
 from clst_train.logbook import Logbook
 from clst_train.models.deployable import MEAN, STD
@@ -49,6 +50,8 @@ class Run:
     """Where the network is."""
     autocast: torch.autocast
     """Precision of the forward passes."""
+    rare: RareClasses | None = None
+    """Draws source images by their rarest classes; None = in turn."""
 
     def checkpoint(self, stage: str, iteration: int, training_state: dict[str, Any] | None = None) -> Checkpoint:
         """The network as it is now."""

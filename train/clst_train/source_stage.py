@@ -27,7 +27,7 @@ def train_source(run: Run, resume: Checkpoint | None) -> None:
     segmenter.train()
 
     def make(iteration: int) -> SourceBatch:
-        return source_batch(source, run.config, settings.batch, 0, iteration)
+        return source_batch(source, run.config, settings.batch, 0, iteration, run.rare)
 
     for iteration, batch in with_progress(
         run, SOURCE, prefetched(make, first, settings.iterations), settings.iterations

@@ -5,48 +5,24 @@ Legend: B images, C classes, D projection channels, K,L rows and columns of a cr
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
 from clst_runtime.labels import IGNORE_ID
-from clst_train.batchnorm import frozen_statistics
 from clst_train.config import AdaptationConfig
-from clst_train.data.augment import Geometry
 from clst_train.data.loading import SourceBatch, TargetBatch
-from clst_train.ensemble import TemporalEnsemble
+from clst_train.learner import Learner
 from clst_train.losses.contrastive import contrastive_loss
+from clst_train.losses.distillation import distillation_loss
+from clst_train.losses.entropy import entropy_loss
 from clst_train.losses.segmentation import segmentation_loss
-from clst_train.models.deployable import normalise
-from clst_train.models.segmenter import Segmenter
-from clst_train.prototypes import ClassMeans, Prototypes, class_means, labels_at_stride
-
-
-@dataclass(frozen=True, kw_only=True)
-class Learner:
-    """Everything that a step reads or changes."""
-
-    segmenter: Segmenter
-    """F and C."""
-    projection: nn.Module
-    """g; exists in training only."""
-    prototypes: Prototypes
-    """q_c."""
-    ensemble: TemporalEnsemble
-    """Z_i."""
-    settings: AdaptationConfig
-    """Weights and constants."""
-    device: torch.device
-    """Where the network is."""
-    autocast: torch.autocast
-    """Precision of the forward passes; re-entrant."""
-
-    def tensor(self, frames: np.ndarray) -> Tensor:
-        """B,K,L,3 uint8 frames as normalised B,3,K,L on the device."""
-        return normalise(torch.from_numpy(frames).to(self.device, non_blocking=True))
+from clst_train.prototypes import ClassMeans, at_stride, class_means, labels_at_stride
+from clst_train.teachers import Lesson, probabilities_of
+from clst_train.views import StudentView, pixel_weights, pseudo_labels_of, seen_through, student_view
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,75 +32,106 @@ class StepResult:
     loss: Tensor
     """Scalar with a gradient."""
     parts: dict[str, Tensor]
-    """The loss's parts and the pseudo-label statistics, detached scalars."""
+    """The loss's parts, detached scalars."""
     pseudo_labels: Tensor
     """B,K,L class ids of the target crops, `IGNORE_ID` under the ignore mask."""
 
 
-def pseudo_labels_of(ensemble: Tensor, views: tuple[Geometry, ...]) -> Tensor:
-    """arg-max ẑ of whole images B,C,h,w seen through each crop's geometry: B,K,L  (equation 3)."""
-    labels = []
-    for probabilities, view in zip(ensemble, views, strict=True):
-        zoomed = F.interpolate(probabilities[None], size=view.zoomed_hw, mode="bilinear", align_corners=False)[0]
-        rows, columns = view.crop_hw
-        part = zoomed[:, view.top : view.top + rows, view.left : view.left + columns].argmax(dim=0)
-        labels.append(part.flip(1) if view.mirrored else part)
-    return torch.stack(labels)
-
-
-def adaptation_step(learner: Learner, source: SourceBatch, target: TargetBatch, *, target_weight: float) -> StepResult:
-    """Losses of one iteration; moves the ensemble and the prototypes. `target_weight` is the warm-up's 0 … 1."""
+def adaptation_step(
+    learner: Learner, source: SourceBatch, target: TargetBatch, *, target_weight: float, iteration: int = 0
+) -> StepResult:
+    """Losses of one iteration; moves the teacher and the prototypes. `target_weight` is the warm-up's 0 … 1."""
     settings, segmenter = learner.settings, learner.segmenter
+    source_images, source_labels = learner.tensor(source.images), learner.plain(source.labels).long()
 
-    # (1) what the network says now of the whole target images, with the new camera's own batch statistics
-    with torch.no_grad(), frozen_statistics(segmenter), learner.autocast:
-        probabilities = segmenter(learner.tensor(target.whole)).float().softmax(dim=1)  # B,C,h,w
-    # (2) what it has said of them over time, (3) read as labels: every pixel has one, no confidence threshold
-    averaged = learner.ensemble.update(target.indices, probabilities)
-    pseudo_labels = pseudo_labels_of(averaged, target.geometries)
-    pseudo_labels[torch.from_numpy(target.ignored).to(learner.device)] = IGNORE_ID
+    # (1) what the network says now of the whole target images, (2) what it has said of them over time,
+    # (3) read as labels: every pixel has one, no confidence threshold
+    lesson = _lesson(learner, target, iteration)
+    view = _student_view(learner, source, target, lesson, (source_images, source_labels))
 
-    source_labels = torch.from_numpy(source.labels).to(learner.device).long()
-    images, labels, is_target = _student_view(learner, source, target, source_labels, pseudo_labels)
     with learner.autocast:
-        of_source = segmenter.training_outputs(learner.tensor(source.images))
-        of_target = segmenter.training_outputs(images)
+        of_source = segmenter.training_outputs(source_images)
+        of_target = segmenter.training_outputs(view.images)
         source_means = _means(learner, of_source.features, source_labels)
-        target_only = labels.masked_fill(~is_target, IGNORE_ID)
-        target_means = _means(learner, of_target.features, target_only)  # (4)
+        target_means = _means(learner, of_target.features, view.labels.masked_fill(~view.own, IGNORE_ID))  # (4)
     learner.prototypes.update(source_means)  # (5)
 
-    parts = {
-        "source": segmentation_loss(of_source.logits, source_labels),
-        "self_training": segmentation_loss(of_target.logits, labels),
-        # (6) target means are drawn to the source prototypes; source means keep the space separated by class
-        "contrastive": contrastive_loss(target_means, learner.prototypes, settings.temperature)
-        + contrastive_loss(source_means, learner.prototypes, settings.temperature),
-    }
-    loss = parts["source"] + target_weight * (  # (7)
-        settings.self_training_weight * parts["self_training"] + settings.contrastive_weight * parts["contrastive"]
+    weights = pixel_weights(
+        view, segmenter.class_count, sure=_sure(settings, lesson), class_balance=settings.class_balance
     )
-    facts = {name: value.detach() for name, value in parts.items()}
-    facts["agreement"] = (averaged.argmax(1) == probabilities.argmax(1)).float().mean()
-    facts["confidence"] = averaged.amax(dim=1).mean()
-    return StepResult(loss=loss, parts=facts, pseudo_labels=pseudo_labels)
+    supervised = segmentation_loss(of_source.logits, source_labels)
+    self_training = segmentation_loss(of_target.logits, view.labels, weights)
+    if of_source.auxiliary is not None and of_target.auxiliary is not None and settings.auxiliary_weight > 0:
+        supervised = supervised + settings.auxiliary_weight * segmentation_loss(of_source.auxiliary, source_labels)
+        auxiliary = segmentation_loss(of_target.auxiliary, view.labels, weights)
+        self_training = self_training + settings.auxiliary_weight * auxiliary
+    # (6) target means are drawn to the source prototypes; source means keep the space separated by class
+    contrastive = contrastive_loss(target_means, learner.prototypes, settings.temperature)
+    contrastive = contrastive + contrastive_loss(source_means, learner.prototypes, settings.temperature)
+    terms = [
+        ("self_training", settings.self_training_weight, self_training),
+        ("contrastive", settings.contrastive_weight, contrastive),
+        *_further_terms(learner, target, view, of_target.logits),
+    ]
+    unsupervised = torch.stack([weight * term for _, weight, term in terms]).sum()
+    loss = supervised + target_weight * unsupervised  # (7)
+    facts = {"source": supervised.detach()} | {name: term.detach() for name, _, term in terms}
+    if learner.diagnostics is not None:
+        learner.diagnostics.see(target.indices, lesson, target_means, learner.prototypes)
+    return StepResult(loss=loss, parts=facts, pseudo_labels=view.labels)
+
+
+def _lesson(learner: Learner, target: TargetBatch, iteration: int) -> Lesson:
+    """Ask the teacher that the settings name; the ensemble is moved, or only read where its turn is not now."""
+    settings, ensemble, whole = learner.settings, learner.ensemble, target.whole
+    if learner.mean_teacher is not None:
+        learner.mean_teacher.follow(learner.segmenter)
+        said = probabilities_of(learner.mean_teacher.network, learner.tensor(whole), learner.autocast)
+        return Lesson(averaged=said, renewed=True)
+    if settings.teacher == "none":
+        return Lesson(averaged=None)
+    if iteration % settings.ensemble_every and bool((ensemble.visits[target.indices] > 0).all()):
+        return Lesson(averaged=learner.plain(np.asarray(ensemble.read(target.indices))))
+    now = probabilities_of(learner.segmenter, learner.tensor(whole), learner.autocast)
+    return Lesson(averaged=ensemble.update(target.indices, now), current=now, renewed=True)
 
 
 def _student_view(
-    learner: Learner, source: SourceBatch, target: TargetBatch, source_labels: Tensor, pseudo_labels: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Target crops for the student: images B,3,K,L, labels B,K,L and which pixels are the target's own B,K,L."""
-    images = learner.tensor(target.crops)
-    own = torch.ones_like(pseudo_labels, dtype=torch.bool)
-    if not learner.settings.class_mix:
-        return images, pseudo_labels, own
-    count = len(images)
-    pasted = torch.from_numpy(source.mixing[:count]).to(learner.device)
-    images = torch.where(pasted[:, None], learner.tensor(source.images[:count]), images)
-    return images, torch.where(pasted, source_labels[:count], pseudo_labels), own & ~pasted
+    learner: Learner, source: SourceBatch, target: TargetBatch, lesson: Lesson, labelled: tuple[Tensor, Tensor]
+) -> StudentView:
+    ignored, count = learner.plain(target.ignored), len(target.crops)
+    labels = torch.full_like(ignored, IGNORE_ID, dtype=torch.long)
+    if lesson.averaged is not None:
+        labels = pseudo_labels_of(lesson.averaged, target.geometries)
+    pasted = None
+    if learner.settings.class_mix:
+        pasted = (labelled[0][:count], labelled[1][:count], learner.plain(source.mixing[:count]))
+    return student_view(learner.tensor(target.crops), labels, ignored, pasted)
+
+
+def _sure(settings: AdaptationConfig, lesson: Lesson) -> Tensor | None:
+    """Weight of the target's own pixels: the share of cells that the teacher is sure of; None = 1."""
+    if settings.pseudo_label_weighting == "none" or lesson.averaged is None:
+        return None
+    return (lesson.averaged.amax(dim=1) > settings.confidence_threshold).float().mean()
+
+
+def _further_terms(
+    learner: Learner, target: TargetBatch, view: StudentView, logits: Tensor
+) -> Iterator[tuple[str, float, Tensor]]:
+    """Name, weight and value of the terms on target predictions B,C,h,w that need no pseudo-labels, where asked for."""
+    settings, size_hw = learner.settings, (logits.shape[2], logits.shape[3])
+    cells = at_stride(view.visible, size_hw)
+    if settings.entropy_weight > 0:
+        yield "entropy", settings.entropy_weight, entropy_loss(logits, cells)
+    if learner.distiller is not None:
+        temperature, whole = settings.distil_temperature, learner.tensor(target.whole)
+        said = learner.distiller.probabilities(whole, temperature, learner.autocast)
+        taught = seen_through(said, target.geometries, size_hw)
+        yield "distillation", settings.distil_weight, distillation_loss(logits, taught, cells, temperature)
 
 
 def _means(learner: Learner, features: Tensor, labels: Tensor) -> ClassMeans:
     projections = learner.projection(features)  # B,D,h,w
-    at_stride = labels_at_stride(labels, (projections.shape[2], projections.shape[3]))
-    return class_means(projections.float(), at_stride, learner.segmenter.class_count, learner.settings.minimum_pixels)
+    strided = labels_at_stride(labels, (projections.shape[2], projections.shape[3]))
+    return class_means(projections.float(), strided, learner.segmenter.class_count, learner.settings.minimum_pixels)

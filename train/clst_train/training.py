@@ -17,6 +17,7 @@ from clst_runtime.labels import ClassList, load_class_list
 from clst_train.adaptation_stage import adapt
 from clst_train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from clst_train.config import Config, config_from_mapping, read_recipe, with_settings
+from clst_train.data.sampling import rare_classes_of
 from clst_train.data.target import TargetImages, open_target
 from clst_train.examples import draw_examples
 from clst_train.logbook import Logbook
@@ -27,6 +28,7 @@ from clst_train.run import ADAPTED, SOURCE, Run, resume_point
 from clst_train.run_folder import RunFolder, create_run, open_run
 from clst_train.seeding import seed_everything
 from clst_train.source_stage import train_source
+from clst_train.teachers import open_distiller
 
 _OPTION_KEYS = {
     "source": ("data", "source"),
@@ -88,6 +90,7 @@ def start_run(
     if started is not None:
         config = _as_checkpoint(config, started, options)
     source, target, validation, classes = _open_data(config, started)
+    open_distiller(config.adaptation.distil_from, classes)  # what cannot teach is refused before a folder is made
     device = _device(config.run.device)
     folder = create_run(out or Path("runs") / time.strftime("%Y%m%d-%H%M%S"), config)
     if started is not None:
@@ -120,6 +123,7 @@ def _train(folder: RunFolder, config: Config, point: Checkpoint | None, data: Da
         logbook=Logbook(folder.path),
         device=device,
         autocast=_autocast(config.run.precision, device),
+        rare=rare_classes_of(source, config.model.input_hw, config.data.rare_class_sampling),
     )
     if not folder.source.is_file():
         train_source(run, point if point is not None and point.stage == SOURCE else None)

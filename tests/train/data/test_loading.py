@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from clst_runtime.errors import DataError
+from clst_runtime.errors import ConfigError, DataError
 from clst_runtime.images import write_png
 from clst_train.config import AugmentationConfig, config_from_mapping, read_recipe, with_settings
 from clst_train.data.augment import Geometry, draw_geometry, mixing_mask, vary_colours
@@ -110,3 +110,28 @@ def test_an_ignore_mask_may_be_smaller_but_not_of_another_shape(tmp_path):
     write_png(tmp_path / "mask.png", np.zeros((60, 40), np.uint8))
     with pytest.raises(DataError, match=r"mask is 40×60, the camera's pictures are 60×40"):
         open_target([str(tmp_path / "a")], input_hw=(8, 8), ignore_mask=str(tmp_path / "mask.png"))
+
+
+def test_a_stretch_changes_rows_against_columns_and_the_crop_still_fits():
+    """Aspect 0.2: rows / columns of the zoomed image against the input's, within 1/1.2 … 1.2, on both sides of 1."""
+    settings, ratios = AugmentationConfig(scale=(1.5, 1.5), aspect=0.2), []
+    for seed in range(100):
+        view = draw_geometry(np.random.default_rng(seed), settings, (200, 300), (160, 200))
+        ratios.append(view.zoomed_hw[0] / 200 / (view.zoomed_hw[1] / 300))
+        assert view.image(np.zeros((200, 300, 3), np.uint8)).shape == (160, 200, 3)
+    assert 1 / 1.21 < min(ratios) < 0.9
+    assert 1.1 < max(ratios) < 1.21
+    tight = AugmentationConfig(scale=(0.2, 0.2), aspect=1.0)
+    for seed in range(20):
+        view = draw_geometry(np.random.default_rng(seed), tight, (20, 30), (20, 30))
+        assert view.crop_hw == (20, 30)
+        assert view.zoomed_hw[0] >= 20
+        assert view.zoomed_hw[1] >= 30
+    with pytest.raises(ConfigError, match="aspect = 2"):
+        AugmentationConfig(aspect=2.0)
+
+
+def test_without_a_stretch_the_picture_keeps_its_shape():
+    plain = AugmentationConfig()
+    view = draw_geometry(np.random.default_rng(4), plain, (64, 96), (48, 48))
+    assert view.zoomed_hw[1] / view.zoomed_hw[0] == pytest.approx(1.5, abs=0.03)

@@ -55,7 +55,14 @@ def draw_geometry(
     low, high = settings.scale
     zoom = float(np.exp(rng.uniform(np.log(low), np.log(high))))
     zoom = max(zoom, crop_hw[0] / input_hw[0], crop_hw[1] / input_hw[1])
-    zoomed = (max(crop_hw[0], round(input_hw[0] * zoom)), max(crop_hw[1], round(input_hw[1] * zoom)))
+    taller = 1.0  # rows against columns; both change by its root, so that the area stays
+    if settings.aspect > 0:
+        limit = float(np.log1p(settings.aspect))
+        taller = float(np.exp(rng.uniform(-limit, limit) / 2))
+    zoomed = (
+        max(crop_hw[0], round(input_hw[0] * zoom * taller)),
+        max(crop_hw[1], round(input_hw[1] * zoom / taller)),
+    )
     return Geometry(
         zoomed_hw=zoomed,
         top=int(rng.integers(zoomed[0] - crop_hw[0] + 1)),

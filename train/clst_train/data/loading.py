@@ -18,6 +18,7 @@ from clst_runtime.frames import resize_classes, resize_frame
 from clst_runtime.labels import IGNORE_ID
 from clst_train.config import AugmentationConfig, Config
 from clst_train.data.augment import Geometry, draw_geometry, mixing_mask, vary_colours
+from clst_train.data.sampling import RareClasses, geometry_showing
 from clst_train.data.target import TargetImages
 
 SOURCE_STREAM, TARGET_STREAM = 1, 2
@@ -70,16 +71,25 @@ def _rng(seed: int, stream: int, iteration: int, place: int) -> np.random.Genera
     return np.random.default_rng([seed, stream, 1, iteration, place])
 
 
-def source_batch(dataset: LabelledDataset, config: Config, batch: int, stage: int, iteration: int) -> SourceBatch:
-    """The labelled crops of one iteration; `stage` tells source training (0) and adaptation (1) apart."""
+def source_batch(
+    dataset: LabelledDataset, config: Config, batch: int, stage: int, iteration: int, rare: RareClasses | None = None
+) -> SourceBatch:
+    """The labelled crops of one iteration; `stage` tells source training (0) and adaptation (1) apart.
+
+    The images come in turn, or by `rare` for a class each, which the crop then shows.
+    """
     images, labels, masks = [], [], []
     seed = config.run.seed * 2 + stage
     for place, index in enumerate(positions(seed, SOURCE_STREAM, len(dataset), batch, iteration)):
         rng = _rng(seed, SOURCE_STREAM, iteration, place)
-        sample = dataset[int(index)]
+        chosen, position = rare.draw(rng) if rare is not None else (None, int(index))
+        sample = dataset[position]
         image = resize_frame(sample.image, config.model.input_hw)
         classes = resize_classes(sample.labels, config.model.input_hw)
-        view = draw_geometry(rng, config.augmentation, config.model.input_hw, config.crop_hw)
+        if chosen is None:
+            view = draw_geometry(rng, config.augmentation, config.model.input_hw, config.crop_hw)
+        else:
+            view = geometry_showing(rng, chosen, classes, config.augmentation, config.crop_hw)
         images.append(vary_colours(rng, view.image(image), config.augmentation))
         labels.append(view.classes(classes))
         masks.append(mixing_mask(rng, labels[-1], IGNORE_ID))

@@ -1,0 +1,268 @@
+import copy
+import math
+
+import pytest
+import torch
+from tests.train.tiny import SIZE_HW, TinySegmenter, batches, learner
+from torch.nn import functional as F
+
+from clst_runtime.errors import ConfigError, ModelFileError
+from clst_runtime.labels import ClassList
+from clst_train.checkpoint import Checkpoint, save_checkpoint
+from clst_train.config import AdaptationConfig
+from clst_train.models.deployable import MEAN, STD
+from clst_train.models.networks import build_segmenter
+from clst_train.step import adaptation_step
+from clst_train.teachers import Distiller, MeanTeacher, open_distiller, probabilities_of
+
+
+def fill(network, value):
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.fill_(value)
+
+
+def values(network):
+    return {round(float(v), 6) for p in network.parameters() for v in p.flatten()}
+
+
+def test_the_mean_teacher_copies_then_averages_then_follows_at_its_momentum():
+    """Students 4, 8, 2, 1 with momentum 0.6: t=0 copy 4; t=1 m=½ → 6; t=2 m=0.6 → 4.4; t=3 m=0.6 → 3.04."""
+    student = TinySegmenter()
+    teacher = MeanTeacher(student, 0.6)
+    expected = [4.0, 6.0, 0.6 * 6 + 0.4 * 2, 0.6 * 4.4 + 0.4 * 1]
+    for new, average in zip((4.0, 8.0, 2.0, 1.0), expected, strict=True):
+        fill(student, new)
+        teacher.follow(student)
+        assert values(teacher.network) == {round(average, 6)}
+    assert not any(parameter.requires_grad for parameter in teacher.network.parameters())
+
+
+def test_the_mean_teacher_goes_on_from_its_state_to_the_bit(tmp_path):
+    torch.manual_seed(0)
+    student = TinySegmenter()
+    teacher = MeanTeacher(student, 0.9)
+    teacher.follow(student)
+    torch.save(teacher.state_dict(), tmp_path / "t.pt")
+    other = MeanTeacher(TinySegmenter(), 0.9)
+    other.load_state_dict(torch.load(tmp_path / "t.pt", weights_only=True))
+    fill(student, 0.5)
+    for each in (teacher, other):
+        each.follow(student)
+    for one, two in zip(teacher.network.parameters(), other.network.parameters(), strict=True):
+        assert torch.equal(one, two)
+    assert teacher.steps == other.steps == 2
+
+
+def test_a_teacher_predicts_by_the_batch_and_neither_reads_nor_moves_running_statistics():
+    torch.manual_seed(0)
+    network, images = TinySegmenter().eval(), torch.randn(2, 3, 4, 6)
+    plain = torch.autocast("cpu", enabled=False)
+    first = probabilities_of(network, images, plain)
+    network.norm.running_mean.fill_(1000.0)
+    assert torch.equal(probabilities_of(network, images, plain), first)
+    assert network.norm.running_mean.tolist() == [1000.0] * 3
+    normalised = F.batch_norm(images, None, None, network.norm.weight, network.norm.bias, training=True)
+    assert torch.allclose(first, network.head(torch.relu(network.body(normalised))).softmax(1), atol=1e-6)
+    assert not first.requires_grad
+
+
+def test_the_mean_teacher_speaks_in_the_ensembles_place():
+    one = learner(teacher="mean_teacher", class_mix=False)
+    fill(one.segmenter, 0.0)
+    with torch.no_grad():
+        one.segmenter.head.bias.copy_(torch.tensor([0.0, 0.0, 5.0]))  # class 2 everywhere
+    result = adaptation_step(one, *batches(), target_weight=1.0)
+    assert set(result.pseudo_labels.flatten().tolist()) == {2}
+    with torch.no_grad():
+        one.segmenter.head.bias.copy_(torch.tensor([9.0, 0.0, 0.0]))
+    # t = 1: the mean of both biases is (4.5, 0, 2.5), so the teacher says 0
+    assert set(adaptation_step(one, *batches(), target_weight=1.0).pseudo_labels.flatten().tolist()) == {0}
+    assert one.ensemble.visits.tolist() == [0, 0]
+
+
+def test_without_a_teacher_no_target_pixel_has_a_label_and_only_the_entropy_pulls():
+    settings = {"teacher": "none", "self_training_weight": 0.0, "contrastive_weight": 0.0, "class_mix": False}
+    one = learner(entropy_weight=0.5, **settings)
+    result = adaptation_step(one, *batches(), target_weight=1.0)
+    assert set(result.pseudo_labels.flatten().tolist()) == {255}
+    assert result.loss.item() == pytest.approx((result.parts["source"] + 0.5 * result.parts["entropy"]).item())
+    assert math.isnan(one.diagnostics.read()[0]["confidence"])
+    with torch.no_grad():
+        twin = learner(**settings)
+        expected = _entropy(twin, batches()[1])
+    assert result.parts["entropy"].item() == pytest.approx(expected, abs=1e-6)
+
+
+def _entropy(one, target):
+    p = one.segmenter(one.tensor(target.crops)).softmax(1)
+    return float(-(p * p.log()).sum(1).mean() / torch.tensor(3.0).log())
+
+
+def test_under_the_ignore_mask_there_is_no_entropy():
+    one = learner(teacher="none", self_training_weight=0.0, contrastive_weight=0.0, entropy_weight=1.0, class_mix=False)
+    assert adaptation_step(one, *batches(ignored=True), target_weight=1.0).parts["entropy"].item() == 0.0
+
+
+def test_pasted_source_pixels_have_no_entropy():
+    """Half of the student's pixels are pasted: the mean is over the other ones alone."""
+    settings = {"teacher": "none", "self_training_weight": 0.0, "contrastive_weight": 0.0, "entropy_weight": 1.0}
+    source, target = batches()
+    result = adaptation_step(learner(**settings), source, target, target_weight=1.0)
+    twin, mask = learner(**settings), torch.from_numpy(source.mixing)
+    mixed = torch.where(mask[:, None], twin.tensor(source.images), twin.tensor(target.crops))
+    with torch.no_grad():
+        p = twin.segmenter(mixed).softmax(1)
+    expected = -(p * p.log()).sum(1)[~mask].mean() / torch.tensor(3.0).log()
+    assert result.parts["entropy"].item() == pytest.approx(expected.item(), abs=1e-6)
+
+
+def test_the_confident_share_weighs_the_targets_own_pixels_and_not_the_pasted_ones():
+    """The share of sure cells s: (Σ own s·CE + Σ pasted CE) / all pixels, counted by a plain loop."""
+    chosen = {"teacher": "mean_teacher", "contrastive_weight": 0.0, "confidence_threshold": 0.4}
+    source, target = batches()
+    result = adaptation_step(
+        learner(**chosen, pseudo_label_weighting="confident_share"), source, target, target_weight=1.0
+    )
+    twin = learner(**chosen)
+    said = probabilities_of(twin.segmenter, twin.tensor(target.whole), twin.autocast)
+    share = float((said.amax(1) > 0.4).sum()) / said[:, 0].numel()
+    assert 0.1 < share < 0.9
+    mask = torch.from_numpy(source.mixing)
+    with torch.no_grad():
+        twin.segmenter(twin.tensor(source.images))
+        logits = twin.segmenter(torch.where(mask[:, None], twin.tensor(source.images), twin.tensor(target.crops)))
+    labels = torch.where(mask, torch.from_numpy(source.labels).long(), said.argmax(1))
+    terms = F.cross_entropy(logits, labels, reduction="none")
+    expected = (terms[mask].sum() + share * terms[~mask].sum()) / labels.numel()
+    assert result.parts["self_training"].item() == pytest.approx(expected.item(), abs=1e-6)
+
+
+def test_the_ensemble_is_asked_in_every_nth_step_and_for_images_never_visited():
+    one, (source, target) = learner(ensemble_every=3), batches()
+    for iteration, visits in ((1, 1), (2, 1), (3, 2), (4, 2), (5, 2), (6, 3)):
+        adaptation_step(one, source, target, target_weight=1.0, iteration=iteration)
+        assert one.ensemble.visits.tolist() == [visits, visits]
+        means, _, _ = one.diagnostics.read()
+        assert math.isnan(means["agreement"]) == (iteration in (2, 4, 5))
+        assert math.isnan(means["flip_rate"]) == (iteration not in (3, 6))
+
+
+def test_between_its_turns_the_stored_average_gives_the_labels():
+    one, (source, target) = learner(ensemble_every=2, class_mix=False), batches()
+    first = adaptation_step(one, source, target, target_weight=1.0, iteration=0).pseudo_labels
+    with torch.no_grad():
+        one.segmenter.head.bias.copy_(torch.tensor([0.0, 0.0, 50.0]))
+    assert torch.equal(adaptation_step(one, source, target, target_weight=1.0, iteration=1).pseudo_labels, first)
+
+
+def test_the_auxiliary_head_learns_of_both_cameras_when_it_is_asked_to():
+    """0.4 of its source loss joins the source's, 0.4 of its target loss the self-training's; 0 gives no gradient."""
+    source, target = batches()
+    one, two = (learner(with_auxiliary=True, class_mix=False, auxiliary_weight=w) for w in (0.0, 0.4))
+    plain = adaptation_step(one, source, target, target_weight=1.0)
+    more = adaptation_step(two, source, target, target_weight=1.0)
+    twin = learner(with_auxiliary=True).segmenter
+    of_source = F.cross_entropy(
+        twin.training_outputs(one.tensor(source.images)).auxiliary, one.plain(source.labels).long()
+    )
+    of_target = F.cross_entropy(twin.training_outputs(one.tensor(target.crops)).auxiliary, plain.pseudo_labels)
+    for name, expected in (("source", of_source), ("self_training", of_target)):
+        assert (more.parts[name] - plain.parts[name]).item() == pytest.approx(0.4 * expected.item(), abs=1e-5)
+    plain.loss.backward()
+    more.loss.backward()
+    assert one.segmenter.auxiliary_head.weight.grad is None
+    assert two.segmenter.auxiliary_head.weight.grad.abs().sum() > 0
+
+
+def test_balanced_classes_change_only_the_self_training():
+    source, target = batches()
+    plain, balanced = (
+        adaptation_step(learner(class_balance=g, class_mix=False), source, target, target_weight=1.0).parts
+        for g in (0.0, 1.0)
+    )
+    assert plain["source"] == balanced["source"]
+    twin = learner()
+    with torch.no_grad():
+        twin.segmenter(twin.tensor(source.images))
+        logits = twin.segmenter(twin.tensor(target.crops))
+    labels = logits.argmax(1)
+    shares = [max(0.01, float((labels == c).float().mean())) for c in range(3)]
+    raw = torch.tensor([1 / share for share in shares])[labels]
+    expected = (F.cross_entropy(logits, labels, reduction="none") * raw / raw.mean()).mean()
+    assert balanced["self_training"].item() == pytest.approx(expected.item(), abs=1e-5)
+
+
+def test_the_distiller_pulls_the_targets_own_visible_cells():
+    """A distiller equal to the student's start leaves nothing to learn; another one pulls by its explicit KL."""
+    source, target = batches()
+    for bias, mixed in ((0.0, False), (3.0, False), (3.0, True)):
+        one = learner(class_mix=mixed, distil_weight=0.5, distil_temperature=2.0)
+        network = copy.deepcopy(one.segmenter)
+        with torch.no_grad():
+            network.head.bias[1] += bias
+        object.__setattr__(one, "distiller", Distiller(network, SIZE_HW, "0" * 64))
+        result = adaptation_step(one, source, target, target_weight=1.0)
+        student, mask = learner().segmenter, torch.from_numpy(source.mixing) & mixed
+        images = torch.where(mask[:, None], one.tensor(source.images), one.tensor(target.crops))
+        with torch.no_grad():
+            p = (network(one.tensor(target.whole)) / 2).softmax(1)
+            q = (student(images) / 2).softmax(1)
+        expected = 4 * ((p * (p / q).log()).sum(1) * ~mask).sum() / (~mask).sum()
+        assert result.parts["distillation"].item() == pytest.approx(expected.item(), abs=1e-5)
+        assert (expected.item() < 1e-6) == (bias == 0.0)
+        total = result.parts["source"] + result.parts["self_training"] + 0.1 * result.parts["contrastive"]
+        assert result.loss.item() == pytest.approx((total + 0.5 * result.parts["distillation"]).item(), abs=1e-5)
+
+
+def test_a_distiller_sees_the_images_at_its_own_size():
+    network = TinySegmenter()
+    seen = []
+    network.register_forward_pre_hook(lambda _, inputs: seen.append(tuple(inputs[0].shape)))
+    p = Distiller(network, (8, 12), "").probabilities(
+        torch.randn(2, 3, 4, 6), 1.0, torch.autocast("cpu", enabled=False)
+    )
+    assert seen == [(2, 3, 8, 12)]
+    assert p.shape == (2, 3, 8, 12)
+    assert not p.requires_grad
+
+
+def test_a_distiller_of_other_classes_or_none_at_all_is_refused(tmp_path):
+    classes = ClassList(name="two", names=("road", "sky"), colours=((0, 0, 0), (1, 1, 1)))
+    network = build_segmenter("ddrnet23_slim", 2)
+    checkpoint = Checkpoint(
+        network="ddrnet23_slim", classes=classes, input_hw=(32, 64), mean=MEAN, std=STD, stage="adapted", iteration=1,
+        segmenter_state=network.state_dict(),
+    )  # fmt: skip
+    save_checkpoint(tmp_path / "t.pt", checkpoint)
+    found = open_distiller(str(tmp_path / "t.pt"), classes)
+    assert found.input_hw == (32, 64)
+    assert not any(parameter.requires_grad for parameter in found.network.parameters())
+    swapped = ClassList(name="two", names=("sky", "road"), colours=classes.colours)
+    with pytest.raises(ConfigError, match=r"knows 2 classes \(road, sky\), the student 2 \(sky, road\)"):
+        open_distiller(str(tmp_path / "t.pt"), swapped)
+    assert open_distiller("", classes) is None
+    with pytest.raises(ModelFileError, match="no such checkpoint"):
+        open_distiller(str(tmp_path / "none.pt"), classes)
+    (tmp_path / "bad.pt").write_bytes(b"bad")
+    with pytest.raises(ModelFileError, match="damaged"):
+        open_distiller(str(tmp_path / "bad.pt"), classes)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"teacher": "oracle"}, "adaptation.teacher = 'oracle'; give ensemble, mean_teacher, none"),
+        ({"teacher": "none"}, "self_training_weight = 1.0 needs pseudo-labels"),
+        ({"teacher": "none", "self_training_weight": 0.0}, "contrastive_weight = 0.1 needs pseudo-labels"),
+        ({"pseudo_label_weighting": "sure"}, "give none, confident_share"),
+        ({"ensemble_every": 0}, "ensemble_every = 0; give 1 or more"),
+        ({"teacher_momentum": 1.0}, "teacher_momentum = 1.0; give 0 up to below 1"),
+        ({"distil_temperature": 0.0}, "distil_temperature = 0.0; give a positive number"),
+        ({"class_balance": -1.0}, "class_balance = -1.0; give 0 or more"),
+        ({"entropy_weight": -0.1}, "entropy_weight = -0.1; give 0 or more"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(settings, words):
+    with pytest.raises(ConfigError, match=words):
+        AdaptationConfig(**settings)

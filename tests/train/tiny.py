@@ -1,0 +1,81 @@
+"""A network, batches and a learner so small that a step's numbers can be counted by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import nn
+
+from clst_train.config import AdaptationConfig
+from clst_train.data.augment import Geometry
+from clst_train.data.loading import SourceBatch, TargetBatch
+from clst_train.diagnostics import Diagnostics
+from clst_train.ensemble import TemporalEnsemble
+from clst_train.learner import Learner
+from clst_train.models.projection import ProjectionHead
+from clst_train.models.segmenter import Segmenter, TrainingOutputs
+from clst_train.prototypes import Prototypes
+from clst_train.teachers import MeanTeacher
+
+CPU = torch.device("cpu")
+CLASSES, SIZE_HW = 3, (4, 6)
+
+
+class TinySegmenter(Segmenter):
+    """F: BatchNorm and a 1×1 convolution to 4 features at stride 1; C: a 1×1 convolution."""
+
+    feature_channels, output_stride, class_count = 4, 1, CLASSES
+
+    def __init__(self, *, with_auxiliary: bool = False) -> None:
+        super().__init__()
+        self.norm, self.body = nn.BatchNorm2d(3), nn.Conv2d(3, 4, 1)
+        self.head = nn.Conv2d(4, CLASSES, 1)
+        self.auxiliary_head = nn.Conv2d(4, CLASSES, 1) if with_auxiliary else None
+
+    def features(self, images):
+        return torch.relu(self.body(self.norm(images)))
+
+    def logits(self, features):
+        return self.head(features)
+
+    def training_outputs(self, images):
+        features = self.features(images)
+        auxiliary = self.auxiliary_head(features) if self.auxiliary_head is not None else None
+        return TrainingOutputs(features=features, logits=self.logits(features), auxiliary=auxiliary)
+
+
+def batches(*, seed: int = 0, size: int = 2, ignored: bool = False) -> tuple[SourceBatch, TargetBatch]:
+    """Random pictures; the target's crops are its whole images."""
+    rng = np.random.default_rng(seed)
+    shape = (size, *SIZE_HW)
+    pictures = [rng.integers(0, 256, (*shape, 3), np.uint8) for _ in range(2)]
+    labels = rng.integers(0, CLASSES, shape).astype(np.uint8)
+    whole = Geometry(zoomed_hw=SIZE_HW, top=0, left=0, crop_hw=SIZE_HW, mirrored=False)
+    covered = np.full(shape, ignored)
+    return (
+        SourceBatch(images=pictures[0], labels=labels, mixing=labels == 1),
+        TargetBatch(
+            indices=np.arange(size),
+            whole=pictures[1],
+            crops=pictures[1].copy(),
+            ignored=covered,
+            geometries=(whole,) * size,
+        ),
+    )
+
+
+def learner(*, seed: int = 0, images: int = 2, with_auxiliary: bool = False, **settings: object) -> Learner:
+    """A learner of the tiny network on the CPU."""
+    torch.manual_seed(seed)
+    segmenter, values = TinySegmenter(with_auxiliary=with_auxiliary).train(), AdaptationConfig(**settings)
+    return Learner(
+        segmenter=segmenter,
+        projection=ProjectionHead(4, 5, 5),
+        prototypes=Prototypes(CLASSES, 5, values.prototype_momentum, CPU),
+        ensemble=TemporalEnsemble(images, CLASSES, SIZE_HW, values.ensemble_momentum),
+        settings=values,
+        device=CPU,
+        autocast=torch.autocast("cpu", dtype=torch.bfloat16, enabled=False),
+        diagnostics=Diagnostics(images, CLASSES, SIZE_HW, CPU),
+        mean_teacher=MeanTeacher(segmenter, values.teacher_momentum) if values.teacher == "mean_teacher" else None,
+    )

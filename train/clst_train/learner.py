@@ -1,0 +1,54 @@
+"""Everything that a step of the adaptation reads or changes, in one place.
+
+Legend: B images, K,L rows and columns of a crop.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from clst_train.config import AdaptationConfig
+from clst_train.diagnostics import Diagnostics
+from clst_train.ensemble import TemporalEnsemble
+from clst_train.models.deployable import normalise
+from clst_train.models.segmenter import Segmenter
+from clst_train.prototypes import Prototypes
+from clst_train.teachers import Distiller, MeanTeacher
+
+
+@dataclass(frozen=True, kw_only=True)
+class Learner:
+    """Everything that a step reads or changes."""
+
+    segmenter: Segmenter
+    """F and C."""
+    projection: nn.Module
+    """g; exists in training only."""
+    prototypes: Prototypes
+    """q_c."""
+    ensemble: TemporalEnsemble
+    """Z_i."""
+    settings: AdaptationConfig
+    """Weights and constants."""
+    device: torch.device
+    """Where the network is."""
+    autocast: torch.autocast
+    """Precision of the forward passes; re-entrant."""
+    mean_teacher: MeanTeacher | None = None
+    """Speaks in the ensemble's place when `settings.teacher` says so."""
+    distiller: Distiller | None = None
+    """Another adapted network to learn from as well."""
+    diagnostics: Diagnostics | None = None
+    """Looks on; changes nothing."""
+
+    def tensor(self, frames: np.ndarray) -> Tensor:
+        """B,K,L,3 uint8 frames as normalised B,3,K,L on the device."""
+        return normalise(self.plain(frames))
+
+    def plain(self, values: np.ndarray) -> Tensor:
+        """Any array as it is, on the device."""
+        return torch.from_numpy(values).to(self.device, non_blocking=True)

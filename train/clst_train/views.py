@@ -1,0 +1,99 @@
+"""What the student sees: a crop of a target image, its pseudo-labels through the same geometry, pasted source pixels.
+
+Legend: B images, C classes, K,L rows and columns of a crop, h,w at output stride.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from clst_runtime.labels import IGNORE_ID
+from clst_train.data.augment import Geometry
+
+RAREST = 0.01
+"""Share below which a rarer class weighs no more: a few stray pixels shall not outweigh the image."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudentView:
+    """Target crops, perhaps with classes of source images pasted into them (ClassMix)."""
+
+    images: Tensor
+    """B,3,K,L normalised."""
+    labels: Tensor
+    """B,K,L: pseudo-labels, source labels where pasted, `IGNORE_ID` where neither."""
+    own: Tensor
+    """B,K,L bool: pixels of the target image itself."""
+    visible: Tensor
+    """B,K,L bool: those of them that the ignore mask does not cover."""
+
+
+def seen_through(maps: Tensor, views: tuple[Geometry, ...], size_hw: tuple[int, int]) -> Tensor:
+    """Maps of whole images B,C,h,w as each crop sees them: B,C,K,L float32 for `size_hw` K,L.
+
+    Bilinear with half-pixel centres, just as if the whole map were enlarged to `zoomed_hw` and the crop then cut out,
+    but only the crop's own pixels are computed.
+    """
+    rows = []
+    for view in views:
+        (zoomed_rows, zoomed_columns), (crop_rows, crop_columns) = view.zoomed_hw, view.crop_hw
+        # The whole image spans −1 … 1; a crop is a part of it, perhaps seen from right to left.
+        across = (crop_columns / zoomed_columns) * (-1.0 if view.mirrored else 1.0)
+        middle = ((2 * view.left + crop_columns) / zoomed_columns - 1, (2 * view.top + crop_rows) / zoomed_rows - 1)
+        rows.append([[across, 0.0, middle[0]], [0.0, crop_rows / zoomed_rows, middle[1]]])
+    transforms = torch.tensor(rows).to(maps.device, non_blocking=True)
+    places = F.affine_grid(transforms, [len(views), 1, *size_hw], align_corners=False)
+    return F.grid_sample(maps.float(), places, mode="bilinear", padding_mode="border", align_corners=False)
+
+
+def pseudo_labels_of(probabilities: Tensor, views: tuple[Geometry, ...]) -> Tensor:
+    """arg-max ẑ of whole images B,C,h,w seen through each crop's geometry: B,K,L  (equation 3)."""
+    # `max` names the same class as `argmax`, three times as fast on a CPU
+    return seen_through(probabilities, views, views[0].crop_hw).max(dim=1).indices
+
+
+def student_view(
+    crops: Tensor, pseudo_labels: Tensor, ignored: Tensor, pasted: tuple[Tensor, Tensor, Tensor] | None
+) -> StudentView:
+    """Put a view together.
+
+    Args:
+        crops: B,3,K,L normalised target crops.
+        pseudo_labels: B,K,L.
+        ignored: B,K,L bool, under the ignore mask.
+        pasted: source images B,3,K,L, their labels B,K,L and which of their pixels to paste B,K,L; None = none.
+    """
+    labels = pseudo_labels.masked_fill(ignored, IGNORE_ID)
+    own = torch.ones_like(ignored)
+    if pasted is not None:
+        images, source_labels, mask = pasted
+        crops = torch.where(mask[:, None], images, crops)
+        labels, own = torch.where(mask, source_labels, labels), ~mask
+    return StudentView(images=crops, labels=labels, own=own, visible=own & ~ignored)
+
+
+def class_weights(labels: Tensor, class_count: int, exponent: float) -> Tensor:
+    """Weights B,K,L of labels by their class's share f among them: max(f, 1 %)^−exponent; mean 1, ignored 0."""
+    known = labels != IGNORE_ID
+    counts = torch.stack([(labels == index).sum() for index in range(class_count)]).float()  # C
+    weights = (counts / counts.sum().clamp_min(1.0)).clamp_min(RAREST) ** -exponent
+    mean = (weights * counts).sum() / counts.sum().clamp_min(1.0)
+    return (weights / mean.clamp_min(1e-6))[labels.clamp_max(class_count - 1)] * known
+
+
+def pixel_weights(view: StudentView, class_count: int, *, sure: Tensor | None, class_balance: float) -> Tensor | None:
+    """B,K,L: how much each pixel of a student's view counts; None = all alike.
+
+    `sure` (scalar) is the weight of the target's own pixels, pasted source pixels weigh 1; classes are balanced by
+    the exponent `class_balance`.
+    """
+    if sure is None and class_balance == 0:
+        return None
+    weights = torch.ones_like(view.labels, dtype=torch.float32)
+    if sure is not None:
+        weights = torch.where(view.own, sure, weights)
+    return weights if class_balance == 0 else weights * class_weights(view.labels, class_count, class_balance)
