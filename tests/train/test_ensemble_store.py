@@ -254,7 +254,7 @@ def test_only_the_copy_that_resume_names_is_kept(saved):
 
 
 def test_a_full_disk_at_a_checkpoint_keeps_the_copy_before(saved, monkeypatch):
-    working, checkpoints, state, _ = saved
+    working, checkpoints, _, _ = saved
 
     def half(source, destination):
         destination.write_bytes(source.read_bytes()[:1000])
