@@ -44,7 +44,7 @@ def adapt(run: Run, resume: Checkpoint | None) -> None:
         _restore(learner, optimiser, resume)
     run.logbook.forget_after(ADAPTED, first)
     segmenter.train()
-    batches = prefetched(lambda iteration: _both(run, iteration), first, settings.iterations)
+    batches = prefetched(lambda iteration: _expected(learner, _both(run, iteration)), first, settings.iterations)
     for iteration, (source, unlabelled) in with_progress(run, ADAPTED, batches, settings.iterations):
         set_rate(optimiser, settings.learning_rate, iteration, settings.iterations)
         weight = ramp(iteration, settings.iterations, settings.target_warm_up)
@@ -81,6 +81,12 @@ def _both(run: Run, iteration: int) -> tuple[SourceBatch, TargetBatch]:
     unlabelled = target_batch(needed(run.target), run.config, iteration)
     size = run.config.adaptation.batch
     return source_batch(needed(run.source), run.config, size, 1, iteration), unlabelled
+
+
+def _expected(learner: Learner, batches: tuple[SourceBatch, TargetBatch]) -> tuple[SourceBatch, TargetBatch]:
+    """In the loader's thread: from a disk, the ensemble's records are read while the batch waits for its turn."""
+    learner.ensemble.expect(batches[1].indices)
+    return batches
 
 
 def _learner(run: Run, target: TargetImages, resume: Checkpoint | None) -> Learner:
