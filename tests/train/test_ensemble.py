@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from clst_train.data.augment import Geometry
 from clst_train.ensemble import TemporalEnsemble
 from clst_train.ensemble_cells import MOST_VISITS
 from clst_train.ensemble_store import EnsembleStore, StoreLayout
@@ -194,3 +196,25 @@ def test_the_caller_may_change_its_arrays_afterwards():
     averaged.zero_()
     ensemble.flush()
     assert ensemble.read(np.array([0, 1, 2])).reshape(3, -1).max(1).tolist() == pytest.approx([0.25, 0.25, 0], abs=STEP)
+
+
+class NoValueLeavesTheDevice(TorchDispatchMode):
+    """Raises where an operation has to wait for a value: `.item()`, `if tensor`, boolean indexing, `nonzero`."""
+
+    def __torch_dispatch__(self, function, types, arguments=(), options=None):
+        name = str(function)
+        if any(word in name for word in ("_local_scalar_dense", "nonzero", "masked_select", "unique")):
+            raise AssertionError(name)
+        return function(*arguments, **(options or {}))
+
+
+@pytest.mark.parametrize("top_k", [None, 2])
+def test_an_update_asks_the_device_for_no_value(top_k):
+    ensemble, p = make(top_k=top_k), torch.full((2, 4, 5, 6), 0.25)
+    view = Geometry(zoomed_hw=(40, 48), top=0, left=8, crop_hw=(40, 40), mirrored=True)
+    with NoValueLeavesTheDevice():
+        ensemble.update(np.array([0, 1]), p)
+        valid = torch.ones(2, 5, 5, dtype=torch.bool)
+        ensemble.update_views(np.array([1, 2]), p[..., :5], [view, view], valid)
+        with pytest.raises(AssertionError, match="_local_scalar_dense"):
+            p[0, 0, 0, 0].item()

@@ -147,10 +147,11 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "posix_fallocate", full)
-    with pytest.raises(DataError) as error:
-        EnsembleStore.create(tmp_path / "run" / "e.store", layout(images=2000, size_hw=(64, 64)))
-    one_line(error, "e.store: No space left on device", "needs 55 MiB", "MiB are free", 'ensemble_store = "top_k"')
-    assert list((tmp_path / "run").iterdir()) == []
+    for top_k, needed, cure in ((2, "needs 55 MiB", "(free some)"), (None, "needs 70 MiB", 'ensemble_store = "top_k"')):
+        with pytest.raises(DataError) as error:
+            EnsembleStore.create(tmp_path / "run" / "e.store", layout(images=2000, size_hw=(64, 64), top_k=top_k))
+        one_line(error, "e.store: No space left on device", needed, "MiB are free", cure)
+        assert list((tmp_path / "run").iterdir()) == []
 
 
 def test_a_limit_of_the_system_is_one_line_and_leaves_nothing(tmp_path):

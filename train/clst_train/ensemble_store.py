@@ -132,7 +132,7 @@ class EnsembleStore:
             DataError: the disk has no room for it, or the folder cannot be written.
         """
         with written_whole(path) as temporary, temporary.open("r+b") as stream:
-            _allocate(stream.fileno(), layout.file_bytes, path)
+            _allocate(stream.fileno(), layout, path)
             stream.write(_header(layout, 0))
         return EnsembleStore.open(path, layout, 0)
 
@@ -199,8 +199,9 @@ def _header(layout: StoreLayout, iteration: int) -> bytes:
     return text.ljust(_HEADER_BYTES - 1) + b"\n"
 
 
-def _allocate(descriptor: int, size: int, path: Path) -> None:
-    """Reserve `size` bytes of zeros on the disk, by writing them where the file system cannot reserve."""
+def _allocate(descriptor: int, layout: StoreLayout, path: Path) -> None:
+    """Reserve the file's bytes on the disk, all zero, by writing them where the file system cannot reserve."""
+    size = layout.file_bytes
     try:
         try:
             os.posix_fallocate(descriptor, 0, size)
@@ -211,11 +212,11 @@ def _allocate(descriptor: int, size: int, path: Path) -> None:
                 raise
             _write_zeros(descriptor, size)
     except OSError as error:
-        free = shutil.disk_usage(path.parent).free
+        free, smaller = shutil.disk_usage(path.parent).free, ', or set adaptation.ensemble_store = "top_k"'
         raise OSError(
             error.errno,
             f"{error.strerror}, the ensemble needs {size / 2**20:.0f} MiB and {free / 2**20:.0f} MiB are free "
-            '(free some, or set adaptation.ensemble_store = "top_k")',
+            f"(free some{smaller if layout.top_k is None else ''})",
         ) from error
 
 
