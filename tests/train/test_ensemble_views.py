@@ -124,6 +124,19 @@ def test_cells_outside_the_crop_or_not_valid_stay_to_the_bit(top_k):
         assert np.array_equal(after["classes"][1][:, ~expected], before["classes"][1][:, ~expected])
 
 
+def test_a_cell_outside_the_crop_keeps_its_classes_even_where_all_are_equally_probable():
+    ensemble = make(1, 7, (1, 2), top_k=2)
+    # All seven are 9362 of 65535 once rounded, and classes 5 and 6 are the stored ones.
+    p = torch.tensor([9362.04] * 5 + [9362.4] * 2) / 65535
+    ensemble.update(np.array([0]), p.view(1, 7, 1, 1).expand(1, 7, 1, 2))
+    ensemble.flush()
+    assert sorted(ensemble.store.records["classes"][0, :, 0, 1]) == [5, 6]
+    left = Geometry(zoomed_hw=(8, 16), top=0, left=0, crop_hw=(8, 8), mirrored=False)
+    ensemble.update_views(np.array([0]), torch.full((1, 7, 1, 1), 1 / 7), [left], torch.ones(1, 1, 1, dtype=torch.bool))
+    ensemble.flush()
+    assert sorted(ensemble.store.records["classes"][0, :, 0, 1]) == [5, 6]
+
+
 def test_cells_never_visited_do_not_water_down_what_a_crop_sees():
     ensemble = make(1, 2, (1, 4))
     left = Geometry(zoomed_hw=(8, 32), top=0, left=0, crop_hw=(8, 16), mirrored=False)

@@ -39,7 +39,7 @@ def decode(cells: Cells, class_count: int) -> Tensor:
         return values
     unlisted = class_count - values.shape[1]
     rest = (1.0 - values.sum(dim=1, keepdim=True)).clamp_min(0.0) / max(unlisted, 1)
-    rest = torch.minimum(rest, values[:, -1:]) * (cells.visits > 0)[:, None]  # B,1,h,w
+    rest = torch.minimum(rest, values[:, -1:])  # B,1,h,w; 0 in a cell never visited
     return rest.repeat(1, class_count, 1, 1).scatter_(1, cells.classes.long(), values)
 
 
