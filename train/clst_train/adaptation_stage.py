@@ -20,6 +20,8 @@ from clst_train.data.loading import SourceBatch, TargetBatch, prefetched, source
 from clst_train.data.target import TargetImages
 from clst_train.diagnostics import START_IMAGES, CollapseWatch, Diagnostics, hidden_cells
 from clst_train.ensemble import TemporalEnsemble
+from clst_train.ensemble_snapshot import remove_other_snapshots, restore_snapshot, save_snapshot
+from clst_train.ensemble_store import EnsembleStore, StoreLayout, choose_layout, target_hash
 from clst_train.learner import Learner
 from clst_train.models.deployable import normalise
 from clst_train.models.projection import ProjectionHead
@@ -27,6 +29,7 @@ from clst_train.optimisation import descend, set_rate
 from clst_train.progress import with_progress
 from clst_train.prototypes import Prototypes
 from clst_train.run import ADAPTED, Run, log_step, needed
+from clst_train.run_folder import RunFolder
 from clst_train.schedule import ramp
 from clst_train.step import adaptation_step
 from clst_train.teachers import Distiller, MeanTeacher, open_distiller
@@ -39,7 +42,7 @@ def adapt(run: Run, resume: Checkpoint | None) -> None:
     first = resume.iteration if resume is not None else 0
     if resume is None and settings.statistics_first:
         estimate_statistics(segmenter, target_batches(run))
-    learner = _learner(run, target)
+    learner = _learner(run, target, resume)
     modules = [segmenter, learner.projection]
     parameters = [parameter for module in modules for parameter in module.parameters()]
     optimiser = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay)
@@ -48,9 +51,10 @@ def adapt(run: Run, resume: Checkpoint | None) -> None:
     elif settings.teacher != "none":
         start = statistics_batches(target, count=START_IMAGES, size=settings.batch)
         needed(learner.diagnostics).begin(segmenter, (batch.to(run.device) for batch in start), run.autocast)
+    run.logbook.forget_after(ADAPTED, first)
     watch = CollapseWatch(run.classes.names, needed(learner.diagnostics).start.tolist())
     segmenter.train()
-    batches = prefetched(lambda iteration: _both(run, iteration), first, settings.iterations)
+    batches = prefetched(lambda iteration: _expected(learner, _both(run, iteration)), first, settings.iterations)
     for iteration, (source, unlabelled) in with_progress(run, ADAPTED, batches, settings.iterations):
         set_rate(optimiser, settings.learning_rate, iteration, settings.iterations)
         weight = ramp(iteration, settings.iterations, settings.target_warm_up)
@@ -60,10 +64,11 @@ def adapt(run: Run, resume: Checkpoint | None) -> None:
         values = {"loss": result.loss.detach(), **result.parts, **_looked_at(run, learner, watch, done)}
         log_step(run, ADAPTED, done, values, iterations=settings.iterations, batches=target_batches(run))
         if done % run.config.run.checkpoint_every == 0 or done == settings.iterations:
-            save_checkpoint(run.folder.resume, run.checkpoint(ADAPTED, done, _state(learner, optimiser)))
+            _save(run, learner, optimiser, done)
     if settings.statistics_last:
         estimate_statistics(segmenter, target_batches(run))
     save_checkpoint(run.folder.adapted, run.checkpoint(ADAPTED, settings.iterations))
+    run.folder.store.unlink()  # the last checkpoint has a copy
 
 
 def target_batches(run: Run) -> Iterator[Tensor]:
@@ -102,18 +107,29 @@ def _both(run: Run, iteration: int) -> tuple[SourceBatch, TargetBatch]:
     return source_batch(needed(run.source), run.config, size, 1, iteration, run.rare), unlabelled
 
 
-def _learner(run: Run, target: TargetImages) -> Learner:
+def _expected(learner: Learner, batches: tuple[SourceBatch, TargetBatch]) -> tuple[SourceBatch, TargetBatch]:
+    """In the loader's thread: from a disk, the ensemble's records are read while the batch waits for its turn."""
+    learner.ensemble.expect(batches[1].indices)
+    return batches
+
+
+def _learner(run: Run, target: TargetImages, resume: Checkpoint | None) -> Learner:
     settings, segmenter = run.config.adaptation, run.segmenter
     with torch.no_grad():
         probe = segmenter.eval()(torch.zeros(1, 3, *run.config.model.input_hw, device=run.device))
     width = settings.projection_width
+    layout = choose_layout(
+        settings,
+        images=len(target),
+        classes=len(run.classes),
+        size_hw=(probe.shape[2], probe.shape[3]),
+        target=target_hash(target),
+    )
     return Learner(
         segmenter=segmenter,
         projection=ProjectionHead(segmenter.feature_channels, width, width).to(run.device),
         prototypes=Prototypes(len(run.classes), width, settings.prototype_momentum, run.device),
-        ensemble=TemporalEnsemble(
-            len(target), len(run.classes), (probe.shape[2], probe.shape[3]), settings.ensemble_momentum
-        ),
+        ensemble=TemporalEnsemble(_store(run.folder, layout, resume), settings.ensemble_momentum),
         settings=settings,
         device=run.device,
         autocast=run.autocast,
@@ -137,12 +153,29 @@ def _diagnostics(run: Run, target: TargetImages, size_hw: tuple[int, int]) -> Di
     return diagnostics
 
 
-def _state(learner: Learner, optimiser: torch.optim.Optimizer) -> dict[str, Any]:
+def _store(folder: RunFolder, layout: StoreLayout, resume: Checkpoint | None) -> EnsembleStore:
+    """The ensemble's store at work: as the checkpoint has it, or empty."""
+    folder.remove_leftovers()
+    if resume is None:
+        return EnsembleStore.create(folder.store, layout)
+    state = (resume.training_state or {})["ensemble"]
+    return restore_snapshot(state, folder.resume.parent, folder.store, layout)
+
+
+def _save(run: Run, learner: Learner, optimiser: torch.optim.Optimizer, done: int) -> None:
+    """A checkpoint to go on from; the order of its files is told in `ensemble_snapshot.py`."""
+    checkpoints = run.folder.resume.parent
+    ensemble = save_snapshot(learner.ensemble, run.folder.store, checkpoints, done)
+    save_checkpoint(run.folder.resume, run.checkpoint(ADAPTED, done, _state(learner, optimiser, ensemble)))
+    remove_other_snapshots(checkpoints, ensemble)
+
+
+def _state(learner: Learner, optimiser: torch.optim.Optimizer, ensemble: dict[str, Any]) -> dict[str, Any]:
     return {
         "optimiser": optimiser.state_dict(),
         "projection": learner.projection.state_dict(),
         "prototypes": learner.prototypes.state_dict(),
-        "ensemble": learner.ensemble.state_dict(),
+        "ensemble": ensemble,
         "distiller": learner.distiller.sha256 if learner.distiller is not None else "",
         "diagnostics": needed(learner.diagnostics).state_dict(),
         "mean_teacher": learner.mean_teacher.state_dict() if learner.mean_teacher is not None else None,
@@ -154,12 +187,6 @@ def _restore(run: Run, learner: Learner, optimiser: torch.optim.Optimizer, resum
     learner.segmenter.load_state_dict(resume.segmenter_state)
     learner.projection.load_state_dict(state["projection"])
     learner.prototypes.load_state_dict(state["prototypes"])
-    learner.ensemble.load_state_dict(state["ensemble"])
-    if len(learner.ensemble.visits) != len(needed(run.target)):
-        raise ClstError(
-            f"the run was adapting to {len(learner.ensemble.visits)} target images, now there are "
-            f"{len(needed(run.target))}; restore them, or start a new run"
-        )
     if learner.mean_teacher is not None:
         learner.mean_teacher.load_state_dict(state["mean_teacher"])
     if learner.distiller is not None and learner.distiller.sha256 != state["distiller"]:
@@ -169,4 +196,3 @@ def _restore(run: Run, learner: Learner, optimiser: torch.optim.Optimizer, resum
         )
     needed(learner.diagnostics).load_state_dict(state["diagnostics"])
     optimiser.load_state_dict(state["optimiser"])
-    run.logbook.forget_after(ADAPTED, resume.iteration)

@@ -41,7 +41,7 @@ class Checkpoint:
     segmenter_state: dict[str, Tensor]
     """Parameters and statistics of F, C and the auxiliary head; never of the projection head."""
     training_state: dict[str, Any] | None = None
-    """Optimiser, projection head, prototypes, ensemble; only in a resume file."""
+    """Optimiser, projection head, prototypes, the name of the ensemble's snapshot; only in a resume file."""
     config: dict[str, Any] = field(default_factory=dict)
     """The run's configuration."""
 

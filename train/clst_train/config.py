@@ -127,6 +127,10 @@ class AdaptationConfig:
     """Fraction of the steps over which λ_ST and λ_CL rise from 0."""
     ensemble_momentum: float = 0.9
     """α of the temporal ensemble, per visit of an image."""
+    ensemble_store: str = "auto"
+    """Classes kept in each cell: `exact` (all), `top_k`, or `auto`: all where that takes at most 256 MiB."""
+    ensemble_top_k: int = 5
+    """Most probable classes that a `top_k` store keeps in each cell."""
     class_mix: bool = True
     """Paste half of a source image's classes into the target image (ClassMix)."""
     temperature: float = 0.1
@@ -175,6 +179,11 @@ class AdaptationConfig:
         _need(self.minimum_pixels >= 1, f"adaptation.minimum_pixels = {self.minimum_pixels}; give 1 or more")
         _need(self.projection_width >= 1, f"adaptation.projection_width = {self.projection_width}; give 1 or more")
         _need(self.statistics_images >= 2, f"adaptation.statistics_images = {self.statistics_images}; give 2 or more")
+        _need(
+            self.ensemble_store in ("auto", "exact", "top_k"),
+            f"adaptation.ensemble_store = {self.ensemble_store!r}; give auto, exact or top_k",
+        )
+        _need(self.ensemble_top_k >= 1, f"adaptation.ensemble_top_k = {self.ensemble_top_k}; give 1 or more")
         for name in ("ensemble_momentum", "prototype_momentum"):
             _need(0 <= getattr(self, name) < 1, f"adaptation.{name} = {getattr(self, name)}; give 0 up to below 1")
         for name in (

@@ -2,7 +2,8 @@
 
 config.toml       the configuration as run         log.jsonl     a line per logged step
 curves.png        losses and mIoU                  examples/     target images before and after
-checkpoints/      source.pt, adapted.pt (results), resume.pt (to go on from)
+checkpoints/      source.pt, adapted.pt (results), resume.pt (to go on from), ensemble-N.store (resume.pt's ensemble)
+ensemble.store    the temporal ensemble at work, only while adapting
 """
 
 from __future__ import annotations
@@ -43,18 +44,31 @@ class RunFolder:
         return self.path / "checkpoints" / "resume.pt"
 
     @property
+    def store(self) -> Path:
+        """The temporal ensemble at work; what a broken-off run left in it is of no use."""
+        return self.path / "ensemble.store"
+
+    @property
     def examples(self) -> Path:
         """Target images with the class maps before and after."""
         return self.path / "examples"
 
+    def remove_leftovers(self) -> None:
+        """Remove files that a killed run was in the middle of writing; not while another process works on the run."""
+        files = [self.config, self.path / "log.jsonl", self.path / "curves.png", self.store]
+        files += [self.source, self.adapted, self.resume, self.resume.with_name("ensemble-*.store")]
+        for path in files:
+            for left in path.parent.glob(f".{path.stem}-????????{path.suffix}"):  # as `written_whole` names them
+                left.unlink()
+
 
 def create_run(path: Path, config: Config) -> RunFolder:
-    """Make a new run folder with the configuration in it.
+    """Make a new run folder with the configuration in it; a run killed before it had one is no obstacle.
 
     Raises:
         DataError: it exists and is not empty, or cannot be written.
     """
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+    if path.exists() and (not path.is_dir() or any(not left.name.startswith(".config-") for left in path.iterdir())):
         raise DataError(f"{path} exists and is not empty; give another --out, or go on with it by --resume {path}")
     folder = RunFolder(path)
     write_text(folder.config, require("tomli_w").dumps(config.to_mapping()))

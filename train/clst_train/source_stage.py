@@ -22,7 +22,7 @@ def train_source(run: Run, resume: Checkpoint | None) -> None:
         first = resume.iteration
         segmenter.load_state_dict(resume.segmenter_state)
         optimiser.load_state_dict(resume.training_state["optimiser"])
-        run.logbook.forget_after(SOURCE, first)
+    run.logbook.forget_after(SOURCE, first)
     source = needed(run.source)
     segmenter.train()
 

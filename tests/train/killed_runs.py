@@ -1,0 +1,175 @@
+"""Runs of clst-train that are killed (SIGKILL) and gone on with, each in a child of this process.
+
+    python killed_runs.py SOURCE TARGET FOLDER
+
+Makes FOLDER/whole without a break, FOLDER/at_random and FOLDER/on_purpose with many. A child costs a fork instead of
+the seconds that importing PyTorch takes. The last line printed is JSON: how the children of each folder ended.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from clst_train import adaptation_stage, ensemble_snapshot, training
+from clst_train.logbook import Logbook
+from clst_train.run import resume_point
+from clst_train.run_folder import open_run
+from clst_train.training import finish_run, start_run
+
+SETTINGS = (
+    *("source.batch=2", "source.iterations=2", "adaptation.batch=2", "adaptation.iterations=4"),
+    *("augmentation.crop_hw=[64,64]", "adaptation.ensemble_store=top_k", "adaptation.ensemble_top_k=3"),
+    *("run.log_every=1", "run.checkpoint_every=1", "run.precision=fp32", "run.validate_every=100"),
+)
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def in_child(work: Callable[[], object], *, kill_after_s: float | None = None) -> str:
+    """Run `work` in a fork; returns `finished`, `killed` or `failed`."""
+    child = os.fork()
+    if child == 0:
+        try:
+            work()
+            os._exit(0)
+        except Exception:  # noqa: BLE001  a child must never go on as its parent
+            traceback.print_exc()
+            os._exit(1)
+    if kill_after_s is not None:
+        time.sleep(kill_after_s)
+        os.kill(child, signal.SIGKILL)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    return {0: "finished", -signal.SIGKILL: "killed"}.get(code, "failed")
+
+
+def go_on(path: Path) -> None:
+    folder, config = open_run(path)
+    finish_run(folder, config, resume_point(folder))
+
+
+def go_on_until(path: Path, arm: Callable[[], None]) -> str:
+    """Go on with a run after `arm` has laid a trap in this child."""
+
+    def work() -> None:
+        arm()
+        go_on(path)
+
+    return in_child(work)
+
+
+def in_the_first_copy() -> None:
+    """While a fresh run makes its first snapshot; when resuming, while the store is brought back."""
+
+    def half(source: Path, destination: Path) -> None:
+        content = source.read_bytes()
+        destination.write_bytes(content[: len(content) // 2])
+        die()
+
+    ensemble_snapshot.copy_file = half
+
+
+def in_the_second_copy() -> None:
+    """When resuming, while the next snapshot is made."""
+    copy = ensemble_snapshot.copy_file
+
+    def first(source: Path, destination: Path) -> None:
+        copy(source, destination)
+        in_the_first_copy()
+
+    ensemble_snapshot.copy_file = first
+
+
+def at_iteration_2(act: Callable[[], None]) -> None:
+    """`act` when the snapshot of iteration 2 is there and resume.pt is about to be written."""
+    save = adaptation_stage.save_checkpoint
+
+    def stop(path: Path, checkpoint: object) -> None:
+        if path.name == "resume.pt" and checkpoint.iteration == 2:
+            act()
+        save(path, checkpoint)
+
+    adaptation_stage.save_checkpoint = stop
+
+
+def between_snapshot_and_resume() -> None:
+    at_iteration_2(die)
+
+
+def in_resume() -> None:
+    save = torch.save
+
+    def half(content: object, path: Path) -> None:
+        buffer = io.BytesIO()
+        save(content, buffer)
+        path.write_bytes(buffer.getvalue()[: buffer.tell() // 2])
+        die()
+
+    at_iteration_2(lambda: setattr(torch, "save", half))
+
+
+def before_the_old_snapshot_is_removed() -> None:
+    adaptation_stage.remove_other_snapshots = lambda *arguments: die()
+
+
+TRAPS = (
+    in_the_first_copy,  # there is no checkpoint of the adaptation yet
+    between_snapshot_and_resume,  # checkpoint 1 is made, 2 half
+    in_resume,  # from 1
+    in_the_first_copy,  # from 1, the store coming back
+    before_the_old_snapshot_is_removed,  # from 1 to 2
+    in_the_second_copy,  # from 2, half of 3
+)
+
+
+def killed_on_purpose(path: Path) -> dict[str, list[object]]:
+    """Kill one run in every way; returns how each child ended and which files it left in `checkpoints`."""
+    ends, left = [], []
+    for trap in TRAPS:
+        ends.append(go_on_until(path, trap))
+        left.append(sorted(file.name[:12] for file in (path / "checkpoints").iterdir()))
+    return {"ends": [*ends, in_child(lambda: go_on(path))], "left": left}
+
+
+def killed_at_random(path: Path, unbroken_s: float) -> list[str]:
+    rng = random.Random(4)
+    ends = [in_child(lambda: go_on(path), kill_after_s=rng.uniform(0.1, 0.5) * unbroken_s) for _ in range(5)]
+    return [*ends, in_child(lambda: go_on(path))]
+
+
+def main(source: str, target: str, out: Path) -> None:
+    torch.set_num_threads(1)
+    Logbook.draw = training.draw_examples = lambda *arguments: None  # pictures take longer than these few steps
+    whole = out / "whole"
+    options = {"source": source, "target": (target,), "settings": SETTINGS, "size": "64x96"}
+    started = time.perf_counter()
+    end = in_child(lambda: start_run(recipe="demo", out=whole, init=None, resume=None, options=options))
+    unbroken_s = time.perf_counter() - started
+    for name in ("at_random", "on_purpose"):
+        (out / name / "checkpoints").mkdir(parents=True)
+        shutil.copy(whole / "config.toml", out / name)
+    shutil.copy(whole / "checkpoints" / "source.pt", out / "on_purpose" / "checkpoints")
+    told = {
+        "unbroken_s": unbroken_s,
+        "whole": end,
+        "at_random": killed_at_random(out / "at_random", unbroken_s),
+        "on_purpose": killed_on_purpose(out / "on_purpose"),
+    }
+    print(json.dumps(told))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], Path(sys.argv[3]))
