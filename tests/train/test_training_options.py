@@ -1,24 +1,23 @@
 """Whole runs of clst-train with the options of the adaptation: resume, leak and diagnostics hold for them too."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
-from tests.shell import shell
 
+from clst_runtime.errors import ClstError, ConfigError, ModelFileError
+from clst_train import adaptation_stage
 from clst_train.checkpoint import load_checkpoint
 from clst_train.data.camera_looks import LOOKS
 from clst_train.data.scenes import write_scenes
+from clst_train.diagnostics import CollapseWatch
+from clst_train.training import start_run
 
 SMALL = (
-    *("--recipe", "demo", "--size", "64x96", "--set", "augmentation.crop_hw=[64,64]", "--set", "adaptation.batch=2"),
-    *("--set", "adaptation.iterations=4", "--set", "source.iterations=2", "--set", "source.batch=2"),
-    *("--set", "run.log_every=1", "--set", "run.checkpoint_every=2", "--set", "run.precision=fp32"),
+    *("augmentation.crop_hw=[64,64]", "adaptation.batch=2", "adaptation.iterations=4", "source.iterations=2"),
+    *("source.batch=2", "run.log_every=1", "run.checkpoint_every=2", "run.precision=fp32", "run.threads=1"),
 )
 OPTIONS = {
     "mean_teacher": (
@@ -30,19 +29,10 @@ OPTIONS = {
         *("adaptation.auxiliary_weight=0.4", "adaptation.distil_weight=0.5", "adaptation.distil_temperature=2.0"),
     ),
 }
-STOPS_HALF_WAY = """
-import sys
-from pathlib import Path
-from clst_train import adaptation_stage
-from clst_train.cli import main
-save = adaptation_stage.save_checkpoint
-def stop(path, checkpoint):
-    save(path, checkpoint)
-    if path.name == "resume.pt" and checkpoint.iteration == 2:
-        sys.exit(9)
-adaptation_stage.save_checkpoint = stop
-main()
-"""
+
+
+class Stopped(Exception):
+    """Stands for the power going off."""
 
 
 @pytest.fixture(scope="module")
@@ -57,14 +47,33 @@ def cameras(tmp_path_factory):
 def source(cameras, tmp_path_factory):
     """A network of two steps of source training."""
     out = tmp_path_factory.mktemp("source") / "run"
-    done = shell("clst-train", *SMALL, "--source", cameras / "old", "--out", out)
-    assert done.returncode == 0, done.stderr
-    return out / "checkpoints" / "source.pt"
+    options = {"source": str(cameras / "old"), "size": "64x96", "settings": SMALL}
+    return start_run(recipe="demo", out=out, init=None, resume=None, options=options).source
 
 
-def arguments(cameras, source, out, options):
-    places = ("--source", cameras / "old", "--target", cameras / "new" / "images" / "train", "--init", source)
-    return [*SMALL, *places, "--out", out, *(part for option in options for part in ("--set", option))]
+def adapted(cameras, source, out, settings):
+    places = {"source": str(cameras / "old"), "target": (str(cameras / "new" / "images" / "train"),)}
+    options = {**places, "settings": (*SMALL, *settings)}
+    return start_run(recipe="demo", out=out, init=source, resume=None, options=options)
+
+
+def stopped_half_way(monkeypatch, cameras, source, out, settings):
+    """The same run, ended right after the second step was saved."""
+    save = adaptation_stage.save_checkpoint
+
+    def stop(path, checkpoint):
+        save(path, checkpoint)
+        if path.name == "resume.pt" and checkpoint.iteration == 2:
+            raise Stopped
+
+    with monkeypatch.context() as patch:
+        patch.setattr(adaptation_stage, "save_checkpoint", stop)
+        with pytest.raises(Stopped):
+            adapted(cameras, source, out, settings)
+
+
+def resumed(out):
+    return start_run(recipe="new_camera", out=None, init=None, resume=out, options={})
 
 
 def assert_same(first: Path, second: Path):
@@ -74,18 +83,12 @@ def assert_same(first: Path, second: Path):
 
 
 @pytest.mark.parametrize("kind", OPTIONS)
-def test_a_resumed_run_with_options_is_the_unbroken_one_to_the_bit(cameras, source, tmp_path, kind):
-    options = OPTIONS[kind] + ((f"adaptation.distil_from={source}",) if kind == "ensemble" else ())
+def test_a_resumed_run_with_options_is_the_unbroken_one_to_the_bit(monkeypatch, cameras, source, tmp_path, kind):
+    settings = OPTIONS[kind] + ((f"adaptation.distil_from={source}",) if kind == "ensemble" else ())
     whole, half = tmp_path / "whole", tmp_path / "half"
-    done = shell("clst-train", *arguments(cameras, source, whole, options))
-    assert done.returncode == 0, done.stderr
-    call = [sys.executable, "-c", STOPS_HALF_WAY, *map(str, arguments(cameras, source, half, options))]
-    stopped = subprocess.run(
-        call, capture_output=True, text=True, check=False, env=os.environ | {"OMP_NUM_THREADS": "1"}
-    )
-    assert stopped.returncode == 9, stopped.stderr
-    done = shell("clst-train", "--resume", half)
-    assert done.returncode == 0, done.stderr
+    adapted(cameras, source, whole, settings)
+    stopped_half_way(monkeypatch, cameras, source, half, settings)
+    resumed(half)
     assert_same(whole, half)
     assert (whole / "log.jsonl").read_text() == (half / "log.jsonl").read_text()
     last = [json.loads(line) for line in (whole / "log.jsonl").read_text().splitlines()][-2:]
@@ -95,37 +98,43 @@ def test_a_resumed_run_with_options_is_the_unbroken_one_to_the_bit(cameras, sour
     assert {"loss", "flip_rate", "confidence", wanted} <= last[1].keys()
 
 
-def test_another_distiller_than_the_run_began_with_is_refused(cameras, source, tmp_path):
+def test_another_distiller_than_the_run_began_with_is_refused(monkeypatch, cameras, source, tmp_path):
     teacher, out = tmp_path / "teacher.pt", tmp_path / "run"
     shutil.copy(source, teacher)
-    options = (f"adaptation.distil_from={teacher}",)
-    call = [sys.executable, "-c", STOPS_HALF_WAY, *map(str, arguments(cameras, source, out, options))]
-    assert subprocess.run(call, capture_output=True, check=False).returncode == 9
+    stopped_half_way(monkeypatch, cameras, source, out, (f"adaptation.distil_from={teacher}",))
     content = torch.load(teacher, weights_only=True)
     content["iteration"] += 1
     torch.save(content, teacher)
-    done = shell("clst-train", "--resume", out)
-    assert (done.returncode, "is another file than the run began with" in done.stderr) == (1, True), done.stderr
-    assert "Traceback" not in done.stderr
+    with pytest.raises(ClstError, match="is another file than the run began with; put that one back, or start"):
+        resumed(out)
 
 
 def test_a_distiller_that_cannot_teach_makes_no_run_folder(cameras, source, tmp_path):
     content = torch.load(source, weights_only=True)
     content["classes"]["names"][0] = "asphalt"
     torch.save(content, tmp_path / "other.pt")
-    for name, code, words in (("other.pt", 3, "asphalt"), ("none.pt", 4, "no such checkpoint")):
-        options = (f"adaptation.distil_from={tmp_path / name}",)
-        done = shell("clst-train", *arguments(cameras, source, tmp_path / "run", options))
-        assert (done.returncode, words in done.stderr) == (code, True), done.stderr
+    for name, error, words in (("other.pt", ConfigError, "asphalt"), ("none.pt", ModelFileError, "no such checkpoint")):
+        with pytest.raises(error, match=words):
+            adapted(cameras, source, tmp_path / "run", (f"adaptation.distil_from={tmp_path / name}",))
         assert not (tmp_path / "run").exists()
 
 
-def test_a_collapse_is_said_on_stderr_in_one_line(cameras, source, tmp_path):
+def test_a_collapse_is_said_on_stderr_in_one_line(monkeypatch, cameras, source, tmp_path, capsys):
     """Provoked: a network of two steps taught by itself at a rate of 0.3 soon knows hardly more than one class."""
-    options = ("adaptation.learning_rate=0.3", "adaptation.iterations=40", "adaptation.ensemble_momentum=0.0")
-    done = shell("clst-train", *arguments(cameras, source, tmp_path / "run", (*options, "run.log_every=5")))
-    assert done.returncode == 0, done.stderr
-    warnings = [line for line in done.stderr.splitlines() if "warning: " in line]
-    assert warnings, done.stderr
-    assert any("vanished from the pseudo-labels" in line or "% of the pseudo-labels" in line for line in warnings)
-    assert len(warnings) == len(set(warnings)) <= 3
+    monkeypatch.setattr(CollapseWatch, "IMAGES", 4)  # two steps
+    settings = ("adaptation.learning_rate=0.3", "adaptation.iterations=8", "adaptation.ensemble_momentum=0.0")
+    adapted(cameras, source, tmp_path / "run", settings)
+    lines = [line for line in capsys.readouterr().err.splitlines() if "warning: " in line]
+    assert any("vanished from the pseudo-labels; " in line for line in lines)
+    assert len(lines) == len(set(lines)) <= 3
+
+
+def test_a_run_without_a_teacher_logs_no_pseudo_labels(cameras, source, tmp_path):
+    settings = ("adaptation.teacher=none", "adaptation.self_training_weight=0", "adaptation.contrastive_weight=0")
+    settings = (*settings, "adaptation.entropy_weight=0.1", "adaptation.class_mix=false")
+    run = adapted(cameras, source, tmp_path / "run", settings)
+    entries = [json.loads(line) for line in run.path.joinpath("log.jsonl").read_text().splitlines()]
+    assert not [name for entry in entries for name in entry if name.startswith("share.")]
+    assert entries[-1]["self_training"] == 0.0
+    assert entries[-1]["entropy"] > 0
+    assert entries[-1]["confidence"] is None
