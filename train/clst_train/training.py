@@ -17,6 +17,7 @@ from clst_runtime.labels import ClassList, load_class_list
 from clst_train.adaptation_stage import adapt
 from clst_train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from clst_train.config import Config, config_from_mapping, read_recipe, with_settings
+from clst_train.data.headers import check_pairs, check_something_is_labelled
 from clst_train.data.target import TargetImages, open_target
 from clst_train.examples import draw_examples
 from clst_train.logbook import Logbook
@@ -138,14 +139,19 @@ def _open_data(config: Config, started: Checkpoint | None) -> Data:
         raise ConfigError("no source images: give --source the labelled images of the old camera")
     wanted = started.classes if started is not None else load_class_list(model.classes) if model.classes else None
     source = _labelled(data.source, data.source_split, data.source_format, data.mapping, wanted)
+    _note(data.source, check_pairs(source, used_hw=config.source_hw))
+    check_something_is_labelled(source)
     target = None
     if data.target:
         target = open_target(
             data.target, input_hw=model.input_hw, ignore_mask=data.ignore_mask, every=data.target_every
         )
+        for remark in target.remarks:
+            click.echo(f"note: {remark}", err=True)
     validation = None
     if data.val:
         validation = _labelled(data.val, data.val_split, data.val_format, data.val_mapping, source.classes)
+        _note(data.val, check_pairs(validation, used_hw=model.input_hw))
     return source, target, validation, source.classes
 
 
@@ -153,9 +159,13 @@ def _labelled(place: str, split: str, form: str, mapping: str, classes: ClassLis
     dataset = open_dataset(
         Path(place), split=split, format=form or None, classes=classes, mapping_file=Path(mapping) if mapping else None
     )
-    for remark in dataset.remarks:
-        click.echo(f"note: {place}: {remark}", err=True)
+    _note(place, dataset.remarks)
     return dataset
+
+
+def _note(place: str, remarks: tuple[str, ...]) -> None:
+    for remark in remarks:
+        click.echo(f"note: {place}: {remark}", err=True)
 
 
 def _as_checkpoint(config: Config, started: Checkpoint, options: Mapping[str, Any]) -> Config:

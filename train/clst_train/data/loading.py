@@ -77,9 +77,9 @@ def source_batch(dataset: LabelledDataset, config: Config, batch: int, stage: in
     for place, index in enumerate(positions(seed, SOURCE_STREAM, len(dataset), batch, iteration)):
         rng = _rng(seed, SOURCE_STREAM, iteration, place)
         sample = dataset[int(index)]
-        image = resize_frame(sample.image, config.model.input_hw)
-        classes = resize_classes(sample.labels, config.model.input_hw)
-        view = draw_geometry(rng, config.augmentation, config.model.input_hw, config.crop_hw)
+        image = resize_frame(sample.image, config.source_hw)
+        classes = resize_classes(sample.labels, config.source_hw)
+        view = draw_geometry(rng, config.augmentation, config.source_hw, config.crop_hw)
         images.append(vary_colours(rng, view.image(image), config.augmentation))
         labels.append(view.classes(classes))
         masks.append(mixing_mask(rng, labels[-1], IGNORE_ID))
