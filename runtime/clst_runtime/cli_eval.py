@@ -46,7 +46,9 @@ def main(
     rows = [[name, percent(value)] for name, value in zip(result.classes.names, result.iou, strict=True)]
     rows.append(["mIoU", percent(result.miou)])
     values = result.to_json()
-    rows.extend([f"mIoU, {n} classes", percent(values[f"miou{n}"])] for n in (16, 13) if values.get(f"miou{n}"))
+    rows.extend(
+        [f"mIoU, {n} classes", percent(values[f"miou{n}"])] for n in (16, 13) if values.get(f"miou{n}") is not None
+    )
     rows.append(["pixel accuracy", percent(result.pixel_accuracy)])
     click.echo(f"{model}: {result.frames} pictures, {description}")
     click.echo(format_table(["class", "IoU %"], rows))

@@ -14,7 +14,7 @@ from clst_runtime.dataset import LabelledDataset
 from clst_runtime.errors import ModelFileError
 from clst_runtime.frames import resize_classes, resize_frame
 from clst_runtime.labels import ClassList
-from clst_runtime.metrics import ABSENT_FROM_13, ABSENT_FROM_16, ConfusionMatrix
+from clst_runtime.metrics import ABSENT_FROM_13, ABSENT_FROM_16, ROAD13, ConfusionMatrix
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +45,7 @@ class EvaluationResult:
             "pixel_accuracy": _number(self.pixel_accuracy),
             "iou": {name: _number(value) for name, value in zip(self.classes.names, self.iou, strict=True)},
         }
-        if set(ABSENT_FROM_13) <= set(self.classes.names):
+        if set(ROAD13) <= set(self.classes.names) <= {*ROAD13, *ABSENT_FROM_13}:
             values["miou16"] = _number(self.mean_without(ABSENT_FROM_16))
             values["miou13"] = _number(self.mean_without(ABSENT_FROM_13))
         return values

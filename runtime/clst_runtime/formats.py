@@ -55,6 +55,7 @@ class Format:
 # Cityscapes label id → road19 class; GTA5's labels use the same ids.
 CITYSCAPES_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
 CITYSCAPES_LAST_ID = 33
+GTA5_LAST_ID = 34  # the licence plate, which Cityscapes does not draw
 # SYNTHIA-RAND-CITYSCAPES class id → road16 class name; all others up to 22 are ignored.
 SYNTHIA_IDS = {
     1: "sky", 2: "building", 3: "road", 4: "sidewalk", 5: "fence", 6: "vegetation", 7: "pole", 8: "car",
@@ -96,6 +97,10 @@ def _table(size: int, values: Mapping[int, int]) -> LabelMapping:
 def _cityscapes_mapping(classes: ClassList) -> LabelMapping:
     mapping = _table(CITYSCAPES_LAST_ID + 1, {raw: index for index, raw in enumerate(CITYSCAPES_IDS)})
     return mapping
+
+
+def _gta5_mapping(classes: ClassList) -> LabelMapping:
+    return _table(GTA5_LAST_ID + 1, {raw: index for index, raw in enumerate(CITYSCAPES_IDS)})
 
 
 def _synthia_mapping(classes: ClassList) -> LabelMapping:
@@ -224,7 +229,7 @@ FORMATS: dict[str, Format] = {
             looks_for="labels/*.png",
             files=_flat_files("images", "labels"),
             classes=_shipped("road19"),
-            mapping=_cityscapes_mapping,
+            mapping=_gta5_mapping,
         ),
     )
 }

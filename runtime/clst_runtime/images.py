@@ -38,7 +38,7 @@ def read_image(path: Path) -> npt.NDArray[np.uint8]:
         DataError: missing, unreadable, truncated, or not 8 bits a channel.
     """
     pixels = _decoded(path)
-    if pixels.mode.startswith(("I", "F")):
+    if pixels.mode.startswith(("I", "F")) or (png_layout(path) or (8, 0))[0] == 16:  # Pillow cuts 16-bit RGB silently
         raise DataError(f"{path}: {pixels.mode} pixels (more than 8 bits a channel); convert the images to 8 bits")
     return np.array(pixels.convert("RGB"))  # a copy: Pillow's own memory is read-only
 

@@ -18,18 +18,24 @@ def _layers(network: nn.Module) -> list[_BatchNorm]:
 def estimate_statistics(network: nn.Module, batches: Iterable[Tensor]) -> int:
     """Replace all running statistics by their mean over `batches` (each N,3,H,W, normalised); no weight changes.
 
-    Returns the number of batches seen; with none the statistics stay as they were.
+    Returns the number of batches seen; with none the statistics stay as they were, and so do those of a layer that
+    never had two values a channel (pooling of a single image).
     """
     layers, was_training, count = _layers(network), network.training, 0
     momenta = [layer.momentum for layer in layers]
+    before: list[dict[str, Tensor]] = []
     network.train()
     for batch in batches:
         if count == 0:
+            before = [{name: value.clone() for name, value in layer.named_buffers()} for layer in layers]
             for layer in layers:
                 layer.reset_running_stats()
                 layer.momentum = None  # cumulative mean
         network(batch)
         count += 1
+    for layer, values in zip(layers, before, strict=True) if count else ():
+        if not layer.num_batches_tracked:
+            layer.load_state_dict(values, strict=False)
     for layer, momentum in zip(layers, momenta, strict=True):
         layer.momentum = momentum
     network.train(was_training)

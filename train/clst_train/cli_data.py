@@ -114,3 +114,73 @@ def convert(
             write_png(out / "labels" / split / name, sample.labels)
         write_text(out / "classes.json", json.dumps(dataset.classes.to_json(), indent=1) + "\n")
         click.echo(f"{split}: {len(dataset)} images")
+
+
+@main.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--source", help="Labelled images of the old camera  [default: the run's]")
+@click.option("--split", help="Split of --source  [default: the run's]")
+@click.option("--target", multiple=True, help="Images or video of the new camera; repeatable  [default: the run's]")
+@click.option(
+    "--labels", type=click.Path(path_type=Path), help="Labelled images of the new camera, instead of --target."
+)
+@click.option("--labels-split", default="val", show_default=True, help="Split of --labels.")
+@click.option("--count", default=60, show_default=True, type=click.IntRange(1), help="Images of each camera.")
+@click.option("--out", type=click.Path(path_type=Path), help="Picture to write  [default: RUN/features.png]")
+@click.option("--json", "as_json", is_flag=True, help="Result as JSON.")
+def features(
+    run: Path,
+    source: str | None,
+    split: str | None,
+    target: tuple[str, ...],
+    labels: Path | None,
+    labels_split: str,
+    count: int,
+    out: Path | None,
+    *,
+    as_json: bool,
+) -> None:
+    """Draw where both cameras' classes lie in the feature space of RUN's network, before and after adaptation.
+
+    Prints how far the cameras' centres of the same class are apart, as a share of the distance between classes.
+    Without --labels the new camera's classes are what each network itself predicts.
+    """
+    from clst_runtime.optional import require
+
+    for module in ("torch", "cv2", "matplotlib"):
+        require(module)
+    from clst_runtime.report import format_table
+    from clst_train.feature_space import draw_feature_space, measure_gap
+    from clst_train.run_features import stages_of_run
+
+    picture = out or run / "features.png"
+    before, after, classes = stages_of_run(
+        run, source=source, split=split, target=target, labels=labels, labels_split=labels_split, count=count
+    )
+    draw_feature_space(picture, (before, after), classes)
+    gaps = [measure_gap(stage, len(classes)) for stage in (before, after)]
+    if as_json:
+        values = {
+            "ratio": [_finite(gap.ratio) for gap in gaps],
+            "between_classes": [_finite(gap.between_classes) for gap in gaps],
+            "distance": {name: [_finite(gap.of_class[i]) for gap in gaps] for i, name in enumerate(classes.names)},
+            "labelled": labels is not None,
+            "picture": str(picture),
+        }
+        click.echo(json.dumps(values, indent=1))
+        return
+    rows = [[name, *(f"{gap.of_class[index]:.3f}" for gap in gaps)] for index, name in enumerate(classes.names)]
+    rows.append(["between classes", *(f"{gap.between_classes:.3f}" for gap in gaps)])
+    rows.append(["ratio", *(f"{gap.ratio:.3f}" for gap in gaps)])
+    click.echo(
+        format_table(
+            ["distance of the cameras", "before", "after"], [[cell.replace("nan", "–") for cell in row] for row in rows]
+        )
+    )
+    click.echo(
+        f"classes of the new camera: {'labels' if labels else 'the networks’ own predictions'}; picture: {picture}"
+    )
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if value == value else None

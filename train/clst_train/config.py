@@ -60,8 +60,14 @@ class DataConfig:
     """JSON file that relates their classes to the model's."""
     rare_class_sampling: float = 0.0
     """Temperature T of rare-class sampling of source images, P(c) ∝ exp((1 − f_c)/T), e.g. 0.1; 0 = in turn."""
+    source_hw: tuple[int, int] = (0, 0)
+    """Rows and columns that source images are brought to before they are cropped; (0, 0) = model.input_hw."""
 
     def __post_init__(self) -> None:
+        _need(
+            self.source_hw == (0, 0) or min(self.source_hw) >= 32,
+            f"data.source_hw = {list(self.source_hw)}; give rows and columns of at least 32, or [0, 0]",
+        )
         _need(self.target_every >= 1, f"data.target_every = {self.target_every}; give 1 or more")
         _need(self.rare_class_sampling >= 0, f"data.rare_class_sampling = {self.rare_class_sampling}; give 0 or more")
 
@@ -279,6 +285,11 @@ class Config:
     def crop_hw(self) -> tuple[int, int]:
         """Rows and columns of a training crop."""
         return self.augmentation.crop_hw if min(self.augmentation.crop_hw) > 0 else self.model.input_hw
+
+    @property
+    def source_hw(self) -> tuple[int, int]:
+        """Rows and columns that source images are brought to."""
+        return self.data.source_hw if min(self.data.source_hw) > 0 else self.model.input_hw
 
     def to_mapping(self) -> dict[str, Any]:
         """Plain values in sections, the form of a recipe."""

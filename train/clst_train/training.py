@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,12 @@ import click
 import torch
 
 from clst_runtime.dataset import LabelledDataset, open_dataset
-from clst_runtime.errors import ConfigError, MissingDependency
+from clst_runtime.errors import ConfigError, DataError, MissingDependency
 from clst_runtime.labels import ClassList, load_class_list
 from clst_train.adaptation_stage import adapt
 from clst_train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from clst_train.config import Config, config_from_mapping, read_recipe, with_settings
+from clst_train.data.headers import check_pairs, check_something_is_labelled
 from clst_train.data.sampling import rare_classes_of
 from clst_train.data.target import TargetImages, open_target
 from clst_train.examples import draw_examples
@@ -92,16 +94,30 @@ def start_run(
     source, target, validation, classes = _open_data(config, started)
     open_distiller(config.adaptation.distil_from, classes)  # what cannot teach is refused before a folder is made
     device = _device(config.run.device)
+    _check_batches_of_one(config, classes, target)
     folder = create_run(out or Path("runs") / time.strftime("%Y%m%d-%H%M%S"), config)
     if started is not None:
         save_checkpoint(folder.source, dataclasses.replace(started, training_state=None, stage=SOURCE))
-    return _train(folder, config, None, (source, target, validation, classes), device)
+    with _going_on(folder):
+        return _train(folder, config, None, (source, target, validation, classes), device)
 
 
 def finish_run(folder: RunFolder, config: Config, point: Checkpoint | None) -> RunFolder:
     """Go on with a run from its newest checkpoint, or from its start when it has none."""
     started = load_checkpoint(folder.source) if folder.source.is_file() else None
-    return _train(folder, config, point, _open_data(config, started), _device(config.run.device))
+    data, device = _open_data(config, started), _device(config.run.device)
+    with _going_on(folder):
+        return _train(folder, config, point, data, device)
+
+
+@contextmanager
+def _going_on(folder: RunFolder) -> Iterator[None]:
+    """Say beside what stopped a run (a damaged image, a full disk) how to go on with it."""
+    try:
+        yield
+    except DataError as error:
+        kept = "; the last checkpoint is kept" if folder.resume.is_file() else ""
+        raise DataError(f"{error.message}{kept}; mend it and go on with --resume {folder.path}") from error
 
 
 Data = tuple[LabelledDataset | None, TargetImages | None, LabelledDataset | None, ClassList]
@@ -123,7 +139,7 @@ def _train(folder: RunFolder, config: Config, point: Checkpoint | None, data: Da
         logbook=Logbook(folder.path),
         device=device,
         autocast=_autocast(config.run.precision, device),
-        rare=rare_classes_of(source, config.model.input_hw, config.data.rare_class_sampling),
+        rare=rare_classes_of(source, config.source_hw, config.data.rare_class_sampling),
     )
     if not folder.source.is_file():
         train_source(run, point if point is not None and point.stage == SOURCE else None)
@@ -142,24 +158,59 @@ def _open_data(config: Config, started: Checkpoint | None) -> Data:
         raise ConfigError("no source images: give --source the labelled images of the old camera")
     wanted = started.classes if started is not None else load_class_list(model.classes) if model.classes else None
     source = _labelled(data.source, data.source_split, data.source_format, data.mapping, wanted)
+    _note(data.source, check_pairs(source, used_hw=config.source_hw))
+    check_something_is_labelled(source)
+    if len(source.classes) < 2:
+        raise ConfigError(
+            f"{source.classes.name} has one class ({source.classes.names[0]}): every pixel would be that; give two or "
+            "more, e.g. one for all the rest"
+        )
     target = None
     if data.target:
         target = open_target(
             data.target, input_hw=model.input_hw, ignore_mask=data.ignore_mask, every=data.target_every
         )
+        for remark in target.remarks:
+            click.echo(f"note: {remark}", err=True)
     validation = None
     if data.val:
         validation = _labelled(data.val, data.val_split, data.val_format, data.val_mapping, source.classes)
+        _note(data.val, check_pairs(validation, used_hw=model.input_hw))
     return source, target, validation, source.classes
+
+
+def _check_batches_of_one(config: Config, classes: ClassList, target: TargetImages | None) -> None:
+    """BatchNorm needs two values a channel: a batch of one small crop may leave one in the deepest layers.
+
+    Raises:
+        ConfigError: it does.
+    """
+    sizes = [config.source.batch, *((config.adaptation.batch, len(target)) if target is not None else ())]
+    if min(sizes) > 1:
+        return
+    rows, columns = (min(pair) for pair in zip(config.crop_hw, config.model.input_hw, strict=True))
+    network = build_segmenter(config.model.network, len(classes)).train()
+    try:
+        with torch.no_grad():
+            network.training_outputs(torch.zeros(1, 3, rows, columns))
+    except ValueError as error:
+        raise ConfigError(
+            f"a batch of one crop of {rows}x{columns} leaves BatchNorm a single value; give larger crops "
+            "(augmentation.crop_hw), or batches (source.batch, adaptation.batch) and target images of 2 or more"
+        ) from error
 
 
 def _labelled(place: str, split: str, form: str, mapping: str, classes: ClassList | None) -> LabelledDataset:
     dataset = open_dataset(
         Path(place), split=split, format=form or None, classes=classes, mapping_file=Path(mapping) if mapping else None
     )
-    for remark in dataset.remarks:
-        click.echo(f"note: {place}: {remark}", err=True)
+    _note(place, dataset.remarks)
     return dataset
+
+
+def _note(place: str, remarks: tuple[str, ...]) -> None:
+    for remark in remarks:
+        click.echo(f"note: {place}: {remark}", err=True)
 
 
 def _as_checkpoint(config: Config, started: Checkpoint, options: Mapping[str, Any]) -> Config:

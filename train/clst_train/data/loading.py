@@ -84,10 +84,10 @@ def source_batch(
         rng = _rng(seed, SOURCE_STREAM, iteration, place)
         chosen, position = rare.draw(rng) if rare is not None else (None, int(index))
         sample = dataset[position]
-        image = resize_frame(sample.image, config.model.input_hw)
-        classes = resize_classes(sample.labels, config.model.input_hw)
+        image = resize_frame(sample.image, config.source_hw)
+        classes = resize_classes(sample.labels, config.source_hw)
         if chosen is None:
-            view = draw_geometry(rng, config.augmentation, config.model.input_hw, config.crop_hw)
+            view = draw_geometry(rng, config.augmentation, config.source_hw, config.crop_hw)
         else:
             view = geometry_showing(rng, chosen, classes, config.augmentation, config.crop_hw)
         images.append(vary_colours(rng, view.image(image), config.augmentation))

@@ -1,8 +1,17 @@
-"""Images of the new camera: folders, video files, or several of them. Never labels."""
+"""Images of the new camera: folders, video files, or several of them. Never labels.
+
+What a place stands for:
+- a video or an image file: itself;
+- the root of a data set in a known layout (`LAYOUTS`): the images of its split `train`, as if it had no labels;
+- any other folder: every image below it, nested folders and links followed, suffixes in either case. Left out are
+  hidden files, other kinds of files, and what is named like a label (`LABEL_FOLDERS`, `LABEL_ENDINGS`).
+One file counts once, however many names it has or places it lies in.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,13 +19,25 @@ import numpy as np
 import numpy.typing as npt
 
 from clst_runtime.errors import DataError
+from clst_runtime.formats import FORMATS
 from clst_runtime.frames import resize_classes, resize_frame
-from clst_runtime.images import list_images, read_image
+from clst_runtime.images import IMAGE_SUFFIXES, read_image
 from clst_runtime.optional import require
+from clst_train.data.headers import check_pictures
 
 SHAPE_TOLERANCE = 0.02
 """How far a mask's aspect ratio may be from the camera's."""
 VIDEO_SUFFIXES = {".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v"}
+LAYOUTS = (
+    ("leftImg8bit", ("cityscapes", "idd")),
+    ("images/train", ("folder",)),
+    ("images", ("gta5",)),
+    ("RGB", ("synthia",)),
+    ("701_StillsRaw_full", ("camvid",)),
+)
+"""Image folder below a data set's root, and the formats it belongs to; label folders play no part in this."""
+LABEL_FOLDERS = frozenset({"labels", "label", "gtfine", "gtcoarse", "gt", "labeledapproved_full", "annotations"})
+LABEL_ENDINGS = ("_labelids", "_labeltrainids", "_instanceids", "_gtfine_color", "_gtcoarse_color", "_label")
 Image = npt.NDArray[np.uint8]
 
 
@@ -32,6 +53,8 @@ class TargetImages:
     """Rows and columns that every image is brought to."""
     ignored: npt.NDArray[np.bool_] | None
     """H,W of the input size: pixels that are never learned from; None without a mask."""
+    remarks: tuple[str, ...] = ()
+    """What was taken of a place and what was left out, in words; commands print it."""
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -54,30 +77,96 @@ def open_target(
         every: take each n-th frame of a video.
 
     Raises:
-        DataError: a place is missing, empty or unreadable, or the mask leaves nothing.
+        DataError: a place is missing, empty or unreadable, an image is no 8-bit picture, or the mask leaves nothing.
     """
     if not places:
         raise DataError("no target images: give --target a folder of images or a video of the new camera")
-    paths: list[Path | None] = []
-    frames: dict[int, Image] = {}
+    files: list[Path] = []
+    frames: list[Image] = []
     sizes: list[tuple[int, int]] = []
+    remarks: list[str] = []
     for place in map(Path, places):
         if place.suffix.lower() in VIDEO_SUFFIXES and place.is_file():
             size_hw, read = _read_video(place, input_hw, every)
             sizes.append(size_hw)
-            for frame in read:
-                frames[len(paths)] = frame
-                paths.append(None)
+            frames.extend(read)
         elif place.is_file():
-            paths.append(place)
+            files.append(place)
         else:
-            paths.extend(list_images(place))
+            found, told = images_of(place)
+            files.extend(found)
+            remarks.extend(told)
+    files, repeated = _each_once(files)
+    if repeated:
+        remarks.append(f"{repeated} target images have several names or lie in several places; each counts once")
+    remarks.extend(check_pictures(files, used_hw=input_hw))
     mask = None
     if ignore_mask:
-        first = next((path for path in paths if path is not None), None)
-        camera_hw = sizes[0] if first is None else read_image(first).shape[:2]
-        mask = _read_mask(Path(ignore_mask), input_hw, camera_hw)
-    return TargetImages(paths=tuple(paths), video_frames=frames, input_hw=input_hw, ignored=mask)
+        mask = _read_mask(Path(ignore_mask), input_hw, read_image(files[0]).shape[:2] if files else sizes[0])
+    return TargetImages(
+        paths=(*files, *(None for _ in frames)),
+        video_frames=dict(enumerate(frames, start=len(files))),
+        input_hw=input_hw,
+        ignored=mask,
+        remarks=tuple(remarks),
+    )
+
+
+def images_of(folder: Path) -> tuple[list[Path], list[str]]:
+    """The target images that a folder stands for, sorted, and remarks on what was taken or left out.
+
+    Raises:
+        DataError: the folder is missing or holds no such image.
+    """
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder")
+    for place, formats in LAYOUTS:
+        if (folder / place).is_dir():
+            return _train_images(folder, place, formats)
+    found = sorted(path for path in _walk(folder) if path.suffix.lower() in IMAGE_SUFFIXES)
+    labels = [path for path in found if _is_named_like_a_label(path.relative_to(folder))]
+    kept = [path for path in found if path not in set(labels)]
+    if not kept:
+        beside = f", but {len(labels)} named like labels, e.g. {labels[0]}" if labels else ""
+        raise DataError(f"{folder}: no image in it ({', '.join(sorted(IMAGE_SUFFIXES))}){beside}")
+    return kept, [f"{folder}: {len(labels)} files named like labels are left out, e.g. {labels[0]}"] if labels else []
+
+
+def _train_images(root: Path, place: str, formats: tuple[str, ...]) -> tuple[list[Path], list[str]]:
+    """The images of a data set's split `train`; no label is looked for."""
+    for name in formats:
+        found = [pair.image for pair in FORMATS[name].files(root, "train")]
+        if found:
+            return found, [f"{root}: a data set in the {name} layout; its {len(found)} images of split train are taken"]
+    raise DataError(
+        f"{root}: a data set with images in {root / place}, but none of split train; name the folder of images itself"
+    )
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    """Every file below a folder that is not hidden; linked folders are followed, each real folder once."""
+    seen: set[str] = set()
+    for place, inner, names in os.walk(folder, followlinks=True):
+        seen.add(os.path.realpath(place))
+        inner[:] = [
+            name
+            for name in sorted(inner)
+            if not name.startswith(".") and os.path.realpath(os.path.join(place, name)) not in seen
+        ]
+        yield from (Path(place, name) for name in names if not name.startswith("."))
+
+
+def _is_named_like_a_label(relative: Path) -> bool:
+    inside = any(part.lower() in LABEL_FOLDERS for part in relative.parts[:-1])
+    return inside or relative.stem.lower().endswith(LABEL_ENDINGS)
+
+
+def _each_once(files: list[Path]) -> tuple[list[Path], int]:
+    """The files without repetition, by what they really are, in their order; and how many were repeated."""
+    first: dict[Path, Path] = {}
+    for path in files:
+        first.setdefault(path.resolve(), path)
+    return list(first.values()), len(files) - len(first)
 
 
 def _read_mask(path: Path, input_hw: tuple[int, int], camera_hw: tuple[int, int]) -> npt.NDArray[np.bool_]:

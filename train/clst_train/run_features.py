@@ -1,0 +1,100 @@
+"""Both networks of a finished run, looked at through both cameras' images (`clst-data features`)."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from clst_runtime.dataset import open_dataset
+from clst_runtime.errors import ConfigError, DataError
+from clst_runtime.labels import ClassList
+from clst_train.batchnorm import estimate_statistics
+from clst_train.checkpoint import build_from_checkpoint, load_checkpoint
+from clst_train.config import Config
+from clst_train.data.target import open_target
+from clst_train.feature_space import Stage, View, cloud_of, labelled_views, unlabelled_views
+from clst_train.models.deployable import normalise
+from clst_train.run_folder import open_run
+
+
+def stages_of_run(
+    path: Path,
+    *,
+    source: str | None = None,
+    split: str | None = None,
+    target: Sequence[str] = (),
+    labels: Path | None = None,
+    labels_split: str = "val",
+    count: int = 60,
+) -> tuple[Stage, Stage, ClassList]:
+    """The feature space of a run's source.pt and adapted.pt, and their classes.
+
+    Args:
+        path: the run folder.
+        source: labelled images of the old camera; None = the run's.
+        split: their split; None = the run's.
+        target: images or videos of the new camera; empty = the run's.
+        labels: labelled images of the new camera, whose images and labels are taken instead of `target`.
+        labels_split: their split.
+        count: images of each camera at most.
+
+    Raises:
+        ConfigError: no run folder, or no images. DataError: images cannot be used, or the run has not adapted yet.
+        ModelFileError: a checkpoint is damaged.
+    """
+    folder, config = open_run(path)
+    for name in (folder.source, folder.adapted):
+        if not name.is_file():
+            raise DataError(f"{path}: {name.name} is missing; the picture needs a run that has adapted to its end")
+    before = load_checkpoint(folder.source)
+    classes = before.classes
+    old = _old_views(config, source, split, classes, before.input_hw, count)
+    if labels is not None:
+        new = list(labelled_views(open_dataset(labels, split=labels_split, classes=classes), before.input_hw, count))
+    else:
+        new = list(unlabelled_views(open_target(target or config.data.target, input_hw=before.input_hw), count))
+    first, second = build_from_checkpoint(before), build_from_checkpoint(load_checkpoint(folder.adapted))
+    # The adapted network's statistics are the new camera's. In training the prototypes were means of features under
+    # the old camera's own, so its images get theirs back here.
+    of_old = copy.deepcopy(second)
+    estimate_statistics(of_old, _batches(old))
+    least = config.adaptation.minimum_pixels
+    stages = [
+        Stage(
+            title=title,
+            source=cloud_of(for_old, old, minimum_pixels=least),
+            target=cloud_of(for_new, new, minimum_pixels=least),
+        )
+        for title, for_old, for_new in (("before adaptation", first, first), ("after adaptation", of_old, second))
+    ]
+    return stages[0], stages[1], classes
+
+
+def _batches(views: Sequence[View]) -> Iterator[Tensor]:
+    """Images as normalised batches of 2 or more; a single one stays alone."""
+    size = 4
+    for start in range(0, max(1, len(views) - 1), size):
+        frames = [torch.from_numpy(frame) for frame, _ in views[start : start + size]]
+        yield normalise(torch.stack(frames))
+
+
+def _old_views(
+    config: Config, source: str | None, split: str | None, classes: ClassList, input_hw: tuple[int, int], count: int
+) -> list[View]:
+    place = source or config.data.source
+    if not place:
+        raise ConfigError("no source images: give --source the labelled images of the old camera")
+    own = source is None or source == config.data.source  # format and mapping are the run's only for its own source
+    dataset = open_dataset(
+        Path(place),
+        split=split or (config.data.source_split if own else "train"),
+        format=(config.data.source_format or None) if own else None,
+        classes=classes,
+        mapping_file=Path(config.data.mapping) if own and config.data.mapping else None,
+    )
+    size_hw = config.data.source_hw if min(config.data.source_hw) > 0 else input_hw
+    return list(labelled_views(dataset, size_hw, count))
