@@ -128,12 +128,16 @@ def agreement(checkpoint: Checkpoint, images: TargetImages, count: int, rounds: 
         with_itself.append(_equal(same.mean[chosen].argmax(1), p.argmax(1)))
         outside.append(1 - same.mean[chosen].topk(5, dim=1).values.sum(1).mean().item())
     truth = whole.mean.argmax(1)  # N,H,W
-    rows: dict[str, Any] = {"dense float32": _at_full_size(same.mean, truth)}
+    as_log = full_size(same.mean.clamp_min(1e-9).log(), input_hw).argmax(1)
+    rows: dict[str, Any] = {
+        "dense float32": {"full_size": _equal(full_size(same.mean, input_hw).argmax(1), truth)},
+        "dense float32, logarithms interpolated": {"full_size": _equal(as_log, truth)},
+    }
     for name, store in stores.items():
         read, record = torch.from_numpy(store.read(np.arange(count))), store.store.layout.record.itemsize
         rows[name] = {
             "same_stride": _equal(read.argmax(1), same.mean.argmax(1)),
-            **_at_full_size(read, truth),
+            "full_size": _equal(full_size(read, input_hw).argmax(1), truth),
             "mean_difference": (read - same.mean).abs().mean().item(),
             "bytes_per_image": record,
             "of_dense_float32": input_hw[0] * input_hw[1] * classes * 4 / record,
@@ -144,16 +148,6 @@ def agreement(checkpoint: Checkpoint, images: TargetImages, count: int, rounds: 
         "agreement": float(np.mean(with_itself[len(with_itself) // 2 :])),
         "probability_outside_top_5": float(np.mean(outside)),
         "stores": rows,
-    }
-
-
-def _at_full_size(cells: Tensor, truth: Tensor) -> dict[str, float]:
-    """Agreement with the full-size reference N,H,W when probabilities N,C,h,w are interpolated, or their logarithms."""
-    input_hw = (truth.shape[1], truth.shape[2])
-    logarithms = cells.clamp_min(1 / FULL_SCALE).log()
-    return {
-        "full_size": _equal(full_size(cells, input_hw).argmax(1), truth),
-        "full_size_by_logarithms": _equal(full_size(logarithms, input_hw).argmax(1), truth),
     }
 
 
