@@ -14,15 +14,15 @@ from torch import Tensor
 from clst_runtime.errors import ClstError
 from clst_train.batchnorm import estimate_statistics
 from clst_train.checkpoint import Checkpoint, save_checkpoint
-from clst_train.data.loading import SourceBatch, TargetBatch, prefetched, source_batch, target_batch
+from clst_train.data.loading import SourceBatch, TargetBatch, source_batch, target_batch
 from clst_train.data.target import TargetImages
 from clst_train.ensemble import TemporalEnsemble
 from clst_train.models.deployable import normalise
 from clst_train.models.projection import ProjectionHead
-from clst_train.optimisation import descend, set_rate
+from clst_train.optimisation import Descent, adamw, set_rate
 from clst_train.progress import with_progress
 from clst_train.prototypes import Prototypes
-from clst_train.run import ADAPTED, Run, log_step, needed
+from clst_train.run import ADAPTED, Run, loaded, log_step, needed
 from clst_train.schedule import ramp
 from clst_train.step import Learner, adaptation_step
 
@@ -37,21 +37,35 @@ def adapt(run: Run, resume: Checkpoint | None) -> None:
     learner = _learner(run, target)
     modules = [segmenter, learner.projection]
     parameters = [parameter for module in modules for parameter in module.parameters()]
-    optimiser = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay)
+    optimiser = adamw(
+        parameters, learning_rate=settings.learning_rate, weight_decay=settings.weight_decay, device=run.device
+    )
+    descent = Descent(optimiser, modules, run.device, scaled=run.scaled)
     if resume is not None:
         _restore(run, learner, optimiser, resume)
+        descent.load_state_dict((resume.training_state or {}).get("descent", {}))
+    run.logbook.forget_after(ADAPTED, first)
     segmenter.train()
-    batches = prefetched(lambda iteration: _both(run, iteration), first, settings.iterations)
+    batches = loaded(run, _both, first, settings.iterations)
     for iteration, (source, unlabelled) in with_progress(run, ADAPTED, batches, settings.iterations):
         set_rate(optimiser, settings.learning_rate, iteration, settings.iterations)
         weight = ramp(iteration, settings.iterations, settings.target_warm_up)
         result = adaptation_step(learner, source, unlabelled, target_weight=weight)
-        descend(optimiser, result.loss, modules)
+        values = {"loss": descent.descend(result.loss, iteration), **result.parts}
         done = iteration + 1
-        values = {"loss": result.loss.detach(), **result.parts}
-        log_step(run, ADAPTED, done, values, iterations=settings.iterations, batches=target_batches(run))
+        log_step(
+            run,
+            ADAPTED,
+            done,
+            values,
+            iterations=settings.iterations,
+            batches=target_batches(run),
+            descent=descent,
+            make=_both,
+        )
         if done % run.config.run.checkpoint_every == 0 or done == settings.iterations:
-            save_checkpoint(run.folder.resume, run.checkpoint(ADAPTED, done, _state(learner, optimiser)))
+            state = {**_state(learner, optimiser), "descent": descent.state_dict()}
+            save_checkpoint(run.folder.resume, run.checkpoint(ADAPTED, done, state))
     if settings.statistics_last:
         estimate_statistics(segmenter, target_batches(run))
     save_checkpoint(run.folder.adapted, run.checkpoint(ADAPTED, settings.iterations))
@@ -118,4 +132,3 @@ def _restore(run: Run, learner: Learner, optimiser: torch.optim.Optimizer, resum
             f"{len(needed(run.target))}; restore them, or start a new run"
         )
     optimiser.load_state_dict(state["optimiser"])
-    run.logbook.forget_after(ADAPTED, resume.iteration)
