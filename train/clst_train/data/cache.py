@@ -36,8 +36,8 @@ class CachedDataset(LabelledDataset):
         read = super().__getitem__(index)
         sample = Sample(
             name=read.name,
-            image=_frozen(resize_frame(read.image, self.input_hw)),
-            labels=_frozen(resize_classes(read.labels, self.input_hw)),
+            image=resize_frame(read.image, self.input_hw),
+            labels=resize_classes(read.labels, self.input_hw),
         )
         if index < self.room:
             self.kept[index] = sample
@@ -59,7 +59,7 @@ class CachedTarget(TargetImages):
             return self.kept[index]
         image = super().__getitem__(index)
         if index < self.room and self.paths[index] is not None:
-            self.kept[index] = _frozen(image)
+            self.kept[index] = image
         return image
 
 
@@ -93,8 +93,3 @@ def cache_bytes(source: LabelledDataset | None, target: TargetImages | None) -> 
 def as_fields(kind: type, value: Any) -> dict[str, Any]:
     """The fields of `kind`, a dataclass, with their values in `value`."""
     return {entry.name: getattr(value, entry.name) for entry in fields(kind)}
-
-
-def _frozen(array: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    array.setflags(write=False)
-    return array
