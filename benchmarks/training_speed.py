@@ -424,11 +424,13 @@ def main(
         print(json.dumps(peak(folder, settings, peak_of)))
         return
     with tempfile.TemporaryDirectory() as temporary:
-        write(name, measure(Path(temporary), settings, rounds, steps, compiled=compiled))
+        measure(Path(temporary), settings, rounds, steps, compiled=compiled, result_name=name)
 
 
-def measure(folder: Path, settings: tuple[str, ...], rounds: int, steps: int, *, compiled: bool) -> dict[str, Any]:
-    """All of it; each part is told on stdout when it is there."""
+def measure(
+    folder: Path, settings: tuple[str, ...], rounds: int, steps: int, *, compiled: bool, result_name: str
+) -> dict[str, Any]:
+    """All of it; each part is told on stdout, and the result file written anew, when it is there."""
     from clst_train.adaptation_stage import _both
 
     run = prepare(folder, settings)
@@ -445,14 +447,15 @@ def measure(folder: Path, settings: tuple[str, ...], rounds: int, steps: int, *,
         "steps_a_block": steps,
     }
     parts: dict[str, Callable[[], Any]] = {
+        "step": lambda: measure_steps(changed(run), batches, rounds, steps),
         "memory_mib": lambda: measure_peaks(folder, settings),
         "loading": lambda: measure_loading(run, folder, settings, clst_step(changed(run)), rounds, steps),
         "manner": lambda: measure_manners(run, batches, rounds, steps, compiled=compiled),
-        "step": lambda: measure_steps(run, batches, rounds, steps),
     }
     for name, part in parts.items():
         result[name] = part()
-        print(name, json.dumps(result[name], indent=1))
+        print(name, json.dumps(result[name], indent=1), flush=True)
+        write(result_name, result)
     return result
 
 
