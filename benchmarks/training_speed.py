@@ -361,7 +361,7 @@ def peak(folder: Path, settings: tuple[str, ...], stage: str) -> dict[str, float
         step = clst_step(run)
         for iteration, batch in loaded(run, _both, 0, 4):
             step(iteration, batch)
-    facts = {"resident_before": held, "resident_peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+    facts = {"resident_before": held, "resident_peak": _resident_peak()}
     if run.device.type == "cuda":
         facts["cuda_peak"] = torch.cuda.max_memory_allocated() / 2**20
     play = Play(
@@ -382,6 +382,12 @@ def peak(folder: Path, settings: tuple[str, ...], stage: str) -> dict[str, float
 def _resident() -> float:
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * resource.getpagesize() / 2**20
+
+
+def _resident_peak() -> float:
+    """This program's own peak; `ru_maxrss` would count the process that started it."""
+    rows = [line.split() for line in Path("/proc/self/status").read_text().splitlines()]
+    return next(int(row[1]) for row in rows if row[0] == "VmHWM:") / 1024
 
 
 def measure_peaks(folder: Path, settings: tuple[str, ...]) -> dict[str, Any]:
