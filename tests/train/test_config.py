@@ -26,7 +26,7 @@ def test_a_recipe_with_an_unknown_key_offers_the_nearest_and_names_the_place(tmp
         ({"model": {"input_hw": [32]}}, "expected 2 values"),
         ({"model": {"input_hw": [8, 64]}}, "at least 32"),
         ({"adaptation": {"ensemble_momentum": 1.0}}, "below 1"),
-        ({"run": {"precision": "fp8"}}, "give auto, fp32 or bf16"),
+        ({"run": {"precision": "fp8"}}, "give auto, fp32, bf16 or fp16"),
         ({"data": 3}, "expected a section"),
     ],
 )

@@ -12,27 +12,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from clst_runtime.errors import ClstError
 from clst_runtime.optional import require
+from clst_train.adaptation_state import learner_of, restore_state, save_state
 from clst_train.batchnorm import estimate_statistics
 from clst_train.checkpoint import Checkpoint, save_checkpoint
-from clst_train.data.loading import SourceBatch, TargetBatch, prefetched, source_batch, target_batch
+from clst_train.data.loading import SourceBatch, TargetBatch, source_batch, target_batch
 from clst_train.data.target import TargetImages
-from clst_train.diagnostics import START_IMAGES, CollapseWatch, Diagnostics, hidden_cells
-from clst_train.ensemble import TemporalEnsemble
-from clst_train.ensemble_snapshot import remove_other_snapshots, restore_snapshot, save_snapshot
-from clst_train.ensemble_store import EnsembleStore, StoreLayout, choose_layout, target_hash
+from clst_train.diagnostics import START_IMAGES, CollapseWatch
 from clst_train.learner import Learner
 from clst_train.models.deployable import normalise
-from clst_train.models.projection import ProjectionHead
-from clst_train.optimisation import descend, set_rate
+from clst_train.optimisation import Descent, adamw, set_rate
 from clst_train.progress import with_progress
-from clst_train.prototypes import Prototypes
-from clst_train.run import ADAPTED, Run, log_step, needed
-from clst_train.run_folder import RunFolder
+from clst_train.run import ADAPTED, Run, loaded, log_step, needed
 from clst_train.schedule import ramp
 from clst_train.step import adaptation_step
-from clst_train.teachers import Distiller, MeanTeacher, open_distiller
 
 
 def adapt(run: Run, resume: Checkpoint | None) -> None:
@@ -42,29 +35,46 @@ def adapt(run: Run, resume: Checkpoint | None) -> None:
     first = resume.iteration if resume is not None else 0
     if resume is None and settings.statistics_first:
         estimate_statistics(segmenter, target_batches(run))
-    learner = _learner(run, target, resume)
+    learner = learner_of(run, target, resume)
     modules = [segmenter, learner.projection]
     parameters = [parameter for module in modules for parameter in module.parameters()]
-    optimiser = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay)
+    optimiser = adamw(
+        parameters, learning_rate=settings.learning_rate, weight_decay=settings.weight_decay, device=run.device
+    )
+    descent = Descent(optimiser, modules, run.device, scaled=run.scaled)
     if resume is not None:
-        _restore(run, learner, optimiser, resume)
+        restore_state(run, learner, descent, resume)
     elif settings.teacher != "none":
         start = statistics_batches(target, count=START_IMAGES, size=settings.batch)
-        needed(learner.diagnostics).begin(segmenter, (batch.to(run.device) for batch in start), run.autocast)
+        learner.diagnostics.begin(segmenter, (batch.to(run.device) for batch in start), run.autocast)
     run.logbook.forget_after(ADAPTED, first)
-    watch = CollapseWatch(run.classes.names, needed(learner.diagnostics).start.tolist())
+    watch = CollapseWatch(run.classes.names, learner.diagnostics.start.tolist())
     segmenter.train()
-    batches = prefetched(lambda iteration: _expected(learner, _both(run, iteration)), first, settings.iterations)
-    for iteration, (source, unlabelled) in with_progress(run, ADAPTED, batches, settings.iterations):
+
+    def make(run: Run, iteration: int) -> tuple[SourceBatch, TargetBatch]:
+        return _expected(learner, _both(run, iteration))
+
+    for iteration, (source, unlabelled) in with_progress(
+        run, ADAPTED, loaded(run, make, first, settings.iterations), settings.iterations
+    ):
         set_rate(optimiser, settings.learning_rate, iteration, settings.iterations)
         weight = ramp(iteration, settings.iterations, settings.target_warm_up)
         result = adaptation_step(learner, source, unlabelled, target_weight=weight, iteration=iteration)
-        descend(optimiser, result.loss, modules)
+        values = {"loss": descent.descend(result.loss, iteration), **result.parts}
         done = iteration + 1
-        values = {"loss": result.loss.detach(), **result.parts, **_looked_at(run, learner, watch, done)}
-        log_step(run, ADAPTED, done, values, iterations=settings.iterations, batches=target_batches(run))
+        values |= _looked_at(run, learner, watch, done)
+        log_step(
+            run,
+            ADAPTED,
+            done,
+            values,
+            iterations=settings.iterations,
+            batches=target_batches(run),
+            descent=descent,
+            make=_both,
+        )
         if done % run.config.run.checkpoint_every == 0 or done == settings.iterations:
-            _save(run, learner, optimiser, done)
+            save_state(run, learner, descent, done)
     if settings.statistics_last:
         estimate_statistics(segmenter, target_batches(run))
     save_checkpoint(run.folder.adapted, run.checkpoint(ADAPTED, settings.iterations))
@@ -89,7 +99,7 @@ def statistics_batches(target: TargetImages, *, count: int, size: int) -> Iterat
 
 def _looked_at(run: Run, learner: Learner, watch: CollapseWatch, done: int) -> dict[str, Any]:
     """Every n steps: a log line of its own with class shares and prototypes, warnings, and means for the main line."""
-    if learner.diagnostics is None or (done % run.config.run.log_every and done != run.config.adaptation.iterations):
+    if done % run.config.run.log_every and done != run.config.adaptation.iterations:
         return {}
     means, shares, images = learner.diagnostics.read()
     for line in watch.warnings(means["flip_rate"], shares, images):
@@ -111,88 +121,3 @@ def _expected(learner: Learner, batches: tuple[SourceBatch, TargetBatch]) -> tup
     """In the loader's thread: from a disk, the ensemble's records are read while the batch waits for its turn."""
     learner.ensemble.expect(batches[1].indices)
     return batches
-
-
-def _learner(run: Run, target: TargetImages, resume: Checkpoint | None) -> Learner:
-    settings, segmenter = run.config.adaptation, run.segmenter
-    with torch.no_grad():
-        probe = segmenter.eval()(torch.zeros(1, 3, *run.config.model.input_hw, device=run.device))
-    width = settings.projection_width
-    layout = choose_layout(
-        settings,
-        images=len(target),
-        classes=len(run.classes),
-        size_hw=(probe.shape[2], probe.shape[3]),
-        target=target_hash(target),
-    )
-    return Learner(
-        segmenter=segmenter,
-        projection=ProjectionHead(segmenter.feature_channels, width, width).to(run.device),
-        prototypes=Prototypes(len(run.classes), width, settings.prototype_momentum, run.device),
-        ensemble=TemporalEnsemble(_store(run.folder, layout, resume), settings.ensemble_momentum),
-        settings=settings,
-        device=run.device,
-        autocast=run.autocast,
-        distiller=_distiller(run),
-        diagnostics=_diagnostics(run, target, (probe.shape[2], probe.shape[3])),
-        mean_teacher=MeanTeacher(segmenter, settings.teacher_momentum) if settings.teacher == "mean_teacher" else None,
-    )
-
-
-def _distiller(run: Run) -> Distiller | None:
-    distiller = open_distiller(run.config.adaptation.distil_from, run.classes)
-    if distiller is not None:
-        distiller.network.to(run.device)
-    return distiller
-
-
-def _diagnostics(run: Run, target: TargetImages, size_hw: tuple[int, int]) -> Diagnostics:
-    diagnostics = Diagnostics(len(target), len(run.classes), size_hw, run.device)
-    if target.ignored is not None:
-        diagnostics.hidden = hidden_cells(target.ignored, size_hw).to(run.device)
-    return diagnostics
-
-
-def _store(folder: RunFolder, layout: StoreLayout, resume: Checkpoint | None) -> EnsembleStore:
-    """The ensemble's store at work: as the checkpoint has it, or empty."""
-    folder.remove_leftovers()
-    if resume is None:
-        return EnsembleStore.create(folder.store, layout)
-    state = (resume.training_state or {})["ensemble"]
-    return restore_snapshot(state, folder.resume.parent, folder.store, layout)
-
-
-def _save(run: Run, learner: Learner, optimiser: torch.optim.Optimizer, done: int) -> None:
-    """A checkpoint to go on from; the order of its files is told in `ensemble_snapshot.py`."""
-    checkpoints = run.folder.resume.parent
-    ensemble = save_snapshot(learner.ensemble, run.folder.store, checkpoints, done)
-    save_checkpoint(run.folder.resume, run.checkpoint(ADAPTED, done, _state(learner, optimiser, ensemble)))
-    remove_other_snapshots(checkpoints, ensemble)
-
-
-def _state(learner: Learner, optimiser: torch.optim.Optimizer, ensemble: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "optimiser": optimiser.state_dict(),
-        "projection": learner.projection.state_dict(),
-        "prototypes": learner.prototypes.state_dict(),
-        "ensemble": ensemble,
-        "distiller": learner.distiller.sha256 if learner.distiller is not None else "",
-        "diagnostics": needed(learner.diagnostics).state_dict(),
-        "mean_teacher": learner.mean_teacher.state_dict() if learner.mean_teacher is not None else None,
-    }
-
-
-def _restore(run: Run, learner: Learner, optimiser: torch.optim.Optimizer, resume: Checkpoint) -> None:
-    state = resume.training_state or {}
-    learner.segmenter.load_state_dict(resume.segmenter_state)
-    learner.projection.load_state_dict(state["projection"])
-    learner.prototypes.load_state_dict(state["prototypes"])
-    if learner.mean_teacher is not None:
-        learner.mean_teacher.load_state_dict(state["mean_teacher"])
-    if learner.distiller is not None and learner.distiller.sha256 != state["distiller"]:
-        raise ClstError(
-            f"adaptation.distil_from = {run.config.adaptation.distil_from!r} is another file than the run began with; "
-            "put that one back, or start a new run"
-        )
-    needed(learner.diagnostics).load_state_dict(state["diagnostics"])
-    optimiser.load_state_dict(state["optimiser"])

@@ -100,6 +100,8 @@ class SourceConfig:
     """Optimiser steps."""
     batch: int = 8
     """Images a step."""
+    accumulate: int = 1
+    """Parts that a batch is worked through in, one after another; saves memory, BatchNorm sees each part by itself."""
     learning_rate: float = 1e-3
     """Peak of the AdamW learning rate; linear warm-up, then polynomial decay."""
     weight_decay: float = 0.01
@@ -110,6 +112,10 @@ class SourceConfig:
     def __post_init__(self) -> None:
         _need(self.iterations >= 1, f"source.iterations = {self.iterations}; give 1 or more")
         _need(self.batch >= 1, f"source.batch = {self.batch}; give 1 or more")
+        _need(
+            self.accumulate >= 1 and self.batch % self.accumulate == 0,
+            f"source.accumulate = {self.accumulate}; give a divisor of source.batch = {self.batch}",
+        )
         _need(self.learning_rate > 0, f"source.learning_rate = {self.learning_rate}; give a positive number")
 
 
@@ -252,9 +258,19 @@ class RunConfig:
     device: str = "auto"
     """`cpu`, `cuda`, `cuda:1` …; `auto` takes CUDA when there is one."""
     precision: str = "auto"
-    """`fp32`, `bf16`, or `auto`: bf16 where the device computes it natively."""
+    """`fp32`, `bf16`, `fp16` (with loss scaling), or `auto`: bf16 where the device computes it natively, else fp32."""
+    channels_last: str = "auto"
+    """`on` keeps the weights with their channels innermost, as frames come; `off` leaves them; `auto`: as measured."""
+    compile: bool = False
+    """Compile the network's passes with `torch.compile`; needs a C++ compiler, and minutes at the start."""
     threads: int = 0
     """CPU threads; 0 = PyTorch's choice."""
+    loaders: int = 1
+    """Threads that read, resize and vary images ahead of the training."""
+    cache_mib: int = 0
+    """MiB for decoded images at the model's input size, kept in memory from their first reading on; 0 = none."""
+    tensorboard: bool = False
+    """Write TensorBoard event files beside the log; needs the `tensorboard` package."""
     log_every: int = 20
     """Steps between two lines of the log."""
     checkpoint_every: int = 250
@@ -264,10 +280,17 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         _need(
-            self.precision in ("auto", "fp32", "bf16"), f"run.precision = {self.precision!r}; give auto, fp32 or bf16"
+            self.precision in ("auto", "fp32", "bf16", "fp16"),
+            f"run.precision = {self.precision!r}; give auto, fp32, bf16 or fp16",
         )
-        for name in ("log_every", "checkpoint_every", "validate_every"):
+        _need(
+            self.channels_last in ("auto", "on", "off"),
+            f"run.channels_last = {self.channels_last!r}; give auto, on or off",
+        )
+        for name in ("log_every", "checkpoint_every", "validate_every", "loaders"):
             _need(getattr(self, name) >= 1, f"run.{name} = {getattr(self, name)}; give 1 or more")
+        for name in ("threads", "cache_mib"):
+            _need(getattr(self, name) >= 0, f"run.{name} = {getattr(self, name)}; give 0 or more")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -38,12 +38,12 @@ class Learner:
     """Where the network is."""
     autocast: torch.autocast
     """Precision of the forward passes; re-entrant."""
+    diagnostics: Diagnostics
+    """Looks on; changes nothing."""
     mean_teacher: MeanTeacher | None = None
     """Speaks in the ensemble's place when `settings.teacher` says so."""
     distiller: Distiller | None = None
     """Another adapted network to learn from as well."""
-    diagnostics: Diagnostics | None = None
-    """Looks on; changes nothing."""
 
     def tensor(self, frames: np.ndarray) -> Tensor:
         """B,K,L,3 uint8 frames as normalised B,3,K,L on the device."""

@@ -1,48 +1,78 @@
-"""Supervised training on the old camera; goes on exactly where a checkpoint left it."""
+"""Supervised training on the old camera; goes on exactly where a checkpoint left it.
+
+Legend: B images of a batch, K rows and L columns of a crop.
+"""
 
 from __future__ import annotations
 
-import torch
+from collections.abc import Iterator
 
+import numpy as np
+import torch
+from torch import Tensor
+
+from clst_runtime.labels import IGNORE_ID
 from clst_train.checkpoint import Checkpoint, save_checkpoint
-from clst_train.data.loading import SourceBatch, prefetched, source_batch
+from clst_train.data.loading import SourceBatch, source_batch
 from clst_train.losses.segmentation import segmentation_loss
 from clst_train.models.deployable import normalise
-from clst_train.optimisation import descend, set_rate
+from clst_train.optimisation import Descent, adamw, set_rate
 from clst_train.progress import with_progress
-from clst_train.run import SOURCE, Run, log_step, needed
+from clst_train.run import SOURCE, Run, loaded, log_step, needed
 
 
 def train_source(run: Run, resume: Checkpoint | None) -> None:
     """Supervised training on the old camera; ends with `checkpoints/source.pt`."""
     settings, segmenter = run.config.source, run.segmenter
-    optimiser = torch.optim.AdamW(segmenter.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
+    optimiser = adamw(
+        segmenter.parameters(),
+        learning_rate=settings.learning_rate,
+        weight_decay=settings.weight_decay,
+        device=run.device,
+    )
+    descent = Descent(optimiser, [segmenter], run.device, scaled=run.scaled)
     first = 0
     if resume is not None and resume.training_state is not None:
         first = resume.iteration
         segmenter.load_state_dict(resume.segmenter_state)
         optimiser.load_state_dict(resume.training_state["optimiser"])
+        descent.load_state_dict(resume.training_state.get("descent", {}))
     run.logbook.forget_after(SOURCE, first)
-    source = needed(run.source)
     segmenter.train()
-
-    def make(iteration: int) -> SourceBatch:
-        return source_batch(source, run.config, settings.batch, 0, iteration, run.rare)
-
-    for iteration, batch in with_progress(
-        run, SOURCE, prefetched(make, first, settings.iterations), settings.iterations
-    ):
+    batches = loaded(run, _batch, first, settings.iterations)
+    for iteration, batch in with_progress(run, SOURCE, batches, settings.iterations):
         set_rate(optimiser, settings.learning_rate, iteration, settings.iterations)
-        labels = torch.from_numpy(batch.labels).to(run.device).long()
+        for loss in partial_losses(run, batch):
+            descent.backward(loss)
+        values = {"loss": descent.step(iteration)}
+        done = iteration + 1
+        log_step(run, SOURCE, done, values, iterations=settings.iterations, batches=None, descent=descent, make=_batch)
+        if done % run.config.run.checkpoint_every == 0 or done == settings.iterations:
+            state = {"optimiser": optimiser.state_dict(), "descent": descent.state_dict()}
+            save_checkpoint(run.folder.resume, run.checkpoint(SOURCE, done, state))
+    save_checkpoint(run.folder.source, run.checkpoint(SOURCE, settings.iterations))
+
+
+def _batch(run: Run, iteration: int) -> SourceBatch:
+    return source_batch(needed(run.source), run.config, run.config.source.batch, 0, iteration, run.rare)
+
+
+def partial_losses(run: Run, batch: SourceBatch) -> Iterator[Tensor]:
+    """The losses of `source.accumulate` equal parts of a batch, one after another; they sum to the batch's loss.
+
+    Each part counts by its labelled pixels, so that sum and gradient are those of the whole batch, but for
+    BatchNorm, which normalises each part by itself. Take each one's gradient before asking for the next.
+    """
+    settings = run.config.source
+    total = max(1, int((batch.labels != IGNORE_ID).sum()))
+    for part in np.array_split(np.arange(len(batch.labels)), settings.accumulate):
+        rows = slice(int(part[0]), int(part[-1]) + 1)
+        share = int((batch.labels[rows] != IGNORE_ID).sum()) / total
+        labels = torch.from_numpy(batch.labels[rows]).to(run.device, non_blocking=True).long()
+        images = normalise(torch.from_numpy(batch.images[rows]).to(run.device, non_blocking=True))
         with run.autocast:
-            outputs = segmenter.training_outputs(normalise(torch.from_numpy(batch.images).to(run.device)))
+            outputs = run.segmenter.training_outputs(images)
         loss = segmentation_loss(outputs.logits, labels)
         if outputs.auxiliary is not None:
             loss = loss + settings.auxiliary_weight * segmentation_loss(outputs.auxiliary, labels)
-        descend(optimiser, loss, [segmenter])
-        done = iteration + 1
-        log_step(run, SOURCE, done, {"loss": loss.detach()}, iterations=settings.iterations, batches=None)
-        if done % run.config.run.checkpoint_every == 0 or done == settings.iterations:
-            state = {"optimiser": optimiser.state_dict()}
-            save_checkpoint(run.folder.resume, run.checkpoint(SOURCE, done, state))
-    save_checkpoint(run.folder.source, run.checkpoint(SOURCE, settings.iterations))
+        yield loss * share

@@ -76,8 +76,7 @@ def adaptation_step(
     unsupervised = torch.stack([weight * term for _, weight, term in terms]).sum()
     loss = supervised + target_weight * unsupervised  # (7)
     facts = {"source": supervised.detach()} | {name: term.detach() for name, _, term in terms}
-    if learner.diagnostics is not None:
-        learner.diagnostics.see(target.indices, lesson, target_means, learner.prototypes)
+    learner.diagnostics.see(target.indices, lesson, target_means, learner.prototypes)
     return StepResult(loss=loss, parts=facts, pseudo_labels=view.labels)
 
 

@@ -15,17 +15,22 @@ import torch
 from clst_runtime.dataset import LabelledDataset, open_dataset
 from clst_runtime.errors import ConfigError, DataError, MissingDependency
 from clst_runtime.labels import ClassList, load_class_list
+from clst_runtime.optional import require
+from clst_train.acceleration import accelerate
 from clst_train.adaptation_stage import adapt
 from clst_train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from clst_train.config import Config, config_from_mapping, read_recipe, with_settings
+from clst_train.data.cache import cached
 from clst_train.data.headers import check_pairs, check_something_is_labelled
 from clst_train.data.sampling import rare_classes_of
 from clst_train.data.target import TargetImages, open_target
+from clst_train.events import EventFiles
 from clst_train.examples import draw_examples
 from clst_train.logbook import Logbook
 from clst_train.models.networks import build_segmenter
 from clst_train.models.segmenter import Segmenter
 from clst_train.models.weights import load_imagenet_backbone
+from clst_train.rehearsal import Play, rehearse
 from clst_train.run import ADAPTED, SOURCE, Run, resume_point
 from clst_train.run_folder import RunFolder, create_run, open_run
 from clst_train.seeding import seed_everything
@@ -95,6 +100,7 @@ def start_run(
     open_distiller(config.adaptation.distil_from, classes)  # what cannot teach is refused before a folder is made
     device = _device(config.run.device)
     _check_batches_of_one(config, classes, target)
+    _rehearse(config, (source, target, validation, classes), device, trains_source=started is None)
     folder = create_run(out or Path("runs") / time.strftime("%Y%m%d-%H%M%S"), config)
     if started is not None:
         save_checkpoint(folder.source, dataclasses.replace(started, training_state=None, stage=SOURCE))
@@ -106,6 +112,7 @@ def finish_run(folder: RunFolder, config: Config, point: Checkpoint | None) -> R
     """Go on with a run from its newest checkpoint, or from its start when it has none."""
     started = load_checkpoint(folder.source) if folder.source.is_file() else None
     data, device = _open_data(config, started), _device(config.run.device)
+    _rehearse(config, data, device, trains_source=started is None)
     with _going_on(folder):
         return _train(folder, config, point, data, device)
 
@@ -128,18 +135,20 @@ def _train(folder: RunFolder, config: Config, point: Checkpoint | None, data: Da
     seed_everything(config.run.seed)
     if config.run.threads:
         torch.set_num_threads(config.run.threads)
+    require("cv2").setNumThreads(1)  # the loaders are what runs beside each other, not the rows of one picture
     run = Run(
         config=config,
         folder=folder,
         classes=classes,
-        segmenter=_network(config, classes).to(device),
+        segmenter=_network(config, classes, device),
         source=source,
         target=target,
         validation=validation,
-        logbook=Logbook(folder.path),
+        logbook=Logbook(folder.path, EventFiles(folder.path / "tensorboard") if config.run.tensorboard else None),
         device=device,
         autocast=_autocast(config.run.precision, device),
         rare=rare_classes_of(source, config.source_hw, config.data.rare_class_sampling),
+        scaled=config.run.precision == "fp16",
     )
     if not folder.source.is_file():
         train_source(run, point if point is not None and point.stage == SOURCE else None)
@@ -176,7 +185,8 @@ def _open_data(config: Config, started: Checkpoint | None) -> Data:
     if data.val:
         validation = _labelled(data.val, data.val_split, data.val_format, data.val_mapping, source.classes)
         _note(data.val, check_pairs(validation, used_hw=model.input_hw))
-    return source, target, validation, source.classes
+    kept_source, kept_target = cached(source, target, mib=config.run.cache_mib, source_hw=config.source_hw)
+    return kept_source, kept_target, validation, source.classes
 
 
 def _check_batches_of_one(config: Config, classes: ClassList, target: TargetImages | None) -> None:
@@ -220,11 +230,28 @@ def _as_checkpoint(config: Config, started: Checkpoint, options: Mapping[str, An
     return dataclasses.replace(config, model=model)
 
 
-def _network(config: Config, classes: ClassList) -> Segmenter:
+def _network(config: Config, classes: ClassList, device: torch.device) -> Segmenter:
     segmenter = build_segmenter(config.model.network, len(classes))
     if config.model.backbone_weights:
         click.echo(load_imagenet_backbone(segmenter, Path(config.model.backbone_weights)), err=True)
-    return segmenter
+    return accelerate(segmenter, config.run, device)
+
+
+def _rehearse(config: Config, data: Data, device: torch.device, *, trains_source: bool) -> None:
+    source, target, validation, classes = data
+    autocast = _autocast(config.run.precision, device)
+    rehearse(
+        Play(
+            config=config,
+            classes=classes,
+            source=source,
+            target=target,
+            validation=validation,
+            device=device,
+            autocast=autocast,
+            trains_source=trains_source,
+        )
+    )
 
 
 def _device(name: str) -> torch.device:
@@ -240,10 +267,10 @@ def _device(name: str) -> torch.device:
 
 
 def _autocast(precision: str, device: torch.device) -> torch.autocast:
-    """bf16 where asked for, or where the device computes it natively; the weights stay float32."""
+    """bf16 or fp16 where asked for, and bf16 where the device computes it natively; the weights stay float32."""
     if precision == "auto":
         flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").is_file() else ""
         native = torch.cuda.is_bf16_supported() if device.type == "cuda" else "avx512_bf16" in flags
-    else:
-        native = precision == "bf16"
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=native)
+        precision = "bf16" if native else "fp32"
+    kind = torch.float16 if precision == "fp16" else torch.bfloat16
+    return torch.autocast(device.type, dtype=kind, enabled=precision != "fp32")

@@ -1,11 +1,16 @@
+import threading
+import time
+
 import numpy as np
 import pytest
 
+from clst_runtime.dataset import LabelledDataset, open_dataset
 from clst_runtime.errors import ConfigError, DataError
 from clst_runtime.images import write_png
 from clst_train.config import AugmentationConfig, config_from_mapping, read_recipe, with_settings
 from clst_train.data.augment import Geometry, draw_geometry, mixing_mask, vary_colours
-from clst_train.data.loading import positions, prefetched, target_batch
+from clst_train.data.cache import CachedDataset, as_fields, cache_bytes, cached
+from clst_train.data.loading import positions, prefetched, source_batch, target_batch
 from clst_train.data.target import open_target
 
 
@@ -51,6 +56,89 @@ def test_prefetching_keeps_the_order_and_raises_what_went_wrong():
     with pytest.raises(ZeroDivisionError):
         list(prefetched(lambda i: 1 // i, 0, 2))
     assert list(prefetched(lambda i: i, 3, 3)) == []
+
+
+def test_several_loaders_keep_the_order_though_later_batches_are_ready_first():
+    def slow_at_first(iteration):
+        time.sleep(0.03 * (4 - iteration))
+        return iteration
+
+    assert list(prefetched(slow_at_first, 0, 4, loaders=4)) == [(0, 0), (1, 1), (2, 2), (3, 3)]
+
+
+def test_several_loaders_work_at_the_same_time_and_no_further_ahead_than_allowed():
+    """Each of two waits for the other, so one thread alone would never end; the third is not begun before it may."""
+    both, begun = threading.Barrier(2), []
+
+    def meet(iteration):
+        begun.append(iteration)
+        if iteration < 2:
+            both.wait(timeout=10)
+        return iteration
+
+    batches = prefetched(meet, 0, 9, ahead=1, loaders=2)
+    assert next(batches) == (0, 0)
+    time.sleep(0.05)
+    assert sorted(begun) == [0, 1, 2]  # the one handed out and two ahead
+    batches.close()
+
+
+def test_an_error_comes_when_its_batch_has_its_turn_and_ends_the_loaders():
+    def fails_at_two(iteration):
+        if iteration == 2:
+            raise DataError("damaged.png")
+        return iteration
+
+    batches = prefetched(fails_at_two, 0, 9, loaders=3)
+    assert [next(batches), next(batches)] == [(0, 0), (1, 1)]
+    with pytest.raises(DataError, match="damaged"):
+        next(batches)
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("loader")]
+
+
+def labelled(tmp_path, count=4):
+    from tests.conftest import write_labelled
+
+    return open_dataset(write_labelled(tmp_path / "d", count=count, size_hw=(40, 48)), split="val")
+
+
+def test_the_cache_keeps_what_fits_and_changes_no_batch(tmp_path):
+    """A sample of 32x32 is 4096 bytes: 1 MiB holds all; of six images and a room of two, two are kept."""
+    plain = labelled(tmp_path, 6)
+    config = config_from_mapping({"model": {"input_hw": [32, 32]}}, where="test")
+    whole, _ = cached(plain, None, mib=1, source_hw=(32, 32))
+    some = CachedDataset(**as_fields(LabelledDataset, plain), input_hw=(32, 32), room=2)
+    for iteration in range(6):
+        expected = source_batch(plain, config, 2, 0, iteration)
+        for dataset in (whole, some):
+            found = source_batch(dataset, config, 2, 0, iteration)
+            assert (found.images == expected.images).all()
+            assert (found.labels == expected.labels).all()
+    assert sorted(whole.kept) == [0, 1, 2, 3, 4, 5]
+    assert sorted(some.kept) == [0, 1]
+    assert cache_bytes(whole, None) == 6 * 4096
+    assert cache_bytes(some, None) == 2 * 4096
+
+
+def test_a_kept_sample_is_not_read_again(tmp_path):
+    dataset, _ = cached(labelled(tmp_path, 1), None, mib=1, source_hw=(32, 32))
+    first = dataset[0]
+    dataset.files[0].image.unlink()
+    assert dataset[0] is first
+    assert first.image.shape == (32, 32, 3)
+    assert first.labels.shape == (32, 32)
+
+
+def test_the_room_goes_to_the_source_first_and_the_rest_to_the_target(tmp_path):
+    """1 MiB at 256x256: a sample takes 262144 bytes, so 3 samples leave 262144, and a target image takes 196608."""
+    source, target = labelled(tmp_path, 3), open_target([str(tmp_path / "d" / "images")], input_hw=(256, 256))
+    kept_source, kept_target = cached(source, target, mib=1, source_hw=(256, 256))
+    assert (kept_source.room, kept_target.room) == (3, 1)
+    assert (kept_target[0] == target[0]).all()
+    assert (kept_target[2] == target[2]).all()
+    assert list(kept_target.kept) == [0]
+    assert cached(source, target, mib=0, source_hw=(256, 256)) == (source, target)
+    assert cached(None, None, mib=1, source_hw=(256, 256)) == (None, None)
 
 
 def test_target_from_folders_pictures_and_videos(tmp_path):

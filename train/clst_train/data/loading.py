@@ -5,6 +5,7 @@ Legend: B images of a batch, K rows and L columns of a crop, H and W of the whol
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -118,10 +119,17 @@ def target_batch(target: TargetImages, config: Config, iteration: int) -> Target
     )
 
 
-def prefetched(make: Callable[[int], Batch], first: int, end: int, *, ahead: int = 2) -> Iterator[tuple[int, Batch]]:
-    """`(iteration, make(iteration))` for first … end−1, prepared ahead in a thread; an error in it is raised here."""
-    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="loader") as pool:
-        waiting: list[tuple[int, Future[Batch]]] = []
+def prefetched(
+    make: Callable[[int], Batch], first: int, end: int, *, ahead: int = 2, loaders: int = 1
+) -> Iterator[tuple[int, Batch]]:
+    """`(iteration, make(iteration))` for first … end−1, in this order, prepared ahead by `loaders` threads.
+
+    At most `ahead` batches, or one for each loader if these are more, wait or are in work beside the one handed out.
+    What `make` raises is raised here, when the batch's turn has come. `make` is called by several threads at once.
+    """
+    ahead = max(ahead, loaders)
+    with ThreadPoolExecutor(max_workers=loaders, thread_name_prefix="loader") as pool:
+        waiting: deque[tuple[int, Future[Batch]]] = deque()
         upcoming = iter(range(first, end))
         try:
             while True:
@@ -131,7 +139,7 @@ def prefetched(make: Callable[[int], Batch], first: int, end: int, *, ahead: int
                         break
                 if not waiting:
                     return
-                iteration, future = waiting.pop(0)
+                iteration, future = waiting.popleft()
                 yield iteration, future.result()
         finally:
             for _, future in waiting:

@@ -1,0 +1,64 @@
+"""How the network's weights lie in memory and how its passes run; what it computes and its names stay the same."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import types
+
+import torch
+
+from clst_runtime.errors import MissingDependency
+from clst_train.config import RunConfig
+from clst_train.models.segmenter import Segmenter
+
+PASSES = ("forward", "training_outputs")
+
+
+def accelerate(segmenter: Segmenter, settings: RunConfig, device: torch.device) -> Segmenter:
+    """Bring the network to its device, in the layout and with the passes that the settings ask for; in place.
+
+    Raises:
+        MissingDependency: `run.compile` without a C++ compiler.
+    """
+    segmenter.to(device)
+    if wants_channels_last(settings.channels_last):
+        segmenter.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if settings.compile:
+        compile_passes(segmenter)
+    return segmenter
+
+
+def wants_channels_last(setting: str) -> bool:
+    """Whether `auto`, `on` or `off` means channels-last weights.
+
+    `auto` is no measurement at the start of each run: another choice after a resume would round differently.
+    """
+    return setting != "off"
+
+
+def compile_passes(segmenter: Segmenter) -> None:
+    """Replace the passes by compiled ones, bound as methods so that a deep copy of the network has its own.
+
+    Raises:
+        MissingDependency: there is no C++ compiler.
+    """
+    check_compiler()
+    for name in PASSES:
+        compiled = torch.compile(getattr(type(segmenter), name))
+        setattr(segmenter, name, types.MethodType(compiled, segmenter))
+
+
+def check_compiler() -> None:
+    """Find out before a run whether its network can be compiled.
+
+    Raises:
+        MissingDependency: the C++ compiler that `torch.compile` would call is not there.
+    """
+    name = os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")
+    if shutil.which(name) is None:
+        raise MissingDependency(
+            f"run.compile needs the C++ compiler {name!r}, which is not here; install it "
+            "(Debian, Ubuntu: apt install g++), name another in CXX, or set run.compile=false"
+        )

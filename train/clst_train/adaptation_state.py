@@ -1,0 +1,121 @@
+"""What the adaptation keeps from step to step: how it begins, is saved, and is gone on with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from clst_runtime.errors import ClstError, ModelFileError
+from clst_train.checkpoint import Checkpoint, save_checkpoint
+from clst_train.data.target import TargetImages
+from clst_train.diagnostics import Diagnostics, hidden_cells
+from clst_train.ensemble import TemporalEnsemble
+from clst_train.ensemble_snapshot import remove_other_snapshots, restore_snapshot, save_snapshot
+from clst_train.ensemble_store import EnsembleStore, StoreLayout, choose_layout, target_hash
+from clst_train.learner import Learner
+from clst_train.models.projection import ProjectionHead
+from clst_train.optimisation import Descent
+from clst_train.prototypes import Prototypes
+from clst_train.run import ADAPTED, Run
+from clst_train.run_folder import RunFolder
+from clst_train.teachers import Distiller, MeanTeacher, open_distiller
+
+
+def learner_of(run: Run, target: TargetImages, resume: Checkpoint | None) -> Learner:
+    """Everything that a step reads or changes; the ensemble as `resume` has it, or empty."""
+    settings, segmenter = run.config.adaptation, run.segmenter
+    with torch.no_grad():
+        probe = segmenter.eval()(torch.zeros(1, 3, *run.config.model.input_hw, device=run.device))
+    width = settings.projection_width
+    layout = choose_layout(
+        settings,
+        images=len(target),
+        classes=len(run.classes),
+        size_hw=(probe.shape[2], probe.shape[3]),
+        target=target_hash(target),
+    )
+    return Learner(
+        segmenter=segmenter,
+        projection=ProjectionHead(segmenter.feature_channels, width, width).to(run.device),
+        prototypes=Prototypes(len(run.classes), width, settings.prototype_momentum, run.device),
+        ensemble=TemporalEnsemble(_store(run.folder, layout, resume), settings.ensemble_momentum),
+        settings=settings,
+        device=run.device,
+        autocast=run.autocast,
+        distiller=_distiller(run),
+        diagnostics=_diagnostics(run, target, (probe.shape[2], probe.shape[3])),
+        mean_teacher=MeanTeacher(segmenter, settings.teacher_momentum) if settings.teacher == "mean_teacher" else None,
+    )
+
+
+def _distiller(run: Run) -> Distiller | None:
+    distiller = open_distiller(run.config.adaptation.distil_from, run.classes)
+    if distiller is not None:
+        distiller.network.to(run.device)
+    return distiller
+
+
+def _diagnostics(run: Run, target: TargetImages, size_hw: tuple[int, int]) -> Diagnostics:
+    diagnostics = Diagnostics(len(target), len(run.classes), size_hw, run.device)
+    if target.ignored is not None:
+        diagnostics.hidden = hidden_cells(target.ignored, size_hw).to(run.device)
+    return diagnostics
+
+
+def _store(folder: RunFolder, layout: StoreLayout, resume: Checkpoint | None) -> EnsembleStore:
+    """The ensemble's store at work: as the checkpoint has it, or empty."""
+    folder.remove_leftovers()
+    if resume is None:
+        return EnsembleStore.create(folder.store, layout)
+    state = (resume.training_state or {})["ensemble"]
+    return restore_snapshot(state, folder.resume.parent, folder.store, layout)
+
+
+def save_state(run: Run, learner: Learner, descent: Descent, done: int) -> None:
+    """A checkpoint to go on from; the order of its files is told in `ensemble_snapshot.py`."""
+    checkpoints = run.folder.resume.parent
+    ensemble = save_snapshot(learner.ensemble, run.folder.store, checkpoints, done)
+    save_checkpoint(run.folder.resume, run.checkpoint(ADAPTED, done, _state(learner, descent, ensemble)))
+    remove_other_snapshots(checkpoints, ensemble)
+
+
+def _state(learner: Learner, descent: Descent, ensemble: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "optimiser": descent.optimiser.state_dict(),
+        "descent": descent.state_dict(),
+        "projection": learner.projection.state_dict(),
+        "prototypes": learner.prototypes.state_dict(),
+        "ensemble": ensemble,
+        "distiller": learner.distiller.sha256 if learner.distiller is not None else "",
+        "diagnostics": learner.diagnostics.state_dict(),
+        "mean_teacher": learner.mean_teacher.state_dict() if learner.mean_teacher is not None else None,
+    }
+
+
+def restore_state(run: Run, learner: Learner, descent: Descent, resume: Checkpoint) -> None:
+    """Go on from a checkpoint: everything but the ensemble, whose store `learner_of` has restored.
+
+    Raises:
+        ModelFileError: the checkpoint was made by an earlier version. ClstError: the run learns from another file now.
+    """
+    state = resume.training_state or {}
+    lacking = [name for name in ("descent", "diagnostics", "mean_teacher", "distiller") if name not in state]
+    if lacking:
+        raise ModelFileError(
+            f"{run.folder.resume} lacks {', '.join(lacking)}: an earlier version made it; adapt again with "
+            f"--init {run.folder.source}"
+        )
+    learner.segmenter.load_state_dict(resume.segmenter_state)
+    learner.projection.load_state_dict(state["projection"])
+    learner.prototypes.load_state_dict(state["prototypes"])
+    if learner.mean_teacher is not None:
+        learner.mean_teacher.load_state_dict(state["mean_teacher"])
+    if learner.distiller is not None and learner.distiller.sha256 != state["distiller"]:
+        raise ClstError(
+            f"adaptation.distil_from = {run.config.adaptation.distil_from!r} is another file than the run began with; "
+            "put that one back, or start a new run"
+        )
+    learner.diagnostics.load_state_dict(state["diagnostics"])
+    descent.optimiser.load_state_dict(state["optimiser"])
+    descent.load_state_dict(state["descent"])

@@ -1,0 +1,98 @@
+"""Decoded images kept in memory at the size that training reads them in, because every epoch asks for them again.
+
+Legend: H and W rows and columns of the model's input.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from clst_runtime.dataset import LabelledDataset, Sample
+from clst_runtime.frames import resize_classes, resize_frame
+from clst_train.data.target import TargetImages
+
+MIB = 2**20
+
+
+@dataclass(frozen=True, kw_only=True)
+class CachedDataset(LabelledDataset):
+    """A labelled data set whose first `room` samples are kept, resized, from their first reading on."""
+
+    input_hw: tuple[int, int]
+    """Rows and columns that images and labels are brought to."""
+    room: int
+    """Samples that may be kept."""
+    kept: dict[int, Sample] = field(default_factory=dict)
+    """Those read so far, by position."""
+
+    def __getitem__(self, index: int) -> Sample:
+        """One sample: image H,W,3 and labels H,W, not to be written to."""
+        if index in self.kept:
+            return self.kept[index]
+        read = super().__getitem__(index)
+        sample = Sample(
+            name=read.name,
+            image=resize_frame(read.image, self.input_hw),
+            labels=resize_classes(read.labels, self.input_hw),
+        )
+        if index < self.room:
+            self.kept[index] = sample
+        return sample
+
+
+@dataclass(frozen=True, kw_only=True)
+class CachedTarget(TargetImages):
+    """Target images whose first `room` ones are kept from their first reading on."""
+
+    room: int
+    """Images that may be kept."""
+    kept: dict[int, npt.NDArray[np.uint8]] = field(default_factory=dict)
+    """Those read so far, by position."""
+
+    def __getitem__(self, index: int) -> npt.NDArray[np.uint8]:
+        """The whole image H,W,3, not to be written to."""
+        if index in self.kept:
+            return self.kept[index]
+        image = super().__getitem__(index)
+        if index < self.room and self.paths[index] is not None:
+            self.kept[index] = image
+        return image
+
+
+def cached(
+    source: LabelledDataset | None, target: TargetImages | None, *, mib: int, source_hw: tuple[int, int]
+) -> tuple[LabelledDataset | None, TargetImages | None]:
+    """Both data sets with what fits into `mib` MiB kept in memory, source samples first; unchanged with 0."""
+    if mib == 0:
+        return source, target
+    left = mib * MIB
+    if source is not None:
+        size = 4 * source_hw[0] * source_hw[1]  # 3 bytes of image and 1 of label each
+        room = min(len(source), left // size)
+        left -= room * size
+        source = CachedDataset(**as_fields(LabelledDataset, source), input_hw=source_hw, room=room)
+    if target is not None:
+        target = CachedTarget(
+            **as_fields(TargetImages, target), room=left // (3 * target.input_hw[0] * target.input_hw[1])
+        )
+    return source, target
+
+
+def cache_bytes(source: LabelledDataset | None, target: TargetImages | None) -> int:
+    """Bytes that the kept samples will take once all of them have been read."""
+    total = 0
+    if isinstance(source, CachedDataset):
+        total += 4 * source.input_hw[0] * source.input_hw[1] * source.room
+    if isinstance(target, CachedTarget):
+        files = sum(path is not None for path in target.paths[: target.room])
+        total += 3 * target.input_hw[0] * target.input_hw[1] * files
+    return total
+
+
+def as_fields(kind: type, value: Any) -> dict[str, Any]:
+    """The fields of `kind`, a dataclass, with their values in `value`."""
+    return {entry.name: getattr(value, entry.name) for entry in fields(kind)}

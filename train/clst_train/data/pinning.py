@@ -1,0 +1,31 @@
+"""Batches in page-locked memory, from where a CUDA device fetches them while it computes."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+
+Batch = TypeVar("Batch")
+
+
+def pinned(batch: Batch) -> Batch:
+    """A copy of a batch whose arrays lie in page-locked memory; for the loader threads.
+
+    A batch is a dataclass with NumPy arrays among its fields, or a tuple of such.
+    """
+    if isinstance(batch, tuple):
+        return tuple(pinned(part) for part in batch)  # type: ignore[return-value]
+    assert dataclasses.is_dataclass(batch)  # noqa: S101 - a fault of ours
+    arrays = {
+        entry.name: _pinned_array(value)
+        for entry in dataclasses.fields(batch)
+        if isinstance(value := getattr(batch, entry.name), np.ndarray)
+    }
+    return dataclasses.replace(batch, **arrays)  # type: ignore[type-var]
+
+
+def _pinned_array(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    return torch.from_numpy(array).pin_memory().numpy()

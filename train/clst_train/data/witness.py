@@ -1,0 +1,55 @@
+"""Which files a batch was made of: the batch is made once more, and what it reads is written down."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from clst_runtime.dataset import LabelledDataset, Sample
+from clst_train.data.cache import as_fields
+from clst_train.data.target import TargetImages
+
+
+@dataclass(frozen=True, kw_only=True)
+class WitnessedDataset(LabelledDataset):
+    """A labelled data set that tells which samples are read."""
+
+    inner: LabelledDataset
+    """The data set that is read."""
+    tell: Callable[[str], None]
+    """Called with the path of each image."""
+
+    def __getitem__(self, index: int) -> Sample:
+        """One sample of the inner data set."""
+        self.tell(str(self.files[index].image))
+        return self.inner[index]
+
+
+@dataclass(frozen=True, kw_only=True)
+class WitnessedTarget(TargetImages):
+    """Target images that tell which of them are read."""
+
+    inner: TargetImages
+    """The images that are read."""
+    tell: Callable[[str], None]
+    """Called with the path of each image, or with the place of a video's frame."""
+
+    def __getitem__(self, index: int) -> npt.NDArray[np.uint8]:
+        """One image of the inner ones."""
+        path = self.paths[index]
+        self.tell(str(path) if path is not None else f"video frame {index}")
+        return self.inner[index]
+
+
+def witnessed(
+    source: LabelledDataset | None, target: TargetImages | None, tell: Callable[[str], None]
+) -> tuple[LabelledDataset | None, TargetImages | None]:
+    """Both data sets, telling what is read of them."""
+    if source is not None:
+        source = WitnessedDataset(**as_fields(LabelledDataset, source), inner=source, tell=tell)
+    if target is not None:
+        target = WitnessedTarget(**as_fields(TargetImages, target), inner=target, tell=tell)
+    return source, target
