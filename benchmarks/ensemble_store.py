@@ -33,13 +33,14 @@ from clst_train.config import AdaptationConfig, AugmentationConfig
 from clst_train.data.augment import draw_geometry, mixing_mask, vary_colours
 from clst_train.data.loading import SourceBatch, TargetBatch
 from clst_train.data.target import TargetImages, open_target
+from clst_train.diagnostics import Diagnostics
 from clst_train.ensemble import TemporalEnsemble
 from clst_train.ensemble_cells import FULL_SCALE, Cells
 from clst_train.ensemble_snapshot import restore_snapshot, save_snapshot
 from clst_train.ensemble_store import EnsembleStore, StoreLayout
 from clst_train.models.deployable import normalise
 from clst_train.models.projection import ProjectionHead
-from clst_train.optimisation import descend
+from clst_train.optimisation import Descent
 from clst_train.prototypes import Prototypes
 from clst_train.step import Learner, adaptation_step
 
@@ -182,14 +183,15 @@ def step_share(checkpoint: Checkpoint, images: TargetImages, top_k: int | None) 
         settings=settings,
         device=torch.device("cpu"),
         autocast=torch.autocast("cpu", enabled=False),
+        diagnostics=Diagnostics(4, len(checkpoint.classes), layout.size_hw, torch.device("cpu")),
     )
     source, target = _batches(images, logits, crop_hw, rng)
     modules = [segmenter, learner.projection]
     parameters = [parameter for module in modules for parameter in module.parameters()]
-    optimiser = torch.optim.AdamW(parameters, lr=1e-5)
+    descent = Descent(torch.optim.AdamW(parameters, lr=1e-5), modules, torch.device("cpu"))
 
     def step() -> None:
-        descend(optimiser, adaptation_step(learner, source, target, target_weight=1.0).loss, modules)
+        descent.descend(adaptation_step(learner, source, target, target_weight=1.0).loss, 0)
 
     p = logits.softmax(1)
     step_s = median_cpu_s(step, 5)

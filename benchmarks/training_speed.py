@@ -94,10 +94,10 @@ def changed(run: Any, *settings: str) -> Any:
 
 def clst_step(run: Any) -> Callable[[int, Any], None]:
     """A whole CLST step on a prepared batch."""
-    from clst_train.adaptation_stage import _learner
+    from clst_train.adaptation_state import learner_of
     from clst_train.step import adaptation_step
 
-    learner = _learner(run, run.target)
+    learner = learner_of(run, run.target, None)
     run.segmenter.train()
     descent = _descent(run, [run.segmenter, learner.projection])
 
@@ -263,14 +263,14 @@ def measure_manners(run: Any, batches: list[Any], rounds: int, steps: int, *, co
 
 def loading(run: Any, count: int, loaders: int, step: Callable[[int, Any], None] | None = None) -> float:
     """Images a second of loading `count` batches with threads, and of training on them if a step is given."""
-    from clst_train.adaptation_stage import _both
+    from clst_train.adaptation_stage import both_batches
     from clst_train.run import loaded
 
     fed = dataclasses.replace(
         run, config=dataclasses.replace(run.config, run=dataclasses.replace(run.config.run, loaders=loaders))
     )
     started = time.perf_counter()
-    for iteration, batch in loaded(fed, _both, 0, count):
+    for iteration, batch in loaded(fed, both_batches, 0, count):
         if step is not None:
             step(iteration, batch)
     synchronise()
@@ -286,9 +286,9 @@ def _set_shared(folder: str, settings: tuple[str, ...]) -> None:
 
 
 def _make(iteration: int) -> Any:
-    from clst_train.adaptation_stage import _both
+    from clst_train.adaptation_stage import both_batches
 
-    return _both(_shared, iteration)
+    return both_batches(_shared, iteration)
 
 
 def measure_loading(
@@ -342,7 +342,7 @@ def measure_loading(
 
 def peak(folder: Path, settings: tuple[str, ...], stage: str) -> dict[str, float]:
     """Peak memory of some steps in this process above what it held before the network was made, in MiB."""
-    from clst_train.adaptation_stage import _both
+    from clst_train.adaptation_stage import both_batches
     from clst_train.rehearsal import Play, memory_plans
     from clst_train.run import loaded
     from clst_train.source_stage import _batch, partial_losses
@@ -359,7 +359,7 @@ def peak(folder: Path, settings: tuple[str, ...], stage: str) -> dict[str, float
             descent.step(iteration)
     else:
         step = clst_step(run)
-        for iteration, batch in loaded(run, _both, 0, 4):
+        for iteration, batch in loaded(run, both_batches, 0, 4):
             step(iteration, batch)
     facts = {"resident_before": held, "resident_peak": _resident_peak()}
     if run.device.type == "cuda":
@@ -437,10 +437,10 @@ def measure(
     folder: Path, settings: tuple[str, ...], rounds: int, steps: int, *, compiled: bool, result_name: str
 ) -> dict[str, Any]:
     """All of it; each part is told on stdout, and the result file written anew, when it is there."""
-    from clst_train.adaptation_stage import _both
+    from clst_train.adaptation_stage import both_batches
 
     run = prepare(folder, settings)
-    batches = [_both(run, iteration) for iteration in range(3)]
+    batches = [both_batches(run, iteration) for iteration in range(3)]
     config = run.config
     result: dict[str, Any] = {
         "network": config.model.network,

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import torch
 
-from clst_train import adaptation_stage, ensemble_snapshot, training
+from clst_train import adaptation_state, ensemble_snapshot, training
 from clst_train.logbook import Logbook
 from clst_train.run import resume_point
 from clst_train.run_folder import open_run
@@ -95,14 +95,14 @@ def in_the_second_copy() -> None:
 
 def at_iteration_2(act: Callable[[], None]) -> None:
     """`act` when the snapshot of iteration 2 is there and resume.pt is about to be written."""
-    save = adaptation_stage.save_checkpoint
+    save = adaptation_state.save_checkpoint
 
     def stop(path: Path, checkpoint: object) -> None:
         if path.name == "resume.pt" and checkpoint.iteration == 2:
             act()
         save(path, checkpoint)
 
-    adaptation_stage.save_checkpoint = stop
+    adaptation_state.save_checkpoint = stop
 
 
 def between_snapshot_and_resume() -> None:
@@ -122,7 +122,7 @@ def in_resume() -> None:
 
 
 def before_the_old_snapshot_is_removed() -> None:
-    adaptation_stage.remove_other_snapshots = lambda *arguments: die()
+    adaptation_state.remove_other_snapshots = lambda *arguments: die()
 
 
 TRAPS = (

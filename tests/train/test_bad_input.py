@@ -55,7 +55,7 @@ def refused(out, *arguments, code=3):
     """Run, expect one line and no folder; returns the line."""
     done = call(clst_train, *SMALL, *arguments, "--out", out)
     assert done.exit_code == code, done.stderr
-    lines = [line for line in done.stderr.splitlines() if not line.startswith("note: ")]
+    lines = [line for line in done.stderr.splitlines() if not line.startswith(("note: ", "memory: "))]
     assert len(lines) == 1, lines
     assert lines[0].startswith("error: ")
     assert not out.exists()
@@ -69,7 +69,7 @@ def trained(out, *arguments):
     state = load_checkpoint(out / "checkpoints" / "adapted.pt").segmenter_state
     assert all(torch.isfinite(value).all() for value in state.values())
     entries = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
-    assert all(value is not None for entry in entries for value in entry.values())
+    assert all(entry["loss"] is not None for entry in entries if "loss" in entry)
     return done.stderr
 
 

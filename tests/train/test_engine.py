@@ -14,7 +14,7 @@ from torch import nn
 from clst_runtime.dataset import open_dataset
 from clst_runtime.errors import ClstError, ConfigError, DataError
 from clst_runtime.images import write_png
-from clst_train import adaptation_stage, memory_plan, rehearsal, source_stage, training
+from clst_train import adaptation_state, memory_plan, rehearsal, source_stage, training
 from clst_train.checkpoint import load_checkpoint
 from clst_train.config import config_from_mapping
 from clst_train.data.camera_looks import LOOKS
@@ -101,7 +101,7 @@ def broken_off(cameras, out, monkeypatch, stage, *settings):
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        for module in (source_stage, adaptation_stage):
+        for module in (source_stage, adaptation_state):
             patch.setattr(module, "save_checkpoint", stop)
         with pytest.raises(KeyboardInterrupt):
             train(cameras, out, *settings)

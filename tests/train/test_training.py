@@ -90,15 +90,15 @@ def half_way(whole, out, stage):
     program = (
         "import sys\n"
         "from pathlib import Path\n"
-        "from clst_train import adaptation_stage, source_stage\n"
+        "from clst_train import adaptation_state, source_stage\n"
         "from clst_train.training import finish_run\n"
         "from clst_train.run_folder import open_run\n"
-        "save = adaptation_stage.save_checkpoint\n"
+        "save = adaptation_state.save_checkpoint\n"
         "def stop(path, checkpoint):\n"
         "    save(path, checkpoint)\n"
         f"    if path.name == 'resume.pt' and checkpoint.stage == {stage!r} and checkpoint.iteration == 2:\n"
         "        sys.exit(9)\n"
-        "adaptation_stage.save_checkpoint = source_stage.save_checkpoint = stop\n"
+        "adaptation_state.save_checkpoint = source_stage.save_checkpoint = stop\n"
         "folder, config = open_run(Path(sys.argv[1]))\n"
         "finish_run(folder, config, None)\n"
     )

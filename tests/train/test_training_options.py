@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from clst_runtime.errors import ClstError, ConfigError, ModelFileError
-from clst_train import adaptation_stage
+from clst_train import adaptation_state
 from clst_train.checkpoint import load_checkpoint
 from clst_train.data.camera_looks import LOOKS
 from clst_train.data.scenes import write_scenes
@@ -59,7 +59,7 @@ def adapted(cameras, source, out, settings):
 
 def stopped_half_way(monkeypatch, cameras, source, out, settings):
     """The same run, ended right after the second step was saved."""
-    save = adaptation_stage.save_checkpoint
+    save = adaptation_state.save_checkpoint
 
     def stop(path, checkpoint):
         save(path, checkpoint)
@@ -67,7 +67,7 @@ def stopped_half_way(monkeypatch, cameras, source, out, settings):
             raise Stopped
 
     with monkeypatch.context() as patch:
-        patch.setattr(adaptation_stage, "save_checkpoint", stop)
+        patch.setattr(adaptation_state, "save_checkpoint", stop)
         with pytest.raises(Stopped):
             adapted(cameras, source, out, settings)
 

@@ -11,6 +11,7 @@ from clst_train.data.augment import Geometry
 from clst_train.data.loading import SourceBatch, TargetBatch
 from clst_train.diagnostics import Diagnostics
 from clst_train.ensemble import TemporalEnsemble
+from clst_train.ensemble_store import EnsembleStore, StoreLayout
 from clst_train.learner import Learner
 from clst_train.models.projection import ProjectionHead
 from clst_train.models.segmenter import Segmenter, TrainingOutputs
@@ -68,11 +69,12 @@ def learner(*, seed: int = 0, images: int = 2, with_auxiliary: bool = False, **s
     """A learner of the tiny network on the CPU."""
     torch.manual_seed(seed)
     segmenter, values = TinySegmenter(with_auxiliary=with_auxiliary).train(), AdaptationConfig(**settings)
+    layout = StoreLayout(images=images, classes=CLASSES, size_hw=SIZE_HW, top_k=None, target="tiny")
     return Learner(
         segmenter=segmenter,
         projection=ProjectionHead(4, 5, 5),
         prototypes=Prototypes(CLASSES, 5, values.prototype_momentum, CPU),
-        ensemble=TemporalEnsemble(images, CLASSES, SIZE_HW, values.ensemble_momentum),
+        ensemble=TemporalEnsemble(EnsembleStore.in_memory(layout), values.ensemble_momentum),
         settings=values,
         device=CPU,
         autocast=torch.autocast("cpu", dtype=torch.bfloat16, enabled=False),

@@ -52,7 +52,7 @@ def adapt(run: Run, resume: Checkpoint | None) -> None:
     segmenter.train()
 
     def make(run: Run, iteration: int) -> tuple[SourceBatch, TargetBatch]:
-        return _expected(learner, _both(run, iteration))
+        return _expected(learner, both_batches(run, iteration))
 
     for iteration, (source, unlabelled) in with_progress(
         run, ADAPTED, loaded(run, make, first, settings.iterations), settings.iterations
@@ -71,7 +71,7 @@ def adapt(run: Run, resume: Checkpoint | None) -> None:
             iterations=settings.iterations,
             batches=target_batches(run),
             descent=descent,
-            make=_both,
+            make=both_batches,
         )
         if done % run.config.run.checkpoint_every == 0 or done == settings.iterations:
             save_state(run, learner, descent, done)
@@ -111,7 +111,8 @@ def _looked_at(run: Run, learner: Learner, watch: CollapseWatch, done: int) -> d
     return means
 
 
-def _both(run: Run, iteration: int) -> tuple[SourceBatch, TargetBatch]:
+def both_batches(run: Run, iteration: int) -> tuple[SourceBatch, TargetBatch]:
+    """The source crops and target images of one iteration of the adaptation."""
     unlabelled = target_batch(needed(run.target), run.config, iteration)
     size = run.config.adaptation.batch
     return source_batch(needed(run.source), run.config, size, 1, iteration, run.rare), unlabelled
