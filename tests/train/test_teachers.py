@@ -1,6 +1,8 @@
 import copy
+import dataclasses
 import math
 
+import numpy as np
 import pytest
 import torch
 from tests.train.tiny import SIZE_HW, TinySegmenter, batches, learner
@@ -154,6 +156,38 @@ def test_between_its_turns_the_stored_average_gives_the_labels():
     with torch.no_grad():
         one.segmenter.head.bias.copy_(torch.tensor([0.0, 0.0, 50.0]))
     assert torch.equal(adaptation_step(one, source, target, target_weight=1.0, iteration=1).pseudo_labels, first)
+
+
+def test_an_ensemble_of_crops_asks_for_nothing_more_and_leaves_pasted_and_ignored_cells_alone(monkeypatch):
+    """One training pass for each camera; on a first visit ẑ is the student's own prediction, which is the label."""
+    one = learner(ensemble_view="crops")
+    source, target = batches()
+    covered = np.zeros_like(target.ignored)
+    covered[:, :1] = True
+    target = dataclasses.replace(target, ignored=covered)
+    passes, predicted = [], []
+    true = one.segmenter.training_outputs
+
+    def training_outputs(images):
+        passes.append(images)
+        predicted.append(true(images))
+        return predicted[-1]
+
+    monkeypatch.setattr(one.segmenter, "training_outputs", training_outputs)
+    monkeypatch.setattr(one.segmenter, "forward", lambda images: pytest.fail("the whole images were predicted"))
+    labels = adaptation_step(one, source, target, target_weight=1.0).pseudo_labels
+    assert len(passes) == 2
+    pasted, ignored = torch.from_numpy(source.mixing), torch.from_numpy(target.ignored)
+    hidden = pasted | ignored
+    assert hidden.any()
+    assert not hidden.all()
+    own = predicted[1].logits.argmax(1)
+    assert torch.equal(labels[~hidden], own[~hidden])
+    assert (labels[ignored & ~pasted] == 255).all()
+    stored = torch.from_numpy(one.ensemble.read(target.indices)).movedim(1, 3)  # B,h,w,C
+    said = predicted[1].logits.softmax(1).movedim(1, 3)
+    assert torch.allclose(stored[~hidden], said[~hidden], atol=1e-4)
+    assert (stored[hidden] == 0).all()
 
 
 def test_the_auxiliary_head_learns_of_both_cameras_when_it_is_asked_to():

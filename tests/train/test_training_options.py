@@ -28,6 +28,7 @@ OPTIONS = {
         *("adaptation.ensemble_every=2", "data.rare_class_sampling=0.1", "adaptation.class_balance=0.5"),
         *("adaptation.auxiliary_weight=0.4", "adaptation.distil_weight=0.5", "adaptation.distil_temperature=2.0"),
     ),
+    "crops": ("adaptation.ensemble_view=crops",),
 }
 
 
@@ -94,7 +95,7 @@ def test_a_resumed_run_with_options_is_the_unbroken_one_to_the_bit(monkeypatch, 
     last = [json.loads(line) for line in (whole / "log.jsonl").read_text().splitlines()][-2:]
     assert sum(value for name, value in last[0].items() if name.startswith("share.")) == pytest.approx(1.0)
     assert {"own_cosine", "other_cosine", "separation"} <= last[0].keys()
-    wanted = {"mean_teacher": "entropy", "ensemble": "distillation"}[kind]
+    wanted = {"mean_teacher": "entropy", "ensemble": "distillation", "crops": "agreement"}[kind]
     assert {"loss", "flip_rate", "confidence", wanted} <= last[1].keys()
 
 

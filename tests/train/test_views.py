@@ -5,7 +5,7 @@ from torch.nn import functional as F
 
 from clst_train.config import AugmentationConfig
 from clst_train.data.augment import Geometry, draw_geometry
-from clst_train.views import class_weights, pixel_weights, pseudo_labels_of, seen_through, student_view
+from clst_train.views import class_weights, labels_of_crops, pixel_weights, pseudo_labels_of, seen_through, student_view
 
 
 def enlarged_and_cut(maps, views):
@@ -29,10 +29,11 @@ def test_a_crop_sees_what_enlarging_and_cutting_would_show(crop_hw):
     maps = (3 * torch.randn(12, 5, 8, 12)).softmax(1)
     expected = enlarged_and_cut(maps, views)
     assert (seen_through(maps, views, crop_hw) - expected).abs().max() < 2e-5
-    top = expected.topk(2, dim=1).values
-    decided = top[:, 0] - top[:, 1] > 1e-4
+    logarithms = enlarged_and_cut(maps.clamp_min(1e-4).log(), views)
+    top = logarithms.topk(2, dim=1).values
+    decided = top[:, 0] - top[:, 1] > 1e-3
     assert decided.float().mean() > 0.99
-    assert torch.equal(pseudo_labels_of(maps, views)[decided], expected.argmax(1)[decided])
+    assert torch.equal(pseudo_labels_of(maps, views)[decided], logarithms.argmax(1)[decided])
 
 
 def test_a_map_may_be_seen_at_another_size_than_the_crops():
@@ -54,13 +55,13 @@ def test_pasted_pixels_bring_their_labels_and_the_ignore_mask_hides_the_rest():
     ignored = torch.tensor([[[False, True, False, True]]])
     mask = torch.tensor([[[False, False, True, True]]])
     pasted = (torch.full((1, 3, 1, 4), 9.0), torch.full((1, 1, 4), 2), mask)
-    view = student_view(torch.zeros(1, 3, 1, 4), torch.ones(1, 1, 4, dtype=torch.long), ignored, pasted)
-    assert view.labels.tolist() == [[[1, 255, 2, 2]]]
+    view = student_view(torch.zeros(1, 3, 1, 4), ignored, pasted)
+    assert view.labels(torch.ones(1, 1, 4, dtype=torch.long)).tolist() == [[[1, 255, 2, 2]]]
     assert view.images[0, 0].tolist() == [[0.0, 0.0, 9.0, 9.0]]
     assert view.own.tolist() == [[[True, True, False, False]]]
     assert view.visible.tolist() == [[[True, False, False, False]]]
-    plain = student_view(torch.zeros(1, 3, 1, 4), torch.ones(1, 1, 4, dtype=torch.long), ignored, None)
-    assert plain.labels.tolist() == [[[1, 255, 1, 255]]]
+    plain = student_view(torch.zeros(1, 3, 1, 4), ignored, None)
+    assert plain.labels(torch.ones(1, 1, 4, dtype=torch.long)).tolist() == [[[1, 255, 1, 255]]]
     assert plain.own.all()
 
 
@@ -86,10 +87,22 @@ def test_with_everything_ignored_all_weights_are_zero():
 def test_sureness_and_balance_multiply_and_pasted_pixels_are_sure():
     ignored, mask = torch.zeros(1, 1, 4, dtype=torch.bool), torch.tensor([[[False, False, False, True]]])
     pasted = (torch.zeros(1, 3, 1, 4), torch.ones(1, 1, 4, dtype=torch.long), mask)
-    view = student_view(torch.zeros(1, 3, 1, 4), torch.zeros(1, 1, 4, dtype=torch.long), ignored, pasted)
+    view = student_view(torch.zeros(1, 3, 1, 4), ignored, pasted)
+    labels = view.labels(torch.zeros(1, 1, 4, dtype=torch.long))
     half = torch.tensor(0.5)
-    assert pixel_weights(view, 2, sure=None, class_balance=0.0) is None
-    assert pixel_weights(view, 2, sure=half, class_balance=0.0).flatten().tolist() == [0.5, 0.5, 0.5, 1.0]
-    both = pixel_weights(view, 2, sure=half, class_balance=1.0).flatten().tolist()
+    assert pixel_weights(view, labels, 2, sure=None, class_balance=0.0) is None
+    assert pixel_weights(view, labels, 2, sure=half, class_balance=0.0).flatten().tolist() == [0.5, 0.5, 0.5, 1.0]
+    both = pixel_weights(view, labels, 2, sure=half, class_balance=1.0).flatten().tolist()
     assert both == pytest.approx([1 / 3, 1 / 3, 1 / 3, 2.0])
-    assert pixel_weights(view, 2, sure=None, class_balance=1.0).flatten().tolist() == pytest.approx([2 / 3] * 3 + [2.0])
+    assert pixel_weights(view, labels, 2, sure=None, class_balance=1.0).flatten().tolist() == pytest.approx(
+        [2 / 3] * 3 + [2.0]
+    )
+
+
+def test_between_a_sure_and_an_unsure_cell_the_middle_goes_to_the_sure_one():
+    """The edge lies where a·log(0.999/0.001) = (1 − a)·log(0.7/0.3), at a = 0.11 of the way from the unsure cell."""
+    whole = torch.tensor([[[[0.999, 0.3]], [[0.001, 0.7]]]])  # 1,C,1,2
+    view = Geometry(zoomed_hw=(1, 200), top=0, left=50, crop_hw=(1, 100), mirrored=False)  # from middle to middle
+    labels = pseudo_labels_of(whole, (view,))[0, 0]
+    assert labels.sum().item() == 11  # in probabilities it would be 29: a·0.998 = (1 − a)·0.4
+    assert labels_of_crops(whole, (1, 2)).tolist() == [[[0, 1]]]

@@ -24,6 +24,7 @@ else:
 
 Section = TypeVar("Section")
 TEACHERS = ("ensemble", "mean_teacher", "none")
+ENSEMBLE_VIEWS = ("whole", "crops")
 WEIGHTINGS = ("none", "confident_share")
 
 
@@ -161,8 +162,10 @@ class AdaptationConfig:
     """Target images, at most, that the statistics are estimated on."""
     teacher: str = "ensemble"
     """Who gives pseudo-labels: `ensemble` (the method), `mean_teacher` (averaged weights) or `none` (nobody)."""
+    ensemble_view: str = "whole"
+    """What the ensemble takes in: `whole` images, predicted for it alone, or the student's own `crops`, for nothing."""
     ensemble_every: int = 3
-    """Predict for the ensemble in every n-th step, and for images never visited; else its stored average is read."""
+    """Predict whole images for the ensemble in every n-th step, and those never visited; else read its average."""
     teacher_momentum: float = 0.99
     """Momentum of the mean teacher's weights, per step."""
     pseudo_label_weighting: str = "none"
@@ -206,7 +209,10 @@ class AdaptationConfig:
         self._check_teacher()
 
     def _check_teacher(self) -> None:
-        for name, known in (("teacher", TEACHERS), ("pseudo_label_weighting", WEIGHTINGS)):
+        for name, known in (
+            *(("teacher", TEACHERS), ("pseudo_label_weighting", WEIGHTINGS)),
+            ("ensemble_view", ENSEMBLE_VIEWS),
+        ):
             value = getattr(self, name)
             _need(value in known, f"adaptation.{name} = {value!r}; give {', '.join(known)}")
         _need(

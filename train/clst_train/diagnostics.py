@@ -45,9 +45,10 @@ class Diagnostics:
         self.images = 0
         self.sums = torch.zeros(len(MEANS), 2, device=device)  # of each mean: sum and weight
 
-    def cells_of(self, probabilities: Tensor) -> Tensor:
-        """B,h,w uint8: arg-max of B,C,h,w, `IGNORE_ID` under the ignore mask."""
-        return probabilities.max(dim=1).indices.to(torch.uint8).masked_fill(self.hidden, IGNORE_ID)
+    def cells_of(self, probabilities: Tensor, hidden: Tensor | None = None) -> Tensor:
+        """B,h,w uint8: arg-max of B,C,h,w, `IGNORE_ID` under the ignore mask, or where crops are `hidden` B,h,w."""
+        classes = probabilities.max(dim=1).indices.to(torch.uint8)
+        return classes.masked_fill(self.hidden if hidden is None else hidden, IGNORE_ID)
 
     def shares_of(self, cells: Tensor) -> Tensor:
         """C: cells by class."""
@@ -69,13 +70,13 @@ class Diagnostics:
             self._see_prototypes(target, prototypes)
         if lesson.averaged is None:
             return
-        cells = self.cells_of(lesson.averaged)
+        cells = self.cells_of(lesson.averaged, lesson.hidden)
         visible = cells != IGNORE_ID
         self.counts += self.shares_of(cells)
         self.images += len(indices)
         self._add("confidence", lesson.averaged.amax(dim=1), visible)
         if lesson.current is not None:
-            self._add("agreement", (self.cells_of(lesson.current) == cells).float(), visible)
+            self._add("agreement", (self.cells_of(lesson.current, lesson.hidden) == cells).float(), visible)
         if lesson.renewed:
             places = torch.from_numpy(indices).to(cells.device)
             before = self.labels[places]

@@ -22,7 +22,14 @@ from clst_train.losses.entropy import entropy_loss
 from clst_train.losses.segmentation import segmentation_loss
 from clst_train.prototypes import ClassMeans, at_stride, class_means, labels_at_stride
 from clst_train.teachers import Lesson, probabilities_of
-from clst_train.views import StudentView, pixel_weights, pseudo_labels_of, seen_through, student_view
+from clst_train.views import (
+    StudentView,
+    labels_of_crops,
+    pixel_weights,
+    pseudo_labels_of,
+    seen_through,
+    student_view,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,26 +51,28 @@ def adaptation_step(
     settings, segmenter = learner.settings, learner.segmenter
     source_images, source_labels = learner.tensor(source.images), learner.plain(source.labels).long()
 
-    # (1) what the network says now of the whole target images, (2) what it has said of them over time,
-    # (3) read as labels: every pixel has one, no confidence threshold
-    lesson = _lesson(learner, target, iteration)
-    view = _student_view(learner, source, target, lesson, (source_images, source_labels))
-
+    view = _student_view(learner, source, target, (source_images, source_labels))
+    # (1) what the network says now of the target images, (2) what it has said of them over time
+    lesson = _lesson_on_whole(learner, target, iteration)
     with learner.autocast:
         of_source = segmenter.training_outputs(source_images)
         of_target = segmenter.training_outputs(view.images)
+    if lesson is None:
+        lesson = _lesson_on_crops(learner, target, view, of_target.logits)
+    labels = view.labels(_pseudo_labels(lesson, target, view))  # (3) every pixel has one, no confidence threshold
+    with learner.autocast:
         source_means = _means(learner, of_source.features, source_labels)
-        target_means = _means(learner, of_target.features, view.labels.masked_fill(~view.own, IGNORE_ID))  # (4)
+        target_means = _means(learner, of_target.features, labels.masked_fill(~view.own, IGNORE_ID))  # (4)
     learner.prototypes.update(source_means)  # (5)
 
     weights = pixel_weights(
-        view, segmenter.class_count, sure=_sure(settings, lesson), class_balance=settings.class_balance
+        view, labels, segmenter.class_count, sure=_sure(settings, lesson), class_balance=settings.class_balance
     )
     supervised = segmentation_loss(of_source.logits, source_labels)
-    self_training = segmentation_loss(of_target.logits, view.labels, weights)
+    self_training = segmentation_loss(of_target.logits, labels, weights)
     if of_source.auxiliary is not None and of_target.auxiliary is not None and settings.auxiliary_weight > 0:
         supervised = supervised + settings.auxiliary_weight * segmentation_loss(of_source.auxiliary, source_labels)
-        auxiliary = segmentation_loss(of_target.auxiliary, view.labels, weights)
+        auxiliary = segmentation_loss(of_target.auxiliary, labels, weights)
         self_training = self_training + settings.auxiliary_weight * auxiliary
     # (6) target means are drawn to the source prototypes; source means keep the space separated by class
     contrastive = contrastive_loss(target_means, learner.prototypes, settings.temperature)
@@ -77,11 +86,14 @@ def adaptation_step(
     loss = supervised + target_weight * unsupervised  # (7)
     facts = {"source": supervised.detach()} | {name: term.detach() for name, _, term in terms}
     learner.diagnostics.see(target.indices, lesson, target_means, learner.prototypes)
-    return StepResult(loss=loss, parts=facts, pseudo_labels=view.labels)
+    return StepResult(loss=loss, parts=facts, pseudo_labels=labels)
 
 
-def _lesson(learner: Learner, target: TargetBatch, iteration: int) -> Lesson:
-    """Ask the teacher that the settings name; the ensemble is moved, or only read where its turn is not now."""
+def _lesson_on_whole(learner: Learner, target: TargetBatch, iteration: int) -> Lesson | None:
+    """Ask the teacher that the settings name; the ensemble is moved, or only read where its turn is not now.
+
+    None where the ensemble takes in the student's own crops, which are still to be predicted.
+    """
     settings, ensemble, whole = learner.settings, learner.ensemble, target.whole
     if learner.mean_teacher is not None:
         learner.mean_teacher.follow(learner.segmenter)
@@ -89,23 +101,37 @@ def _lesson(learner: Learner, target: TargetBatch, iteration: int) -> Lesson:
         return Lesson(averaged=said, renewed=True)
     if settings.teacher == "none":
         return Lesson(averaged=None)
+    if settings.ensemble_view == "crops":
+        return None
     if iteration % settings.ensemble_every and bool((ensemble.visits[target.indices] > 0).all()):
         return Lesson(averaged=learner.plain(np.asarray(ensemble.read(target.indices))))
     now = probabilities_of(learner.segmenter, learner.tensor(whole), learner.autocast)
     return Lesson(averaged=ensemble.update(target.indices, now), current=now, renewed=True)
 
 
+def _lesson_on_crops(learner: Learner, target: TargetBatch, view: StudentView, logits: Tensor) -> Lesson:
+    """The ensemble moved by the student's own predictions B,C,k,l, in the cells that show the target itself."""
+    now = logits.detach().float().softmax(dim=1)
+    visible = at_stride(view.visible, (now.shape[2], now.shape[3]))
+    averaged = learner.ensemble.update_views(target.indices, now, target.geometries, visible)
+    return Lesson(averaged=averaged, current=now, hidden=~visible)
+
+
+def _pseudo_labels(lesson: Lesson, target: TargetBatch, view: StudentView) -> Tensor:
+    if lesson.averaged is None:
+        return torch.full_like(view.own, IGNORE_ID, dtype=torch.long)
+    if lesson.hidden is None:
+        return pseudo_labels_of(lesson.averaged, target.geometries)
+    return labels_of_crops(lesson.averaged, (view.own.shape[1], view.own.shape[2]))
+
+
 def _student_view(
-    learner: Learner, source: SourceBatch, target: TargetBatch, lesson: Lesson, labelled: tuple[Tensor, Tensor]
+    learner: Learner, source: SourceBatch, target: TargetBatch, labelled: tuple[Tensor, Tensor]
 ) -> StudentView:
-    ignored, count = learner.plain(target.ignored), len(target.crops)
-    labels = torch.full_like(ignored, IGNORE_ID, dtype=torch.long)
-    if lesson.averaged is not None:
-        labels = pseudo_labels_of(lesson.averaged, target.geometries)
-    pasted = None
+    pasted, count = None, len(target.crops)
     if learner.settings.class_mix:
         pasted = (labelled[0][:count], labelled[1][:count], learner.plain(source.mixing[:count]))
-    return student_view(learner.tensor(target.crops), labels, ignored, pasted)
+    return student_view(learner.tensor(target.crops), learner.plain(target.ignored), pasted)
 
 
 def _sure(settings: AdaptationConfig, lesson: Lesson) -> Tensor | None:

@@ -24,14 +24,16 @@ from clst_train.models.segmenter import Segmenter
 
 @dataclass(frozen=True, kw_only=True)
 class Lesson:
-    """What a teacher says of the whole target images."""
+    """What a teacher says of the target images: of the whole ones, or of the crops that the student sees."""
 
     averaged: Tensor | None
     """B,C,h,w: ẑ, whose arg-max are the pseudo-labels; None without a teacher."""
     current: Tensor | None = None
     """B,C,h,w: what the network itself says now; None when it was not asked in this step."""
     renewed: bool = False
-    """Whether the teacher has thought again since it was last asked of these images."""
+    """Whether the teacher has thought again since it was last asked of these whole images."""
+    hidden: Tensor | None = None
+    """B,h,w bool: cells of the crops that do not show the target; None when the lesson is of whole images."""
 
 
 @torch.no_grad()

@@ -14,6 +14,8 @@ from torch.nn import functional as F
 from clst_runtime.labels import IGNORE_ID
 from clst_train.data.augment import Geometry
 
+LEAST_PROBABILITY = 1e-4
+"""Below it a stored probability is quantisation or a class that was not listed: its logarithm means nothing."""
 RAREST = 0.01
 """Share below which a rarer class weighs no more: a few stray pixels shall not outweigh the image."""
 
@@ -24,12 +26,16 @@ class StudentView:
 
     images: Tensor
     """B,3,K,L normalised."""
-    labels: Tensor
-    """B,K,L: pseudo-labels, source labels where pasted, `IGNORE_ID` where neither."""
     own: Tensor
     """B,K,L bool: pixels of the target image itself."""
     visible: Tensor
     """B,K,L bool: those of them that the ignore mask does not cover."""
+    pasted_labels: Tensor
+    """B,K,L: source labels of the pasted pixels, `IGNORE_ID` elsewhere."""
+
+    def labels(self, pseudo_labels: Tensor) -> Tensor:
+        """B,K,L: pseudo-labels B,K,L where the target is visible, source labels where pasted, else `IGNORE_ID`."""
+        return torch.where(self.visible, pseudo_labels, self.pasted_labels)
 
 
 def seen_through(maps: Tensor, views: tuple[Geometry, ...], size_hw: tuple[int, int]) -> Tensor:
@@ -51,29 +57,39 @@ def seen_through(maps: Tensor, views: tuple[Geometry, ...], size_hw: tuple[int, 
 
 
 def pseudo_labels_of(probabilities: Tensor, views: tuple[Geometry, ...]) -> Tensor:
-    """arg-max ẑ of whole images B,C,h,w seen through each crop's geometry: B,K,L  (equation 3)."""
+    """arg-max ẑ of whole images B,C,h,w seen through each crop's geometry: B,K,L  (equation 3).
+
+    Logarithms are interpolated, as the deployed network interpolates logits: that comes nearer to an ensemble kept at
+    full size than interpolated probabilities do (decision 8).
+    """
     # `max` names the same class as `argmax`, three times as fast on a CPU
-    return seen_through(probabilities, views, views[0].crop_hw).max(dim=1).indices
+    return seen_through(_logarithms(probabilities), views, views[0].crop_hw).max(dim=1).indices
 
 
-def student_view(
-    crops: Tensor, pseudo_labels: Tensor, ignored: Tensor, pasted: tuple[Tensor, Tensor, Tensor] | None
-) -> StudentView:
+def labels_of_crops(probabilities: Tensor, size_hw: tuple[int, int]) -> Tensor:
+    """arg-max ẑ of crops B,C,k,l at their pixels B,K,L for `size_hw` K,L, interpolated in the same way."""
+    enlarged = F.interpolate(_logarithms(probabilities), size=size_hw, mode="bilinear", align_corners=False)
+    return enlarged.max(dim=1).indices
+
+
+def _logarithms(probabilities: Tensor) -> Tensor:
+    return probabilities.float().clamp_min(LEAST_PROBABILITY).log()
+
+
+def student_view(crops: Tensor, ignored: Tensor, pasted: tuple[Tensor, Tensor, Tensor] | None) -> StudentView:
     """Put a view together.
 
     Args:
         crops: B,3,K,L normalised target crops.
-        pseudo_labels: B,K,L.
         ignored: B,K,L bool, under the ignore mask.
         pasted: source images B,3,K,L, their labels B,K,L and which of their pixels to paste B,K,L; None = none.
     """
-    labels = pseudo_labels.masked_fill(ignored, IGNORE_ID)
-    own = torch.ones_like(ignored)
+    own, labels = torch.ones_like(ignored), torch.full_like(ignored, IGNORE_ID, dtype=torch.long)
     if pasted is not None:
         images, source_labels, mask = pasted
         crops = torch.where(mask[:, None], images, crops)
         labels, own = torch.where(mask, source_labels, labels), ~mask
-    return StudentView(images=crops, labels=labels, own=own, visible=own & ~ignored)
+    return StudentView(images=crops, own=own, visible=own & ~ignored, pasted_labels=labels)
 
 
 def class_weights(labels: Tensor, class_count: int, exponent: float) -> Tensor:
@@ -85,15 +101,17 @@ def class_weights(labels: Tensor, class_count: int, exponent: float) -> Tensor:
     return (weights / mean.clamp_min(1e-6))[labels.clamp_max(class_count - 1)] * known
 
 
-def pixel_weights(view: StudentView, class_count: int, *, sure: Tensor | None, class_balance: float) -> Tensor | None:
-    """B,K,L: how much each pixel of a student's view counts; None = all alike.
+def pixel_weights(
+    view: StudentView, labels: Tensor, class_count: int, *, sure: Tensor | None, class_balance: float
+) -> Tensor | None:
+    """B,K,L: how much each pixel of a student's view with `labels` B,K,L counts; None = all alike.
 
     `sure` (scalar) is the weight of the target's own pixels, pasted source pixels weigh 1; classes are balanced by
     the exponent `class_balance`.
     """
     if sure is None and class_balance == 0:
         return None
-    weights = torch.ones_like(view.labels, dtype=torch.float32)
+    weights = torch.ones_like(labels, dtype=torch.float32)
     if sure is not None:
         weights = torch.where(view.own, sure, weights)
-    return weights if class_balance == 0 else weights * class_weights(view.labels, class_count, class_balance)
+    return weights if class_balance == 0 else weights * class_weights(labels, class_count, class_balance)
