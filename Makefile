@@ -11,8 +11,9 @@ EXTRAS := train,export,ort,headless,dev
 demo: $(VENV)/installed
 	$(BIN)/clst-demo --out demo
 
+# One process a core, one thread each: PyTorch's own threads would only wait for one another here.
 test: $(VENV)/installed
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadscope
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

@@ -180,17 +180,23 @@ PLAN = memory_plan.MemoryPlan(
 
 
 def test_device_and_computer_are_reckoned_apart_on_a_gpu_and_together_on_a_cpu():
-    assert (PLAN.on_device(), PLAN.on_host()) == (33, 33300)
-    check_fit(PLAN, CPU, free=33333, host_free=0)
+    assert (PLAN.on_device(), PLAN.on_host()) == (33, 30300)
+    check_fit(PLAN, CPU, free=30333, host_free=0)
     with pytest.raises(ConfigError, match="free on cpu"):
-        check_fit(PLAN, CPU, free=33332, host_free=10**9)
+        check_fit(PLAN, CPU, free=30332, host_free=10**9)
     cuda = torch.device("cuda")
-    check_fit(PLAN, cuda, free=33, host_free=33300)
+    check_fit(PLAN, cuda, free=33, host_free=30300)
     with pytest.raises(ConfigError, match="free on cuda"):
         check_fit(PLAN, cuda, free=32, host_free=10**9)
     with pytest.raises(ConfigError, match="free on the computer"):
-        check_fit(PLAN, cuda, free=33, host_free=33299)
+        check_fit(PLAN, cuda, free=33, host_free=30299)
     check_fit(PLAN, cuda, free=None, host_free=None)
+
+
+def test_the_ensembles_file_is_told_apart_because_it_takes_no_memory_that_others_need():
+    line = dataclasses.replace(PLAN, ensemble=3 * 2**20).line()
+    assert line.startswith("adaptation: about 0 MiB (")
+    assert line.endswith("), and a file of 3 MiB for the ensemble")
 
 
 def test_weights_count_four_times_and_saved_tensors_once():

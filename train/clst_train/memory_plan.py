@@ -31,7 +31,7 @@ class MemoryPlan:
     batches: int
     """Batches prepared ahead, in the computer's memory."""
     ensemble: int
-    """The temporal ensemble of all target images, in the computer's memory."""
+    """The temporal ensemble of all target images: a file in the run folder, mapped into memory, which gives way."""
     images: int
     """Frames of target videos and images kept by `run.cache_mib`, in the computer's memory."""
 
@@ -41,7 +41,7 @@ class MemoryPlan:
 
     def on_host(self) -> int:
         """Bytes that lie in the computer's own memory even when the network is on a GPU."""
-        return self.batches + self.ensemble + self.images
+        return self.batches + self.images
 
     def line(self) -> str:
         """The plan in one line."""
@@ -49,11 +49,11 @@ class MemoryPlan:
             "weights, gradients and optimiser": self.weights,
             f"activations of {self.crops} crops": self.activations,
             "batches ahead": self.batches,
-            "ensemble": self.ensemble,
             "images kept": self.images,
         }
         listed = ", ".join(f"{name} {amount(size)}" for name, size in parts.items() if size)
-        return f"{self.stage}: about {amount(self.on_device() + self.on_host())} ({listed})"
+        file = f", and a file of {amount(self.ensemble)} for the ensemble" if self.ensemble else ""
+        return f"{self.stage}: about {amount(self.on_device() + self.on_host())} ({listed}){file}"
 
 
 def amount(size: int) -> str:

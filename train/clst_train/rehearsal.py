@@ -22,6 +22,7 @@ from clst_train.checkpoint_backend import segmenter_backend
 from clst_train.config import Config
 from clst_train.data.cache import cache_bytes
 from clst_train.data.target import TargetImages
+from clst_train.ensemble_store import choose_layout
 from clst_train.events import check_tensorboard
 from clst_train.losses.segmentation import segmentation_loss
 from clst_train.memory_plan import MemoryPlan, amount, free_bytes, saved_bytes, weight_bytes
@@ -31,8 +32,6 @@ from clst_train.models.segmenter import Segmenter
 
 AHEAD = 3
 """Batches beside those of the loaders: two that wait and the one in use."""
-ENSEMBLE_BYTES = 2
-"""Bytes of the ensemble for each class and cell, in its exact form."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +106,8 @@ def memory_plans(play: Play, segmenter: Segmenter) -> list[MemoryPlan]:
         settings, stride = config.adaptation, segmenter.output_stride
         width = settings.projection_width
         projection = ProjectionHead(segmenter.feature_channels, width, width).to(play.device)
-        cells = -(-rows // stride) * -(-columns // stride)
+        cells_hw = (-(-rows // stride), -(-columns // stride))
+        store = choose_layout(settings, images=len(target), classes=len(play.classes), size_hw=cells_hw, target="")
         passes = 2  # source crops and target crops are both held until the backward pass
         once = activation_bytes(play, segmenter, projection, count=settings.batch, setting="adaptation.batch")
         plans.append(
@@ -117,7 +117,7 @@ def memory_plans(play: Play, segmenter: Segmenter) -> list[MemoryPlan]:
                 weights=weight_bytes([segmenter, projection]),
                 activations=passes * once,
                 batches=ahead * settings.batch * (3 * whole + 9 * crop),
-                ensemble=len(target) * len(play.classes) * cells * ENSEMBLE_BYTES,
+                ensemble=store.file_bytes,
                 images=images + sum(frame.nbytes for frame in target.video_frames.values()),
             )
         )
