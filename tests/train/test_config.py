@@ -47,3 +47,26 @@ def test_settings_come_on_top_of_the_recipe():
 def test_no_such_recipe():
     with pytest.raises(ConfigError, match="did you mean 'demo'"):
         load_recipe("demmo")
+
+
+@pytest.mark.parametrize(
+    ("share", "input_hw", "crop"),
+    [
+        (1.0, [100, 200], (100, 200)),
+        (0.8, [384, 640], (320, 512)),
+        (0.8, [240, 320], (192, 256)),
+        (0.9, [40, 50], (32, 32)),
+    ],
+)
+def test_a_crop_is_a_share_of_the_input_in_multiples_of_32(share, input_hw, crop):
+    """0.8 of 384 is 307.2, nearest 320; of 240 is 192; 0.9 of 40 is 36 and of 50 is 45, both nearest 32."""
+    values = {"model": {"input_hw": input_hw}, "augmentation": {"crop_share": share}}
+    assert config_from_mapping(values, where="test").crop_hw == crop
+
+
+def test_a_share_never_gives_more_than_the_image_and_a_larger_crop_is_refused():
+    values = {"model": {"input_hw": [50, 50]}, "augmentation": {"crop_share": 0.97}}  # 48.5, nearest 64
+    assert config_from_mapping(values, where="test").crop_hw == (50, 50)
+    values["augmentation"] = {"crop_hw": [32, 64]}
+    with pytest.raises(ConfigError, match=r"crop_hw = \[32, 64\] is larger than model.input_hw = \[50, 50\]"):
+        config_from_mapping(values, where="test")

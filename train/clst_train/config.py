@@ -235,7 +235,9 @@ class AugmentationConfig:
     """How training images are varied."""
 
     crop_hw: tuple[int, int] = (0, 0)
-    """Rows and columns of a training crop; (0, 0) = the model's input size."""
+    """Rows and columns of a training crop; (0, 0) = `crop_share` of the model's input size."""
+    crop_share: float = 1.0
+    """Rows and columns of a crop as a share of the input's, to multiples of 32, where `crop_hw` is silent; 1 = all."""
     scale: tuple[float, float] = (0.75, 1.5)
     """Smallest and largest random zoom."""
     flip: bool = True
@@ -250,6 +252,7 @@ class AugmentationConfig:
     def __post_init__(self) -> None:
         low, high = self.scale
         _need(0 < low <= high, f"augmentation.scale = {list(self.scale)}; give a smallest and a largest positive zoom")
+        _need(0 < self.crop_share <= 1, f"augmentation.crop_share = {self.crop_share}; give above 0 up to 1")
         _need(0 <= self.colour < 1, f"augmentation.colour = {self.colour}; give 0 up to below 1")
         _need(0 <= self.aspect <= 1, f"augmentation.aspect = {self.aspect}; give 0 to 1")
         _need(0 <= self.blur <= 1, f"augmentation.blur = {self.blur}; give a probability")
@@ -310,10 +313,24 @@ class Config:
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
     run: RunConfig = field(default_factory=RunConfig)
 
+    def __post_init__(self) -> None:
+        crop, whole = self.crop_hw, self.model.input_hw
+        _need(
+            crop[0] <= whole[0] and crop[1] <= whole[1],
+            f"augmentation.crop_hw = {list(crop)} is larger than model.input_hw = {list(whole)}; give less, "
+            "or [0, 0] and augmentation.crop_share",
+        )
+
     @property
     def crop_hw(self) -> tuple[int, int]:
         """Rows and columns of a training crop."""
-        return self.augmentation.crop_hw if min(self.augmentation.crop_hw) > 0 else self.model.input_hw
+        given, share = self.augmentation.crop_hw, self.augmentation.crop_share
+        if min(given) > 0:
+            return given
+        rows, columns = (
+            size if share == 1 else min(size, max(32, 32 * round(share * size / 32))) for size in self.model.input_hw
+        )
+        return rows, columns
 
     @property
     def source_hw(self) -> tuple[int, int]:
