@@ -8,28 +8,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from clst_runtime.optional import require
+from clst_train.bars import manner
 from clst_train.run import SOURCE, Run
-
-
-class Lines:
-    """Takes what a progress bar draws and passes it to stderr as lines of a log file."""
-
-    def write(self, text: str) -> None:
-        """Write one line; the bar's carriage returns and blanking are dropped."""
-        if line := text.replace("\r", "").strip():
-            sys.stderr.write(line + "\n")
-
-    def flush(self) -> None:
-        """Flush stderr."""
-        sys.stderr.flush()
-
-
-BAR: dict[str, Any] = {"dynamic_ncols": True, "mininterval": 1.0}
-PLAIN: dict[str, Any] = {
-    "file": Lines(),
-    "mininterval": 30.0,
-    "bar_format": "{desc} {n_fmt}/{total_fmt}, {elapsed} gone, {remaining} left{postfix}",
-}
 
 
 def with_progress(
@@ -41,8 +21,7 @@ def with_progress(
     """
     newest: Callable[[], dict[str, Any]] = lambda: run.logbook.entries[-1] if run.logbook.entries else {}  # noqa: E731
     size = run.config.source.batch if stage == SOURCE else 2 * run.config.adaptation.batch
-    manner = BAR if sys.stderr.isatty() else PLAIN
-    bar = require("tqdm").tqdm(total=iterations, desc=stage, unit="step", **manner)
+    bar = require("tqdm").tqdm(total=iterations, desc=stage, unit="step", **manner())
     started, done, waited = time.perf_counter(), 0, 0.0
     try:
         asked = started
@@ -53,7 +32,7 @@ def with_progress(
                 shown = {name: f"{value:.3f}" for name, value in newest().items() if isinstance(value, float)}
                 gone = time.perf_counter() - started
                 speed, waiting = f"{done * size / gone:.1f}", f"{100 * waited / gone:.0f}%"
-                bar.set_postfix({**shown, "img/s": speed, "wait": waiting}, refresh=manner is BAR)
+                bar.set_postfix({**shown, "img/s": speed, "wait": waiting}, refresh=sys.stderr.isatty())
             yield iteration, batch
             done += 1
             asked = time.perf_counter()

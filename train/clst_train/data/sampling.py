@@ -19,6 +19,7 @@ from clst_runtime.dataset import LabelledDataset
 from clst_runtime.errors import DataError
 from clst_runtime.frames import resize_classes
 from clst_runtime.optional import require
+from clst_train.bars import manner
 from clst_train.config import AugmentationConfig
 from clst_train.data.augment import Geometry, draw_geometry
 
@@ -93,10 +94,7 @@ def count_classes(dataset: LabelledDataset, input_hw: tuple[int, int]) -> npt.ND
 
 def _told(starts: Iterable[int], total: int) -> Iterator[int]:
     """The starts, with progress on stderr."""
-    from clst_train.progress import BAR, PLAIN  # late: `progress` imports what imports this module
-
-    manner = BAR if os.isatty(2) else PLAIN
-    with require("tqdm").tqdm(total=total, desc="counting classes", unit="image", **manner) as bar:
+    with require("tqdm").tqdm(total=total, desc="counting classes", unit="image", **manner()) as bar:
         for start in starts:
             bar.update(start - bar.n)
             yield start
