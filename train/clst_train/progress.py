@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from clst_runtime.optional import require
+from clst_train.distributed import ranks
 from clst_train.run import SOURCE, Run
 
 
@@ -42,7 +43,7 @@ def with_progress(
     newest: Callable[[], dict[str, Any]] = lambda: run.logbook.entries[-1] if run.logbook.entries else {}  # noqa: E731
     size = run.config.source.batch if stage == SOURCE else 2 * run.config.adaptation.batch
     manner = BAR if sys.stderr.isatty() else PLAIN
-    bar = require("tqdm").tqdm(total=iterations, desc=stage, unit="step", **manner)
+    bar = require("tqdm").tqdm(total=iterations, desc=stage, unit="step", disable=not ranks().first, **manner)
     started, done, waited = time.perf_counter(), 0, 0.0
     try:
         asked = started

@@ -21,6 +21,7 @@ from clst_runtime.frames import resize_classes
 from clst_runtime.optional import require
 from clst_train.config import AugmentationConfig
 from clst_train.data.augment import Geometry, draw_geometry
+from clst_train.distributed import ranks
 
 MINIMUM_SHARE = 0.0005
 """Share of an image's pixels that a class needs for the image to be drawn for it, and of a crop's to be kept."""
@@ -96,7 +97,9 @@ def _told(starts: Iterable[int], total: int) -> Iterator[int]:
     from clst_train.progress import BAR, PLAIN  # late: `progress` imports what imports this module
 
     manner = BAR if os.isatty(2) else PLAIN
-    with require("tqdm").tqdm(total=total, desc="counting classes", unit="image", **manner) as bar:
+    with require("tqdm").tqdm(
+        total=total, desc="counting classes", unit="image", disable=not ranks().first, **manner
+    ) as bar:
         for start in starts:
             bar.update(start - bar.n)
             yield start
