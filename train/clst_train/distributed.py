@@ -16,7 +16,6 @@ from typing import Any, TypeVar
 
 import click
 import torch
-import torch.distributed.nn.functional as differentiable
 from torch import Tensor, distributed, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -224,7 +223,7 @@ class SynchronisedNorm(_BatchNorm):
             return self._alone(input)
         axes = [axis for axis in range(input.dim()) if axis != 1]
         shape = [1, -1, *[1] * (input.dim() - 2)]
-        values = input.float()
+        values = input.to(torch.promote_types(input.dtype, torch.float32))
         count = values.numel() // values.shape[1] * distributed.get_world_size()  # every rank's part has this size
         mean = _summed(values.sum(axes)) / count
         centred = values - mean.view(shape)
@@ -249,9 +248,20 @@ class SynchronisedNorm(_BatchNorm):
         self.running_var.lerp_(variance.to(self.running_var.dtype), share)
 
 
+class _Sum(torch.autograd.Function):
+    """The sum over ranks; every rank's part has the sum of all ranks' gradients."""
+
+    @staticmethod
+    def forward(context: Any, values: Tensor) -> Tensor:
+        return total(values)
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> Tensor:
+        return total(gradient.contiguous())
+
+
 def _summed(values: Tensor) -> Tensor:
-    """The sum over ranks, through which gradients go."""
-    summed: Tensor = differentiable.all_reduce(values)  # type: ignore[no-untyped-call]
+    summed: Tensor = _Sum.apply(values)  # type: ignore[no-untyped-call]
     return summed
 
 

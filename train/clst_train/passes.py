@@ -5,6 +5,9 @@ Legend: N images, H rows, W columns; P projection channels, h,w at output stride
 
 from __future__ import annotations
 
+import inspect
+from typing import Any
+
 from torch import Tensor, nn
 
 from clst_train.distributed import is_split
@@ -38,4 +41,7 @@ def passes_of(segmenter: Segmenter, projection: nn.Module | None, *, auxiliary_w
         head.requires_grad_(auxiliary_weight > 0)
     # Buffers are alike on all ranks already (`SynchronisedNorm`), and a broadcast between two passes would change
     # in place what the first one's gradient needs.
-    return nn.parallel.DistributedDataParallel(passes, broadcast_buffers=False)
+    known = inspect.signature(nn.parallel.DistributedDataParallel.__init__).parameters
+    setting = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # the older name
+    options: dict[str, Any] = {setting: False}
+    return nn.parallel.DistributedDataParallel(passes, **options)

@@ -141,7 +141,7 @@ def log_step(
     run: Run,
     stage: str,
     done: int,
-    values: dict[str, Tensor],
+    values: Mapping[str, Tensor | float],
     *,
     iterations: int,
     batches: Iterable[Tensor] | None,
@@ -154,7 +154,7 @@ def log_step(
 
     Args:
         done: steps of the stage behind us.
-        values: scalars on the device; this rank's parts, whose mean is logged.
+        values: scalars; of those on the device, which are this rank's parts, the mean over ranks is logged.
         batches: whole target images that give validation its BatchNorm statistics; None = the network's own.
         descent: what has watched the losses.
         make: makes the batch of an iteration; called again to name the files of a bad one.
@@ -170,7 +170,8 @@ def log_step(
     if last or done % settings.log_every == 0:
         if descent.skipped is not None:
             values = {**values, "skipped": descent.skipped}
-        told = {name: float(value) for name, value in averaged_over_ranks(values).items()}
+        means = averaged_over_ranks({name: value for name, value in values.items() if isinstance(value, Tensor)})
+        told = {name: float(value) for name, value in {**values, **means}.items()}
         with together():
             run.logbook.add(stage, done, **told)
     if run.validation is not None and (last or done % settings.validate_every == 0):
