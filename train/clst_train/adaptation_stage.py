@@ -19,6 +19,7 @@ from clst_train.checkpoint import Checkpoint, save_checkpoint
 from clst_train.data.loading import SourceBatch, TargetBatch, source_batch, target_batch
 from clst_train.data.target import TargetImages
 from clst_train.diagnostics import START_IMAGES, CollapseWatch
+from clst_train.distributed import each_alone, is_split, together, wait_for_all
 from clst_train.learner import Learner
 from clst_train.models.deployable import normalise
 from clst_train.optimisation import Descent, adamw, set_rate
@@ -34,7 +35,7 @@ def adapt(run: Run, resume: Checkpoint | None) -> None:
     target = needed(run.target)
     first = resume.iteration if resume is not None else 0
     if resume is None and settings.statistics_first:
-        estimate_statistics(segmenter, target_batches(run))
+        _describe_target(run)
     learner = learner_of(run, target, resume)
     modules = [segmenter, learner.projection]
     parameters = [parameter for module in modules for parameter in module.parameters()]
@@ -46,8 +47,10 @@ def adapt(run: Run, resume: Checkpoint | None) -> None:
         restore_state(run, learner, descent, resume)
     elif settings.teacher != "none":
         start = statistics_batches(target, count=START_IMAGES, size=settings.batch)
-        learner.diagnostics.begin(segmenter, (batch.to(run.device) for batch in start), run.autocast)
-    run.logbook.forget_after(ADAPTED, first)
+        with together(), each_alone():
+            learner.diagnostics.begin(segmenter, (batch.to(run.device) for batch in start), run.autocast)
+    with together():
+        run.logbook.forget_after(ADAPTED, first)
     watch = CollapseWatch(run.classes.names, learner.diagnostics.start.tolist())
     segmenter.train()
 
@@ -61,6 +64,9 @@ def adapt(run: Run, resume: Checkpoint | None) -> None:
         weight = ramp(iteration, settings.iterations, settings.target_warm_up)
         result = adaptation_step(learner, source, unlabelled, target_weight=weight, iteration=iteration)
         values = {"loss": descent.descend(result.loss, iteration), **result.parts}
+        if is_split():  # the next step may ask any rank about these images
+            learner.ensemble.flush()
+            wait_for_all()
         done = iteration + 1
         values |= _looked_at(run, learner, watch, done)
         log_step(
@@ -76,9 +82,17 @@ def adapt(run: Run, resume: Checkpoint | None) -> None:
         if done % run.config.run.checkpoint_every == 0 or done == settings.iterations:
             save_state(run, learner, descent, done)
     if settings.statistics_last:
-        estimate_statistics(segmenter, target_batches(run))
-    save_checkpoint(run.folder.adapted, run.checkpoint(ADAPTED, settings.iterations))
-    run.folder.store.unlink()  # the last checkpoint has a copy
+        _describe_target(run)
+    with together():
+        if run.ranks.first:
+            save_checkpoint(run.folder.adapted, run.checkpoint(ADAPTED, settings.iterations))
+            run.folder.store.unlink()  # the last checkpoint has a copy
+
+
+def _describe_target(run: Run) -> None:
+    """The network's BatchNorm statistics become those of the target; every rank sees the same images."""
+    with together(), each_alone():
+        estimate_statistics(run.segmenter, target_batches(run))
 
 
 def target_batches(run: Run) -> Iterator[Tensor]:
@@ -102,20 +116,25 @@ def _looked_at(run: Run, learner: Learner, watch: CollapseWatch, done: int) -> d
     if done % run.config.run.log_every and done != run.config.adaptation.iterations:
         return {}
     means, shares, images = learner.diagnostics.read()
-    for line in watch.warnings(means["flip_rate"], shares, images):
+    for line in watch.warnings(means["flip_rate"], shares, images) if run.ranks.first else ():
         require("tqdm").tqdm.write(line, file=sys.stderr)  # does not tear the bar
     apart = {name: means.pop(name) for name in ("own_cosine", "other_cosine", "separation")}
     if images:
         apart |= {f"share.{name}": share for name, share in zip(run.classes.names, shares, strict=True)}
-    run.logbook.add(ADAPTED, done, **apart)
+    with together():
+        run.logbook.add(ADAPTED, done, **apart)
     return means
 
 
 def both_batches(run: Run, iteration: int) -> tuple[SourceBatch, TargetBatch]:
-    """The source crops and target images of one iteration of the adaptation."""
-    unlabelled = target_batch(needed(run.target), run.config, iteration)
-    size = run.config.adaptation.batch
-    return source_batch(needed(run.source), run.config, size, 1, iteration, run.rare), unlabelled
+    """The source crops and target images of one iteration of the adaptation; this rank's part of them."""
+    target, size = needed(run.target), run.config.adaptation.batch
+    paired = min(size, len(target))  # where there are fewer target images, source crops are left over
+    part, rest = (run.ranks.part(count, where="adaptation.batch") for count in (paired, size - paired))
+    # ClassMix pastes the k-th source crop into the k-th target crop, so these stay together
+    places = [*range(paired)[part], *range(paired, size)[rest]]
+    crops = source_batch(needed(run.source), run.config, size, 1, iteration, run.rare, places=places)
+    return crops, target_batch(target, run.config, iteration, part=part)
 
 
 def _expected(learner: Learner, batches: tuple[SourceBatch, TargetBatch]) -> tuple[SourceBatch, TargetBatch]:

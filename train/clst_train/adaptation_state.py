@@ -10,12 +10,14 @@ from clst_runtime.errors import ClstError, ModelFileError
 from clst_train.checkpoint import Checkpoint, save_checkpoint
 from clst_train.data.target import TargetImages
 from clst_train.diagnostics import Diagnostics, hidden_cells
+from clst_train.distributed import is_split, synchronise_norms, together, wait_for_all
 from clst_train.ensemble import TemporalEnsemble
 from clst_train.ensemble_snapshot import remove_other_snapshots, restore_snapshot, save_snapshot
 from clst_train.ensemble_store import EnsembleStore, StoreLayout, choose_layout, target_hash
 from clst_train.learner import Learner
 from clst_train.models.projection import ProjectionHead
 from clst_train.optimisation import Descent
+from clst_train.passes import passes_of
 from clst_train.prototypes import Prototypes
 from clst_train.run import ADAPTED, Run
 from clst_train.run_folder import RunFolder
@@ -35,17 +37,19 @@ def learner_of(run: Run, target: TargetImages, resume: Checkpoint | None) -> Lea
         size_hw=(probe.shape[2], probe.shape[3]),
         target=target_hash(target),
     )
+    projection = ProjectionHead(segmenter.feature_channels, width, width).to(run.device)
     return Learner(
         segmenter=segmenter,
-        projection=ProjectionHead(segmenter.feature_channels, width, width).to(run.device),
+        projection=projection,
         prototypes=Prototypes(len(run.classes), width, settings.prototype_momentum, run.device),
-        ensemble=TemporalEnsemble(_store(run.folder, layout, resume), settings.ensemble_momentum),
+        ensemble=TemporalEnsemble(_store(run, layout, resume), settings.ensemble_momentum),
         settings=settings,
         device=run.device,
         autocast=run.autocast,
         distiller=_distiller(run),
         diagnostics=_diagnostics(run, target, (probe.shape[2], probe.shape[3])),
         mean_teacher=MeanTeacher(segmenter, settings.teacher_momentum) if settings.teacher == "mean_teacher" else None,
+        passes=passes_of(segmenter, projection, auxiliary_weight=settings.auxiliary_weight),
     )
 
 
@@ -53,6 +57,8 @@ def _distiller(run: Run) -> Distiller | None:
     distiller = open_distiller(run.config.adaptation.distil_from, run.classes)
     if distiller is not None:
         distiller.network.to(run.device)
+        if is_split():
+            synchronise_norms(distiller.network)  # it normalises by each batch's own statistics
     return distiller
 
 
@@ -63,17 +69,35 @@ def _diagnostics(run: Run, target: TargetImages, size_hw: tuple[int, int]) -> Di
     return diagnostics
 
 
-def _store(folder: RunFolder, layout: StoreLayout, resume: Checkpoint | None) -> EnsembleStore:
-    """The ensemble's store at work: as the checkpoint has it, or empty."""
+def _store(run: Run, layout: StoreLayout, resume: Checkpoint | None) -> EnsembleStore:
+    """The store at work: as the checkpoint has it, or empty. The first rank lays it out, the others open it."""
+    state = None if resume is None else (resume.training_state or {})["ensemble"]
+    with together():
+        if run.ranks.first:
+            store = _laid_out(run.folder, layout, state)
+    with together():
+        if not run.ranks.first:
+            store = EnsembleStore.open(run.folder.store, layout, 0 if state is None else int(state["iteration"]))
+    return store
+
+
+def _laid_out(folder: RunFolder, layout: StoreLayout, state: dict[str, Any] | None) -> EnsembleStore:
     folder.remove_leftovers()
-    if resume is None:
+    if state is None:
         return EnsembleStore.create(folder.store, layout)
-    state = (resume.training_state or {})["ensemble"]
     return restore_snapshot(state, folder.resume.parent, folder.store, layout)
 
 
 def save_state(run: Run, learner: Learner, descent: Descent, done: int) -> None:
     """A checkpoint to go on from; the order of its files is told in `ensemble_snapshot.py`."""
+    learner.ensemble.flush()
+    wait_for_all()  # every rank's part is in the store
+    with together():
+        if run.ranks.first:
+            _save(run, learner, descent, done)
+
+
+def _save(run: Run, learner: Learner, descent: Descent, done: int) -> None:
     checkpoints = run.folder.resume.parent
     ensemble = save_snapshot(learner.ensemble, run.folder.store, checkpoints, done)
     save_checkpoint(run.folder.resume, run.checkpoint(ADAPTED, done, _state(learner, descent, ensemble)))

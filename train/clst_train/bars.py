@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+from clst_train.distributed import ranks
+
 
 class Lines:
     """Takes what a progress bar draws and passes it to stderr as lines of a log file."""
@@ -28,5 +30,5 @@ PLAIN: dict[str, Any] = {
 
 
 def manner() -> dict[str, Any]:
-    """Arguments of tqdm for where stderr goes now."""
-    return BAR if sys.stderr.isatty() else PLAIN
+    """Arguments of tqdm for where stderr goes now; of several processes the first alone shows it."""
+    return {**(BAR if sys.stderr.isatty() else PLAIN), "disable": not ranks().first}

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from clst_runtime.command import command
+from clst_runtime.errors import ClstError
 
 
 @command()
@@ -38,10 +39,17 @@ def main(recipe: str, out: Path | None, init: Path | None, resume: Path | None, 
 
     for module in ("torch", "cv2", "tqdm", "matplotlib", "tomli_w"):
         require(module)
+    from clst_train.distributed import ranks, told_by_first
     from clst_train.training import start_run
 
     given = {name: value for name, value in options.items() if value not in (None, ())}
     if resume is not None and (given or out or init or recipe != "new_camera"):
         raise click.UsageError("--resume goes on with the run as it was configured; give it alone")
-    folder = start_run(recipe=recipe, out=out, init=init, resume=resume, options=given)
-    click.echo(str(folder.adapted if folder.adapted.is_file() else folder.source))
+    try:
+        folder = start_run(recipe=recipe, out=out, init=init, resume=resume, options=given)
+    except ClstError as error:
+        if told_by_first(error):
+            raise click.exceptions.Exit(error.exit_code) from error
+        raise
+    if ranks().first:
+        click.echo(str(folder.adapted if folder.adapted.is_file() else folder.source))

@@ -1,6 +1,7 @@
 """How the self-training is doing: pseudo-labels, their changes, prototypes; and a warning when it collapses.
 
 Counters stay on the device and are read every n steps; nothing here changes what is learnt.
+With several processes the counters are those of all: every rank holds the same.
 Legend: I target images, B images of a batch, C classes, D projection channels, h,w at output stride.
 """
 
@@ -17,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from clst_runtime.labels import IGNORE_ID
+from clst_train.distributed import gathered, total
 from clst_train.models.segmenter import Segmenter
 from clst_train.prototypes import ClassMeans, Prototypes
 from clst_train.teachers import Lesson, probabilities_of
@@ -63,40 +65,57 @@ class Diagnostics:
 
     @torch.no_grad()
     def see(
-        self, indices: npt.NDArray[np.int64], lesson: Lesson, target: ClassMeans | None, prototypes: Prototypes
+        self,
+        indices: npt.NDArray[np.int64],
+        lesson: Lesson,
+        target: ClassMeans | None,
+        prototypes: Prototypes,
+        shared: npt.NDArray[np.int64] | None = None,
     ) -> None:
-        """Take in one step: the lesson on the images `indices` (B), and the target's class means."""
-        if target is not None:
-            self._see_prototypes(target, prototypes)
-        if lesson.averaged is None:
-            return
-        cells = self.cells_of(lesson.averaged, lesson.hidden)
-        visible = cells != IGNORE_ID
-        self.counts += self.shares_of(cells)
-        self.images += len(indices)
-        self._add("confidence", lesson.averaged.amax(dim=1), visible)
-        if lesson.current is not None:
-            self._add("agreement", (self.cells_of(lesson.current, lesson.hidden) == cells).float(), visible)
-        if lesson.renewed:
-            places = torch.from_numpy(indices).to(cells.device)
-            before = self.labels[places]
-            self._add("flip_rate", (before != cells).float(), visible & (before != IGNORE_ID))
-            self.labels[places] = cells
+        """Take in one step: the lesson on the images `indices` (B), and the target's class means.
 
-    def _see_prototypes(self, target: ClassMeans, prototypes: Prototypes) -> None:
+        `shared` are the images of all ranks' parts in their order; None = `indices`.
+        """
+        shared = indices if shared is None else shared
+        sums, counts = torch.zeros_like(self.sums), torch.zeros_like(self.counts)
+        if target is not None:
+            self._see_prototypes(target, prototypes, sums)
+        if lesson.averaged is not None:
+            self._see_lesson(indices, lesson, lesson.averaged, shared, sums, counts)
+        found = total(torch.cat([sums.flatten(), counts]))
+        self.sums += found[: sums.numel()].view_as(sums)
+        self.counts += found[sums.numel() :]
+
+    def _see_lesson(
+        self,
+        indices: npt.NDArray[np.int64],
+        lesson: Lesson,
+        averaged: Tensor,
+        shared: npt.NDArray[np.int64],
+        sums: Tensor,
+        counts: Tensor,
+    ) -> None:
+        cells = self.cells_of(averaged, lesson.hidden)
+        visible = cells != IGNORE_ID
+        counts += self.shares_of(cells)
+        self.images += len(shared)
+        _add(sums, "confidence", averaged.amax(dim=1), visible)
+        if lesson.current is not None:
+            _add(sums, "agreement", (self.cells_of(lesson.current, lesson.hidden) == cells).float(), visible)
+        if lesson.renewed:
+            before = self.labels[torch.from_numpy(indices).to(cells.device)]
+            _add(sums, "flip_rate", (before != cells).float(), visible & (before != IGNORE_ID))
+            self.labels[torch.from_numpy(shared).to(cells.device)] = gathered(cells)
+
+    def _see_prototypes(self, target: ClassMeans, prototypes: Prototypes, sums: Tensor) -> None:
         vectors, seen = prototypes.vectors(), prototypes.seen  # C,D and C
         itself = torch.eye(len(seen), dtype=torch.bool, device=seen.device)
         several = seen & (seen.sum() > 1)  # else there is no nearest other one
         cosines = target.means.float() @ vectors.T  # N,C,C
         pairs = target.present & seen
-        self._add("own_cosine", cosines.diagonal(dim1=1, dim2=2), pairs)
-        self._add("other_cosine", _largest(cosines, itself | ~seen), pairs & several)
-        self._add("separation", 1.0 - _largest(vectors @ vectors.T, itself | ~seen), several)
-
-    def _add(self, name: str, values: Tensor, counted: Tensor) -> None:
-        counted = counted.expand_as(values)
-        row = torch.stack([torch.where(counted, values, 0.0).sum(), counted.sum().to(values.dtype)])
-        self.sums[MEANS.index(name)] += row
+        _add(sums, "own_cosine", cosines.diagonal(dim1=1, dim2=2), pairs)
+        _add(sums, "other_cosine", _largest(cosines, itself | ~seen), pairs & several)
+        _add(sums, "separation", 1.0 - _largest(vectors @ vectors.T, itself | ~seen), several)
 
     def read(self) -> tuple[dict[str, float], list[float], int]:
         """The means by name, the pseudo-labels' class shares (C) and the images they come of; starts afresh."""
@@ -116,6 +135,12 @@ class Diagnostics:
         for name in ("labels", "start", "counts", "sums"):
             getattr(self, name).copy_(state[name])
         self.images = int(state["images"])
+
+
+def _add(sums: Tensor, name: str, values: Tensor, counted: Tensor) -> None:
+    """Sum and weight of the values that are counted, into the row of their name."""
+    counted = counted.expand_as(values)
+    sums[MEANS.index(name)] += torch.stack([torch.where(counted, values, 0.0).sum(), counted.sum().to(values.dtype)])
 
 
 def _largest(cosines: Tensor, barred: Tensor) -> Tensor:

@@ -68,6 +68,9 @@ class TemporalEnsemble:
         gains = (1.0 - momentum) / (1.0 - momentum**visits)
         self._gains = torch.from_numpy(np.concatenate([[0.0], gains])).float()  # by visits 0 … 255
         self._under_way: list[_UnderWay] = []
+        self.visited: npt.NDArray[np.bool_] = store.visits > 0
+        """I: images that some rank has asked about; kept by every rank for itself, in step with its own work.
+        The store's visits are no measure of that: another rank may be ahead."""
 
     @property
     def visits(self) -> npt.NDArray[np.int64]:

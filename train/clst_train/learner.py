@@ -15,7 +15,8 @@ from clst_train.config import AdaptationConfig
 from clst_train.diagnostics import Diagnostics
 from clst_train.ensemble import TemporalEnsemble
 from clst_train.models.deployable import normalise
-from clst_train.models.segmenter import Segmenter
+from clst_train.models.segmenter import Segmenter, TrainingOutputs
+from clst_train.passes import Passes
 from clst_train.prototypes import Prototypes
 from clst_train.teachers import Distiller, MeanTeacher
 
@@ -44,6 +45,14 @@ class Learner:
     """Speaks in the ensemble's place when `settings.teacher` says so."""
     distiller: Distiller | None = None
     """Another adapted network to learn from as well."""
+    passes: nn.Module | None = None
+    """`Passes` over all ranks; None = in this process alone."""
+
+    def passed(self, images: Tensor) -> tuple[TrainingOutputs, Tensor]:
+        """Training outputs and projections B,D,h,w of normalised images B,3,K,L."""
+        passes = self.passes if self.passes is not None else Passes(self.segmenter, self.projection)
+        outputs, projections = passes(images)
+        return outputs, projections
 
     def tensor(self, frames: np.ndarray) -> Tensor:
         """B,K,L,3 uint8 frames as normalised B,3,K,L on the device."""

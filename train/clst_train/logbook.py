@@ -83,5 +83,21 @@ class Logbook:
             figure.savefig(temporary, format="png", dpi=90)
 
 
+class SilentLogbook(Logbook):
+    """The log of a rank that is not the first: it keeps nothing."""
+
+    def __init__(self) -> None:
+        self.entries = []
+
+    def forget_after(self, stage: str, iteration: int) -> None:
+        """Nothing was kept."""
+
+    def add(self, stage: str, iteration: int, **values: float) -> None:
+        """The first rank keeps it."""
+
+    def draw(self) -> None:
+        """The first rank draws."""
+
+
 def _loss_names(rows: list[dict[str, Any]]) -> list[str]:
     return [name for name in ("loss", "source", "self_training", "contrastive") if any(name in row for row in rows)]

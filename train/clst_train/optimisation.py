@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from clst_train.distributed import total
 from clst_train.schedule import learning_rate_factor
 
 LARGEST_NORM = 5.0
@@ -69,7 +70,7 @@ class Descent:
         return self.step(iteration)
 
     def _note(self, loss: Tensor, norms: Tensor, iteration: int) -> None:
-        unusable, spoilt = ~torch.isfinite(norms).all(), ~torch.isfinite(loss)
+        unusable, spoilt = ~torch.isfinite(norms).all(), ~torch.isfinite(total(loss))
         if self.scaler.is_enabled():
             self._skipped += unusable
         else:

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from clst_runtime.labels import IGNORE_ID
+from clst_train.distributed import total
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,10 +72,10 @@ class Prototypes:
 
     @torch.no_grad()
     def update(self, batch: ClassMeans) -> None:
-        """Take in the class means of a batch of source images; absent classes keep their prototype."""
+        """Take in the class means of a batch of source images, on all ranks; absent classes keep their prototype."""
         present = batch.present.to(self.sums.dtype)  # N,C
-        counts = present.sum(dim=0)  # C
-        mean = torch.einsum("nc,ncd->cd", present, batch.means.float()) / counts.clamp_min(1.0)[:, None]
+        counts = total(present.sum(dim=0))  # C
+        mean = total(torch.einsum("nc,ncd->cd", present, batch.means.float())) / counts.clamp_min(1.0)[:, None]
         keep = torch.where(counts > 0, self.momentum, 1.0)
         # Sum and weight decay together, so that sums / weights is free of a start-up bias.
         self.sums = keep[:, None] * self.sums + (1.0 - keep)[:, None] * mean

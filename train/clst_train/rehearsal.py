@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
-import click
 import torch
 
 from clst_runtime.dataset import LabelledDataset
@@ -22,6 +21,7 @@ from clst_train.checkpoint_backend import segmenter_backend
 from clst_train.config import Config
 from clst_train.data.cache import cache_bytes
 from clst_train.data.target import TargetImages
+from clst_train.distributed import ONE_PROCESS, Ranks, tell
 from clst_train.ensemble_store import choose_layout
 from clst_train.events import check_tensorboard
 from clst_train.losses.segmentation import segmentation_loss
@@ -54,6 +54,8 @@ class Play:
     """Precision of the forward passes."""
     trains_source: bool
     """Whether source training is still to come."""
+    ranks: Ranks = ONE_PROCESS
+    """Which process this is, of how many; the plan is that of one of them."""
 
 
 def rehearse(play: Play) -> None:
@@ -77,46 +79,49 @@ def rehearse(play: Play) -> None:
         check_fit(plan, play.device, free=free, host_free=host_free)
     where = "this machine" if play.device.type == "cpu" else str(play.device)
     told = f"{amount(free)} free on {where}" if free is not None else "this system does not tell what is free"
-    click.echo(f"memory: {'; '.join(plan.line() for plan in plans)}; {told}", err=True)
+    each = f" for each of {play.ranks.count} processes" if play.ranks.count > 1 else ""
+    tell(f"memory{each}: {'; '.join(plan.line() for plan in plans)}; {told}")
     if play.validation is not None:
         rehearse_validation(play, segmenter, play.validation)
 
 
 def memory_plans(play: Play, segmenter: Segmenter) -> list[MemoryPlan]:
-    """The plan of source training, and of the adaptation where there is a target."""
+    """The plan of source training, and of the adaptation where there is a target: what one process needs."""
     config, target = play.config, play.target
     (rows, columns), (crop_rows, crop_columns) = config.model.input_hw, config.crop_hw
     whole, crop, ahead = rows * columns, crop_rows * crop_columns, AHEAD + config.run.loaders
     images = cache_bytes(play.source, target)
     plans = []
     if play.trains_source:
-        part = config.source.batch // config.source.accumulate
+        batch = config.source.batch // play.ranks.count
+        part = batch // config.source.accumulate
         plans.append(
             MemoryPlan(
                 stage="source training",
                 crops=part,
                 weights=weight_bytes([segmenter]),
                 activations=activation_bytes(play, segmenter, None, count=part, setting="source.batch"),
-                batches=ahead * config.source.batch * 5 * crop,  # image 3, labels 1, mixing 1
+                batches=ahead * batch * 5 * crop,  # image 3, labels 1, mixing 1
                 ensemble=0,
                 images=images,
             )
         )
     if target is not None:
         settings, stride = config.adaptation, segmenter.output_stride
+        batch = settings.batch // play.ranks.count
         width = settings.projection_width
         projection = ProjectionHead(segmenter.feature_channels, width, width).to(play.device)
         cells_hw = (-(-rows // stride), -(-columns // stride))
         store = choose_layout(settings, images=len(target), classes=len(play.classes), size_hw=cells_hw, target="")
         passes = 2  # source crops and target crops are both held until the backward pass
-        once = activation_bytes(play, segmenter, projection, count=settings.batch, setting="adaptation.batch")
+        once = activation_bytes(play, segmenter, projection, count=batch, setting="adaptation.batch")
         plans.append(
             MemoryPlan(
                 stage="adaptation",
-                crops=passes * settings.batch,
+                crops=passes * batch,
                 weights=weight_bytes([segmenter, projection]),
                 activations=passes * once,
-                batches=ahead * settings.batch * (3 * whole + 9 * crop),
+                batches=ahead * batch * (3 * whole + 9 * crop),
                 ensemble=store.file_bytes,
                 images=images + sum(frame.nbytes for frame in target.video_frames.values()),
             )
@@ -132,7 +137,7 @@ def activation_bytes(
     Raises:
         ConfigError: the crops are too few for BatchNorm, the precision has no kernel, or memory ran out already.
     """
-    tried = min(2, count)
+    tried = min(2, count * play.ranks.count)  # BatchNorm sees the crops of all processes
     crops = torch.zeros(tried, *play.config.crop_hw, 3, device=play.device).permute(0, 3, 1, 2)
     labels = torch.zeros(tried, *play.config.crop_hw, dtype=torch.int64, device=play.device)
     modules = [segmenter] if projection is None else [segmenter, projection]
@@ -204,6 +209,4 @@ def rehearse_validation(play: Play, segmenter: Segmenter, validation: LabelledDa
     evaluate(backend, first)
     sample = first[0]
     if (sample.labels == IGNORE_ID).all():
-        click.echo(
-            f"note: {validation.root}: {sample.name} has no pixel of a known class; is --val-mapping right?", err=True
-        )
+        tell(f"note: {validation.root}: {sample.name} has no pixel of a known class; is --val-mapping right?")

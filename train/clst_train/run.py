@@ -20,6 +20,7 @@ from clst_train.data.pinning import pinned
 from clst_train.data.sampling import RareClasses
 from clst_train.data.target import TargetImages
 from clst_train.data.witness import witnessed
+from clst_train.distributed import ONE_PROCESS, Ranks, alike, averaged_over_ranks, each_alone, together
 from clst_train.logbook import Logbook
 from clst_train.models.deployable import MEAN, STD
 from clst_train.models.segmenter import Segmenter
@@ -63,6 +64,8 @@ class Run:
     """Draws source images by their rarest classes; None = in turn."""
     scaled: bool = False
     """Whether losses are scaled up before the backward pass, as fp16 needs."""
+    ranks: Ranks = ONE_PROCESS
+    """Which process this is, of how many; batches are its part of the whole ones."""
 
     def checkpoint(self, stage: str, iteration: int, training_state: dict[str, Any] | None = None) -> Checkpoint:
         """The network as it is now.
@@ -123,14 +126,14 @@ def loaded(run: Run, make: Callable[[Run, int], Batch], first: int, iterations: 
         batch = make(run, iteration)
         return pinned(batch) if on_cuda else batch
 
-    return prefetched(prepare, first, iterations, loaders=run.config.run.loaders)
+    return alike(prefetched(prepare, first, iterations, loaders=run.config.run.loaders))
 
 
 def files_of(run: Run, make: Callable[[Run, int], object], iteration: int) -> list[str]:
-    """Images that the batch of an iteration was made of, found by making it once more."""
+    """Images that the whole batch of an iteration was made of, on all ranks, found by making it once more."""
     read: list[str] = []
     source, target = witnessed(run.source, run.target, read.append)
-    make(dataclasses.replace(run, source=source, target=target), iteration)
+    make(dataclasses.replace(run, source=source, target=target, ranks=ONE_PROCESS), iteration)
     return read
 
 
@@ -138,7 +141,7 @@ def log_step(
     run: Run,
     stage: str,
     done: int,
-    values: dict[str, Tensor],
+    values: Mapping[str, Tensor | float],
     *,
     iterations: int,
     batches: Iterable[Tensor] | None,
@@ -151,7 +154,7 @@ def log_step(
 
     Args:
         done: steps of the stage behind us.
-        values: scalars on the device.
+        values: scalars; of those on the device, which are this rank's parts, the mean over ranks is logged.
         batches: whole target images that give validation its BatchNorm statistics; None = the network's own.
         descent: what has watched the losses.
         make: makes the batch of an iteration; called again to name the files of a bad one.
@@ -162,13 +165,26 @@ def log_step(
     settings = run.config.run
     last = done == iterations
     if last or done % settings.log_every == 0 or done % settings.checkpoint_every == 0:
-        stop_if_bad(run, stage, descent, make)
+        with together():
+            stop_if_bad(run, stage, descent, make)
     if last or done % settings.log_every == 0:
         if descent.skipped is not None:
             values = {**values, "skipped": descent.skipped}
-        run.logbook.add(stage, done, **{name: float(value) for name, value in values.items()})
+        means = averaged_over_ranks({name: value for name, value in values.items() if isinstance(value, Tensor)})
+        told = {name: float(value) for name, value in {**values, **means}.items()}
+        with together():
+            run.logbook.add(stage, done, **told)
     if run.validation is not None and (last or done % settings.validate_every == 0):
-        run.logbook.add(stage, done, miou=100.0 * validation_miou(run.segmenter, run.validation, run.config, batches))
+        with together():
+            _validate(run, stage, done, run.validation, batches)
+
+
+def _validate(run: Run, stage: str, done: int, validation: LabelledDataset, batches: Iterable[Tensor] | None) -> None:
+    """The first rank's work; the others wait."""
+    if run.ranks.first:
+        with each_alone():
+            miou = validation_miou(run.segmenter, validation, run.config, batches)
+        run.logbook.add(stage, done, miou=100.0 * miou)
         run.logbook.draw()
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from clst_runtime.labels import IGNORE_ID
 from clst_train.config import AdaptationConfig
 from clst_train.data.loading import SourceBatch, TargetBatch
+from clst_train.distributed import averaged_over_ranks
 from clst_train.learner import Learner
 from clst_train.losses.contrastive import contrastive_loss
 from clst_train.losses.distillation import distillation_loss
@@ -55,14 +56,14 @@ def adaptation_step(
     # (1) what the network says now of the target images, (2) what it has said of them over time
     lesson = _lesson_on_whole(learner, target, iteration)
     with learner.autocast:
-        of_source = segmenter.training_outputs(source_images)
-        of_target = segmenter.training_outputs(view.images)
+        of_source, source_projections = learner.passed(source_images)
+        of_target, target_projections = learner.passed(view.images)
     if lesson is None:
         lesson = _lesson_on_crops(learner, target, view, of_target.logits)
     labels = view.labels(_pseudo_labels(lesson, target, view))  # (3) every pixel has one, no confidence threshold
     with learner.autocast:
-        source_means = _means(learner, of_source.features, source_labels)
-        target_means = _means(learner, of_target.features, labels.masked_fill(~view.own, IGNORE_ID))  # (4)
+        source_means = _means(learner, source_projections, source_labels)
+        target_means = _means(learner, target_projections, labels.masked_fill(~view.own, IGNORE_ID))  # (4)
     learner.prototypes.update(source_means)  # (5)
 
     weights = pixel_weights(
@@ -85,14 +86,15 @@ def adaptation_step(
     unsupervised = torch.stack([weight * term for _, weight, term in terms]).sum()
     loss = supervised + target_weight * unsupervised  # (7)
     facts = {"source": supervised.detach()} | {name: term.detach() for name, _, term in terms}
-    learner.diagnostics.see(target.indices, lesson, target_means, learner.prototypes)
+    learner.diagnostics.see(target.indices, lesson, target_means, learner.prototypes, target.shared_indices)
     return StepResult(loss=loss, parts=facts, pseudo_labels=labels)
 
 
 def _lesson_on_whole(learner: Learner, target: TargetBatch, iteration: int) -> Lesson | None:
     """Ask the teacher that the settings name; the ensemble is moved, or only read where its turn is not now.
 
-    None where the ensemble takes in the student's own crops, which are still to be predicted.
+    None where the ensemble takes in the student's own crops, which are still to be predicted. What is asked is the
+    same on all ranks, which predict together: it goes by the whole batch.
     """
     settings, ensemble, whole = learner.settings, learner.ensemble, target.whole
     if learner.mean_teacher is not None:
@@ -103,9 +105,10 @@ def _lesson_on_whole(learner: Learner, target: TargetBatch, iteration: int) -> L
         return Lesson(averaged=None)
     if settings.ensemble_view == "crops":
         return None
-    if iteration % settings.ensemble_every and bool((ensemble.visits[target.indices] > 0).all()):
+    if iteration % settings.ensemble_every and bool(ensemble.visited[target.shared_indices].all()):
         return Lesson(averaged=learner.plain(np.asarray(ensemble.read(target.indices))))
     now = probabilities_of(learner.segmenter, learner.tensor(whole), learner.autocast)
+    ensemble.visited[target.shared_indices] = True
     return Lesson(averaged=ensemble.update(target.indices, now), current=now, renewed=True)
 
 
@@ -135,10 +138,11 @@ def _student_view(
 
 
 def _sure(settings: AdaptationConfig, lesson: Lesson) -> Tensor | None:
-    """Weight of the target's own pixels: the share of cells that the teacher is sure of; None = 1."""
+    """Weight of the target's own pixels: the share of the batch's cells that the teacher is sure of."""
     if settings.pseudo_label_weighting == "none" or lesson.averaged is None:
         return None
-    return (lesson.averaged.amax(dim=1) > settings.confidence_threshold).float().mean()
+    share = (lesson.averaged.amax(dim=1) > settings.confidence_threshold).float().mean()
+    return averaged_over_ranks({"sure": share})["sure"]  # type: ignore[no-any-return]
 
 
 def _further_terms(
@@ -156,7 +160,6 @@ def _further_terms(
         yield "distillation", settings.distil_weight, distillation_loss(logits, taught, cells, temperature)
 
 
-def _means(learner: Learner, features: Tensor, labels: Tensor) -> ClassMeans:
-    projections = learner.projection(features)  # B,D,h,w
+def _means(learner: Learner, projections: Tensor, labels: Tensor) -> ClassMeans:
     strided = labels_at_stride(labels, (projections.shape[2], projections.shape[3]))
     return class_means(projections.float(), strided, learner.segmenter.class_count, learner.settings.minimum_pixels)

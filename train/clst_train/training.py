@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import click
 import torch
 
 from clst_runtime.dataset import LabelledDataset, open_dataset
@@ -24,9 +23,20 @@ from clst_train.data.cache import cached
 from clst_train.data.headers import check_pairs, check_something_is_labelled
 from clst_train.data.sampling import rare_classes_of
 from clst_train.data.target import TargetImages, open_target
+from clst_train.distributed import (
+    Ranks,
+    each_alone,
+    from_first,
+    is_split,
+    process_group,
+    ranks,
+    synchronise_norms,
+    tell,
+    together,
+)
 from clst_train.events import EventFiles
 from clst_train.examples import draw_examples
-from clst_train.logbook import Logbook
+from clst_train.logbook import Logbook, SilentLogbook
 from clst_train.models.networks import build_segmenter
 from clst_train.models.segmenter import Segmenter
 from clst_train.models.weights import load_imagenet_backbone
@@ -84,35 +94,50 @@ def parse_size(text: str) -> tuple[int, int]:
 def start_run(
     *, recipe: str, out: Path | None, init: Path | None, resume: Path | None, options: Mapping[str, Any]
 ) -> RunFolder:
-    """Train as the options say; returns the finished run's folder.
+    """Train as the options say, in this process or together with those that torchrun started beside it.
+
+    Returns the finished run's folder.
 
     Raises:
         ClstError: a setting, a data set or a checkpoint cannot be used; nothing is made then.
     """
-    if resume is not None:
-        folder, config = open_run(resume)
-        return finish_run(folder, config, resume_point(folder))
-    config = configure(recipe, options)
-    started = load_checkpoint(init) if init is not None else None
-    if started is not None:
-        config = _as_checkpoint(config, started, options)
-    source, target, validation, classes = _open_data(config, started)
-    open_distiller(config.adaptation.distil_from, classes)  # what cannot teach is refused before a folder is made
-    device = _device(config.run.device)
-    _check_batches_of_one(config, classes, target)
-    _rehearse(config, (source, target, validation, classes), device, trains_source=started is None)
-    folder = create_run(out or Path("runs") / time.strftime("%Y%m%d-%H%M%S"), config)
-    if started is not None:
-        save_checkpoint(folder.source, dataclasses.replace(started, training_state=None, stage=SOURCE))
+    with process_group(torch.device("cuda" if torch.cuda.is_available() else "cpu")):
+        if resume is None:
+            return _begin_run(recipe, out, init, options)
+        with together():
+            folder, config = open_run(resume)
+            point = resume_point(folder)
+        return finish_run(folder, config, point)
+
+
+def _begin_run(recipe: str, out: Path | None, init: Path | None, options: Mapping[str, Any]) -> RunFolder:
+    with together(), each_alone():
+        config = configure(recipe, options)
+        started = load_checkpoint(init) if init is not None else None
+        if started is not None:
+            config = _as_checkpoint(config, started, options)
+        data, device = _open_data(config, started), _device(config.run.device, ranks())
+        open_distiller(config.adaptation.distil_from, data[3])  # what cannot teach is refused before a folder is made
+        _check_batches_of_one(config, data[3], data[1])
+        _check_split(config, data[1], ranks())
+        _rehearse(config, data, device, trains_source=started is None)
+    folder = RunFolder(out or from_first(Path("runs") / time.strftime("%Y%m%d-%H%M%S")))
+    with together():
+        if ranks().first:
+            create_run(folder.path, config)
+            if started is not None:
+                save_checkpoint(folder.source, dataclasses.replace(started, training_state=None, stage=SOURCE))
     with _going_on(folder):
-        return _train(folder, config, None, (source, target, validation, classes), device)
+        return _train(folder, config, None, data, device)
 
 
 def finish_run(folder: RunFolder, config: Config, point: Checkpoint | None) -> RunFolder:
     """Go on with a run from its newest checkpoint, or from its start when it has none."""
-    started = load_checkpoint(folder.source) if folder.source.is_file() else None
-    data, device = _open_data(config, started), _device(config.run.device)
-    _rehearse(config, data, device, trains_source=started is None)
+    with together(), each_alone():
+        started = load_checkpoint(folder.source) if folder.source.is_file() else None
+        data, device = _open_data(config, started), _device(config.run.device, ranks())
+        _check_split(config, data[1], ranks())
+        _rehearse(config, data, device, trains_source=started is None)
     with _going_on(folder):
         return _train(folder, config, point, data, device)
 
@@ -131,12 +156,31 @@ Data = tuple[LabelledDataset | None, TargetImages | None, LabelledDataset | None
 
 
 def _train(folder: RunFolder, config: Config, point: Checkpoint | None, data: Data, device: torch.device) -> RunFolder:
+    with together(), each_alone():
+        run = _run_of(folder, config, data, device)
+    if is_split():
+        synchronise_norms(run.segmenter)
+    if not folder.source.is_file():
+        train_source(run, point if point is not None and point.stage == SOURCE else None)
+    with together():
+        run.segmenter.load_state_dict(load_checkpoint(folder.source).segmenter_state)
+    if run.target is not None and not folder.adapted.is_file():
+        adapt(run, point if point is not None and point.stage == ADAPTED else None)
+    with together():
+        run.logbook.draw()
+        if run.target is not None and run.ranks.first:
+            draw_examples(folder, run.target, run.classes)
+    return folder
+
+
+def _run_of(folder: RunFolder, config: Config, data: Data, device: torch.device) -> Run:
     source, target, validation, classes = data
     seed_everything(config.run.seed)
     if config.run.threads:
         torch.set_num_threads(config.run.threads)
     require("cv2").setNumThreads(1)  # the loaders are what runs beside each other, not the rows of one picture
-    run = Run(
+    here = ranks()
+    return Run(
         config=config,
         folder=folder,
         classes=classes,
@@ -144,21 +188,17 @@ def _train(folder: RunFolder, config: Config, point: Checkpoint | None, data: Da
         source=source,
         target=target,
         validation=validation,
-        logbook=Logbook(folder.path, EventFiles(folder.path / "tensorboard") if config.run.tensorboard else None),
+        logbook=_logbook(folder, config) if here.first else SilentLogbook(),
         device=device,
         autocast=_autocast(config.run.precision, device),
         rare=rare_classes_of(source, config.source_hw, config.data.rare_class_sampling),
         scaled=config.run.precision == "fp16",
+        ranks=here,
     )
-    if not folder.source.is_file():
-        train_source(run, point if point is not None and point.stage == SOURCE else None)
-    run.segmenter.load_state_dict(load_checkpoint(folder.source).segmenter_state)
-    if target is not None and not folder.adapted.is_file():
-        adapt(run, point if point is not None and point.stage == ADAPTED else None)
-    run.logbook.draw()
-    if target is not None:
-        draw_examples(folder, target, classes)
-    return folder
+
+
+def _logbook(folder: RunFolder, config: Config) -> Logbook:
+    return Logbook(folder.path, EventFiles(folder.path / "tensorboard") if config.run.tensorboard else None)
 
 
 def _open_data(config: Config, started: Checkpoint | None) -> Data:
@@ -180,7 +220,7 @@ def _open_data(config: Config, started: Checkpoint | None) -> Data:
             data.target, input_hw=model.input_hw, ignore_mask=data.ignore_mask, every=data.target_every
         )
         for remark in target.remarks:
-            click.echo(f"note: {remark}", err=True)
+            tell(f"note: {remark}")
     validation = None
     if data.val:
         validation = _labelled(data.val, data.val_split, data.val_format, data.val_mapping, source.classes)
@@ -210,6 +250,24 @@ def _check_batches_of_one(config: Config, classes: ClassList, target: TargetImag
         ) from error
 
 
+def _check_split(config: Config, target: TargetImages | None, here: Ranks) -> None:
+    """Every rank gets an equal part of each batch, and of each part of one.
+
+    Raises:
+        ConfigError: a batch cannot be split so, or a setting is not for several processes.
+    """
+    if here.count == 1:
+        return
+    if config.run.compile:
+        raise ConfigError(f"run.compile is not for {here.count} processes together; set run.compile=false")
+    whole = config.source.batch // config.source.accumulate
+    here.part(whole, where="source.batch" if config.source.accumulate == 1 else "source.batch / source.accumulate")
+    if target is not None:
+        here.part(config.adaptation.batch, where="adaptation.batch")
+        if len(target) < config.adaptation.batch:
+            here.part(len(target), where="adaptation.batch is more than the target images, whose number")
+
+
 def _labelled(place: str, split: str, form: str, mapping: str, classes: ClassList | None) -> LabelledDataset:
     dataset = open_dataset(
         Path(place), split=split, format=form or None, classes=classes, mapping_file=Path(mapping) if mapping else None
@@ -220,7 +278,7 @@ def _labelled(place: str, split: str, form: str, mapping: str, classes: ClassLis
 
 def _note(place: str, remarks: tuple[str, ...]) -> None:
     for remark in remarks:
-        click.echo(f"note: {place}: {remark}", err=True)
+        tell(f"note: {place}: {remark}")
 
 
 def _as_checkpoint(config: Config, started: Checkpoint, options: Mapping[str, Any]) -> Config:
@@ -233,7 +291,7 @@ def _as_checkpoint(config: Config, started: Checkpoint, options: Mapping[str, An
 def _network(config: Config, classes: ClassList, device: torch.device) -> Segmenter:
     segmenter = build_segmenter(config.model.network, len(classes))
     if config.model.backbone_weights:
-        click.echo(load_imagenet_backbone(segmenter, Path(config.model.backbone_weights)), err=True)
+        tell(load_imagenet_backbone(segmenter, Path(config.model.backbone_weights)))
     return accelerate(segmenter, config.run, device)
 
 
@@ -250,20 +308,35 @@ def _rehearse(config: Config, data: Data, device: torch.device, *, trains_source
             device=device,
             autocast=autocast,
             trains_source=trains_source,
+            ranks=ranks(),
         )
     )
 
 
-def _device(name: str) -> torch.device:
+def _device(name: str, here: Ranks) -> torch.device:
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
     except RuntimeError as error:
         raise ConfigError(f"run.device = {name!r}; give auto, cpu, cuda or cuda:N") from error
     if device.type == "cuda" and not torch.cuda.is_available():
         raise MissingDependency(f"device {name!r}: this PyTorch ({torch.__version__}) sees no CUDA device; use cpu")
-    return device
+    return _of_rank(device, here) if here.count > 1 and device.type == "cuda" else device
+
+
+def _of_rank(device: torch.device, here: Ranks) -> torch.device:
+    """Each process has a GPU of its own, by its number on this machine."""
+    found = torch.cuda.device_count()
+    if device.index is not None:
+        raise ConfigError(
+            f"run.device = '{device}' is one device for {here.count} processes; give cuda, or one process"
+        )
+    if here.count > found:
+        raise ConfigError(f"{here.count} processes, but {found} CUDA devices; start as many processes as devices")
+    own = torch.device("cuda", here.local)
+    torch.cuda.set_device(own)
+    return own
 
 
 def _autocast(precision: str, device: torch.device) -> torch.autocast:

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from clst_runtime.labels import IGNORE_ID
 from clst_train.data.augment import Geometry
+from clst_train.distributed import total
 
 LEAST_PROBABILITY = 1e-4
 """Below it a stored probability is quantisation or a class that was not listed: its logarithm means nothing."""
@@ -93,9 +94,12 @@ def student_view(crops: Tensor, ignored: Tensor, pasted: tuple[Tensor, Tensor, T
 
 
 def class_weights(labels: Tensor, class_count: int, exponent: float) -> Tensor:
-    """Weights B,K,L of labels by their class's share f among them: max(f, 1 %)^−exponent; mean 1, ignored 0."""
+    """Weights B,K,L of labels by their class's share f among them: max(f, 1 %)^−exponent; mean 1, ignored 0.
+
+    Shares and mean are those of all ranks' labels.
+    """
     known = labels != IGNORE_ID
-    counts = torch.stack([(labels == index).sum() for index in range(class_count)]).float()  # C
+    counts = total(torch.stack([(labels == index).sum() for index in range(class_count)])).float()  # C
     weights = (counts / counts.sum().clamp_min(1.0)).clamp_min(RAREST) ** -exponent
     mean = (weights * counts).sum() / counts.sum().clamp_min(1.0)
     return (weights / mean.clamp_min(1e-6))[labels.clamp_max(class_count - 1)] * known

@@ -6,7 +6,7 @@ Legend: B images of a batch, K rows and L columns of a crop, H and W of the whol
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
@@ -52,6 +52,13 @@ class TargetBatch:
     """B,K,L pixels that the ignore mask covers."""
     geometries: tuple[Geometry, ...]
     """How each crop was cut out of its whole image."""
+    all_indices: npt.NDArray[np.int64] | None = None
+    """Positions of the images of all ranks' parts, in the order of the ranks; None = there is no other part."""
+
+    @property
+    def shared_indices(self) -> npt.NDArray[np.int64]:
+        """Positions of the whole batch's images: what all ranks decide by."""
+        return self.indices if self.all_indices is None else self.all_indices
 
 
 def positions(seed: int, stream: int, count: int, batch: int, iteration: int) -> npt.NDArray[np.int64]:
@@ -73,17 +80,26 @@ def _rng(seed: int, stream: int, iteration: int, place: int) -> np.random.Genera
 
 
 def source_batch(
-    dataset: LabelledDataset, config: Config, batch: int, stage: int, iteration: int, rare: RareClasses | None = None
+    dataset: LabelledDataset,
+    config: Config,
+    batch: int,
+    stage: int,
+    iteration: int,
+    rare: RareClasses | None = None,
+    *,
+    places: Sequence[int] | None = None,
 ) -> SourceBatch:
     """The labelled crops of one iteration; `stage` tells source training (0) and adaptation (1) apart.
 
-    The images come in turn, or by `rare` for a class each, which the crop then shows.
+    The images come in turn, or by `rare` for a class each, which the crop then shows. Of the `batch`
+    only the crops of `places` are made, in that order, each as it is in the whole one; None = all.
     """
     images, labels, masks = [], [], []
     seed = config.run.seed * 2 + stage
-    for place, index in enumerate(positions(seed, SOURCE_STREAM, len(dataset), batch, iteration)):
+    indices = positions(seed, SOURCE_STREAM, len(dataset), batch, iteration)
+    for place in range(batch) if places is None else places:
         rng = _rng(seed, SOURCE_STREAM, iteration, place)
-        chosen, position = rare.draw(rng) if rare is not None else (None, int(index))
+        chosen, position = rare.draw(rng) if rare is not None else (None, int(indices[place]))
         sample = dataset[position]
         image = resize_frame(sample.image, config.source_hw)
         classes = resize_classes(sample.labels, config.source_hw)
@@ -97,21 +113,26 @@ def source_batch(
     return SourceBatch(images=np.stack(images), labels=np.stack(labels), mixing=np.stack(masks))
 
 
-def target_batch(target: TargetImages, config: Config, iteration: int) -> TargetBatch:
-    """The target images of one iteration of the adaptation; fewer than a batch when there are fewer images."""
+def target_batch(target: TargetImages, config: Config, iteration: int, *, part: slice | None = None) -> TargetBatch:
+    """The target images of one iteration of the adaptation; fewer than a batch when there are fewer images.
+
+    Only those of the places `part` are made, each as it is in the whole batch; None = all.
+    """
     settings: AugmentationConfig = config.augmentation
     size = min(config.adaptation.batch, len(target))
     indices = positions(config.run.seed, TARGET_STREAM, len(target), size, iteration)
     covered = target.ignored if target.ignored is not None else np.zeros(config.model.input_hw, bool)
     whole, crops, ignored, views = [], [], [], []
-    for place, index in enumerate(indices):
+    kept = range(size) if part is None else range(size)[part]
+    for place in kept:
         rng = _rng(config.run.seed, TARGET_STREAM, iteration, place)
-        whole.append(target[int(index)])
+        whole.append(target[int(indices[place])])
         views.append(draw_geometry(rng, settings, config.model.input_hw, config.crop_hw))
         crops.append(vary_colours(rng, views[-1].image(whole[-1]), settings))
         ignored.append(views[-1].classes(covered.astype(np.uint8)) > 0)
     return TargetBatch(
-        indices=indices,
+        indices=indices[kept.start : kept.stop],
+        all_indices=indices,
         whole=np.stack(whole),
         crops=np.stack(crops),
         ignored=np.stack(ignored),

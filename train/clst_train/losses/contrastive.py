@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from clst_train.distributed import mean_over
 from clst_train.prototypes import ClassMeans, Prototypes
 
 
@@ -24,4 +25,4 @@ def contrastive_loss(batch: ClassMeans, prototypes: Prototypes, temperature: flo
     labels = torch.arange(class_count, device=logits.device)
     per_pair = F.cross_entropy(logits.flatten(0, 1), labels.repeat(batch.means.shape[0]), reduction="none")  # N·C
     pairs = (batch.present & prototypes.seen).flatten().to(per_pair.dtype)
-    return (per_pair * pairs).sum() / pairs.sum().clamp_min(1.0)
+    return mean_over((per_pair * pairs).sum(), pairs.sum())

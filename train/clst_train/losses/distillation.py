@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from clst_train.distributed import mean_over
+
 
 def distillation_loss(logits: Tensor, taught: Tensor, counted: Tensor, temperature: float) -> Tensor:
     """T² · mean of Σ_c p_c (log p_c − log q_c) over the cells where `counted` is True, q = softmax(logits / T).
@@ -21,4 +23,4 @@ def distillation_loss(logits: Tensor, taught: Tensor, counted: Tensor, temperatu
     """
     log_student = (logits.float() / temperature).log_softmax(dim=1)
     divergence = (taught * (taught.clamp_min(1e-12).log() - log_student)).sum(dim=1)  # N,h,w
-    return temperature**2 * (divergence * counted).sum() / counted.sum().clamp_min(1)
+    return mean_over(temperature**2 * (divergence * counted).sum(), counted.sum())

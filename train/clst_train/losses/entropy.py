@@ -9,6 +9,8 @@ import math
 
 from torch import Tensor
 
+from clst_train.distributed import mean_over
+
 
 def entropy_loss(logits: Tensor, counted: Tensor) -> Tensor:
     """Mean of −Σ_c p_c log p_c / log C over the cells where `counted` is True: 0 (sure) … 1 (uniform).
@@ -21,4 +23,4 @@ def entropy_loss(logits: Tensor, counted: Tensor) -> Tensor:
     """
     log_probabilities = logits.float().log_softmax(dim=1)
     entropy = -(log_probabilities.exp() * log_probabilities).sum(dim=1) / math.log(max(2, logits.shape[1]))  # N,h,w
-    return (entropy * counted).sum() / counted.sum().clamp_min(1)
+    return mean_over((entropy * counted).sum(), counted.sum())

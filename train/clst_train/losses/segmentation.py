@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from clst_runtime.labels import IGNORE_ID
+from clst_train.distributed import mean_over
 
 
 def segmentation_loss(logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
@@ -18,7 +19,8 @@ def segmentation_loss(logits: Tensor, labels: Tensor, weights: Tensor | None = N
     that low weights make the loss small. Returns a scalar; 0 (with a gradient of 0) when every pixel is ignored.
     """
     upsampled = F.interpolate(logits.float(), size=labels.shape[-2:], mode="bilinear", align_corners=False)
-    count = (labels != IGNORE_ID).sum().clamp_min(1)
+    count = (labels != IGNORE_ID).sum()
     if weights is None:
-        return F.cross_entropy(upsampled, labels, ignore_index=IGNORE_ID, reduction="sum") / count
-    return (F.cross_entropy(upsampled, labels, ignore_index=IGNORE_ID, reduction="none") * weights).sum() / count
+        return mean_over(F.cross_entropy(upsampled, labels, ignore_index=IGNORE_ID, reduction="sum"), count)
+    terms = F.cross_entropy(upsampled, labels, ignore_index=IGNORE_ID, reduction="none")  # N,H,W
+    return mean_over((terms * weights).sum(), count)
