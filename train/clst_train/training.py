@@ -24,6 +24,7 @@ from clst_train.data.headers import check_pairs, check_something_is_labelled
 from clst_train.data.sampling import rare_classes_of
 from clst_train.data.target import TargetImages, open_target
 from clst_train.distributed import (
+    ONE_PROCESS,
     Ranks,
     each_alone,
     from_first,
@@ -313,7 +314,7 @@ def _rehearse(config: Config, data: Data, device: torch.device, *, trains_source
     )
 
 
-def _device(name: str, here: Ranks) -> torch.device:
+def _device(name: str, here: Ranks = ONE_PROCESS) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
