@@ -102,7 +102,7 @@ def test_source_images_are_brought_to_their_own_size_before_the_crop(places):
     """A view without zoom, mirror or colours of a source as large as the crop is the image itself, resized once."""
     values = {
         "data": {"source_hw": [36, 64]},
-        "model": {"input_hw": [32, 64]},
+        "model": {"input_hw": [40, 64]},
         "augmentation": {"crop_hw": [36, 64], "scale": [1, 1], "flip": False, "colour": 0, "blur": 0},
     }
     config = config_from_mapping(values, where="x")
