@@ -31,36 +31,17 @@ from clst_train.step import adaptation_step
 
 def adapt(run: Run, resume: Checkpoint | None) -> None:
     """CLST adaptation to the new camera; ends with `checkpoints/adapted.pt`."""
-    settings, segmenter = run.config.adaptation, run.segmenter
-    target = needed(run.target)
-    first = resume.iteration if resume is not None else 0
-    if resume is None and settings.statistics_first:
-        _describe_target(run)
-    learner = learner_of(run, target, resume)
-    modules = [segmenter, learner.projection]
-    parameters = [parameter for module in modules for parameter in module.parameters()]
-    optimiser = adamw(
-        parameters, learning_rate=settings.learning_rate, weight_decay=settings.weight_decay, device=run.device
-    )
-    descent = Descent(optimiser, modules, run.device, scaled=run.scaled)
-    if resume is not None:
-        restore_state(run, learner, descent, resume)
-    elif settings.teacher != "none":
-        start = statistics_batches(target, count=START_IMAGES, size=settings.batch)
-        with together(), each_alone():
-            learner.diagnostics.begin(segmenter, (batch.to(run.device) for batch in start), run.autocast)
-    with together():
-        run.logbook.forget_after(ADAPTED, first)
+    settings, first = run.config.adaptation, resume.iteration if resume is not None else 0
+    learner, descent = _begun(run, resume)
     watch = CollapseWatch(run.classes.names, learner.diagnostics.start.tolist())
-    segmenter.train()
+    run.segmenter.train()
 
     def make(run: Run, iteration: int) -> tuple[SourceBatch, TargetBatch]:
         return _expected(learner, both_batches(run, iteration))
 
-    for iteration, (source, unlabelled) in with_progress(
-        run, ADAPTED, loaded(run, make, first, settings.iterations), settings.iterations
-    ):
-        set_rate(optimiser, settings.learning_rate, iteration, settings.iterations)
+    batches = loaded(run, make, first, settings.iterations)
+    for iteration, (source, unlabelled) in with_progress(run, ADAPTED, batches, settings.iterations):
+        set_rate(descent.optimiser, settings.learning_rate, iteration, settings.iterations)
         weight = ramp(iteration, settings.iterations, settings.target_warm_up)
         result = adaptation_step(learner, source, unlabelled, target_weight=weight, iteration=iteration)
         values = {"loss": descent.descend(result.loss, iteration), **result.parts}
@@ -70,17 +51,39 @@ def adapt(run: Run, resume: Checkpoint | None) -> None:
         done = iteration + 1
         values |= _looked_at(run, learner, watch, done)
         log_step(
-            run,
-            ADAPTED,
-            done,
-            values,
-            iterations=settings.iterations,
-            batches=target_batches(run),
-            descent=descent,
+            run, ADAPTED, done, values, iterations=settings.iterations, batches=target_batches(run), descent=descent,
             make=both_batches,
-        )
+        )  # fmt: skip
         if done % run.config.run.checkpoint_every == 0 or done == settings.iterations:
             save_state(run, learner, descent, done)
+    _finish(run)
+
+
+def _begun(run: Run, resume: Checkpoint | None) -> tuple[Learner, Descent]:
+    """What the steps change, as it is before the first one, or as a checkpoint has it."""
+    settings, target = run.config.adaptation, needed(run.target)
+    if resume is None and settings.statistics_first:
+        _describe_target(run)
+    learner = learner_of(run, target, resume)
+    modules = [run.segmenter, learner.projection]
+    parameters = [parameter for module in modules for parameter in module.parameters()]
+    rate, decay = settings.learning_rate, settings.weight_decay
+    optimiser = adamw(parameters, learning_rate=rate, weight_decay=decay, device=run.device)
+    descent = Descent(optimiser, modules, run.device, scaled=run.scaled)
+    if resume is not None:
+        restore_state(run, learner, descent, resume)
+    elif settings.teacher != "none":
+        start = statistics_batches(target, count=START_IMAGES, size=settings.batch)
+        with together(), each_alone():
+            learner.diagnostics.begin(run.segmenter, (batch.to(run.device) for batch in start), run.autocast)
+    with together():
+        run.logbook.forget_after(ADAPTED, resume.iteration if resume is not None else 0)
+    return learner, descent
+
+
+def _finish(run: Run) -> None:
+    """Leave the result: the network with the statistics that are exported."""
+    settings = run.config.adaptation
     if settings.statistics_last:
         _describe_target(run)
     with together():

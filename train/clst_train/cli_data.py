@@ -1,14 +1,19 @@
-"""`clst-data`: check a data set, convert it, draw scenes."""
+"""`clst-data`: check a data set, convert it, draw scenes, draw the feature space of a run."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from clst_runtime.command import group
 from clst_runtime.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from clst_train.feature_space import Gap
 
 
 @group()
@@ -149,7 +154,6 @@ def features(
 
     for module in ("torch", "cv2", "matplotlib"):
         require(module)
-    from clst_runtime.report import format_table
     from clst_train.feature_space import draw_feature_space, measure_gap
     from clst_train.run_features import stages_of_run
 
@@ -160,26 +164,30 @@ def features(
     draw_feature_space(picture, (before, after), classes)
     gaps = [measure_gap(stage, len(classes)) for stage in (before, after)]
     if as_json:
-        values = {
-            "ratio": [_finite(gap.ratio) for gap in gaps],
-            "between_classes": [_finite(gap.between_classes) for gap in gaps],
-            "distance": {name: [_finite(gap.of_class[i]) for gap in gaps] for i, name in enumerate(classes.names)},
-            "labelled": labels is not None,
-            "picture": str(picture),
-        }
+        values = {**_gaps_as_json(gaps, classes.names), "labelled": labels is not None, "picture": str(picture)}
         click.echo(json.dumps(values, indent=1))
         return
-    rows = [[name, *(f"{gap.of_class[index]:.3f}" for gap in gaps)] for index, name in enumerate(classes.names)]
+    click.echo(_gaps_as_table(gaps, classes.names))
+    whose = "labels" if labels else "the networks’ own predictions"
+    click.echo(f"classes of the new camera: {whose}; picture: {picture}")
+
+
+def _gaps_as_json(gaps: Sequence[Gap], names: Sequence[str]) -> dict[str, Any]:
+    return {
+        "ratio": [_finite(gap.ratio) for gap in gaps],
+        "between_classes": [_finite(gap.between_classes) for gap in gaps],
+        "distance": {name: [_finite(gap.of_class[i]) for gap in gaps] for i, name in enumerate(names)},
+    }
+
+
+def _gaps_as_table(gaps: Sequence[Gap], names: Sequence[str]) -> str:
+    from clst_runtime.report import format_table
+
+    rows = [[name, *(f"{gap.of_class[index]:.3f}" for gap in gaps)] for index, name in enumerate(names)]
     rows.append(["between classes", *(f"{gap.between_classes:.3f}" for gap in gaps)])
     rows.append(["ratio", *(f"{gap.ratio:.3f}" for gap in gaps)])
-    click.echo(
-        format_table(
-            ["distance of the cameras", "before", "after"], [[cell.replace("nan", "–") for cell in row] for row in rows]
-        )
-    )
-    click.echo(
-        f"classes of the new camera: {'labels' if labels else 'the networks’ own predictions'}; picture: {picture}"
-    )
+    shown = [[cell.replace("nan", "–") for cell in row] for row in rows]
+    return format_table(["distance of the cameras", "before", "after"], shown)
 
 
 def _finite(value: float) -> float | None:
