@@ -236,7 +236,8 @@ def test_the_parts_of_all_ranks_are_the_whole_batch(cameras):
     from clst_runtime.dataset import open_dataset
     from clst_train.adaptation_stage import both_batches
 
-    values = {"model": {"input_hw": [64, 96]}, "adaptation": {"batch": 8}, "augmentation": {"crop_hw": [32, 32]}}
+    values = {"model": {"input_hw": [64, 96]}, "adaptation": {"batch": 8}}
+    values["augmentation"] = {"crop_hw": [32, 32], "target_colours": 1.0}
     config = config_from_mapping(values, where="test")
     files = sorted((cameras / "new" / "images" / "train").iterdir())[:4]
     target = TargetImages(paths=tuple(files), video_frames={}, input_hw=(64, 96), ignored=None)

@@ -16,7 +16,14 @@ from clst_runtime.optional import require
 from clst_train.adaptation_state import learner_of, restore_state, save_state
 from clst_train.batchnorm import estimate_statistics
 from clst_train.checkpoint import Checkpoint, save_checkpoint
-from clst_train.data.loading import SourceBatch, TargetBatch, source_batch, target_batch
+from clst_train.data.loading import (
+    TARGET_STREAM,
+    SourceBatch,
+    TargetBatch,
+    positions,
+    source_batch,
+    target_batch,
+)
 from clst_train.data.target import TargetImages
 from clst_train.diagnostics import START_IMAGES, CollapseWatch
 from clst_train.distributed import each_alone, is_split, together, wait_for_all
@@ -136,8 +143,13 @@ def both_batches(run: Run, iteration: int) -> tuple[SourceBatch, TargetBatch]:
     part, rest = (run.ranks.part(count, where="adaptation.batch") for count in (paired, size - paired))
     # ClassMix pastes the k-th source crop into the k-th target crop, so these stay together
     places = [*range(paired)[part], *range(paired, size)[rest]]
-    crops = source_batch(needed(run.source), run.config, size, 1, iteration, run.rare, places=places)
-    return crops, target_batch(target, run.config, iteration, part=part)
+    unlabelled = target_batch(target, run.config, iteration, part=part)
+    looks = None
+    if run.config.augmentation.target_colours > 0:
+        others = positions(run.config.run.seed, TARGET_STREAM, len(target), paired, iteration)
+        looks = [*unlabelled.whole, *(target[int(others[place % paired])] for place in places[len(unlabelled.whole) :])]
+    crops = source_batch(needed(run.source), run.config, size, 1, iteration, run.rare, places=places, looks=looks)
+    return crops, unlabelled
 
 
 def _expected(learner: Learner, batches: tuple[SourceBatch, TargetBatch]) -> tuple[SourceBatch, TargetBatch]:

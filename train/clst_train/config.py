@@ -246,6 +246,8 @@ class AugmentationConfig:
     """Strength of brightness, contrast, saturation and colour balance changes; 0 = none."""
     blur: float = 0.3
     """Probability of a Gaussian blur."""
+    target_colours: float = 0.0
+    """Probability that a source crop of the adaptation takes on the colours of its target image, to a random part."""
     aspect: float = 0.0
     """Random stretch of rows against columns, at most by the factor 1 + aspect either way; 0 = none."""
 
@@ -255,6 +257,10 @@ class AugmentationConfig:
         _need(0 < self.crop_share <= 1, f"augmentation.crop_share = {self.crop_share}; give above 0 up to 1")
         _need(0 <= self.colour < 1, f"augmentation.colour = {self.colour}; give 0 up to below 1")
         _need(0 <= self.aspect <= 1, f"augmentation.aspect = {self.aspect}; give 0 to 1")
+        _need(
+            0 <= self.target_colours <= 1,
+            f"augmentation.target_colours = {self.target_colours}; give a probability",
+        )
         _need(0 <= self.blur <= 1, f"augmentation.blur = {self.blur}; give a probability")
 
 

@@ -19,6 +19,7 @@ from clst_runtime.frames import resize_classes, resize_frame
 from clst_runtime.labels import IGNORE_ID
 from clst_train.config import AugmentationConfig, Config
 from clst_train.data.augment import Geometry, draw_geometry, mixing_mask, vary_colours
+from clst_train.data.colours import colours_of, with_colours
 from clst_train.data.sampling import RareClasses, geometry_showing
 from clst_train.data.target import TargetImages
 
@@ -88,16 +89,18 @@ def source_batch(
     rare: RareClasses | None = None,
     *,
     places: Sequence[int] | None = None,
+    looks: Sequence[npt.NDArray[np.uint8]] | None = None,
 ) -> SourceBatch:
     """The labelled crops of one iteration; `stage` tells source training (0) and adaptation (1) apart.
 
     The images come in turn, or by `rare` for a class each, which the crop then shows. Of the `batch`
-    only the crops of `places` are made, in that order, each as it is in the whole one; None = all.
+    only the crops of `places` are made, in that order, each as it is in the whole one; None = all. `looks` are whole
+    target images, one for each crop made, whose colours it may take on (`augmentation.target_colours`).
     """
     images, labels, masks = [], [], []
     seed = config.run.seed * 2 + stage
     indices = positions(seed, SOURCE_STREAM, len(dataset), batch, iteration)
-    for place in range(batch) if places is None else places:
+    for made, place in enumerate(range(batch) if places is None else places):
         rng = _rng(seed, SOURCE_STREAM, iteration, place)
         chosen, position = rare.draw(rng) if rare is not None else (None, int(indices[place]))
         sample = dataset[position]
@@ -107,7 +110,10 @@ def source_batch(
             view = draw_geometry(rng, config.augmentation, config.source_hw, config.crop_hw)
         else:
             view = geometry_showing(rng, chosen, classes, config.augmentation, config.crop_hw)
-        images.append(vary_colours(rng, view.image(image), config.augmentation))
+        shown = view.image(image)
+        if looks is not None and rng.random() < config.augmentation.target_colours:
+            shown = with_colours(shown, colours_of(image), colours_of(looks[made]), rng.uniform())
+        images.append(vary_colours(rng, shown, config.augmentation))
         labels.append(view.classes(classes))
         masks.append(mixing_mask(rng, labels[-1], IGNORE_ID))
     return SourceBatch(images=np.stack(images), labels=np.stack(labels), mixing=np.stack(masks))

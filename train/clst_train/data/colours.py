@@ -1,0 +1,49 @@
+"""Colour transfer: an image takes on another one's mean and spread of colours (Reinhard et al. 2001, in CIE L*a*b*).
+
+Legend: H rows, W columns.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from clst_runtime.optional import require
+
+LEAST_SPREAD = 1.0
+"""L*a*b* units; a channel that varies less is not stretched further, lest noise become a pattern."""
+Image = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Colours:
+    """What an image looks like as a whole."""
+
+    mean: npt.NDArray[np.float32]
+    """3: of L*, a*, b*."""
+    spread: npt.NDArray[np.float32]
+    """3: their standard deviations."""
+
+
+def colours_of(image: Image) -> Colours:
+    """The colours of an RGB image H,W,3."""
+    pixels = _lab(image).reshape(-1, 3)
+    return Colours(mean=pixels.mean(axis=0), spread=pixels.std(axis=0))
+
+
+def with_colours(image: Image, own: Colours, other: Colours, strength: float) -> Image:
+    """An RGB image H,W,3, part of one with the colours `own`, moved towards `other`: 0 = not at all, 1 = wholly."""
+    mean = own.mean + strength * (other.mean - own.mean)
+    spread = own.spread + strength * (other.spread - own.spread)
+    stretch = np.maximum(spread, LEAST_SPREAD) / np.maximum(own.spread, LEAST_SPREAD)
+    pixels = (_lab(image) - own.mean) * stretch.astype(np.float32) + mean.astype(np.float32)
+    cv2 = require("cv2")
+    seen = cv2.cvtColor(pixels, cv2.COLOR_LAB2RGB)
+    return np.asarray(np.clip(seen * 255 + 0.5, 0, 255).astype(np.uint8))
+
+
+def _lab(image: Image) -> npt.NDArray[np.float32]:
+    cv2 = require("cv2")
+    return np.asarray(cv2.cvtColor(image.astype(np.float32) / 255, cv2.COLOR_RGB2LAB))
