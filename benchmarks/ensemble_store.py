@@ -27,7 +27,7 @@ from torch.nn import functional as F
 
 from clst_runtime.atomic import write_text
 from clst_runtime.machine import machine_facts
-from clst_train.batchnorm import frozen_statistics
+from clst_train.batchnorm import FollowedStatistics
 from clst_train.checkpoint import Checkpoint, build_from_checkpoint, load_checkpoint
 from clst_train.config import AdaptationConfig, AugmentationConfig
 from clst_train.data.augment import draw_geometry, mixing_mask, vary_colours
@@ -80,6 +80,7 @@ def visits(
 ) -> Iterator[tuple[np.ndarray, Tensor]]:
     """Batches of four images' logits B,C,h,w while the network's weights wander by `strength` of their size."""
     segmenter, rng = build_from_checkpoint(checkpoint), np.random.default_rng(0)
+    statistics = FollowedStatistics(segmenter, AdaptationConfig().statistics_momentum)
     generator = torch.Generator().manual_seed(0)
     weights = {name: value.clone() for name, value in segmenter.named_parameters()}
     away = {name: torch.zeros_like(value) for name, value in weights.items()}
@@ -93,7 +94,7 @@ def visits(
                 value.copy_(weights[name] * (1 + strength * away[name]))
             chosen = order[start : start + 4]
             frames = np.stack([vary_colours(rng, images[int(index)], settings) for index in chosen])
-            with frozen_statistics(segmenter):
+            with statistics.used_by(segmenter):
                 yield chosen, segmenter(normalise(torch.from_numpy(frames)))
 
 

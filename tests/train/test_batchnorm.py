@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from clst_train.batchnorm import estimate_statistics, frozen_statistics
+from clst_train.batchnorm import FollowedStatistics, estimate_statistics
 
 
 def test_statistics_become_those_of_the_images_and_no_weight_moves():
@@ -22,11 +22,68 @@ def test_no_batches_leave_the_statistics_as_they_were():
     assert network[0].running_mean.item() == 7.0
 
 
-def test_frozen_statistics_normalise_by_the_batch_and_move_nothing():
-    network = nn.Sequential(nn.BatchNorm2d(1)).eval()
-    with frozen_statistics(network):
-        out = network(torch.tensor([[[[1.0, 3.0]]]]))
-    assert out.ravel().tolist() == pytest.approx([-1.0, 1.0], abs=1e-4)
-    assert network[0].running_mean.item() == 0.0
-    assert network[0].momentum == 0.1
-    assert not network.training
+def layer(mean=0.0, variance=1.0):
+    network = nn.Sequential(nn.BatchNorm2d(1))
+    network[0].running_mean.fill_(mean)
+    network[0].running_var.fill_(variance)
+    return network
+
+
+PAIR = torch.tensor([[[[1.0, 3.0]]]])
+"""Mean 2, variance 2 as an estimate from two values."""
+
+
+def test_a_batch_first_moves_the_statistics_and_is_then_normalised_by_them():
+    """From mean 0 and variance 1, half of the way to 2 and 2: mean 1, variance 1.5; (1−1)/√1.5 = 0, (3−1)/√1.5."""
+    network = layer().train()
+    statistics = FollowedStatistics(network, 0.5)
+    with statistics.used_by(network):
+        out = network(PAIR)
+    assert out.ravel().tolist() == pytest.approx([0.0, 2 / 1.5**0.5], abs=1e-4)
+    assert statistics.state_dict()["means"][0].tolist() == [1.0]
+    assert statistics.state_dict()["variances"][0].tolist() == [1.5]
+    with statistics.used_by(network):  # mean 1.5, variance 1.75
+        out = network(PAIR)
+    assert out.ravel().tolist() == pytest.approx([-0.5 / 1.75**0.5, 1.5 / 1.75**0.5], abs=1e-4)
+
+
+def test_the_networks_own_statistics_and_mode_stay_even_when_something_goes_wrong():
+    network = layer(7.0, 4.0).train()
+    statistics = FollowedStatistics(network, 0.5)
+    with pytest.raises(KeyError), statistics.used_by(network):
+        network(PAIR)
+        raise KeyError
+    assert (network[0].running_mean.item(), network[0].running_var.item()) == (7.0, 4.0)
+    assert network.training
+    assert not network[0]._forward_pre_hooks
+    assert statistics.means[0].item() == 4.5
+
+
+def test_momentum_0_keeps_the_statistics_of_the_start_and_1_takes_the_batchs():
+    for momentum, mean, variance in ((0.0, 5.0, 9.0), (1.0, 2.0, 2.0)):
+        network = layer(5.0, 9.0)
+        statistics = FollowedStatistics(network, momentum)
+        with statistics.used_by(network):
+            network(PAIR)
+        assert (statistics.means[0].item(), statistics.variances[0].item()) == (mean, variance)
+
+
+def test_a_single_value_moves_nothing():
+    network = layer(5.0, 9.0)
+    statistics = FollowedStatistics(network, 0.5)
+    with statistics.used_by(network):
+        out = network(torch.full((1, 1, 1, 1), 8.0))
+    assert out.item() == pytest.approx(1.0, abs=1e-4)
+    assert statistics.means[0].item() == 5.0
+
+
+def test_followed_statistics_go_on_from_their_state():
+    network = layer()
+    statistics, other = FollowedStatistics(network, 0.5), FollowedStatistics(layer(3.0, 3.0), 0.5)
+    with statistics.used_by(network):
+        network(PAIR)
+    other.load_state_dict(statistics.state_dict())
+    for each in (statistics, other):
+        with each.used_by(network):
+            network(PAIR)
+    assert other.means[0].item() == statistics.means[0].item() == 1.5

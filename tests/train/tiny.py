@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from clst_train.batchnorm import FollowedStatistics
 from clst_train.config import AdaptationConfig
 from clst_train.data.augment import Geometry
 from clst_train.data.loading import SourceBatch, TargetBatch
@@ -79,5 +80,6 @@ def learner(*, seed: int = 0, images: int = 2, with_auxiliary: bool = False, **s
         device=CPU,
         autocast=torch.autocast("cpu", dtype=torch.bfloat16, enabled=False),
         diagnostics=Diagnostics(images, CLASSES, SIZE_HW, CPU),
+        statistics=FollowedStatistics(segmenter, values.statistics_momentum),
         mean_teacher=MeanTeacher(segmenter, values.teacher_momentum) if values.teacher == "mean_teacher" else None,
     )

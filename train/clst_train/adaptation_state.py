@@ -7,10 +7,11 @@ from typing import Any
 import torch
 
 from clst_runtime.errors import ClstError, ModelFileError
+from clst_train.batchnorm import FollowedStatistics
 from clst_train.checkpoint import Checkpoint, save_checkpoint
 from clst_train.data.target import TargetImages
 from clst_train.diagnostics import Diagnostics, hidden_cells
-from clst_train.distributed import is_split, synchronise_norms, together, wait_for_all
+from clst_train.distributed import together, wait_for_all
 from clst_train.ensemble import TemporalEnsemble
 from clst_train.ensemble_snapshot import remove_other_snapshots, restore_snapshot, save_snapshot
 from clst_train.ensemble_store import EnsembleStore, StoreLayout, choose_layout, target_hash
@@ -48,6 +49,7 @@ def learner_of(run: Run, target: TargetImages, resume: Checkpoint | None) -> Lea
         autocast=run.autocast,
         distiller=_distiller(run),
         diagnostics=_diagnostics(run, target, (probe.shape[2], probe.shape[3])),
+        statistics=FollowedStatistics(segmenter, settings.statistics_momentum),
         mean_teacher=MeanTeacher(segmenter, settings.teacher_momentum) if settings.teacher == "mean_teacher" else None,
         passes=passes_of(segmenter, projection, auxiliary_weight=settings.auxiliary_weight),
     )
@@ -57,8 +59,6 @@ def _distiller(run: Run) -> Distiller | None:
     distiller = open_distiller(run.config.adaptation.distil_from, run.classes)
     if distiller is not None:
         distiller.network.to(run.device)
-        if is_split():
-            synchronise_norms(distiller.network)  # it normalises by each batch's own statistics
     return distiller
 
 
@@ -113,6 +113,7 @@ def _state(learner: Learner, descent: Descent, ensemble: dict[str, Any]) -> dict
         "ensemble": ensemble,
         "distiller": learner.distiller.sha256 if learner.distiller is not None else "",
         "diagnostics": learner.diagnostics.state_dict(),
+        "statistics": learner.statistics.state_dict() if learner.statistics is not None else None,
         "mean_teacher": learner.mean_teacher.state_dict() if learner.mean_teacher is not None else None,
     }
 
@@ -124,7 +125,9 @@ def restore_state(run: Run, learner: Learner, descent: Descent, resume: Checkpoi
         ModelFileError: the checkpoint was made by an earlier version. ClstError: the run learns from another file now.
     """
     state = resume.training_state or {}
-    lacking = [name for name in ("descent", "diagnostics", "mean_teacher", "distiller") if name not in state]
+    lacking = [
+        name for name in ("descent", "diagnostics", "statistics", "mean_teacher", "distiller") if name not in state
+    ]
     if lacking:
         raise ModelFileError(
             f"{run.folder.resume} lacks {', '.join(lacking)}: an earlier version made it; adapt again with "
@@ -133,6 +136,8 @@ def restore_state(run: Run, learner: Learner, descent: Descent, resume: Checkpoi
     learner.segmenter.load_state_dict(resume.segmenter_state)
     learner.projection.load_state_dict(state["projection"])
     learner.prototypes.load_state_dict(state["prototypes"])
+    if learner.statistics is not None:
+        learner.statistics.load_state_dict(state["statistics"])
     if learner.mean_teacher is not None:
         learner.mean_teacher.load_state_dict(state["mean_teacher"])
     if learner.distiller is not None and learner.distiller.sha256 != state["distiller"]:

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from clst_train.distributed import moments
+
 
 def _layers(network: nn.Module) -> list[_BatchNorm]:
     return [module for module in network.modules() if isinstance(module, _BatchNorm)]
@@ -42,17 +44,50 @@ def estimate_statistics(network: nn.Module, batches: Iterable[Tensor]) -> int:
     return count
 
 
-@contextmanager
-def frozen_statistics(network: nn.Module) -> Iterator[None]:
-    """Normalise by each batch's own statistics (training mode) without moving the running ones."""
-    layers, was_training = _layers(network), network.training
-    momenta = [layer.momentum for layer in layers]
-    network.train()
-    for layer in layers:
-        layer.momentum = 0.0
-    try:
-        yield
-    finally:
-        for layer, momentum in zip(layers, momenta, strict=True):
-            layer.momentum = momentum
-        network.train(was_training)
+class FollowedStatistics:
+    """Statistics of the images that a network is asked about, kept apart from those of what it is trained on.
+
+    A batch first moves them by `momentum`, then is normalised by them. So they know many images, unlike the batch's own
+    statistics, and only of the one camera, unlike the network's running ones. Under several ranks a batch is the parts
+    of all of them together.
+    """
+
+    def __init__(self, network: nn.Module, momentum: float) -> None:
+        """Begin with the network's running statistics."""
+        self.momentum = momentum
+        self.means = [layer.running_mean.clone() for layer in _layers(network) if layer.running_mean is not None]
+        self.variances = [layer.running_var.clone() for layer in _layers(network) if layer.running_var is not None]
+
+    @contextmanager
+    def used_by(self, network: nn.Module) -> Iterator[None]:
+        """Predictions inside are by these statistics, and move them; the network's own stay as they are."""
+        layers, was_training = _layers(network), network.training
+        own = [(layer.running_mean, layer.running_var) for layer in layers]
+        network.eval()
+        hooks = [layer.register_forward_pre_hook(self._move) for layer in layers]
+        for layer, mean, variance in zip(layers, self.means, self.variances, strict=True):
+            layer.running_mean, layer.running_var = mean, variance
+        try:
+            yield
+        finally:
+            for layer, kept, hook in zip(layers, own, hooks, strict=True):
+                hook.remove()
+                layer.running_mean, layer.running_var = kept
+            network.train(was_training)
+
+    def _move(self, layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        count, mean, variance = moments(inputs[0])
+        if count > 1:
+            layer.running_mean.lerp_(mean, self.momentum)  # type: ignore[operator]
+            layer.running_var.lerp_(variance * (count / (count - 1)), self.momentum)  # type: ignore[operator]
+
+    def state_dict(self) -> dict[str, list[Tensor]]:
+        """What a checkpoint needs to go on exactly."""
+        return {"means": self.means, "variances": self.variances}
+
+    @torch.no_grad()
+    def load_state_dict(self, state: dict[str, list[Tensor]]) -> None:
+        """Go on from a checkpoint's state."""
+        for own, values in ((self.means, state["means"]), (self.variances, state["variances"])):
+            for mine, value in zip(own, values, strict=True):
+                mine.copy_(value)

@@ -160,6 +160,9 @@ class AdaptationConfig:
     """End with BatchNorm statistics estimated on target images; they are what is exported."""
     statistics_images: int = 256
     """Target images, at most, that the statistics are estimated on."""
+    statistics_momentum: float = 0.1
+    """How far each batch of whole images moves the statistics that they are predicted by for pseudo-labels; 1 = only
+    its own."""
     teacher: str = "ensemble"
     """Who gives pseudo-labels: `ensemble` (the method), `mean_teacher` (averaged weights) or `none` (nobody)."""
     ensemble_view: str = "whole"
@@ -199,6 +202,10 @@ class AdaptationConfig:
             f"adaptation.ensemble_store = {self.ensemble_store!r}; give auto, exact or top_k",
         )
         _need(self.ensemble_top_k >= 1, f"adaptation.ensemble_top_k = {self.ensemble_top_k}; give 1 or more")
+        _need(
+            0 <= self.statistics_momentum <= 1,
+            f"adaptation.statistics_momentum = {self.statistics_momentum}; give 0 to 1",
+        )
         for name in ("ensemble_momentum", "prototype_momentum"):
             _need(0 <= getattr(self, name) < 1, f"adaptation.{name} = {getattr(self, name)}; give 0 up to below 1")
         for name in (

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from clst_train.batchnorm import FollowedStatistics
 from clst_train.config import AdaptationConfig
 from clst_train.diagnostics import Diagnostics
 from clst_train.ensemble import TemporalEnsemble
@@ -41,6 +42,8 @@ class Learner:
     """Precision of the forward passes; re-entrant."""
     diagnostics: Diagnostics
     """Looks on; changes nothing."""
+    statistics: FollowedStatistics | None = None
+    """BatchNorm statistics by which whole images are predicted; None = the network's running ones."""
     mean_teacher: MeanTeacher | None = None
     """Speaks in the ensemble's place when `settings.teacher` says so."""
     distiller: Distiller | None = None

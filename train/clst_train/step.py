@@ -21,6 +21,7 @@ from clst_train.losses.contrastive import contrastive_loss
 from clst_train.losses.distillation import distillation_loss
 from clst_train.losses.entropy import entropy_loss
 from clst_train.losses.segmentation import segmentation_loss
+from clst_train.models.segmenter import Segmenter
 from clst_train.prototypes import ClassMeans, at_stride, class_means, labels_at_stride
 from clst_train.teachers import Lesson, probabilities_of
 from clst_train.views import (
@@ -96,10 +97,10 @@ def _lesson_on_whole(learner: Learner, target: TargetBatch, iteration: int) -> L
     None where the ensemble takes in the student's own crops, which are still to be predicted. What is asked is the
     same on all ranks, which predict together: it goes by the whole batch.
     """
-    settings, ensemble, whole = learner.settings, learner.ensemble, target.whole
+    settings, ensemble = learner.settings, learner.ensemble
     if learner.mean_teacher is not None:
         learner.mean_teacher.follow(learner.segmenter)
-        said = probabilities_of(learner.mean_teacher.network, learner.tensor(whole), learner.autocast)
+        said = _said_of(learner, learner.mean_teacher.network, target)
         return Lesson(averaged=said, renewed=True)
     if settings.teacher == "none":
         return Lesson(averaged=None)
@@ -107,9 +108,13 @@ def _lesson_on_whole(learner: Learner, target: TargetBatch, iteration: int) -> L
         return None
     if iteration % settings.ensemble_every and bool(ensemble.visited[target.shared_indices].all()):
         return Lesson(averaged=learner.plain(np.asarray(ensemble.read(target.indices))))
-    now = probabilities_of(learner.segmenter, learner.tensor(whole), learner.autocast)
+    now = _said_of(learner, learner.segmenter, target)
     ensemble.visited[target.shared_indices] = True
     return Lesson(averaged=ensemble.update(target.indices, now), current=now, renewed=True)
+
+
+def _said_of(learner: Learner, network: Segmenter, target: TargetBatch) -> Tensor:
+    return probabilities_of(network, learner.tensor(target.whole), learner.autocast, learner.statistics)
 
 
 def _lesson_on_crops(learner: Learner, target: TargetBatch, view: StudentView, logits: Tensor) -> Lesson:

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from clst_runtime.errors import ConfigError
 from clst_runtime.hashing import file_sha256
 from clst_runtime.labels import ClassList
-from clst_train.batchnorm import frozen_statistics
+from clst_train.batchnorm import FollowedStatistics
 from clst_train.checkpoint import build_from_checkpoint, load_checkpoint
 from clst_train.models.segmenter import Segmenter
 
@@ -37,13 +37,22 @@ class Lesson:
 
 
 @torch.no_grad()
-def probabilities_of(network: Segmenter, images: Tensor, autocast: torch.autocast) -> Tensor:
-    """Class probabilities B,C,h,w float32 of normalised whole images B,3,H,W, by the batch's own BatchNorm statistics.
+def probabilities_of(
+    network: Segmenter, images: Tensor, autocast: torch.autocast, statistics: FollowedStatistics | None = None
+) -> Tensor:
+    """Class probabilities B,C,h,w float32 of normalised whole images B,3,H,W, as the deployed network would give them.
 
-    So the new camera's images are normalised by the new camera's statistics at any time, whatever mixture of cameras
-    the network's running ones have seen; those are neither read nor moved.
+    By `statistics` of such images, which follow them; without, by the network's own running ones, which stay. Never by
+    this batch's alone: few images are no measure of a camera (decision 10).
     """
-    with frozen_statistics(network), autocast:
+    if statistics is None:
+        was_training = network.training
+        network.eval()
+        with autocast:
+            said = network(images).float().softmax(dim=1)
+        network.train(was_training)
+        return said  # type: ignore[no-any-return]
+    with statistics.used_by(network), autocast:
         return network(images).float().softmax(dim=1)  # type: ignore[no-any-return]
 
 
@@ -51,7 +60,7 @@ class Distiller:
     """Another adapted network, usually a larger one, that never changes."""
 
     def __init__(self, network: Segmenter, input_hw: tuple[int, int], sha256: str) -> None:
-        self.network = network.requires_grad_(False)
+        self.network = network.requires_grad_(False).eval()
         self.input_hw = input_hw
         self.sha256 = sha256
 
@@ -60,7 +69,7 @@ class Distiller:
         """Softened probabilities B,C,h,w of normalised whole images B,3,H,W, seen at the size it was trained for."""
         if images.shape[-2:] != self.input_hw:
             images = F.interpolate(images, size=self.input_hw, mode="bilinear", align_corners=False)
-        with frozen_statistics(self.network), autocast:
+        with autocast:
             return (self.network(images).float() / temperature).softmax(dim=1)  # type: ignore[no-any-return]
 
 
@@ -86,7 +95,7 @@ class MeanTeacher:
     """A network whose weights are a moving average of the student's (Tarvainen & Valpola 2017).
 
     θ' ← m_t θ' + (1 − m_t) θ with m_t = min(1 − 1/(t+1), m): a copy at t = 0, then a plain mean, at last momentum m.
-    Only weights are averaged: it predicts by each batch's own statistics, so its running ones are never read.
+    Only weights are averaged: its statistics are those that its predictions follow, its running ones are never read.
     """
 
     def __init__(self, student: Segmenter, momentum: float) -> None:
