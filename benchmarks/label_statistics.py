@@ -3,9 +3,9 @@
     python benchmarks/label_statistics.py PAIR CHECKPOINT --work FOLDER [--data DIR] [--name NAME]
 
 CHECKPOINT is a source network of the pair (benchmarks/adaptation.py leaves them in its work folder). It labels the
-pair's test images, four at a time in their order, by the statistics of the source, of each batch alone, of the target's
-images, and by those that follow the batches from the target's on; then the same with views averaged. The labels of the
-new camera are read for the score alone. The result goes to benchmarks/results/<name>.json.
+pair's own target images, four at a time in a random order, by the statistics of the source, of each batch alone, and of
+the target; the latter follow the batches, and views are averaged. The labels of these images are read for the score
+alone. The result goes to benchmarks/results/<name>.json.
 """
 
 from __future__ import annotations
@@ -62,12 +62,13 @@ def matrix(pair: Pair, checkpoint: Path, views: tuple[tuple[float, bool], ...], 
     from clst_train.models.deployable import normalise
 
     content = load_checkpoint(checkpoint)
-    network, data = build_from_checkpoint(content).eval(), pair.test.open(content.classes)
+    network, data = build_from_checkpoint(content).eval(), pair.oracle.open(content.classes)
     momentum = {"own": 0.0, "batch": 1.0, "followed": AdaptationConfig().statistics_momentum}[way]
     statistics, count = FollowedStatistics(network, momentum), len(content.classes)
     sums = np.zeros((count, count), np.int64)
+    order = np.random.default_rng(0).permutation(len(data))  # as in training: neighbours in time are much alike
     for start in range(0, len(data), BATCH):
-        samples = [data[index] for index in range(start, min(start + BATCH, len(data)))]
+        samples = [data[int(index)] for index in order[start : start + BATCH]]
         frames = np.stack([resize_frame(sample.image, content.input_hw) for sample in samples])
         with statistics.used_by(network):
             said = probabilities(network, normalise(torch.from_numpy(frames)), views).clamp_min(1e-4).log()
@@ -86,7 +87,7 @@ def matrix(pair: Pair, checkpoint: Path, views: tuple[tuple[float, bool], ...], 
 @click.option("--data", type=click.Path(path_type=Path), help="Folder that holds camvid/ and idd_lite/.")
 @click.option("--name", help="Of the result file.")
 def main(pair_name: str, checkpoints: tuple[Path, ...], work: Path, data: Path | None, name: str | None) -> None:
-    """Score the labels that CHECKPOINTS give the test images of PAIR."""
+    """Score the labels that CHECKPOINTS give the target images of PAIR."""
     from clst_runtime.atomic import write_text
     from clst_runtime.machine import machine_facts
 

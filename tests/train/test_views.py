@@ -1,11 +1,25 @@
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
+from tests.train.tiny import batches, learner
 from torch.nn import functional as F
 
 from clst_train.config import AugmentationConfig
 from clst_train.data.augment import Geometry, draw_geometry
-from clst_train.views import class_weights, labels_of_crops, pixel_weights, pseudo_labels_of, seen_through, student_view
+from clst_train.step import adaptation_step
+from clst_train.views import (
+    PLAIN,
+    WholeView,
+    class_weights,
+    labels_of_crops,
+    pixel_weights,
+    pseudo_labels_of,
+    seen_through,
+    student_view,
+    whole_view,
+)
 
 
 def enlarged_and_cut(maps, views):
@@ -106,3 +120,53 @@ def test_between_a_sure_and_an_unsure_cell_the_middle_goes_to_the_sure_one():
     labels = pseudo_labels_of(whole, (view,))[0, 0]
     assert labels.sum().item() == 11  # in probabilities it would be 29: a·0.998 = (1 − a)·0.4
     assert labels_of_crops(whole, (1, 2)).tolist() == [[[0, 1]]]
+
+
+def test_a_whole_view_comes_back_to_its_place():
+    """Cells of rising values from left to right: what is shown mirrored falls, what comes back rises again."""
+    images = torch.arange(8.0).expand(1, 3, 4, 8)
+    mirrored = WholeView(mirrored=True)
+    shown = mirrored.seen(images, 1)
+    assert shown[0, 0, 0].tolist() == list(reversed(range(8)))
+    assert torch.equal(mirrored.back(shown, (4, 8)), images)
+    larger = WholeView(zoom=1.3, mirrored=True)
+    shown = larger.seen(images, 2)
+    assert shown.shape[-2:] == (6, 10)  # 5.2 and 10.4 to multiples of 2
+    back = larger.back(shown, (4, 8))
+    assert back.shape == images.shape
+    assert (back[..., 1:] > back[..., :-1]).all()
+    assert PLAIN.seen(images, 2) is images
+
+
+def test_the_views_of_the_turns_are_drawn_once_and_for_all():
+    views = [whole_view(iteration, 1.25, mirror=True) for iteration in range(200)]
+    assert views == [whole_view(iteration, 1.25, mirror=True) for iteration in range(200)]
+    assert 70 < sum(view.mirrored for view in views) < 130
+    zooms = [view.zoom for view in views]
+    assert 1 <= min(zooms) < 1.03 < 1.22 < max(zooms) <= 1.25
+    for view in (whole_view(iteration, 1.0, mirror=False) for iteration in range(20)):
+        assert view == PLAIN
+
+
+def test_the_ensemble_takes_in_views_and_stores_them_upright():
+    """Left half dark, right half bright, and a network that calls bright pixels 1: every view must say the same."""
+    one, (source, target) = learner(ensemble_zoom=1.5, ensemble_momentum=0.0, ensemble_every=1), batches()
+    picture = np.zeros_like(target.whole)
+    picture[:, :, 3:] = 255
+    target = dataclasses.replace(target, whole=picture, crops=picture)
+    bright = one.tensor(picture)[:, 0] > 0  # B,H,W
+    shown = []
+
+    def by_brightness(network, images, autocast, statistics=None):
+        shown.append((*images.shape[-2:], bool((images[0, 0, 0, 0] > 0).item())))
+        is_bright = (images[:, :1] > 0).float()
+        return torch.cat([1 - is_bright, is_bright, torch.zeros_like(is_bright)], dim=1)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("clst_train.step.probabilities_of", by_brightness)
+        for iteration in range(12):
+            adaptation_step(one, source, target, target_weight=1.0, iteration=iteration)
+            stored = torch.from_numpy(np.asarray(one.ensemble.read(target.indices)))
+            assert torch.equal(stored.argmax(1) == 1, bright)
+    assert len({rows for rows, _, _ in shown}) > 1
+    assert {mirrored for _, _, mirrored in shown} == {True, False}

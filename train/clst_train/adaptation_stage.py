@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -113,9 +114,14 @@ def target_batches(run: Run) -> Iterator[Tensor]:
 
 
 def statistics_batches(target: TargetImages, *, count: int, size: int) -> Iterator[Tensor]:
-    """At most `count` whole images, evenly spread over the set, as normalised batches size,3,H,W of at least two."""
+    """At most `count` whole images, evenly spread over the set, as normalised batches size,3,H,W of at least two.
+
+    In a random order that is always the same: neighbours in a drive are much alike, and a batch of them is no measure
+    of the camera.
+    """
     count, size = min(len(target), count), max(2, size)
-    chosen = [place * len(target) // count for place in range(count)]
+    order = np.random.default_rng(0).permutation(count)
+    chosen = [int(place) * len(target) // count for place in order]
     for start in range(0, max(1, count - count % size), size):
         frames = [torch.from_numpy(target[index]) for index in chosen[start : start + size]]
         yield normalise(torch.stack(frames))

@@ -169,6 +169,10 @@ class AdaptationConfig:
     """What the ensemble takes in: `whole` images, predicted for it alone, or the student's own `crops`, for nothing."""
     ensemble_every: int = 3
     """Predict whole images for the ensemble in every n-th step, and those never visited; else read its average."""
+    ensemble_mirror: bool = True
+    """Show whole images mirrored in half of the ensemble's turns."""
+    ensemble_zoom: float = 1.25
+    """Show them larger by up to this factor, a random one in each turn; 1 = as they are."""
     teacher_momentum: float = 0.99
     """Momentum of the mean teacher's weights, per step."""
     pseudo_label_weighting: str = "none"
@@ -226,6 +230,7 @@ class AdaptationConfig:
             self.distil_temperature > 0,
             f"adaptation.distil_temperature = {self.distil_temperature}; give a positive number",
         )
+        _need(1 <= self.ensemble_zoom <= 2, f"adaptation.ensemble_zoom = {self.ensemble_zoom}; give 1 to 2")
         _need(self.ensemble_every >= 1, f"adaptation.ensemble_every = {self.ensemble_every}; give 1 or more")
         for name in ("teacher_momentum", "confidence_threshold"):
             _need(0 <= getattr(self, name) < 1, f"adaptation.{name} = {getattr(self, name)}; give 0 up to below 1")

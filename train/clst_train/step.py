@@ -25,12 +25,15 @@ from clst_train.models.segmenter import Segmenter
 from clst_train.prototypes import ClassMeans, at_stride, class_means, labels_at_stride
 from clst_train.teachers import Lesson, probabilities_of
 from clst_train.views import (
+    PLAIN,
     StudentView,
+    WholeView,
     labels_of_crops,
     pixel_weights,
     pseudo_labels_of,
     seen_through,
     student_view,
+    whole_view,
 )
 
 
@@ -108,13 +111,16 @@ def _lesson_on_whole(learner: Learner, target: TargetBatch, iteration: int) -> L
         return None
     if iteration % settings.ensemble_every and bool(ensemble.visited[target.shared_indices].all()):
         return Lesson(averaged=learner.plain(np.asarray(ensemble.read(target.indices))))
-    now = _said_of(learner, learner.segmenter, target)
+    view = whole_view(iteration, settings.ensemble_zoom, mirror=settings.ensemble_mirror)
+    now = _said_of(learner, learner.segmenter, target, view)
     ensemble.visited[target.shared_indices] = True
     return Lesson(averaged=ensemble.update(target.indices, now), current=now, renewed=True)
 
 
-def _said_of(learner: Learner, network: Segmenter, target: TargetBatch) -> Tensor:
-    return probabilities_of(network, learner.tensor(target.whole), learner.autocast, learner.statistics)
+def _said_of(learner: Learner, network: Segmenter, target: TargetBatch, view: WholeView = PLAIN) -> Tensor:
+    images = view.seen(learner.tensor(target.whole), network.output_stride)
+    said = probabilities_of(network, images, learner.autocast, learner.statistics)
+    return view.back(said, learner.ensemble.store.layout.size_hw)
 
 
 def _lesson_on_crops(learner: Learner, target: TargetBatch, view: StudentView, logits: Tensor) -> Lesson:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -17,8 +18,45 @@ from clst_train.distributed import total
 
 LEAST_PROBABILITY = 1e-4
 """Below it a stored probability is quantisation or a class that was not listed: its logarithm means nothing."""
+WHOLE_VIEWS = 3
+"""Stream of chance that the views of whole images come from."""
 RAREST = 0.01
 """Share below which a rarer class weighs no more: a few stray pixels shall not outweigh the image."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WholeView:
+    """How whole images are shown to the network for the ensemble in one turn."""
+
+    zoom: float = 1.0
+    """Rows and columns of what is shown against the image's."""
+    mirrored: bool = False
+    """Whether it is shown mirrored left to right."""
+
+    def seen(self, images: Tensor, stride: int) -> Tensor:
+        """Images B,3,H,W as they are shown; enlarged to multiples of the network's output `stride`."""
+        shown = images.flip(-1) if self.mirrored else images
+        if self.zoom == 1:
+            return shown
+        size_hw = [stride * round(size * self.zoom / stride) for size in images.shape[-2:]]
+        return F.interpolate(shown, size=size_hw, mode="bilinear", align_corners=False)
+
+    def back(self, maps: Tensor, size_hw: tuple[int, int]) -> Tensor:
+        """Maps B,C,h,w of what was shown as maps of the images, for `size_hw` h,w."""
+        if self.zoom != 1:
+            maps = F.interpolate(maps, size=size_hw, mode="bilinear", align_corners=False)
+        return maps.flip(-1) if self.mirrored else maps
+
+
+PLAIN = WholeView()
+"""As they are."""
+
+
+def whole_view(iteration: int, largest_zoom: float, *, mirror: bool) -> WholeView:
+    """The view of one iteration, by chance, but the same whenever and by whichever rank it is asked for."""
+    rng = np.random.default_rng([WHOLE_VIEWS, iteration])
+    zoom, mirrored = float(rng.uniform(1, largest_zoom)), bool(rng.random() < 0.5)
+    return WholeView(zoom=zoom if largest_zoom > 1 else 1.0, mirrored=mirror and mirrored)
 
 
 @dataclass(frozen=True, kw_only=True)
