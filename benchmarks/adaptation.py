@@ -1,11 +1,12 @@
 """CLST against its rivals on camera changes: several seeds, the same network, initialisation and budget for all.
 
     python benchmarks/adaptation.py PAIR --work FOLDER [--data DIR] [--seeds N] [--methods A,B,…]
-                                         [--source-steps N] [--steps N] [--set SECTION.KEY=VALUE …]
+                                         [--source-steps N] [--steps N] [--jobs N] [--set SECTION.KEY=VALUE …]
 
 PAIR is one of those in benchmarks/pairs.py; --data is the folder that holds `camvid/` and `idd_lite/`. Each seed trains
 one source network; every method adapts that very network with clst-train. A finished run is not made again, a
-broken-off one is resumed. The last checkpoint counts; labels of the new camera are read for the score and by the oracle
+broken-off one is resumed; with --jobs 2 two trainings run side by side (give them --set run.threads=1). The last
+checkpoint counts; labels of the new camera are read for the score and by the oracle
 alone.
 
 The result goes to benchmarks/results/<pair>.json and .png: mIoU and IoU per class of every seed, what share of the way
@@ -19,6 +20,7 @@ import json
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -61,6 +63,7 @@ class Method:
 
 
 METHODS = {
+    "source_longer": Method(title="source trained on", settings=NO_TARGET),
     "entropy": Method(
         title="entropy minimisation", settings=(*NO_TARGET, "adaptation.entropy_weight=0.1")
     ),
@@ -79,6 +82,15 @@ METHODS = {
     ),
     "both": Method(title="ensemble + contrast", settings=("adaptation.class_mix=false",)),
     "no_contrast": Method(title="ensemble + ClassMix", settings=("adaptation.contrastive_weight=0",)),
+    "no_balance": Method(title="CLST without class balance", settings=("adaptation.class_balance=0",)),
+    "one_view": Method(
+        title="CLST, ensemble of one view", settings=("adaptation.ensemble_mirror=false", "adaptation.ensemble_zoom=1")
+    ),
+    "batch_labels": Method(
+        title="CLST, labels by each batch's statistics", settings=("adaptation.statistics_momentum=1",)
+    ),
+    "colours": Method(title="CLST + target colours", settings=("augmentation.target_colours=0.5",)),
+    "rare": Method(title="CLST + rare-class sampling", settings=("data.rare_class_sampling=0.1",)),
     "shuffled": Method(title="control: shuffled pseudo-labels", patch=SHUFFLE),
 }  # fmt: skip
 """What is trained; `source` and `batchnorm` cost no training and are always there."""
@@ -135,22 +147,27 @@ def measure_seed(
     own = pair.own_validation.as_validation() if pair.own_validation else []
     checkpoint = source / "checkpoints" / "source.pt"
     seconds = train(source, [*base, *pair.source.as_source(), *own], checkpoint)
-    add(rows["source"], seed, pair, checkpoint, seconds, work)
-    add(rows["batchnorm"], seed, pair, with_statistics(checkpoint, pair), None, work)
-    for name in methods:
+    add(rows["source"], seed, pair, checkpoint, seconds)
+    add(rows["batchnorm"], seed, pair, with_statistics(checkpoint, pair), None)
+
+    def made(name: str) -> float | None:
         method, out = METHODS[name], work / pair.name / f"seed{seed}" / name
         labelled = (pair.oracle if method.oracle else pair.source).as_source()
         target = [part for place in pair.target for part in ("--target", place)]
         patch = method.patch.replace("CLASSES", str(pair.class_count())) if method.patch else ""
-        adapted = out / "checkpoints" / "adapted.pt"
         arguments = [*base, *labelled, *target, "--init", str(checkpoint), *settings_of(method.settings)]
-        seconds = train(out, arguments, adapted, patch)
-        add(rows[name], seed, pair, adapted, seconds, work)
+        return train(out, arguments, out / "checkpoints" / "adapted.pt", patch)
+
+    with ThreadPoolExecutor(options["jobs"]) as pool:
+        taken = list(pool.map(made, methods))
+    for name, seconds in zip(methods, taken, strict=True):
+        out = work / pair.name / f"seed{seed}" / name
+        add(rows[name], seed, pair, out / "checkpoints" / "adapted.pt", seconds)
         if name == "clst":
-            rows[name].exported.append(exported(out, adapted, pair))
+            rows[name].exported.append(exported(out, out / "checkpoints" / "adapted.pt", pair))
 
 
-def add(row: Row, seed: int, pair: Pair, checkpoint: Path, seconds: float | None, work: Path) -> None:
+def add(row: Row, seed: int, pair: Pair, checkpoint: Path, seconds: float | None) -> None:
     """Score a checkpoint; the counts are kept beside it, because scoring takes as long as a hundred steps."""
     kept = checkpoint.with_suffix(".confusions.npy")
     if not kept.is_file():
@@ -258,6 +275,7 @@ def write(pair: Pair, told: dict[str, Any], options: dict[str, Any]) -> None:
 @click.option("--methods", default=",".join(USUAL), show_default=True, help=f"Of: {', '.join(METHODS)}.")
 @click.option("--source-steps", default=3000, show_default=True, type=click.IntRange(1))
 @click.option("--steps", default=600, show_default=True, type=click.IntRange(1))
+@click.option("--jobs", default=1, show_default=True, type=click.IntRange(1), help="Trainings side by side.")
 @click.option("--set", "settings", multiple=True, help="Any setting of clst-train, for all rows.")
 def main(pair_name: str, work: Path, data: Path | None, seeds: int, methods: str, **options: Any) -> None:
     """Measure PAIR; the result file is written anew after each seed."""
