@@ -34,10 +34,10 @@ from clst_train.data.augment import draw_geometry, mixing_mask, vary_colours
 from clst_train.data.loading import SourceBatch, TargetBatch
 from clst_train.data.target import TargetImages, open_target
 from clst_train.diagnostics import Diagnostics
-from clst_train.ensemble import TemporalEnsemble
-from clst_train.ensemble_cells import FULL_SCALE, Cells
-from clst_train.ensemble_snapshot import restore_snapshot, save_snapshot
-from clst_train.ensemble_store import EnsembleStore, StoreLayout
+from clst_train.ensemble.cells import FULL_SCALE, Cells
+from clst_train.ensemble.snapshot import restore_snapshot, save_snapshot
+from clst_train.ensemble.store import EnsembleStore, StoreLayout
+from clst_train.ensemble.temporal import TemporalEnsemble
 from clst_train.models.deployable import normalise
 from clst_train.models.projection import ProjectionHead
 from clst_train.optimisation import Descent

@@ -22,7 +22,8 @@ from pathlib import Path
 
 import torch
 
-from clst_train import adaptation_state, ensemble_snapshot, training
+from clst_train import adaptation_state, training
+from clst_train.ensemble import snapshot
 from clst_train.logbook import Logbook
 from clst_train.run import resume_point
 from clst_train.run_folder import open_run
@@ -79,18 +80,18 @@ def in_the_first_copy() -> None:
         destination.write_bytes(content[: len(content) // 2])
         die()
 
-    ensemble_snapshot.copy_file = half
+    snapshot.copy_file = half
 
 
 def in_the_second_copy() -> None:
     """When resuming, while the next snapshot is made."""
-    copy = ensemble_snapshot.copy_file
+    copy = snapshot.copy_file
 
     def first(source: Path, destination: Path) -> None:
         copy(source, destination)
         in_the_first_copy()
 
-    ensemble_snapshot.copy_file = first
+    snapshot.copy_file = first
 
 
 def at_iteration_2(act: Callable[[], None]) -> None:

@@ -14,12 +14,12 @@ import torch
 
 from clst_runtime.errors import ClstError, ConfigError, DataError, ModelFileError
 from clst_runtime.images import write_png
-from clst_train import ensemble_snapshot
 from clst_train.config import AdaptationConfig
 from clst_train.data.target import open_target
-from clst_train.ensemble import TemporalEnsemble
-from clst_train.ensemble_snapshot import copy_file, remove_other_snapshots, restore_snapshot, save_snapshot
-from clst_train.ensemble_store import EnsembleStore, StoreLayout, choose_layout, target_hash
+from clst_train.ensemble import snapshot
+from clst_train.ensemble.snapshot import copy_file, remove_other_snapshots, restore_snapshot, save_snapshot
+from clst_train.ensemble.store import EnsembleStore, StoreLayout, choose_layout, target_hash
+from clst_train.ensemble.temporal import TemporalEnsemble
 
 
 def layout(**changes):
@@ -159,7 +159,7 @@ def test_a_limit_of_the_system_is_one_line_and_leaves_nothing(tmp_path):
     program = (
         "import resource, signal, sys\n"
         "from pathlib import Path\n"
-        "from clst_train.ensemble_store import EnsembleStore, StoreLayout\n"
+        "from clst_train.ensemble.store import EnsembleStore, StoreLayout\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (10**6, 10**6))\n"
         "layout = StoreLayout(images=99, classes=4, size_hw=(64, 64), top_k=None, target='t')\n"
@@ -262,7 +262,7 @@ def test_a_full_disk_at_a_checkpoint_keeps_the_copy_before(saved, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     ensemble = TemporalEnsemble(EnsembleStore.open(working, layout(), 7), 0.9)
-    monkeypatch.setattr(ensemble_snapshot, "copy_file", half)
+    monkeypatch.setattr(snapshot, "copy_file", half)
     with pytest.raises(ClstError) as error:
         save_snapshot(ensemble, working, checkpoints, 8)
     one_line(error, "ensemble-8.store: No space left on device; nothing was left behind")

@@ -20,7 +20,7 @@ from clst_train.data.loading import SOURCE_STREAM, positions
 from clst_train.data.scenes import write_scenes
 from clst_train.data.target import TargetImages
 from clst_train.distributed import Ranks
-from clst_train.ensemble_store import EnsembleStore, StoreLayout
+from clst_train.ensemble.store import EnsembleStore, StoreLayout
 from clst_train.source_stage import _places
 
 STEPS = 3

@@ -11,8 +11,8 @@ from clst_train.config import AdaptationConfig
 from clst_train.data.augment import Geometry
 from clst_train.data.loading import SourceBatch, TargetBatch
 from clst_train.diagnostics import Diagnostics
-from clst_train.ensemble import TemporalEnsemble
-from clst_train.ensemble_store import EnsembleStore, StoreLayout
+from clst_train.ensemble.store import EnsembleStore, StoreLayout
+from clst_train.ensemble.temporal import TemporalEnsemble
 from clst_train.learner import Learner
 from clst_train.models.projection import ProjectionHead
 from clst_train.models.segmenter import Segmenter, TrainingOutputs

@@ -12,9 +12,9 @@ from clst_train.checkpoint import Checkpoint, save_checkpoint
 from clst_train.data.target import TargetImages
 from clst_train.diagnostics import Diagnostics, hidden_cells
 from clst_train.distributed import together, wait_for_all
-from clst_train.ensemble import TemporalEnsemble
-from clst_train.ensemble_snapshot import remove_other_snapshots, restore_snapshot, save_snapshot
-from clst_train.ensemble_store import EnsembleStore, StoreLayout, choose_layout, target_hash
+from clst_train.ensemble.snapshot import remove_other_snapshots, restore_snapshot, save_snapshot
+from clst_train.ensemble.store import EnsembleStore, StoreLayout, choose_layout, target_hash
+from clst_train.ensemble.temporal import TemporalEnsemble
 from clst_train.learner import Learner
 from clst_train.models.projection import ProjectionHead
 from clst_train.optimisation import Descent
@@ -89,7 +89,7 @@ def _laid_out(folder: RunFolder, layout: StoreLayout, state: dict[str, Any] | No
 
 
 def save_state(run: Run, learner: Learner, descent: Descent, done: int) -> None:
-    """A checkpoint to go on from; the order of its files is told in `ensemble_snapshot.py`."""
+    """A checkpoint to go on from; the order of its files is told in `ensemble/snapshot.py`."""
     learner.ensemble.flush()
     wait_for_all()  # every rank's part is in the store
     with together():

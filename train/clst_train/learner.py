@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from clst_train.batchnorm import FollowedStatistics
 from clst_train.config import AdaptationConfig
 from clst_train.diagnostics import Diagnostics
-from clst_train.ensemble import TemporalEnsemble
+from clst_train.ensemble.temporal import TemporalEnsemble
 from clst_train.models.deployable import normalise
 from clst_train.models.segmenter import Segmenter, TrainingOutputs
 from clst_train.passes import Passes

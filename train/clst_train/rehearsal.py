@@ -22,7 +22,7 @@ from clst_train.config import Config
 from clst_train.data.cache import cache_bytes
 from clst_train.data.target import TargetImages
 from clst_train.distributed import ONE_PROCESS, Ranks, tell
-from clst_train.ensemble_store import choose_layout
+from clst_train.ensemble.store import choose_layout
 from clst_train.events import check_tensorboard
 from clst_train.losses.segmentation import segmentation_loss
 from clst_train.memory_plan import MemoryPlan, amount, free_bytes, saved_bytes, weight_bytes

@@ -22,8 +22,8 @@ from typing import Any
 
 from clst_runtime.atomic import written_whole
 from clst_runtime.errors import ModelFileError
-from clst_train.ensemble import TemporalEnsemble
-from clst_train.ensemble_store import EnsembleStore, StoreLayout, check_store
+from clst_train.ensemble.store import EnsembleStore, StoreLayout, check_store
+from clst_train.ensemble.temporal import TemporalEnsemble
 
 _BLOCK_BYTES = 1 << 24
 _NOT_SUPPORTED = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)

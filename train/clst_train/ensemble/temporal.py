@@ -4,7 +4,7 @@
 
 is stored in its running form  m ← m + (1−α)/(1−α^t) · (p − m), which is ẑ itself, so nothing needs correction
 when it is read; t is counted for each cell, because a crop reaches only some. The cells lie in the coordinates of the
-whole image at the network's output stride (`ensemble_store.py`).
+whole image at the network's output stride (`store.py`).
 
 Nothing here waits for the device: cells go there from pinned memory, come back without blocking, and are written into
 the store at a later call, when they have arrived; `flush` waits for all.
@@ -23,9 +23,9 @@ import torch
 from torch import Tensor
 
 from clst_train.data.augment import Geometry
-from clst_train.ensemble_cells import MOST_VISITS, Cells, decode, encode, replaced
-from clst_train.ensemble_store import EnsembleStore
-from clst_train.ensemble_views import onto_whole, through_views
+from clst_train.ensemble.cells import MOST_VISITS, Cells, decode, encode, replaced
+from clst_train.ensemble.store import EnsembleStore
+from clst_train.ensemble.views import onto_whole, through_views
 
 Indices = npt.NDArray[np.int64]
 _MOST_UNDER_WAY = 2
