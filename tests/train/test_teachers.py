@@ -73,6 +73,15 @@ def test_a_teacher_predicts_by_the_statistics_it_is_given_and_else_by_the_networ
     assert network.norm.running_mean.tolist() == [1.0] * 3
 
 
+def test_a_compiled_pass_is_not_asked_where_statistics_follow(monkeypatch):
+    """Compiled code would keep the statistics of its first call."""
+    network, plain = TinySegmenter(), torch.autocast("cpu", enabled=False)
+    monkeypatch.setattr(network, "forward", lambda images: pytest.fail("the compiled pass was asked"))
+    statistics = FollowedStatistics(network, 0.5)
+    probabilities_of(network, torch.ones(2, 3, 4, 6), plain, statistics)
+    assert statistics.means[0].tolist() == [0.5] * 3
+
+
 def test_pseudo_labels_are_by_the_statistics_of_whole_target_images_whatever_is_trained_on():
     """A bright source must not move them: after a step they lie a tenth of the way from 0 to the target's mean."""
     one, (source, target) = learner(class_mix=False), batches()
@@ -187,7 +196,8 @@ def test_an_ensemble_of_crops_asks_for_nothing_more_and_leaves_pasted_and_ignore
         return predicted[-1]
 
     monkeypatch.setattr(one.segmenter, "training_outputs", training_outputs)
-    monkeypatch.setattr(one.segmenter, "forward", lambda images: pytest.fail("the whole images were predicted"))
+    asked = lambda *_: pytest.fail("the whole images were predicted")  # noqa: E731
+    monkeypatch.setattr("clst_train.step.probabilities_of", asked)
     labels = adaptation_step(one, source, target, target_weight=1.0).pseudo_labels
     assert len(passes) == 2
     pasted, ignored = torch.from_numpy(source.mixing), torch.from_numpy(target.ignored)
