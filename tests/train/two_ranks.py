@@ -17,17 +17,15 @@ import torch
 
 from clst_train import adaptation_state, passes, prototypes, training
 from clst_train.losses import contrastive, entropy, segmentation
+from clst_train.models.ddrnet import DDRNetSlim
 
 
 def in_float64() -> None:
     build, head, forward = training.build_segmenter, adaptation_state.ProjectionHead, passes.Passes.forward
 
-    def built(*arguments: object) -> torch.nn.Module:
-        network = build(*arguments).double()
-        network.register_forward_pre_hook(lambda module, images: images[0].double())
-        return network
-
-    training.build_segmenter = built
+    network_forward = DDRNetSlim.forward
+    DDRNetSlim.forward = lambda self, images: network_forward(self, images.to(self.conv1[0].weight.dtype))
+    training.build_segmenter = lambda *arguments: build(*arguments).double()
     adaptation_state.ProjectionHead = lambda *arguments: head(*arguments).double()
     passes.Passes.forward = lambda self, images: forward(self, images.double())
 
