@@ -22,7 +22,8 @@ from clst_runtime.overlay import colourise, contact_sheet
 from clst_runtime.parity import compare
 from clst_runtime.pipeline import run_pipeline
 from clst_runtime.report import format_table, percent
-from clst_runtime.sinks import FrameLogSink, Sink, VideoSink
+from clst_runtime.sinks.base import Sink
+from clst_runtime.sinks.files import FrameLogSink, VideoSink
 from clst_runtime.sources import open_source
 from clst_train.adaptation_stage import statistics_batches
 from clst_train.batchnorm import estimate_statistics

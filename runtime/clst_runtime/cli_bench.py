@@ -91,4 +91,4 @@ def frames_to_measure(data: str | None, size: tuple[int, int], *, count: int = 1
         rng = np.random.default_rng(0)
         return [rng.integers(0, 256, (*size, 3), dtype=np.uint8) for _ in range(4)]
     with open_source(data) as source:
-        return [resize_frame(timed.frame, size) for timed in itertools.islice(source, count)]
+        return [resize_frame(timed.rgb, size) for timed in itertools.islice(source, count)]

@@ -14,9 +14,9 @@ from clst_runtime.errors import DataError
 
 if TYPE_CHECKING:
     from clst_runtime.labels import ClassList
-    from clst_runtime.pipeline import RunStatistics
-    from clst_runtime.sinks import Sink
+    from clst_runtime.sinks.base import Sink
     from clst_runtime.sources import Source
+    from clst_runtime.statistics import RunStatistics
 
 
 @command()
@@ -52,7 +52,7 @@ def main(
     from clst_runtime.backends import open_model
     from clst_runtime.images import write_png
     from clst_runtime.overlay import legend
-    from clst_runtime.pipeline import run_pipeline
+    from clst_runtime.pipeline import Watchers, run_pipeline
     from clst_runtime.sources import open_source
 
     if out is None and (masks or pictures):
@@ -64,12 +64,12 @@ def main(
         chosen = {"video": video, "masks": masks, "pictures": pictures}
         sinks = open_sinks(out, classes, source, alpha, chosen) if out is not None else []
         if window:
-            from clst_runtime.sinks import WindowSink
+            from clst_runtime.sinks.window import WindowSink
 
             sinks.append(WindowSink(classes, alpha))
         rows, columns = backend.manifest.input_hw
         click.echo(f"ready: {backend.description}, input {rows}x{columns}", err=True)
-        statistics = run_pipeline(source, backend, sinks, limit=limit, progress=show_progress)
+        statistics = run_pipeline(source, backend, sinks, limit=limit, watchers=Watchers(tick=show_progress))
         facts = {"model": str(model), "source": uri, "backend": backend.description, **statistics.to_json()}
     if out is not None:
         write_text(out / "statistics.json", json.dumps(facts, indent=1) + "\n")
@@ -79,7 +79,7 @@ def main(
 
 def open_sinks(out: Path, classes: ClassList, source: Source, alpha: float, chosen: dict[str, bool]) -> list[Sink]:
     """The sinks that were asked for, below `out`."""
-    from clst_runtime.sinks import FrameLogSink, MaskSink, PictureSink, VideoSink
+    from clst_runtime.sinks.files import FrameLogSink, MaskSink, PictureSink, VideoSink
 
     sinks: list[Sink] = [FrameLogSink(out / "frames.jsonl", classes)]
     if chosen["video"]:
@@ -107,7 +107,7 @@ def report(statistics: RunStatistics, text: str | None) -> None:
     values = statistics.to_json()
     end = " (interrupted)" if statistics.interrupted else ""
     click.echo(f"{statistics.frames} frames in {statistics.seconds:.1f} s, {statistics.fps:.1f} frames/s, "
-               f"{statistics.dropped} dropped{end}")  # fmt: skip
+               f"{values['dropped']} dropped{end}")  # fmt: skip
     for name, words in (("inference_ms", "inference"), ("capture_to_mask_ms", "capture to mask")):
         if values[name]:
             told = ", ".join(f"{key} {values[name][key]:.1f}" for key in ("median", "p90", "p99", "max"))

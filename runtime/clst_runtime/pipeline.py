@@ -6,55 +6,75 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from types import FrameType
 
-from clst_runtime.backends.base import Backend
-from clst_runtime.frames import resize_classes, resize_frame
-from clst_runtime.sinks import Sink
-from clst_runtime.sources import Source, TimedFrame
-from clst_runtime.timing import summarise_ms
+from clst_runtime.backends.base import Backend, Classes, Prediction
+from clst_runtime.frames import Fitter, resize_classes
+from clst_runtime.pool import Pool
+from clst_runtime.results import Result
+from clst_runtime.sinks.base import Outlet, Sink
+from clst_runtime.sources.base import Source, SourceEnded, TimedFrame
+from clst_runtime.statistics import INTERRUPTS, Deadline, RunStatistics
 
 WARM_UP_RUNS = 3
+TICK_SECONDS = 0.1
+"""How often the loop shows signs of life while no frame comes."""
+MASKS_HELD = 8
+"""Masks at camera size that sinks may hold without new memory."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Watchers:
+    """Who is told how the run goes; each is called in the loop and must return at once."""
+
+    ready: Callable[[RunStatistics], None] = lambda _: None
+    """The model is warm and the first frame is there."""
+    tick: Callable[[RunStatistics], None] = lambda _: None
+    """After each frame, and at least every `TICK_SECONDS`."""
 
 
 @dataclass(kw_only=True)
-class RunStatistics:
-    """What a run came to."""
+class Stop:
+    """A wish to end, from a signal, a sink or another thread."""
 
-    frames: int = 0
-    """Frames segmented."""
-    dropped: int = 0
-    """Frames of a live source that passed unseen."""
-    seconds: float = 0.0
-    """Wall time from the first frame to the end."""
-    inference_ns: list[int] = field(default_factory=list)
-    """Backend alone, each frame."""
-    capture_to_mask_ns: list[int] = field(default_factory=list)
-    """From capture to the mask at camera size, each frame."""
-    interrupted: bool = False
-    """Ended by Ctrl-C."""
-    warnings: list[str] = field(default_factory=list)
-    """What went wrong without ending the run."""
+    reason: str = ""
+    """Empty while there is none."""
+    times: int = field(default=0)
+    """How often a signal asked for it."""
 
-    @property
-    def fps(self) -> float:
-        """Frames a second, sinks included."""
-        return self.frames / self.seconds if self.seconds > 0 else 0.0
+    def ask(self, reason: str) -> None:
+        """End after the frame at hand; the first reason is kept."""
+        self.reason = self.reason or reason
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain values, latencies summed up."""
-        return {
-            "frames": self.frames,
-            "dropped": self.dropped,
-            "seconds": self.seconds,
-            "fps": self.fps,
-            "inference_ms": summarise_ms(self.inference_ns),
-            "capture_to_mask_ms": summarise_ms(self.capture_to_mask_ns),
-            "interrupted": self.interrupted,
-            "warnings": self.warnings,
-        }
+
+class Segmenter:
+    """Camera pictures to results, in memory that is used again."""
+
+    def __init__(self, backend: Backend, *, at_camera_size: bool) -> None:
+        self.backend, self.at_camera_size = backend, at_camera_size
+        self._fitter, self._masks = Fitter(backend.manifest.input_hw), Pool(MASKS_HELD)
+
+    def warm_up(self, timed: TimedFrame) -> None:
+        """Compute a few frames, so that the first one that counts is as fast as the others."""
+        for _ in range(WARM_UP_RUNS):
+            self._mask(self.backend.predict(self._fitter.fit(timed.picture, timed.layout)), timed)
+
+    def segment(self, timed: TimedFrame) -> Result:
+        """One frame."""
+        frame = self._fitter.fit(timed.picture, timed.layout)
+        before = time.monotonic_ns()
+        prediction = self.backend.predict(frame)
+        after = time.monotonic_ns()
+        mask = self._mask(prediction, timed)
+        age_ns = time.monotonic_ns() - timed.captured_ns
+        return Result(timed=timed, prediction=prediction, mask=mask, inference_ns=after - before, age_ns=age_ns)
+
+    def _mask(self, prediction: Prediction, timed: TimedFrame) -> Classes:
+        if not self.at_camera_size or prediction.classes.shape == timed.size_hw:
+            return prediction.classes
+        return resize_classes(prediction.classes, timed.size_hw, self._masks.take(timed.size_hw))
 
 
 def run_pipeline(
@@ -63,67 +83,98 @@ def run_pipeline(
     sinks: Sequence[Sink],
     *,
     limit: int | None = None,
-    progress: Callable[[RunStatistics], None] | None = None,
+    deadline: Deadline | None = None,
+    watchers: Watchers | None = None,
+    statistics: RunStatistics | None = None,
+    stop: Stop | None = None,
 ) -> RunStatistics:
-    """Segment frames until the source ends, `limit` is reached or Ctrl-C; every sink is always closed."""
-    statistics = RunStatistics()
-    started = None
-    with ExitStack() as closing:
-        for sink in reversed(sinks):
-            closing.callback(sink.close)
-        try:
-            for timed in source:
-                if started is None:
-                    _warm_up(backend, timed)
-                    started = time.perf_counter()
-                with interrupt_deferred():
-                    _segment(timed, backend, sinks, statistics, fresh=source.live or statistics.frames > 0)
-                statistics.seconds = time.perf_counter() - started
-                if progress is not None:
-                    progress(statistics)
-                if limit is not None and statistics.frames >= limit:
-                    break
-        except KeyboardInterrupt:
-            statistics.interrupted = True
-    statistics.dropped, statistics.warnings = source.dropped, list(source.warnings)
+    """Segment frames until the source ends, `limit` is reached or somebody asks for the end; sinks are always closed.
+
+    Files are segmented without loss: a slow sink slows the run, a failing one ends it. A live source never waits:
+    what a slow sink cannot take is counted as its drops, and a failing one is left out from then on.
+
+    Raises:
+        DataError: the source or, of files, a sink cannot go on.
+    """
+    statistics = statistics or RunStatistics(deadline, live=source.live)
+    watchers, stop = watchers or Watchers(), stop or Stop()
+    outlets = [Outlet(sink, statistics, lossless=not source.live) for sink in sinks]
+    segmenter = Segmenter(backend, at_camera_size=any(sink.wants_camera_size for sink in sinks))
+    try:
+        with stopped_by_signals(stop):
+            _loop(source, segmenter, outlets, statistics, limit=limit, watchers=watchers, stop=stop)
+    finally:
+        statistics.end = statistics.end or stop.reason or "error"
+        for outlet in outlets:
+            outlet.finish()
+    _tell_failures(outlets, statistics)
     return statistics
 
 
+def _loop(
+    source: Source,
+    segmenter: Segmenter,
+    outlets: Sequence[Outlet],
+    statistics: RunStatistics,
+    *,
+    limit: int | None,
+    watchers: Watchers,
+    stop: Stop,
+) -> None:
+    warm = False
+    while not stop.reason:
+        try:
+            timed = source.take(TICK_SECONDS)
+        except SourceEnded:
+            stop.ask("the source has ended")
+            timed = None
+        statistics.passed(source.drops, lost=source.lost, losses=source.losses)
+        begins = timed is not None and not warm
+        if timed is not None and begins:
+            segmenter.warm_up(timed)
+            statistics.begin()
+            watchers.ready(statistics)
+            warm = True
+        if timed is not None and not (begins and source.live):  # a camera has newer frames by now
+            result = segmenter.segment(timed)
+            statistics.took(result, fresh=not begins)
+            for outlet in outlets:
+                outlet.offer(result)
+        watchers.tick(statistics)
+        if limit is not None and statistics.frames >= limit:
+            stop.ask("the wanted number of frames")
+    for words in source.warnings:
+        statistics.warn(words)
+
+
+def _tell_failures(outlets: Sequence[Outlet], statistics: RunStatistics) -> None:
+    for outlet in outlets:
+        if outlet.failure is None:
+            continue
+        if outlet.lossless:
+            raise outlet.failure
+        statistics.failures.append(f"{outlet.sink.name}: {outlet.failure}")
+
+
 @contextmanager
-def interrupt_deferred() -> Iterator[None]:
-    """Hold a Ctrl-C back until the block is done, so that every sink has every frame or none has it."""
+def stopped_by_signals(stop: Stop) -> Iterator[None]:
+    """SIGINT and SIGTERM end the loop after the frame at hand; a second one ends the program at once.
+
+    So every sink has every frame or none has it. In another thread than the main one nothing is changed.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    pressed: list[int] = []
-    previous = signal.signal(signal.SIGINT, lambda number, _: pressed.append(number))
+
+    def asked(number: int, _: FrameType | None) -> None:
+        stop.times += 1
+        stop.ask(INTERRUPTS[number == signal.SIGTERM])
+        if stop.times > 1:
+            raise KeyboardInterrupt
+
+    previous = {number: signal.signal(number, asked) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, previous)
-    if pressed:
-        raise KeyboardInterrupt
-
-
-def _warm_up(backend: Backend, timed: TimedFrame) -> None:
-    frame = resize_frame(timed.frame, backend.manifest.input_hw)
-    for _ in range(WARM_UP_RUNS):
-        backend.predict(frame)
-
-
-def _segment(
-    timed: TimedFrame, backend: Backend, sinks: Sequence[Sink], statistics: RunStatistics, *, fresh: bool
-) -> None:
-    """One frame; the first of a file waited for the warm-up, so its age is not counted (`fresh` is False)."""
-    frame = resize_frame(timed.frame, backend.manifest.input_hw)
-    before = time.perf_counter_ns()
-    classes = backend.predict(frame).classes
-    after = time.perf_counter_ns()
-    mask = resize_classes(classes, (timed.frame.shape[0], timed.frame.shape[1]))
-    age_ns = time.perf_counter_ns() - timed.captured_ns
-    statistics.frames += 1
-    statistics.inference_ns.append(after - before)
-    if fresh:
-        statistics.capture_to_mask_ns.append(age_ns)
-    for sink in sinks:
-        sink.write(timed, mask, age_ns / 1e6)
+        for number, handler in previous.items():
+            signal.signal(number, handler)

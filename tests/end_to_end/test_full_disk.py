@@ -14,9 +14,11 @@ import torch
 from tests.conftest import RGB_CLASSES
 from tests.shell import shell
 
+from clst_runtime.backends.base import Prediction
 from clst_runtime.errors import DataError
 from clst_runtime.images import write_png
-from clst_runtime.sinks import FREE_FLOOR_BYTES, VideoSink, readable_frames
+from clst_runtime.results import Result
+from clst_runtime.sinks.files import FREE_FLOOR_BYTES, VideoSink, readable_frames
 from clst_runtime.sources import TimedFrame
 from clst_train.data.camera_looks import LOOKS
 from clst_train.data.scenes import write_scenes
@@ -38,14 +40,19 @@ def one_error_line(done):
 
 def noise(index: int, size_hw=(120, 160)) -> TimedFrame:
     pixels = np.random.default_rng(index).integers(0, 255, (*size_hw, 3), dtype=np.uint8)
-    return TimedFrame(index=index, frame=pixels, captured_ns=0, name=f"{index:06d}")
+    return TimedFrame(index=index, picture=pixels, captured_ns=0, name=f"{index:06d}")
+
+
+def nothing_seen(timed: TimedFrame) -> Result:
+    mask = np.zeros((120, 160), np.uint8)
+    return Result(timed=timed, prediction=Prediction(classes=mask), mask=mask, inference_ns=1, age_ns=1)
 
 
 @pytest.fixture
 def noisy_folder(tmp_path):
     """Twenty pictures that do not compress."""
     for index in range(20):
-        write_png(tmp_path / "noise" / f"{index:02d}.png", noise(index).frame)
+        write_png(tmp_path / "noise" / f"{index:02d}.png", noise(index).rgb)
     return tmp_path / "noise"
 
 
@@ -63,13 +70,12 @@ def test_a_video_that_could_not_be_written_whole_is_not_given(tmp_path, rgb_mode
 
 def test_recording_ends_before_the_disk_is_full_and_keeps_what_it_has(tmp_path, monkeypatch):
     sink = VideoSink(tmp_path / "v.mp4", RGB_CLASSES, 10.0, 0.5)
-    mask = np.zeros((120, 160), np.uint8)
     for index in range(3):
-        sink.write(noise(index), mask, 1.0)
+        sink.write(nothing_seen(noise(index)))
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=FREE_FLOOR_BYTES - 1))
     with pytest.raises(DataError, match="less than 64 MiB free.*after 3 frames"):
-        sink.write(noise(3), mask, 1.0)
+        sink.write(nothing_seen(noise(3)))
     sink.close()
     assert readable_frames(tmp_path / "v.mp4") == 3
     assert [p.name for p in tmp_path.iterdir()] == ["v.mp4"]

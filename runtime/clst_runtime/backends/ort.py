@@ -15,12 +15,16 @@ from clst_runtime.errors import ConfigError, MissingDependency, ModelFileError
 from clst_runtime.manifest import Manifest
 from clst_runtime.onnx_metadata import read_onnx_manifest
 from clst_runtime.optional import require
+from clst_runtime.pool import Pool
 
 # One QuantizeLinear of a float16 number at scale 1, as an ONNX file.
 _QUANTISE_FLOAT16 = (
     "CAk6WAocCgF4CgFzCgF6EgFxIg5RdWFudGl6ZUxpbmVhchIBcCoJEApCAXNKAgA8KggQA0IBekoBAFoPCgF4EgoKCAgKEgQKAggB"
     "Yg8KAXESCgoICAMSBAoCCAFCBAoAEBQ="
 )
+OUTPUTS = ("classes", "confidence")
+RESULTS_HELD = 8
+"""Results that may be held at a time without new memory."""
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
@@ -77,6 +81,8 @@ class OrtBackend:
         if self._session.get_providers()[0] != wanted:
             raise MissingDependency(f"ONNX Runtime could not start {wanted} for {path}; see clst-doctor")
         self._check_ports(path)
+        self._binding = self._session.io_binding()
+        self._pools = [Pool(RESULTS_HELD) for _ in range(1 + self._manifest.has_confidence)]
         self._description = f"ONNX Runtime {ort.__version__} {wanted.removesuffix('ExecutionProvider')}"
 
     def _check_ports(self, path: Path) -> None:
@@ -107,16 +113,26 @@ class OrtBackend:
     def predict(self, frame: Frame) -> Prediction:
         """Segment one RGB frame H,W,3 uint8 of exactly the manifest's input size.
 
+        The result's arrays are read-only; they may be held as long as wanted, also after `close`.
+
         Raises:
             DataError: another shape or type.
         """
         check_frame(frame, self._manifest.input_hw)
-        outputs = self._session.run(None, {"frame": frame[None]})
-        return Prediction(classes=outputs[0][0], confidence=outputs[1][0] if len(outputs) > 1 else None)
+        rows, columns = self._manifest.input_hw
+        outputs = [pool.take((rows, columns)) for pool in self._pools]
+        given = np.ascontiguousarray(frame)[None]  # held until the run is over: the binding keeps its address only
+        self._binding.bind_cpu_input("frame", given)
+        for name, output in zip(OUTPUTS, outputs, strict=False):
+            self._binding.bind_output(name, "cpu", 0, np.uint8, (1, rows, columns), output.ctypes.data)
+        self._session.run_with_iobinding(self._binding)
+        for output in outputs:
+            output.flags.writeable = False
+        return Prediction(classes=outputs[0], confidence=outputs[1] if len(outputs) > 1 else None)
 
     def close(self) -> None:
         """Release the session; a second call does nothing."""
-        self._session = None
+        self._session = self._binding = None
 
     def __enter__(self) -> OrtBackend:
         return self

@@ -6,12 +6,11 @@ H·W·3 bytes to the device and H·W bytes back (twice that with confidence), an
 
 from __future__ import annotations
 
-import weakref
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType, TracebackType
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -22,6 +21,7 @@ from clst_runtime.engines.sidecar import CURE, check_gpu, check_tensorrt, read_e
 from clst_runtime.engines.summary import EngineSummary, inspect_engine
 from clst_runtime.errors import ClstError, ModelFileError
 from clst_runtime.manifest import Manifest
+from clst_runtime.pool import Lent
 
 if TYPE_CHECKING:
     import tensorrt as trt
@@ -47,22 +47,16 @@ class ResultSlot:
 
     def __init__(self, hosts: list[Bytes]) -> None:
         self.hosts = hosts
-        self._lent: list[weakref.ReferenceType[Bytes]] = []
+        self._lent = [Lent(host) for host in hosts]
 
     @property
     def is_free(self) -> bool:
         """Whether nobody holds what was lent, nor a view of it."""
-        return all(reference() is None for reference in self._lent)
+        return all(lent.is_free for lent in self._lent)
 
     def lend(self) -> Prediction:
-        """The buffers as read-only arrays.
-
-        They are made of a memoryview, so that NumPy lets every view of theirs refer to them and not to the buffers.
-        """
-        arrays: list[Bytes] = [np.asarray(memoryview(cast(Any, host))) for host in self.hosts]
-        for array in arrays:
-            array.flags.writeable = False
-        self._lent = [weakref.ref(array) for array in arrays]
+        """The buffers as read-only arrays."""
+        arrays = [lent.lend() for lent in self._lent]
         return Prediction(classes=arrays[0], confidence=arrays[1] if len(arrays) > 1 else None)
 
     def copied(self) -> Prediction:

@@ -1,4 +1,4 @@
-"""Where results go. Each sink is a few lines; several may be open at once. Legend: H rows, W columns."""
+"""Results in files: video, pictures, masks, a line a frame. Legend: H rows, W columns."""
 
 from __future__ import annotations
 
@@ -6,37 +6,29 @@ import json
 import os
 import shutil
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from clst_runtime.errors import DataError
 from clst_runtime.images import write_png
 from clst_runtime.labels import ClassList
 from clst_runtime.optional import require
 from clst_runtime.overlay import blend
-from clst_runtime.sources import TimedFrame
+from clst_runtime.results import Result
+from clst_runtime.sinks.base import Sink
 
 FREE_FLOOR_BYTES = 64 << 20
 """A recording ends while so much of the disk is still free: room to finish the video, and for everybody else."""
 
 
-class Sink(Protocol):
-    """Takes each frame's result; `close` makes what was written so far whole."""
-
-    def write(self, timed: TimedFrame, classes: npt.NDArray[np.uint8], latency_ms: float) -> None:
-        """Take the class map H,W at the frame's size and how long it took from capture to mask."""
-
-    def close(self) -> None:
-        """Finish; a second call does nothing."""
-
-
-class VideoSink:
+class VideoSink(Sink):
     """The overlay as a video; it takes its name when it is finished and every frame can be read back.
 
     OpenCV's writer reports no error when the disk is full, so free space is looked at before each frame.
     """
+
+    name = "video"
 
     def __init__(self, path: Path, classes: ClassList, fps: float, alpha: float) -> None:
         self.path, self.classes, self.fps, self.alpha = path, classes, fps, alpha
@@ -45,14 +37,15 @@ class VideoSink:
         self._size: tuple[int, int] | None = None
         self._frames = 0
 
-    def write(self, timed: TimedFrame, classes: npt.NDArray[np.uint8], latency_ms: float) -> None:
+    def write(self, result: Result) -> None:
         """Append one frame; the first one fixes the size.
 
         Raises:
             DataError: the disk is nearly full; what was recorded so far is finished by `close`.
         """
         cv2 = require("cv2")
-        size = (timed.frame.shape[1], timed.frame.shape[0])
+        rows, columns = result.timed.size_hw
+        size = (columns, rows)
         if self._writer is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             code = cv2.VideoWriter.fourcc(*"mp4v")
@@ -64,7 +57,7 @@ class VideoSink:
                 f"{self.path.parent}: less than {FREE_FLOOR_BYTES >> 20} MiB free on the disk; recording ended after "
                 f"{self._frames} frames, free some space or give another --out"
             )
-        overlay = blend(timed.frame, classes, self.classes, self.alpha)
+        overlay = blend(result.timed.rgb, result.mask, self.classes, self.alpha)
         if size != self._size:
             overlay = cv2.resize(overlay, self._size)
         self._writer.write(np.ascontiguousarray(overlay[..., ::-1]))
@@ -106,36 +99,45 @@ def readable_frames(path: Path) -> int:
         capture.release()
 
 
-class PictureSink:
+class PictureSink(Sink):
     """One overlay picture a frame."""
+
+    name = "pictures"
 
     def __init__(self, folder: Path, classes: ClassList, alpha: float) -> None:
         self.folder, self.classes, self.alpha = folder, classes, alpha
 
-    def write(self, timed: TimedFrame, classes: npt.NDArray[np.uint8], latency_ms: float) -> None:
+    def write(self, result: Result) -> None:
         """Write `<name>.png`."""
-        write_png(self.folder / f"{timed.name}.png", blend(timed.frame, classes, self.classes, self.alpha))
+        write_png(
+            self.folder / f"{result.timed.name}.png", blend(result.timed.rgb, result.mask, self.classes, self.alpha)
+        )
 
     def close(self) -> None:
         """Nothing is held open."""
 
 
-class MaskSink:
+class MaskSink(Sink):
     """One PNG of class ids a frame, at the camera's size."""
+
+    name = "masks"
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def write(self, timed: TimedFrame, classes: npt.NDArray[np.uint8], latency_ms: float) -> None:
+    def write(self, result: Result) -> None:
         """Write `<name>.png`."""
-        write_png(self.folder / f"{timed.name}.png", classes)
+        write_png(self.folder / f"{result.timed.name}.png", result.mask)
 
     def close(self) -> None:
         """Nothing is held open."""
 
 
-class FrameLogSink:
+class FrameLogSink(Sink):
     """One JSON line a frame: position, latency and the share of each class."""
+
+    name = "frame log"
+    wants_camera_size = False
 
     def __init__(self, path: Path, classes: ClassList) -> None:
         self.path, self.classes = path, classes
@@ -143,11 +145,17 @@ class FrameLogSink:
         self._stream = path.open("wb", buffering=0)
         self._whole_bytes = 0
 
-    def write(self, timed: TimedFrame, classes: npt.NDArray[np.uint8], latency_ms: float) -> None:
+    def write(self, result: Result) -> None:
         """Append one line, whole or not at all."""
-        counts = np.bincount(classes.ravel(), minlength=len(self.classes))[: len(self.classes)] / classes.size
+        mask, timed = result.prediction.classes, result.timed
+        counts = np.bincount(mask.ravel(), minlength=len(self.classes))[: len(self.classes)] / mask.size
         shares = {name: round(float(share), 4) for name, share in zip(self.classes.names, counts, strict=True)}
-        facts = {"frame": timed.index, "name": timed.name, "capture_to_mask_ms": round(latency_ms, 3), "shares": shares}
+        facts = {
+            "frame": timed.index,
+            "name": timed.name,
+            "capture_to_mask_ms": round(result.age_ns / 1e6, 3),
+            "shares": shares,
+        }
         line = json.dumps(facts).encode() + b"\n"
         written, reason = 0, "disk full"
         try:
@@ -162,30 +170,3 @@ class FrameLogSink:
     def close(self) -> None:
         """Finish the file."""
         self._stream.close()
-
-
-class WindowSink:
-    """The overlay in a window; `q` or Escape ends the program as Ctrl-C does."""
-
-    def __init__(self, classes: ClassList, alpha: float) -> None:
-        self.classes, self.alpha = classes, alpha
-
-    def write(self, timed: TimedFrame, classes: npt.NDArray[np.uint8], latency_ms: float) -> None:
-        """Show one frame."""
-        cv2 = require("cv2")
-        try:
-            cv2.imshow("clst-run", blend(timed.frame, classes, self.classes, self.alpha)[..., ::-1])
-            key = cv2.waitKey(1)
-        except cv2.error as error:
-            raise DataError("this OpenCV has no windows; install 'clst[desktop]', or leave out --window") from error
-        if key in (27, ord("q")):
-            raise KeyboardInterrupt
-
-    def close(self) -> None:
-        """Close the window, where there is one."""
-        cv2 = require("cv2")
-        if hasattr(cv2, "destroyAllWindows"):
-            try:
-                cv2.destroyAllWindows()
-            except cv2.error:
-                return

@@ -1,0 +1,1 @@
+"""Where results go; several sinks may be open at once."""

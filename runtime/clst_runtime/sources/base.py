@@ -1,0 +1,90 @@
+"""What every source of frames gives. Legend: H rows, W columns."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+from clst_runtime.frames import Layout, Picture, to_rgb
+
+OVERTAKEN = "overtaken"
+"""Cause of a drop: a newer frame came before anybody took this one."""
+
+
+class SourceEnded(Exception):
+    """There will be no more frames."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimedFrame:
+    """A frame and when it was taken."""
+
+    index: int
+    """Position, counted from 0; with drops, positions are missing."""
+    picture: Picture
+    """As the source hands it over, in `layout`; read-only where it lies in memory that is used again."""
+    layout: Layout = Layout.RGB
+    captured_ns: int
+    """`time.monotonic_ns` when the camera handed the frame over, or when it was read from a file."""
+    name: str
+    """Name for files made of it."""
+
+    @property
+    def size_hw(self) -> tuple[int, int]:
+        """H, W."""
+        return self.layout.size_hw(self.picture)
+
+    @cached_property
+    def rgb(self) -> Picture:
+        """H,W,3 RGB uint8."""
+        return to_rgb(self.picture, self.layout)
+
+
+class Source(ABC):
+    """Frames, in order; closed by `with`."""
+
+    live = False
+    """Whether frames pass by and are dropped when nobody takes them."""
+    fps: float | None = None
+    """Frames a second as the source announces them."""
+    lost = False
+    """Whether a live source gives nothing just now and is being opened again."""
+    losses = 0
+    """How many times it was lost since it was opened."""
+
+    def __init__(self) -> None:
+        self.drops: Counter[str] = Counter()
+        """Frames that passed unseen, by cause."""
+        self.warnings: list[str] = []
+        """What went wrong without ending the program."""
+
+    @abstractmethod
+    def take(self, timeout_seconds: float) -> TimedFrame | None:
+        """The next frame, of a live source the newest; None when none came in time.
+
+        Raises:
+            SourceEnded: there will be no more. DataError: it can never give what it should.
+        """
+
+    def __iter__(self) -> Iterator[TimedFrame]:
+        """Every frame until the end."""
+        while True:
+            try:
+                timed = self.take(1.0)
+            except SourceEnded:
+                return
+            if timed is not None:
+                yield timed
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of what is open; a second call does nothing."""
+
+    def __enter__(self) -> Source:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
