@@ -1,87 +1,310 @@
+import os
+import subprocess
+import sys
 import time
 
 import numpy as np
 import pytest
+from tests.fakes.camera import OPENER, openings, write_plans
 
-from clst_runtime.errors import DataError
-from clst_runtime.sources import live_address, open_source
-from clst_runtime.sources.base import OVERTAKEN
-from clst_runtime.sources.live import LiveSource
+from clst_runtime.errors import ConfigError, DataError
+from clst_runtime.frames import Layout
+from clst_runtime.images import write_png
+from clst_runtime.sources import SourceEnded, open_source, without_credentials
+from clst_runtime.sources.address import LiveAddress, live_address
+from clst_runtime.sources.base import CORRUPT, HELD, OVERTAKEN
+from clst_runtime.sources.live import SLOTS, LiveSource, Patience
 
-
-class FakeCamera:
-    """Gives `count` frames, one every `pause` seconds; the frame's first pixel is its number, in BGR."""
-
-    def __init__(self, *, count=1000, pause=0.002, opened=True, stall=False):
-        self.count, self.pause, self.opened, self.stall, self.given, self.released = (
-            count,
-            pause,
-            opened,
-            stall,
-            0,
-            False,
-        )
-
-    def __call__(self, *arguments):
-        return self
-
-    def isOpened(self):  # noqa: N802
-        return self.opened
-
-    def get(self, _):
-        return 30.0
-
-    def read(self, into=None):
-        time.sleep(0.5 if self.stall else self.pause)
-        if self.given >= self.count:
-            return False, None
-        self.given += 1
-        return True, np.full((2, 2, 3), (self.given - 1, 0, 7), np.uint8)
-
-    def release(self):
-        self.released = True
+QUICK = Patience(
+    start_seconds=20, open_seconds=10, stall_seconds=0.4, first_pause_seconds=0.01, longest_pause_seconds=0.05
+)
 
 
-def test_a_live_source_gives_the_newest_frame_and_counts_the_others():
-    camera = FakeCamera()
-    with LiveSource("camera:0", camera, (0,), 2.0) as source:
-        frames = iter(source)
-        first = next(frames)
-        time.sleep(0.1)
-        second = next(frames)
+def live(folder, patience=QUICK):
+    return LiveSource("camera:0", LiveAddress(kind="camera", place=str(folder)), patience, OPENER)
+
+
+def next_frame(source, seconds=20.0):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        timed = source.take(0.05)
+        if timed is not None:
+            return timed
+    raise AssertionError(f"no frame in {seconds} s; {source.warnings}")
+
+
+def test_a_live_source_gives_the_newest_frame_and_counts_the_others(tmp_path):
+    with live(write_plans(tmp_path / "c", {})) as source:
+        first = next_frame(source)
+        time.sleep(0.3)
+        second = next_frame(source)
         assert second.index > first.index + 5
-        assert source.drops[OVERTAKEN] >= second.index - first.index - 2
+        assert source.drops[OVERTAKEN] == second.index - first.index - 1
         assert second.rgb[0, 0].tolist() == [7, 0, second.index]
-    assert camera.released
+        assert first.rgb[3, 5].tolist() == [7, 0, first.index], "a frame that is held is not written over"
+        assert time.monotonic_ns() - second.captured_ns < 200_000_000
+        assert source.fps == 30.0
 
 
-def test_a_stream_that_ends_ends_the_loop_with_a_warning():
-    with LiveSource("rtsp://x", FakeCamera(count=1), ("rtsp://x",), 1.0) as source:
-        assert len(list(source)) == 1
-        assert "ended" in source.warnings[0]
+def test_no_frame_comes_twice(tmp_path):
+    with live(write_plans(tmp_path / "c", {"pause": 0.05})) as source:
+        seen = [timed.index for timed in (source.take(0.02) for _ in range(60)) if timed is not None]
+    assert len(seen) == len(set(seen)) > 2
+    assert seen == sorted(seen)
 
 
-def test_an_absent_camera_is_one_clear_error():
-    with pytest.raises(DataError, match="cannot be opened"):
-        open_source("camera:3", capture=FakeCamera(opened=False))
+def test_sinks_that_hold_every_frame_make_drops_and_no_frame_changes_under_them(tmp_path):
+    with live(write_plans(tmp_path / "c", {})) as source:
+        held = [next_frame(source) for _ in range(SLOTS)]
+        assert source.take(0.3) is None
+        assert source.drops[HELD] > 5
+        assert [timed.picture[0, 0, 0] for timed in held] == [timed.index for timed in held]
+        held.clear()
+        assert next_frame(source).index > SLOTS
+
+
+@pytest.mark.parametrize(
+    ("event", "reason"), [("hang", "no frame for 0.4 s"), ("die", "reader has died"), ("lost", "no frames any more")]
+)
+def test_a_lost_camera_is_opened_again_and_its_frames_go_on_being_counted(tmp_path, event, reason):
+    events = {str(number): event for number in range(5, 20)}
+    folder = write_plans(tmp_path / "c", {"events": events}, {})
+    with live(folder) as source:
+        last = next_frame(source)
+        while openings(folder) < 2 or not source.lost:
+            timed = source.take(0.02)
+            last = timed or last
+            if openings(folder) >= 2 and source.losses:
+                break
+        after = next_frame(source)
+        assert after.index > last.index
+        assert (source.losses, source.lost) == (1, False)
+        assert reason in source.warnings[0]
+
+
+def test_a_camera_that_is_lost_a_hundred_times_is_opened_a_hundred_times(tmp_path):
+    folder = write_plans(tmp_path / "c", {"pause": 0.001, "events": {"3": "die"}})
+    with live(folder) as source:
+        files, end = len(os.listdir("/proc/self/fd")), time.monotonic() + 240
+        while source.losses < 100 and time.monotonic() < end:
+            source.take(0.02)
+        assert source.losses >= 100
+        assert len(source.warnings) <= 51, "warnings are bounded"
+        assert len(os.listdir("/proc/self/fd")) <= files + 4, "no reader leaves a pipe open"
+
+
+def test_a_camera_that_is_absent_at_the_start_is_waited_for(tmp_path):
+    folder = write_plans(tmp_path / "c", {"absent": True}, {"absent": True}, {})
+    with live(folder) as source:
+        assert next_frame(source).index == 0
+        assert openings(folder) == 3
+        assert source.losses == 0, "it was never there to be lost"
+
+
+def test_patience_at_the_start_and_in_between(tmp_path):
+    absent = r"camera:0: no frame for 0.6 s: it cannot be opened.*plugged in"
+    quick = Patience(start_seconds=0.6)
+    with live(write_plans(tmp_path / "a", {"absent": True}), quick) as source, pytest.raises(DataError, match=absent):
+        next_frame(source)
+    patience = Patience(start_seconds=20, lost_seconds=0.5, first_pause_seconds=0.01)
+    with live(write_plans(tmp_path / "b", {"events": {"2": "die"}}, {"absent": True}), patience) as source:
+        next_frame(source)
+        with pytest.raises(DataError, match="no frame for 0.5 s"):
+            for _ in range(200):
+                source.take(0.05)
+
+
+def test_pauses_between_readers_grow_to_their_bound_and_no_further(tmp_path):
+    folder = write_plans(tmp_path / "c", {"absent": True})
+    patience = Patience(start_seconds=60, first_pause_seconds=0.4, longest_pause_seconds=0.8)
+    with live(folder, patience) as source:
+        for _ in range(30):
+            source.take(0.1)
+        assert 2 <= openings(folder) <= 5, "3 s hold at most the openings at 0, 0.4, 1.2, 2.0 and 2.8 s"
+
+
+def test_a_stream_that_says_it_has_ended_ends(tmp_path):
+    with live(write_plans(tmp_path / "c", {"events": {"3": "end"}, "pause": 0.05})) as source:
+        assert [timed.index for timed in source][-1] == 2
+        with pytest.raises(SourceEnded):
+            source.take(0.01)
+
+
+def test_another_size_in_mid_stream_is_taken_as_it_comes(tmp_path):
+    with live(write_plans(tmp_path / "c", {"pause": 0.05, "events": {"4": "size 6 8", "8": "size 2 2"}})) as source:
+        seen = {timed.index: timed for timed in (next_frame(source) for _ in range(10))}
+    sizes = {timed.size_hw for timed in seen.values()}
+    assert sizes == {(4, 6), (6, 8), (2, 2)}
+    assert all((timed.picture == (index, 0, 7)).all() for index, timed in seen.items())
+
+
+def test_corrupt_and_empty_frames_are_counted_and_left_out(tmp_path):
+    with live(write_plans(tmp_path / "c", {"pause": 0.05, "events": {"1": "corrupt", "2": "empty"}})) as source:
+        seen = [next_frame(source).index for _ in range(4)]
+        assert source.drops[CORRUPT] == 2
+        assert source.losses == 0
+    assert not {1, 2} & set(seen)
+
+
+def test_a_reader_that_hangs_does_not_hold_up_the_end(tmp_path):
+    source = live(write_plans(tmp_path / "c", {"events": {"2": "hang"}}), Patience(stall_seconds=60))
+    next_frame(source)
+    begun = time.monotonic()
+    source.close()
+    assert time.monotonic() - begun < 3
+    assert not [name for name in processes() if str(tmp_path) in name]
+
+
+def test_a_reader_ends_with_the_program_however_that_ends(tmp_path):
+    folder = write_plans(tmp_path / "c", {"events": {"50": "hang"}})
+    program = (
+        "import os, signal, sys; sys.path.insert(0, '.')\n"
+        "from tests.runtime.test_sources import live, next_frame\n"
+        "from pathlib import Path\n"
+        "source = live(Path(sys.argv[1])); next_frame(source)\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", program, folder], check=False).returncode == -9
+    end = time.monotonic() + 5
+    while [name for name in processes() if str(folder) in name] and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not [name for name in processes() if str(folder) in name]
+
+
+def processes():
+    """Command lines of all processes but this one."""
+    for entry in os.listdir("/proc"):
+        if entry.isdigit() and int(entry) != os.getpid():
+            try:
+                with open(f"/proc/{entry}/cmdline", "rb") as stream:
+                    yield stream.read().decode(errors="replace")
+            except OSError:
+                continue
+
+
+def test_frames_that_are_no_pictures_of_the_layout_are_refused_with_their_shape(tmp_path):
+    address = LiveAddress(kind="camera", place=str(write_plans(tmp_path / "c", {})), layout=Layout.NV12)
+    source = LiveSource("camera:0", address, Patience(start_seconds=1.0), OPENER)
+    with source, pytest.raises(DataError, match=r"its frames are uint8 \(4, 6, 3\), not nv12"):
+        next_frame(source)
+
+
+def test_a_camera_that_is_not_there_is_told_of_by_opencv_itself():
+    absent, quick = "camera:97: no frame for 1.5 s: it cannot be opened", Patience(start_seconds=1.5)
+    with open_source("camera:97", patience=quick) as source, pytest.raises(DataError, match=absent):
+        next_frame(source)
 
 
 def test_addresses_of_live_sources():
-    assert live_address("camera:2") == (2, ())
-    assert live_address("0") == (0, ())
-    assert live_address("/dev/video1") == (1, ())
-    assert live_address("rtsp://a/b")[0] == "rtsp://a/b"
-    assert live_address("nonsense")[0] is None
+    assert live_address("camera:2") == LiveAddress(kind="camera", place=2)
+    assert live_address("0") == LiveAddress(kind="camera", place=0)
+    assert live_address("/dev/video1?size=1280x720&fps=30&format=yuyv") == LiveAddress(
+        kind="camera", place=1, size_hw=(720, 1280), fps=30.0, pixel_format="YUYV", layout=Layout.YUYV
+    )
+    assert live_address("rtsp://a/b?x=1") == LiveAddress(kind="stream", place="rtsp://a/b?x=1")
+    assert live_address("gst+nv12:videotestsrc ! appsink") == LiveAddress(
+        kind="gstreamer", place="videotestsrc ! appsink", layout=Layout.NV12
+    )
+    csi = live_address("csi:1?size=1920x1080&fps=30")
+    assert csi.layout is Layout.NV12
+    assert "sensor-id=1 ! video/x-raw(memory:NVMM),format=NV12,width=1920,height=1080,framerate=30/1 !" in csi.place
+    assert "drop=true max-buffers=1" in csi.place
+    assert live_address("nonsense") is None
+    assert live_address("camera:x") is None
+
+
+@pytest.mark.parametrize(
+    ("uri", "words"),
+    [
+        ("camera:0?sise=1x1", "option 'sise' is not known; did you mean 'size'"),
+        ("camera:0?size=1280", "give WIDTHxHEIGHT"),
+        ("camera:0?size=0x720", "give WIDTHxHEIGHT"),
+        ("camera:0?fps=nan", "frames a second"),
+        ("camera:0?fps=-3", "frames a second"),
+        ("camera:0?format=RGB3", "'RGB3' is not known"),
+        ("csi:0?format=NV12", "'format' is not known"),
+        ("camera:0?fast", "is not known|is no option"),
+        ("raw:640", "give WIDTHxHEIGHT"),
+        ("raw:64x48?layout=gray", "'gray' is not known"),
+        ("raw:64x48?live=maybe", "'maybe' is not known"),
+    ],
+)
+def test_options_that_cannot_be_are_refused(uri, words):
+    with pytest.raises(ConfigError, match=words):
+        open_source(uri)
+
+
+def test_credentials_do_not_appear_in_messages():
+    assert without_credentials("rtsp://user:p@ss@10.0.0.1/s") == "rtsp://10.0.0.1/s"
+    assert without_credentials("rtsp://10.0.0.1/a@b") == "rtsp://10.0.0.1/a@b"
+    assert without_credentials("camera:0") == "camera:0"
+
+
+RAW = """
+import sys
+from clst_runtime.sources import open_source
+with open_source(sys.argv[1]) as source:
+    for timed in source:
+        print(timed.index, timed.size_hw, timed.rgb[0, 0].tolist(), timed.rgb[-1, -1].tolist())
+    print(source.warnings, sum(source.drops.values()))
+"""
+
+
+def raw_run(uri, data):
+    done = subprocess.run([sys.executable, "-c", RAW, uri], input=data, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr.decode()
+    return done.stdout.decode().splitlines()
+
+
+def test_raw_frames_of_a_pipe_are_all_taken_when_nothing_may_be_lost():
+    frames = b"".join(bytes([index, 0, 0]) * 12 for index in range(200))
+    lines = raw_run("raw:4x3?live=no", frames)
+    assert lines[7] == "7 (3, 4) [7, 0, 0] [7, 0, 0]"
+    assert len(lines) == 201
+    assert lines[-1] == "[] 0"
+
+
+def test_a_raw_pipe_that_ends_within_a_frame_is_warned_of():
+    assert "ended within frame 1" in raw_run("raw:4x3?live=no&layout=bgr", bytes(36 + 5))[-1]
+    assert raw_run("raw:4x3?live=no", b"") == ["[] 0"]
+
+
+def test_live_raw_frames_stay_in_step_however_many_are_dropped():
+    *lines, end = raw_run("raw:4x3?layout=bgr&fps=30", b"".join(bytes([index, 0, 9]) * 12 for index in range(200)))
+    for line in lines:
+        index = line.split()[0]
+        assert line == f"{index} (3, 4) [9, 0, {index}] [9, 0, {index}]"
+    assert end == f"[] {200 - len(lines)}"
+    assert lines
+
+
+class Video:
+    """Announces ten frames and gives `count`."""
+
+    def __init__(self, count):
+        self.count = count
+
+    def __call__(self, path):
+        return self
+
+    def isOpened(self):  # noqa: N802
+        return True
+
+    def get(self, what):
+        return 25.0 if what == 5 else 10
+
+    def read(self, into=None):
+        self.count -= 1
+        return (True, np.zeros((2, 2, 3), np.uint8)) if self.count >= 0 else (False, None)
+
+    def release(self):
+        pass
 
 
 def test_a_video_with_fewer_frames_than_announced_is_warned_of(tmp_path):
-    class Video(FakeCamera):
-        def get(self, what):
-            return 25.0 if what == 5 else 10
-
     path = tmp_path / "v.mp4"
     path.write_bytes(b"x")
-    with open_source(str(path), capture=Video(count=4, pause=0)) as source:
+    with open_source(str(path), capture=Video(4)) as source:
         assert len(list(source)) == 4
         assert "4 of 10" in source.warnings[0]
 
@@ -89,8 +312,13 @@ def test_a_video_with_fewer_frames_than_announced_is_warned_of(tmp_path):
 def test_a_video_without_a_frame_is_damaged(tmp_path):
     path = tmp_path / "v.mp4"
     path.write_bytes(b"x")
-    with (
-        open_source(str(path), capture=FakeCamera(count=0, pause=0)) as source,
-        pytest.raises(DataError, match="damaged"),
-    ):
+    with open_source(str(path), capture=Video(0)) as source, pytest.raises(DataError, match="damaged"):
         list(source)
+
+
+def test_a_folder_is_read_in_order_and_names_its_frames(tmp_path):
+    for name in ("b", "a"):
+        write_png(tmp_path / "in" / f"{name}.png", np.zeros((2, 3, 3), np.uint8))
+    with open_source(str(tmp_path / "in")) as source:
+        assert [(timed.index, timed.name, timed.size_hw) for timed in source] == [(0, "a", (2, 3)), (1, "b", (2, 3))]
+        assert not source.live

@@ -1,4 +1,4 @@
-"""Where frames come from: folders, videos, cameras, streams.
+"""Where frames come from: folders, videos, cameras, streams, pipes.
 
 Files are read without loss, one frame after another. Live sources keep the newest frame only and count what they
 had to drop.
@@ -6,53 +6,71 @@ had to drop.
 
 from __future__ import annotations
 
+import math
+import os
+import re
+import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from clst_runtime.errors import DataError
 from clst_runtime.images import IMAGE_SUFFIXES, list_images
 from clst_runtime.optional import require
+from clst_runtime.sources.address import LiveAddress, live_address, read_options
 from clst_runtime.sources.base import Source, SourceEnded, TimedFrame
 from clst_runtime.sources.files import ImageSource, VideoSource
-from clst_runtime.sources.live import LiveSource
+from clst_runtime.sources.live import LiveSource, Patience
+from clst_runtime.sources.raw import RawSource
 
-__all__ = ["Source", "SourceEnded", "TimedFrame", "live_address", "open_source"]
-
-STALL_SECONDS = 5.0
+__all__ = ["Patience", "Source", "SourceEnded", "TimedFrame", "open_source", "without_credentials"]
 
 
-def open_source(uri: str, *, capture: Callable[..., Any] | None = None, stall_seconds: float = STALL_SECONDS) -> Source:
+def open_source(uri: str, *, capture: Callable[..., Any] | None = None, patience: Patience | None = None) -> Source:
     """Open a source by what it names.
 
     Args:
-        uri: a folder or file of pictures, a video file, `camera:0` or `0` or `/dev/video0`, `rtsp://…`,
-            or `gst:` with a GStreamer pipeline that ends in appsink.
-        capture: opens a video capture; None = `cv2.VideoCapture`.
-        stall_seconds: how long a live source may give nothing.
+        uri: a folder or file of pictures, a video file, `camera:0` or `0` or `/dev/video0`, `csi:0`, `rtsp://…`,
+            `gst:` with a GStreamer pipeline that ends in appsink, or `raw:1280x720` for frames on standard input.
+        capture: opens a video file; None = `cv2.VideoCapture`.
+        patience: how long a live source may give nothing.
 
     Raises:
-        DataError: it does not exist, cannot be opened or holds no frame.
+        DataError: it does not exist, cannot be opened or holds no frame. ConfigError: an option that cannot be.
     """
-    opened = capture or require("cv2").VideoCapture
     path = Path(uri)
     if path.is_dir() or (path.is_file() and path.suffix.lower() in IMAGE_SUFFIXES):
         return ImageSource(list_images(path) if path.is_dir() else [path])
     if path.is_file() and not uri.startswith("/dev/"):
-        return VideoSource(path, opened)
-    address, arguments = live_address(uri)
-    if address is None:
+        return VideoSource(path, capture or require("cv2").VideoCapture)
+    if uri.startswith("raw:"):
+        address, live = raw_address(uri)
+        if not live:
+            return RawSource(address)
+        # Another reader would begin in the middle of a frame
+        return LiveSource(uri, address, replace(patience or Patience(), stall_seconds=math.inf))
+    address_found = live_address(uri)
+    if address_found is None:
         raise DataError(
-            f"{uri}: no such folder, picture or video, and no camera (camera:0, /dev/video0, rtsp://…, gst:…)"
+            f"{uri}: no such folder, picture or video, and no camera (camera:0, csi:0, rtsp://…, gst:…, raw:WxH)"
         )
-    return LiveSource(uri, opened, (address, *arguments), stall_seconds)
+    return LiveSource(without_credentials(uri), address_found, patience)
 
 
-def live_address(uri: str) -> tuple[int | str | None, tuple[int, ...]]:
-    """What to open a live source with: a device number or an address, and the API to use; None if it is neither."""
-    number = uri.removeprefix("camera:").removeprefix("/dev/video")
-    if number.isdigit():
-        return int(number), ()
-    if uri.startswith("gst:"):
-        return uri.removeprefix("gst:"), (int(require("cv2").CAP_GSTREAMER),)
-    return (uri, ()) if uri.startswith(("rtsp://", "http://", "https://", "udp://")) else (None, ())
+def raw_address(uri: str) -> tuple[LiveAddress, bool]:
+    """`raw:1280x720?layout=nv12&fps=30&live=no` and whether frames may be dropped.
+
+    Raises:
+        ConfigError: an option that cannot be.
+    """
+    size, _, query = uri.removeprefix("raw:").partition("?")
+    options = read_options(uri, f"size={size}&{query}" if query else f"size={size}", ("size", "layout", "fps", "live"))
+    place = os.dup(sys.stdin.fileno())
+    address = LiveAddress(kind="raw", place=place, layout=options.layout, size_hw=options.size_hw, fps=options.fps)
+    return address, options.live
+
+
+def without_credentials(uri: str) -> str:
+    """A stream's address without user and password."""
+    return re.sub(r"(?<=://)[^/]*@", "", uri)

@@ -13,6 +13,11 @@ from clst_runtime.frames import Layout, Picture, to_rgb
 OVERTAKEN = "overtaken"
 """Cause of a drop: a newer frame came before anybody took this one."""
 
+HELD = "held"
+"""Cause of a drop: sinks held so many frames that there was no room for another."""
+CORRUPT = "corrupt"
+"""Cause of a drop: the camera gave something that is no frame."""
+
 
 class SourceEnded(Exception):
     """There will be no more frames."""

@@ -1,69 +1,294 @@
-"""Cameras and streams; the newest frame is the only one kept."""
+"""Cameras and streams: the newest frame only, read by a process that may hang or die without harm.
+
+The program never waits for the camera: a watchdog ends a reader that gives nothing, and another one is started, at
+growing intervals. A frame is never repeated and never invented; while the source is lost there is none.
+"""
 
 from __future__ import annotations
 
+import json
+import mmap
+import os
+import select
+import subprocess
+import sys
+import tempfile
 import threading
 import time
-from collections.abc import Callable
-from typing import Any
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import IO, Any
+
+import numpy as np
 
 from clst_runtime.errors import DataError
 from clst_runtime.frames import Layout
-from clst_runtime.sources.base import OVERTAKEN, Source, SourceEnded, TimedFrame
+from clst_runtime.pool import Lent
+from clst_runtime.sources.address import LiveAddress
+from clst_runtime.sources.base import CORRUPT, HELD, OVERTAKEN, Source, SourceEnded, TimedFrame
+from clst_runtime.sources.reader import OPENER, PROGRAM, Order
+
+SLOTS = 12
+"""Frames that sinks, the loop and the reader may hold together."""
+SLOT_BYTES = 128 << 20
+"""Room for 8K in BGR; memory is used only as far as frames fill it."""
+WARNINGS_KEPT = 50
+
+
+@dataclass(frozen=True, kw_only=True)
+class Patience:
+    """How long a live source may give nothing before what happens."""
+
+    start_seconds: float = 10.0
+    """Absent at the start: the program gives up."""
+    lost_seconds: float | None = None
+    """Lost while running: the program gives up; None = never."""
+    open_seconds: float = 15.0
+    """Opening hangs: the reader is replaced."""
+    stall_seconds: float = 3.0
+    """An open source gives no frame: the reader is replaced."""
+    first_pause_seconds: float = 0.25
+    """Between two readers; doubled each time,"""
+    longest_pause_seconds: float = 5.0
+    """up to this."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Arrival:
+    slot: int
+    index: int
+    captured_ns: int
+    shape: tuple[int, ...]
+    layout: Layout
 
 
 class LiveSource(Source):
-    """A camera or stream, read by a thread of its own; the newest frame is the only one kept."""
+    """A camera or stream. A thread of this process looks after the process that reads it."""
 
     live = True
 
-    def __init__(self, uri: str, capture: Callable[..., Any], arguments: tuple[Any, ...], stall_seconds: float) -> None:
-        super().__init__()
-        self.uri = uri
-        self._capture = capture(*arguments)
-        if not self._capture.isOpened():
-            raise DataError(f"{uri}: the camera cannot be opened; is it plugged in and free? clst-doctor lists cameras")
-        announced = float(self._capture.get(5))
-        self.fps = announced if announced > 0 else None
-        self._stall_seconds = stall_seconds
-        self._newest: tuple[int, Any, int] | None = None
-        self._arrived, self._ended = threading.Condition(), False
-        self._thread = threading.Thread(target=self._read, name="camera", daemon=True)
+    def __init__(self, uri: str, address: LiveAddress, patience: Patience | None = None, opener: str = OPENER) -> None:
+        """Start reading.
 
-    def _read(self) -> None:
-        index = 0
-        while not self._ended:
-            good, picture = self._capture.read()
-            with self._arrived:
-                if not good:
-                    self._ended = True
-                    self._arrived.notify()
-                    return
-                self.drops[OVERTAKEN] += self._newest is not None
-                self._newest = (index, picture, time.monotonic_ns())
-                index += 1
-                self._arrived.notify()
+        Args:
+            uri: how messages name it; credentials are left out of them.
+            address: what to open.
+            patience: how long to wait for what.
+            opener: `module:function` that opens the address in the reading process.
+        """
+        super().__init__()
+        self.uri, self.address, self.patience = uri, address, patience or Patience()
+        self._opener = opener
+        self._shared = _shared_file(SLOTS * SLOT_BYTES)
+        self._memory = mmap.mmap(self._shared.fileno(), 0)
+        self._lent: dict[int, Lent] = {}
+        self._newest: _Arrival | None = None
+        self._changed = threading.Condition()
+        self._closing, self._ended, self._failure = False, False, ""
+        self._reader: _Process | None = None
+        self._next_index = 0
+        self._seen_ns = time.monotonic_ns()
+        self._had_frames = False
+        self._thread = threading.Thread(target=self._supervise, name="camera", daemon=True)
+        self._thread.start()
+
+    # What the loop calls
 
     def take(self, timeout_seconds: float) -> TimedFrame | None:
-        """The newest frame."""
-        with self._arrived:
-            self._arrived.wait_for(lambda: self._newest is not None or self._ended, timeout_seconds)
-            newest, self._newest = self._newest, None
-        if newest is None and self._ended:
-            self.warnings.append(f"{self.uri}: the stream has ended")
-            raise SourceEnded
-        if newest is None:
-            return None
-        index, picture, captured_ns = newest
-        return TimedFrame(index=index, picture=picture, layout=Layout.BGR, captured_ns=captured_ns, name=f"{index:06d}")
+        """The newest frame that was not taken yet.
 
-    def __enter__(self) -> LiveSource:
-        self._thread.start()
-        return self
+        Raises:
+            SourceEnded: the stream is over. DataError: absent or lost for longer than `patience` allows.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self._newest is not None or self._ended, timeout_seconds)
+            arrival, self._newest = self._newest, None
+            if arrival is None:
+                self._check_patience()
+                return None
+            lent = self._lent[arrival.slot] = Lent(self._view(arrival))
+            picture = lent.lend()
+        return TimedFrame(
+            index=arrival.index, picture=picture, layout=arrival.layout, captured_ns=arrival.captured_ns,
+            name=f"{arrival.index:06d}",
+        )  # fmt: skip
+
+    def _check_patience(self) -> None:
+        if self._ended:
+            raise SourceEnded
+        silent = (time.monotonic_ns() - self._seen_ns) / 1e9
+        limit = self.patience.lost_seconds if self._had_frames else self.patience.start_seconds
+        if limit is not None and silent > limit:
+            reason = self._failure or "it gives no frame"
+            raise DataError(f"{self.uri}: no frame for {limit:g} s: {reason}; clst-doctor lists cameras")
 
     def close(self) -> None:
-        """Release the camera, unless a read of it hangs."""
-        self._ended = True
-        self._thread.join(timeout=2.0)
-        if not self._thread.is_alive():  # releasing under a read that hangs would crash OpenCV
-            self._capture.release()
+        """End the reader, however it hangs."""
+        with self._changed:
+            self._closing = True
+        self._thread.join(timeout=5.0)
+        self._shared.close()
+
+    # What the thread does
+
+    def _supervise(self) -> None:
+        pause = self.patience.first_pause_seconds
+        while not self._closing and not self._ended:
+            frames_before = self._next_index
+            self._read_until_lost()
+            if self._closing or self._ended:
+                break
+            pause = self.patience.first_pause_seconds if self._next_index > frames_before else pause
+            self._wait(pause)
+            pause = min(2 * pause, self.patience.longest_pause_seconds)
+
+    def _wait(self, seconds: float) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._closing, seconds)
+
+    def _read_until_lost(self) -> None:
+        """One reader's life."""
+        reader = _Process(self._order(), self._shared.fileno())
+        self._reader = reader
+        try:
+            reason = self._follow(reader)
+        finally:
+            self._reader = None
+            words = reader.end()
+        if reason and not self._closing:
+            self._note_loss(f"{reason} ({words})" if words else reason)
+
+    def _order(self) -> dict[str, Any]:
+        with self._changed:
+            free = tuple(slot for slot in range(SLOTS) if slot not in self._held())
+        return {"address": self.address, "opener": self._opener, "slot_bytes": SLOT_BYTES, "free": free}
+
+    def _held(self) -> set[int]:
+        self._lent = {slot: lent for slot, lent in self._lent.items() if not lent.is_free}
+        waiting = set() if self._newest is None else {self._newest.slot}
+        return set(self._lent) | waiting
+
+    def _follow(self, reader: _Process) -> str:
+        """Take in what the reader tells until it ends or falls silent; why it was lost."""
+        first, opened = self._next_index, False
+        deadline = time.monotonic() + self.patience.open_seconds
+        while not self._closing:
+            self._give_back(reader)
+            messages = reader.messages(0.05)
+            if messages is None:
+                return self._failure or "its reader has died"
+            for message in messages:
+                if "failed" in message:
+                    return str(message["failed"])
+                if "ended" in message:
+                    return self._end()
+                opened = opened or "opened" in message
+                self._take_in(message, first)
+            if any("frame" in message or "opened" in message for message in messages):
+                deadline = time.monotonic() + self.patience.stall_seconds
+            if time.monotonic() > deadline:
+                silence = self.patience.stall_seconds if opened else self.patience.open_seconds
+                return f"no frame for {silence:g} s" if opened else f"opening took more than {silence:g} s"
+        return ""
+
+    def _end(self) -> str:
+        with self._changed:
+            self._ended = True
+            self._changed.notify_all()
+        return ""
+
+    def _take_in(self, message: dict[str, Any], first: int) -> None:
+        with self._changed:
+            if "opened" in message:
+                self.fps = message["fps"] if message["fps"] > 0 else None
+            self.drops[CORRUPT] += message.get("corrupt", 0)
+            self.drops[HELD] += message.get("held", 0)
+            if "frame" not in message:
+                return
+            if self._newest is not None:
+                self.drops[OVERTAKEN] += 1
+                self._lent[self._newest.slot] = Lent(self._view(self._newest))  # lent to nobody: free again
+            self._newest = _Arrival(
+                slot=message["frame"], index=first + message["index"], captured_ns=message["ns"],
+                shape=tuple(message["shape"]), layout=Layout(message["layout"]),
+            )  # fmt: skip
+            self._next_index, self._seen_ns = self._newest.index + 1, time.monotonic_ns()
+            self._had_frames, self.lost, self._failure = True, False, ""
+            self._changed.notify_all()
+
+    def _give_back(self, reader: _Process) -> None:
+        with self._changed:
+            free = [slot for slot, lent in self._lent.items() if lent.is_free]
+            for slot in free:
+                del self._lent[slot]
+        reader.give_back(free)
+
+    def _view(self, arrival: _Arrival) -> Any:
+        count, start = int(np.prod(arrival.shape)), arrival.slot * SLOT_BYTES
+        return np.frombuffer(self._memory, np.uint8, count, start).reshape(arrival.shape)
+
+    def _note_loss(self, reason: str) -> None:
+        with self._changed:
+            self._failure = reason
+            if self._had_frames and not self.lost:
+                self.lost = True
+                self.losses += 1
+                self.warnings = [*self.warnings[-WARNINGS_KEPT:], f"{self.uri} was lost: {reason}"]
+
+
+class _Process:
+    """One reading process and its pipes."""
+
+    def __init__(self, order: dict[str, Any], shared: int) -> None:
+        self._messages, theirs = os.pipe()
+        whole = Order(**order, shared=shared, messages=theirs)
+        descriptors = [shared, theirs]
+        if whole.address.kind == "raw":
+            descriptors.append(int(whole.address.place))
+        self._words = tempfile.TemporaryFile()  # noqa: SIM115  closed by `end`
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", PROGRAM, json.dumps(sys.path), whole.to_json()],
+            stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=self._words, pass_fds=descriptors,
+            start_new_session=True, bufsize=0,
+        )  # fmt: skip
+        os.close(theirs)
+        self._rest = b""
+
+    def messages(self, timeout_seconds: float) -> list[dict[str, Any]] | None:
+        """What has been told since; None when the process is gone."""
+        if not select.select([self._messages], [], [], timeout_seconds)[0]:
+            return []
+        read = os.read(self._messages, 1 << 16)
+        if not read:
+            return None
+        *lines, self._rest = (self._rest + read).split(b"\n")
+        return [json.loads(line) for line in lines]
+
+    def give_back(self, slots: list[int]) -> None:
+        """Name slots that are free again."""
+        if slots and self._process.stdin is not None:
+            with suppress(BrokenPipeError):  # it has ended; `messages` will tell
+                self._process.stdin.write(bytes(slots))
+
+    def end(self) -> str:
+        """Kill it; the last line it wrote on its standard error."""
+        self._process.kill()
+        with suppress(subprocess.TimeoutExpired):  # a driver may hold it in the kernel: it goes when that lets it
+            self._process.wait(timeout=1.0)
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+        os.close(self._messages)
+        with self._words as words:
+            words.seek(max(0, words.seek(0, os.SEEK_END) - 2000))
+            lines = words.read().decode(errors="replace").strip().splitlines()
+        return lines[-1][:200] if lines else ""
+
+
+def _shared_file(size: int) -> IO[bytes]:
+    """A file without a name that two processes can map; sparse, so that only what is written costs memory."""
+    if hasattr(os, "memfd_create"):  # not bounded by the size of /dev/shm, which containers keep small
+        file: IO[bytes] = os.fdopen(os.memfd_create("clst-frames"), "w+b")
+    else:
+        file = tempfile.TemporaryFile()  # noqa: SIM115  the caller's
+    file.truncate(size)
+    return file

@@ -1,0 +1,243 @@
+"""The process that reads a camera, so that a read that never comes back hangs nobody else.
+
+It is started by `live.LiveSource` and gets one JSON object as its argument. Frames go into slots of a shared file, a
+line of JSON about each into a pipe; the numbers of slots that are free again come back on its standard input, a byte
+each. It ends when that input is closed, which happens when its parent ends, however it ends.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import mmap
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from clst_runtime.errors import ClstError, DataError
+from clst_runtime.frames import Layout, Picture
+from clst_runtime.optional import require
+from clst_runtime.sources.address import LiveAddress
+from clst_runtime.sources.raw import RawCapture
+
+PROGRAM = (
+    "import sys, json; sys.path[:] = json.loads(sys.argv[1]); from clst_runtime.sources.reader import main; main()"
+)
+BAD_READS = 10
+"""Reads that may fail in a row before the camera counts as lost."""
+BAD_READ_PAUSE_SECONDS = 0.02
+OPENER = "clst_runtime.sources.reader:open_capture"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """What the parent asks for; as JSON it is the process's argument."""
+
+    address: LiveAddress
+    """What to open."""
+    opener: str
+    """`module:function` that opens an address and gives what behaves like `cv2.VideoCapture`."""
+    shared: int
+    """File descriptor of the shared file."""
+    messages: int
+    """File descriptor of the pipe to the parent."""
+    slot_bytes: int
+    """Size of a slot."""
+    free: tuple[int, ...]
+    """Slots that may be written."""
+
+    def to_json(self) -> str:
+        """One line."""
+        return json.dumps({name: vars(value) if name == "address" else value for name, value in vars(self).items()})
+
+    @staticmethod
+    def from_json(text: str) -> Order:
+        """The inverse of `to_json`."""
+        values = json.loads(text)
+        place = values.pop("address")
+        place["layout"] = Layout(place["layout"])
+        place["size_hw"] = tuple(place["size_hw"]) if place["size_hw"] else None
+        return Order(**values | {"address": LiveAddress(**place), "free": tuple(values["free"])})
+
+
+class Slots:
+    """The shared file, and which parts of it may be written."""
+
+    def __init__(self, descriptor: int, slot_bytes: int, free: tuple[int, ...]) -> None:
+        self.slot_bytes = slot_bytes
+        self._memory = mmap.mmap(descriptor, 0)
+        self._free = list(free)
+        self._changed = threading.Condition()
+
+    def view(self, slot: int, shape: tuple[int, ...]) -> Picture:
+        """A slot's memory as a picture of `shape`.
+
+        Raises:
+            DataError: it does not fit.
+        """
+        count = int(np.prod(shape))
+        if count > self.slot_bytes:
+            raise DataError(
+                f"a frame of {shape} has more than {self.slot_bytes >> 20} MiB; ask the camera for a smaller one"
+            )
+        return np.frombuffer(self._memory, np.uint8, count, slot * self.slot_bytes).reshape(shape)
+
+    def take(self) -> int | None:
+        """A slot that is free; None when all are held."""
+        with self._changed:
+            return self._free.pop() if self._free else None
+
+    def give_back(self, slot: int) -> None:
+        """Make a slot free again."""
+        with self._changed:
+            self._free.append(slot)
+
+    def refill_from(self, stream: Any, end: Callable[[], None]) -> None:
+        """Take slots back as the parent names them; call `end` when it is gone."""
+        while slot := stream.read(1):
+            self.give_back(slot[0])
+        end()
+
+
+def open_capture(address: LiveAddress) -> Any:
+    """Open a camera or stream with OpenCV.
+
+    Raises:
+        DataError: it cannot be opened.
+    """
+    cv2 = require("cv2")
+    if address.kind == "raw":
+        return RawCapture(address)
+    if address.kind == "gstreamer":
+        capture = cv2.VideoCapture(str(address.place), cv2.CAP_GSTREAMER)
+    else:
+        capture = cv2.VideoCapture(address.place)
+    if address.kind == "camera":
+        _configure(cv2, capture, address)
+    return capture
+
+
+def _configure(cv2: Any, capture: Any, address: LiveAddress) -> None:
+    """The order matters to V4L2: format, then size, then rate."""
+    if address.pixel_format:
+        capture.set(cv2.CAP_PROP_FOURCC, cv2.VideoWriter.fourcc(*address.pixel_format))
+        if address.layout is not Layout.BGR:
+            capture.set(cv2.CAP_PROP_CONVERT_RGB, 0)
+    if address.size_hw is not None:
+        capture.set(cv2.CAP_PROP_FRAME_WIDTH, address.size_hw[1])
+        capture.set(cv2.CAP_PROP_FRAME_HEIGHT, address.size_hw[0])
+    if address.fps is not None:
+        capture.set(cv2.CAP_PROP_FPS, address.fps)
+    capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)
+
+
+class Reader:
+    """Reads frames into slots and tells the parent."""
+
+    def __init__(self, order: Order, capture: Any) -> None:
+        self.order, self.capture = order, capture
+        self.slots = Slots(order.shared, order.slot_bytes, order.free)
+        self._shape: tuple[int, ...] | None = None
+        self._index = self._bad = 0
+        self._tells_time = str(getattr(capture, "getBackendName", str)()) == "V4L2"
+
+    def tell(self, **facts: Any) -> None:
+        """One line to the parent."""
+        os.write(self.order.messages, json.dumps(facts).encode() + b"\n")
+
+    def run(self) -> None:
+        """Read until the camera gives nothing more.
+
+        Raises:
+            EOFError: it has ended. DataError: it gives no frames, or such that cannot be used.
+        """
+        while True:
+            if not self.capture.grab():
+                self._count_bad()
+                continue
+            captured_ns = self._capture_time()
+            slot = self.slots.take()
+            if slot is None:
+                self.tell(held=1)
+            elif self._retrieve(slot, captured_ns):
+                self._bad = 0
+            else:
+                self.slots.give_back(slot)
+                self._count_bad()
+            self._index += 1
+
+    def _count_bad(self) -> None:
+        self._bad += 1
+        if self._bad >= BAD_READS:
+            raise DataError("it gives no frames any more")
+        self.tell(corrupt=1)
+        time.sleep(BAD_READ_PAUSE_SECONDS)
+
+    def _capture_time(self) -> int:
+        """When the frame was taken: V4L2's own time of the buffer where it is on the same clock, else now."""
+        now = time.monotonic_ns()
+        if self._tells_time:
+            told = int(self.capture.get(0) * 1e6)  # CAP_PROP_POS_MSEC
+            if 0 <= now - told < 1_000_000_000:
+                return told
+        return now
+
+    def _retrieve(self, slot: int, captured_ns: int) -> bool:
+        into = None if self._shape is None else self.slots.view(slot, self._shape)
+        good, picture = self.capture.retrieve(into)
+        if not good or picture is None or picture.size == 0:
+            return False
+        if picture.shape != self._shape:
+            self._shape = check_shape(picture, self.order.address.layout)
+            into = self.slots.view(slot, self._shape)
+        if into is not None and not np.shares_memory(into, picture):
+            np.copyto(into, picture)
+        layout = self.order.address.layout.value
+        self.tell(frame=slot, index=self._index, ns=captured_ns, shape=list(picture.shape), layout=layout)
+        return True
+
+
+def check_shape(picture: Picture, layout: Layout) -> tuple[int, ...]:
+    """The shape, if it is one of `layout`.
+
+    Raises:
+        DataError: another type or number of channels.
+    """
+    expected = layout.shape(layout.size_hw(picture))
+    if picture.dtype != np.uint8 or picture.shape != expected:
+        raise DataError(
+            f"its frames are {picture.dtype} {picture.shape}, not {layout.value} of 8 bits; give another format"
+        )
+    return picture.shape
+
+
+def main() -> None:
+    """Open, read, tell; the exit code means nothing, the messages do."""
+    order = Order.from_json(sys.argv[2])
+    module, _, name = order.opener.partition(":")
+
+    def tell_failure(words: str) -> None:
+        os.write(order.messages, json.dumps({"failed": words}).encode() + b"\n")
+
+    try:
+        capture = getattr(importlib.import_module(module), name)(order.address)
+        if not capture.isOpened():
+            return tell_failure("it cannot be opened; is it plugged in and free?")
+        reader = Reader(order, capture)
+        freed = os.fdopen(sys.stdin.fileno(), "rb", buffering=0, closefd=False)
+        refill = (freed, lambda: os._exit(0))
+        threading.Thread(target=reader.slots.refill_from, args=refill, daemon=True).start()
+        reader.tell(opened=True, fps=float(capture.get(5)))  # CAP_PROP_FPS
+        reader.run()
+    except EOFError:
+        os.write(order.messages, b'{"ended": true}\n')
+    except ClstError as error:
+        tell_failure(error.message)
+    finally:
+        os._exit(0)  # a capture that hangs must not hold up the end
