@@ -144,33 +144,35 @@ class RunStatistics:
     def to_json(self) -> dict[str, Any]:
         """Plain values, latencies summed up."""
         with self._lock:
-            return {
-                "state": self.state,
-                "end": self.end,
-                "frames": self.frames,
-                "dropped": sum(self.drops.values()),
-                "drops": dict(self.drops),
-                "seconds": self.seconds,
-                "fps": self.fps,
-                "inference_ms": self._inference.summary_ms(),
-                "capture_to_mask_ms": self._age.summary_ms(),
-                "deadline_ms": self.deadline.milliseconds,
-                "deadline_misses": self.misses,
-                "deadline_streak": self.streak,
-                "deadline_longest_streak": self.longest_streak,
-                "stale_spells": self.stale_spells,
-                "losses": self.losses,
-                "interrupted": self.interrupted,
-                "warnings": list(self.warnings),
-                "failures": list(self.failures),
-            }
+            return self._told()
+
+    def _told(self) -> dict[str, Any]:
+        return {
+            "state": self.state,
+            "end": self.end,
+            "frames": self.frames,
+            "dropped": sum(self.drops.values()),
+            "drops": dict(self.drops),
+            "seconds": self.seconds,
+            "fps": self.fps,
+            "inference_ms": self._inference.summary_ms(),
+            "capture_to_mask_ms": self._age.summary_ms(),
+            "deadline_ms": self.deadline.milliseconds,
+            "deadline_misses": self.misses,
+            "deadline_streak": self.streak,
+            "deadline_longest_streak": self.longest_streak,
+            "stale_spells": self.stale_spells,
+            "losses": self.losses,
+            "interrupted": self.interrupted,
+            "warnings": list(self.warnings),
+            "failures": list(self.failures),
+        }
 
     def snapshot(self) -> dict[str, Any]:
         """`to_json` as of now, with the age of the newest picture and the recent frames for charts.
 
         `recent` holds [seconds since the start, capture to mask in ms, inference in ms] of each.
         """
-        told = self.to_json()
         with self._lock:
             age_ms = (self._clock() - self._newest_ns) / 1e6 if self.frames else None
-            return told | {"newest_age_ms": age_ms, "recent": list(self._recent)}
+            return self._told() | {"newest_age_ms": age_ms, "recent": list(self._recent)}

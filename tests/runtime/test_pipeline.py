@@ -1,0 +1,230 @@
+import gc
+import os
+import signal
+import threading
+import time
+import tracemalloc
+
+import numpy as np
+import pytest
+from tests.fakes.live import FakeBackend, FakeSource
+
+from clst_runtime.backends.ort import OrtBackend
+from clst_runtime.errors import DataError
+from clst_runtime.frames import Layout
+from clst_runtime.pipeline import WARM_UP_RUNS, Segmenter, Stop, Watchers, run_pipeline
+from clst_runtime.sinks.base import QUEUED, Sink
+from clst_runtime.sources import TimedFrame
+from clst_runtime.statistics import Deadline
+
+
+class Kept(Sink):
+    """Keeps what it gets, taking `seconds` for each; fails at result number `fails_at`, and at its end if told so."""
+
+    name = "kept"
+
+    def __init__(self, *, seconds=0.0, fails_at=None, fails_at_close=False, wants_camera_size=True):
+        self.seconds, self.fails_at, self.fails_at_close = seconds, fails_at, fails_at_close
+        self.wants_camera_size = wants_camera_size
+        self.results, self.closings, self.threads = [], 0, set()
+
+    def write(self, result):
+        if len(self.results) == self.fails_at:
+            raise DataError("the disk is full")
+        time.sleep(self.seconds)
+        self.threads.add(threading.current_thread().name)
+        self.results.append(result)
+
+    def close(self):
+        self.closings += 1
+        if self.fails_at_close:
+            raise DataError("the file is not whole")
+
+    @property
+    def indices(self):
+        return [result.timed.index for result in self.results]
+
+
+def test_every_frame_of_a_file_reaches_every_sink_however_slow():
+    slow, quick = Kept(seconds=0.01), Kept()
+    statistics = run_pipeline(FakeSource(range(20), live=False), FakeBackend(), [slow, quick])
+    assert slow.indices == quick.indices == list(range(20))
+    assert (statistics.frames, statistics.to_json()["dropped"], statistics.end) == (20, 0, "the source has ended")
+    assert slow.closings == quick.closings == 1
+
+
+def test_a_slow_sink_of_a_live_source_drops_for_itself_alone():
+    slow, quick = Kept(seconds=0.05), Kept()
+    slow.name = "slow"
+    statistics = run_pipeline(FakeSource(range(60)), FakeBackend(seconds=0.002), [slow, quick])
+    # The first frame only warms up; what waited in the queue at the end is still written
+    assert quick.indices == list(range(1, 60))
+    assert QUEUED < len(slow.indices) < 40
+    assert slow.indices == sorted(set(slow.indices))
+    assert statistics.to_json()["drops"] == {"sink slow": 59 - len(slow.indices)}
+
+
+def test_a_live_run_goes_on_when_a_sink_fails_and_says_so():
+    bad, good = Kept(fails_at=3), Kept()
+    bad.name = "recording"
+    statistics = run_pipeline(FakeSource(range(30)), FakeBackend(seconds=0.002), [bad, good])
+    assert good.indices == list(range(1, 30))
+    assert bad.indices == [1, 2, 3]
+    assert bad.closings >= 1
+    told = statistics.to_json()
+    assert told["warnings"] == ["recording has stopped: the disk is full"]
+    assert told["failures"] == ["recording: the disk is full"]
+
+
+def test_a_failing_sink_ends_a_run_of_files():
+    bad, good = Kept(fails_at=3), Kept()
+    with pytest.raises(DataError, match="the disk is full"):
+        run_pipeline(FakeSource(range(1000), live=False), FakeBackend(seconds=0.001), [bad, good])
+    assert 3 <= len(good.indices) < 100
+    assert bad.closings == good.closings == 1
+
+
+def test_a_sink_that_cannot_finish_is_told_of():
+    with pytest.raises(DataError, match="not whole"):
+        run_pipeline(FakeSource(range(3), live=False), FakeBackend(), [Kept(fails_at_close=True)])
+    statistics = run_pipeline(FakeSource(range(3)), FakeBackend(), [Kept(fails_at_close=True)])
+    assert statistics.failures == ["kept: the file is not whole"]
+
+
+def test_a_sink_that_must_be_in_the_main_thread_is():
+    window, file = Kept(), Kept()
+    window.in_main_thread = True
+    run_pipeline(FakeSource(range(3)), FakeBackend(), [window, file])
+    assert window.threads == {threading.current_thread().name}
+    assert file.threads == {"sink kept"}
+
+
+def test_a_lost_source_ends_the_run_with_its_error_and_whole_sinks():
+    sink = Kept()
+    source = FakeSource([0, 1, 2, DataError("camera:0: no frame for 5 s")])
+    with pytest.raises(DataError, match="no frame for 5 s"):
+        run_pipeline(source, FakeBackend(), [sink])
+    assert (sink.indices, sink.closings) == ([1, 2], 1)
+
+
+def test_signs_of_life_come_without_frames_and_the_state_is_told():
+    states = []
+    source = FakeSource([0, 1])
+    lost = [lambda: setattr(source, "lost", True), *[None] * 3, lambda: setattr(source, "lost", False), 2]
+    source.items = iter([0, 1, *lost])
+    run_pipeline(source, FakeBackend(), [], watchers=Watchers(tick=lambda s: states.append(s.state)))
+    assert states == ["starting", "ready", *["lost"] * 4, "ready", "ready", "ready"]
+
+
+def test_ready_is_told_once_after_the_warm_up():
+    backend, calls = FakeBackend(), []
+    watchers = Watchers(ready=lambda statistics: calls.append((backend.calls, statistics.frames)))
+    run_pipeline(FakeSource([None, 0, 1, 2]), backend, [], watchers=watchers)
+    assert calls == [(WARM_UP_RUNS, 0)]
+    assert backend.calls == WARM_UP_RUNS + 2, "the frame of the warm-up is old by then and is not used"
+
+
+def test_deadlines_are_counted_from_the_capture():
+    source = FakeSource([0, 1, lambda: (time.sleep(0.03), source.frame(2))[1], lambda: old(source)])
+    statistics = run_pipeline(source, FakeBackend(seconds=0.005), [], deadline=Deadline(milliseconds=500))
+    assert (statistics.frames, statistics.misses, statistics.streak) == (3, 1, 1)
+
+
+def old(source):
+    frame = source.frame(3)
+    return TimedFrame(index=3, picture=frame.picture, captured_ns=frame.captured_ns - 600_000_000, name=frame.name)
+
+
+@pytest.mark.parametrize(("number", "words"), [(signal.SIGINT, "Ctrl-C"), (signal.SIGTERM, "SIGTERM")])
+def test_a_signal_ends_the_run_after_the_frame_at_hand(number, words):
+    sink = Kept()
+    items = [*range(5), lambda: os.kill(os.getpid(), number), *range(5, 50)]
+    handlers = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
+    statistics = run_pipeline(FakeSource(items, live=False), FakeBackend(), [sink])
+    assert (statistics.end, statistics.interrupted) == (words, True)
+    assert sink.indices == list(range(5))
+    assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == handlers
+
+
+def test_a_second_signal_ends_it_at_once():
+    def twice():
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.01)
+
+    sink = Kept()
+    with pytest.raises(KeyboardInterrupt):
+        run_pipeline(FakeSource([0, 1, 2, twice, 3]), FakeBackend(), [sink])
+    assert sink.closings == 1
+
+
+def test_another_thread_may_run_it_and_may_ask_for_its_end():
+    stop, source, told = Stop(), FakeSource(iter(int, 1)), []
+    thread = threading.Thread(
+        target=lambda: told.append(run_pipeline(source, FakeBackend(seconds=0.01), [], stop=stop))
+    )
+    thread.start()
+    time.sleep(0.1)
+    stop.ask("the test")
+    thread.join(timeout=5)
+    assert told[0].end == "the test"
+
+
+def test_a_limit_is_kept_and_no_frames_are_no_error():
+    assert run_pipeline(FakeSource(range(50), live=False), FakeBackend(), [], limit=7).frames == 7
+    empty = run_pipeline(FakeSource([]), FakeBackend(), [])
+    assert (empty.frames, empty.end) == (0, "the source has ended")
+
+
+def test_masks_come_at_the_camera_s_size_only_when_a_sink_asks():
+    for wanted, shape in ((True, (30, 40)), (False, (8, 16))):
+        sink = Kept(wants_camera_size=wanted)
+        run_pipeline(FakeSource([0], live=False, size_hw=(30, 40)), FakeBackend(), [sink])
+        assert sink.results[0].mask.shape == shape
+        assert sink.results[0].prediction.classes.shape == (8, 16)
+
+
+@pytest.mark.parametrize("layout", [Layout.BGR, Layout.NV12, Layout.YUYV])
+def test_no_memory_is_allocated_for_a_frame_after_the_warm_up(rgb_model, layout):
+    picture = np.random.default_rng(0).integers(0, 255, layout.shape((720, 1280)), dtype=np.uint8)
+
+    def frame(index):
+        return TimedFrame(index=index, picture=picture, layout=layout, captured_ns=time.monotonic_ns(), name="x")
+
+    with OrtBackend(rgb_model) as backend:
+        segmenter = Segmenter(backend, at_camera_size=True)
+        segmenter.warm_up(frame(0))
+        held = [segmenter.segment(frame(index)) for index in range(3)]
+        gc.collect()
+        tracemalloc.start()
+        for index in range(50):
+            held = [*held[1:], segmenter.segment(frame(index))]
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    assert peak < 50_000, "a mask alone would be 921,600 bytes"
+
+
+def test_memory_stays_flat_over_ten_thousand_frames(rgb_model):
+    """A leaked mask is 6 KiB, so that 8,000 of them would be 48 MiB."""
+    sizes = []
+
+    def tick(statistics):
+        if statistics.frames % 1000 == 0:
+            with open("/proc/self/statm") as stream:
+                sizes.append(int(stream.read().split()[1]) * os.sysconf("SC_PAGE_SIZE"))
+
+    with OrtBackend(rgb_model) as backend:
+        source = FakeSource(range(10_000), live=False, size_hw=(64, 96))
+        run_pipeline(source, backend, [Forgetful()], watchers=Watchers(tick=tick))
+    assert len(sizes) >= 10
+    assert max(sizes) - sizes[1] < 4 << 20
+
+
+class Forgetful(Kept):
+    """Takes and forgets."""
+
+    def write(self, result):
+        """Nothing is kept."""
+
+    def close(self):
+        """Nothing is open."""
