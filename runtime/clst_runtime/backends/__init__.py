@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import cast
 
 from clst_runtime.backends.base import Backend
-from clst_runtime.errors import MissingDependency, ModelFileError
+from clst_runtime.backends.choice import AUTO, TENSORRT, choose_backend
+from clst_runtime.errors import ConfigError, MissingDependency, ModelFileError
 
 ENTRY_POINTS = "clst.backends"
 
 
-def open_model(path: Path, *, threads: int | None = None, provider: str = "cpu") -> Backend:
+def open_model(path: Path, *, threads: int | None = None, backend: str = AUTO) -> Backend:
     """Open a model file by its suffix, ready to predict.
 
     `.onnx` is computed by ONNX Runtime, `.engine` by TensorRT; a folder made by `clst-export … --bundle` by the
@@ -22,27 +23,19 @@ def open_model(path: Path, *, threads: int | None = None, provider: str = "cpu")
     Args:
         path: the file or bundle.
         threads: CPU threads; None = the engine's choice.
-        provider: `cpu` or `cuda`, for ONNX Runtime.
+        backend: of `choice.NAMES`, or `auto`.
 
     Raises:
         ModelFileError: missing, damaged, of an unknown kind, or an engine of another GPU or TensorRT.
-        MissingDependency: its reader, or the GPU that it needs, is not there.
+        MissingDependency: its reader, or the GPU that it needs, is not there. ConfigError: a backend that cannot be.
     """
-    if path.is_dir():
-        from clst_runtime.engines.bundle import open_bundle
-
-        return open_bundle(path)
-    if not path.is_file():
+    if not path.exists():
         raise ModelFileError(f"{path}: no such model file")
     suffix = path.suffix.lower().lstrip(".")
-    if suffix == "onnx":
-        from clst_runtime.backends.ort import OrtBackend
-
-        return OrtBackend(path, threads=threads, provider=provider)
-    if suffix == "engine":
-        from clst_runtime.backends.trt import TrtBackend
-
-        return TrtBackend(path)
+    if path.is_dir() or suffix in ("onnx", "engine"):
+        return _open(path, choose_backend(path, backend).name, threads)
+    if backend != AUTO:
+        raise ConfigError(f"{path}: --backend is for .onnx and .engine files and bundles; leave it out")
     for entry in entry_points(group=ENTRY_POINTS, name=suffix):
         try:
             opened = entry.load()
@@ -54,3 +47,21 @@ def open_model(path: Path, *, threads: int | None = None, provider: str = "cpu")
     raise ModelFileError(
         f"{path}: unknown kind of model file; give an .onnx or .engine file, a bundle or a .pt checkpoint"
     )
+
+
+def _open(path: Path, name: str, threads: int | None) -> Backend:
+    if name == TENSORRT:
+        if path.is_dir():
+            from clst_runtime.engines.bundle import open_bundle
+
+            return open_bundle(path)
+        from clst_runtime.backends.trt import TrtBackend
+
+        return TrtBackend(path)
+    from clst_runtime.backends.ort import OrtBackend
+
+    if path.is_dir():
+        from clst_runtime.engines.bundle_index import read_bundle
+
+        path = path / read_bundle(path).model.file
+    return OrtBackend(path, threads=threads, provider=name.removeprefix("ort-"))

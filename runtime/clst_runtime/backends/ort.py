@@ -25,7 +25,12 @@ _QUANTISE_FLOAT16 = (
 OUTPUTS = ("classes", "confidence")
 RESULTS_HELD = 8
 """Results that may be held at a time without new memory."""
-PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+PROVIDERS = {
+    "cpu": ("CPUExecutionProvider",),
+    "cuda": ("CUDAExecutionProvider", "CPUExecutionProvider"),
+    "tensorrt": ("TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"),
+}
+"""The provider that must run, then those that take what it has no kernel for."""
 
 
 @functools.cache
@@ -51,17 +56,23 @@ def check_float16_rounding(where: str) -> None:
 
 
 class OrtBackend:
-    """An exported ONNX file on the CPU or on CUDA; never falls back to another provider silently."""
+    """An exported ONNX file on the CPU, CUDA or TensorRT provider; never falls back to another one silently."""
 
     def __init__(self, path: Path, *, threads: int | None = None, provider: str = "cpu") -> None:
+        """Open a file.
+
+        Raises:
+            ConfigError: no provider of `PROVIDERS`. ModelFileError: damaged, or not by the artifact contract.
+            MissingDependency: this ONNX Runtime has no such provider, or it does not start.
+        """
         ort = require("onnxruntime")
         if provider not in PROVIDERS:
             raise ConfigError(f"provider {provider!r}; give one of {', '.join(PROVIDERS)}")
-        wanted = PROVIDERS[provider]
+        wanted = PROVIDERS[provider][0]
         if wanted not in ort.get_available_providers():
             raise MissingDependency(
                 f"this ONNX Runtime has no {wanted}, only {', '.join(ort.get_available_providers())}; "
-                "install 'clst[ort-gpu]' instead of 'clst[ort]', or use --provider cpu"
+                "install 'clst[ort-gpu]' instead of 'clst[ort]', or use --backend ort-cpu"
             )
         self._manifest = read_onnx_manifest(path)
         if provider == "cpu" and self._manifest.calibration.get("rest") == "fp16":
@@ -74,7 +85,7 @@ class OrtBackend:
         if threads is not None:
             options.intra_op_num_threads = threads
         try:
-            self._session: Any = ort.InferenceSession(str(path), options, providers=[wanted])
+            self._session: Any = ort.InferenceSession(str(path), options, providers=list(PROVIDERS[provider]))
         except Exception as error:
             reason = str(error).strip().splitlines()[0][:160]
             raise ModelFileError(f"{path} is damaged or no ONNX file ONNX Runtime can read ({reason})") from error

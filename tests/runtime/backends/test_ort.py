@@ -45,7 +45,7 @@ def test_a_provider_this_build_lacks_is_not_replaced_silently(rgb_model):
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         pytest.skip("this build has CUDA")
     with pytest.raises(MissingDependency, match="has no CUDAExecutionProvider"):
-        open_model(rgb_model, provider="cuda")
+        open_model(rgb_model, backend="ort-cuda")
 
 
 def test_a_float16_graph_with_qdq_is_refused_where_onnx_runtime_cuts_off(tmp_path, monkeypatch):
