@@ -4,111 +4,203 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from clst_runtime.command import command
-from clst_runtime.errors import DataError
+from clst_runtime.errors import ClstError, DataError
 
 if TYPE_CHECKING:
-    from clst_runtime.labels import ClassList
+    from clst_runtime.backends.base import Backend
+    from clst_runtime.pipeline import Watchers
     from clst_runtime.sinks.base import Sink
-    from clst_runtime.sources import Source
+    from clst_runtime.sources import Patience, Source
     from clst_runtime.statistics import RunStatistics
 
 
 @command()
 @click.argument("model", type=click.Path(path_type=Path))
-@click.option("--source", "uri", required=True, help="Folder, video, camera:0, rtsp://… or gst:pipeline.")
+@click.option("--source", required=True,
+              help="Folder, video, camera:0, csi:0, rtsp://…, gst:PIPELINE, raw:1280x720 (stdin).")  # fmt: skip
+@click.option("--backend", default="auto", show_default=True,
+              help="tensorrt, ort-tensorrt, ort-cuda or ort-cpu; what auto chose and why is said.")  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for overlay.mp4, statistics and masks.")
 @click.option("--video/--no-video", default=True, show_default=True, help="Write overlay.mp4.")
 @click.option("--masks", is_flag=True, help="Write masks/<frame>.png with class ids at camera size.")
 @click.option("--pictures", is_flag=True, help="Write overlays/<frame>.png.")
 @click.option("--window", is_flag=True, help="Show the overlay; q ends.")
+@click.option("--stream", "streams", multiple=True,
+              help="To other programs: masks:-, overlay:unix:/run/clst.sock, masks:tcp:127.0.0.1:5555.")  # fmt: skip
+@click.option("--deadline-ms", type=click.FloatRange(min=0, min_open=True), help="A mask older than this is a miss.")
+@click.option("--stale-after", default=10, show_default=True, type=click.IntRange(1), help="Misses in a row: stale.")
+@click.option("--patience", "patience_seconds", type=click.FloatRange(0),
+              help="Seconds without a camera before giving up  [default: 10 at the start, then never]")  # fmt: skip
+@click.option("--statistics-every", type=click.FloatRange(min=0, min_open=True),
+              help="Seconds between lines of statistics.jsonl in --out, or of standard error without it.")  # fmt: skip
 @click.option("--frames", "limit", type=click.IntRange(1), help="Stop after so many frames.")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads.")
 @click.option("--alpha", default=0.5, show_default=True, type=click.FloatRange(0, 1), help="Strength of the colours.")
 @click.option("--overwrite", is_flag=True, help="Write into an existing folder.")
 @click.option("--json", "as_json", is_flag=True, help="Statistics as JSON.")
-def main(
-    model: Path,
-    uri: str,
-    out: Path | None,
-    limit: int | None,
-    threads: int | None,
-    alpha: float,
-    *,
-    video: bool,
-    masks: bool,
-    pictures: bool,
-    window: bool,
-    overwrite: bool,
-    as_json: bool,
-) -> None:
-    """Segment what --source gives with MODEL. Ctrl-C is the normal end: it reports and exits with 0."""
-    from clst_runtime.atomic import write_text
+def main(model: Path, source: str, out: Path | None, **options: Any) -> None:
+    """Segment what --source gives with MODEL. Ctrl-C and SIGTERM are the normal end: it reports and exits with 0."""
+    check(out, options)
     from clst_runtime.backends import open_model
-    from clst_runtime.images import write_png
-    from clst_runtime.overlay import legend
-    from clst_runtime.pipeline import Watchers, run_pipeline
-    from clst_runtime.sources import open_source
+    from clst_runtime.pipeline import run_pipeline
+    from clst_runtime.sources import open_source, without_credentials
+    from clst_runtime.statistics import Deadline, RunStatistics
 
-    if out is None and (masks or pictures):
+    deadline = Deadline(milliseconds=options["deadline_ms"], stale_after=options["stale_after"])
+    with ExitStack() as opened:
+        backend = opened.enter_context(open_model(model, threads=options["threads"], backend=options["backend"]))
+        frames = opened.enter_context(open_source(source, patience=patience_of(options["patience_seconds"])))
+        statistics = RunStatistics(deadline, live=frames.live)
+        sinks = open_sinks(backend, frames, out, options)
+        watchers = opened.enter_context(watching(description_of(backend, model, options), out, options))
+        try:
+            run_pipeline(frames, backend, sinks, limit=options["limit"], statistics=statistics, watchers=watchers)
+        except ClstError:
+            if frames.live and statistics.frames:  # what was driven until then is worth its report
+                tell(statistics, backend, out, options, model=str(model), source=without_credentials(source))
+            raise
+        tell(statistics, backend, out, options, model=str(model), source=without_credentials(source))
+    if statistics.failures:
+        raise DataError(f"not everything was recorded: {'; '.join(statistics.failures)}")
+
+
+def check(out: Path | None, options: dict[str, Any]) -> None:
+    """Refuse what cannot be before anything is opened.
+
+    Raises:
+        UsageError: options that contradict each other. DataError: the output folder is in use.
+    """
+    if out is None and (options["masks"] or options["pictures"]):
         raise click.UsageError("--masks and --pictures need --out")
-    if out is not None and out.exists() and not overwrite and (not out.is_dir() or any(out.iterdir())):
+    if len([stream for stream in options["streams"] if writes_to_stdout(stream)]) > 1:
+        raise click.UsageError("only one --stream can have standard output; give the others a socket")
+    if out is not None and out.exists() and not options["overwrite"] and (not out.is_dir() or any(out.iterdir())):
         raise DataError(f"{out} exists and is not empty; give another --out or --overwrite")
-    with open_model(model, threads=threads) as backend, open_source(uri) as source:
-        classes = backend.manifest.classes
-        chosen = {"video": video, "masks": masks, "pictures": pictures}
-        sinks = open_sinks(out, classes, source, alpha, chosen) if out is not None else []
-        if window:
-            from clst_runtime.sinks.window import WindowSink
-
-            sinks.append(WindowSink(classes, alpha))
-        rows, columns = backend.manifest.input_hw
-        click.echo(f"ready: {backend.description}, input {rows}x{columns}", err=True)
-        statistics = run_pipeline(source, backend, sinks, limit=limit, watchers=Watchers(tick=show_progress))
-        facts = {"model": str(model), "source": uri, "backend": backend.description, **statistics.to_json()}
-    if out is not None:
-        write_text(out / "statistics.json", json.dumps(facts, indent=1) + "\n")
-        write_png(out / "legend.png", legend(classes))
-    report(statistics, json.dumps(facts, indent=1) if as_json else None)
 
 
-def open_sinks(out: Path, classes: ClassList, source: Source, alpha: float, chosen: dict[str, bool]) -> list[Sink]:
-    """The sinks that were asked for, below `out`."""
+def writes_to_stdout(stream: str) -> bool:
+    """Whether a `--stream` takes standard output, so that words must go elsewhere."""
+    return stream.endswith(":-")
+
+
+def patience_of(seconds: float | None) -> Patience | None:
+    """The patience of a live source, as asked for."""
+    from clst_runtime.sources import Patience
+
+    return None if seconds is None else Patience(start_seconds=seconds, lost_seconds=seconds)
+
+
+def description_of(backend: Backend, model: Path, options: dict[str, Any]) -> str:
+    """What computes and why, in words."""
+    from clst_runtime.backends.choice import choose_backend
+
+    rows, columns = backend.manifest.input_hw
+    words = f"{backend.description}, input {rows}x{columns}"
+    if not model.is_dir() and model.suffix.lower() not in (".onnx", ".engine"):
+        return words
+    return f"{words} ({choose_backend(model, options['backend']).reason})"
+
+
+@contextmanager
+def watching(description: str, out: Path | None, options: dict[str, Any]) -> Iterator[Watchers]:
+    """What follows the run beside the sinks: the terminal, the log of statistics, the service manager."""
+    from clst_runtime.json_lines import JsonLines
+    from clst_runtime.pipeline import Watchers
+    from clst_runtime.statistics_log import StatisticsLog
+    from clst_runtime.systemd import Notifier
+
+    notifier, log, every = Notifier(), None, options["statistics_every"]
+    with ExitStack() as opened:
+        if every is not None and out is not None:
+            lines = JsonLines(out / "statistics.jsonl")
+            opened.callback(lines.close)
+            log = StatisticsLog(lines.append, every)
+        elif every is not None:
+            log = StatisticsLog(lambda facts: click.echo(json.dumps(facts), err=True), every)
+
+        def ready(_: RunStatistics) -> None:
+            click.echo(f"ready: {description}", err=True)
+            notifier.ready()
+
+        def tick(statistics: RunStatistics) -> None:
+            show_progress(statistics)
+            notifier.alive(statistics.state)
+            if log is not None:
+                log.tick(statistics)
+
+        yield Watchers(ready=ready, tick=tick)
+        notifier.stopping()
+
+
+def open_sinks(backend: Backend, source: Source, out: Path | None, options: dict[str, Any]) -> list[Sink]:
+    """The sinks that were asked for."""
     from clst_runtime.sinks.files import FrameLogSink, MaskSink, PictureSink, VideoSink
+    from clst_runtime.sinks.stream import open_stream
+    from clst_runtime.sinks.window import WindowSink
 
-    sinks: list[Sink] = [FrameLogSink(out / "frames.jsonl", classes)]
-    if chosen["video"]:
-        sinks.append(VideoSink(out / "overlay.mp4", classes, source.fps or 10.0, alpha))
-    if chosen["masks"]:
-        sinks.append(MaskSink(out / "masks"))
-    if chosen["pictures"]:
-        sinks.append(PictureSink(out / "overlays", classes, alpha))
+    classes, alpha = backend.manifest.classes, options["alpha"]
+    streams = [open_stream(each, classes, alpha, stdout=sys.stdout.buffer) for each in options["streams"]]
+    sinks: list[Sink] = [*streams]
+    if out is not None:
+        sinks.append(FrameLogSink(out / "frames.jsonl", classes))
+        if options["video"]:
+            sinks.append(VideoSink(out / "overlay.mp4", classes, source.fps or 10.0, alpha))
+        if options["masks"]:
+            sinks.append(MaskSink(out / "masks"))
+        if options["pictures"]:
+            sinks.append(PictureSink(out / "overlays", classes, alpha))
+    if options["window"]:
+        sinks.append(WindowSink(classes, alpha))
     return sinks
 
 
 def show_progress(statistics: RunStatistics) -> None:
     """A line on the terminal that is written over, where there is a terminal."""
     if sys.stderr.isatty() and statistics.frames % 10 == 0:
-        click.echo(f"\r{statistics.frames} frames, {statistics.fps:.1f} frames/s ", nl=False, err=True)
+        click.echo(
+            f"\r{statistics.state}: {statistics.frames} frames, {statistics.fps:.1f} frames/s ", nl=False, err=True
+        )
 
 
-def report(statistics: RunStatistics, text: str | None) -> None:
-    """Print the result, as JSON if that was asked for."""
+def tell(statistics: RunStatistics, backend: Backend, out: Path | None, options: dict[str, Any], **facts: str) -> None:
+    """Write statistics.json and the legend; print the report."""
+    from clst_runtime.atomic import write_text
+    from clst_runtime.images import write_png
+    from clst_runtime.overlay import legend
+
+    text = json.dumps({**facts, "backend": backend.description, **statistics.to_json()}, indent=1)
+    if out is not None:
+        write_text(out / "statistics.json", text + "\n")
+        write_png(out / "legend.png", legend(backend.manifest.classes))
     for warning in statistics.warnings:
         click.echo(f"warning: {warning}", err=True)
-    if text is not None:
-        click.echo(text)
-        return
+    aside = any(writes_to_stdout(stream) for stream in options["streams"])
+    click.echo(text if options["as_json"] else report(statistics), err=aside)
+
+
+def report(statistics: RunStatistics) -> str:
+    """What the run came to, in a few lines."""
     values = statistics.to_json()
-    end = " (interrupted)" if statistics.interrupted else ""
-    click.echo(f"{statistics.frames} frames in {statistics.seconds:.1f} s, {statistics.fps:.1f} frames/s, "
-               f"{values['dropped']} dropped{end}")  # fmt: skip
+    end = f" ({'interrupted' if statistics.end == 'Ctrl-C' else statistics.end})" if statistics.interrupted else ""
+    lines = [f"{statistics.frames} frames in {statistics.seconds:.1f} s, {statistics.fps:.1f} frames/s, "
+             f"{values['dropped']} dropped{end}"]  # fmt: skip
     for name, words in (("inference_ms", "inference"), ("capture_to_mask_ms", "capture to mask")):
         if values[name]:
             told = ", ".join(f"{key} {values[name][key]:.1f}" for key in ("median", "p90", "p99", "max"))
-            click.echo(f"{words} ms: {told}")
+            lines.append(f"{words} ms: {told}")
+    if values["drops"]:
+        lines.append("dropped: " + ", ".join(f"{count} {cause}" for cause, count in sorted(values["drops"].items())))
+    if statistics.deadline.milliseconds is not None:
+        lines.append(f"deadline {statistics.deadline.milliseconds:g} ms: {statistics.misses} missed, at most "
+                     f"{statistics.longest_streak} in a row")  # fmt: skip
+    if statistics.stale_spells or statistics.losses:
+        lines.append(f"stale {statistics.stale_spells} times, camera lost {statistics.losses} times")
+    return "\n".join(lines)

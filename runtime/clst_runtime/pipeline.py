@@ -132,6 +132,7 @@ def _loop(
         begins = timed is not None and not warm
         if timed is not None and begins:
             segmenter.warm_up(timed)
+            source.drops.clear()  # what passed while the model was loaded and warmed
             statistics.begin()
             watchers.ready(statistics)
             warm = True

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 
 from clst_runtime.errors import DataError
 from clst_runtime.images import write_png
+from clst_runtime.json_lines import JsonLines
 from clst_runtime.labels import ClassList
 from clst_runtime.optional import require
 from clst_runtime.overlay import blend
@@ -140,33 +140,21 @@ class FrameLogSink(Sink):
     wants_camera_size = False
 
     def __init__(self, path: Path, classes: ClassList) -> None:
-        self.path, self.classes = path, classes
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._stream = path.open("wb", buffering=0)
-        self._whole_bytes = 0
+        self.classes = classes
+        self._lines = JsonLines(path)
 
     def write(self, result: Result) -> None:
-        """Append one line, whole or not at all."""
-        mask, timed = result.prediction.classes, result.timed
-        counts = np.bincount(mask.ravel(), minlength=len(self.classes))[: len(self.classes)] / mask.size
+        """Append one line.
+
+        Raises:
+            DataError: it could not be written whole; the file ends with the line before.
+        """
+        classes, timed = result.prediction.classes, result.timed
+        counts = np.bincount(classes.ravel(), minlength=len(self.classes))[: len(self.classes)] / classes.size
         shares = {name: round(float(share), 4) for name, share in zip(self.classes.names, counts, strict=True)}
-        facts = {
-            "frame": timed.index,
-            "name": timed.name,
-            "capture_to_mask_ms": round(result.age_ns / 1e6, 3),
-            "shares": shares,
-        }
-        line = json.dumps(facts).encode() + b"\n"
-        written, reason = 0, "disk full"
-        try:
-            written = self._stream.write(line)
-        except OSError as error:
-            reason = error.strerror or str(error)
-        if written != len(line):  # a full disk may also take a part without an error
-            self._stream.truncate(self._whole_bytes)
-            raise DataError(f"cannot write {self.path}: {reason}; it ends with the last whole line")
-        self._whole_bytes += len(line)
+        age_ms = round(result.age_ns / 1e6, 3)
+        self._lines.append({"frame": timed.index, "name": timed.name, "capture_to_mask_ms": age_ms, "shares": shares})
 
     def close(self) -> None:
         """Finish the file."""
-        self._stream.close()
+        self._lines.close()
