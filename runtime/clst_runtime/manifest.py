@@ -13,6 +13,8 @@ from clst_runtime.labels import ClassList
 
 FORMAT_VERSION = 1
 METADATA_KEY = "clst_manifest"
+FIT = "stretch"
+"""How a camera frame of another size becomes the model's: bilinear, without keeping the aspect."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,8 +29,8 @@ class Manifest:
     """Rows and columns of the frame, uint8 1,H,W,3."""
     colour_order: str = "RGB"
     """Order of the frame's channels; always RGB."""
-    fit: str = "stretch"
-    """How a camera frame of another size becomes H,W: `stretch` (bilinear resize without keeping the aspect)."""
+    fit: str = FIT
+    """How a camera frame of another size becomes H,W."""
     mean: tuple[float, float, float]
     """Per-channel mean on the 0–255 scale; applied inside the graph, here for information."""
     std: tuple[float, float, float]
@@ -83,6 +85,8 @@ class Manifest:
                 if len(value[name]) != count:
                     raise ValueError(f"{name} has {len(value[name])} values, expected {count}")
                 value[name] = tuple(value[name])
+            if value.get("fit", FIT) != FIT:
+                raise ValueError(f"fit {value['fit']!r}, only {FIT!r} is known")
             return Manifest(**value)
         except (KeyError, TypeError, ValueError, ClstError) as error:
             raise ModelFileError(f"{where}: its manifest does not fit ({error}); export the model again") from error

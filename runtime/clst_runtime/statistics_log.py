@@ -28,7 +28,8 @@ class StatisticsLog:
         """Tell them when it is time."""
         now = self._clock()
         if now >= self._next:
-            self._next = max(self._next + self._every, now)
+            late = self._next + self._every <= now
+            self._next = now + self._every if late else self._next + self._every
             self.write(statistics)
 
     def write(self, statistics: RunStatistics) -> None:

@@ -134,7 +134,7 @@ class MaskSink(Sink):
 
 
 class FrameLogSink(Sink):
-    """One JSON line a frame: position, latency and the share of each class."""
+    """One JSON line a frame: position, time of capture (CLOCK_MONOTONIC), latency and the share of each class."""
 
     name = "frame log"
     wants_camera_size = False
@@ -152,8 +152,8 @@ class FrameLogSink(Sink):
         classes, timed = result.prediction.classes, result.timed
         counts = np.bincount(classes.ravel(), minlength=len(self.classes))[: len(self.classes)] / classes.size
         shares = {name: round(float(share), 4) for name, share in zip(self.classes.names, counts, strict=True)}
-        age_ms = round(result.age_ns / 1e6, 3)
-        self._lines.append({"frame": timed.index, "name": timed.name, "capture_to_mask_ms": age_ms, "shares": shares})
+        times = {"captured_ns": timed.captured_ns, "capture_to_mask_ms": round(result.age_ns / 1e6, 3)}
+        self._lines.append({"frame": timed.index, "name": timed.name, **times, "shares": shares})
 
     def close(self) -> None:
         """Finish the file."""

@@ -40,7 +40,7 @@ class Patience:
     """How long a live source may give nothing before what happens."""
 
     start_seconds: float = 10.0
-    """Absent at the start: the program gives up."""
+    """Absent at the start, and at least one reader has failed: the program gives up."""
     lost_seconds: float | None = None
     """Lost while running: the program gives up; None = never."""
     open_seconds: float = 15.0
@@ -118,9 +118,8 @@ class LiveSource(Source):
             raise SourceEnded
         silent = (time.monotonic_ns() - self._seen_ns) / 1e9
         limit = self.patience.lost_seconds if self._had_frames else self.patience.start_seconds
-        if limit is not None and silent > limit:
-            reason = self._failure or "it gives no frame"
-            raise DataError(f"{self.uri}: no frame for {limit:g} s: {reason}; clst-doctor lists cameras")
+        if limit is not None and silent > limit and self._failure:  # at least one reader has said why
+            raise DataError(f"{self.uri}: no frame for {limit:g} s: {self._failure}; clst-doctor lists cameras")
 
     def close(self) -> None:
         """End the reader, however it hangs."""

@@ -1,0 +1,198 @@
+"""`clst-run` on a live source, as a service runs it: frames through a pipe, signals, other programs, a full disk."""
+
+import json
+import os
+import resource
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from tests.shell import shell
+
+from clst_runtime.sinks.files import readable_frames
+
+SIZE = "16x8"
+FRAME_BYTES = 16 * 8 * 3
+
+
+def red(index):
+    """A red frame, RGB."""
+    return bytes([200, index % 100, 0]) * (16 * 8)
+
+
+class Run:
+    """clst-run with frames written to its standard input; `--source raw:16x8` unless another one is given."""
+
+    def __init__(self, model, *arguments, environment=None, source=f"raw:{SIZE}?fps=50", **options):
+        command = [sys.executable, "-m", "clst_runtime.cli_run", str(model), "--source", source, *map(str, arguments)]
+        command[1:3] = ["-c", "from clst_runtime.cli_run import main; main()"]
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            env={**os.environ, **(environment or {})}, **options,
+        )  # fmt: skip
+        self.given = 0
+
+    def give(self, count, pause=0.01):
+        for _ in range(count):
+            self.process.stdin.write(red(self.given))
+            self.process.stdin.flush()
+            self.given += 1
+            time.sleep(pause)
+
+    def give_until(self, condition, seconds=30):
+        end = time.monotonic() + seconds
+        while not condition() and time.monotonic() < end:
+            self.give(1)
+        assert condition(), self.end()
+
+    def end(self, number=None):
+        """Exit code, standard output and error; by a signal, or by the end of the pipe."""
+        if number is not None:
+            self.process.send_signal(number)
+        else:
+            self.process.stdin.close()
+            self.process.stdin = None
+        told, errors = self.process.communicate(timeout=30)
+        return self.process.returncode, told, errors.decode()
+
+
+@pytest.fixture
+def running():
+    runs = []
+
+    def started(*arguments, **options):
+        runs.append(Run(*arguments, **options))
+        return runs[-1]
+
+    yield started
+    for run in runs:
+        run.process.kill()
+
+
+def lines_of(path):
+    return path.read_text().splitlines() if path.exists() else []
+
+
+@pytest.mark.parametrize(("number", "words"), [(signal.SIGTERM, "SIGTERM"), (signal.SIGINT, "Ctrl-C")])
+def test_a_signal_is_a_clean_end_with_a_report(running, rgb_model, tmp_path, number, words):
+    out = tmp_path / "out"
+    run = running(rgb_model, "--out", out, "--deadline-ms", "1000", "--json", "--statistics-every", "0.2")
+    run.give_until(lambda: len(lines_of(out / "frames.jsonl")) > 20)
+    code, told, errors = run.end(number)
+    assert code == 0, errors
+    facts = json.loads(told)
+    assert (facts["end"], facts["interrupted"], facts["state"]) == (words, True, "ended")
+    assert facts == json.loads((out / "statistics.json").read_text())
+    assert len(lines_of(out / "frames.jsonl")) == facts["frames"] - facts["drops"].get("sink frame log", 0)
+    assert readable_frames(out / "overlay.mp4") == facts["frames"] - facts["drops"].get("sink video", 0)
+    during = [json.loads(line) for line in lines_of(out / "statistics.jsonl")]
+    assert during
+    assert during[-1]["frames"] <= facts["frames"]
+    assert "has no CUDA" in errors.split("ready: ")[1].splitlines()[0], (
+        "the choice of the backend is told with its reason"
+    )
+
+
+def test_the_service_manager_is_told_and_goes_on_being_told_without_frames(running, rgb_model, tmp_path):
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.settimeout(20)
+        run = running(rgb_model, "--deadline-ms", "50", "--stale-after", "4",
+                      environment={"NOTIFY_SOCKET": str(tmp_path / "notify")})  # fmt: skip
+        heard = []
+
+        def hear_until(words):
+            while not heard or words not in heard[-1]:
+                heard.append(manager.recv(200).decode())
+
+        hear_until("STATUS=starting")
+        run.give(3, pause=0.3)
+        hear_until("READY=1")
+        run.give(3, pause=0.05)
+        hear_until("STATUS=ready")
+        hear_until("STATUS=stale")  # 200 ms without a frame
+        manager.setblocking(True)
+        hear_until("WATCHDOG=1")
+        code, told, _ = run.end()
+        hear_until("STOPPING=1")
+    assert code == 0
+    assert b"stale " in told
+
+
+def test_masks_go_to_another_program_and_words_to_standard_error(running, rgb_model):
+    run = running(rgb_model, "--stream", "masks:-", source=f"raw:{SIZE}?live=no")
+    run.give(5)
+    code, told, errors = run.end()
+    assert code == 0, errors
+    assert told == bytes(5 * 16 * 8), "class 0 is red"
+    assert "5 frames in" in errors
+
+
+def test_a_recording_that_fails_does_not_end_the_drive_but_its_end_says_so(running, rgb_model, tmp_path):
+    out, place = tmp_path / "out", tmp_path / "s"
+    run = running(rgb_model, "--out", out, "--no-video", "--stream", f"masks:unix:{place}")
+    run.give_until(place.exists)
+    resource.prlimit(run.process.pid, resource.RLIMIT_FSIZE, (3000, 3000))
+    with socket.socket(socket.AF_UNIX) as reader:
+        reader.connect(str(place))
+        run.give(80)
+        reader.settimeout(0.2)
+        seen = b""
+        try:
+            while True:
+                seen += reader.recv(1 << 16)
+        except TimeoutError:
+            pass
+    code, told, errors = run.end()
+    assert code == 3
+    assert "not everything was recorded: frame log: cannot write" in errors
+    assert b" frames in " in told, "the report comes all the same"
+    lines = lines_of(out / "frames.jsonl")
+    assert 0 < len(lines) < 60
+    assert [json.loads(line) for line in lines]
+    assert seen.count(b'"frame"') > len(lines), "masks went on after the disk was full"
+
+
+def test_an_absent_camera_is_one_line_and_code_3_after_the_patience_given(rgb_model):
+    begun = time.monotonic()
+    done = shell("clst-run", rgb_model, "--source", "camera:97", "--patience", "0.5")
+    assert done.returncode == 3
+    assert done.stderr.splitlines()[-1].startswith("error: camera:97: no frame for 0.5 s: it cannot be opened")
+    assert time.monotonic() - begun < 20
+
+
+def test_credentials_are_in_no_file_and_no_message(rgb_model, tmp_path):
+    done = shell("clst-run", rgb_model, "--source", "rtsp://me:secret@127.0.0.1:1/x", "--patience", "0.2")
+    assert done.returncode == 3
+    assert "rtsp://127.0.0.1:1/x" in done.stderr
+    assert "secret" not in done.stderr + done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (("--stream", "masks:-", "--stream", "overlay:-"), 2, "only one --stream"),
+        (("--stream", "masks"), 3, "give masks:PLACE"),
+        (("--backend", "ort-gpu"), 3, "'ort-gpu' is not known"),
+        (("--backend", "tensorrt"), 3, "engines and bundles"),
+        (("--deadline-ms", "0"), 2, "deadline-ms"),
+        (("--source", "camera:0?size=big"), 3, "WIDTHxHEIGHT"),
+    ],
+)
+def test_options_that_cannot_be(rgb_model, arguments, code, words):
+    done = shell("clst-run", rgb_model, "--source", "camera:97", "--patience", "0.1", *arguments)
+    assert (done.returncode, words in done.stderr) == (code, True), done.stderr
+
+
+def test_raw_frames_in_yuv_are_seen_in_colour(running, rgb_model):
+    """A green frame in NV12: Y 150, U 44, V 21 are about RGB 0, 255, 0 in the range that cameras give."""
+    run = running(rgb_model, "--stream", "masks:-", source=f"raw:{SIZE}?live=no&layout=nv12")
+    frame = np.concatenate([np.full(128, 150, np.uint8), np.tile(np.array([44, 21], np.uint8), 32)])
+    run.process.stdin.write(frame.tobytes())
+    code, told, errors = run.end()
+    assert code == 0, errors
+    assert told == bytes([1]) * 128
