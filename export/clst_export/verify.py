@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 from clst_runtime.backends.base import Backend, Frame
@@ -59,7 +60,7 @@ def verify(
     for frame in frames:
         logits = deployable.logits(torch.from_numpy(frame.copy())[None])[0]  # C,H,W
         classes = logits.argmax(dim=0)
-        other = torch.from_numpy(backend.predict(frame).classes).long()
+        other = torch.from_numpy(backend.predict(frame).classes.astype(np.int64))
         gap = logits.gather(0, classes[None])[0] - logits.gather(0, other[None])[0]
         margins.append(gap[classes != other])
         largest = max(largest, float(logits.abs().max()))
