@@ -179,5 +179,5 @@ def test_inspect_tells_a_changed_graph(checkpoint, frames, tmp_path):
     onnx.save(model, out)
     from clst_runtime.errors import ModelFileError
 
-    with pytest.raises(ModelFileError, match="not the one its manifest was written for"):
+    with pytest.raises(ModelFileError, match="SHA-256 of its graph"):
         facts_of(out)

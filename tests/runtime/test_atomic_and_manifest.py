@@ -58,7 +58,9 @@ def test_another_format_version_is_refused_with_both_numbers():
         Manifest.from_json(text, where="x")
 
 
-@pytest.mark.parametrize("change", [{"input_hw": [1]}, {"surprise": 1}, {"fit": "letterbox"}, {"classes": {"names": []}}])
+@pytest.mark.parametrize(
+    "change", [{"input_hw": [1]}, {"surprise": 1}, {"fit": "letterbox"}, {"classes": {"names": []}}]
+)
 def test_a_garbled_manifest_is_refused(change):
     text = json.dumps(json.loads(rgb_manifest().to_json()) | change)
     with pytest.raises(ModelFileError, match="does not fit"):

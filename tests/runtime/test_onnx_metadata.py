@@ -5,6 +5,8 @@ import hashlib
 import pytest
 from tests.conftest import rgb_manifest, write_rgb_model
 
+from clst_export.model_file import save_model
+from clst_runtime.backends import open_model
 from clst_runtime.errors import ModelFileError
 from clst_runtime.hashing import file_sha256
 from clst_runtime.onnx_metadata import read_onnx_manifest
@@ -43,6 +45,31 @@ def test_what_is_no_onnx_file_is_refused(tmp_path, content):
     (tmp_path / "x.onnx").write_bytes(content)
     with pytest.raises(ModelFileError, match="damaged or no ONNX file|no clst manifest"):
         read_onnx_manifest(tmp_path / "x.onnx")
+
+
+def test_a_file_of_which_a_byte_was_changed_is_refused_before_it_is_run(tmp_path):
+    import onnx
+
+    model = onnx.load(str(write_rgb_model(tmp_path / "m.onnx")))
+    written = save_model(model, rgb_manifest(), tmp_path / "m.onnx")
+    assert read_onnx_manifest(tmp_path / "m.onnx") == written
+    whole = (tmp_path / "m.onnx").read_bytes()
+    place = whole.index(b"ArgMax")
+    (tmp_path / "m.onnx").write_bytes(whole[:place] + b"ArgMin" + whole[place + 6 :])
+    words = r"is damaged: SHA-256 of its graph \w{12}…, its manifest says \w{12}…"
+    for opening in (read_onnx_manifest, open_model):
+        with pytest.raises(ModelFileError, match=words):
+            opening(tmp_path / "m.onnx")
+
+
+def test_other_metadata_is_no_part_of_the_graph(tmp_path):
+    import onnx
+
+    model = onnx.load(str(write_rgb_model(tmp_path / "m.onnx")))
+    save_model(model, rgb_manifest(), tmp_path / "m.onnx")
+    onnx.helper.set_model_props(model, {**{p.key: p.value for p in model.metadata_props}, "vehicle": "7"})
+    onnx.save(model, str(tmp_path / "m.onnx"))
+    assert read_onnx_manifest(tmp_path / "m.onnx").network == "brightest_channel"
 
 
 def test_missing_and_empty_are_refused(tmp_path):
