@@ -1,4 +1,4 @@
-"""Pictures played as if a camera gave them: a live source for machines and tests without a camera."""
+"""Pictures played as if a camera gave them: a live source, without an end, for machines without a camera."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from clst_runtime.errors import DataError
 from clst_runtime.frames import Picture
-from clst_runtime.sources.base import OVERTAKEN, Source, SourceEnded, TimedFrame
+from clst_runtime.sources.base import OVERTAKEN, Source, TimedFrame
 
 REPLAY_FPS = 30.0
 
@@ -25,7 +25,6 @@ class ReplaySource(Source):
         pictures: Sequence[Picture],
         *,
         fps: float = REPLAY_FPS,
-        seconds: float | None = None,
         clock: Callable[[], int] = time.monotonic_ns,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
@@ -34,7 +33,6 @@ class ReplaySource(Source):
         Args:
             pictures: held in memory, so that no disk is in the age.
             fps: frames a second.
-            seconds: the end, counted from the first frame taken; None = never.
             clock: nanoseconds that never go back.
             sleep: waits for seconds.
 
@@ -44,7 +42,7 @@ class ReplaySource(Source):
         super().__init__()
         if not pictures:
             raise DataError("no pictures to replay; give a folder that holds some")
-        self.fps, self.seconds = fps, seconds
+        self.fps = fps
         self._pictures, self._clock, self._sleep = pictures, clock, sleep
         self._period_ns = round(1e9 / fps)
         self._started_ns: int | None = None
@@ -55,8 +53,6 @@ class ReplaySource(Source):
         now = self._clock()
         if self._started_ns is None:
             self._started_ns = now
-        if self.seconds is not None and now - self._started_ns >= self.seconds * 1e9:
-            raise SourceEnded
         due = (now - self._started_ns) // self._period_ns
         if due == self._last:
             wait_ns = self._started_ns + (due + 1) * self._period_ns - now
