@@ -235,6 +235,15 @@ def test_what_opencv_was_built_with():
     assert parse_build_information("") == {"windows": False, "gstreamer": False, "ffmpeg": False, "v4l2": False}
 
 
+def test_opencv_without_gstreamer_works_and_says_what_it_cannot():
+    facts = {"version": "4.8.0", "gstreamer": False, "v4l2": True, "ffmpeg": True, "windows": False}
+    found = looked.examine_opencv(Platform.JETPACK_6, answers(opencv=facts))
+    assert [each.state for each in found] == [State.GOOD, State.NOTE]
+    assert "GStreamer no, V4L2 yes" in found[0].told
+    assert "system-site-packages" in found[1].cure
+    assert len(looked.examine_opencv(Platform.JETPACK_6, answers(opencv=facts | {"gstreamer": True}))) == 1
+
+
 def answers(**found):
     """A runner that answers for the probes, by the words that they are asked with."""
 

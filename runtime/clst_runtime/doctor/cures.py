@@ -56,6 +56,7 @@ _BY_PLATFORM: dict[Platform, dict[str, str]] = {
     },
     Platform.JETPACK_7: {
         **_JETSON,
+        "pycuda": _JETSON["pycuda"].replace("2024.1", "2025.1.2"),  # the first that CUDA 13 can build
         "ort-gpu": "pip install onnxruntime-gpu where there is a wheel for ARM64 and CUDA 13, else the one of NVIDIA's "
         "Jetson AI Lab for JetPack 7",
     },

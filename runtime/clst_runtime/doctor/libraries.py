@@ -54,10 +54,12 @@ def examine_opencv(platform: Platform, run: Runner = run_program) -> list[Findin
         f"{words} {'yes' if facts.get(key) else 'no'}"
         for key, words in (("gstreamer", "GStreamer"), ("v4l2", "V4L2"), ("ffmpeg", "FFMPEG"), ("windows", "windows"))
     )
-    state = State.GOOD if facts.get("gstreamer") else State.NOTE
-    remedy = "" if facts.get("gstreamer") else cure("gstreamer", platform)
     told = f"{facts['version']} ({origin}), {built}"
-    return [Finding(name="OpenCV", state=state, told=told, cure=remedy, needed=True)]
+    findings = [Finding(name="OpenCV", state=State.GOOD, told=told, needed=True)]
+    if not facts.get("gstreamer"):
+        told = "this OpenCV has none: no gst: sources, on a Jetson no CSI camera"
+        findings.append(Finding(name="  GStreamer", state=State.NOTE, told=told, cure=cure("gstreamer", platform)))
+    return findings
 
 
 def examine_onnxruntime(platform: Platform, run: Runner = run_program) -> list[Finding]:
