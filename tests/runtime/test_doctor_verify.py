@@ -11,7 +11,7 @@ from tests.shell import shell
 
 from clst_runtime import acceptance
 from clst_runtime.acceptance import Acceptance, Bench, Plan, Status, Step, accept, check_memory, live_failures
-from clst_runtime.acceptance_parity import judge_parity
+from clst_runtime.acceptance_parity import Judgement, judge_parity
 from clst_runtime.acceptance_report import markdown_table, report_text
 from clst_runtime.backends import open_model
 from clst_runtime.benchmark import Effort
@@ -153,6 +153,16 @@ def test_other_pictures_and_none_judge_nothing(tmp_path, rgb_model):
         assert judge_parity(backend, model, None).told.startswith("nothing to compare with")
     with open_model(rgb_model) as backend:
         assert "the export stored no mIoU" in judge_parity(backend, rgb_model, data).told
+
+
+def test_one_way_that_does_not_hold_decides_whatever_the_others_say():
+    judged = Judgement()
+    judged.add("a", "a", {}, holds=None)
+    assert judged.holds is None
+    for name, holds in (("b", True), ("c", False), ("d", True), ("e", None)):
+        judged.add(name, name, {}, holds=holds)
+    assert judged.holds is False
+    assert judged.told == "a; b; c; d; e"
 
 
 def test_what_of_a_live_run_does_not_hold():

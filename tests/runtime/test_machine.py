@@ -221,3 +221,11 @@ def test_of_an_endless_program_the_first_line_is_enough():
     assert run_program(python(code), seconds=20, endless=True) == "first\n"
     assert time.monotonic() - started < 10
     assert run_program(python("import time; time.sleep(60)"), seconds=0.3, endless=True) is None
+
+
+def test_a_program_that_hung_and_its_children_are_ended(tmp_path):
+    late = f"import time, pathlib; time.sleep(1.2); pathlib.Path({str(tmp_path / 'late')!r}).touch()"
+    parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {late!r}])"
+    assert run_program(python(parent), seconds=0.6) is None
+    time.sleep(1.6)
+    assert not (tmp_path / "late").exists()
