@@ -137,7 +137,9 @@ class Budgets:
             summary = score.summary_ms()
             bounds = {"p99": self.max_p99_ms, "median": self.max_median_ms}
             for name, bound in bounds.items():
-                if bound is not None and not summary.get(name, float("inf")) <= bound:
+                if bound is not None and not summary:
+                    told.append(f"{score.contestant.name}: nothing was measured to hold a budget against")
+                elif bound is not None and not summary[name] <= bound:
                     told.append(f"{score.contestant.name}: {name} is {summary[name]:.2f} ms, {bound:.2f} ms allowed")
             if self.max_ratio is not None and ratio is not None and not ratio <= self.max_ratio:
                 told.append(

@@ -76,15 +76,14 @@ def parse_nvidia_smi(text: str) -> list[dict[str, Any]]:
         cells = [cell.strip() for cell in line.split(", ")]
         if len(cells) == len(GPU_FIELDS):
             pairs = zip(GPU_FIELDS, cells, strict=True)
-            gpus.append({name: _number(cell) for name, cell in pairs if cell and not cell.startswith("[")})
+            gpus.append({name: _value(name, cell) for name, cell in pairs if cell and not cell.startswith("[")})
     return gpus
 
 
-def _number(cell: str) -> float | str:
-    try:
-        return float(cell) if re.fullmatch(r"-?\d+(\.\d+)?", cell) else cell
-    except ValueError:
-        return cell
+def _value(name: str, cell: str) -> float | str:
+    """Numbers where the name ends with a unit; a driver `580.00` is none."""
+    measured = name.endswith(("_mhz", "_c", "_w")) and re.fullmatch(r"-?\d+(\.\d+)?", cell)
+    return float(cell) if measured else cell
 
 
 def parse_tegrastats(text: str) -> dict[str, Any]:
@@ -119,9 +118,9 @@ def parse_nvpmodel(text: str) -> str | None:
 def parse_jetson_clocks(text: str) -> dict[str, Any]:
     """GPU, memory and CPU limits of `jetson_clocks --show` in MHz, and whether all are fixed at their maximum."""
     found: dict[str, Any] = {}
-    for name, units_per_mhz in (("GPU", 1e6), ("EMC", 1e6)):
+    for name in ("GPU", "EMC"):
         if clocks := re.search(rf"^{name} MinFreq=(\d+) MaxFreq=(\d+) CurrentFreq=(\d+)", text, re.MULTILINE):
-            least, most, now = (int(value) / units_per_mhz for value in clocks.groups())
+            least, most, now = (int(hertz) / 1e6 for hertz in clocks.groups())
             found[name.lower()] = {"min_mhz": least, "max_mhz": most, "now_mhz": now}
     cpus = re.findall(
         r"^cpu\d+: Online=1 Governor=(\S+) MinFreq=(\d+) MaxFreq=(\d+) CurrentFreq=(\d+)", text, re.MULTILINE
@@ -134,8 +133,8 @@ def parse_jetson_clocks(text: str) -> dict[str, Any]:
             "now_mhz": [int(cpu[3]) / 1e3 for cpu in cpus],
         }
     if "gpu" in found:
-        fixed = found["gpu"]["min_mhz"] == found["gpu"]["max_mhz"] and all(cpu[1] == cpu[2] for cpu in cpus)
-        found["fixed"] = fixed
+        gpu_fixed = found["gpu"]["min_mhz"] == found["gpu"]["max_mhz"]
+        found["fixed"] = gpu_fixed and all(cpu[1] == cpu[2] for cpu in cpus)
     return found
 
 

@@ -12,7 +12,7 @@ from tests.shell import shell
 
 from clst_runtime.doctor import Finding, State, examine, lacking
 from clst_runtime.doctor import libraries as looked
-from clst_runtime.doctor.cameras import examine_cameras, parse_formats
+from clst_runtime.doctor.cameras import CameraFormat, examine_cameras, parse_formats
 from clst_runtime.doctor.cures import cure
 from clst_runtime.doctor.examination import examine_clocks, examine_disk, examine_python
 from clst_runtime.doctor.findings import look
@@ -139,10 +139,12 @@ STEPWISE = "\t[0]: 'RG10' (10-bit Bayer RGRG/GBGB)\n\t\tSize: Stepwise 16x16 - 4
 def test_formats_of_the_new_and_of_the_old_tool():
     first, second = parse_formats(NEW)
     assert first.sizes == ((1920, 1080, 30.0), (640, 480, 59.94))
-    assert first.told == "MJPG 1920x1080 at 30/s and 1 smaller"
+    assert first.told == "MJPG 1920x1080 at 30/s, 640x480 at 59.94/s"
     assert second.told == "YUYV 1280x720 at 7.5/s"
     assert [each.told for each in parse_formats(OLD)] == ["YUYV 640x480 at 30/s"]
     assert [each.told for each in parse_formats(STEPWISE)] == ["RG10 4096x3040"]
+    many = CameraFormat(pixels="NV12", sizes=tuple((columns, 10, 0.0) for columns in range(10, 16)))
+    assert many.told == "NV12 15x10, 14x10, 13x10, 12x10, 2 smaller ones"
     assert parse_formats("ioctl: VIDIOC_ENUM_FMT\n\tType: Video Capture\n") == []
 
 

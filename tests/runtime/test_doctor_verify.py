@@ -206,7 +206,7 @@ def test_a_slow_model_misses_its_deadline(tmp_path, rgb_model, monkeypatch):
             pass
 
     monkeypatch.setattr(acceptance, "open_model", lambda *_, **__: Slow(milliseconds=12))
-    found = accept(plan(rgb_model, deadline_ms=5.0), tell=lambda _: None)
+    found = accept(Plan(model=rgb_model, seconds=1.2, latency=QUICK, deadline_ms=5.0), tell=lambda _: None)
     live = next(step for step in found.steps if step.name == "live run")
     assert live.status is Status.FAILED
     assert "it was stale" in live.told

@@ -120,7 +120,7 @@ def test_nvidia_smi_of_a_workstation_and_of_a_thor_that_tells_little():
     assert gpu["driver"] == "550.54.15"
     assert (gpu["sm_clock_mhz"], gpu["temperature_c"], gpu["power_limit_w"]) == (2520.0, 61.0, 450.0)
     thor = parse_nvidia_smi(THOR_SMI)[0]
-    assert thor == {"name": "NVIDIA Thor", "driver": 580.0, "performance_state": "P0", "temperature_c": 44.0}
+    assert thor == {"name": "NVIDIA Thor", "driver": "580.00", "performance_state": "P0", "temperature_c": 44.0}
     assert len(parse_nvidia_smi(SMI * 2)) == 2
     assert parse_nvidia_smi("No devices were found\n") == []
 

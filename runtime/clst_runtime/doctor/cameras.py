@@ -17,6 +17,8 @@ from clst_runtime.programs import Runner, run_program
 
 CAMERA_SECONDS = 5.0
 """How long one camera may take to list its formats."""
+SIZES_TOLD = 4
+"""Sizes that are named of each pixel format."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,13 +32,11 @@ class CameraFormat:
 
     @property
     def told(self) -> str:
-        """The largest size with its rate."""
-        if not self.sizes:
-            return self.pixels
-        columns, rows, fps = max(self.sizes)
-        rate = f" at {fps:g}/s" if fps else ""
-        more = f" and {len(self.sizes) - 1} smaller" if len(self.sizes) > 1 else ""
-        return f"{self.pixels} {columns}x{rows}{rate}{more}"
+        """The largest sizes with their rates."""
+        largest = sorted(self.sizes, reverse=True)[:SIZES_TOLD]
+        told = [f"{columns}x{rows}{f' at {fps:g}/s' if fps else ''}" for columns, rows, fps in largest]
+        told += [f"{len(self.sizes) - SIZES_TOLD} smaller ones"] if len(self.sizes) > SIZES_TOLD else []
+        return " ".join([self.pixels, ", ".join(told)]).strip()
 
 
 def may_open(path: Path) -> bool:
@@ -95,7 +95,7 @@ def _camera(
     formats = parse_formats(text)
     if not formats:
         return Finding(name=name, state=State.NOTE, told=f"{title}: gives no pictures (metadata of another camera)")
-    told = ", ".join(each.told for each in formats)
+    told = "; ".join(each.told for each in formats)
     return Finding(name=name, state=State.GOOD, told=f"{title}: {told}; --source camera:{name.split()[1]}")
 
 

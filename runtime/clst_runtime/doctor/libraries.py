@@ -24,6 +24,7 @@ OPENCV_WHEELS = (
 RUNTIME_WHEELS = ("onnxruntime", "onnxruntime-gpu")
 NO_DEVICE = ("AzureExecutionProvider",)
 """Providers that compute nothing here."""
+BOARD_GPU = "the board's own, with JetPack's driver; whether programs may use it, PyCUDA tells"
 OPTIONAL = {
     "torch": ("PyTorch (training)", "torch"),
     "onnx": ("ONNX (export)", "onnx"),
@@ -118,7 +119,7 @@ def examine_gpu(platform: Platform, run: Runner = run_program) -> list[Finding]:
         told = f"{names}{f', up to CUDA {takes}' if takes else ''}"
         return [Finding(name="NVIDIA GPU", state=State.GOOD, told=told)]
     if platform.is_jetson:
-        return [Finding(name="NVIDIA GPU", state=State.GOOD, told="the board's own, with the driver of JetPack")]
+        return [Finding(name="NVIDIA GPU", state=State.GOOD, told=BOARD_GPU)]
     told = "no driver answers (nvidia-smi); the CPU is used"
     return [Finding(name="NVIDIA GPU", state=State.MISSING, told=told, cure=cure("driver", platform))]
 
