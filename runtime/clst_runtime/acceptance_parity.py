@@ -26,6 +26,7 @@ from clst_runtime.engines.options import BuildOptions
 from clst_runtime.errors import ClstError
 from clst_runtime.evaluation import evaluate
 from clst_runtime.fingerprint import compare_fingerprint, known_frames, stored_fingerprint
+from clst_runtime.formats import find_format
 from clst_runtime.frames import resize_frame
 from clst_runtime.sources import open_source
 
@@ -120,6 +121,11 @@ def agreement_needed(backend: Backend) -> float:
 
 def labelled(data: Path, backend: Backend, judgement: Judgement) -> LabelledDataset | None:
     """Those pictures of a labelled data set that the export took, if it took some; None, and why, if it is none."""
+    try:
+        find_format(data, None)
+    except ClstError:
+        judgement.add("labels", f"{data} holds no labels", {}, holds=None)
+        return None
     try:
         dataset = open_dataset(data, split="val", classes=backend.manifest.classes)
     except ClstError as error:

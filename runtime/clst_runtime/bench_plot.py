@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,21 +41,23 @@ def plot_scores(scores: Sequence[Score], path: Path) -> None:
         if any(score.level is level for score in measured)
     ]
     rows = [[score for score in measured if score.level is level] for level in levels]
+    names = dict.fromkeys(score.contestant.name for score in measured)
+    colours = {name: COLOURS[place % len(COLOURS)] for place, name in enumerate(names)}  # the same in every panel
     height = sum(1.0 + 0.75 * len(own) for own in rows)
     figure = figures.Figure(figsize=(9.0, max(2.2, height)), layout="constrained")
     axes = figure.subplots(len(levels), 1, squeeze=False, height_ratios=[1.0 + len(own) for own in rows])[:, 0]
     for axis, level, own in zip(axes, levels, rows, strict=True):
-        _panel(axis, level, own)
+        _panel(axis, level, own, colours)
     with written_whole(path) as temporary:
         figure.savefig(temporary, dpi=130)
 
 
-def _panel(axis: Any, level: Level, scores: Sequence[Score]) -> None:
+def _panel(axis: Any, level: Level, scores: Sequence[Score], colours: Mapping[str, str]) -> None:
     edge = 1.15 * max(float(np.quantile(score.samples_ns, WIDEST_SHARE)) for score in scores) / 1e6
     jitter = np.random.default_rng(0)
     for row, score in enumerate(scores):
         values = np.asarray(score.samples_ns, np.float64) / 1e6
-        colour, beyond = COLOURS[row % len(COLOURS)], int((values > edge).sum())
+        colour, beyond = colours[score.contestant.name], int((values > edge).sum())
         heights = row + jitter.uniform(-0.28, 0.28, values.size)
         axis.plot(values, heights, ".", color=colour, markersize=4, alpha=0.35, markeredgewidth=0)
         median, p99 = np.percentile(values, [50, 99])

@@ -187,7 +187,9 @@ def _details(result: LatencyResult, tie: Tie | None) -> dict[str, Any]:
     return {
         "warm_up_runs": result.warm_up_runs,
         "output_sha256": result.output_sha256,
-        "parity": tie.to_json() if tie else {"tied": False, "told": "not tied: the model was exported without hashes"},
+        "parity": tie.to_json()
+        if tie
+        else {"tied": False, "told": "not tied: its manifest holds no hashes of an export"},
     }
 
 

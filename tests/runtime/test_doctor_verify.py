@@ -236,3 +236,14 @@ def test_the_command_writes_its_report_whole_and_ends_by_the_verdict(tmp_path):
     done = shell("clst-doctor", *arguments[:-1], tmp_path / "data" / "classes.json" / "r.md")
     assert done.returncode == 3
     assert "cannot write" in done.stderr
+
+
+def test_labels_that_are_damaged_are_told_and_plain_pictures_are_no_fault(tmp_path, rgb_model):
+    data = write_labelled(tmp_path / "data")
+    with open_model(rgb_model) as backend:
+        assert "holds no labels" in judge_parity(backend, rgb_model, data / "images").told
+        (data / "labels/val/1.png").unlink()
+        judged = judge_parity(backend, rgb_model, data)
+    assert "no labels were used" in judged.told
+    assert "have no label" in judged.told
+    assert judged.holds is None
