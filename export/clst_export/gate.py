@@ -20,6 +20,8 @@ from clst_export.verify import FP32_TIE, Agreement, verify
 from clst_runtime.atomic import write_text, written_whole
 from clst_runtime.backends.ort import OrtBackend
 from clst_runtime.errors import BudgetNotHeld
+from clst_runtime.fingerprint import KEY as FINGERPRINT
+from clst_runtime.fingerprint import take_fingerprint
 from clst_runtime.manifest import Manifest
 from clst_train.models.deployable import Deployable
 
@@ -83,10 +85,12 @@ def release(
         save_model(model, manifest, temporary)
         with OrtBackend(temporary) as backend:
             verdict = judge.judge(backend)
+            fingerprint = take_fingerprint(backend, judge.frames)
             ties = _ties(network, backend, judge, bounds.tie_fraction)
         failures = bounds.failures(verdict, ties)
         parity: dict[str, Any] = {"reference": "PyTorch fp32", **verdict.to_json()}
         parity |= {"ties": ties.to_json()} if ties else {}
+        parity |= {FINGERPRINT: fingerprint.to_json()}
         parity |= {"bounds": dataclasses.asdict(bounds), "holds": not failures}
         manifest = save_model(model, dataclasses.replace(manifest, parity=parity), temporary)
         if failures:

@@ -12,6 +12,7 @@ from clst_runtime.engines.bundle_index import INDEX, MODEL, read_bundle
 from clst_runtime.engines.rivals import read_choice
 from clst_runtime.engines.sidecar import check_hash, read_engine
 from clst_runtime.errors import ModelFileError
+from clst_runtime.fingerprint import KEY as FINGERPRINT
 from clst_runtime.hashing import file_sha256
 from clst_runtime.manifest import Manifest
 from clst_runtime.onnx_metadata import read_onnx_manifest
@@ -113,7 +114,7 @@ def describe(facts: dict[str, Any]) -> str:
     if "convolutions" in facts:
         rows.append(["convolutions", ", ".join(f"{count} {kind}" for kind, count in facts["convolutions"].items())])
     for name in ("parity", "calibration", "engine"):
-        rows.extend([f"{name} {key}", _short(value)] for key, value in manifest[name].items())
+        rows.extend([f"{name} {key}", _short(value)] for key, value in manifest[name].items() if key != FINGERPRINT)
     width = max(len(row[0]) for row in rows)
     return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
 

@@ -3,92 +3,153 @@
 from __future__ import annotations
 
 import json
+import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from clst_runtime.command import command
-from clst_runtime.errors import BudgetNotHeld, ModelFileError
+from clst_runtime.errors import BudgetNotHeld
 
 if TYPE_CHECKING:
-    from clst_runtime.backends.base import Frame
+    from clst_runtime.contest import Score
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wish:
+    """What was asked for; the options' own names."""
+
+    models: tuple[str, ...]
+    data: str | None
+    live: str | None
+    runs: int
+    seconds: float
+    warm_up: int
+    threads: int | None
+    engine: bool
+    max_p99_ms: float | None
+    max_median_ms: float | None
+    max_ratio: float | None
+    out: Path | None
+    plot: Path | None
+    as_json: bool
 
 
 @command()
-@click.argument("models", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("models", nargs=-1, required=True)
 @click.option("--data", help="Folder of pictures or video to measure on  [default: drawn noise, which is said]")
+@click.option("--live", help="Glass-to-mask on this source (as of clst-run) in place of the two other kinds.")
 @click.option("--runs", default=1024, show_default=True, type=click.IntRange(1), help="Measured runs, at most.")
-@click.option("--seconds", default=60.0, show_default=True, help="Measured time, at most.")
+@click.option("--seconds", default=60.0, show_default=True, type=click.FloatRange(0, min_open=True),
+              help="Measured time of each model, at most; with --live just that.")  # fmt: skip
 @click.option("--warm-up", default=50, show_default=True, type=click.IntRange(0), help="Runs before, at least 200 ms.")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads.")
+@click.option("--engine/--no-engine", default=True, show_default=True, help="Measure engine-only too.")
 @click.option("--max-p99-ms", type=float, help="Exit with 6 if a model's p99 is above this.")
+@click.option("--max-median-ms", type=float, help="Exit with 6 if a model's median is above this.")
+@click.option("--max-ratio", type=float, help="Exit with 6 if a model takes more times as long as the first one.")
 @click.option("--out", type=click.Path(path_type=Path), help="JSON file with every sample and the machine's facts.")
+@click.option("--plot", type=click.Path(path_type=Path), help="Picture (.png, .svg, .pdf) of every run.")
 @click.option("--json", "as_json", is_flag=True, help="Result as JSON (without the samples).")
-def main(
-    models: tuple[Path, ...],
-    data: str | None,
-    runs: int,
-    seconds: float,
-    warm_up: int,
-    threads: int | None,
-    max_p99_ms: float | None,
-    out: Path | None,
-    *,
-    as_json: bool,
-) -> None:
-    """Host-to-host latency of MODELS: a NumPy frame in, a NumPy mask out, after a warm-up."""
-    from clst_runtime.atomic import write_text
-    from clst_runtime.backends import open_model
-    from clst_runtime.benchmark import measure_latency
+@click.pass_context
+def main(context: click.Context, /, **options: Any) -> None:
+    """Latency of MODELS, which take turns: host-to-host (a NumPy frame in, a NumPy mask out) and engine-only.
+
+    A model is a file or bundle; an .onnx file may name what computes it: front.onnx@cuda. Budgets are held against
+    host-to-host latencies, with --live against glass-to-mask ones.
+    """
+    wish = Wish(**options)
+    check_wish(wish, context)
+    scores, facts = measure(wish)
+    tell(wish, scores, facts)
+    check_budgets(wish, scores)
+
+
+def check_wish(wish: Wish, context: click.Context) -> None:
+    """Refuse what contradicts itself or cannot be done, before anything takes time."""
+    from clst_runtime.atomic import check_can_write
+    from clst_runtime.bench_plot import check_can_plot
+
+    useless = [
+        name
+        for name in ("data", "runs", "warm_up", "engine")
+        if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+    ]
+    if wish.live is not None and useless:
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in useless)
+        raise click.UsageError(f"--live measures another kind of latency; {names} has no part in it")
+    if len(set(wish.models)) < len(wish.models):
+        raise click.UsageError(f"a model is named twice: {', '.join(wish.models)}")
+    if wish.max_ratio is not None and len(wish.models) < 2:
+        raise click.UsageError("--max-ratio compares with the first model; give at least two")
+    for path in (wish.out, wish.plot):
+        if path is not None:
+            check_can_write(path)
+    if wish.plot is not None:
+        check_can_plot()
+        if wish.plot.suffix.lower() not in (".png", ".svg", ".pdf"):
+            raise click.UsageError(f"--plot {wish.plot}: give a name that ends in .png, .svg or .pdf")
+
+
+def measure(wish: Wish) -> tuple[list[Score], dict[str, Any]]:
+    """All scores, and the facts they must be quoted with."""
+    from clst_runtime.benchmark import Effort
+    from clst_runtime.contest import Contestant, engine_only, glass_to_mask, host_to_host
+    from clst_runtime.device_facts import device_state, unsteadiness
     from clst_runtime.machine import machine_facts
-    from clst_runtime.report import format_table
-    from clst_runtime.timing import UNSTEADY
 
-    results, size = [], None
-    for model in models:
-        with open_model(model, threads=threads) as backend:
-            if size not in (None, backend.manifest.input_hw):
-                found = backend.manifest.input_hw
-                raise ModelFileError(f"{model}: input {found}, the first model's is {size}; compare equal sizes")
-            size = backend.manifest.input_hw
-            frames = frames_to_measure(data, size)
-            measured = measure_latency(backend, frames, runs=runs, seconds=seconds, warm_up_runs=warm_up)
-            results.append({"model": str(model), "backend": backend.description, "input_hw": size,
-                            "runs": len(measured.samples_ns), "warm_up_runs": measured.warm_up_runs,
-                            "host_to_host_ms": measured.summary_ms(), "output_sha256": measured.output_sha256,
-                            "samples_ns": measured.samples_ns})  # fmt: skip
-    facts = {"machine": machine_facts(), "frames": data or "drawn noise", "threads": threads}
-    if out is not None:
-        write_text(out, json.dumps(facts | {"results": results}) + "\n")
-    brief = [{key: value for key, value in result.items() if key != "samples_ns"} for result in results]
-    names = ("min", "mean", "median", "p90", "p95", "p99", "max")
-    if as_json:
-        click.echo(json.dumps(facts | {"results": brief}, indent=1))
+    contestants = [Contestant.parse(model) for model in wish.models]
+    facts: dict[str, Any] = {"date": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "machine": machine_facts()}
+    facts |= {"frames": wish.live or wish.data or "drawn noise", "threads": wish.threads}
+    before = device_state()
+    if wish.live is not None:
+        scores = glass_to_mask(contestants, wish.live, wish.seconds, threads=wish.threads)
     else:
-        rows = [[str(r["model"]), *(f"{r['host_to_host_ms'][n]:.2f}" for n in names)] for r in brief]  # type: ignore[index]
-        click.echo(f"host to host, ms, on {facts['frames']}; {machine_facts()['cpu']}, {brief[0]['backend']}")
-        click.echo(format_table(["model", *names], rows))
-    for result in brief:
-        summary = result["host_to_host_ms"]
-        if summary["cov"] > UNSTEADY:  # type: ignore[index]
-            told = f"unsteady, coefficient of variation {100 * summary['cov']:.1f} %"  # type: ignore[index]
-            click.echo(f"warning: {result['model']}: {told}", err=True)
-        if max_p99_ms is not None and summary["p99"] > max_p99_ms:  # type: ignore[index]
-            raise BudgetNotHeld(f"{result['model']}: p99 is {summary['p99']:.2f} ms, {max_p99_ms:.2f} ms allowed")  # type: ignore[index]
+        effort = Effort(runs=wish.runs, seconds=wish.seconds, warm_up_runs=wish.warm_up)
+        scores = host_to_host(contestants, wish.data, effort, threads=wish.threads)
+        if wish.engine:
+            scores += engine_only(contestants, wish.data, effort, threads=wish.threads)
+    after = device_state()
+    return scores, facts | {"before": before, "after": after, "doubts": unsteadiness(before, after)}
 
 
-def frames_to_measure(data: str | None, size: tuple[int, int], *, count: int = 16) -> list[Frame]:
-    """Up to `count` frames H,W,3 of a folder or video at the model's size, else noise."""
-    import itertools
+def tell(wish: Wish, scores: list[Score], facts: dict[str, Any]) -> None:
+    """Files, result and warnings."""
+    from clst_runtime.atomic import write_text
+    from clst_runtime.bench_plot import plot_scores
+    from clst_runtime.contest import Level
+    from clst_runtime.contest_report import level_table, scores_json, warnings
+    from clst_runtime.device_facts import brief_state
 
-    import numpy as np
+    if wish.out is not None:
+        write_text(wish.out, json.dumps(facts | {"results": scores_json(scores, samples=True)}) + "\n")
+    if wish.plot is not None:
+        plot_scores(scores, wish.plot)
+    if wish.as_json:
+        click.echo(json.dumps(facts | {"results": scores_json(scores, samples=False)}, indent=1))
+    else:
+        rows, columns = scores[0].input_hw
+        click.echo(f"on {facts['frames']}, input {rows}x{columns}; {facts['machine']['cpu']}")
+        click.echo(f"before: {brief_state(facts['before'])}\nafter:  {brief_state(facts['after'])}")
+        for level in (Level.HOST_TO_HOST, Level.ENGINE_ONLY, Level.GLASS_TO_MASK):
+            own = [score for score in scores if score.level is level]
+            if own:
+                click.echo(f"\n{level_table(own)}")
+    for warning in warnings(scores, facts["doubts"]):
+        click.echo(f"warning: {warning}", err=True)
 
-    from clst_runtime.frames import resize_frame
-    from clst_runtime.sources import open_source
 
-    if data is None:
-        rng = np.random.default_rng(0)
-        return [rng.integers(0, 256, (*size, 3), dtype=np.uint8) for _ in range(4)]
-    with open_source(data) as source:
-        return [resize_frame(timed.rgb, size) for timed in itertools.islice(source, count)]
+def check_budgets(wish: Wish, scores: list[Score]) -> None:
+    """Host-to-host or glass-to-mask latencies against the budgets; engine-only ones never.
+
+    Raises:
+        BudgetNotHeld: one of them does not hold.
+    """
+    from clst_runtime.contest import Budgets, Level
+
+    budgets = Budgets(max_p99_ms=wish.max_p99_ms, max_median_ms=wish.max_median_ms, max_ratio=wish.max_ratio)
+    failures = budgets.failures([score for score in scores if score.level is not Level.ENGINE_ONLY])
+    if failures:
+        raise BudgetNotHeld("; ".join(failures))

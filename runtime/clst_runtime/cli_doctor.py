@@ -1,29 +1,122 @@
-"""`clst-doctor`: what this machine can run."""
+"""`clst-doctor`: what this machine can run, and whether a model holds on it."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from clst_runtime.command import command
 from clst_runtime.errors import MissingDependency
 
+if TYPE_CHECKING:
+    from clst_runtime.doctor import Finding
+
+REPORT = Path("clst-acceptance.md")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What was asked for; the options' own names."""
+
+    verify: Path | None
+    data: Path | None
+    source: str | None
+    seconds: float
+    threads: int | None
+    deadline_ms: float | None
+    max_p99_ms: float | None
+    report: Path
+    as_json: bool
+
 
 @command()
-@click.option("--json", "as_json", is_flag=True, help="Findings as JSON.")
-def main(*, as_json: bool) -> None:
-    """Say what this machine has, what it lacks and how to get it; exit code 5 if clst-run cannot work."""
-    from clst_runtime.doctor import examine
+@click.option("--verify", metavar="MODEL", type=click.Path(path_type=Path),
+              help="Accept MODEL on this device, from its hash to a live run; writes --report.")  # fmt: skip
+@click.option("--data", type=click.Path(path_type=Path), help="Labelled data set, or folder of pictures, to verify on.")
+@click.option("--source", help="Camera for the live run (as of clst-run)  [default: the pictures, replayed]")
+@click.option("--seconds", default=60.0, show_default=True, type=click.FloatRange(0, min_open=True),
+              help="Length of the live run.")  # fmt: skip
+@click.option("--threads", type=click.IntRange(1), help="CPU threads.")
+@click.option("--deadline-ms", type=float, help="Live: the run must not be stale by this deadline.")
+@click.option("--max-p99-ms", type=float, help="Host-to-host p99 that must hold.")
+@click.option(
+    "--report", default=REPORT, show_default=True, type=click.Path(path_type=Path), help="Report of --verify."
+)
+@click.option("--json", "as_json", is_flag=True, help="Result as JSON.")
+@click.pass_context
+def main(context: click.Context, /, **options: Any) -> None:
+    """Say what this machine has, what it lacks and how to get it; exit code 5 if clst-run cannot work.
+
+    With --verify: the whole acceptance of a model on this device, written into one report; exit code 5 if something
+    that it needs is missing here, 6 if a step does not hold.
+    """
+    chosen = Options(**options)
+    if chosen.verify is not None:
+        verify(chosen)
+        return
+    names = ("data", "source", "seconds", "threads", "deadline_ms", "max_p99_ms", "report")
+    useless = [name for name in names if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE]
+    if useless:
+        raise click.UsageError(f"{', '.join('--' + name.replace('_', '-') for name in useless)} need --verify MODEL")
+    examine_machine(as_json=chosen.as_json)
+
+
+def examine_machine(*, as_json: bool) -> None:
+    """Print the findings.
+
+    Raises:
+        MissingDependency: clst-run cannot work here.
+    """
+    from clst_runtime.doctor import examine, lacking
 
     findings = examine()
-    if as_json:
-        click.echo(json.dumps([dataclasses.asdict(finding) for finding in findings], indent=1))
-    else:
-        width = max(len(finding.name) for finding in findings)
-        for finding in findings:
-            click.echo(f"{finding.state:<8}  {finding.name:<{width}}  {finding.told}")
-    lacking = [finding.name for finding in findings if finding.needed and finding.state != "good"]
-    if lacking:
-        raise MissingDependency(f"clst-run cannot work here: {', '.join(lacking)}; the cures stand above")
+    click.echo(
+        json.dumps([dataclasses.asdict(finding) for finding in findings], indent=1) if as_json else told(findings)
+    )
+    missing = lacking(findings)
+    if missing:
+        raise MissingDependency(f"clst-run cannot work here: {', '.join(missing)}; the cures stand above")
+
+
+def told(findings: list[Finding]) -> str:
+    """A line for each finding, and its cure below it."""
+    width = max(len(finding.name) for finding in findings)
+    lines = []
+    for finding in findings:
+        lines.append(f"{finding.state.value:<8}  {finding.name:<{width}}  {finding.told}")
+        if finding.cure:
+            lines.append(f"{'':<8}  {'':<{width}}  → {finding.cure}")
+    return "\n".join(lines)
+
+
+def verify(chosen: Options) -> None:
+    """Run the acceptance, write the report, print it shortly.
+
+    Raises:
+        MissingDependency, BudgetNotHeld: by the verdict.
+    """
+    from clst_runtime.acceptance import Plan, accept
+    from clst_runtime.acceptance_report import brief, report_text, to_json
+    from clst_runtime.atomic import check_can_write, write_text
+
+    assert chosen.verify is not None  # noqa: S101  (the caller looked)
+    check_can_write(chosen.report)
+    plan = Plan(
+        model=chosen.verify,
+        data=chosen.data,
+        source=chosen.source,
+        seconds=chosen.seconds,
+        threads=chosen.threads,
+        deadline_ms=chosen.deadline_ms,
+        max_p99_ms=chosen.max_p99_ms,
+    )
+    acceptance = accept(plan, tell=lambda words: click.echo(words, err=True))
+    write_text(chosen.report, report_text(acceptance))
+    click.echo(json.dumps(to_json(acceptance), indent=1) if chosen.as_json else brief(acceptance))
+    click.echo(f"report: {chosen.report}", err=True)
+    acceptance.raise_verdict()

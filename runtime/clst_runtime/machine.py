@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import platform
-import shutil
-import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+from clst_runtime.programs import Runner, run_program
 
 PACKAGES = ("numpy", "opencv-python", "opencv-python-headless", "onnxruntime", "onnxruntime-gpu", "torch", "onnx",
             "tensorrt", "pycuda", "click")  # fmt: skip
@@ -22,23 +22,22 @@ def package_version(name: str) -> str | None:
         return None
 
 
-def cpu_name() -> str:
-    """The processor's name."""
-    info = Path("/proc/cpuinfo")
+def cpu_name(root: Path = Path("/")) -> str:
+    """The processor's name; on boards whose kernel does not tell it, the board's."""
+    info, board = root / "proc/cpuinfo", root / "proc/device-tree/model"
     if info.is_file():
-        for line in info.read_text().splitlines():
+        for line in info.read_text(errors="replace").splitlines():
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
+    if board.is_file():
+        return board.read_text(errors="replace").strip("\0\n ")
     return platform.processor() or platform.machine()
 
 
-def gpu_names() -> list[str]:
+def gpu_names(run: Runner = run_program) -> list[str]:
     """NVIDIA devices with their drivers, as nvidia-smi names them; empty without one."""
-    if shutil.which("nvidia-smi") is None:
-        return []
-    query = ["nvidia-smi", "--query-gpu=name,driver_version,power.limit", "--format=csv,noheader"]
-    done = subprocess.run(query, capture_output=True, text=True, timeout=20, check=False)
-    return [line.strip() for line in done.stdout.splitlines() if line.strip()] if done.returncode == 0 else []
+    text = run(["nvidia-smi", "--query-gpu=name,driver_version,power.limit", "--format=csv,noheader"], seconds=20.0)
+    return [line.strip() for line in (text or "").splitlines() if line.strip()]
 
 
 def machine_facts() -> dict[str, Any]:

@@ -13,7 +13,7 @@ _CURES = {
     "onnxruntime": "ONNX Runtime: pip install 'clst[ort]' (CPU) or 'clst[ort-gpu]' (CUDA), never both",
     "torch": "PyTorch: pip install 'clst[train]'",
     "onnx": "ONNX: pip install 'clst[export]'",
-    "matplotlib": "Matplotlib: pip install 'clst[train]'",
+    "matplotlib": "Matplotlib: pip install 'clst[plot]'",
     "tensorrt": "TensorRT: pip install 'clst[trt]', or the one of JetPack on a Jetson",
     "clst_train": "the training package: pip install 'clst[train]'",
 }

@@ -1,0 +1,117 @@
+"""Cameras, looked at without opening them here: a broken one would never give this process back."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from clst_runtime.doctor.cures import cure
+from clst_runtime.doctor.findings import Finding, State
+from clst_runtime.doctor.platforms import Platform
+from clst_runtime.programs import Runner, run_program
+
+CAMERA_SECONDS = 5.0
+"""How long one camera may take to list its formats."""
+SIZES_TOLD = 4
+"""Sizes that are named of each pixel format."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CameraFormat:
+    """One pixel format and the sizes a camera offers in it."""
+
+    pixels: str
+    """Four letters, e.g. `YUYV`."""
+    sizes: tuple[tuple[int, int, float], ...]
+    """Columns, rows and the highest frame rate (0 where none is told) of each size."""
+
+    @property
+    def told(self) -> str:
+        """The largest sizes with their rates."""
+        largest = sorted(self.sizes, reverse=True)[:SIZES_TOLD]
+        told = [f"{columns}x{rows}{f' at {fps:g}/s' if fps else ''}" for columns, rows, fps in largest]
+        told += [f"{len(self.sizes) - SIZES_TOLD} smaller ones"] if len(self.sizes) > SIZES_TOLD else []
+        return " ".join([self.pixels, ", ".join(told)]).strip()
+
+
+def may_open(path: Path) -> bool:
+    """Whether this user may read and write a device; it is not opened for that."""
+    return os.access(path, os.R_OK | os.W_OK)
+
+
+def examine_cameras(
+    platform: Platform,
+    root: Path = Path("/"),
+    run: Runner = run_program,
+    *,
+    allowed: Callable[[Path], bool] = may_open,
+    has_tool: Callable[[], bool] = lambda: shutil.which("v4l2-ctl") is not None,
+) -> list[Finding]:
+    """A finding for each camera of Video4Linux; one that says so when there is none.
+
+    Args:
+        platform: for the cure.
+        root: the folder that holds `dev` and `sys`; another one in tests.
+        run: asks v4l2-ctl.
+        allowed: whether this user may open a device.
+        has_tool: whether v4l2-ctl is installed.
+    """
+    nodes = sorted((root / "dev").glob("video[0-9]*"), key=lambda path: int(path.name.removeprefix("video") or 0))
+    findings = [_camera(node, platform, root, run, allowed, has_tool) for node in nodes]
+    if findings:
+        return findings
+    told = "no /dev/video*; a video, a folder of pictures or a stream can be used"
+    remedy = "plug a camera in; in a container give it the device (docker run --device /dev/video0)"
+    return [Finding(name="Cameras", state=State.MISSING, told=told, cure=remedy)]
+
+
+def _camera(
+    node: Path,
+    platform: Platform,
+    root: Path,
+    run: Runner,
+    allowed: Callable[[Path], bool],
+    has_tool: Callable[[], bool],
+) -> Finding:
+    label = root / "sys/class/video4linux" / node.name / "name"
+    title = label.read_text(errors="replace").strip() if label.is_file() else "name unknown"
+    name = f"Camera {node.name.removeprefix('video')}"
+    if not allowed(node):
+        told = f"{title}: {getpass.getuser()} may not open /dev/{node.name}"
+        remedy = f"sudo usermod -aG video {getpass.getuser()}, then log in again"
+        return Finding(name=name, state=State.MISSING, told=told, cure=remedy)
+    if not has_tool():
+        return Finding(name=name, state=State.NOTE, told=f"{title}; formats unknown", cure=cure("v4l", platform))
+    text = run(["v4l2-ctl", "-d", f"/dev/{node.name}", "--list-formats-ext"], seconds=CAMERA_SECONDS)
+    if text is None:
+        told = f"{title}: does not answer v4l2-ctl within {CAMERA_SECONDS:g} s"
+        remedy = "unplug it and plug it in again; end other programs that use it"
+        return Finding(name=name, state=State.CONFLICT, told=told, cure=remedy)
+    formats = parse_formats(text)
+    if not formats:
+        return Finding(name=name, state=State.NOTE, told=f"{title}: gives no pictures (metadata of another camera)")
+    told = "; ".join(each.told for each in formats)
+    return Finding(name=name, state=State.GOOD, told=f"{title}: {told}; --source camera:{name.split()[1]}")
+
+
+def parse_formats(text: str) -> list[CameraFormat]:
+    """What `v4l2-ctl --list-formats-ext` lists, of its old and its new form."""
+    found: list[tuple[str, dict[tuple[int, int], float]]] = []
+    size: tuple[int, int] | None = None
+    for line in text.splitlines():
+        if pixels := re.search(r"(?:\[\d+\]|Pixel Format\s*): '(.{4})'", line):
+            found.append((pixels[1].strip(), {}))
+            size = None
+        elif found and (sizes := re.search(r"Size: \w+ .*?(\d+)x(\d+)(?: with step.*)?$", line.strip())):
+            size = (int(sizes[1]), int(sizes[2]))
+            found[-1][1].setdefault(size, 0.0)
+        elif found and size is not None and (rate := re.search(r"\((\d+(?:\.\d+)?)(?:-\d+\.\d+)? fps\)", line)):
+            found[-1][1][size] = max(found[-1][1][size], float(rate[1]))
+    return [
+        CameraFormat(pixels=pixels, sizes=tuple((*size, fps) for size, fps in sizes.items())) for pixels, sizes in found
+    ]

@@ -1,0 +1,93 @@
+"""Everything that is looked at, in the order in which it is told."""
+
+from __future__ import annotations
+
+import platform as python_platform
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from clst_runtime.device_facts import brief_state, device_state, unsteadiness
+from clst_runtime.doctor.cameras import examine_cameras
+from clst_runtime.doctor.cures import cure
+from clst_runtime.doctor.findings import Finding, State, look
+from clst_runtime.doctor.libraries import (
+    examine_cuda,
+    examine_gpu,
+    examine_onnxruntime,
+    examine_opencv,
+    examine_optional,
+    examine_tensorrt,
+)
+from clst_runtime.doctor.platforms import Machine, Platform, detect_machine
+from clst_runtime.machine import cpu_name
+from clst_runtime.programs import Runner, run_program
+
+OLDEST_PYTHON = (3, 10)
+LEAST_FREE_GIB = 2.0
+"""An engine with its timing cache, or a few minutes of video."""
+
+
+def examine(root: Path = Path("/"), run: Runner = run_program) -> list[Finding]:
+    """Look at everything; no look spoils another one, and none opens a camera or imports a heavy package here.
+
+    Args:
+        root: the folder that holds `etc`, `proc`, `sys` and `dev`; another one in tests.
+        run: asks other programs.
+    """
+    try:
+        machine = detect_machine(root, run)
+    except Exception as error:  # noqa: BLE001  (the other looks go on without)
+        machine = Machine(platform=Platform.OTHER, told=f"cannot be found out: {error}")
+    kind = machine.platform
+    platform = Finding(name="Platform", state=State.GOOD, told=f"{kind.value}: {machine.told}, {cpu_name(root)}")
+    return [
+        platform,
+        *look("Python", lambda: [examine_python(kind)], needed=True),
+        *look("Disk", lambda: [examine_disk(kind)]),
+        *look("OpenCV", lambda: examine_opencv(kind, run), needed=True),
+        *look("ONNX Runtime", lambda: examine_onnxruntime(kind, run), needed=True),
+        *look("NVIDIA GPU", lambda: examine_gpu(kind, run)),
+        *look("CUDA", lambda: examine_cuda(kind, run)),
+        *look("TensorRT", lambda: examine_tensorrt(kind, run)),
+        *look("Clocks", lambda: [examine_clocks(kind, root, run)]),
+        *look("Cameras", lambda: examine_cameras(kind, root, run)),
+        *look("Optional packages", lambda: examine_optional(kind)),
+    ]
+
+
+def examine_python(platform: Platform, version: Sequence[int] = sys.version_info[:3]) -> Finding:
+    """The interpreter."""
+    if tuple(version[:2]) >= OLDEST_PYTHON:
+        return Finding(name="Python", state=State.GOOD, told=python_platform.python_version(), needed=True)
+    told = f"{'.'.join(map(str, version[:3]))} is too old"
+    return Finding(name="Python", state=State.MISSING, told=told, cure=cure("python", platform), needed=True)
+
+
+def examine_disk(platform: Platform, free_bytes: int | None = None) -> Finding:
+    """Room in the working folder."""
+    free_gib = (shutil.disk_usage(Path.cwd()).free if free_bytes is None else free_bytes) / 2**30
+    told = f"{free_gib:.1f} GiB free in {Path.cwd()}"
+    if free_gib >= LEAST_FREE_GIB:
+        return Finding(name="Disk", state=State.GOOD, told=told)
+    return Finding(name="Disk", state=State.MISSING, told=told, cure=cure("disk", platform))
+
+
+def examine_clocks(platform: Platform, root: Path, run: Runner) -> Finding:
+    """Clocks, power mode and temperature now, and what would make a measurement doubtful."""
+    state = device_state(root, run)
+    doubts = unsteadiness(state, state)
+    told = "; ".join([brief_state(state), *doubts])
+    if doubts:
+        return Finding(name="Clocks", state=State.NOTE, told=told, cure=cure("clocks", platform))
+    return Finding(name="Clocks", state=State.GOOD, told=told)
+
+
+def lacking(findings: Sequence[Finding]) -> list[str]:
+    """What clst-run cannot do without and does not have; ONNX Runtime or TensorRT with PyCUDA is enough."""
+    works = {finding.name for finding in findings if finding.state in (State.GOOD, State.NOTE)}
+    missing = [finding.name for finding in findings if finding.needed and finding.name not in works]
+    if {"TensorRT", "PyCUDA"} <= works:
+        missing = [name for name in missing if name != "ONNX Runtime"]
+    return missing

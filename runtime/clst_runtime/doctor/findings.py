@@ -1,0 +1,44 @@
+"""One thing looked at, and the guard that keeps one look from spoiling the others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from enum import Enum
+
+
+class State(str, Enum):
+    """How a thing is."""
+
+    GOOD = "good"
+    NOTE = "note"
+    """Works, but there is something to know or to do better."""
+    MISSING = "missing"
+    CONFLICT = "conflict"
+    """There, but in the way of itself."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One thing looked at."""
+
+    name: str
+    """What."""
+    state: State
+    """How it is."""
+    told: str
+    """Version, or what is wrong."""
+    cure: str = ""
+    """What to do, for this platform; empty where nothing is to be done."""
+    needed: bool = False
+    """Whether clst-run cannot do without it."""
+
+
+def look(name: str, examine: Callable[[], Iterable[Finding]], *, needed: bool = False) -> list[Finding]:
+    """The findings of one look; whatever goes wrong in it becomes a finding too."""
+    try:
+        return list(examine())
+    except Exception as error:  # noqa: BLE001  (a doctor that falls over one broken package tells nothing of the rest)
+        told = f"looking at it failed: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        cure = "please report this line with the output of clst-doctor --json"
+        return [Finding(name=name, state=State.CONFLICT, told=told, cure=cure, needed=needed)]
