@@ -52,7 +52,9 @@ class Board:
         """The statistics as of now, at most `FRESH_SECONDS` old unless `fresh`, without anybody's password."""
         with self._lock:
             if fresh or not self._seen or time.monotonic() - self._looked_at > FRESH_SECONDS:
-                told = all_without_credentials(self.statistics.snapshot())
+                told = self.statistics.snapshot()
+                recent = told.pop("recent")  # numbers only
+                told = all_without_credentials(told) | {"recent": recent}
                 if not told["frames"]:
                     told["seconds"] = 0.0  # time runs from the warm-up, which has not ended
                 self._seen, self._looked_at = told, time.monotonic()

@@ -87,9 +87,7 @@ class WebServer:
         sampling.cancel()
         if self._open:
             await asyncio.wait(set(self._open), timeout=GOODBYE_SECONDS)
-        for viewer in self._open:  # too slow to hear of the end
-            viewer.cancel()
-        await runner.cleanup()
+        await runner.cleanup()  # lets go of who was too slow to hear of it
 
     async def _sample(self) -> None:
         while True:

@@ -189,12 +189,12 @@ def test_a_browser_that_reads_nothing_neither_slows_the_run_nor_fills_the_memory
         asking = threading.Thread(target=ask_often, args=(deaf, stop))
         asking.start()
         try:
-            end, painted, slowest = time.monotonic() + 20, -1, 0.0
+            end, painted, seconds = time.monotonic() + 20, -1, []
             while page.sink._pictures.painted != painted:  # until what lies between is full
                 painted, settled = page.sink._pictures.painted, time.monotonic() + 1.0
                 assert time.monotonic() < end, "pictures are made for a browser that takes none"
                 while time.monotonic() < settled:
-                    slowest = max(slowest, page.give(picture=noise))
+                    seconds.append(page.give(picture=noise))
                     time.sleep(0.02)
             before = memory_mib()
             giving = threading.Thread(target=lambda: [(page.give(picture=noise), time.sleep(0.02)) for _ in range(100)])
@@ -202,7 +202,7 @@ def test_a_browser_that_reads_nothing_neither_slows_the_run_nor_fills_the_memory
             frames = asyncio.run(look_too(page))
             giving.join()
             assert len(set(frames)) == 5
-            assert slowest < 0.1
+            assert np.median(seconds) < 0.005
             assert memory_mib() - before < 40
             assert page.status()["viewers"] == 1
             stop.set()
@@ -210,6 +210,9 @@ def test_a_browser_that_reads_nothing_neither_slows_the_run_nor_fills_the_memory
             begins = time.monotonic()
             page.sink.close()
             assert time.monotonic() - begins < 2.0
+            assert not [
+                thread.name for thread in threading.enumerate() if thread.name in ("web server", "web pictures")
+            ]
         finally:
             stop.set()
             deaf.close()

@@ -159,7 +159,7 @@ function big(id, number, unit = "") {
 function showFigures() {
   const { run } = status;
   say("running", run.frames ? clock(run.seconds) : "–");
-  big("fps", run.frames ? recentFps(run.seconds).toFixed(1) : "–");
+  big("fps", run.frames ? recentFps(secondsNow(run)).toFixed(1) : "–");
   say("frames", `${run.fps.toFixed(1)} over the whole run: ${run.frames} frames, ${run.dropped} dropped`);
   const [age, unit] = span(run.newest_age_ms).split(" ");
   big("age", age, unit ?? "");
@@ -177,6 +177,12 @@ function showFigures() {
 }
 
 const share = (run) => `${run.frames ? ((100 * run.deadline_misses) / run.frames).toFixed(1) : 0} %`;
+
+// A backend that hangs stops the run's own clock; the age of its newest picture goes on.
+function secondsNow(run) {
+  const last = rows.frames.at(-1);
+  return last ? Math.max(run.seconds, last[0] + (run.newest_age_ms - last[1]) / 1000) : run.seconds;
+}
 
 function recentFps(now) {
   const seconds = Math.min(RATE_SECONDS, now);
@@ -199,8 +205,8 @@ function charts() {
   if (status === null) return;
   const { run } = status;
   for (const cause of Object.keys(run.drops)) if (!causes.includes(cause)) causes.push(cause);
-  drawLatency(at("latency"), rows.frames, run.seconds, run.deadline_ms);
-  drawDrops(at("drops"), rows.drops, run.seconds, causes);
+  drawLatency(at("latency"), rows.frames, secondsNow(run), run.deadline_ms);
+  drawDrops(at("drops"), rows.drops, secondsNow(run), causes);
   const entries = causes.filter((cause) => run.drops[cause]).map((cause) => {
     const entry = document.createElement("li");
     entry.style.setProperty("--colour", colourOfCause(causes.indexOf(cause)));
@@ -248,7 +254,7 @@ async function switchRecording() {
     say("record-words", "the program cannot be reached");
   } finally {
     at("record").disabled = false;
-    at("record").focus();
+    if (document.activeElement === document.body) at("record").focus(); // lost while it was disabled
   }
 }
 
