@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import threading
 import time
 from collections import deque
@@ -9,7 +10,6 @@ from collections.abc import Callable
 from itertools import dropwhile
 from typing import Any
 
-from clst_runtime.machine import machine_facts
 from clst_runtime.statistics import RunStatistics
 from clst_runtime.web.facts import RunFacts, all_without_credentials
 from clst_runtime.web.recording import Recorder
@@ -28,8 +28,9 @@ class Board:
         statistics: RunStatistics,
         facts: RunFacts,
         recorder: Recorder,
-        machine: Callable[[], dict[str, Any]] = machine_facts,
+        machine: Callable[[], dict[str, Any]],
     ) -> None:
+        """Args: machine: finds the facts of this machine; called once, in a thread of its own."""
         self.statistics, self.recorder = statistics, recorder
         self.facts = facts.to_json()
         self.viewers = 0
@@ -41,11 +42,14 @@ class Board:
         threading.Thread(target=self._find_machine, args=(machine,), name="web machine", daemon=True).start()
 
     def _find_machine(self, machine: Callable[[], dict[str, Any]]) -> None:
-        self._machine = machine()
+        try:
+            self._machine = machine()
+        except (OSError, subprocess.SubprocessError) as error:
+            self._machine = {"error": str(error)}
 
     @property
     def machine(self) -> dict[str, Any] | None:
-        """Facts of this machine; None until they are known."""
+        """Facts of this machine, or `error` where it would not tell; None until either is known."""
         return self._machine
 
     def snapshot(self, *, fresh: bool = False) -> dict[str, Any]:

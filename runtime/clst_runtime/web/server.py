@@ -28,6 +28,10 @@ STATUS_SECONDS = 0.5
 HEARTBEAT_SECONDS = 20.0
 """A viewer that answers nothing for so long is let go."""
 MAX_VIEWERS = 32
+MAX_CONNECTIONS = 128
+"""More are closed at once, so that nobody in a network can use up the files that the run may open."""
+BACKLOG = 16
+"""So many may come before they are counted."""
 MAX_REQUEST_BYTES = 4096
 STOP_SECONDS = 1.5
 """After so long the server is left to its end as a daemon."""
@@ -77,8 +81,10 @@ class WebServer:
         runner = self._web.AppRunner(self._application(), access_log=None, shutdown_timeout=0.1)  # no tokens in logs
         try:
             await runner.setup()
-            await self._web.SockSite(runner, self._listening).start()
             self._loop = asyncio.get_running_loop()
+            accepting = await self._loop.create_server(
+                lambda: _accepted(runner.server), sock=self._listening, backlog=BACKLOG
+            )
             self._pictures.start(self._loop)
         finally:
             self._running.set()
@@ -87,6 +93,7 @@ class WebServer:
         sampling.cancel()
         if self._open:
             await asyncio.wait(set(self._open), timeout=GOODBYE_SECONDS)
+        accepting.close()
         await runner.cleanup()  # lets go of who was too slow to hear of it
 
     async def _sample(self) -> None:
@@ -213,6 +220,16 @@ class WebServer:
 
     def _json(self, value: Any) -> web.StreamResponse:
         return self._answer(text=json.dumps(value), content_type="application/json")
+
+
+class _Full(asyncio.Protocol):
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        cast(asyncio.Transport, transport).abort()
+
+
+def _accepted(server: Any) -> asyncio.BaseProtocol:
+    """What speaks on a new connection."""
+    return _Full() if len(server.connections) >= MAX_CONNECTIONS else server()
 
 
 async def _listen(connection: Any, wanted: asyncio.Event) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from clst_runtime.machine import machine_facts
 from clst_runtime.optional import require
 from clst_runtime.results import Result
 from clst_runtime.sinks.base import Sink
@@ -79,7 +80,7 @@ def open_web(
     listening = listen(address)
     bound = WebAddress(host=address.host, port=listening.getsockname()[1])
     pictures = Pictures(Painter(manifest.classes, facts.alpha))
-    server = WebServer(Board(statistics, facts, recorder), pictures, Guard(bound, token), listening)
+    server = WebServer(Board(statistics, facts, recorder, machine_facts), pictures, Guard(bound, token), listening)
     server.start()
     url = f"http://{shown(reachable_host(bound.host))}:{bound.port}/"
     return WebSink(server, pictures, recorder, url if token is None else f"{url}?token={token}")

@@ -121,6 +121,36 @@ def test_without_a_folder_the_button_is_off_and_says_why(tmp_path):
         asyncio.run(look(page))
 
 
+HIDE = (
+    "Object.defineProperty(document, 'hidden', {get: () => true});document.dispatchEvent(new Event('visibilitychange'))"
+)
+
+
+def test_a_picture_that_is_old_on_this_screen_looks_old_and_a_hidden_page_asks_for_none(tmp_path):
+    """The run has newer masks, but they do not reach the screen, as on a slow line."""
+
+    async def look(page):
+        async with opened(page.url, tmp_path / "profile") as tab:
+            with Frames(page):
+                await tab.until(f"{state_is('ready')} && {LOOK} === 'none'")
+            write = page.sink.write
+            page.sink.write = lambda result: None
+            with Frames(page):
+                await tab.until(state_is("behind"))
+                assert "grayscale(1)" in await tab.value(LOOK)
+                assert page.status()["run"]["state"] == "ready"
+                page.sink.write = write
+                await tab.until(f"{state_is('ready')} && {LOOK} === 'none'")
+                await tab.value(HIDE)
+                await asyncio.sleep(0.5)
+                painted = page.sink._pictures.painted
+                await asyncio.sleep(0.5)
+                assert page.sink._pictures.painted == painted
+
+    with served() as page:
+        asyncio.run(look(page))
+
+
 ALONE = """
 import sys, time
 from tests.runtime.web.run import served

@@ -5,8 +5,10 @@ import itertools
 import json
 import os
 import socket
+import subprocess
 import threading
 import time
+from contextlib import suppress
 
 import aiohttp
 import cv2
@@ -252,6 +254,23 @@ def test_one_viewer_too_many_is_told_so(monkeypatch):
         asyncio.run(main(page))
 
 
+def test_connections_that_say_nothing_cannot_use_up_the_files_of_the_run(monkeypatch):
+    monkeypatch.setattr("clst_runtime.web.server.MAX_CONNECTIONS", 3)
+    with served() as page:
+        silent = [socket.create_connection(("127.0.0.1", page.port)) for _ in range(3)]
+        time.sleep(0.3)  # until they are counted
+        with pytest.raises(OSError):
+            page.ask("/")
+        silent.pop().close()
+        end, code = time.monotonic() + 5, 0
+        while code != 200 and time.monotonic() < end:
+            with suppress(OSError):
+                code = page.ask("/")[0]
+        assert code == 200
+        for connection in silent:
+            connection.close()
+
+
 def test_a_viewer_who_talks_nonsense_is_let_go():
     with served() as page:
 
@@ -378,6 +397,18 @@ def test_model_and_device_are_told():
         assert run["classes"][0] == {"name": "red", "colour": [255, 0, 0]}
         assert run["source"] == "rtsp://…@10.0.0.7/front"
         assert told["machine"]["cores"] >= 1
+
+
+def test_a_machine_that_does_not_tell_its_facts_is_told_as_such(monkeypatch):
+    def hangs():
+        raise subprocess.TimeoutExpired("nvidia-smi", 20)
+
+    monkeypatch.setattr("clst_runtime.web.sink.machine_facts", hangs)
+    with served() as page:
+        end, told = time.monotonic() + 5, {}
+        while not told.get("machine") and time.monotonic() < end:
+            told = json.loads(page.ask("/facts.json")[2])
+        assert "nvidia-smi" in told["machine"]["error"]
 
 
 @pytest.mark.parametrize(

@@ -308,6 +308,10 @@ async function loadFacts() {
     setTimeout(loadFacts, 1000);
     return;
   }
+  if (machine.error) {
+    pairs("device", [["not told", machine.error]]);
+    return;
+  }
   pairs("device", [
     ["GPU", machine.gpus.join(", ") || "none that nvidia-smi names"],
     ["processor", `${machine.cpu}, ${machine.cores} cores`],
