@@ -82,3 +82,4 @@ def test_the_wheel_holds_three_packages_with_their_data_and_nothing_else(tmp_pat
     }
     assert "clst_train/recipes/demo.toml" in names
     assert "clst_runtime/class_lists/road19.json" in names
+    assert "clst_runtime/web/page/page.html" in names

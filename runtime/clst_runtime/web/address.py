@@ -1,0 +1,111 @@
+"""Where the page listens: on this machine alone unless somebody says otherwise."""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import re
+import socket
+from dataclasses import dataclass
+
+from clst_runtime.errors import ConfigError
+
+LOOPBACK = "127.0.0.1"
+HOST_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?\Z")
+FORMS = "give a port (8080), an address and a port (0.0.0.0:8080, [::]:8080), or localhost:8080"
+
+
+@dataclass(frozen=True, kw_only=True)
+class WebAddress:
+    """An address to listen on."""
+
+    host: str = LOOPBACK
+    """A number of IPv4 or IPv6 without brackets, or a name of this machine."""
+    port: int
+    """0 takes any port that is free."""
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only programs on this machine can reach it."""
+        return is_loopback(self.host)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host of an address or of a header `Host` is this machine by definition, whatever name servers say."""
+    if host.lower().rstrip(".") == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def parse_web_address(text: str) -> WebAddress:
+    """Read `8080`, `localhost:8080`, `0.0.0.0:8080` or `[::]:8080`; a port alone is of this machine alone.
+
+    Raises:
+        ConfigError: neither of these forms, or a port outside 0 … 65535.
+    """
+    host, colon, digits = text.strip().rpartition(":")
+    if not digits.isascii() or not digits.isdigit() or int(digits) > 65535:
+        raise ConfigError(f"{text!r} is no address for the web page; {FORMS}, ports up to 65535")
+    if not colon:
+        return WebAddress(port=int(digits))
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+        if not _is_number(host, 6):
+            raise ConfigError(f"{text!r}: {host!r} is no address of IPv6; {FORMS}")
+    elif not _is_number(host, 4) and (HOST_NAME.match(host) is None or re.fullmatch(r"[0-9.]+", host)):
+        raise ConfigError(f"{text!r}: {host!r} is no address of a machine; {FORMS}")
+    return WebAddress(host=host, port=int(digits))
+
+
+def _is_number(host: str, version: int) -> bool:
+    try:
+        return ipaddress.ip_address(host).version == version
+    except ValueError:
+        return False
+
+
+def listen(address: WebAddress) -> socket.socket:
+    """A socket that accepts connections at `address`.
+
+    Raises:
+        ConfigError: the port is taken or reserved, or the address is none of this machine's.
+    """
+    try:
+        host = LOOPBACK if address.host.lower() == "localhost" else address.host
+        family = socket.getaddrinfo(host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
+        both = host == "::" and socket.has_dualstack_ipv6()
+        return socket.create_server((host, address.port), family=family, dualstack_ipv6=both)
+    except OSError as error:
+        raise ConfigError(
+            f"the web page cannot listen on {shown(address.host)}:{address.port}: {_cure(error)}"
+        ) from error
+
+
+def _cure(error: OSError) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return "another program has this port; end it, or give another port (0 takes a free one)"
+    if error.errno == errno.EACCES:
+        return "ports below 1024 are reserved; give a higher one, such as 8080"
+    if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
+        return "this machine has no such address; 0.0.0.0 listens on all that it has"
+    return f"{error.strerror or error}; give another address"
+
+
+def shown(host: str) -> str:
+    """A host as it stands in a URL: IPv6 in brackets."""
+    return f"[{host}]" if ":" in host else host
+
+
+def reachable_host(host: str) -> str:
+    """A host to open in a browser: for `0.0.0.0` and `::` the address that the network knows this machine by."""
+    if host not in ("0.0.0.0", "::"):
+        return host
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # of the block for documentation; UDP sends nothing on connect
+            return str(probe.getsockname()[0])
+        except OSError:  # no route out, as in a closed network
+            return socket.gethostname()

@@ -1,0 +1,76 @@
+"""What a page tells of the run besides its counts, without anybody's password."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from clst_runtime.manifest import Manifest
+
+_IN_ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)[^\s\"']*@")
+_AS_VALUE = re.compile(
+    r"""\b(user-id|user-pw|user|username|password|passwd|pwd|pass|token|secret|key)=("[^"]*"|'[^']*'|[^\s&;"']+)""",
+    re.IGNORECASE,
+)
+
+
+def without_credentials(text: str) -> str:
+    """`text` with users and passwords of addresses (`rtsp://…@`) and values such as `user-pw=` left out.
+
+    Everything up to the last `@` of an address goes, because passwords may hold `@` and `/` themselves.
+    """
+    return _AS_VALUE.sub(r"\1=…", _IN_ADDRESS.sub(r"\1…@", text))
+
+
+def all_without_credentials(value: Any) -> Any:
+    """The same for every text in plain JSON values; keys stay."""
+    if isinstance(value, str):
+        return without_credentials(value)
+    if isinstance(value, dict):
+        return {key: all_without_credentials(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [all_without_credentials(entry) for entry in value]
+    return value
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFacts:
+    """What does not change while a run lasts."""
+
+    manifest: Manifest
+    """The model's."""
+    model: str
+    """Its file, as it was given."""
+    source: str
+    """The source's URI, as it was given; shown without credentials."""
+    backend: str
+    """`Backend.description`."""
+    alpha: float = 0.5
+    """Strength of the classes' colours over the picture, 0 … 1."""
+    fps: float | None = None
+    """Frames a second of recordings; None = as many as the run makes. Of use for files only."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for the page."""
+        manifest = self.manifest
+        told = {
+            "model": self.model,
+            "source": self.source,
+            "backend": self.backend,
+            "network": manifest.network,
+            "input_hw": list(manifest.input_hw),
+            "fit": manifest.fit,
+            "precision": manifest.precision,
+            "has_confidence": manifest.has_confidence,
+            "checkpoint": manifest.source_checkpoint_sha256,
+            "tool_versions": dict(manifest.tool_versions),
+            "parity": dict(manifest.parity),
+            "engine": dict(manifest.engine),
+            "class_list": manifest.classes.name,
+            "classes": [
+                {"name": name, "colour": list(colour)}
+                for name, colour in zip(manifest.classes.names, manifest.classes.colours, strict=True)
+            ],
+        }
+        return {name: all_without_credentials(value) for name, value in told.items()}

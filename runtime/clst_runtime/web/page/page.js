@@ -1,0 +1,328 @@
+// The page: one WebSocket gives the status twice a second and, when asked by "next", the newest picture.
+// What is shown may never look newer than it is: without news, or with an old picture, the page says so itself.
+
+import { WINDOW_SECONDS, colourOfCause, drawDrops, drawLatency } from "/charts.js";
+
+const CONTACT_MS = 2500; // without a status for so long, the program cannot be reached
+const OLDEST_MS = 1500; // a picture of a live run that is older on this screen is called late, whatever the run says
+const RATE_SECONDS = 5;
+const WORDS = {
+  connecting: () => "asking the program for its state",
+  starting: () => "no mask yet: the model warms up or the camera has given nothing",
+  ready: () => "masks come in time",
+  stale: (run) => (run.deadline_ms !== null && run.deadline_streak > 0
+    ? `${run.deadline_streak} deadlines missed in a row; newest picture ${span(run.newest_age_ms)} old`
+    : `newest picture ${span(run.newest_age_ms)} old`),
+  lost: (run) => `the camera gives nothing (lost ${run.losses} ${run.losses === 1 ? "time" : "times"}); it is being opened again${Number.isFinite(run.newest_age_ms) && run.frames ? `; newest picture ${span(run.newest_age_ms)} old` : ""}`,
+  behind: () => `the picture here is ${span(pictureAge())} old: the connection to this screen is slow`,
+  unreachable: () => refused || `no word from the program for ${span(performance.now() - lastStatusAt)}; trying again`,
+  ended: (run) => run.end || "the run is over",
+};
+const HEADLINE = { behind: "late", unreachable: "no contact" };
+
+const at = (id) => document.getElementById(id);
+const say = (id, text) => { if (at(id).textContent !== text) at(id).textContent = text; };
+
+let socket = null;
+let status = null;
+let refused = "";
+let lastStatusAt = performance.now();
+let retryMs = 500;
+let picture = null; // { ageMs, at }
+let asked = false;
+let causes = [];
+let rows = { frames: [], drops: [] };
+
+function span(ms) {
+  if (ms === null || ms === undefined || !Number.isFinite(ms)) return "–";
+  if (ms < 1000) return `${ms.toFixed(0)} ms`;
+  return ms < 60000 ? `${(ms / 1000).toFixed(1)} s` : clock(ms / 1000);
+}
+
+function clock(seconds) {
+  const [hours, minutes, rest] = [seconds / 3600, (seconds / 60) % 60, seconds % 60].map(Math.floor);
+  return `${hours ? `${hours}:` : ""}${String(minutes).padStart(hours ? 2 : 1, "0")}:${String(rest).padStart(2, "0")}`;
+}
+
+const pictureAge = () => (picture ? picture.ageMs + performance.now() - picture.at : Infinity);
+
+// ---- connection
+
+function connect() {
+  socket = new WebSocket(`${location.protocol === "https:" ? "wss" : "ws"}://${location.host}/live`);
+  socket.binaryType = "arraybuffer";
+  socket.addEventListener("open", () => {
+    rows = { frames: [], drops: [] };
+    asked = false;
+    retryMs = 500;
+    refused = "";
+    askForPicture();
+    loadFacts();
+  });
+  socket.addEventListener("message", (message) => {
+    if (typeof message.data === "string") tookStatus(JSON.parse(message.data));
+    else tookPicture(message.data);
+  });
+  socket.addEventListener("close", () => {
+    socket = null;
+    showState();
+    if (status?.run.state !== "ended") findReason();
+    setTimeout(connect, retryMs);
+    retryMs = Math.min(retryMs * 2, 5000);
+  });
+}
+
+async function findReason() {
+  try {
+    const answer = await fetch("/status.json");
+    refused = answer.ok ? "" : (await answer.text()).trim();
+  } catch {
+    refused = "";
+  }
+}
+
+function askForPicture() {
+  if (asked || document.hidden || socket?.readyState !== WebSocket.OPEN) return;
+  asked = true;
+  socket.send("next");
+}
+
+async function tookPicture(data) {
+  const head = new DataView(data, 0, 8);
+  const received = performance.now();
+  try {
+    const bitmap = await createImageBitmap(new Blob([new Uint8Array(data, 8)], { type: "image/jpeg" }));
+    const canvas = at("picture");
+    if (canvas.width !== bitmap.width || canvas.height !== bitmap.height) {
+      canvas.width = bitmap.width;
+      canvas.height = bitmap.height;
+    }
+    canvas.getContext("2d").drawImage(bitmap, 0, 0);
+    bitmap.close();
+    picture = { ageMs: head.getFloat32(4), at: received };
+  } finally {
+    asked = false;
+    askForPicture();
+  }
+}
+
+function tookStatus(told) {
+  lastStatusAt = performance.now();
+  status = told;
+  rows.frames.push(...told.frames);
+  rows.drops.push(...told.drops);
+  const oldest = told.run.seconds - WINDOW_SECONDS - 4;
+  rows.frames = rows.frames.filter((row) => row[0] >= oldest);
+  rows.drops = rows.drops.filter((row) => row[0] >= oldest);
+  showState();
+  showFigures();
+  showRecording(told.recording);
+  showWarnings(told.run);
+}
+
+// ---- state
+
+function stateNow() {
+  if (status?.run.state === "ended") return "ended";
+  if (performance.now() - lastStatusAt > CONTACT_MS) return "unreachable";
+  if (status === null) return "connecting";
+  const state = status.run.state;
+  const late = pictureAge() > Math.max(OLDEST_MS, status.stale_ms);
+  return state === "ready" && status.live && picture !== null && !document.hidden && late ? "behind" : state;
+}
+
+function showState() {
+  const state = stateNow();
+  const old = picture !== null && !["ready", "starting"].includes(state);
+  const headline = HEADLINE[state] ?? state;
+  const words = WORDS[state](status?.run);
+  document.body.dataset.state = state;
+  document.body.classList.toggle("is-old", old || ["lost", "unreachable"].includes(state));
+  document.body.classList.toggle("is-empty", picture === null);
+  // seconds that run are for the eyes only; the ears hear each change of state once
+  if (at("state-word").textContent !== headline) say("announcement", `${headline}: ${words}`);
+  say("state-word", headline);
+  say("state-words", words);
+  const [big, small] = at("banner").children;
+  big.textContent = headline;
+  small.textContent = words;
+  document.title = `${state === "ready" ? "" : `${headline.toUpperCase()} · `}clst-run`;
+}
+
+// ---- figures
+
+function big(id, number, unit = "") {
+  at(id).replaceChildren(number);
+  if (unit) at(id).append(Object.assign(document.createElement("small"), { textContent: unit }));
+}
+
+function showFigures() {
+  const { run } = status;
+  say("running", run.frames ? clock(run.seconds) : "–");
+  big("fps", run.frames ? recentFps(secondsNow(run)).toFixed(1) : "–");
+  say("frames", `${run.fps.toFixed(1)} over the whole run: ${run.frames} frames, ${run.dropped} dropped`);
+  const [age, unit] = span(run.newest_age_ms).split(" ");
+  big("age", age, unit ?? "");
+  say("age-limit", status.live ? `stale after ${span(status.stale_ms)}` : "");
+  const limit = run.deadline_ms;
+  big("misses", limit === null ? "–" : String(run.deadline_misses));
+  say("deadline", limit === null ? "no deadline was given" : `${share(run)} of frames later than ${span(limit)}`);
+  big("streak", limit === null ? "–" : String(run.deadline_streak));
+  say("longest", limit === null ? "" : `longest ${run.deadline_longest_streak}, stale at ${status.stale_after}`);
+  at("misses-tile").classList.toggle("is-bad", run.deadline_misses > 0);
+  at("streak-tile").classList.toggle("is-bad", run.deadline_streak > 0);
+  at("limit-key").hidden = limit === null;
+  table(run);
+  charts();
+}
+
+const share = (run) => `${run.frames ? ((100 * run.deadline_misses) / run.frames).toFixed(1) : 0} %`;
+
+// A backend that hangs stops the run's own clock; the age of its newest picture goes on.
+function secondsNow(run) {
+  const last = rows.frames.at(-1);
+  return last ? Math.max(run.seconds, last[0] + (run.newest_age_ms - last[1]) / 1000) : run.seconds;
+}
+
+function recentFps(now) {
+  const seconds = Math.min(RATE_SECONDS, now);
+  return seconds > 0 ? rows.frames.filter((row) => row[0] > now - seconds).length / seconds : 0;
+}
+
+function table(run) {
+  const lines = [["capture → mask", run.capture_to_mask_ms], ["inference", run.inference_ms]].map(([name, values]) => {
+    const line = document.createElement("tr");
+    line.append(Object.assign(document.createElement("th"), { textContent: name, scope: "row" }));
+    for (const key of ["median", "p90", "p99", "max"]) {
+      line.append(Object.assign(document.createElement("td"), { textContent: values[key]?.toFixed(1) ?? "–" }));
+    }
+    return line;
+  });
+  at("latencies").replaceChildren(...lines);
+}
+
+function charts() {
+  if (status === null) return;
+  const { run } = status;
+  for (const cause of Object.keys(run.drops)) if (!causes.includes(cause)) causes.push(cause);
+  drawLatency(at("latency"), rows.frames, secondsNow(run), run.deadline_ms);
+  drawDrops(at("drops"), rows.drops, secondsNow(run), causes);
+  const entries = causes.filter((cause) => run.drops[cause]).map((cause) => {
+    const entry = document.createElement("li");
+    entry.style.setProperty("--colour", colourOfCause(causes.indexOf(cause)));
+    entry.textContent = `${cause} ${run.drops[cause]}`;
+    return entry;
+  });
+  const none = Object.assign(document.createElement("li"), { className: "none", textContent: "none so far" });
+  at("causes").replaceChildren(...(entries.length ? entries : [none]));
+}
+
+function showWarnings(run) {
+  const told = [...run.failures.map((words) => `stopped: ${words}`), ...run.warnings].slice(-8);
+  at("warnings").hidden = told.length === 0;
+  at("warnings").querySelector("ul").replaceChildren(
+    ...told.map((words) => Object.assign(document.createElement("li"), { textContent: words })));
+}
+
+// ---- recording
+
+function showRecording(recording) {
+  const button = at("record");
+  const over = status !== null && ["ended", "unreachable"].includes(stateNow());
+  button.disabled = !recording.possible || over;
+  button.setAttribute("aria-pressed", String(recording.active));
+  say("record", recording.active ? "Stop recording" : "Start recording");
+  at("record-words").classList.toggle("failed", recording.failed);
+  at("mark").hidden = !recording.active;
+  const going = `${recording.file}: ${recording.frames} frames, ${clock(recording.seconds)}`;
+  at("record-words").setAttribute("aria-live", recording.active ? "off" : "polite");
+  say("record-words", recording.possible ? (recording.active ? going : recording.message) : recording.reason);
+}
+
+async function switchRecording() {
+  at("record").disabled = true;
+  const on = at("record").getAttribute("aria-pressed") !== "true";
+  try {
+    const answer = await fetch("/recording", {
+      method: "POST",
+      headers: { "Content-Type": "application/json" },
+      body: JSON.stringify({ on }),
+    });
+    if (answer.ok) showRecording(await answer.json());
+    else say("record-words", (await answer.text()).trim());
+  } catch {
+    say("record-words", "the program cannot be reached");
+  } finally {
+    at("record").disabled = false;
+    if (document.activeElement === document.body) at("record").focus(); // lost while it was disabled
+  }
+}
+
+// ---- facts
+
+function pairs(id, entries) {
+  at(id).replaceChildren(...entries.filter(([, value]) => value !== "" && value !== null && value !== undefined)
+    .flatMap(([name, value]) => [
+      Object.assign(document.createElement("dt"), { textContent: name }),
+      Object.assign(document.createElement("dd"), { textContent: String(value) }),
+    ]));
+}
+
+const number = (value) => (typeof value === "number" && !Number.isInteger(value) ? Number(value.toPrecision(5)) : value);
+const plain = (value) => (Array.isArray(value) ? value.map(plain).join(", ")
+  : value && typeof value === "object" ? `(${listed(value)})` : String(number(value)));
+const listed = (values) => Object.entries(values).map(([name, value]) => `${name.replaceAll("_", " ")} ${plain(value)}`).join(" · ");
+
+async function loadFacts() {
+  let told;
+  try {
+    const answer = await fetch("/facts.json");
+    if (!answer.ok) return;
+    told = await answer.json();
+  } catch {
+    return; // the socket tells that the program has gone
+  }
+  const { run, machine } = told;
+  say("source", run.source);
+  say("backend", run.backend);
+  at("legend").replaceChildren(...run.classes.map(({ name, colour }) => {
+    const swatch = document.createElement("i");
+    swatch.style.background = `rgb(${colour.join(" ")})`;
+    const entry = document.createElement("li");
+    entry.append(swatch, name);
+    return entry;
+  }));
+  pairs("model", [
+    ["file", run.model],
+    ["network", run.network],
+    ["input", `${run.input_hw[0]} × ${run.input_hw[1]} rows × columns, ${run.fit}`],
+    ["precision", run.precision + (run.has_confidence ? ", with confidence" : "")],
+    ["classes", `${run.classes.length} (${run.class_list})`],
+    ["parity", listed(run.parity) || "not measured at export"],
+    ["engine", listed(run.engine)],
+    ["checkpoint", run.checkpoint.slice(0, 12)],
+    ["made by", listed(run.tool_versions)],
+  ]);
+  if (machine === null) {
+    pairs("device", [["", "being found out …"]]);
+    setTimeout(loadFacts, 1000);
+    return;
+  }
+  if (machine.error) {
+    pairs("device", [["not told", machine.error]]);
+    return;
+  }
+  pairs("device", [
+    ["GPU", machine.gpus.join(", ") || "none that nvidia-smi names"],
+    ["processor", `${machine.cpu}, ${machine.cores} cores`],
+    ["memory", `${machine.memory_gib} GiB`],
+    ["system", `${machine.system}, Python ${machine.python}`],
+    ["packages", listed(machine.packages)],
+  ]);
+}
+
+at("record").addEventListener("click", switchRecording);
+document.addEventListener("visibilitychange", () => { showState(); askForPicture(); });
+window.addEventListener("resize", charts);
+setInterval(showState, 250);
+connect();

@@ -1,0 +1,242 @@
+"""The server of the page: an event loop in a thread of its own, which the run never waits for."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import socket
+import struct
+import threading
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from importlib import resources
+from typing import TYPE_CHECKING, Any, cast
+
+from clst_runtime.errors import ConfigError
+from clst_runtime.optional import require
+from clst_runtime.web.access import HEADERS, Guard, refusal
+from clst_runtime.web.board import Board
+from clst_runtime.web.figures import RunCollector, exposition, registry_of
+from clst_runtime.web.pictures import Pictures
+
+if TYPE_CHECKING:
+    from aiohttp import web
+
+STATUS_SECONDS = 0.5
+HEARTBEAT_SECONDS = 20.0
+"""A viewer that answers nothing for so long is let go."""
+MAX_VIEWERS = 32
+MAX_CONNECTIONS = 128
+"""More are closed at once, so that nobody in a network can use up the files that the run may open."""
+BACKLOG = 16
+"""So many may come before they are counted."""
+MAX_REQUEST_BYTES = 4096
+STOP_SECONDS = 1.5
+"""After so long the server is left to its end as a daemon."""
+GOODBYE_SECONDS = 0.5
+"""How long the end waits for viewers to hear of it."""
+PAGE = {
+    "/": ("page.html", "text/html"),
+    "/page.css": ("page.css", "text/css"),
+    "/page.js": ("page.js", "text/javascript"),
+    "/charts.js": ("charts.js", "text/javascript"),
+    "/icon.svg": ("icon.svg", "image/svg+xml"),
+}
+PICTURE_HEAD = struct.Struct(">If")
+"""In front of a JPEG: the frame's position, modulo 2^32, and its age in ms when it was sent."""
+
+Handler = Callable[["web.Request"], Awaitable["web.StreamResponse"]]
+
+
+class WebServer:
+    """Serves the page until `stop`."""
+
+    def __init__(self, board: Board, pictures: Pictures, guard: Guard, listening: socket.socket) -> None:
+        """Raises: MissingDependency: aiohttp or prometheus_client is not there."""
+        self._web: Any = require("aiohttp.web")
+        self._board, self._pictures, self._guard, self._listening = board, pictures, guard, listening
+        run = {name: str(board.facts[name]) for name in ("network", "precision", "backend", "source")}
+        self._figures = registry_of(RunCollector(lambda: board.snapshot(fresh=True), run))
+        self._files = {place: _asset(name, kind) for place, (name, kind) in PAGE.items()}
+        self._open: set[asyncio.Task[Any]] = set()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._running, self._ending = threading.Event(), asyncio.Event()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), name="web server", daemon=True)
+
+    def start(self) -> None:
+        """Serve from now on; returns when requests are answered."""
+        self._thread.start()
+        self._running.wait()
+
+    def stop(self) -> None:
+        """Tell viewers the end, close every connection and the port; a second call does nothing."""
+        if self._loop is not None:
+            with suppress(RuntimeError):  # it has ended already
+                self._loop.call_soon_threadsafe(self._ending.set)
+        self._thread.join(STOP_SECONDS)
+
+    async def _serve(self) -> None:
+        runner = self._web.AppRunner(self._application(), access_log=None, shutdown_timeout=0.1)  # no tokens in logs
+        try:
+            await runner.setup()
+            self._loop = asyncio.get_running_loop()
+            accepting = await self._loop.create_server(
+                lambda: _accepted(runner.server), sock=self._listening, backlog=BACKLOG
+            )
+            self._pictures.start(self._loop)
+        finally:
+            self._running.set()
+        sampling = asyncio.ensure_future(self._sample())
+        await self._ending.wait()
+        sampling.cancel()
+        if self._open:
+            await asyncio.wait(set(self._open), timeout=GOODBYE_SECONDS)
+        accepting.close()
+        await runner.cleanup()  # lets go of who was too slow to hear of it
+
+    async def _sample(self) -> None:
+        while True:
+            self._board.sample_drops()
+            await asyncio.sleep(1.0)
+
+    def _application(self) -> Any:
+        toolkit = self._web
+
+        @toolkit.middleware  # type: ignore[untyped-decorator, unused-ignore]
+        async def guarded(request: web.Request, handler: Handler) -> web.StreamResponse:
+            answer = self._guard.answer(request)
+            return await handler(request) if answer is None else answer
+
+        async def add_headers(_: web.Request, response: web.StreamResponse) -> None:
+            response.headers.update(HEADERS)
+
+        application = toolkit.Application(middlewares=[guarded], client_max_size=MAX_REQUEST_BYTES)
+        application.on_response_prepare.append(add_headers)
+        for place in PAGE:
+            application.router.add_get(place, self._page)
+        application.router.add_get("/live", self._live)
+        application.router.add_get("/facts.json", self._facts)
+        application.router.add_get("/status.json", self._status)
+        application.router.add_get("/metrics", self._metrics)
+        application.router.add_post("/recording", self._recording)
+        return application
+
+    async def _page(self, request: web.Request) -> web.StreamResponse:
+        body, kind = self._files[request.path]
+        return self._answer(body=body, content_type=kind, charset="utf-8")
+
+    async def _facts(self, _: web.Request) -> web.StreamResponse:
+        return self._json({"run": self._board.facts, "machine": self._board.machine})
+
+    async def _status(self, _: web.Request) -> web.StreamResponse:
+        return self._json(self._board.status(fresh=True))
+
+    async def _metrics(self, request: web.Request) -> web.StreamResponse:
+        body, content_type = exposition(self._figures, request.headers.get("Accept", ""))
+        return self._answer(body=body, headers={"Content-Type": content_type})
+
+    async def _recording(self, request: web.Request) -> web.StreamResponse:
+        """Switch recording by `{"on": true}`; JSON, because no other site's form can send that."""
+        if request.content_type != "application/json":
+            return refusal(415, 'send {"on": true} or {"on": false} as application/json')
+        try:
+            wanted = (await request.json())["on"]
+        except (ValueError, KeyError, TypeError):
+            wanted = None
+        if not isinstance(wanted, bool):
+            return refusal(400, 'send {"on": true} or {"on": false}')
+        recorder = self._board.recorder
+        try:
+            await asyncio.get_running_loop().run_in_executor(None, recorder.start if wanted else recorder.stop)
+        except ConfigError as error:
+            return refusal(409, error.message)
+        return self._json(recorder.to_json())
+
+    async def _live(self, request: web.Request) -> web.StreamResponse:
+        """Status as text twice a second; after each `next` of the viewer one picture, the newest.
+
+        So a viewer on a slow line has one picture under way at most, and everything is as new as its line allows.
+        """
+        if self._board.viewers >= MAX_VIEWERS:
+            return refusal(503, f"{MAX_VIEWERS} viewers look at this run already; close one of them")
+        connection = self._web.WebSocketResponse(
+            heartbeat=HEARTBEAT_SECONDS, max_msg_size=64, compress=False, timeout=GOODBYE_SECONDS
+        )
+        if not connection.can_prepare(request).ok:
+            return refusal(426, "this is the live connection of the page at /")
+        await connection.prepare(request)
+        wanted = asyncio.Event()
+        speaking = [
+            asyncio.ensure_future(self._tell(connection)),
+            asyncio.ensure_future(self._show(connection, wanted)),
+        ]
+        me = cast("asyncio.Task[Any]", asyncio.current_task())
+        self._board.viewers += 1
+        self._open.add(me)
+        listening = asyncio.ensure_future(_listen(connection, wanted))
+        try:
+            await asyncio.wait([listening, speaking[0]], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            self._board.viewers -= 1
+            self._open.discard(me)
+            for task in (listening, *speaking):
+                task.cancel()
+            await asyncio.gather(listening, *speaking, return_exceptions=True)
+        with suppress(ConnectionError, RuntimeError):
+            await connection.close()
+        return cast("web.StreamResponse", connection)
+
+    async def _tell(self, connection: Any) -> None:
+        """Send the status until the end of the run or of the connection; the end itself is told too."""
+        frames_s = drops_s = -math.inf
+        last = False
+        with suppress(ConnectionError, RuntimeError):  # the viewer has gone
+            while not last:
+                last = self._ending.is_set()
+                frames, drops = self._board.rows_since(frames_s, drops_s)
+                frames_s = frames[-1][0] if frames else frames_s
+                drops_s = drops[-1][0] if drops else drops_s
+                told = self._board.status(fresh=last) | {"frames": frames, "drops": drops}
+                await connection.send_str(json.dumps(told))
+                with suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(self._ending.wait(), STATUS_SECONDS)
+
+    async def _show(self, connection: Any, wanted: asyncio.Event) -> None:
+        serial = 0
+        with suppress(ConnectionError, RuntimeError):
+            while True:
+                await wanted.wait()
+                picture = await self._pictures.newer(serial)
+                wanted.clear()
+                serial = picture.serial
+                age_ms = (time.monotonic_ns() - picture.captured_ns) / 1e6
+                await connection.send_bytes(PICTURE_HEAD.pack(picture.frame & 0xFFFFFFFF, age_ms) + picture.jpeg)
+
+    def _answer(self, **parts: Any) -> web.StreamResponse:
+        response: web.StreamResponse = self._web.Response(**parts)
+        return response
+
+    def _json(self, value: Any) -> web.StreamResponse:
+        return self._answer(text=json.dumps(value), content_type="application/json")
+
+
+class _Full(asyncio.Protocol):
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        cast(asyncio.Transport, transport).abort()
+
+
+def _accepted(server: Any) -> asyncio.BaseProtocol:
+    """What speaks on a new connection."""
+    return _Full() if len(server.connections) >= MAX_CONNECTIONS else server()
+
+
+async def _listen(connection: Any, wanted: asyncio.Event) -> None:
+    async for message in connection:
+        if message.data == "next":
+            wanted.set()
+
+
+def _asset(name: str, kind: str) -> tuple[bytes, str]:
+    return (resources.files("clst_runtime.web") / "page" / name).read_bytes(), kind

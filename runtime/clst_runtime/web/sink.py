@@ -1,0 +1,95 @@
+"""The page as a sink of results."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from clst_runtime.machine import machine_facts
+from clst_runtime.optional import require
+from clst_runtime.results import Result
+from clst_runtime.sinks.base import Sink
+from clst_runtime.sinks.files import VideoSink
+from clst_runtime.statistics import RunStatistics
+from clst_runtime.web.access import Guard, chosen_token
+from clst_runtime.web.address import WebAddress, listen, reachable_host, shown
+from clst_runtime.web.board import Board
+from clst_runtime.web.facts import RunFacts
+from clst_runtime.web.pictures import Painter, Pictures
+from clst_runtime.web.recording import Recorder
+from clst_runtime.web.server import WebServer
+
+RATE_ROWS = 100
+"""Newest frames that the frame rate of a recording is measured by."""
+UNKNOWN_FPS = 10.0
+FPS_RANGE = (0.1, 240.0)
+"""Within it, rates of two decimals can be written: MPEG-4 takes no finer ones."""
+
+
+class WebSink(Sink):
+    """Shows results on the page and records them when a viewer asks for it. Made by `open_web`."""
+
+    name = "web"
+
+    def __init__(self, server: WebServer, pictures: Pictures, recorder: Recorder, url: str) -> None:
+        self.url = url
+        """What to open in a browser, with the token if one is needed: a secret, to be printed once."""
+        self._server, self._pictures, self._recorder, self._open = server, pictures, recorder, True
+
+    def write(self, result: Result) -> None:
+        """Take the newest result; without a recording this returns at once. Never fails: the page tells of failures."""
+        self._pictures.offer(result)
+        self._recorder.write(result)
+
+    def close(self) -> None:
+        """Finish the recording, tell viewers the end of the run and stop the server."""
+        if not self._open:
+            return
+        self._open = False
+        self._recorder.stop()
+        self._server.stop()
+        self._pictures.close()
+
+
+def open_web(
+    address: WebAddress,
+    *,
+    statistics: RunStatistics,
+    facts: RunFacts,
+    recordings: Path | None = None,
+    token: str | None = None,
+) -> WebSink:
+    """Serve the page from now on; it shows `starting` until the first mask.
+
+    Args:
+        address: where to listen.
+        statistics: of the run; give the same to `run_pipeline`.
+        facts: what the page tells of the run.
+        recordings: folder for recordings that viewers start; None = they cannot.
+        token: what viewers must know, ≥ 16 characters; None = one is made where a network can reach the page.
+
+    Raises:
+        MissingDependency: aiohttp, prometheus_client or OpenCV is not there.
+        ConfigError: the address cannot be listened on, or the token cannot be used.
+    """
+    for module in ("aiohttp", "prometheus_client", "cv2"):
+        require(module)
+    token, manifest = chosen_token(address, token), facts.manifest
+    recorder = Recorder(
+        recordings, lambda path: VideoSink(path, manifest.classes, facts.fps or measured_fps(statistics), facts.alpha)
+    )
+    listening = listen(address)
+    bound = WebAddress(host=address.host, port=listening.getsockname()[1])
+    pictures = Pictures(Painter(manifest.classes, facts.alpha))
+    server = WebServer(Board(statistics, facts, recorder, machine_facts), pictures, Guard(bound, token), listening)
+    server.start()
+    url = f"http://{shown(reachable_host(bound.host))}:{bound.port}/"
+    return WebSink(server, pictures, recorder, url if token is None else f"{url}?token={token}")
+
+
+def measured_fps(statistics: RunStatistics) -> float:
+    """Frames a second of the newest frames, so that a recording plays as fast as the run was; 10 while unknown."""
+    rows = statistics.snapshot()["recent"][-RATE_ROWS:]
+    seconds = rows[-1][0] - rows[0][0] if len(rows) > 1 else 0.0
+    if seconds <= 0:
+        return UNKNOWN_FPS
+    return min(max(round((len(rows) - 1) / seconds, 2), FPS_RANGE[0]), FPS_RANGE[1])

@@ -1,0 +1,186 @@
+"""The page in a headless Chromium: what an engineer sees."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from tests.runtime.web.browser import CHROMIUM, opened
+from tests.runtime.web.run import served
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install chromium")
+
+MIDDLE = "Array.from(document.getElementById('picture').getContext('2d').getImageData(32, 16, 1, 1).data)"
+LOOK = "getComputedStyle(document.getElementById('picture')).filter"
+ROOT = Path(__file__).parents[3]
+
+
+def state_is(state):
+    return f"document.body.dataset.state === '{state}'"
+
+
+class Frames:
+    """Gives frames until it is told to stop."""
+
+    def __init__(self, page, **options):
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._give, args=(page, options))
+
+    def _give(self, page, options):
+        while not self._stop.wait(0.05):
+            page.give(**options)
+
+    def __enter__(self):
+        self._thread.start()
+
+    def __exit__(self, *error):
+        self._stop.set()
+        self._thread.join()
+
+
+async def check_that_it_is_seen(tab, path, colour):
+    """The screenshot holds the band of the state in its colour."""
+    await tab.screenshot(path)
+    band = cv2.imread(str(path))[4, :60, ::-1].astype(int).max(axis=0)  # the brighter of its stripes
+    assert np.abs(band - colour).max() < 24, band
+
+
+async def drive(page, tmp_path):
+    async with opened(page.url, tmp_path / "profile") as tab:
+        await tab.until(state_is("starting"))
+        assert "no mask yet" in await tab.value("document.body.innerText")
+        with Frames(page, class_id=2):
+            await tab.until(state_is("ready"))
+            await tab.until(f"{LOOK} === 'none' && {MIDDLE}[2] > 150")  # blue over grey
+            await check_that_it_is_seen(tab, tmp_path / "ready.png", (31, 157, 97))
+            await record_by_keyboard(tab)
+            await tab.size(390, 844, phone=True)
+            assert await tab.value("document.documentElement.scrollWidth") == 390
+            await tab.screenshot(tmp_path / "phone.png")
+            await tab.size(1440, 900)
+        await tab.until(state_is("stale"))
+        assert "grayscale(1)" in await tab.value(LOOK)
+        assert "STALE" in await tab.value("document.getElementById('banner').innerText.toUpperCase()")
+        await check_that_it_is_seen(tab, tmp_path / "stale.png", (242, 165, 26))
+        page.lose(losses=2)
+        await tab.until(state_is("lost"))
+        assert "lost 2 times" in await tab.value("document.getElementById('announcement').textContent")
+        with Frames(page, class_id=0):
+            await tab.until(state_is("ready"))
+            await tab.until(f"{MIDDLE}[0] > 150 && {MIDDLE}[2] < 120")
+        page.statistics.end = "Ctrl-C"
+        await asyncio.get_running_loop().run_in_executor(None, page.sink.close)
+        await tab.until(state_is("ended"))
+        assert "Ctrl-C" in await tab.value("document.getElementById('state-words').textContent")
+        assert "grayscale(1)" in await tab.value(LOOK)
+        return tab
+
+
+async def record_by_keyboard(tab):
+    focus = "document.activeElement.id"
+    for _ in range(5):
+        await tab.press("Tab", 9)
+        if await tab.value(focus) == "record":
+            break
+    assert await tab.value(focus) == "record"
+    for pressed, label in (("true", "Stop recording"), ("false", "Start recording")):
+        await asyncio.sleep(0.3)
+        await tab.press("Enter", 13)
+        await tab.until(f"document.activeElement.getAttribute('aria-pressed') === '{pressed}'")
+        await tab.until(f"document.activeElement.textContent === '{label}' && !document.activeElement.disabled")
+    await tab.until("document.getElementById('record-words').textContent.includes('frames saved')")
+
+
+def test_the_page_shows_every_state_records_by_keyboard_and_fits_a_phone(tmp_path):
+    recordings = tmp_path / "recordings"
+    with served(recordings=recordings, deadline=300, source="rtsp://anna:s3cr3t@10.0.0.7/front") as page:
+        tab = asyncio.run(drive(page, tmp_path))
+        site = page.url
+    assert tab.events("Runtime.exceptionThrown") == []
+    entries = [event["entry"] for event in tab.events("Log.entryAdded")]
+    errors = [entry["text"] for entry in entries if entry["level"] == "error"]
+    assert all("ERR_CONNECTION_REFUSED" in text for text in errors), errors  # after the end, nobody answers
+    asked = {event["request"]["url"] for event in tab.events("Network.requestWillBeSent")}
+    assert all(url.startswith(site) for url in asked), asked
+    assert len(list(recordings.iterdir())) == 1
+
+
+def test_without_a_folder_the_button_is_off_and_says_why(tmp_path):
+    async def look(page):
+        async with opened(page.url, tmp_path / "profile") as tab:
+            await tab.until("document.getElementById('record-words').textContent.includes('no folder')")
+            assert await tab.value("document.getElementById('record').disabled")
+
+    with served() as page:
+        asyncio.run(look(page))
+
+
+HIDE = (
+    "Object.defineProperty(document, 'hidden', {get: () => true});document.dispatchEvent(new Event('visibilitychange'))"
+)
+
+
+def test_a_picture_that_is_old_on_this_screen_looks_old_and_a_hidden_page_asks_for_none(tmp_path):
+    """The run has newer masks, but they do not reach the screen, as on a slow line."""
+
+    async def look(page):
+        async with opened(page.url, tmp_path / "profile") as tab:
+            with Frames(page):
+                await tab.until(f"{state_is('ready')} && {LOOK} === 'none'")
+            write = page.sink.write
+            page.sink.write = lambda result: None
+            with Frames(page):
+                await tab.until(state_is("behind"))
+                assert "grayscale(1)" in await tab.value(LOOK)
+                assert page.status()["run"]["state"] == "ready"
+                page.sink.write = write
+                await tab.until(f"{state_is('ready')} && {LOOK} === 'none'")
+                await tab.value(HIDE)
+                await asyncio.sleep(0.5)
+                painted = page.sink._pictures.painted
+                await asyncio.sleep(0.5)
+                assert page.sink._pictures.painted == painted
+
+    with served() as page:
+        asyncio.run(look(page))
+
+
+ALONE = """
+import sys, time
+from tests.runtime.web.run import served
+with served() as page:
+    print(page.url, flush=True)
+    while True:
+        page.give()
+        time.sleep(0.05)
+"""
+
+
+def test_a_page_that_hears_nothing_of_the_program_says_so(tmp_path):
+    """The program is frozen, so that not even its connections are closed; later it goes on."""
+
+    async def look(url, process):
+        async with opened(url, tmp_path / "profile") as tab:
+            await tab.until(f"{state_is('ready')} && {MIDDLE}[3] === 255")
+            process.send_signal(signal.SIGSTOP)
+            await tab.until(state_is("unreachable"))
+            assert "grayscale(1)" in await tab.value(LOOK)
+            assert "no contact" in (await tab.value("document.getElementById('banner').innerText")).lower()
+            process.send_signal(signal.SIGCONT)
+            await tab.until(f"{state_is('ready')} && {LOOK} === 'none'")
+            process.kill()
+            await tab.until(state_is("unreachable"))
+
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    call = [sys.executable, "-c", ALONE]
+    with subprocess.Popen(call, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=environment) as process:
+        try:
+            asyncio.run(look(process.stdout.readline().strip(), process))
+        finally:
+            process.kill()
