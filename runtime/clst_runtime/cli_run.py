@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from clst_runtime.sources import Patience, Source
     from clst_runtime.statistics import RunStatistics
 
+UNKNOWN_FPS = 10.0
+
 
 @command()
 @click.argument("model", type=click.Path(path_type=Path))
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
 @click.option("--masks", is_flag=True, help="Write masks/<frame>.png with class ids at camera size.")
 @click.option("--pictures", is_flag=True, help="Write overlays/<frame>.png.")
 @click.option("--window", is_flag=True, help="Show the overlay; q ends.")
+@click.option("--web", metavar="[HOST:]PORT", help="Live page and /metrics; a token guards it on a network.")
+@click.option("--web-token", envvar="CLST_WEB_TOKEN", help="For --web; else one is made and told where it is needed.")
 @click.option("--stream", "streams", multiple=True,
               help="To other programs: masks:-, overlay:unix:/run/clst.sock, masks:tcp:127.0.0.1:5555.")  # fmt: skip
 @click.option("--deadline-ms", type=click.FloatRange(min=0, min_open=True), help="A mask older than this is a miss.")
@@ -60,6 +64,9 @@ def main(model: Path, source: str, out: Path | None, **options: Any) -> None:
         frames = opened.enter_context(open_source(source, patience=patience_of(options["patience_seconds"])))
         statistics = RunStatistics(deadline, live=frames.live)
         sinks = open_sinks(backend, frames, out, options)
+        if options["web"] is not None:
+            facts = {"model": str(model), "source": without_credentials(source)}
+            sinks.append(open_page(backend, frames, statistics, out, options, facts))
         watchers = opened.enter_context(watching(description_of(backend, model, options), out, options))
         try:
             run_pipeline(frames, backend, sinks, limit=options["limit"], statistics=statistics, watchers=watchers)
@@ -152,7 +159,7 @@ def open_sinks(backend: Backend, source: Source, out: Path | None, options: dict
     if out is not None:
         sinks.append(FrameLogSink(out / "frames.jsonl", classes))
         if options["video"]:
-            sinks.append(VideoSink(out / "overlay.mp4", classes, source.fps or 10.0, alpha))
+            sinks.append(VideoSink(out / "overlay.mp4", classes, lambda: source.fps or UNKNOWN_FPS, alpha))
         if options["masks"]:
             sinks.append(MaskSink(out / "masks"))
         if options["pictures"]:
@@ -160,6 +167,26 @@ def open_sinks(backend: Backend, source: Source, out: Path | None, options: dict
     if options["window"]:
         sinks.append(WindowSink(classes, alpha))
     return sinks
+
+
+def open_page(
+    backend: Backend,
+    source: Source,
+    statistics: RunStatistics,
+    out: Path | None,
+    options: dict[str, Any],
+    facts: dict[str, str],
+) -> Sink:
+    """Serve the live page; recordings that its viewers start go below `out`."""
+    from clst_runtime.web import RunFacts, open_web, parse_web_address
+
+    fps = None if source.live else source.fps
+    told = RunFacts(manifest=backend.manifest, backend=backend.description, alpha=options["alpha"], fps=fps, **facts)
+    recordings = None if out is None else out / "recordings"
+    page = open_web(parse_web_address(options["web"]), statistics=statistics, facts=told, recordings=recordings,
+                    token=options["web_token"])  # fmt: skip
+    click.echo(f"page: {page.url}", err=True)
+    return page
 
 
 def show_progress(statistics: RunStatistics) -> None:

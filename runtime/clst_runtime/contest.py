@@ -18,11 +18,12 @@ import numpy as np
 
 from clst_runtime.backends import open_model
 from clst_runtime.backends.base import Backend, Frame
+from clst_runtime.backends.choice import AUTO, TENSORRT, choose_backend
 from clst_runtime.backends.trt import TrtBackend
 from clst_runtime.benchmark import Effort, LatencyResult, measure_rounds, measure_side_by_side
 from clst_runtime.engine_only import engine_step
 from clst_runtime.engines.bundle import build_bundle
-from clst_runtime.errors import ConfigError, ModelFileError
+from clst_runtime.errors import ModelFileError
 from clst_runtime.fingerprint import Tie, compare_fingerprint, known_frames, stored_fingerprint
 from clst_runtime.frames import resize_frame
 from clst_runtime.glass_to_mask import LiveResult, live_source, run_live
@@ -58,22 +59,21 @@ class Contestant:
     """As it was asked for."""
     path: Path
     """The model file or bundle."""
-    provider: str | None = None
-    """ONNX Runtime's provider; None = its default."""
+    backend: str = AUTO
+    """As `open_model` takes it."""
 
     @staticmethod
     def parse(text: str) -> Contestant:
-        """`MODEL` or `MODEL@PROVIDER`; a file that has an @ in its name is taken as a file.
+        """`MODEL` or `MODEL@BACKEND`; a file that has an @ in its name is taken as a file.
 
         Raises:
-            ConfigError: a provider is asked of what ONNX Runtime does not compute.
+            ConfigError: the backend is not known, or cannot compute such a file.
         """
-        path, at, provider = text.rpartition("@")
+        path, at, backend = text.rpartition("@")
         if not at or Path(text).exists():
             return Contestant(name=text, path=Path(text))
-        if Path(path).suffix.lower() != ".onnx":
-            raise ConfigError(f"{text}: only .onnx files have a choice of provider; give {path or 'MODEL'} alone")
-        return Contestant(name=text, path=Path(path), provider=provider)
+        choose_backend(Path(path), backend)
+        return Contestant(name=text, path=Path(path), backend=backend)
 
     def open(self, *, threads: int | None, timed: bool = False) -> Backend:
         """The model, ready to predict; `timed` asks for the GPU's own clock, which costs the host a little.
@@ -81,12 +81,11 @@ class Contestant:
         Raises:
             What `open_model` raises.
         """
-        if timed and self.path.is_dir():
+        if timed and self.path.is_dir() and self.backend in (AUTO, TENSORRT):
             return TrtBackend(build_bundle(self.path), timed=True)
         if timed and self.path.is_file() and self.path.suffix.lower() == ".engine":
             return TrtBackend(self.path, timed=True)
-        chosen = {} if self.provider is None else {"provider": self.provider}
-        return open_model(self.path, threads=threads, **chosen)
+        return open_model(self.path, threads=threads, backend=self.backend)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ from clst_runtime.backends.base import Backend, Classes, Prediction
 from clst_runtime.frames import Fitter, resize_classes
 from clst_runtime.pool import Pool
 from clst_runtime.results import Result
-from clst_runtime.sinks.base import Outlet, Sink
+from clst_runtime.sinks.base import Outlet, Sink, words_of
 from clst_runtime.sources.base import Source, SourceEnded, TimedFrame
 from clst_runtime.statistics import INTERRUPTS, Deadline, RunStatistics
 
@@ -94,7 +94,7 @@ def run_pipeline(
     what a slow sink cannot take is counted as its drops, and a failing one is left out from then on.
 
     Raises:
-        DataError: the source or, of files, a sink cannot go on.
+        DataError: the source cannot go on. Of files also what a sink raised.
     """
     statistics = statistics or RunStatistics(deadline, live=source.live)
     watchers, stop = watchers or Watchers(), stop or Stop()
@@ -154,7 +154,7 @@ def _tell_failures(outlets: Sequence[Outlet], statistics: RunStatistics) -> None
             continue
         if outlet.lossless:
             raise outlet.failure
-        statistics.failures.append(f"{outlet.sink.name}: {outlet.failure}")
+        statistics.failures.append(f"{outlet.sink.name}: {words_of(outlet.failure)}")
 
 
 @contextmanager

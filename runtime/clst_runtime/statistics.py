@@ -129,7 +129,7 @@ class RunStatistics:
     @property
     def seconds(self) -> float:
         """Wall time from the warm-up to the last sign of life."""
-        return (self._last_ns - self._begun_ns) / 1e9
+        return (self._last_ns - self._begun_ns) / 1e9 if self._begun_ns else 0.0
 
     @property
     def fps(self) -> float:

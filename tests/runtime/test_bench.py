@@ -127,13 +127,13 @@ def test_a_budget_does_not_hold_where_nothing_was_measured():
     assert len(Budgets(max_p99_ms=1.0).failures([score("a")])) == 1
 
 
-def test_a_provider_stands_behind_the_last_at_unless_a_file_is_called_so(tmp_path):
-    assert Contestant.parse("x/m.onnx@cuda").provider == "cuda"
-    assert Contestant.parse("m.onnx").provider is None
+def test_a_backend_stands_behind_the_last_at_unless_a_file_is_called_so(tmp_path):
+    assert Contestant.parse("x/m.onnx@ort-cuda").backend == "ort-cuda"
+    assert Contestant.parse("m.onnx").backend == "auto"
     odd = write_rgb_model(tmp_path / "m@cpu")
     assert Contestant.parse(str(odd)).path == odd
-    with pytest.raises(ConfigError, match=r"only \.onnx files"):
-        Contestant.parse("m.engine@cuda")
+    with pytest.raises(ConfigError, match="only TensorRT computes an engine"):
+        Contestant.parse("m.engine@ort-cuda")
 
 
 def test_other_sizes_are_refused():
@@ -247,7 +247,7 @@ def test_the_command_compares_ties_plots_and_writes_every_sample(tmp_path):
     other = tied_model(tmp_path / "other.onnx", pictures, swapped=True)
     out, plot = tmp_path / "o.json", tmp_path / "p.png"
     arguments = ["--data", data / "images", "--runs", "20", "--warm-up", "1", "--out", out, "--plot", plot]
-    done = shell("clst-bench", good, f"{other}@cpu", *arguments)
+    done = shell("clst-bench", good, f"{other}@ort-cpu", *arguments)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("runs") == 2
     assert done.stdout.index("host-to-host, ms") < done.stdout.index("engine-only, ms")
@@ -275,7 +275,7 @@ def test_what_the_model_said_is_not_tied_without_pictures(rgb_model):
     ("arguments", "code", "words"),
     [
         (["{m}", "{small}"], 4, "compare equal sizes"),
-        (["{m}@gpu"], 3, "provider 'gpu'"),
+        (["{m}@gpu"], 3, "backend 'gpu'"),
         (["{m}", "--max-ratio", "1"], 2, "at least two"),
         (["{m}", "{m}"], 2, "named twice"),
         (["{m}", "--live", "{data}", "--runs", "3"], 2, "--runs has no part in it"),

@@ -76,6 +76,17 @@ def test_a_live_run_goes_on_when_a_sink_fails_and_says_so():
     assert told["failures"] == ["recording: the disk is full"]
 
 
+def test_a_sink_with_a_fault_of_its_own_is_no_silence():
+    class Faulty(Kept):
+        def write(self, result):
+            raise ValueError("a shape\nthat does not fit")
+
+    statistics = run_pipeline(FakeSource(range(9)), FakeBackend(), [Faulty()])
+    assert statistics.failures == ["kept: ValueError: a shape that does not fit"]
+    with pytest.raises(ValueError, match="does not fit"):
+        run_pipeline(FakeSource(range(9), live=False), FakeBackend(), [Faulty()])
+
+
 def test_a_failing_sink_ends_a_run_of_files():
     bad, good = Kept(fails_at=3), Kept()
     with pytest.raises(DataError, match="the disk is full"):

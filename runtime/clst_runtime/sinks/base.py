@@ -58,7 +58,7 @@ class Outlet:
         """Hand over a result.
 
         Raises:
-            ClstError, OSError: the sink has failed and nothing may be lost.
+            The sink's exception, when it has failed and nothing may be lost.
         """
         if self.failure is not None:
             if self.lossless:
@@ -89,21 +89,20 @@ class Outlet:
     def _write(self, result: Result) -> None:
         try:
             self.sink.write(result)
-        except (ClstError, OSError) as error:
+        except Exception as error:  # noqa: BLE001  whatever it is, the thread must not end unseen
             self._fail(error)
 
     def _fail(self, error: Exception) -> None:
         self.failure = error
         if not self.lossless:
-            words = error.message if isinstance(error, ClstError) else str(error)
-            self._statistics.warn(f"{self.sink.name} has stopped: {words}")
+            self._statistics.warn(f"{self.sink.name} has stopped: {words_of(error)}")
             self.close_sink()
 
     def close_sink(self) -> None:
         """Close the sink; a failure of that is kept like one of writing."""
         try:
             self.sink.close()
-        except (ClstError, OSError) as error:
+        except Exception as error:  # noqa: BLE001  the other sinks must be closed all the same
             self.failure = self.failure or error
 
     def finish(self) -> None:
@@ -115,3 +114,10 @@ class Outlet:
                 self.failure = DataError(f"{self.sink.name} hangs; what it holds is left as it is")
                 return
         self.close_sink()
+
+
+def words_of(error: Exception) -> str:
+    """An error in one line; with its kind where it is none of ours."""
+    if isinstance(error, ClstError):
+        return error.message
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,8 @@ class VideoSink(Sink):
 
     name = "video"
 
-    def __init__(self, path: Path, classes: ClassList, fps: float, alpha: float) -> None:
+    def __init__(self, path: Path, classes: ClassList, fps: float | Callable[[], float], alpha: float) -> None:
+        """Args: fps: frames a second, or what tells them at the first frame, when a camera has been opened."""
         self.path, self.classes, self.fps, self.alpha = path, classes, fps, alpha
         self._temporary = path.with_name(f".{path.stem}-unfinished{path.suffix}")
         self._writer: Any = None
@@ -49,7 +51,8 @@ class VideoSink(Sink):
         if self._writer is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             code = cv2.VideoWriter.fourcc(*"mp4v")
-            self._writer, self._size = cv2.VideoWriter(str(self._temporary), code, self.fps, size), size
+            fps = self.fps() if callable(self.fps) else self.fps
+            self._writer, self._size = cv2.VideoWriter(str(self._temporary), code, fps, size), size
             if not self._writer.isOpened():
                 raise DataError(f"{self.path}: this OpenCV cannot write the video (folder writable? codec mp4v?)")
         if shutil.disk_usage(self.path.parent).free < FREE_FLOOR_BYTES:
