@@ -200,8 +200,9 @@ class LiveSource(Source):
         with self._changed:
             if "opened" in message:
                 self.fps = message["fps"] if message["fps"] > 0 else None
-            self.drops[CORRUPT] += message.get("corrupt", 0)
-            self.drops[HELD] += message.get("held", 0)
+            for cause in (CORRUPT, HELD):
+                if cause in message:
+                    self.drops[cause] += message[cause]
             if "frame" not in message:
                 return
             if self._newest is not None:
