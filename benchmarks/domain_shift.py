@@ -159,16 +159,16 @@ def drive_past(prints: dict[str, Any], names: tuple[str, ...]) -> list[dict[str,
     from clst_runtime.monitor.reference import Reference
 
     own = [np.array_split(prints[drive], 2) for drive in DAY]
-    told = []
+    passed = []
     for drive in ("CamVid dusk", *IDD):
         judge = CameraJudge(Reference.of([half[0] for half in own], names), 0)
         before = [judge.compare_next(values).state for values in np.concatenate([half[1] for half in own])]
         after = [judge.compare_next(values).state for values in prints[drive]]
-        told.append({
+        passed.append({
             "own_frames": len(before), "false_alarm_frames": before.count(State.OTHER), "then": drive,
             "frames": len(after), "delay_frames": after.index(State.OTHER) + 1 if State.OTHER in after else None,
         })  # fmt: skip
-    return told
+    return passed
 
 
 def select(prints: dict[str, Any], names: tuple[str, ...], parts: Sequence[str]) -> tuple[dict[str, Any], Any]:
@@ -199,8 +199,18 @@ def show(result: dict[str, Any]) -> str:
                 for name, found in row["kinds"].items() if found["windows"]
             )  # fmt: skip
             lines.append(f"  {row['case']}, {row['parts']}, {row['size']} frames: {kinds}")
-        lines.extend(f"  drive past: {told}" for told in model["drive_past"])
+        lines.extend(f"  drive past: {passed}" for passed in model["drive_past"])
     return "\n".join(lines)
+
+
+def told(value: Any) -> Any:
+    """The result to four digits, the single drives only where everything is compared."""
+    if isinstance(value, dict):
+        short = value.get("parts") not in (None, "everything")
+        return {name: told(found) for name, found in value.items() if not (short and name == "drives")}
+    if isinstance(value, list):
+        return [told(found) for found in value]
+    return round(float(value), 4) if isinstance(value, float) else value
 
 
 @click.command()
@@ -220,12 +230,12 @@ def main(models: tuple[Path, ...], data: Path, names_of: tuple[str, ...], thread
         prints, names, cost = prints_of(model, data, threads)
         rows = []
         for case, own in CASES.items():
-            for told, parts in ablations().items():
+            for words, parts in ablations().items():
                 for size in SIZES:
-                    if told not in ("everything", "image alone", "model alone") and size != 16:
+                    if words not in ("everything", "image alone", "model alone") and size != 16:
                         continue
                     found = measure(*select(prints, names, parts), own, size)
-                    rows.append({"case": case, "parts": told, "size": size, **found})
+                    rows.append({"case": case, "parts": words, "size": size, **found})
         measured.append({
             "model": names_of[place] if place < len(names_of) else model.name, "cost": cost,
             "pictures": {drive: len(found) for drive, found in prints.items()}, "rows": rows,
@@ -236,7 +246,7 @@ def main(models: tuple[Path, ...], data: Path, names_of: tuple[str, ...], thread
     result = {"date": time.strftime("%Y-%m-%d"), "commit": commit, "machine": machine_facts(),
               "thresholds": {"other_above": OTHER_ABOVE, "same_below": SAME_BELOW, "held": HELD},
               "models": measured}  # fmt: skip
-    text = json.dumps(result, indent=1, default=float)
+    text = json.dumps(told(result), indent=1)
     write_text(HERE / "results" / "domain_shift.json", text + "\n")
     click.echo(show(result))
 

@@ -15,10 +15,10 @@ OWN, OTHER = 100, 160
 
 
 def picture(index, level=OWN, hw=HW):
-    """A grey picture H,W,3: a level that goes up and down by 5, noise of 6 on it, no two alike."""
+    """A reddish picture H,W,3: a level that goes up and down by 5, noise of 6 on it, no two alike."""
     random = np.random.default_rng([level, index])
     grey = level + 5 * np.sin(index) + random.normal(0.0, 6.0, (*hw, 1))
-    return np.clip(np.repeat(grey, 3, axis=2), 0, 255).astype(np.uint8)
+    return np.clip(grey * np.array([1.0, 0.95, 0.9]), 0, 255).astype(np.uint8)
 
 
 def prediction(frame):

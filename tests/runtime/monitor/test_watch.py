@@ -91,6 +91,17 @@ def test_a_look_a_second_however_fast_the_camera_and_after_a_clock_that_went_bac
     assert watch.looks == 14
 
 
+def test_looks_do_not_drift_when_the_camera_is_not_in_step(manifest):
+    """Frames at 0, 0.7, 1.4, 2.1, 2.8 … 6.3 s; those at 0, 1.4, 2.1, 3.5, 4.2, 5.6, 6.3 are the first of a second."""
+    watch = open_watch(manifest, LIVE)
+    looked = []
+    for index in range(10):
+        before = watch.looks
+        watch.write(result(index, seconds=0.7 * index))
+        looked += [index] * (watch.looks - before)
+    assert looked == [0, 2, 3, 5, 6, 8, 9]
+
+
 def test_time_is_the_scenes_of_a_camera_a_video_and_single_pictures():
     timed = SimpleNamespace(index=50, captured_ns=7_500_000_000)
     assert scene_clock(LIVE)(timed) == 7.5
