@@ -20,7 +20,7 @@ from __future__ import annotations
 import json
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,8 @@ CASES = {
     "IDD-Lite": IDD[:1],
 }
 """Drives that a reference is half of."""
+WHOLE_CASES = {"CamVid, both drives by day, whole": DAY, "CamVid at dusk, whole": ("CamVid dusk",)}
+"""The same with nothing held back for the camera itself: what an export stores."""
 COSTED = 200
 """Frames that the cost of a look is measured on."""
 
@@ -72,9 +74,10 @@ def _number(path: Path) -> int:
 def _video(path: Path, input_hw: tuple[int, int]) -> Iterator[Any]:
     """Five frames a second of nine seconds: too short a video for a frame a second."""
     from clst_runtime.frames import resize_frame, to_rgb
+    from clst_runtime.optional import require
     from clst_runtime.sources.files import VideoSource
 
-    with VideoSource(path, __import__("cv2").VideoCapture) as source:
+    with VideoSource(path, require("cv2").VideoCapture) as source:
         for timed in source:
             if timed.index % 5 == 0:
                 yield resize_frame(to_rgb(timed.picture, timed.layout), input_hw)
@@ -104,6 +107,21 @@ def prints_of(model: Path, data: Path, threads: int) -> tuple[dict[str, Any], tu
             "inference_ms": float(np.median(inferences[-COSTED:])) / 1e6,
         }
     return {drive: np.array(prints) for drive, prints in found.items()}, names, cost
+
+
+def kept(folder: Path | None, model: Path, make: Callable[[Path], Any]) -> tuple[dict[str, Any], tuple[str, ...], Any]:
+    """The fingerprints of a model from the folder, or made and put there."""
+    if folder is None:
+        return make(model)
+    path = folder / f"{model.stem}.json"
+    if not path.exists():
+        prints, names, cost = make(model)
+        folder.mkdir(parents=True, exist_ok=True)
+        plain = {drive: found.tolist() for drive, found in prints.items()}
+        path.write_text(json.dumps({"prints": plain, "names": names, "cost": cost}))
+    stored = json.loads(path.read_text())
+    prints = {drive: np.array(found) for drive, found in stored["prints"].items()}
+    return prints, tuple(stored["names"]), stored["cost"]
 
 
 def kind(drive: str, own: Sequence[str]) -> str:
@@ -138,15 +156,28 @@ def measure(prints: dict[str, Any], names: tuple[str, ...], own: Sequence[str], 
     }
 
 
+def measure_whole(prints: dict[str, Any], names: tuple[str, ...], own: Sequence[str], size: int) -> dict[str, Any]:
+    """Shifts of all windows of the drives that are not in the reference; there is none of the same camera then."""
+    from clst_runtime.monitor.judgement import OTHER_ABOVE
+    from clst_runtime.monitor.reference import Reference, windows
+
+    reference = Reference.of([prints[drive] for drive in own], names)
+    shifts = {drive: [reference.compare(w).shift for w in windows(found, size)]
+              for drive, found in prints.items() if drive not in own}  # fmt: skip
+    return {"reference_frames": reference.frames,
+            "drives": {drive: summary(values, [], OTHER_ABOVE) for drive, values in shifts.items()}}  # fmt: skip
+
+
 def summary(values: Sequence[float], same: Sequence[float], threshold: float) -> dict[str, Any]:
     """Of shifts: quantiles, the share above the shipped threshold, and the AUROC against the same camera's."""
     if not values:
         return {"windows": 0}
     array, others = np.array(values), np.array(same)
-    wins = (array[:, None] > others).mean() + (array[:, None] == others).mean() / 2
+    pairs = array[:, None] - others
+    wins = ((pairs > 0).mean() + (pairs == 0).mean() / 2) if len(others) else None
     low, median, high = np.quantile(array, (0.05, 0.5, 0.95))
     return {"windows": len(array), "q05": low, "median": median, "q95": high, "max": float(array.max()),
-            "above": float((array > threshold).mean()), "auroc": float(wins)}  # fmt: skip
+            "above": float((array > threshold).mean()), "auroc": wins}  # fmt: skip
 
 
 def drive_past(prints: dict[str, Any], names: tuple[str, ...]) -> list[dict[str, Any]]:
@@ -199,6 +230,10 @@ def show(result: dict[str, Any]) -> str:
                 for name, found in row["kinds"].items() if found["windows"]
             )  # fmt: skip
             lines.append(f"  {row['case']}, {row['parts']}, {row['size']} frames: {kinds}")
+        for row in model["whole"]:
+            drives = "  ".join(f"{name} {found['median']:.2f} ({100 * found['above']:.0f} % above)"
+                               for name, found in row["drives"].items() if found["windows"])  # fmt: skip
+            lines.append(f"  {row['case']}, {row['size']} frames: {drives}")
         lines.extend(f"  drive past: {passed}" for passed in model["drive_past"])
     return "\n".join(lines)
 
@@ -217,8 +252,12 @@ def told(value: Any) -> Any:
 @click.argument("models", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True))
 @click.option("--data", required=True, type=click.Path(path_type=Path, exists=True, file_okay=False))
 @click.option("--name", "names_of", multiple=True, help="What a model is called in the result  [default: its file]")
+@click.option("--prints", "prints_folder", type=click.Path(path_type=Path, file_okay=False),
+              help="Folder that keeps the fingerprints, so that another rule is tried without the models.")  # fmt: skip
 @click.option("--threads", default=1, show_default=True, type=click.IntRange(1))
-def main(models: tuple[Path, ...], data: Path, names_of: tuple[str, ...], threads: int) -> None:
+def main(
+    models: tuple[Path, ...], data: Path, names_of: tuple[str, ...], threads: int, prints_folder: Path | None
+) -> None:
     """Measure MODELS and write the result."""
     from clst_runtime.atomic import write_text
     from clst_runtime.machine import machine_facts
@@ -227,7 +266,7 @@ def main(models: tuple[Path, ...], data: Path, names_of: tuple[str, ...], thread
 
     measured = []
     for place, model in enumerate(models):
-        prints, names, cost = prints_of(model, data, threads)
+        prints, names, cost = kept(prints_folder, model, lambda path: prints_of(path, data, threads))
         rows = []
         for case, own in CASES.items():
             for words, parts in ablations().items():
@@ -239,6 +278,8 @@ def main(models: tuple[Path, ...], data: Path, names_of: tuple[str, ...], thread
         measured.append({
             "model": names_of[place] if place < len(names_of) else model.name, "cost": cost,
             "pictures": {drive: len(found) for drive, found in prints.items()}, "rows": rows,
+            "whole": [{"case": case, "size": size, **measure_whole(prints, names, own, size)}
+                      for case, own in WHOLE_CASES.items() for size in SIZES],
             "drive_past": drive_past(prints, names),
         })  # fmt: skip
     git = ["git", "-C", str(HERE), "rev-parse", "--short", "HEAD"]

@@ -2,7 +2,7 @@
 
 A window is a number of fingerprints, in order of time. Its distance is Mahalanobis' of its mean, in the reference's
 spread of single frames, divided by the root of D. How far is far is asked of the reference itself: a quarter of it is
-left out, mean and spread are those of the rest, and the largest distance of the quarter's windows counts as usual.
+left out, mean and spread are those of the rest, and nine in ten of the left-out windows' distances are usual.
 So the streets that the reference has not seen are allowed for, as far as it can know.
 
 Legend: D numbers of a fingerprint, K frames of a window, N frames of the reference.
@@ -28,6 +28,8 @@ FOLDS = 4
 """Parts of the reference, one of which is left out at a time."""
 SIZES = (8, 16, 32)
 """Frames of the windows whose usual distance is stored."""
+USUAL = 0.9
+"""Quantile of the left-out windows' distances that is the unit; the largest one is often a single stretch's."""
 LEAST_FRAMES = FOLDS * SIZES[0]
 """A smaller reference says nothing."""
 LEAST_LIMIT = 0.3
@@ -40,7 +42,7 @@ class Comparison:
     """How far a window is from the reference, in units of what is usual for the reference itself."""
 
     shift: float
-    """All parts together; 1 = as far as any part of the reference from the rest of it."""
+    """All parts together; 1 = as far as all but a tenth of the reference's own windows from the rest of it."""
     parts: Mapping[str, float]
     """The same for each part alone."""
     strongest: str
@@ -208,7 +210,7 @@ def windows(piece: Matrix, size: int) -> list[Matrix]:
 
 
 def _limits(folds: Sequence[Sequence[Matrix]], names: Sequence[str]) -> dict[int, dict[str, float]]:
-    """The largest distance of any left-out window from the rest, of each size that every fold has a window of."""
+    """The usual distance of a left-out window from the rest, of each size that every fold has a window of."""
     spreads = []
     for left_out in range(len(folds)):
         rest = [piece for place, fold in enumerate(folds) if place != left_out for piece in fold]
@@ -217,15 +219,15 @@ def _limits(folds: Sequence[Sequence[Matrix]], names: Sequence[str]) -> dict[int
     for size in SIZES:
         means = [[window.mean(axis=0) for piece in fold for window in windows(piece, size)] for fold in folds]
         if all(means):
-            limits[size] = {
-                part: max(
-                    LEAST_LIMIT,
-                    *(spread.distance(mean, chosen)
-                      for spread, fold in zip(spreads, means, strict=True) if spread for mean in fold),
-                )
-                for part, chosen in _groups(names)
-            }  # fmt: skip
+            limits[size] = {part: _usual(spreads, means, chosen) for part, chosen in _groups(names)}
     return limits
+
+
+def _usual(spreads: Sequence[Spread | None], means: Sequence[Sequence[Vector]], chosen: npt.NDArray[np.intp]) -> float:
+    """The `USUAL` quantile, at least `LEAST_LIMIT`; the spread of a place is that of the other folds."""
+    pairs = [(spread, mean) for spread, fold in zip(spreads, means, strict=True) for mean in fold]
+    distances = [spread.distance(mean, chosen) for spread, mean in pairs if spread is not None]
+    return max(LEAST_LIMIT, float(np.quantile(distances, USUAL)))
 
 
 def _groups(names: Sequence[str]) -> list[tuple[str, npt.NDArray[np.intp]]]:
