@@ -59,7 +59,11 @@ def main() -> None:
     "--mapping", type=click.Path(path_type=Path), help="JSON file relating the classes of --data to the model's."
 )
 @click.option(
-    "--calib", multiple=True, type=click.Path(), help="Pictures or video to calibrate int8 on  [default: the target's]"
+    "--calib",
+    multiple=True,
+    type=click.Path(),
+    help="Pictures or video of the camera: int8 is calibrated on them, clst-run knows it by them  "
+    "[default: the target's]",
 )
 @click.option("--calib-count", type=click.IntRange(1), help="How many of them  [default: all, at most 64]")
 @click.option("--calib-method", type=click.Choice(["best", "max", "percentile", "entropy"]), default="best",

@@ -17,6 +17,7 @@ import numpy.typing as npt
 import torch
 
 from clst_export.calibration import Method, Range, calibrate, fingerprint
+from clst_export.domain import measure_domain
 from clst_export.gate import BOUNDS, Bounds, release
 from clst_export.hygiene import check_hygiene
 from clst_export.judge import Judge, Verdict
@@ -74,6 +75,8 @@ class Material:
     """Their labels, when there are any."""
     calibration: Sequence[Frame] = ()
     """What ranges are measured on, for FP16 and INT8."""
+    reference: Sequence[Sequence[Frame]] = ()
+    """Stretches of pictures of the camera it will drive with, in order of time, that it will be known by."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,6 +135,9 @@ def convert(
     if request.precision is not Precision.FP32:  # which check_graph has looked at
         check_hygiene(reduced.model)
     manifest = dataclasses.replace(manifest, calibration=reduced.calibration)
+    if material.reference:
+        say(f"measuring the camera on {sum(map(len, material.reference))} frames")
+        manifest = dataclasses.replace(manifest, domain=measure_domain(reduced.model, manifest, material.reference))
     bounds = request.bounds or BOUNDS[request.precision]
     verdict, manifest = release(reduced.model, manifest, judge, bounds, out, network=deployable)
     return Conversion(manifest=manifest, verdict=verdict, methods=reduced.methods, budget=reduced.budget)

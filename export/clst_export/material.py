@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from clst_export.calibration import Method, calibration_frames, evenly_spaced, split_frames
 from clst_export.convert import Material, Request
+from clst_export.domain import reference_stretches
 from clst_export.gate import BOUNDS, Bounds
 from clst_export.judge import labelled_frames
 from clst_export.precision import Precision, Target
@@ -112,7 +113,12 @@ def gather(path: Path, precision: str, options: Mapping[str, Any]) -> tuple[Requ
         bounds=_bounds(wanted, options),
         budget=None if options["max_miou_drop"] is None else options["max_miou_drop"] / 100,
     )
-    return request, _material(checkpoint, wanted, input_hw, options)
+    places = list(options["calib"]) or _targets(checkpoint)
+    reference, note = reference_stretches(places, input_hw)
+    if note:
+        click.echo(f"note: {note}", err=True)
+    material = _material(checkpoint, wanted, input_hw, options)
+    return request, dataclasses.replace(material, reference=reference)
 
 
 def rival_request(request: Request, options: Mapping[str, Any]) -> Request:

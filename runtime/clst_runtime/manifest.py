@@ -55,6 +55,8 @@ class Manifest:
     """INT8: method, number of frames, SHA-256 over them, and the convolutions kept in a higher precision."""
     engine: Mapping[str, Any] = field(default_factory=dict)
     """TensorRT engines: GPU, compute capability, TensorRT version, SHA-256 of the engine and of its ONNX file."""
+    domain: Mapping[str, Any] = field(default_factory=dict)
+    """What the camera looks like that the model is for, as `monitor.reference` measures it; empty if not measured."""
 
     def to_json(self) -> str:
         """One JSON object as text."""

@@ -1,0 +1,137 @@
+"""What the camera looks like that a model is exported for, so that clst-run notices another one.
+
+Legend: H rows, W columns of the model's input; N frames, D numbers of a fingerprint.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+
+from clst_export.model_file import save_model
+from clst_runtime.backends.base import Backend, Frame
+from clst_runtime.backends.ort import OrtBackend
+from clst_runtime.manifest import Manifest
+from clst_runtime.monitor.fingerprint import feature_names, fingerprint
+from clst_runtime.monitor.reference import LEAST_FRAMES, Matrix, Reference
+from clst_runtime.monitor.watch import PERIOD_SECONDS
+from clst_runtime.optional import require
+from clst_train.data.target import VIDEO_SUFFIXES, TargetImages, open_target
+
+MOST_FRAMES = 256
+"""Frames that are measured, at most."""
+STRETCHES = 8
+"""Runs of neighbouring frames that are taken of a larger set: spread over it, but windows as in driving."""
+
+
+@dataclass(frozen=True)
+class Stretch(Sequence[Frame]):
+    """Neighbouring target images, read when asked for."""
+
+    images: TargetImages
+    """All of them."""
+    begin: int
+    """First position."""
+    end: int
+    """Position after the last."""
+
+    def __len__(self) -> int:
+        return self.end - self.begin
+
+    @overload
+    def __getitem__(self, index: int) -> Frame: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Frame]: ...
+    def __getitem__(self, index: int | slice) -> Frame | list[Frame]:
+        """H,W,3 of the model's input size."""
+        places = range(self.begin, self.end)[index]
+        return [self.images[place] for place in places] if isinstance(places, range) else self.images[places]
+
+    def __iter__(self) -> Iterator[Frame]:
+        return (self.images[place] for place in range(self.begin, self.end))
+
+
+def reference_stretches(places: Sequence[str], input_hw: tuple[int, int]) -> tuple[list[Stretch], str]:
+    """What the camera is to be known by: pictures of folders in their order, videos at `PERIOD_SECONDS`.
+
+    Args:
+        places: image folders, single images, videos of the camera.
+        input_hw: rows and columns of the model's input.
+
+    Returns:
+        The stretches, and why there are none; either is empty.
+
+    Raises:
+        DataError: a place cannot be used.
+    """
+    if not places:
+        return [], "clst-run will not notice another camera: no pictures of this one; give --calib IMAGES"
+    sets = [open_target([place], input_hw=input_hw, every=_every(Path(place))) for place in places]
+    total = sum(map(len, sets))
+    if total < LEAST_FRAMES:
+        return [], (
+            f"clst-run will not notice another camera: {total} pictures of this one, {LEAST_FRAMES} needed; "
+            "give more with --calib"
+        )
+    stretches = []
+    for images in sets:
+        share = max(1, MOST_FRAMES * len(images) // max(total, MOST_FRAMES))
+        stretches += [Stretch(images, begin, end) for begin, end in spread_over(len(images), share)]
+    return stretches, ""
+
+
+def spread_over(total: int, wanted: int) -> list[tuple[int, int]]:
+    """(begin, end) of runs that hold `wanted` of the positions 0 … total−1 in all, evenly spread; one if it is all."""
+    if wanted >= total:
+        return [(0, total)]
+    runs = min(STRETCHES, wanted)
+    length = wanted // runs
+    return [((total - length) * run // max(1, runs - 1), (total - length) * run // max(1, runs - 1) + length)
+            for run in range(runs)]  # fmt: skip
+
+
+def measure_domain(model: Any, manifest: Manifest, stretches: Sequence[Sequence[Frame]]) -> dict[str, Any]:
+    """What `Manifest.domain` is to hold, by the very graph that ships.
+
+    Args:
+        model: ONNX ModelProto by the artifact contract.
+        manifest: its manifest.
+        stretches: frames H,W,3 of the input size, each stretch in order of time.
+
+    Raises:
+        DataError: too few frames.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "measured.onnx"
+        save_model(model, manifest, path)
+        with OrtBackend(path) as backend:
+            return measured(backend, stretches).to_json()
+
+
+def measured(backend: Backend, stretches: Sequence[Sequence[Frame]]) -> Reference:
+    """The reference by a model that is loaded."""
+    manifest = backend.manifest
+    names = feature_names(manifest.classes.names, has_confidence=manifest.has_confidence)
+    prints: list[Matrix] = [
+        np.array([fingerprint(frame, backend.predict(frame), len(manifest.classes)) for frame in stretch])
+        for stretch in stretches
+        if len(stretch)
+    ]
+    return Reference.of(prints, names)
+
+
+def _every(place: Path) -> int:
+    """Of a video's frames, which n-th is a period after the one before; 1 for pictures."""
+    if place.suffix.lower() not in VIDEO_SUFFIXES or not place.is_file():
+        return 1
+    cv2 = require("cv2")
+    capture = cv2.VideoCapture(str(place))
+    try:
+        return max(1, round(PERIOD_SECONDS * float(capture.get(cv2.CAP_PROP_FPS))))
+    finally:
+        capture.release()
