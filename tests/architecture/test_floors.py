@@ -96,7 +96,7 @@ def test_a_planted_import_breaks_a_contract(tmp_path, file, line):
     assert "BROKEN" in told
 
 
-HEAVY = ("numpy", "cv2", "torch", "onnx", "onnxruntime", "matplotlib", "PIL", "tqdm", "tensorrt", "pycuda")
+HEAVY = ("numpy", "cv2", "torch", "onnx", "onnxruntime", "matplotlib", "PIL", "tqdm", "tensorrt", "pycuda", "cuda")
 HELP = """
 import importlib, sys
 module, _, name = sys.argv[1].partition(":")

@@ -45,6 +45,16 @@ class Behaviour:
     """What the last build was asked for."""
     strongly_typed: bool | None = None
     """Whether the last network was."""
+    integrated: bool = False
+    """Whether the GPU shares the processor's memory."""
+    has_graphs: bool = True
+    """False: the CUDA library has none, as PyCUDA."""
+    graph_fails: str | None = None
+    """Why a recording cannot be made into a graph."""
+    graph_change: int = 0
+    """Added to each byte of a graph's outputs; None of it is queued when it is -1."""
+    graphs: int = 0
+    """Graphs that were made."""
     host_code_allowed: list[bool] = field(default_factory=list)
     """`engine_host_code_allowed` at each deserialisation."""
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import itertools
+import threading
 from collections.abc import Callable
 from typing import ClassVar
 
 import numpy as np
 from tests.fakes import behaviour
 
-from clst_runtime.backends.cuda import cuda_failure
+from clst_runtime.backends.cuda import GraphFailed, Mapped, cuda_failure
+from clst_runtime.errors import ClstError, MissingDependency
 
 MEMORY: dict[int, np.ndarray] = {}
 STREAMS: dict[int, list[Callable[[], float | None]]] = {}
@@ -20,9 +22,18 @@ class FakeMark:
     time_ms: float | None = None
 
 
-class FakeCuda:
-    """`clst_runtime.backends.cuda.CudaDevice`; every queued operation takes a millisecond, or as many as it returns."""
+class FakeGraph:
+    def __init__(self, operations) -> None:
+        self.operations = operations
 
+
+class FakeCuda:
+    """`clst_runtime.backends.cuda.CudaDevice`; every queued operation takes a millisecond, or as many as it returns.
+
+    Like the real one it refuses other threads than its own, and waiting while it records.
+    """
+
+    library = "cuda-python"
     opened: ClassVar[list[FakeCuda]] = []
 
     def __init__(self, name: str = "Orin", compute_capability: str = "8.7") -> None:
@@ -35,11 +46,25 @@ class FakeCuda:
         self.closed = False
         self.clock_ms = 0.0
         self.fails_with: str | None = None
+        self.thread, self.recording = threading.get_ident(), False
+        self.integrated = behaviour.current.integrated
         FakeCuda.opened.append(self)
 
+    def check_thread(self):
+        if threading.get_ident() != self.thread:
+            raise ClstError("a GPU was used from another thread than the one that opened it; use it from that one")
+
     def pinned(self, shape):
+        self.check_thread()
         self.allocations += 1
         return np.full(shape, 77, np.uint8)
+
+    def mapped(self, shape):
+        host = self.pinned(shape)
+        address = next(_numbers) << 20
+        MEMORY[address] = host.reshape(-1)
+        self.addresses.append(address)
+        return Mapped(host=host, address=address)
 
     def allocate(self, size_bytes):
         self.allocations += 1
@@ -49,6 +74,8 @@ class FakeCuda:
         return address
 
     def copy_in(self, address, host):
+        self.check_thread()
+
         def copy():
             MEMORY[address][: host.size] = host.reshape(-1)
 
@@ -73,7 +100,43 @@ class FakeCuda:
     def elapsed_ms(self, start, end):
         return end.time_ms - start.time_ms
 
+    def record_graph(self, queue):
+        """What is queued meanwhile, with the addresses that TensorRT has then."""
+        told = behaviour.current
+        if not told.has_graphs:
+            raise MissingDependency("this library has no CUDA graphs")
+        assert not self.queue, "the stream was not empty"
+        self.recording = True
+        try:
+            queue()
+        except ClstError as error:
+            raise GraphFailed(error.message) from error
+        finally:
+            self.recording = False
+            operations = list(self.queue)
+            self.queue.clear()
+        if told.graph_fails is not None:
+            raise GraphFailed(told.graph_fails)
+        told.graphs += 1
+        return FakeGraph(operations)
+
+    def launch(self, graph):
+        behaviour.current.calls.append("launch")
+        change = behaviour.current.graph_change
+
+        def alter():
+            for address in self.addresses:
+                MEMORY[address][:] += np.uint8(change)
+
+        if change != -1:
+            self.queue.extend(graph.operations)
+        if change > 0:
+            self.queue.append(alter)
+
     def synchronise(self):
+        self.check_thread()
+        if self.recording:
+            raise ClstError("CUDA cannot record a graph while waiting for the GPU (900); open the model without one")
         behaviour.current.calls.append("synchronise")
         if self.fails_with is not None:
             raise cuda_failure("waiting for the GPU", self.fails_with)

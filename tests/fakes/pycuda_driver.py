@@ -2,7 +2,8 @@
 
 Names, parameters and error classes as in PyCUDA 2026.1 (src/wrapper/wrap_cudadrv.cpp): `memcpy_htod_async(dest, src,
 stream)`, `memcpy_dtoh_async(dest, src, stream)`, `Stream(flags)` with `handle`, `Event` with `record(stream)` and
-`end.time_since(start)`, `pagelocked_empty(shape, dtype)`, `mem_alloc(bytes)` that becomes an address by `int`,
+`end.time_since(start)`, `pagelocked_empty(shape, dtype, order, mem_flags)` whose array's `base` has
+`get_device_pointer()`, `mem_alloc(bytes)` that becomes an address by `int`, `Device.get_attribute(attribute)`,
 `Device.retain_primary_context()` whose `push` is an ordinary and `pop` a static method.
 """
 
@@ -10,6 +11,7 @@ import numpy as np
 
 calls = []
 devices = 1
+integrated = 0
 raises = {}
 
 
@@ -66,6 +68,10 @@ class Device:
     def compute_capability(self):
         return (8, 7)
 
+    def get_attribute(self, attribute):
+        assert attribute == device_attribute.INTEGRATED
+        return integrated
+
     def retain_primary_context(self):
         called("retain")
         return Context()
@@ -100,9 +106,34 @@ class Allocation:
         called("free")
 
 
-def pagelocked_empty(shape, dtype):
-    called("pagelocked")
-    return np.full(shape, 99, dtype)
+class device_attribute:  # noqa: N801 PyCUDA's name
+    INTEGRATED = 18
+
+
+class host_alloc_flags:  # noqa: N801 PyCUDA's name
+    DEVICEMAP = 2
+
+
+class PagelockedHostAllocation:
+    """Owns an array's memory; knows the GPU's address only of memory that was mapped."""
+
+    def __init__(self, content, flags):
+        self.content, self.flags = content, flags
+
+    @property
+    def __array_interface__(self):
+        return self.content.__array_interface__
+
+    def get_device_pointer(self):
+        called("device pointer")
+        if self.flags != host_alloc_flags.DEVICEMAP:
+            raise LogicError("cuMemHostGetDevicePointer failed: invalid argument")
+        return 2 << 20
+
+
+def pagelocked_empty(shape, dtype, order="C", mem_flags=0):
+    called("pagelocked" if mem_flags == 0 else f"pagelocked {mem_flags}")
+    return np.asarray(PagelockedHostAllocation(np.full(shape, 99, dtype), mem_flags))
 
 
 def mem_alloc(size):

@@ -203,8 +203,8 @@ def test_what_cannot_be_checked_is_skipped_at_home_and_fails_in_ci(monkeypatch, 
         lacking("no wheels")
 
 
-def test_tensorrt_and_pycuda_are_imported_in_one_file_each():
-    found = {"tensorrt": [], "pycuda": []}
+def test_tensorrt_and_the_cuda_libraries_are_imported_in_one_file_each():
+    found = {"tensorrt": [], "pycuda": [], "cuda.bindings": []}
     for path in sorted((ROOT / "runtime").rglob("*.py")) + sorted((ROOT / "export").rglob("*.py")):
         text = path.read_text()
         for module, files in found.items():
@@ -212,4 +212,4 @@ def test_tensorrt_and_pycuda_are_imported_in_one_file_each():
                 files.append(path.name)
             lines = [line for line in text.splitlines() if line.startswith((f"import {module}", f"from {module}"))]
             assert lines == [], path
-    assert found == {"tensorrt": ["library.py"], "pycuda": ["cuda.py"]}
+    assert found == {"tensorrt": ["library.py"], "pycuda": ["cuda_pycuda.py"], "cuda.bindings": ["cuda_python.py"]}

@@ -8,12 +8,15 @@ from typing import cast
 
 from clst_runtime.backends.base import Backend
 from clst_runtime.backends.choice import AUTO, TENSORRT, choose_backend
+from clst_runtime.backends.gpu_options import GpuOptions
 from clst_runtime.errors import ConfigError, MissingDependency, ModelFileError
 
 ENTRY_POINTS = "clst.backends"
 
 
-def open_model(path: Path, *, threads: int | None = None, backend: str = AUTO) -> Backend:
+def open_model(
+    path: Path, *, threads: int | None = None, backend: str = AUTO, gpu: GpuOptions | None = None
+) -> Backend:
     """Open a model file by its suffix, ready to predict.
 
     `.onnx` is computed by ONNX Runtime, `.engine` by TensorRT; a folder made by `clst-export … --bundle` by the
@@ -24,6 +27,7 @@ def open_model(path: Path, *, threads: int | None = None, backend: str = AUTO) -
         path: the file or bundle.
         threads: CPU threads; None = the engine's choice.
         backend: of `choice.NAMES`, or `auto`.
+        gpu: how TensorRT runs an engine; what differs from the default is refused for what runs otherwise.
 
     Raises:
         ModelFileError: missing, damaged, of an unknown kind, or an engine of another GPU or TensorRT.
@@ -33,9 +37,10 @@ def open_model(path: Path, *, threads: int | None = None, backend: str = AUTO) -
         raise ModelFileError(f"{path}: no such model file")
     suffix = path.suffix.lower().lstrip(".")
     if path.is_dir() or suffix in ("onnx", "engine"):
-        return _open(path, choose_backend(path, backend).name, threads)
+        return _open(path, choose_backend(path, backend).name, threads, gpu or GpuOptions())
     if backend != AUTO:
         raise ConfigError(f"{path}: --backend is for .onnx and .engine files and bundles; leave it out")
+    _check_default(path, "its own reader", gpu or GpuOptions())
     for entry in entry_points(group=ENTRY_POINTS, name=suffix):
         try:
             opened = entry.load()
@@ -49,15 +54,16 @@ def open_model(path: Path, *, threads: int | None = None, backend: str = AUTO) -
     )
 
 
-def _open(path: Path, name: str, threads: int | None) -> Backend:
+def _open(path: Path, name: str, threads: int | None, gpu: GpuOptions) -> Backend:
     if name == TENSORRT:
         if path.is_dir():
             from clst_runtime.engines.bundle import open_bundle
 
-            return open_bundle(path)
+            return open_bundle(path, gpu)
         from clst_runtime.backends.trt import TrtBackend
 
-        return TrtBackend(path)
+        return TrtBackend(path, gpu=gpu)
+    _check_default(path, name, gpu)
     from clst_runtime.backends.ort import OrtBackend
 
     if path.is_dir():
@@ -65,3 +71,10 @@ def _open(path: Path, name: str, threads: int | None) -> Backend:
 
         path = path / read_bundle(path).model.file
     return OrtBackend(path, threads=threads, provider=name.removeprefix("ort-"))
+
+
+def _check_default(path: Path, name: str, gpu: GpuOptions) -> None:
+    """Options that would do nothing are refused."""
+    told = ", ".join(f"{each} {value}" for each, value in vars(gpu).items() if value != getattr(GpuOptions(), each))
+    if told:
+        raise ConfigError(f"{path} is computed by {name}, where {told} means nothing; leave it out, or give an engine")

@@ -1,11 +1,13 @@
 """A native TensorRT engine. Legend: H rows, W columns of the model's input.
 
 Shapes are static: every buffer is allocated and every address is set when the model is opened. A frame costs
-H·W·3 bytes to the device and H·W bytes back (twice that with confidence), and no buffer is allocated for it.
+H·W·3 bytes to the device and H·W bytes back (twice that with confidence), and no buffer is allocated for it. Nothing
+of this has run on a GPU yet, mapped buffers and CUDA graphs included; the tests run it on fakes.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,19 +17,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from clst_runtime.backends.base import Frame, Prediction, check_frame
-from clst_runtime.backends.cuda import Bytes, CudaDevice, Mark, cuda_failure, open_cuda
+from clst_runtime.backends.buffers import RESULTS_LENT, Buffers, make_buffers
+from clst_runtime.backends.cuda import CudaDevice, Graph, GraphFailed, Mark, cuda_failure, open_cuda
+from clst_runtime.backends.gpu_options import GpuOptions
+from clst_runtime.backends.graphs import Outputs, drawn_frames, prove_graph
 from clst_runtime.engines.library import Messages, load_tensorrt, make_logger, make_runtime
 from clst_runtime.engines.sidecar import CURE, check_gpu, check_tensorrt, read_engine
 from clst_runtime.engines.summary import EngineSummary, inspect_engine
-from clst_runtime.errors import ClstError, ModelFileError
+from clst_runtime.errors import ClstError, ConfigError, ModelFileError
 from clst_runtime.manifest import Manifest
-from clst_runtime.pool import Lent
 
 if TYPE_CHECKING:
     import tensorrt as trt
 
-RESULTS_LENT = 4
-"""Results that may be held at a time without a copy; who holds more gets copies in ordinary memory."""
+__all__ = ["RESULTS_LENT", "STAGES", "BuiltEngine", "TrtBackend"]
 
 STAGES = ("copy_in", "compute", "copy_out")
 
@@ -42,27 +45,8 @@ class BuiltEngine:
     """What is to be written beside it."""
 
 
-class ResultSlot:
-    """Page-locked buffers H,W of one result, lent out as arrays and not used again while any of them is held."""
-
-    def __init__(self, hosts: list[Bytes]) -> None:
-        self.hosts = hosts
-        self._lent = [Lent(host) for host in hosts]
-
-    @property
-    def is_free(self) -> bool:
-        """Whether nobody holds what was lent, nor a view of it."""
-        return all(lent.is_free for lent in self._lent)
-
-    def lend(self) -> Prediction:
-        """The buffers as read-only arrays."""
-        arrays = [lent.lend() for lent in self._lent]
-        return Prediction(classes=arrays[0], confidence=arrays[1] if len(arrays) > 1 else None)
-
-    def copied(self) -> Prediction:
-        """The buffers' content in ordinary memory."""
-        arrays = [np.array(host) for host in self.hosts]
-        return Prediction(classes=arrays[0], confidence=arrays[1] if len(arrays) > 1 else None)
+class NotQueued(ClstError):
+    """TensorRT refused to queue an engine."""
 
 
 class TrtBackend:
@@ -80,38 +64,46 @@ class TrtBackend:
         device: CudaDevice | None = None,
         timed: bool = False,
         built: BuiltEngine | None = None,
+        gpu: GpuOptions | None = None,
     ) -> None:
-        """Check, then load, then allocate.
+        """Check, then load, then allocate, then prove the CUDA graph if one is wanted.
 
         Args:
             path: the `.engine` file; with `built` only the name that messages give.
             device: a GPU that the caller opened and closes; None = open one and close it with the model.
             timed: record events, so that `device_times_ms` can be asked after each frame.
             built: an engine in memory in place of the file's.
+            gpu: how frames reach the GPU and how work is queued; its `cuda` is for a GPU that is opened here.
 
         Raises:
             ModelFileError: damaged, of another TensorRT version or GPU, or not by the artifact contract.
-            MissingDependency: no TensorRT, PyCUDA or GPU. ClstError: too little GPU memory.
+            MissingDependency: no TensorRT, CUDA library or GPU. ConfigError: a graph that is to be timed by stages.
+            ClstError: too little GPU memory.
         """
         self._closing = ExitStack()
-        self._where, self._failure = path, ""
-        self._slots: list[ResultSlot] = []
+        self._where, self._failure, self._gpu = path, "", gpu or GpuOptions()
+        self.warnings: list[str] = []
+        """What was wanted and could not be had, a line each."""
+        self._buffers: Buffers | None = None
+        self._graph: Graph | None = None
         self._marks: list[Mark] = []
+        if timed and self._gpu.graph:
+            raise ConfigError("the stages inside a CUDA graph cannot be timed one by one; leave the graph out")
         try:
             plan, self._manifest = read_engine(path) if built is None else (built.plan, built.manifest)
             trt = load_tensorrt()
             check_tensorrt(self._manifest, trt.__version__, where=path)
-            self._device = self._closing.enter_context(open_cuda()) if device is None else device
+            if device is None:
+                device = self._closing.enter_context(open_cuda(self._gpu.cuda, graphs=self._gpu.graph))
+            self._device = device
             check_gpu(self._manifest, self._device.name, self._device.compute_capability, where=path)
             self._load(trt, plan)
             self._allocate(timed=timed)
+            self._record_graph()
         except BaseException:
             self.close()
             raise
-        self._description = (
-            f"TensorRT {trt.__version__} on {self._device.name} "
-            f"(compute capability {self._device.compute_capability}), {self._manifest.precision}"
-        )
+        self._description = self._words(str(trt.__version__))
 
     def _load(self, trt: ModuleType, plan: bytes) -> None:
         """Deserialise the engine and make its execution context."""
@@ -136,17 +128,44 @@ class TrtBackend:
 
     def _allocate(self, *, timed: bool) -> None:
         """Every buffer, address, result and event, once."""
-        device, (rows, columns) = self._device, self._manifest.input_hw
-        self._frame_address = device.allocate(rows * columns * 3)
-        self._host_frame = device.pinned((rows, columns, 3))
         names = ("classes", "confidence") if self._manifest.has_confidence else ("classes",)
-        self._addresses = [device.allocate(rows * columns) for _ in names]
-        for name, address in zip(("frame", *names), (self._frame_address, *self._addresses), strict=True):
+        buffers = make_buffers(self._device, self._gpu.io, self._manifest.input_hw, len(names))
+        for name, address in zip(("frame", *names), (buffers.frame_address, *buffers.addresses), strict=True):
             if self._context is None or not self._context.set_tensor_address(name, address):
                 raise ModelFileError(f"{self._where}: TensorRT refuses the address of its tensor {name!r}; {CURE}")
-        slots = [ResultSlot([device.pinned((rows, columns)) for _ in names]) for _ in range(RESULTS_LENT + 1)]
-        self._slots, self._spare = slots[:-1], slots[-1]
-        self._marks = [device.create_mark() for _ in range(len(STAGES) + 1)] if timed else []
+        self._buffers = buffers
+        self._marks = [self._device.create_mark() for _ in range(len(STAGES) + 1)] if timed else []
+
+    def _record_graph(self) -> None:
+        """Make the CUDA graph if one is wanted; one that fails is dropped, with a warning."""
+        buffers = self._buffers
+        if buffers is None or not self._gpu.graph:
+            return
+
+        def run(frame: Frame, queue: Callable[[], None]) -> Outputs:
+            buffers.put(frame)
+            buffers.spoil()
+            slot = buffers.take()
+            queue()
+            buffers.queue_out(slot)
+            self._device.synchronise()
+            buffers.finish(slot)
+            return np.stack(slot.hosts)
+
+        try:
+            self._graph = prove_graph(
+                self._device, lambda: self._queue(buffers), run, drawn_frames(self._manifest.input_hw)
+            )
+        except GraphFailed as error:
+            self.warnings.append(f"{self._where}: runs without a CUDA graph: {error.message}")
+
+    def _words(self, version: str) -> str:
+        device, io = self._device, "" if self._buffers is None else self._buffers.io
+        words = f"TensorRT {version} on {device.name} (compute capability {device.compute_capability})"
+        words += f", {self._manifest.precision}, {io} I/O by {device.library}"
+        if not self._gpu.graph:
+            return words
+        return f"{words}, CUDA graph" if self._graph is not None else f"{words}, CUDA graph dropped"
 
     @property
     def manifest(self) -> Manifest:
@@ -155,7 +174,7 @@ class TrtBackend:
 
     @property
     def description(self) -> str:
-        """TensorRT version, GPU and precision."""
+        """TensorRT version, GPU, precision, I/O mode, CUDA library, and whether a CUDA graph is launched."""
         return self._description
 
     def predict(self, frame: Frame) -> Prediction:
@@ -167,24 +186,36 @@ class TrtBackend:
             DataError: another shape or type. ClstError: CUDA failed; the process must be restarted.
         """
         check_frame(frame, self._manifest.input_hw)
-        if self._context is None:
+        buffers = self._buffers
+        if buffers is None:
             raise ClstError(f"{self._where} was closed; open it again")
         if self._failure:
             raise cuda_failure(f"running {self._where}", self._failure)
-        slot = next((slot for slot in self._slots if slot.is_free), self._spare)
-        np.copyto(self._host_frame, frame)
-        self._record(0)
-        self._device.copy_in(self._frame_address, self._host_frame)
-        self._record(1)
-        if not self._context.execute_async_v3(self._device.stream_handle):
-            self._failure = f"TensorRT could not queue the engine: {self._messages.last_errors()}"
-            raise cuda_failure(f"running {self._where}", self._failure)
+        slot = buffers.take()
+        buffers.put(frame)
+        try:
+            self._queue(buffers) if self._graph is None else self._device.launch(self._graph)
+        except NotQueued as error:
+            self._failure = error.message
+            raise cuda_failure(f"running {self._where}", self._failure) from error
         self._record(2)
-        for host, address in zip(slot.hosts, self._addresses, strict=True):
-            self._device.copy_out(host, address)
+        buffers.queue_out(slot)
         self._record(3)
         self._device.synchronise()
-        return slot.copied() if slot is self._spare else slot.lend()
+        buffers.finish(slot)
+        return buffers.give(slot)
+
+    def _queue(self, buffers: Buffers) -> None:
+        """Queue the frame's way in and the engine; the result's way out differs from frame to frame.
+
+        Raises:
+            NotQueued: TensorRT refuses.
+        """
+        self._record(0)
+        buffers.queue_in()
+        self._record(1)
+        if self._context is None or not self._context.execute_async_v3(self._device.stream_handle):
+            raise NotQueued(f"TensorRT could not queue the engine: {self._messages.last_errors()}")
 
     def _record(self, place: int) -> None:
         if self._marks:
@@ -204,7 +235,7 @@ class TrtBackend:
     def _forget(self) -> None:
         """Let TensorRT's objects go, the dependent ones first; TensorRT frees them with the last reference."""
         self._context = self._engine = self._runtime = self._logger = None
-        self._slots, self._marks = [], []
+        self._buffers, self._graph, self._marks = None, None, []
 
     def close(self) -> None:
         """Release engine and GPU; a second call does nothing."""

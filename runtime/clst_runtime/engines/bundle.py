@@ -22,6 +22,7 @@ import click
 
 from clst_runtime.backends.base import Frame
 from clst_runtime.backends.cuda import open_cuda
+from clst_runtime.backends.gpu_options import GpuOptions
 from clst_runtime.backends.trt import TrtBackend
 from clst_runtime.engines.build import build_engine
 from clst_runtime.engines.bundle_index import MODEL, Bundle, BundledModel, load_expected, load_frames, read_bundle
@@ -200,10 +201,10 @@ def _device_here(folder: Path) -> str:
         ) from error
 
 
-def open_bundle(folder: Path) -> TrtBackend:
+def open_bundle(folder: Path, gpu: GpuOptions | None = None) -> TrtBackend:
     """A bundle's engine, ready to predict; the first time on a machine it is built and verified, which takes minutes.
 
     Raises:
         What `build_bundle` and `TrtBackend` raise.
     """
-    return TrtBackend(build_bundle(folder))
+    return TrtBackend(build_bundle(folder), gpu=gpu)

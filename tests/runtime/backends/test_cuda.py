@@ -1,4 +1,7 @@
-"""The GPU by PyCUDA: the order of calls, and what each of its errors becomes."""
+"""The GPU by PyCUDA: the order of calls, what each of its errors becomes; and which library is taken.
+
+cuda-python itself is tested in tests/cuda_api.
+"""
 
 import sys
 import threading
@@ -9,7 +12,7 @@ import pytest
 from tests.fakes import pycuda_driver
 
 from clst_runtime.backends.cuda import open_cuda
-from clst_runtime.errors import ClstError, MissingDependency
+from clst_runtime.errors import ClstError, ConfigError, MissingDependency
 
 
 @pytest.fixture
@@ -120,3 +123,98 @@ def test_another_thread_is_refused(driver):
         assert "synchronize" not in driver.calls
     assert len(told) == 1
     assert "another thread" in told[0]
+
+
+def test_mapped_memory_is_asked_for_as_such_and_has_the_gpu_s_address(driver, monkeypatch):
+    monkeypatch.setattr(pycuda_driver, "integrated", 1)
+    with open_cuda() as device:
+        assert (device.integrated, device.library) == (True, "pycuda")
+        mapped = device.mapped((2, 3))
+        assert mapped.host.tolist() == [[0, 0, 0], [0, 0, 0]]
+        assert mapped.address == 2 << 20
+        assert driver.calls[-2:] == ["pagelocked 2", "device pointer"]  # CU_MEMHOSTALLOC_DEVICEMAP
+        with pytest.raises(ClstError, match="mapping 1 bytes .*invalid argument"):
+            driver.raises["device pointer"] = driver.LogicError("cuMemHostGetDevicePointer failed: invalid argument")
+            device.mapped((1,))
+
+
+def test_pycuda_has_no_graphs_and_says_what_has(driver):
+    with open_cuda("pycuda") as device:
+        with pytest.raises(MissingDependency, match=r"no CUDA graphs; pip install 'clst\[trt-cuda-python\]'"):
+            device.record_graph(lambda: None)
+        device.synchronise()  # not sticky
+    with pytest.raises(ConfigError, match="PyCUDA has no CUDA graphs"):
+        open_cuda("pycuda", graphs=True)
+
+
+@pytest.fixture
+def cuda_python(monkeypatch):
+    """cuda-python as far as opening goes: it says that there is no device."""
+    bindings = types.ModuleType("cuda.bindings.driver")
+    bindings.CUDA_VERSION = 12090
+    answers = {"cuInit": (0,), "cuDriverGetVersion": (0, 12060), "cuDeviceGetCount": (0, 0)}
+    for name, answer in answers.items():
+        setattr(bindings, name, lambda *_, answer=answer: answer)
+    for name in ("cuda", "cuda.bindings"):
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    monkeypatch.setitem(sys.modules, "cuda.bindings.driver", bindings)
+    return bindings
+
+
+def opened(*arguments, **named):
+    """Which library was taken: PyCUDA's fake opens, cuda-python's fake says that there is no device."""
+    try:
+        with open_cuda(*arguments, **named) as device:
+            return device.library
+    except MissingDependency as error:
+        assert "no CUDA device is visible" in error.message
+        return "cuda-python"
+
+
+def test_pycuda_is_taken_if_it_is_there_else_cuda_python_unless_one_is_named(driver, cuda_python, monkeypatch):
+    assert opened() == "pycuda"
+    assert opened("cuda-python") == "cuda-python"
+    assert opened(graphs=True) == "cuda-python", "only cuda-python has graphs"
+    monkeypatch.setitem(sys.modules, "pycuda.driver", None)
+    assert opened() == "cuda-python"
+    with pytest.raises(MissingDependency, match="PyCUDA cannot be imported"):
+        open_cuda("pycuda")
+
+
+def test_what_is_named_is_never_replaced(driver, monkeypatch):
+    monkeypatch.setitem(sys.modules, "cuda", None)
+    with pytest.raises(MissingDependency, match="cuda-python cannot be imported"):
+        open_cuda("cuda-python")
+    with pytest.raises(MissingDependency, match="CUDA graphs need cuda-python, PyCUDA has none: .*pip install"):
+        open_cuda(graphs=True)
+    with pytest.raises(ConfigError, match="'cuda_python' is not known; did you mean 'cuda-python'"):
+        open_cuda("cuda_python")
+    monkeypatch.setitem(sys.modules, "pycuda.driver", None)
+    with pytest.raises(MissingDependency, match="PyCUDA cannot be imported .* and cuda-python cannot be") as error:
+        open_cuda()
+    assert "\n" not in error.value.message
+
+
+@pytest.mark.parametrize(
+    ("bindings", "driver_version", "fits"), [(12090, 12060, True), (12090, 13020, True), (13050, 12090, False)]
+)
+def test_cuda_python_of_a_newer_major_version_than_the_driver_is_refused(cuda_python, bindings, driver_version, fits):
+    cuda_python.CUDA_VERSION = bindings
+    cuda_python.cuDriverGetVersion = lambda: (0, driver_version)
+    words = "no CUDA device is visible" if fits else "made for CUDA 13.5, this driver for CUDA 12.9; .*bindings<13'"
+    with pytest.raises(MissingDependency, match=words):
+        open_cuda("cuda-python")
+
+
+def test_no_driver_library_and_an_unknown_error_code_are_told_in_one_line(cuda_python):
+    def absent(*_):
+        raise RuntimeError("libcuda.so.1\nnot found")
+
+    def unknown(*_):
+        raise ValueError("4711 is not a valid CUresult")
+
+    for function, words in ((absent, "libcuda.so.1 not found"), (unknown, "4711")):
+        cuda_python.cuInit = function
+        with pytest.raises(MissingDependency, match=f"no CUDA device can be opened .*{words}") as error:
+            open_cuda("cuda-python")
+        assert "\n" not in error.value.message

@@ -26,7 +26,7 @@ class Machine:
         self.gpu = ("Orin", "8.7")
         monkeypatch.setitem(sys.modules, "tensorrt", fake_tensorrt)
         for module in (trt_backend, build, bundle):
-            monkeypatch.setattr(module, "open_cuda", lambda: FakeCuda(*self.gpu))
+            monkeypatch.setattr(module, "open_cuda", lambda *_, **__: FakeCuda(*self.gpu))
         self.has_tensorrt("10.3.0")
 
     def has_tensorrt(self, version: str | None) -> None:
@@ -37,10 +37,11 @@ class Machine:
             self._patch.setattr(fake_tensorrt, "__version__", version)
 
     def has_no_gpu(self) -> None:
-        """Opening the GPU goes through PyCUDA, which is not installed here."""
+        """Opening the GPU goes through PyCUDA or cuda-python, which are not installed here."""
         from clst_runtime.backends import cuda
 
-        self._patch.setitem(sys.modules, "pycuda", None)
+        for library in ("pycuda", "cuda"):
+            self._patch.setitem(sys.modules, library, None)
         for module in (trt_backend, build, bundle):
             self._patch.setattr(module, "open_cuda", cuda.open_cuda)
 

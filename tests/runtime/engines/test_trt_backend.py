@@ -47,7 +47,8 @@ def test_a_red_frame_is_red_and_every_frame_is_as_onnx_runtime_says(engine, rgb_
     with open_model(engine) as backend, OrtBackend(rgb_model) as reference:
         assert isinstance(backend, TrtBackend)
         assert backend.manifest.classes == RGB_CLASSES
-        assert backend.description == "TensorRT 10.3.0 on Orin (compute capability 8.7), fp32"
+        told = "TensorRT 10.3.0 on Orin (compute capability 8.7), fp32, copy I/O by cuda-python"
+        assert backend.description == told
         assert np.unique(backend.predict(red()).classes).tolist() == [0]
         for frame in frames:
             assert np.array_equal(backend.predict(frame).classes, reference.predict(frame).classes)
@@ -209,7 +210,9 @@ def test_without_gpu_tensorrt_or_memory_the_error_says_which(engine, machine):
     with pytest.raises(MissingDependency, match="cannot start its runtime"):
         open_model(engine)
     machine.has_no_gpu()
-    with pytest.raises(MissingDependency, match=r"PyCUDA cannot be imported .*pip install 'clst\[trt\]'"):
+    with pytest.raises(
+        MissingDependency, match=r"PyCUDA cannot be .* cuda-python cannot be .*pip install 'clst\[trt\]'"
+    ):
         open_model(engine)
     machine.has_tensorrt(None)
     with pytest.raises(MissingDependency, match=r"TensorRT: pip install 'clst\[trt\]'"):
