@@ -16,6 +16,7 @@ from clst_runtime.errors import ClstError, DataError
 
 if TYPE_CHECKING:
     from clst_runtime.backends.base import Backend
+    from clst_runtime.monitor.watch import WatchSink
     from clst_runtime.pipeline import Watchers
     from clst_runtime.sinks.base import Sink
     from clst_runtime.sources import Patience, Source
@@ -30,6 +31,9 @@ UNKNOWN_FPS = 10.0
               help="Folder, video, camera:0, csi:0, rtsp://…, gst:PIPELINE, raw:1280x720 (stdin).")  # fmt: skip
 @click.option("--backend", default="auto", show_default=True,
               help="tensorrt, ort-tensorrt, ort-cuda or ort-cpu; what auto chose and why is said.")  # fmt: skip
+@click.option("--io", default="auto", show_default=True,
+              help="How frames reach an engine: copy, mapped (GPU and processor share memory).")  # fmt: skip
+@click.option("--cuda-graph", is_flag=True, help="Launch an engine's work as one graph (needs cuda-python).")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for overlay.mp4, statistics and masks.")
 @click.option("--video/--no-video", default=True, show_default=True, help="Write overlay.mp4.")
 @click.option("--masks", is_flag=True, help="Write masks/<frame>.png with class ids at camera size.")
@@ -45,6 +49,8 @@ UNKNOWN_FPS = 10.0
               help="Seconds without a camera before giving up  [default: 10 at the start, then never]")  # fmt: skip
 @click.option("--statistics-every", type=click.FloatRange(min=0, min_open=True),
               help="Seconds between lines of statistics.jsonl in --out, or of standard error without it.")  # fmt: skip
+@click.option("--collect", type=click.Path(path_type=Path),
+              help="Folder for frames that look like another camera's, to adapt to it.")  # fmt: skip
 @click.option("--frames", "limit", type=click.IntRange(1), help="Stop after so many frames.")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads.")
 @click.option("--alpha", default=0.5, show_default=True, type=click.FloatRange(0, 1), help="Strength of the colours.")
@@ -54,27 +60,35 @@ def main(model: Path, source: str, out: Path | None, **options: Any) -> None:
     """Segment what --source gives with MODEL. Ctrl-C and SIGTERM are the normal end: it reports and exits with 0."""
     check(out, options)
     from clst_runtime.backends import open_model
+    from clst_runtime.backends.gpu_options import GpuOptions
     from clst_runtime.pipeline import run_pipeline
     from clst_runtime.sources import open_source, without_credentials
     from clst_runtime.statistics import Deadline, RunStatistics
 
     deadline = Deadline(milliseconds=options["deadline_ms"], stale_after=options["stale_after"])
     with ExitStack() as opened:
-        backend = opened.enter_context(open_model(model, threads=options["threads"], backend=options["backend"]))
+        gpu = GpuOptions(io=options["io"], graph=options["cuda_graph"])
+        backend = opened.enter_context(
+            open_model(model, threads=options["threads"], backend=options["backend"], gpu=gpu)
+        )
         frames = opened.enter_context(open_source(source, patience=patience_of(options["patience_seconds"])))
         statistics = RunStatistics(deadline, live=frames.live)
+        described = {"model": str(model), "source": without_credentials(source)}
+        for warning in getattr(backend, "warnings", ()):
+            statistics.warn(warning)
         sinks = open_sinks(backend, frames, out, options)
+        watch = open_monitor(backend, frames, statistics, options)
+        sinks.extend([watch] if watch is not None else [])
         if options["web"] is not None:
-            facts = {"model": str(model), "source": without_credentials(source)}
-            sinks.append(open_page(backend, frames, statistics, out, options, facts))
+            sinks.append(open_page(backend, frames, statistics, out, options, described))
         watchers = opened.enter_context(watching(description_of(backend, model, options), out, options))
         try:
             run_pipeline(frames, backend, sinks, limit=options["limit"], statistics=statistics, watchers=watchers)
         except ClstError:
             if frames.live and statistics.frames:  # what was driven until then is worth its report
-                tell(statistics, backend, out, options, model=str(model), source=without_credentials(source))
+                tell(statistics, backend, out, options, described, watch)
             raise
-        tell(statistics, backend, out, options, model=str(model), source=without_credentials(source))
+        tell(statistics, backend, out, options, described, watch)
     if statistics.failures:
         raise DataError(f"not everything was recorded: {'; '.join(statistics.failures)}")
 
@@ -197,13 +211,37 @@ def show_progress(statistics: RunStatistics) -> None:
         )
 
 
-def tell(statistics: RunStatistics, backend: Backend, out: Path | None, options: dict[str, Any], **facts: str) -> None:
+def open_monitor(
+    backend: Backend, source: Source, statistics: RunStatistics, options: dict[str, Any]
+) -> WatchSink | None:
+    """The monitor of the camera, where the model has a reference; changes are told at once and kept as warnings."""
+    from clst_runtime.monitor.watch import open_watch
+
+    def told(words: str) -> None:
+        click.echo(f"camera: {words}", err=True)
+        statistics.warn(words)
+
+    if not source.live and not backend.manifest.domain and options["collect"] is None:
+        return None  # of files nobody asked
+    return open_watch(backend.manifest, source, collect=options["collect"], tell=told)
+
+
+def tell(
+    statistics: RunStatistics,
+    backend: Backend,
+    out: Path | None,
+    options: dict[str, Any],
+    described: dict[str, str],
+    watch: WatchSink | None,
+) -> None:
     """Write statistics.json and the legend; print the report."""
     from clst_runtime.atomic import write_text
     from clst_runtime.images import write_png
     from clst_runtime.overlay import legend
 
-    text = json.dumps({**facts, "backend": backend.description, **statistics.to_json()}, indent=1)
+    domain = None if watch is None else watch.snapshot()
+    facts: dict[str, Any] = {**described, "backend": backend.description, **statistics.to_json(), "domain": domain}
+    text = json.dumps(facts, indent=1)
     if out is not None:
         write_text(out / "statistics.json", text + "\n")
         write_png(out / "legend.png", legend(backend.manifest.classes))

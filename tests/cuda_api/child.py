@@ -134,6 +134,9 @@ def launched(device):
         results.append(result.tolist())
         device.synchronise()
         results.append(result.tolist())
+    device.release_graph(made)
+    device.release_graph(made)  # is not there any more, which is no failure of the GPU's
+    device.synchronise()
     return results
 
 

@@ -8,6 +8,8 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
 
 import numpy as np
 import pytest
@@ -179,13 +181,39 @@ def test_credentials_are_in_no_file_and_no_message(rgb_model, tmp_path):
         (("--stream", "masks"), 3, "give masks:PLACE"),
         (("--backend", "ort-gpu"), 3, "'ort-gpu' is not known"),
         (("--backend", "tensorrt"), 3, "engines and bundles"),
+        (("--io", "fast"), 3, "'fast' is not known"),
+        (("--io", "mapped"), 3, "means nothing"),
+        (("--cuda-graph",), 3, "means nothing"),
+        (("--collect", "{folder}"), 4, "no reference in the model"),
+        (("--web", "x:y:z"), 3, "x:y:z"),
         (("--deadline-ms", "0"), 2, "deadline-ms"),
         (("--source", "camera:0?size=big"), 3, "WIDTHxHEIGHT"),
     ],
 )
-def test_options_that_cannot_be(rgb_model, arguments, code, words):
+def test_options_that_cannot_be(rgb_model, tmp_path, arguments, code, words):
+    arguments = [each.format(folder=tmp_path / "new") for each in arguments]
     done = shell("clst-run", rgb_model, "--source", "camera:97", "--patience", "0.1", *arguments)
     assert (done.returncode, words in done.stderr) == (code, True), done.stderr
+
+
+def test_the_page_is_there_while_the_run_goes_on(running, rgb_model, tmp_path):
+    run = running(rgb_model, "--web", "0", "--out", tmp_path / "out")
+    said = iter(run.process.stderr.readline, b"")
+    address = next(line for line in said if line.startswith(b"page: ")).decode().removeprefix("page: ").strip()
+    run.give(20)
+    told = {}
+
+    def has_frames():
+        with urllib.request.urlopen(f"{address}status.json", timeout=10) as answer:
+            told.update(json.load(answer))
+        return told["frames"] > 0
+
+    run.give_until(has_frames)
+    assert told["state"] == "ready"
+    code, _, _ = run.end(signal.SIGTERM)
+    assert code == 0
+    with pytest.raises(urllib.error.URLError):
+        urllib.request.urlopen(f"{address}status.json", timeout=5)
 
 
 def test_raw_frames_in_yuv_are_seen_in_colour(running, rgb_model):
