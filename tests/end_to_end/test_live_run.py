@@ -205,7 +205,7 @@ def test_the_page_is_there_while_the_run_goes_on(running, rgb_model, tmp_path):
 
     def has_frames():
         with urllib.request.urlopen(f"{address}status.json", timeout=10) as answer:
-            told.update(json.load(answer))
+            told.update(json.load(answer)["run"])
         return told["frames"] > 0
 
     run.give_until(has_frames)
