@@ -266,6 +266,7 @@ def main(
 
     measured = []
     for place, model in enumerate(models):
+        fresh = prints_folder is None or not (prints_folder / f"{model.stem}.json").exists()
         prints, names, cost = kept(prints_folder, model, lambda path: prints_of(path, data, threads))
         rows = []
         for case, own in CASES.items():
@@ -276,6 +277,7 @@ def main(
                     found = measure(*select(prints, names, parts), own, size)
                     rows.append({"case": case, "parts": words, "size": size, **found})
         measured.append({
+            "fingerprints": "measured in this run" if fresh else "of an earlier run, as its cost",
             "model": names_of[place] if place < len(names_of) else model.name, "cost": cost,
             "pictures": {drive: len(found) for drive, found in prints.items()}, "rows": rows,
             "whole": [{"case": case, "size": size, **measure_whole(prints, names, own, size)}
