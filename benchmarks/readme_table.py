@@ -13,8 +13,8 @@ from typing import Any
 HERE = Path(__file__).parent
 BEGIN, END = "<!-- measured: made by benchmarks/readme_table.py -->", "<!-- end -->"
 HEADERS = ("camera change", "old network", "BatchNorm statistics", "entropy min.", "mean teacher + ClassMix", "CLST",
-           "oracle", "recovered", "seeds")  # fmt: skip
-COLUMNS = ("source", "batchnorm", "entropy", "mean_teacher", "clst", "oracle")
+           "CLST + target colours", "oracle", "recovered", "seeds")  # fmt: skip
+COLUMNS = ("source", "batchnorm", "entropy", "mean_teacher", "clst", "colours", "oracle")
 PRECISION = "precision_"
 PRECISION_TITLES = {"camvid_dusk": "CamVid at dusk, adapted network"}
 
@@ -51,7 +51,8 @@ def table() -> str:
     """The whole table with where it was measured."""
     paths = sorted((HERE / "results").glob("*.json"))
     results = [json.loads(path.read_text()) for path in paths]
-    pairs = [result for result in results if "methods" in result]
+    measured = [(path.stem, result) for path, result in zip(paths, results, strict=True) if "methods" in result]
+    pairs = [result for stem, result in measured if stem == result["name"]]
     lines = [
         "mIoU in % on the new camera's labelled test images (only read for the score), DDRNet-23-slim from scratch; "
         "every method starts from the same source network and trains for the same number of steps:",
@@ -65,11 +66,26 @@ def table() -> str:
         "",
     ]
     lines.extend(measured_where(result, result["name"]) for result in pairs)
+    for stem, result in measured:
+        if stem != result["name"]:
+            lines.extend(("", *ablation_lines(result), "", measured_where(result, stem)))
     for path in paths:
         if path.name.startswith(PRECISION):
             result = json.loads(path.read_text())
             lines.extend(("", *precision_lines(result), "", measured_where(result, path.stem)))
     return "\n".join(lines)
+
+
+def ablation_lines(result: dict[str, Any]) -> list[str]:
+    """Every row of one pair, made by benchmarks/adaptation.py --name."""
+    seeds = len(result["methods"]["clst"]["seeds"])
+    lines = [f"What each part brings, {result['title']}, {'one seed' if seeds == 1 else f'{seeds} seeds'}:", "",
+             "| method | mIoU | CLST ahead by (95 % interval) |", "|---|---|---|"]  # fmt: skip
+    for each in result["methods"].values():
+        ahead = each.get("clst_ahead")
+        told = "" if ahead is None else f"{ahead['mean']:+.1f} ({ahead['low']:+.1f} … {ahead['high']:+.1f})"
+        lines.append(f"| {each['title']} | {cell(each)} | {told} |")
+    return lines
 
 
 def measured_where(result: dict[str, Any], name: str) -> str:
