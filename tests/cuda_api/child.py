@@ -134,6 +134,9 @@ def launched(device):
         results.append(result.tolist())
         device.synchronise()
         results.append(result.tolist())
+    device.release_graph(made)
+    device.release_graph(made)  # the second time does nothing
+    device.synchronise()
     return results
 
 

@@ -46,7 +46,7 @@ class FakeCuda:
         self.closed = False
         self.clock_ms = 0.0
         self.fails_with: str | None = None
-        self.thread, self.recording = threading.get_ident(), False
+        self.thread, self.recording, self.graphs_held = threading.get_ident(), False, 0
         self.integrated = behaviour.current.integrated
         FakeCuda.opened.append(self)
 
@@ -118,7 +118,12 @@ class FakeCuda:
         if told.graph_fails is not None:
             raise GraphFailed(told.graph_fails)
         told.graphs += 1
+        self.graphs_held += 1
         return FakeGraph(operations)
+
+    def release_graph(self, graph):
+        behaviour.current.calls.append("release graph")
+        self.graphs_held -= 1
 
     def launch(self, graph):
         behaviour.current.calls.append("launch")
@@ -147,6 +152,7 @@ class FakeCuda:
 
     def close(self):
         if not self.closed:
+            assert self.graphs_held == 0, "a graph outlived its engine"
             self.closed = True
             for address in self.addresses:
                 del MEMORY[address]

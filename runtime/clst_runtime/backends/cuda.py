@@ -113,6 +113,9 @@ class CudaDevice(Protocol):
     def launch(self, graph: Graph) -> None:
         """Queue recorded work as a whole."""
 
+    def release_graph(self, graph: Graph) -> None:
+        """Free recorded work before `close`, and before what it uses is gone; never raises."""
+
     def synchronise(self) -> None:
         """Wait until everything queued is done.
 

@@ -6,7 +6,7 @@ import math
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from enum import Enum
 from types import TracebackType
 from typing import Any
@@ -84,6 +84,9 @@ class GuardedDevice(ABC):
 
     @abstractmethod
     def _queue_graph(self, graph: Any) -> None: ...
+
+    @abstractmethod
+    def _free_graph(self, graph: Any) -> None: ...
 
     @abstractmethod
     def _release(self) -> None:
@@ -172,6 +175,11 @@ class GuardedDevice(ABC):
         """Queue recorded work."""
         with self._calling("launching a CUDA graph"):
             self._queue_graph(graph)
+
+    def release_graph(self, graph: Graph) -> None:
+        """Free recorded work; what cannot be freed now is tried again by `close`."""
+        with suppress(ClstError), self._calling("releasing a CUDA graph"):
+            self._free_graph(graph)
 
     def synchronise(self) -> None:
         """Wait for the stream."""

@@ -109,6 +109,9 @@ class PycudaDevice(GuardedDevice):
     def _queue_graph(self, graph: Any) -> None:
         raise NotImplementedError("PyCUDA made no graph")
 
+    def _free_graph(self, graph: Any) -> None:
+        raise NotImplementedError("PyCUDA made no graph")
+
     def _release(self) -> None:
         context, self._context = self._context, None
         for buffer in self._buffers.values():

@@ -139,12 +139,13 @@ class CudaPythonDevice(GuardedDevice):
             raise
 
     def _open_first(self) -> None:
-        call, attributes = self._driver.call, self._bindings.CUdevice_attribute
+        call = self._driver.call
         call("cuInit", 0)
         self._check_version(int(call("cuDriverGetVersion")))
         if int(call("cuDeviceGetCount")) == 0:
             raise MissingDependency(f"no CUDA device is visible; {CURE}")
         device = call("cuDeviceGet", 0)
+        attributes = self._bindings.CUdevice_attribute
         self._name = bytes(call("cuDeviceGetName", 256, device)).partition(b"\0")[0].decode()
         major, minor, integrated = (
             int(call("cuDeviceGetAttribute", getattr(attributes, f"CU_DEVICE_ATTRIBUTE_{name}"), device))
@@ -225,6 +226,11 @@ class CudaPythonDevice(GuardedDevice):
 
     def _queue_graph(self, graph: Any) -> None:
         self._driver.call("cuGraphLaunch", graph, self._stream)
+
+    def _free_graph(self, graph: Any) -> None:
+        if any(each is graph for each in self._graphs):  # freeing it a second time would be a failure of the GPU's
+            self._driver.call("cuGraphExecDestroy", graph)
+            self._graphs = [each for each in self._graphs if each is not graph]
 
     def _release(self) -> None:
         if threading.get_ident() != self._thread:  # which has its own stack of contexts, and keeps ours on its own

@@ -52,13 +52,11 @@ def prove_graph(
     plain = [run(frame, queue) for frame in frames]
     try:
         graph = device.record_graph(queue)
-        for number, (frame, wanted) in enumerate(zip(frames, plain, strict=True), start=1):
-            found = run(frame, lambda: device.launch(graph))
-            if not np.array_equal(found, wanted):
-                raise GraphFailed(
-                    f"{np.count_nonzero(found != wanted)} of {wanted.size} values of drawn frame {number} "
-                    "differ from the run without it"
-                )
+        try:
+            _compare(plain, [run(frame, lambda: device.launch(graph)) for frame in frames])
+        except BaseException:
+            device.release_graph(graph)
+            raise
     except GraphFailed as error:
         if not np.array_equal(run(frames[0], queue), plain[0]):
             raise ClstError(
@@ -67,3 +65,12 @@ def prove_graph(
             ) from error
         raise
     return graph
+
+
+def _compare(plain: Sequence[Outputs], launched: Sequence[Outputs]) -> None:
+    for number, (wanted, found) in enumerate(zip(plain, launched, strict=True), start=1):
+        if not np.array_equal(found, wanted):
+            raise GraphFailed(
+                f"{np.count_nonzero(found != wanted)} of {wanted.size} values of drawn frame {number} "
+                "differ from the run without it"
+            )

@@ -234,6 +234,8 @@ class TrtBackend:
 
     def _forget(self) -> None:
         """Let TensorRT's objects go, the dependent ones first; TensorRT frees them with the last reference."""
+        if self._graph is not None:
+            self._device.release_graph(self._graph)
         self._context = self._engine = self._runtime = self._logger = None
         self._buffers, self._graph, self._marks = None, None, []
 

@@ -167,8 +167,7 @@ def opened(*arguments, **named):
         with open_cuda(*arguments, **named) as device:
             return device.library
     except MissingDependency as error:
-        assert "no CUDA device is visible" in error.message
-        return "cuda-python"
+        return "cuda-python" if "no CUDA device is visible" in error.message else error.message
 
 
 def test_pycuda_is_taken_if_it_is_there_else_cuda_python_unless_one_is_named(driver, cuda_python, monkeypatch):

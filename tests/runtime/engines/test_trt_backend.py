@@ -2,21 +2,28 @@
 
 import dataclasses
 import json
+import threading
 
 import numpy as np
 import pytest
 from tests.conftest import RGB_CLASSES, SIZE_HW, rgb_manifest, write_rgb_model
 from tests.fakes import tensorrt as fake_tensorrt
 from tests.fakes.cuda import FakeCuda
+from tests.fakes.live import FakeSource
 
 from clst_runtime.backends import open_model
+from clst_runtime.backends.buffers import RESULTS_LENT
+from clst_runtime.backends.gpu_options import GpuOptions
+from clst_runtime.backends.graphs import drawn_frames
 from clst_runtime.backends.ort import OrtBackend
-from clst_runtime.backends.trt import RESULTS_LENT, BuiltEngine, TrtBackend
+from clst_runtime.backends.trt import BuiltEngine, TrtBackend
 from clst_runtime.engines.build import build_engine
 from clst_runtime.engines.options import BuildOptions
 from clst_runtime.engines.sidecar import engine_manifest, sidecar_path, write_engine
-from clst_runtime.errors import ClstError, DataError, MissingDependency, ModelFileError
+from clst_runtime.errors import ClstError, ConfigError, DataError, MissingDependency, ModelFileError
 from clst_runtime.manifest import METADATA_KEY, Manifest
+from clst_runtime.pipeline import run_pipeline
+from clst_runtime.sinks.base import Sink
 
 
 @pytest.fixture
@@ -84,9 +91,13 @@ def test_a_frame_of_another_shape_or_type_is_refused(engine, machine, frame):
     assert "execute" not in machine.does.calls
 
 
-def test_results_that_are_held_are_never_overwritten(engine, frames):
+WAYS = [GpuOptions(io=io, graph=graph) for io in ("copy", "mapped") for graph in (False, True)]
+
+
+@pytest.mark.parametrize("gpu", WAYS)
+def test_results_that_are_held_are_never_overwritten(engine, frames, gpu):
     wanted = [frame.argmax(axis=2) for frame in frames]
-    with open_model(engine) as backend:
+    with open_model(engine, gpu=gpu) as backend:
         held = [backend.predict(frames[index % 3]) for index in range(3 * RESULTS_LENT)]
         with pytest.raises(ValueError, match="read-only"):
             held[0].classes[0, 0] = 1
@@ -94,8 +105,9 @@ def test_results_that_are_held_are_never_overwritten(engine, frames):
         assert np.array_equal(prediction.classes, wanted[index % 3])
 
 
-def test_a_view_of_a_result_holds_it_too(engine, frames):
-    with open_model(engine) as backend:
+@pytest.mark.parametrize("gpu", WAYS)
+def test_a_view_of_a_result_holds_it_too(engine, frames, gpu):
+    with open_model(engine, gpu=gpu) as backend:
         part = backend.predict(frames[0]).classes[2:, ::2]  # the prediction itself is gone
         for index in range(3 * RESULTS_LENT):
             backend.predict(frames[1 + index % 2])
@@ -267,10 +279,11 @@ def write_confidence_model(path):
     return path
 
 
-def test_confidence_comes_back_as_the_second_output(machine, tmp_path, frames):
+@pytest.mark.parametrize("gpu", WAYS)
+def test_confidence_comes_back_as_the_second_output(machine, tmp_path, frames, gpu):
     model = write_confidence_model(tmp_path / "c.onnx")
     build_engine(model, tmp_path / "c.engine", options=BuildOptions(), frames=frames)
-    with open_model(tmp_path / "c.engine") as backend:
+    with open_model(tmp_path / "c.engine", gpu=gpu) as backend:
         prediction = backend.predict(red())
         assert np.unique(prediction.confidence).tolist() == [200]
         assert np.unique(prediction.classes).tolist() == [0]
@@ -291,3 +304,238 @@ def test_weak_typing_would_be_seen(machine):
         machine.has_tensorrt(version)
         builder.create_network(flags)
         assert machine.does.strongly_typed is False
+
+
+@pytest.mark.parametrize(
+    ("io", "integrated", "found"),
+    [
+        ("auto", False, "copy"),
+        ("auto", True, "mapped"),
+        ("copy", True, "copy"),
+        ("mapped", False, "mapped"),
+    ],
+)
+def test_auto_maps_on_integrated_gpus_alone_and_what_is_asked_for_is_done(engine, machine, io, integrated, found):
+    machine.does.integrated = integrated
+    with open_model(engine, gpu=GpuOptions(io=io)) as backend:
+        assert backend.description.endswith(f", fp32, {found} I/O by cuda-python")
+        # Copied: 2 buffers on the GPU, a frame and 5 class maps; mapped: a frame and a class map that it sees.
+        assert FakeCuda.opened[-1].allocations == {"copy": 8, "mapped": 2}[found]
+        assert np.unique(backend.predict(red()).classes).tolist() == [0]
+
+
+def test_mapped_buffers_copy_nothing_and_addresses_never_change(engine, machine, frames, monkeypatch):
+    def refuse(*_):
+        raise AssertionError("copied")
+
+    monkeypatch.setattr(FakeCuda, "copy_in", refuse)
+    monkeypatch.setattr(FakeCuda, "copy_out", refuse)
+    with open_model(engine, gpu=GpuOptions(io="mapped")) as backend:
+        held = [backend.predict(frames[index % 3]).classes for index in range(6)]
+        assert len({each.ctypes.data for each in held}) == 6
+        assert FakeCuda.opened[-1].allocations == 2
+    assert machine.does.calls == ["deserialise", "address frame", "address classes", *["execute", "synchronise"] * 6]
+
+
+def test_a_mapped_result_would_be_stale_without_waiting(engine, monkeypatch):
+    monkeypatch.setattr(FakeCuda, "synchronise", lambda self: None)
+    with open_model(engine, gpu=GpuOptions(io="mapped")) as backend:
+        assert np.unique(backend.predict(red()).classes).tolist() == [77]
+
+
+@pytest.mark.parametrize("io", ["copy", "mapped"])
+def test_a_graph_is_recorded_once_after_plain_runs_and_launched_for_each_frame(engine, machine, frames, io):
+    with open_model(engine, gpu=GpuOptions(io=io, graph=True)) as backend:
+        assert backend.description.endswith("by cuda-python, CUDA graph")
+        assert (backend.warnings, machine.does.graphs) == ([], 1)
+        told = [call for call in machine.does.calls if call in ("execute", "launch")]
+        assert told == ["execute", "execute", "execute", "launch", "launch"]  # two plain runs, recorded, two launches
+        machine.does.calls.clear()
+        for frame in frames:
+            assert np.array_equal(backend.predict(frame).classes, frame.argmax(axis=2))
+        assert machine.does.calls == ["launch", "synchronise"] * 3
+        backend.close()  # the graph goes before the execution context whose memory it uses
+        assert machine.does.calls[-1] == "release graph"
+
+
+@pytest.mark.parametrize("io", ["copy", "mapped"])
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"graph_change": 1}, "128 of 128 values of drawn frame 1 differ from the run without it"),
+        ({"graph_change": -1}, "128 of 128 values of drawn frame 1 differ"),  # it does nothing
+        ({"graph_fails": "cuGraphInstantiate failed"}, "cuGraphInstantiate failed"),
+    ],
+)
+def test_a_graph_that_fails_or_differs_is_dropped_and_said_and_frames_are_right(
+    engine, machine, frames, io, changes, why
+):
+    for name, value in changes.items():
+        setattr(machine.does, name, value)
+    with open_model(engine, gpu=GpuOptions(io=io, graph=True)) as backend:
+        assert len(backend.warnings) == 1
+        assert "rgb.engine: runs without a CUDA graph: " in backend.warnings[0]
+        assert why in backend.warnings[0]
+        assert "\n" not in backend.warnings[0]
+        assert backend.description.endswith("CUDA graph dropped")
+        machine.does.calls.clear()
+        for frame in frames:
+            assert np.array_equal(backend.predict(frame).classes, frame.argmax(axis=2))
+        assert machine.does.calls == ["execute", "synchronise"] * 3
+
+
+def test_an_engine_that_tensorrt_does_not_record_runs_plainly(engine, machine, frames, monkeypatch):
+    usual = fake_tensorrt.IExecutionContext.execute_async_v3
+    monkeypatch.setattr(
+        fake_tensorrt.IExecutionContext,
+        "execute_async_v3",
+        lambda self, stream: not FakeCuda.opened[-1].recording and usual(self, stream),
+    )
+    with open_model(engine, gpu=GpuOptions(graph=True)) as backend:
+        assert "TensorRT could not queue the engine" in backend.warnings[0]
+        assert np.array_equal(backend.predict(frames[0]).classes, frames[0].argmax(axis=2))
+
+
+def test_an_engine_that_a_failed_graph_has_spoilt_is_not_used(engine, machine, monkeypatch):
+    machine.does.graph_fails = "no"
+    usual, runs = fake_tensorrt.IExecutionContext.execute_async_v3, []
+
+    def worse(self, stream):
+        runs.append(stream)
+        machine.does.wrong_share = 0.5 if len(runs) > 3 else 0.0
+        return usual(self, stream)
+
+    monkeypatch.setattr(fake_tensorrt.IExecutionContext, "execute_async_v3", worse)
+    with pytest.raises(ClstError, match=r"other results after a CUDA graph of it has failed \(no\)"):
+        open_model(engine, gpu=GpuOptions(graph=True))
+
+
+def test_a_gpu_that_fails_while_a_graph_is_proven_is_an_error_and_no_warning(engine, machine, monkeypatch):
+    def launch(self, graph):
+        self.fails_with = "illegal memory access"
+
+    monkeypatch.setattr(FakeCuda, "launch", launch)
+    with pytest.raises(ClstError, match="illegal memory access.*restart it"):
+        open_model(engine, gpu=GpuOptions(graph=True))
+
+
+def test_a_graph_of_a_library_without_graphs_is_an_error(engine, machine):
+    machine.does.has_graphs = False
+    with FakeCuda() as device, pytest.raises(MissingDependency, match="no CUDA graphs"):
+        TrtBackend(engine, device=device, gpu=GpuOptions(graph=True))
+
+
+def test_the_library_and_the_graph_are_asked_for_where_the_gpu_is_opened(engine, monkeypatch):
+    from clst_runtime.backends import trt
+
+    asked = []
+
+    def opens(*arguments, **named):
+        asked.append((arguments, named))
+        return FakeCuda()
+
+    monkeypatch.setattr(trt, "open_cuda", opens)
+    open_model(engine, gpu=GpuOptions(cuda="cuda-python", graph=True)).close()
+    open_model(engine).close()
+    assert asked == [(("cuda-python",), {"graphs": True}), (("auto",), {"graphs": False})]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"io": "mappd"}, "I/O mode 'mappd' is not known; did you mean 'mapped'"),
+        ({"io": ""}, "I/O mode '' is not known; known: auto, copy, mapped"),
+        ({"cuda": "pycud"}, "CUDA library 'pycud' is not known; did you mean 'pycuda'"),
+        ({"cuda": "pycuda", "graph": True}, "PyCUDA has no CUDA graphs"),
+    ],
+)
+def test_unknown_names_are_refused(options, words):
+    with pytest.raises(ConfigError, match=words):
+        GpuOptions(**options)
+
+
+def test_stages_inside_a_graph_are_not_timed(engine):
+    with pytest.raises(ConfigError, match="cannot be timed one by one"):
+        TrtBackend(engine, timed=True, gpu=GpuOptions(graph=True))
+
+
+def test_gpu_options_are_refused_where_they_would_do_nothing(rgb_model, tmp_path):
+    with pytest.raises(ConfigError, match="computed by ort-cpu, where io mapped, graph True means nothing"):
+        open_model(rgb_model, backend="ort-cpu", gpu=GpuOptions(io="mapped", graph=True))
+    open_model(rgb_model, backend="ort-cpu", gpu=GpuOptions()).close()
+    (tmp_path / "c.pt").write_bytes(b"x")
+    with pytest.raises(ConfigError, match="where cuda pycuda means nothing"):
+        open_model(tmp_path / "c.pt", gpu=GpuOptions(cuda="pycuda"))
+
+
+@pytest.mark.parametrize("size_hw", [(1, 1), (8, 16), (33, 100)])
+def test_drawn_frames_are_the_same_each_time_and_differ_from_one_another(size_hw):
+    first, second = drawn_frames(size_hw)
+    assert first.shape == (*size_hw, 3)
+    assert first.flags.c_contiguous
+    assert not np.array_equal(first, second)
+    assert np.array_equal(first, drawn_frames(size_hw)[0])
+    assert len(np.unique(first.reshape(-1, 3), axis=0)) == -(-size_hw[0] // 32) * -(-size_hw[1] // 32)
+
+
+def run_in_thread(work):
+    """What `work` returns or raises in another thread."""
+    answers = []
+
+    def call():
+        try:
+            answers.append(work())
+        except Exception as error:  # noqa: BLE001 the test looks at it
+            answers.append(error)
+
+    thread = threading.Thread(target=call)
+    thread.start()
+    thread.join()
+    return answers[0]
+
+
+class ColourSource(FakeSource):
+    """Frames that are red, green, blue, red …"""
+
+    def frame(self, index):
+        timed = super().frame(index)
+        timed.picture[...] = 0
+        timed.picture[..., index % 3] = 200
+        return timed
+
+
+class Keeper(Sink):
+    """Holds every result until the end."""
+
+    name, wants_camera_size = "keeper", False
+
+    def __init__(self):
+        self.held = []
+
+    def write(self, result):
+        self.held.append((result.timed.index, result.prediction.classes))
+
+    def close(self):
+        """Nothing is open."""
+
+
+@pytest.mark.parametrize("gpu", WAYS)
+def test_the_live_loop_runs_in_the_thread_that_opened_the_model(engine, gpu):
+    keeper = Keeper()
+
+    def drive():
+        with open_model(engine, gpu=gpu) as backend:
+            return run_pipeline(ColourSource(range(7), live=False), backend, [keeper])
+
+    statistics = run_in_thread(drive)
+    assert not isinstance(statistics, Exception), statistics
+    assert statistics.frames == 7
+    found = [(index, np.unique(classes).tolist()) for index, classes in keeper.held]
+    assert found == [(0, [0]), (1, [1]), (2, [2]), (3, [0]), (4, [1]), (5, [2]), (6, [0])]
+
+
+def test_the_live_loop_in_another_thread_is_refused_and_not_silent(engine):
+    with open_model(engine) as backend:
+        error = run_in_thread(lambda: run_pipeline(FakeSource([0, 1], live=False), backend, []))
+    assert isinstance(error, ClstError)
+    assert "another thread than the one that opened it" in error.message
