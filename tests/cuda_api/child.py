@@ -135,7 +135,7 @@ def launched(device):
         device.synchronise()
         results.append(result.tolist())
     device.release_graph(made)
-    device.release_graph(made)  # is not there any more, which is no failure of the GPU's
+    device.release_graph(made)  # the second time does nothing
     device.synchronise()
     return results
 

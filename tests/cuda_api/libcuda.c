@@ -272,7 +272,13 @@ int cuGraphInstantiateWithFlags(void **made, void *recorded, unsigned long long 
     return SUCCESS;
 }
 int cuGraphDestroy(void *recorded) { ENTER("cuGraphDestroy"); ((graph *)recorded)->alive = 0; return SUCCESS; }
-int cuGraphExecDestroy(void *made) { ENTER("cuGraphExecDestroy"); ((graph *)made)->alive = 0; return SUCCESS; }
+int cuGraphExecDestroy(void *made) {
+    ENTER("cuGraphExecDestroy");
+    graph *it = made;
+    if (!it->alive) return INVALID_VALUE;
+    it->alive = 0;
+    return SUCCESS;
+}
 int cuGraphLaunch(void *made, void *on) {
     ENTER("cuGraphLaunch");
     graph *it = made;

@@ -228,10 +228,9 @@ class CudaPythonDevice(GuardedDevice):
         self._driver.call("cuGraphLaunch", graph, self._stream)
 
     def _free_graph(self, graph: Any) -> None:
-        if not any(graph is made for made in self._graphs):
-            return  # was freed before
-        self._driver.call("cuGraphExecDestroy", graph)
-        self._graphs.remove(graph)
+        if any(each is graph for each in self._graphs):  # freeing it a second time would be a failure of the GPU's
+            self._driver.call("cuGraphExecDestroy", graph)
+            self._graphs = [each for each in self._graphs if each is not graph]
 
     def _release(self) -> None:
         if threading.get_ident() != self._thread:  # which has its own stack of contexts, and keeps ours on its own

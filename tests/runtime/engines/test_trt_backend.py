@@ -354,6 +354,8 @@ def test_a_graph_is_recorded_once_after_plain_runs_and_launched_for_each_frame(e
         for frame in frames:
             assert np.array_equal(backend.predict(frame).classes, frame.argmax(axis=2))
         assert machine.does.calls == ["launch", "synchronise"] * 3
+        backend.close()  # the graph goes before the execution context whose memory it uses
+        assert machine.does.calls[-1] == "release graph"
 
 
 @pytest.mark.parametrize("io", ["copy", "mapped"])
@@ -380,6 +382,16 @@ def test_a_graph_that_fails_or_differs_is_dropped_and_said_and_frames_are_right(
         for frame in frames:
             assert np.array_equal(backend.predict(frame).classes, frame.argmax(axis=2))
         assert machine.does.calls == ["execute", "synchronise"] * 3
+
+
+@pytest.mark.parametrize("io", ["copy", "mapped"])
+def test_a_graph_that_does_nothing_is_seen_where_all_frames_give_the_same(engine, machine, monkeypatch, io):
+    from clst_runtime.backends import trt
+
+    monkeypatch.setattr(trt, "drawn_frames", lambda input_hw: [red(), red()])
+    machine.does.graph_change = -1
+    with open_model(engine, gpu=GpuOptions(io=io, graph=True)) as backend:
+        assert "128 of 128 values of drawn frame 1 differ" in backend.warnings[0]
 
 
 def test_an_engine_that_tensorrt_does_not_record_runs_plainly(engine, machine, frames, monkeypatch):
