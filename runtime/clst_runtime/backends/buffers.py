@@ -8,7 +8,7 @@ lent from a slot and its memory is not used again while anybody holds it.
 - `MappedBuffers`: the GPU reads the frame and writes the class map in the processor's memory. The class map is then
   copied once, by the processor, into the slot that is lent. The other way would be to give TensorRT the address of
   another slot for each frame. It saves H·W bytes of copying, tens of microseconds, and costs more than that: a CUDA
-  graph fixes the addresses it was recorded with, and NVIDIA wants one execution context, with its memory, for each
+  graph fixes the addresses it was recorded with, and we keep to one execution context, with its memory, for each
   graph; and results would lie in page-locked memory, which some Jetsons do not cache for the processor that reads them.
 """
 
