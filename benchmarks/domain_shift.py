@@ -86,7 +86,7 @@ def _video(path: Path, input_hw: tuple[int, int]) -> Iterator[Any]:
 def prints_of(model: Path, data: Path, threads: int) -> tuple[dict[str, Any], tuple[str, ...], dict[str, Any]]:
     """Fingerprints N,D by drive, their names, and the milliseconds of a look and of an inference."""
     from clst_runtime.backends.ort import OrtBackend
-    from clst_runtime.monitor.fingerprint import feature_names, fingerprint
+    from clst_runtime.monitor.features import feature_names, fingerprint
 
     found: dict[str, list[Any]] = {}
     looks, inferences = [], []
@@ -204,7 +204,7 @@ def drive_past(prints: dict[str, Any], names: tuple[str, ...]) -> list[dict[str,
 
 def select(prints: dict[str, Any], names: tuple[str, ...], parts: Sequence[str]) -> tuple[dict[str, Any], Any]:
     """Only the numbers of some parts."""
-    from clst_runtime.monitor.fingerprint import part_of
+    from clst_runtime.monitor.features import part_of
 
     places = [place for place, name in enumerate(names) if part_of(name) in parts]
     return {drive: found[:, places] for drive, found in prints.items()}, tuple(names[place] for place in places)
@@ -212,7 +212,7 @@ def select(prints: dict[str, Any], names: tuple[str, ...], parts: Sequence[str])
 
 def ablations() -> dict[str, tuple[str, ...]]:
     """Which parts are asked alone."""
-    from clst_runtime.monitor.fingerprint import CLASSES, CONFIDENCE, IMAGE_PARTS, PARTS
+    from clst_runtime.monitor.features import CLASSES, CONFIDENCE, IMAGE_PARTS, PARTS
 
     return {"everything": PARTS, "image alone": IMAGE_PARTS, "model alone": (CLASSES, CONFIDENCE),
             **{part: (part,) for part in PARTS}}  # fmt: skip

@@ -17,7 +17,7 @@ from clst_export.model_file import save_model
 from clst_runtime.backends.base import Backend, Frame
 from clst_runtime.backends.ort import OrtBackend
 from clst_runtime.manifest import Manifest
-from clst_runtime.monitor.fingerprint import feature_names, fingerprint
+from clst_runtime.monitor.features import feature_names, fingerprint
 from clst_runtime.monitor.reference import LEAST_FRAMES, Matrix, Reference
 from clst_runtime.monitor.watch import PERIOD_SECONDS
 from clst_runtime.optional import require

@@ -214,7 +214,7 @@ def check_file(bench: Bench, step: Step) -> None:
         step.told = "an engine, its hash is that of its manifest"
     elif path.suffix.lower() == ".onnx":
         manifest = read_onnx_manifest(path)
-        step.told = "an ONNX file with its manifest"
+        step.told = "an ONNX file, its graph's hash is that of its manifest"
     else:
         step.told = f"a {path.suffix or 'nameless'} file, its manifest is read by its reader"
     if path.is_file():

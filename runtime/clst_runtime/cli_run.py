@@ -16,6 +16,7 @@ from clst_runtime.errors import ClstError, DataError
 
 if TYPE_CHECKING:
     from clst_runtime.backends.base import Backend
+    from clst_runtime.backends.choice import Choice
     from clst_runtime.monitor.watch import WatchSink
     from clst_runtime.pipeline import Watchers
     from clst_runtime.sinks.base import Sink
@@ -60,6 +61,7 @@ def main(model: Path, source: str, out: Path | None, **options: Any) -> None:
     """Segment what --source gives with MODEL. Ctrl-C and SIGTERM are the normal end: it reports and exits with 0."""
     check(out, options)
     from clst_runtime.backends import open_model
+    from clst_runtime.backends.choice import choose_backend, has_choice
     from clst_runtime.backends.gpu_options import GpuOptions
     from clst_runtime.pipeline import run_pipeline
     from clst_runtime.sources import open_source, without_credentials
@@ -68,9 +70,9 @@ def main(model: Path, source: str, out: Path | None, **options: Any) -> None:
     deadline = Deadline(milliseconds=options["deadline_ms"], stale_after=options["stale_after"])
     with ExitStack() as opened:
         gpu = GpuOptions(io=options["io"], graph=options["cuda_graph"])
-        backend = opened.enter_context(
-            open_model(model, threads=options["threads"], backend=options["backend"], gpu=gpu)
-        )
+        choice = choose_backend(model, options["backend"]) if has_choice(model) else None
+        name = options["backend"] if choice is None else choice.name
+        backend = opened.enter_context(open_model(model, threads=options["threads"], backend=name, gpu=gpu))
         frames = opened.enter_context(open_source(source, patience=patience_of(options["patience_seconds"])))
         statistics = RunStatistics(deadline, live=frames.live)
         described = {"model": str(model), "source": without_credentials(source)}
@@ -81,7 +83,7 @@ def main(model: Path, source: str, out: Path | None, **options: Any) -> None:
         sinks.extend([watch] if watch is not None else [])
         if options["web"] is not None:
             sinks.append(open_page(backend, frames, statistics, out, options, described))
-        watchers = opened.enter_context(watching(description_of(backend, model, options), out, options))
+        watchers = opened.enter_context(watching(description_of(backend, choice), out, options))
         try:
             run_pipeline(frames, backend, sinks, limit=options["limit"], statistics=statistics, watchers=watchers)
         except ClstError:
@@ -119,15 +121,11 @@ def patience_of(seconds: float | None) -> Patience | None:
     return None if seconds is None else Patience(start_seconds=seconds, lost_seconds=seconds)
 
 
-def description_of(backend: Backend, model: Path, options: dict[str, Any]) -> str:
+def description_of(backend: Backend, choice: Choice | None) -> str:
     """What computes and why, in words."""
-    from clst_runtime.backends.choice import choose_backend
-
     rows, columns = backend.manifest.input_hw
     words = f"{backend.description}, input {rows}x{columns}"
-    if not model.is_dir() and model.suffix.lower() not in (".onnx", ".engine"):
-        return words
-    return f"{words} ({choose_backend(model, options['backend']).reason})"
+    return words if choice is None else f"{words} ({choice.reason})"
 
 
 @contextmanager
@@ -135,10 +133,12 @@ def watching(description: str, out: Path | None, options: dict[str, Any]) -> Ite
     """What follows the run beside the sinks: the terminal, the log of statistics, the service manager."""
     from clst_runtime.json_lines import JsonLines
     from clst_runtime.pipeline import Watchers
+    from clst_runtime.statistics import ENDED, LOST, STARTING
     from clst_runtime.statistics_log import StatisticsLog
     from clst_runtime.systemd import Notifier
 
     notifier, log, every = Notifier(), None, options["statistics_every"]
+    states = [STARTING]
     with ExitStack() as opened:
         if every is not None and out is not None:
             lines = JsonLines(out / "statistics.jsonl")
@@ -153,7 +153,12 @@ def watching(description: str, out: Path | None, options: dict[str, Any]) -> Ite
 
         def tick(statistics: RunStatistics) -> None:
             show_progress(statistics)
-            notifier.alive(statistics.state)
+            state = statistics.state
+            if state not in (states[-1], ENDED):
+                why = f" ({statistics.warnings[-1]})" if state == LOST and statistics.warnings else ""
+                click.echo(f"state: {state}{why}", err=True)
+                states[:] = [state]
+            notifier.alive(state)
             if log is not None:
                 log.tick(statistics)
 

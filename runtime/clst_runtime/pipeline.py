@@ -123,11 +123,14 @@ def _loop(
 ) -> None:
     warm = False
     while not stop.reason:
+        timed = None
         try:
             timed = source.take(TICK_SECONDS)
         except SourceEnded:
             stop.ask("the source has ended")
-            timed = None
+        finally:  # also when it fails for good
+            while source.warnings:
+                statistics.warn(source.warnings.pop(0))
         statistics.passed(source.drops, lost=source.lost, losses=source.losses)
         begins = timed is not None and not warm
         if timed is not None and begins:
@@ -144,8 +147,6 @@ def _loop(
         watchers.tick(statistics)
         if limit is not None and statistics.frames >= limit:
             stop.ask("the wanted number of frames")
-    for words in source.warnings:
-        statistics.warn(words)
 
 
 def _tell_failures(outlets: Sequence[Outlet], statistics: RunStatistics) -> None:

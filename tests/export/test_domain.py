@@ -16,7 +16,7 @@ from clst_runtime.backends.ort import OrtBackend
 from clst_runtime.errors import DataError
 from clst_runtime.images import write_png
 from clst_runtime.manifest import Manifest
-from clst_runtime.monitor.fingerprint import feature_names, fingerprint
+from clst_runtime.monitor.features import feature_names, fingerprint
 from clst_runtime.monitor.reference import LEAST_FRAMES, Reference
 from clst_runtime.onnx_metadata import read_onnx_manifest
 

@@ -15,7 +15,7 @@ from clst_runtime.frames import Layout
 from clst_runtime.pipeline import WARM_UP_RUNS, Segmenter, Stop, Watchers, run_pipeline
 from clst_runtime.sinks.base import QUEUED, Sink
 from clst_runtime.sources import TimedFrame
-from clst_runtime.statistics import Deadline
+from clst_runtime.statistics import Deadline, RunStatistics
 
 
 class Kept(Sink):
@@ -127,6 +127,16 @@ def test_signs_of_life_come_without_frames_and_the_state_is_told():
     source.items = iter([0, 1, *lost])
     run_pipeline(source, FakeBackend(), [], watchers=Watchers(tick=lambda s: states.append(s.state)))
     assert states == ["starting", "ready", *["lost"] * 4, "ready", "ready", "ready"]
+
+
+def test_what_the_source_warns_of_is_known_at_once_and_kept_when_it_fails():
+    statistics, seen = RunStatistics(), []
+    source = FakeSource([])
+    source.items = iter([0, lambda: source.warnings.append("camera:0 was lost: unplugged"), None, DataError("gone")])
+    watchers = Watchers(tick=lambda each: seen.append(list(each.warnings)))
+    with pytest.raises(DataError, match="gone"):
+        run_pipeline(source, FakeBackend(), [], statistics=statistics, watchers=watchers)
+    assert seen == [[], ["camera:0 was lost: unplugged"], ["camera:0 was lost: unplugged"]]
 
 
 def test_ready_is_told_once_after_the_warm_up():

@@ -146,6 +146,22 @@ def test_corrupt_and_empty_frames_are_counted_and_left_out(tmp_path):
     assert not {1, 2} & set(seen)
 
 
+def test_a_reader_that_cannot_be_started_is_a_loss_like_any_other(tmp_path, monkeypatch):
+    def refused(*_, **__):
+        raise OSError(11, "Resource temporarily unavailable")
+
+    folder = write_plans(tmp_path / "c", {"events": {"3": "die"}})
+    with live(folder) as source:
+        next_frame(source)
+        with monkeypatch.context() as patch:
+            patch.setattr("clst_runtime.sources.live.subprocess.Popen", refused)
+            end = time.monotonic() + 10
+            while not source.lost and time.monotonic() < end:
+                source.take(0.02)
+            time.sleep(0.2)
+        assert next_frame(source).index > 0, "it goes on when processes can be started again"
+
+
 def test_a_reader_that_hangs_does_not_hold_up_the_end(tmp_path):
     source = live(write_plans(tmp_path / "c", {"events": {"2": "hang"}}), Patience(stall_seconds=60))
     next_frame(source)

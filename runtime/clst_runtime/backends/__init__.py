@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import cast
 
 from clst_runtime.backends.base import Backend
-from clst_runtime.backends.choice import AUTO, TENSORRT, choose_backend
+from clst_runtime.backends.choice import AUTO, TENSORRT, choose_backend, has_choice
 from clst_runtime.backends.gpu_options import GpuOptions
 from clst_runtime.errors import ConfigError, MissingDependency, ModelFileError
 
@@ -36,7 +36,7 @@ def open_model(
     if not path.exists():
         raise ModelFileError(f"{path}: no such model file")
     suffix = path.suffix.lower().lstrip(".")
-    if path.is_dir() or suffix in ("onnx", "engine"):
+    if has_choice(path):
         return _open(path, choose_backend(path, backend).name, threads, gpu or GpuOptions())
     if backend != AUTO:
         raise ConfigError(f"{path}: --backend is for .onnx and .engine files and bundles; leave it out")

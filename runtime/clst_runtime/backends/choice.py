@@ -23,6 +23,11 @@ class Choice:
     """Why, in words."""
 
 
+def has_choice(path: Path) -> bool:
+    """Whether it is an `.onnx` or `.engine` file or a bundle; other files have readers of their own."""
+    return path.is_dir() or path.suffix.lower() in (".onnx", ".engine")
+
+
 def choose_backend(path: Path, wanted: str = AUTO) -> Choice:
     """Decide for an `.onnx` or `.engine` file or a bundle.
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from clst_runtime.backends.base import Frame, Prediction
-from clst_runtime.monitor.fingerprint import Vector, brightness_range, fingerprint
+from clst_runtime.monitor.features import Vector, brightness_range, fingerprint
 from clst_runtime.monitor.reference import SIZES, Comparison, Reference
 
 WINDOW = SIZES[-1]

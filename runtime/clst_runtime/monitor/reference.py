@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from clst_runtime.errors import DataError, ModelFileError
-from clst_runtime.monitor.fingerprint import PARTS, PERCEPTIBLE, VERSION, Vector, part_of
+from clst_runtime.monitor.features import PARTS, PERCEPTIBLE, VERSION, Vector, part_of
 
 Matrix = npt.NDArray[np.float64]
 

@@ -16,7 +16,7 @@ from clst_runtime.errors import ConfigError, ModelFileError
 from clst_runtime.frames import Fitter
 from clst_runtime.manifest import Manifest
 from clst_runtime.monitor.collector import EVERY_SECONDS, MOST_MIB, Collector
-from clst_runtime.monitor.fingerprint import feature_names
+from clst_runtime.monitor.features import feature_names
 from clst_runtime.monitor.judgement import CameraJudge, State
 from clst_runtime.monitor.reference import Reference
 from clst_runtime.results import Result

@@ -85,7 +85,6 @@ class LiveSource(Source):
         self._newest: _Arrival | None = None
         self._changed = threading.Condition()
         self._closing, self._ended, self._failure = False, False, ""
-        self._reader: _Process | None = None
         self._next_index = 0
         self._seen_ns = time.monotonic_ns()
         self._had_frames = False
@@ -147,12 +146,13 @@ class LiveSource(Source):
 
     def _read_until_lost(self) -> None:
         """One reader's life."""
-        reader = _Process(self._order(), self._shared.fileno())
-        self._reader = reader
+        try:
+            reader = _Process(self._order(), self._shared.fileno())
+        except OSError as error:  # no more processes, files or memory just now
+            return self._note_loss(f"its reader cannot be started: {error.strerror or error}")
         try:
             reason = self._follow(reader)
         finally:
-            self._reader = None
             words = reader.end()
         if reason and not self._closing:
             self._note_loss(f"{reason} ({words})" if words else reason)
@@ -233,25 +233,32 @@ class LiveSource(Source):
             if self._had_frames and not self.lost:
                 self.lost = True
                 self.losses += 1
-                self.warnings = [*self.warnings[-WARNINGS_KEPT:], f"{self.uri} was lost: {reason}"]
+                self.warnings.append(f"{self.uri} was lost: {reason}")
+                del self.warnings[:-WARNINGS_KEPT]
 
 
 class _Process:
     """One reading process and its pipes."""
 
     def __init__(self, order: dict[str, Any], shared: int) -> None:
+        """Start it. Raises: OSError: it cannot be started; nothing is left open."""
         self._messages, theirs = os.pipe()
         whole = Order(**order, shared=shared, messages=theirs)
         descriptors = [shared, theirs]
         if whole.address.kind == "raw":
             descriptors.append(int(whole.address.place))
-        self._words = tempfile.TemporaryFile()  # noqa: SIM115  closed by `end`
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, json.dumps(sys.path), whole.to_json()],
-            stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=self._words, pass_fds=descriptors,
-            start_new_session=True, bufsize=0,
-        )  # fmt: skip
-        os.close(theirs)
+        try:
+            self._words = tempfile.TemporaryFile()  # noqa: SIM115  closed by `end`
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", PROGRAM, json.dumps(sys.path), whole.to_json()],
+                stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=self._words, pass_fds=descriptors,
+                start_new_session=True, bufsize=0,
+            )  # fmt: skip
+        except OSError:
+            os.close(self._messages)
+            raise
+        finally:
+            os.close(theirs)
         self._rest = b""
 
     def messages(self, timeout_seconds: float) -> list[dict[str, Any]] | None:
