@@ -11,7 +11,7 @@ from typing import Any
 from clst_runtime.programs import Runner, run_program
 
 PACKAGES = ("numpy", "opencv-python", "opencv-python-headless", "onnxruntime", "onnxruntime-gpu", "torch", "onnx",
-            "tensorrt", "pycuda", "click")  # fmt: skip
+            "tensorrt", "pycuda", "cuda-bindings", "click")  # fmt: skip
 
 
 def package_version(name: str) -> str | None:

@@ -208,8 +208,8 @@ def finding(name, state=State.GOOD, *, needed=False):
 def test_onnx_runtime_is_not_needed_where_tensorrt_works():
     without = [finding("OpenCV", needed=True), finding("ONNX Runtime", State.MISSING, needed=True)]
     assert lacking(without) == ["ONNX Runtime"]
-    assert lacking([*without, finding("TensorRT"), finding("PyCUDA", State.MISSING)]) == ["ONNX Runtime"]
-    assert lacking([*without, finding("TensorRT"), finding("PyCUDA")]) == []
+    assert lacking([*without, finding("TensorRT"), finding("CUDA in Python", State.MISSING)]) == ["ONNX Runtime"]
+    assert lacking([*without, finding("TensorRT"), finding("CUDA in Python")]) == []
     assert lacking([finding("OpenCV", State.CONFLICT, needed=True)]) == ["OpenCV"]
 
 
@@ -279,14 +279,15 @@ def test_a_package_whose_import_crashes_is_a_conflict():
     assert "crashed" in found.told
 
 
-def test_tensorrt_that_does_not_start_and_pycuda_that_does():
+@pytest.mark.parametrize("library", ["PyCUDA", "cuda-python"])
+def test_tensorrt_that_does_not_start_and_a_gpu_that_opens(library):
     run = answers(
         tensorrt={"version": "10.3.0", "starts": False, "why": "no GPU"},
-        cuda={"gpu": "Orin", "compute_capability": "8.7"},
+        cuda={"library": library, "gpu": "Orin", "compute_capability": "8.7"},
     )
     found = looked.examine_tensorrt(Platform.JETPACK_6, run)
     assert [each.state for each in found] == [State.CONFLICT, State.GOOD]
-    assert "opens Orin (8.7)" in found[1].told
+    assert found[1].told == f"{library} opens Orin (8.7)"
 
 
 def test_gpu_driver_and_toolkit():

@@ -16,7 +16,7 @@ _ANY: dict[str, str] = {
     "onnx": "pip install 'clst[export]' where you export; a vehicle does not need it",
     "plot": "pip install 'clst[plot]'",
     "tensorrt": "pip install 'clst[trt]'",
-    "pycuda": "pip install 'clst[trt]' (needs the CUDA headers and g++)",
+    "pycuda": "pip install 'clst[trt-cuda-python]' (nothing to compile), or 'clst[trt]' (CUDA headers and g++)",
     "cuda": "install NVIDIA's package cuda-toolkit; it is needed to build PyCUDA, not to run ONNX Runtime",
     "driver": "install NVIDIA's driver for this GPU and restart",
     "v4l": "sudo apt-get install v4l-utils",
@@ -34,7 +34,7 @@ _JETSON: dict[str, str] = {
     "driver": "flash the board with JetPack: its driver is part of the system",
     "clocks": "sudo nvpmodel -q --verbose tells the modes; sudo nvpmodel -m 0 && sudo jetson_clocks fixes the clocks",
     "pycuda": "sudo apt-get install python3-dev g++; export PATH=/usr/local/cuda/bin:$PATH; "
-    "pip install 'pycuda>=2024.1'",
+    "pip install 'pycuda>=2024.1'; or, with nothing to compile, pip install 'cuda-bindings<13'",
 }
 _BY_PLATFORM: dict[Platform, dict[str, str]] = {
     Platform.X86_CUDA: {
@@ -56,7 +56,9 @@ _BY_PLATFORM: dict[Platform, dict[str, str]] = {
     },
     Platform.JETPACK_7: {
         **_JETSON,
-        "pycuda": _JETSON["pycuda"].replace("2024.1", "2025.1.2"),  # the first that CUDA 13 can build
+        "pycuda": _JETSON["pycuda"]
+        .replace("2024.1", "2025.1.2")
+        .replace("'cuda-bindings<13'", "cuda-bindings"),  # the first that CUDA 13 can build
         "ort-gpu": "pip install onnxruntime-gpu where there is a wheel for ARM64 and CUDA 13, else the one of NVIDIA's "
         "Jetson AI Lab for JetPack 7",
     },

@@ -13,6 +13,7 @@ from clst_runtime.doctor.cameras import examine_cameras
 from clst_runtime.doctor.cures import cure
 from clst_runtime.doctor.findings import Finding, State, look
 from clst_runtime.doctor.libraries import (
+    CUDA_LIBRARY,
     examine_cuda,
     examine_gpu,
     examine_onnxruntime,
@@ -85,9 +86,9 @@ def examine_clocks(platform: Platform, root: Path, run: Runner) -> Finding:
 
 
 def lacking(findings: Sequence[Finding]) -> list[str]:
-    """What clst-run cannot do without and does not have; ONNX Runtime or TensorRT with PyCUDA is enough."""
+    """What clst-run cannot do without and does not have; ONNX Runtime, or TensorRT with the GPU opened, is enough."""
     works = {finding.name for finding in findings if finding.state in (State.GOOD, State.NOTE)}
     missing = [finding.name for finding in findings if finding.needed and finding.name not in works]
-    if {"TensorRT", "PyCUDA"} <= works:
+    if {"TensorRT", CUDA_LIBRARY} <= works:
         missing = [name for name in missing if name != "ONNX Runtime"]
     return missing

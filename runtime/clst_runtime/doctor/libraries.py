@@ -24,7 +24,9 @@ OPENCV_WHEELS = (
 RUNTIME_WHEELS = ("onnxruntime", "onnxruntime-gpu")
 NO_DEVICE = ("AzureExecutionProvider",)
 """Providers that compute nothing here."""
-BOARD_GPU = "the board's own, with JetPack's driver; whether programs may use it, PyCUDA tells"
+BOARD_GPU = "the board's own, with JetPack's driver; whether programs may use it, 'CUDA in Python' tells"
+CUDA_LIBRARY = "CUDA in Python"
+"""Name of the finding of PyCUDA or cuda-python."""
 OPTIONAL = {
     "torch": ("PyTorch (training)", "torch"),
     "onnx": ("ONNX (export)", "onnx"),
@@ -94,7 +96,7 @@ def _short(provider: str) -> str:
 
 
 def examine_tensorrt(platform: Platform, run: Runner = run_program) -> list[Finding]:
-    """TensorRT, and PyCUDA that opens the GPU for it."""
+    """TensorRT, and PyCUDA or cuda-python that opens the GPU for it."""
     facts = ask("tensorrt", run=run)
     if "error" in facts:
         findings = [_broken("TensorRT", facts, cure("tensorrt", platform))]
@@ -105,9 +107,9 @@ def examine_tensorrt(platform: Platform, run: Runner = run_program) -> list[Find
         findings = [Finding(name="TensorRT", state=State.CONFLICT, told=told, cure=cure("driver", platform))]
     facts = ask("cuda", run=run)
     if "error" in facts:
-        return [*findings, _broken("PyCUDA", facts, cure("pycuda", platform))]
-    told = f"{package_version('pycuda') or 'present'}, opens {facts['gpu']} ({facts['compute_capability']})"
-    return [*findings, Finding(name="PyCUDA", state=State.GOOD, told=told)]
+        return [*findings, _broken(CUDA_LIBRARY, facts, cure("pycuda", platform))]
+    told = f"{facts['library']} opens {facts['gpu']} ({facts['compute_capability']})"
+    return [*findings, Finding(name=CUDA_LIBRARY, state=State.GOOD, told=told)]
 
 
 def examine_gpu(platform: Platform, run: Runner = run_program) -> list[Finding]:

@@ -112,7 +112,7 @@ def probe_cuda() -> dict[str, Any]:
     from clst_runtime.backends.cuda import open_cuda
 
     with open_cuda() as device:
-        return {"gpu": device.name, "compute_capability": device.compute_capability}
+        return {"library": device.library, "gpu": device.name, "compute_capability": device.compute_capability}
 
 
 PROBES: dict[str, Callable[..., dict[str, Any]]] = {
