@@ -13,8 +13,8 @@ from typing import Any
 HERE = Path(__file__).parent
 BEGIN, END = "<!-- measured: made by benchmarks/readme_table.py -->", "<!-- end -->"
 HEADERS = ("camera change", "old network", "BatchNorm statistics", "entropy min.", "mean teacher + ClassMix", "CLST",
-           "CLST + target colours", "oracle", "recovered", "seeds")  # fmt: skip
-COLUMNS = ("source", "batchnorm", "entropy", "mean_teacher", "clst", "colours", "oracle")
+           "CLST without target colours", "oracle", "recovered", "seeds")  # fmt: skip
+COLUMNS = ("source", "batchnorm", "entropy", "mean_teacher", "clst", "no_colours", "oracle")
 PRECISION = "precision_"
 PRECISION_TITLES = {"camvid_dusk": "CamVid at dusk, adapted network"}
 

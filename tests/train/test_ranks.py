@@ -242,6 +242,7 @@ def test_the_parts_of_all_ranks_are_the_whole_batch(cameras):
     files = sorted((cameras / "new" / "images" / "train").iterdir())[:4]
     target = TargetImages(paths=tuple(files), video_frames={}, input_hw=(64, 96), ignored=None)
     run = {"config": config, "target": target, "source": open_dataset(cameras / "old", split="train"), "rare": None}
+    run["takes_colours"] = True
     whole, *parts = (
         both_batches(SimpleNamespace(**run, ranks=ranks), 5)
         for ranks in (Ranks(), Ranks(rank=0, count=2), Ranks(rank=1, count=2))

@@ -5,6 +5,7 @@ Legend: N images, H rows and W columns of the model's input size.
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -13,10 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from clst_runtime.frames import resize_frame
 from clst_runtime.optional import require
 from clst_train.adaptation_state import learner_of, restore_state, save_state
 from clst_train.batchnorm import estimate_statistics
 from clst_train.checkpoint import Checkpoint, save_checkpoint
+from clst_train.data.colours import CHANNELS, colour_shift, evenly
 from clst_train.data.loading import (
     TARGET_STREAM,
     SourceBatch,
@@ -27,7 +30,7 @@ from clst_train.data.loading import (
 )
 from clst_train.data.target import TargetImages
 from clst_train.diagnostics import START_IMAGES, CollapseWatch
-from clst_train.distributed import each_alone, is_split, together, wait_for_all
+from clst_train.distributed import each_alone, is_split, tell, together, wait_for_all
 from clst_train.learner import Learner
 from clst_train.models.deployable import normalise
 from clst_train.optimisation import Descent, adamw, set_rate
@@ -40,6 +43,7 @@ from clst_train.step import adaptation_step
 def adapt(run: Run, resume: Checkpoint | None) -> None:
     """CLST adaptation to the new camera; ends with `checkpoints/adapted.pt`."""
     settings, first = run.config.adaptation, resume.iteration if resume is not None else 0
+    run = dataclasses.replace(run, takes_colours=takes_colours(run))
     learner, descent = _begun(run, resume)
     watch = CollapseWatch(run.classes.names, learner.diagnostics.start.tolist())
     run.segmenter.train()
@@ -87,6 +91,23 @@ def _begun(run: Run, resume: Checkpoint | None) -> tuple[Learner, Descent]:
     with together():
         run.logbook.forget_after(ADAPTED, resume.iteration if resume is not None else 0)
     return learner, descent
+
+
+def takes_colours(run: Run) -> bool:
+    """Whether source crops shall take on the target's colours; says so where the images decide it."""
+    settings = run.config.augmentation
+    if settings.target_colours == 0 or settings.least_colour_shift == 0:
+        return settings.target_colours > 0
+    source, target, size = needed(run.source), needed(run.target), run.config.source_hw
+    with together(), each_alone():
+        old = (resize_frame(source[place].image, size) for place in evenly(len(source)))
+        shift = colour_shift(old, (target[place] for place in evenly(len(target))))
+    taken = bool(abs(shift).max() > settings.least_colour_shift)
+    told = ", ".join(f"{name} {value:+.1f}" for name, value in zip(CHANNELS, shift, strict=True))
+    done = f"source crops {'take them on' if taken else 'keep theirs'}"
+    limit = f"augmentation.least_colour_shift = {settings.least_colour_shift:g}"
+    tell(f"colours: the new camera's differ by {told} spreads; {done} ({limit})")
+    return taken
 
 
 def _finish(run: Run) -> None:
@@ -151,7 +172,7 @@ def both_batches(run: Run, iteration: int) -> tuple[SourceBatch, TargetBatch]:
     places = [*range(paired)[part], *range(paired, size)[rest]]
     unlabelled = target_batch(target, run.config, iteration, part=part)
     looks = None
-    if run.config.augmentation.target_colours > 0:
+    if run.takes_colours:
         others = positions(run.config.run.seed, TARGET_STREAM, len(target), paired, iteration)
         looks = [*unlabelled.whole, *(target[int(others[place % paired])] for place in places[len(unlabelled.whole) :])]
     crops = source_batch(needed(run.source), run.config, size, 1, iteration, run.rare, places=places, looks=looks)

@@ -260,6 +260,8 @@ class AugmentationConfig:
     """Probability of a Gaussian blur."""
     target_colours: float = 0.0
     """Probability that a source crop of the adaptation takes on the colours of its target image, to a random part."""
+    least_colour_shift: float = 0.0
+    """… only where the mean colours of the two cameras' images are further apart, in their spreads; 0 = always."""
     aspect: float = 0.0
     """Random stretch of rows against columns, at most by the factor 1 + aspect either way; 0 = none."""
 
@@ -272,6 +274,10 @@ class AugmentationConfig:
         _need(
             0 <= self.target_colours <= 1,
             f"augmentation.target_colours = {self.target_colours}; give a probability",
+        )
+        _need(
+            self.least_colour_shift >= 0,
+            f"augmentation.least_colour_shift = {self.least_colour_shift}; give 0 or more",
         )
         _need(0 <= self.blur <= 1, f"augmentation.blur = {self.blur}; give a probability")
 

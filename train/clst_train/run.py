@@ -62,6 +62,8 @@ class Run:
     """Precision of the forward passes."""
     rare: RareClasses | None = None
     """Draws source images by their rarest classes; None = in turn."""
+    takes_colours: bool = False
+    """Whether source crops of the adaptation may take on the target's colours."""
     scaled: bool = False
     """Whether losses are scaled up before the backward pass, as fp16 needs."""
     ranks: Ranks = ONE_PROCESS

