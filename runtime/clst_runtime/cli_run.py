@@ -88,9 +88,9 @@ def main(model: Path, source: str, out: Path | None, **options: Any) -> None:
             run_pipeline(frames, backend, sinks, limit=options["limit"], statistics=statistics, watchers=watchers)
         except ClstError:
             if frames.live and statistics.frames:  # what was driven until then is worth its report
-                tell(statistics, backend, out, options, described, watch)
+                tell(statistics, backend, out, options, described)
             raise
-        tell(statistics, backend, out, options, described, watch)
+        tell(statistics, backend, out, options, described)
     if statistics.failures:
         raise DataError(f"not everything was recorded: {'; '.join(statistics.failures)}")
 
@@ -219,7 +219,10 @@ def show_progress(statistics: RunStatistics) -> None:
 def open_monitor(
     backend: Backend, source: Source, statistics: RunStatistics, options: dict[str, Any]
 ) -> WatchSink | None:
-    """The monitor of the camera, where the model has a reference; changes are told at once and kept as warnings."""
+    """The monitor of the camera, where the model has a reference; changes are told at once and kept as warnings.
+
+    The statistics tell its state from then on.
+    """
     from clst_runtime.monitor.watch import open_watch
 
     def told(words: str) -> None:
@@ -228,7 +231,9 @@ def open_monitor(
 
     if not source.live and not backend.manifest.domain and options["collect"] is None:
         return None  # of files nobody asked
-    return open_watch(backend.manifest, source, collect=options["collect"], tell=told)
+    watch = open_watch(backend.manifest, source, collect=options["collect"], tell=told)
+    statistics.domain = None if watch is None else watch.snapshot
+    return watch
 
 
 def tell(
@@ -237,15 +242,13 @@ def tell(
     out: Path | None,
     options: dict[str, Any],
     described: dict[str, str],
-    watch: WatchSink | None,
 ) -> None:
     """Write statistics.json and the legend; print the report."""
     from clst_runtime.atomic import write_text
     from clst_runtime.images import write_png
     from clst_runtime.overlay import legend
 
-    domain = None if watch is None else watch.snapshot()
-    facts: dict[str, Any] = {**described, "backend": backend.description, **statistics.to_json(), "domain": domain}
+    facts: dict[str, Any] = {**described, "backend": backend.description, **statistics.to_json()}
     text = json.dumps(facts, indent=1)
     if out is not None:
         write_text(out / "statistics.json", text + "\n")

@@ -57,6 +57,8 @@ class RunStatistics:
         """Sinks that stopped before the end, and why."""
         self.end = ""
         """Why the run ended; empty while it runs."""
+        self.domain: Callable[[], dict[str, Any]] | None = None
+        """`WatchSink.snapshot` of the monitor that watches the camera; None = nothing watches it."""
         self._clock, self._lock = clock, threading.Lock()
         self._inference, self._age = LatencyHistogram(), LatencyHistogram()
         self._recent: deque[tuple[float, float, float]] = deque(maxlen=RECENT)
@@ -166,6 +168,7 @@ class RunStatistics:
             "interrupted": self.interrupted,
             "warnings": list(self.warnings),
             "failures": list(self.failures),
+            "domain": None if self.domain is None else self.domain(),
         }
 
     def snapshot(self) -> dict[str, Any]:

@@ -1,9 +1,9 @@
 """The monitor as a sink of the live loop: `open_watch` is what a command calls.
 
 watch = open_watch(backend.manifest, source, collect=folder, tell=statistics.warn)
-sinks += [watch] if watch else []
-... run_pipeline ...
-facts["domain"] = watch.snapshot() if watch else None
+if watch is not None:
+    sinks.append(watch)
+    statistics.domain = watch.snapshot    # so that page, figures and statistics tell it too
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ class WatchSink(Sink):
         self.looks = self.alarms = 0
         self._clock, self._period, self._fitter = clock, period_seconds, Fitter(input_hw)
         self._due_seconds: float | None = None
-        self._told = State.UNKNOWN
+        self._told, self._watching = State.UNKNOWN, True
 
     def write(self, result: Result) -> None:
         """Look at the frame, if it is time."""
@@ -139,7 +139,10 @@ class WatchSink(Sink):
             self.tell(f"no more frames are collected: {collector.stopped}")
 
     def snapshot(self) -> dict[str, Any]:
-        """What is known of the camera, in plain values; any thread may ask."""
+        """What is known of the camera, in plain values; any thread may ask.
+
+        `watching` is False from `close` on, at the end or after a failure: what is told is not of now then.
+        """
         collector = self.collector
         collected = None if collector is None else {
             "folder": str(collector.folder),
@@ -147,8 +150,14 @@ class WatchSink(Sink):
             "mib": round(collector.held_bytes / 2**20, 1),
             "stopped": collector.stopped,
         }  # fmt: skip
-        told = {**self.judge.judgement.to_json(), "looks": self.looks, "alarms": self.alarms}
+        told = {
+            **self.judge.judgement.to_json(),
+            "watching": self._watching,
+            "looks": self.looks,
+            "alarms": self.alarms,
+        }
         return told | {"reference_frames": self.judge.reference.frames, "collected": collected}
 
     def close(self) -> None:
-        """Nothing is held open."""
+        """Nothing is held open; what is known stays readable."""
+        self._watching = False

@@ -68,6 +68,7 @@ class RunFacts:
             "parity": dict(manifest.parity),
             "engine": dict(manifest.engine),
             "class_list": manifest.classes.name,
+            "knows_its_camera": bool(manifest.domain),
             "classes": [
                 {"name": name, "colour": list(colour)}
                 for name, colour in zip(manifest.classes.names, manifest.classes.colours, strict=True)

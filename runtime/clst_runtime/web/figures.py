@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from clst_runtime.monitor.judgement import State
 from clst_runtime.optional import require
 from clst_runtime.statistics import STATES
 
@@ -61,7 +62,39 @@ class RunCollector:
                 if quantile in told[key]:
                     latency.add_metric([label], told[key][quantile] / 1e3)
             yield latency
+        if told["domain"] is not None and told["domain"]["watching"]:
+            yield from camera_figures(told["domain"])
         yield core.InfoMetricFamily("clst_run", "What runs.", value=self._info)
+
+
+def camera_figures(domain: dict[str, Any]) -> Iterator[Any]:
+    """What the monitor says of the camera. A figure that is not known is left out: 0 would say "all is well".
+
+    Args:
+        domain: `WatchSink.snapshot`.
+    """
+    core = require("prometheus_client.core")
+    state = core.GaugeMetricFamily(
+        "clst_camera_state", "1 for what is known of the camera, 0 for the other states.", labels=["state"]
+    )
+    for each in State:
+        state.add_metric([each.value], float(domain["state"] == each.value))
+    yield state
+    gauge, verdicts = core.GaugeMetricFamily, {State.OTHER.value: 1.0, State.SAME.value: 0.0}
+    if domain["state"] in verdicts:
+        words = "1 if this looks like another camera than the model's, 0 if like its own; absent while not known."
+        yield gauge("clst_camera_is_another", words, value=verdicts[domain["state"]])
+    if domain["shift"] is not None:
+        words = "How far the newest frames are from the model's own camera; 1 is usual. Absent while not known."
+        yield gauge("clst_camera_shift", words, value=domain["shift"])
+    yield gauge("clst_camera_shift_threshold", "A shift that stays above it is another camera.",
+                value=domain["threshold"])  # fmt: skip
+    collected = domain["collected"]
+    if collected is not None:
+        words = "Frames of another camera that this run has kept."
+        yield core.CounterMetricFamily("clst_camera_collected_frames", words, value=collected["frames"])
+        words = "1 while frames of another camera would be kept, 0 once a bound or the disk has ended that."
+        yield gauge("clst_camera_collecting", words, value=float(not collected["stopped"]))
 
 
 def registry_of(collector: RunCollector) -> Any:

@@ -173,3 +173,11 @@ def test_in_the_pipeline_a_change_of_camera_is_found_and_collected(manifest, tmp
     assert len(told) == 1
     assert 0 < watch.snapshot()["collected"]["frames"] <= 10
     assert len(list_images(tmp_path / "new")) == watch.snapshot()["collected"]["frames"]
+
+
+def test_a_watch_that_is_closed_says_that_it_no_longer_watches(manifest):
+    watch = open_watch(manifest, LIVE)
+    watch.write(result(0))
+    assert watch.snapshot()["watching"] is True
+    watch.close()
+    assert (watch.snapshot()["watching"], watch.snapshot()["looks"]) == (False, 1)

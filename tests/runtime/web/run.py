@@ -104,7 +104,8 @@ async def next_picture(connection, *, ask=True):
 
 
 @contextmanager
-def served(address="0", *, recordings=None, deadline=None, alpha=0.5, live=True, token=None, clock=None, **facts):
+def served(address="0", *, recordings=None, deadline=None, alpha=0.5, live=True, token=None, clock=None, manifest=None,
+           **facts):  # fmt: skip
     """A page on a free port; closed at the end."""
     clock = {} if clock is None else {"clock": clock}
     statistics = RunStatistics(Deadline(milliseconds=deadline), live=live, **clock)
@@ -112,7 +113,7 @@ def served(address="0", *, recordings=None, deadline=None, alpha=0.5, live=True,
     sink = open_web(
         parse_web_address(address),
         statistics=statistics,
-        facts=RunFacts(manifest=rgb_manifest(), alpha=alpha, **told),
+        facts=RunFacts(manifest=manifest or rgb_manifest(), alpha=alpha, **told),
         recordings=recordings,
         token=token,
     )

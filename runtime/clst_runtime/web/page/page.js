@@ -18,6 +18,14 @@ const WORDS = {
   unreachable: () => refused || `no word from the program for ${span(performance.now() - lastStatusAt)}; trying again`,
   ended: (run) => run.end || "the run is over",
 };
+// What is known of the camera: a word, and whether it is an alarm.
+const CAMERA = {
+  unknown: ["not enough frames yet", false],
+  same: ["same camera", false],
+  other: ["another camera", true],
+  frozen: ["frozen", true],
+  uniform: ["sees nothing", true],
+};
 const HEADLINE = { behind: "late", unreachable: "no contact" };
 
 const at = (id) => document.getElementById(id);
@@ -31,6 +39,7 @@ let retryMs = 500;
 let picture = null; // { ageMs, at }
 let asked = false;
 let causes = [];
+let knowsItsCamera = null; // whether the model has a reference; null until its facts are there
 let rows = { frames: [], drops: [] };
 
 function span(ms) {
@@ -116,6 +125,7 @@ function tookStatus(told) {
   rows.drops = rows.drops.filter((row) => row[0] >= oldest);
   showState();
   showFigures();
+  showCamera();
   showRecording(told.recording);
   showWarnings(told.run);
 }
@@ -146,7 +156,55 @@ function showState() {
   const [big, small] = at("banner").children;
   big.textContent = headline;
   small.textContent = words;
-  document.title = `${state === "ready" ? "" : `${headline.toUpperCase()} · `}clst-run`;
+  showCameraAlarm(state);
+  document.title = `${state === "ready" ? "" : `${headline.toUpperCase()} · `}${at("camera-band").hidden ? "" : `${at("camera-headline").textContent.toUpperCase()} · `}clst-run`;
+}
+
+// ---- the model's camera, or another one
+
+const isWatched = (run) => Boolean(run.domain) && (run.domain.watching || run.state === "ended");
+const shiftWords = (domain) => (domain.shift === null ? "" : `shift ${domain.shift.toFixed(1)}, another camera above ${domain.threshold}`);
+
+// Not while nothing is known of now: an old verdict may be wrong in either direction.
+function showCameraAlarm(state) {
+  const domain = status !== null && state !== "unreachable" && isWatched(status.run) ? status.run.domain : null;
+  const [headline, alarms] = domain === null ? ["", false] : CAMERA[domain.state];
+  const band = at("camera-band");
+  if (alarms) {
+    say("camera-headline", headline === "another camera" ? headline : `camera ${headline}`);
+    const shift = domain.state === "other" ? `: shift ${domain.shift.toFixed(1)}` : "";
+    say("camera-mark", domain.state === "other" ? `this looks like another camera${shift}` : domain.words);
+    say("camera-words", domain.words);
+    if (band.dataset.state !== domain.state) say("camera-announcement", domain.words); // the ears hear it once
+  }
+  band.dataset.state = alarms ? domain.state : "";
+  band.hidden = at("camera-mark").hidden = !alarms;
+  document.body.classList.toggle("has-camera-alarm", alarms);
+}
+
+function showCamera() {
+  const { domain } = status.run;
+  const tile = at("camera-tile");
+  tile.classList.remove("is-other", "is-bad");
+  at("camera-kept").hidden = true;
+  if (!isWatched(status.run)) {
+    tile.classList.toggle("is-bad", Boolean(domain));
+    const unknown = { true: "not watched", false: "no reference in this model", null: "–" }[knowsItsCamera];
+    say("camera", domain ? "no longer watched" : unknown);
+    say("camera-shift", domain ? "the monitor has stopped; the warnings say why"
+      : knowsItsCamera === false ? "another camera is not noticed; export the model with --calib IMAGES" : "");
+    return;
+  }
+  const [word, alarms] = CAMERA[domain.state];
+  tile.classList.toggle("is-other", alarms);
+  say("camera", word);
+  say("camera-shift", [shiftWords(domain), `${domain.window} frames in the window`].filter(Boolean).join("; "));
+  const kept = domain.collected;
+  at("camera-kept").hidden = kept === null;
+  if (kept !== null) {
+    const told = `${kept.frames} ${kept.frames === 1 ? "frame" : "frames"} of another camera kept in ${kept.folder} (${kept.mib} MiB there)`;
+    say("camera-kept", kept.stopped ? `${told}; no more: ${kept.stopped}` : told);
+  }
 }
 
 // ---- figures
@@ -283,6 +341,8 @@ async function loadFacts() {
     return; // the socket tells that the program has gone
   }
   const { run, machine } = told;
+  knowsItsCamera = run.knows_its_camera;
+  if (status !== null) showCamera();
   say("source", run.source);
   say("backend", run.backend);
   at("legend").replaceChildren(...run.classes.map(({ name, colour }) => {
