@@ -34,6 +34,8 @@ UNKNOWN_FPS = 10.0
               help="tensorrt, ort-tensorrt, ort-cuda or ort-cpu; what auto chose and why is said.")  # fmt: skip
 @click.option("--io", default="auto", show_default=True,
               help="How frames reach an engine: copy, mapped (GPU and processor share memory).")  # fmt: skip
+@click.option("--cuda", default="auto", show_default=True,
+              help="What speaks to the GPU for an engine: pycuda, cuda-python, or whichever is there.")  # fmt: skip
 @click.option("--cuda-graph", is_flag=True, help="Launch an engine's work as one graph (needs cuda-python).")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for overlay.mp4, statistics and masks.")
 @click.option("--video/--no-video", default=True, show_default=True, help="Write overlay.mp4.")
@@ -69,7 +71,7 @@ def main(model: Path, source: str, out: Path | None, **options: Any) -> None:
 
     deadline = Deadline(milliseconds=options["deadline_ms"], stale_after=options["stale_after"])
     with ExitStack() as opened:
-        gpu = GpuOptions(io=options["io"], graph=options["cuda_graph"])
+        gpu = GpuOptions(io=options["io"], graph=options["cuda_graph"], cuda=options["cuda"])
         choice = choose_backend(model, options["backend"]) if has_choice(model) else None
         name = options["backend"] if choice is None else choice.name
         backend = opened.enter_context(open_model(model, threads=options["threads"], backend=name, gpu=gpu))

@@ -4,9 +4,13 @@ import json
 
 import numpy as np
 import pytest
+from tests.command_line import call
 from tests.conftest import rgb_manifest, write_labelled, write_rgb_model
 from tests.shell import shell
 
+from clst_runtime.backends.gpu_options import GpuOptions
+from clst_runtime.cli_run import main as run_command
+from clst_runtime.errors import ModelFileError
 from clst_runtime.images import read_label
 
 
@@ -111,3 +115,27 @@ def test_doctor_tells_a_tensorrt_that_is_too_old(tmp_path):
     found = {finding["name"]: finding for finding in json.loads(done.stdout)}
     assert found["TensorRT"]["state"] == "missing"
     assert "8.6.1 is too old, supported is 10.3 to 11.x" in found["TensorRT"]["told"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ((), GpuOptions()),
+        (("--cuda", "auto"), GpuOptions()),
+        (("--cuda", "pycuda"), GpuOptions(cuda="pycuda")),
+        (
+            ("--cuda", "cuda-python", "--cuda-graph", "--io", "copy"),
+            GpuOptions(cuda="cuda-python", graph=True, io="copy"),
+        ),
+    ],
+)
+def test_how_an_engine_is_to_be_run_reaches_it(rgb_model, monkeypatch, arguments, expected):
+    asked = []
+
+    def open_model(path, **options):
+        asked.append(options["gpu"])
+        raise ModelFileError("seen")
+
+    monkeypatch.setattr("clst_runtime.backends.open_model", open_model)
+    done = call(run_command, rgb_model, "--source", "camera:97", *arguments)
+    assert (asked, done.exit_code) == ([expected], 4)

@@ -164,48 +164,47 @@ def text_of(name):
     return f"document.getElementById('{name}').textContent"
 
 
+async def watch_the_camera(page, told, tmp_path):
+    page.statistics.domain = lambda: told.domain
+    async with opened(page.url, tmp_path / "profile") as tab:
+        with Frames(page):
+            await tab.until(f"{state_is('ready')} && {text_of('camera')} === 'same camera'")
+            kept = "1 frame of another camera kept in new_camera (3.5 MiB there)"
+            assert "shift 0.8, another camera above 1.5" in await tab.value(text_of("camera-shift"))
+            assert await tab.value(text_of("camera-kept")) == kept
+            assert await tab.value("document.getElementById('camera-band').hidden")
+            told.domain = CAMERA | OTHER
+            await tab.until("!document.getElementById('camera-band').hidden")
+            await tab.until(f"{LOOK} === 'none'")  # the picture is of now, so it is not made grey
+            assert await tab.value("document.body.dataset.state") == "ready"
+            seen = await tab.value("document.body.innerText")
+            assert "this looks like another camera: shift 4.2 (another camera above 1.5), most in sharp" in seen
+            assert await tab.value(text_of("camera-mark")) == "this looks like another camera: shift 4.2"
+            assert "looks like another camera" in await tab.value(text_of("camera-announcement"))
+            assert (await tab.value("document.title")).startswith("ANOTHER CAMERA")
+            await tab.screenshot(tmp_path / "other.png")
+            await tab.size(390, 844, phone=True)
+            assert await tab.value("document.documentElement.scrollWidth") == 390
+            await tab.screenshot(tmp_path / "other-phone.png")
+            await tab.size(1440, 900)
+            stopped = CAMERA["collected"] | {"frames": 7, "stopped": "new_camera holds 2047 MiB, 2048 allowed"}
+            told.domain = CAMERA | OTHER | {"collected": stopped}
+            await tab.until(f"{text_of('camera-kept')}.includes('no more: new_camera holds 2047 MiB')")
+            told.domain = CAMERA | {"state": "unknown", "shift": None, "window": 9, "collected": None}
+            await tab.until(f"{text_of('camera')} === 'not enough frames yet'")
+            assert await tab.value("document.getElementById('camera-band').hidden")
+            assert await tab.value("document.getElementById('camera-kept').hidden")
+            told.domain = CAMERA | OTHER | {"watching": False}
+            await tab.until(f"{text_of('camera')} === 'no longer watched'")
+            assert await tab.value("document.getElementById('camera-band').hidden"), "an old verdict is no verdict"
+            told.domain = None
+            await tab.until(f"{text_of('camera')} === 'no reference in this model'")
+    assert tab.events("Runtime.exceptionThrown") == []
+
+
 def test_another_camera_is_shown_with_its_number_while_masks_come_in_time(tmp_path):
-    told = SimpleNamespace(domain=CAMERA)
-
-    async def look(page):
-        page.statistics.domain = lambda: told.domain
-        async with opened(page.url, tmp_path / "profile") as tab:
-            with Frames(page):
-                await tab.until(f"{state_is('ready')} && {text_of('camera')} === 'same camera'")
-                kept = "1 frame of another camera kept in new_camera (3.5 MiB there)"
-                assert "shift 0.8, another camera above 1.5" in await tab.value(text_of("camera-shift"))
-                assert await tab.value(text_of("camera-kept")) == kept
-                assert await tab.value("document.getElementById('camera-band').hidden")
-                told.domain = CAMERA | OTHER
-                await tab.until("!document.getElementById('camera-band').hidden")
-                await tab.until(f"{LOOK} === 'none'")  # the picture is of now, so it is not made grey
-                assert await tab.value("document.body.dataset.state") == "ready"
-                seen = await tab.value("document.body.innerText")
-                assert "this looks like another camera: shift 4.2 (another camera above 1.5), most in sharp" in seen
-                assert await tab.value(text_of("camera-mark")) == "this looks like another camera: shift 4.2"
-                assert "looks like another camera" in await tab.value(text_of("camera-announcement"))
-                assert (await tab.value("document.title")).startswith("ANOTHER CAMERA")
-                await tab.screenshot(tmp_path / "other.png")
-                await tab.size(390, 844, phone=True)
-                assert await tab.value("document.documentElement.scrollWidth") == 390
-                await tab.screenshot(tmp_path / "other-phone.png")
-                await tab.size(1440, 900)
-                stopped = CAMERA["collected"] | {"frames": 7, "stopped": "new_camera holds 2047 MiB, 2048 allowed"}
-                told.domain = CAMERA | OTHER | {"collected": stopped}
-                await tab.until(f"{text_of('camera-kept')}.includes('no more: new_camera holds 2047 MiB')")
-                told.domain = CAMERA | {"state": "unknown", "shift": None, "window": 9, "collected": None}
-                await tab.until(f"{text_of('camera')} === 'not enough frames yet'")
-                assert await tab.value("document.getElementById('camera-band').hidden")
-                assert await tab.value("document.getElementById('camera-kept').hidden")
-                told.domain = CAMERA | OTHER | {"watching": False}
-                await tab.until(f"{text_of('camera')} === 'no longer watched'")
-                assert await tab.value("document.getElementById('camera-band').hidden"), "an old verdict is no verdict"
-                told.domain = None
-                await tab.until(f"{text_of('camera')} === 'no reference in this model'")
-        assert tab.events("Runtime.exceptionThrown") == []
-
     with served() as page:
-        asyncio.run(look(page))
+        asyncio.run(watch_the_camera(page, SimpleNamespace(domain=CAMERA), tmp_path))
     band = cv2.imread(str(tmp_path / "other.png"))[:200, 700, ::-1].astype(int)
     assert (np.abs(band - (181, 51, 138)).max(axis=1) < 24).sum() > 10, "the band is seen"
 
