@@ -61,10 +61,11 @@ class Guard:
 
     def answer(self, request: web.Request) -> web.StreamResponse | None:
         """A refusal or a redirection; None lets the request through."""
-        if self._loopback and not is_loopback(host_of(request.host)):
-            return refusal(403, f"this page answers to localhost only, not to the name {host_of(request.host)!r}")
+        host = request.headers.get("Host", "")  # `request.host` would ask a name server where there is none
+        if self._loopback and not is_loopback(host_of(host)):
+            return refusal(403, f"this page answers to localhost only, not to the name {host_of(host)!r}")
         origin = request.headers.get("Origin")
-        if origin is not None and urlsplit(origin).netloc.lower() != request.host.lower():
+        if origin is not None and not (host and place_of(origin) == host.lower()):
             return refusal(403, "asked by a page of another site; open this page itself")
         return None if self._token is None else self._check(request, self._token)
 
@@ -85,7 +86,7 @@ class Guard:
         query = {name: value for name, value in request.query.items() if name != "token"}
         place = request.rel_url.with_query(query)
         response: web.Response = require("aiohttp.web").Response(
-            status=303, headers={"Location": "/" + str(place).lstrip("/")}
+            status=303, headers={"Location": "/" + str(place).replace("\\", "%5C").lstrip("/")}
         )
         response.set_cookie(self._cookie_name, self._cookie, httponly=True, samesite="Strict", path="/")
         return response
@@ -95,6 +96,14 @@ def host_of(header: str) -> str:
     """The host in a header `Host`, without port and brackets; empty if it is none."""
     try:
         return urlsplit(f"//{header}").hostname or ""
+    except ValueError:
+        return ""
+
+
+def place_of(origin: str) -> str:
+    """Host and port in a header `Origin`, as a header `Host` has them; empty if it is none."""
+    try:
+        return urlsplit(origin).netloc.lower()
     except ValueError:
         return ""
 

@@ -105,6 +105,10 @@ def registry_of(collector: RunCollector) -> Any:
 
 
 def exposition(registry: Any, accept: str) -> tuple[bytes, str]:
-    """The text of all figures and its content type, in the form that the header `Accept` wants."""
-    encode, content_type = require("prometheus_client.exposition").choose_encoder(accept)
+    """The text of all figures and its content type, in the form that the header `Accept` wants, if that is one."""
+    choose = require("prometheus_client.exposition").choose_encoder
+    try:
+        encode, content_type = choose(accept)
+    except (TypeError, ValueError):  # a version that is no number
+        encode, content_type = choose("")
     return encode(registry), str(content_type)

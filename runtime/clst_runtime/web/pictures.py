@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -18,6 +19,7 @@ from clst_runtime.labels import ClassList
 from clst_runtime.optional import require
 from clst_runtime.overlay import blend
 from clst_runtime.results import Result
+from clst_runtime.web.faults import Faults
 
 LONGEST_EDGE = 960
 """Pixels of the longer edge of what is shown; smaller pictures stay as they are."""
@@ -68,10 +70,14 @@ class Painter:
 class Pictures:
     """Hands the newest result to those who wait for it. One thread offers, one paints, an event loop asks."""
 
-    def __init__(self, painter: Painter, *, per_second: float = PICTURES_PER_SECOND) -> None:
+    def __init__(
+        self, painter: Painter, *, tell: Callable[[str], None], per_second: float = PICTURES_PER_SECOND
+    ) -> None:
+        """Args: tell: takes a line when a picture cannot be made."""
         self.painted = 0
         """JPEGs made so far."""
         self._painter, self._pause = painter, 1.0 / per_second
+        self._faults = Faults(tell, "a picture for the page failed")
         self._newest: Result | None = None
         self._serial = self._painted_serial = self._waiting = 0
         self._changed, self._closed = threading.Condition(), False
@@ -128,7 +134,8 @@ class Pictures:
                     continue
                 self._newest, self._painted_serial = None, serial  # the frame's memory may be used again
             next_at = time.monotonic() + self._pause
-            self._hand_over(result, serial)
+            with self._faults.caught():
+                self._hand_over(result, serial)
 
     @property
     def _is_wanted(self) -> bool:

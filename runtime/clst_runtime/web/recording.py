@@ -5,12 +5,13 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from clst_runtime.errors import ClstError, ConfigError
 from clst_runtime.results import Result
-from clst_runtime.sinks.base import Sink
+from clst_runtime.sinks.base import Sink, words_of
 
 NO_FOLDER = "no folder for recordings was given when clst-run was started"
 
@@ -31,15 +32,18 @@ class Recorder:
         """Begin a new file with the next frame; nothing changes while one is written already.
 
         Raises:
-            ConfigError: no folder was given.
+            ConfigError: no folder was given, or it cannot be used.
         """
         if self.folder is None:
             raise ConfigError(f"recording is impossible: {NO_FOLDER}")
         with self._switching:
             if self._video is not None:
                 return
-            path = self._new_path(self.folder)
-            video = self._make_video(path)
+            try:
+                path = self._new_path(self.folder)
+                video = self._make_video(path)
+            except Exception as error:
+                raise ConfigError(f"recording is impossible: {_words(error)}") from error
             with self._writing:
                 self._frames, self._begun, self._message, self._failed = 0, time.monotonic(), "", False
                 self._video, self._path = video, path
@@ -57,30 +61,35 @@ class Recorder:
     def write(self, result: Result) -> None:
         """Append a frame if something is recorded. A failure ends the recording, not the caller."""
         with self._writing:
-            if self._video is None:
-                return
-            try:
-                self._video.write(result)
-                self._frames += 1
-                return
-            except (ClstError, OSError) as error:
-                words = _words(error)
-        self.stop(words)
-
-    def stop(self, failure: str = "") -> None:
-        """Finish the file at hand, if there is one; returns when it is whole. `failure` is why it could not go on."""
-        with self._switching:
-            with self._writing:
-                video, self._video = self._video, None
+            video = self._video
             if video is None:
                 return
             try:
+                video.write(result)
+                self._frames += 1
+                return
+            except Exception as error:  # noqa: BLE001  OpenCV's are none of ours, and the page must go on
+                # told and taken away before anybody else can stop it as if it were whole, or begin another one
+                self._video, self._failed, self._message = None, True, _words(error)
+        with suppress(Exception):  # the first failure is the one to tell
+            video.close()
+
+    def stop(self) -> None:
+        """Finish the file at hand, if there is one; returns when it is whole. Never fails: it is told."""
+        with self._switching:
+            with self._writing:
+                video, self._video = self._video, None
+                frames, name = self._frames, self._path.name if self._path is not None else ""
+            if video is None:
+                return
+            failure = ""
+            try:
                 video.close()
-            except (ClstError, OSError) as error:
-                failure = failure or _words(error)
-            name = self._path.name if self._path is not None else ""
-            saved = f"{name}: {self._frames} frames saved" if self._frames else "no frame came, so no file was made"
-            self._failed, self._message = bool(failure), failure or saved
+            except Exception as error:  # noqa: BLE001  the page has to end all the same
+                failure = _words(error)
+            saved = f"{name}: {frames} frames saved" if frames else "no frame came, so no file was made"
+            with self._writing:
+                self._failed, self._message = bool(failure), failure or saved
 
     def to_json(self) -> dict[str, Any]:
         """What the page shows of it."""
@@ -99,8 +108,7 @@ class Recorder:
 
 
 def _words(error: Exception) -> str:
-    if isinstance(error, ClstError):
-        return error.message
-    reason = getattr(error, "strerror", None) or str(error)
-    place = getattr(error, "filename", None)
-    return f"{place}: {reason}" if place else str(reason)
+    if isinstance(error, ClstError) or not isinstance(error, OSError):
+        return words_of(error)
+    reason = error.strerror or str(error)
+    return f"{error.filename}: {reason}" if error.filename else reason

@@ -18,6 +18,7 @@ from clst_runtime.errors import ConfigError
 from clst_runtime.optional import require
 from clst_runtime.web.access import HEADERS, Guard, refusal
 from clst_runtime.web.board import Board
+from clst_runtime.web.faults import Faults
 from clst_runtime.web.figures import RunCollector, exposition, registry_of
 from clst_runtime.web.pictures import Pictures
 
@@ -32,6 +33,10 @@ MAX_CONNECTIONS = 128
 """More are closed at once, so that nobody in a network can use up the files that the run may open."""
 BACKLOG = 16
 """So many may come before they are counted."""
+SILENT_SECONDS = 10.0
+"""A connection that has asked for nothing by then, or was refused, is closed: it takes the place of another one."""
+KEPT_SECONDS = 30.0
+"""So long a connection may wait for its next request."""
 MAX_REQUEST_BYTES = 4096
 STOP_SECONDS = 1.5
 """After so long the server is left to its end as a daemon."""
@@ -60,15 +65,20 @@ class WebServer:
         run = {name: str(board.facts[name]) for name in ("network", "precision", "backend", "source")}
         self._figures = registry_of(RunCollector(lambda: board.snapshot(fresh=True), run))
         self._files = {place: _asset(name, kind) for place, (name, kind) in PAGE.items()}
+        self._faults = Faults(board.statistics.warn)
+        self._failure: Exception | None = None
         self._open: set[asyncio.Task[Any]] = set()
+        self._silent: dict[Any, asyncio.TimerHandle] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._running, self._ending = threading.Event(), asyncio.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), name="web server", daemon=True)
 
     def start(self) -> None:
-        """Serve from now on; returns when requests are answered."""
+        """Serve from now on; returns when requests are answered, or raises why they cannot be."""
         self._thread.start()
         self._running.wait()
+        if self._failure is not None:
+            raise self._failure
 
     def stop(self) -> None:
         """Tell viewers the end, close every connection and the port; a second call does nothing."""
@@ -78,14 +88,18 @@ class WebServer:
         self._thread.join(STOP_SECONDS)
 
     async def _serve(self) -> None:
-        runner = self._web.AppRunner(self._application(), access_log=None, shutdown_timeout=0.1)  # no tokens in logs
+        runner = self._web.AppRunner(
+            self._application(),
+            access_log=None,
+            logger=self._faults.logger(),
+            shutdown_timeout=0.1,
+            keepalive_timeout=KEPT_SECONDS,
+        )  # fmt: skip  no tokens in logs
         try:
-            await runner.setup()
-            self._loop = asyncio.get_running_loop()
-            accepting = await self._loop.create_server(
-                lambda: _accepted(runner.server), sock=self._listening, backlog=BACKLOG
-            )
-            self._pictures.start(self._loop)
+            accepting = await self._begin(runner)
+        except Exception as error:  # noqa: BLE001  raised again by `start`, in the thread that can tell it
+            self._failure = error
+            return
         finally:
             self._running.set()
         sampling = asyncio.ensure_future(self._sample())
@@ -96,9 +110,32 @@ class WebServer:
         accepting.close()
         await runner.cleanup()  # lets go of who was too slow to hear of it
 
+    async def _begin(self, runner: Any) -> asyncio.AbstractServer:
+        await runner.setup()
+        self._loop = loop = asyncio.get_running_loop()
+        accepting = await loop.create_server(
+            lambda: self._accepted(runner.server), sock=self._listening, backlog=BACKLOG
+        )
+        self._pictures.start(loop)
+        return accepting
+
+    def _accepted(self, server: Any) -> asyncio.BaseProtocol:
+        """What speaks on a new connection."""
+        if len(server.connections) >= MAX_CONNECTIONS:
+            return _Full()
+        speaker = server()
+        self._silent[speaker] = asyncio.get_running_loop().call_later(SILENT_SECONDS, self._let_go, speaker)
+        return cast("asyncio.BaseProtocol", speaker)
+
+    def _let_go(self, speaker: Any) -> None:
+        self._silent.pop(speaker, None)
+        if speaker.transport is not None:
+            speaker.transport.abort()
+
     async def _sample(self) -> None:
         while True:
-            self._board.sample_drops()
+            with self._faults.caught():
+                self._board.sample_drops()
             await asyncio.sleep(1.0)
 
     def _application(self) -> Any:
@@ -107,7 +144,13 @@ class WebServer:
         @toolkit.middleware  # type: ignore[untyped-decorator, unused-ignore]
         async def guarded(request: web.Request, handler: Handler) -> web.StreamResponse:
             answer = self._guard.answer(request)
-            return await handler(request) if answer is None else answer
+            if answer is not None:
+                answer.force_close()
+                return answer
+            silent = self._silent.pop(request.protocol, None)
+            if silent is not None:
+                silent.cancel()
+            return await handler(request)
 
         async def add_headers(_: web.Request, response: web.StreamResponse) -> None:
             response.headers.update(HEADERS)
@@ -143,7 +186,7 @@ class WebServer:
             return refusal(415, 'send {"on": true} or {"on": false} as application/json')
         try:
             wanted = (await request.json())["on"]
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, LookupError, TypeError, RecursionError):  # LookupError: an unknown charset, too
             wanted = None
         if not isinstance(wanted, bool):
             return refusal(400, 'send {"on": true} or {"on": false}')
@@ -183,7 +226,9 @@ class WebServer:
             self._open.discard(me)
             for task in (listening, *speaking):
                 task.cancel()
-            await asyncio.gather(listening, *speaking, return_exceptions=True)
+            for outcome in await asyncio.gather(listening, *speaking, return_exceptions=True):
+                if isinstance(outcome, Exception):
+                    self._faults.take(outcome)
         with suppress(ConnectionError, RuntimeError):
             await connection.close()
         return cast("web.StreamResponse", connection)
@@ -225,11 +270,6 @@ class WebServer:
 class _Full(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         cast(asyncio.Transport, transport).abort()
-
-
-def _accepted(server: Any) -> asyncio.BaseProtocol:
-    """What speaks on a new connection."""
-    return _Full() if len(server.connections) >= MAX_CONNECTIONS else server()
 
 
 async def _listen(connection: Any, wanted: asyncio.Event) -> None:

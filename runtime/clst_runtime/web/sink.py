@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 
 from clst_runtime.machine import machine_facts
@@ -78,10 +79,13 @@ def open_web(
         recordings, lambda path: VideoSink(path, manifest.classes, facts.fps or measured_fps(statistics), facts.alpha)
     )
     listening = listen(address)
-    bound = WebAddress(host=address.host, port=listening.getsockname()[1])
-    pictures = Pictures(Painter(manifest.classes, facts.alpha))
-    server = WebServer(Board(statistics, facts, recorder, machine_facts), pictures, Guard(bound, token), listening)
-    server.start()
+    with ExitStack() as undone:
+        undone.callback(listening.close)
+        bound = WebAddress(host=address.host, port=listening.getsockname()[1])
+        pictures = Pictures(Painter(manifest.classes, facts.alpha), tell=statistics.warn)
+        server = WebServer(Board(statistics, facts, recorder, machine_facts), pictures, Guard(bound, token), listening)
+        server.start()
+        undone.pop_all()
     url = f"http://{shown(reachable_host(bound.host))}:{bound.port}/"
     return WebSink(server, pictures, recorder, url if token is None else f"{url}?token={token}")
 
