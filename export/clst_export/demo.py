@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import click
 
 from clst_export.convert import Material, Request, convert
+from clst_export.domain import reference_stretches
 from clst_export.precision import Precision
 from clst_runtime.atomic import write_text
 from clst_runtime.backends.ort import OrtBackend
@@ -18,6 +19,8 @@ from clst_runtime.dataset import LabelledDataset, open_dataset
 from clst_runtime.evaluation import evaluate
 from clst_runtime.images import write_png
 from clst_runtime.machine import machine_facts
+from clst_runtime.monitor.reference import LEAST_FRAMES
+from clst_runtime.monitor.watch import open_watch
 from clst_runtime.overlay import colourise, contact_sheet
 from clst_runtime.parity import compare
 from clst_runtime.pipeline import run_pipeline
@@ -54,12 +57,15 @@ def run_demo(out: Path, *, scenes: int, settings: Sequence[str]) -> str:
     images = open_target([str(target)], input_hw=SIZE_HW)
     model = out / "model.onnx"
     frames = [images[index] for index in range(min(16, len(images)))]
-    convert(folder.adapted, model, Request(precision=Precision.FP32), Material(frames=frames))
+    reference, _ = reference_stretches([str(target)], SIZE_HW)
+    convert(folder.adapted, model, Request(precision=Precision.FP32), Material(frames=frames, reference=reference))
     _say("4/5  parity and accuracy (clst-parity, clst-eval)")
     table = _compare(out, folder, model, open_dataset(new, split="val"), images)
     _say("5/5  a drive with the new camera (clst-run, clst-bench)")
     speed = _drive(out, model, images)
-    text = f"{table}\n\n{speed}\n\nLook into {out}: before_after.png, drive.mp4, run/curves.png, run/config.toml"
+    cameras = watch_cameras(model, {"new": new / "images" / "val", "old": old / "images" / "train"})
+    hint = f"Look into {out}: before_after.png, drive.mp4, run/curves.png, run/config.toml"
+    text = "\n\n".join([table, speed, cameras, hint])
     write_text(out / "report.txt", text + "\n")
     return text
 
@@ -125,3 +131,21 @@ def _drive(out: Path, model: Path, images: TargetImages) -> str:
         f"{statistics.frames} frames driven; host to host {latency['median']:.1f} ms median, "
         f"{latency['p99']:.1f} ms p99 at {SIZE_HW[0]}x{SIZE_HW[1]} on {machine_facts()['cpu']}"
     )
+
+
+def watch_cameras(model: Path, cameras: Mapping[str, Path]) -> str:
+    """A line for each camera: what the monitor says at the end of its pictures, none of which its reference is of.
+
+    Args:
+        cameras: folder of pictures by the camera's name.
+    """
+    lines = []
+    with OrtBackend(model) as backend:
+        for name, folder in cameras.items():
+            with open_source(str(folder)) as source:
+                watch = open_watch(backend.manifest, source)
+                if watch is None:
+                    return f"is it the new camera? not judged: fewer than {LEAST_FRAMES} pictures of it; give more --scenes"
+                run_pipeline(source, backend, [watch])
+                lines.append(f"{name} camera, {watch.looks} pictures: {watch.judge.judgement.words}")
+    return "\n".join(lines)

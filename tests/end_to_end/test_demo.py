@@ -1,13 +1,17 @@
 import json
+import re
 
+from tests.conftest import write_labelled
 from tests.shell import shell
+
+from clst_export.demo import watch_cameras
 
 
 def test_the_demo_goes_through_the_whole_loop(tmp_path):
     out = tmp_path / "demo"
     quick = ("source.iterations=3", "adaptation.iterations=3", "source.batch=2", "adaptation.batch=2")
     settings = [part for setting in quick for part in ("--set", setting)]
-    done = shell("clst-demo", "--out", out, "--scenes", 8, *settings)
+    done = shell("clst-demo", "--out", out, "--scenes", 32, *settings)
     assert done.returncode == 0, done.stderr
     for name in ("before_after.png", "drive.mp4", "model.onnx", "report.txt", "run/curves.png", "run/config.toml"):
         assert (out / name).stat().st_size > 0, name
@@ -15,4 +19,14 @@ def test_the_demo_goes_through_the_whole_loop(tmp_path):
     assert values["agreement"] >= 0.999
     assert abs(values["miou_drop"]) < 0.0005
     assert "mIoU" in done.stdout
+    new, old = re.findall(r"(?:new|old) camera, \d+ pictures: .*", done.stdout)
+    assert new.startswith("new camera, 8 pictures: the camera is not judged yet: 8 frames looked at")
+    shift = re.fullmatch(r"old camera, 32 pictures: the camera is not judged yet: 32 .*, shift ([\d.]+) so far", old)
+    assert float(shift[1]) > 1.5, "of another camera, but too few pictures to say so"
     assert shell("clst-demo", "--out", out).returncode == 3
+
+
+def test_a_demo_of_too_few_pictures_says_that_its_model_knows_no_camera(tmp_path, rgb_model):
+    write_labelled(tmp_path / "data")
+    words = watch_cameras(rgb_model, {"new": tmp_path / "data" / "images" / "val"})
+    assert words == "is it the new camera? not judged: fewer than 32 pictures of it; give more --scenes"
