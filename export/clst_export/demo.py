@@ -134,7 +134,7 @@ def _drive(out: Path, model: Path, images: TargetImages) -> str:
 
 
 def watch_cameras(model: Path, cameras: Mapping[str, Path]) -> str:
-    """A line for each camera: what the monitor says at the end of its pictures, none of which its reference is of.
+    """A line for each camera: what the monitor says at the end of its pictures; its reference is of others.
 
     Args:
         cameras: folder of pictures by the camera's name.
@@ -145,7 +145,8 @@ def watch_cameras(model: Path, cameras: Mapping[str, Path]) -> str:
             with open_source(str(folder)) as source:
                 watch = open_watch(backend.manifest, source)
                 if watch is None:
-                    return f"is it the new camera? not judged: fewer than {LEAST_FRAMES} pictures of it; give more --scenes"
+                    few = f"fewer than {LEAST_FRAMES} pictures of it; give more --scenes"
+                    return f"is it the new camera? not judged: {few}"
                 run_pipeline(source, backend, [watch])
                 lines.append(f"{name} camera, {watch.looks} pictures: {watch.judge.judgement.words}")
     return "\n".join(lines)

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import cv2
 import numpy as np
 import pytest
+from tests.conftest import rgb_manifest
 from tests.runtime.web.browser import CHROMIUM, opened
 from tests.runtime.web.run import served
 
@@ -207,6 +208,25 @@ def test_another_camera_is_shown_with_its_number_while_masks_come_in_time(tmp_pa
         asyncio.run(watch_the_camera(page, SimpleNamespace(domain=CAMERA), tmp_path))
     band = cv2.imread(str(tmp_path / "other.png"))[:200, 700, ::-1].astype(int)
     assert (np.abs(band - (181, 51, 138)).max(axis=1) < 24).sum() > 10, "the band is seen"
+
+
+def test_what_was_proved_is_told_in_words_and_not_in_hashes(tmp_path):
+    parity = {"reference": "PyTorch fp32", "frames": 16, "labelled": True, "agreement": 0.99987, "reference_miou": 0.5,
+              "miou": 0.4991, "fingerprint": {"frames_sha256": ["ab" * 32] * 16}, "holds": True}  # fmt: skip
+    engine = {"gpu": "Orin", "tensorrt": "10.3", "rival": {"engine": "cd" * 32}, "none": None}
+
+    async def look(page):
+        async with opened(page.url, tmp_path / "profile") as tab:
+            await tab.until("document.getElementById('model').innerText.includes('parity')")
+            seen = await tab.value("document.getElementById('model').innerText")
+            assert "99.987 % of pixels as PyTorch fp32, 16 pictures; mIoU 49.91 %, was 50.00 %" in seen
+            assert "gpu Orin · tensorrt 10.3\n" in seen
+            assert "8 rows × 16 columns, " in seen
+            assert "abab" not in seen
+            assert "cdcd" not in seen
+
+    with served(manifest=rgb_manifest(parity=parity, engine=engine)) as page:
+        asyncio.run(look(page))
 
 
 ALONE = """

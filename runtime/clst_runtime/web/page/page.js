@@ -331,6 +331,19 @@ const plain = (value) => (Array.isArray(value) ? value.map(plain).join(", ")
   : value && typeof value === "object" ? `(${listed(value)})` : String(number(value)));
 const listed = (values) => Object.entries(values).map(([name, value]) => `${name.replaceAll("_", " ")} ${plain(value)}`).join(" · ");
 
+// Numbers and words only: what a manifest lists for machines (hashes, counts of pixels) would fill the screen.
+const scalars = (values) => listed(Object.fromEntries(
+  Object.entries(values).filter(([, value]) => value !== null && typeof value !== "object")));
+
+function parityWords(parity) {
+  const { agreement, frames, reference, labelled, miou, reference_miou: before } = parity;
+  if (![agreement, frames].every(Number.isFinite)) return scalars(parity) || "not measured at export";
+  const percent = (value, digits) => `${(100 * value).toFixed(digits)} %`;
+  const accuracy = labelled && Number.isFinite(miou) && Number.isFinite(before)
+    ? `; mIoU ${percent(miou, 2)}, was ${percent(before, 2)}` : "";
+  return `${percent(agreement, 3)} of pixels as ${reference ?? "the reference"}, ${frames} pictures${accuracy}`;
+}
+
 async function loadFacts() {
   let told;
   try {
@@ -355,11 +368,11 @@ async function loadFacts() {
   pairs("model", [
     ["file", run.model],
     ["network", run.network],
-    ["input", `${run.input_hw[0]} × ${run.input_hw[1]} rows × columns, ${run.fit}`],
+    ["input", `${run.input_hw[0]} rows × ${run.input_hw[1]} columns, ${run.fit}`],
     ["precision", run.precision + (run.has_confidence ? ", with confidence" : "")],
     ["classes", `${run.classes.length} (${run.class_list})`],
-    ["parity", listed(run.parity) || "not measured at export"],
-    ["engine", listed(run.engine)],
+    ["parity", parityWords(run.parity)],
+    ["engine", scalars(run.engine)],
     ["checkpoint", run.checkpoint.slice(0, 12)],
     ["made by", listed(run.tool_versions)],
   ]);
