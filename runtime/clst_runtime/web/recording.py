@@ -17,7 +17,7 @@ NO_FOLDER = "no folder for recordings was given when clst-run was started"
 
 
 class Recorder:
-    """One video after another into a folder. One thread writes, others switch."""
+    """One video after another into a folder. One thread writes, others switch, and any may ask without waiting."""
 
     def __init__(self, folder: Path | None, make_video: Callable[[Path], Sink]) -> None:
         """Args: make_video: opens a sink that writes to a path. folder: None = recording is impossible."""
@@ -46,7 +46,8 @@ class Recorder:
                 raise ConfigError(f"recording is impossible: {_words(error)}") from error
             with self._writing:
                 self._frames, self._begun, self._message, self._failed = 0, time.monotonic(), "", False
-                self._video, self._path = video, path
+                self._path = path
+                self._video = video  # last, so that who sees it sees what belongs to it
 
     def _new_path(self, folder: Path) -> Path:
         """A name of the time that no file has, whatever the clock does."""
@@ -70,7 +71,7 @@ class Recorder:
                 return
             except Exception as error:  # noqa: BLE001  OpenCV's are none of ours, and the page must go on
                 # told and taken away before anybody else can stop it as if it were whole, or begin another one
-                self._video, self._failed, self._message = None, True, _words(error)
+                self._failed, self._message, self._video = True, _words(error), None
         with suppress(Exception):  # the first failure is the one to tell
             video.close()
 
@@ -78,10 +79,10 @@ class Recorder:
         """Finish the file at hand, if there is one; returns when it is whole. Never fails: it is told."""
         with self._switching:
             with self._writing:
-                video, self._video = self._video, None
-                frames, name = self._frames, self._path.name if self._path is not None else ""
-            if video is None:
-                return
+                video, frames, name = self._video, self._frames, self._path.name if self._path is not None else ""
+                if video is None:
+                    return
+                self._message, self._video = f"{name}: being finished", None
             failure = ""
             try:
                 video.close()
@@ -92,19 +93,18 @@ class Recorder:
                 self._failed, self._message = bool(failure), failure or saved
 
     def to_json(self) -> dict[str, Any]:
-        """What the page shows of it."""
-        with self._writing:
-            active = self._video is not None
-            return {
-                "possible": self.folder is not None,
-                "reason": NO_FOLDER if self.folder is None else "",
-                "active": active,
-                "file": self._path.name if self._path is not None else "",
-                "frames": self._frames,
-                "seconds": time.monotonic() - self._begun if active else 0.0,
-                "message": self._message,
-                "failed": self._failed,
-            }
+        """What the page shows of it. No lock: a disk that hangs in a frame must not hold up the page's event loop."""
+        active = self._video is not None
+        return {
+            "possible": self.folder is not None,
+            "reason": NO_FOLDER if self.folder is None else "",
+            "active": active,
+            "file": self._path.name if self._path is not None else "",
+            "frames": self._frames,
+            "seconds": time.monotonic() - self._begun if active else 0.0,
+            "message": self._message,
+            "failed": self._failed,
+        }
 
 
 def _words(error: Exception) -> str:

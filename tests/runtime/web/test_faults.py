@@ -313,3 +313,47 @@ def test_many_who_switch_at_once_leave_whole_recordings_only(tmp_path):
     recorder.stop()
     assert len(videos) > 3
     assert ({video.closed for video in videos}, late) == ({1}, [])
+
+
+def test_a_disk_that_hangs_holds_up_no_viewer(tmp_path):
+    """What the page tells of a recording must not wait for the frame that is being written."""
+    writing, go_on = threading.Event(), threading.Event()
+
+    def hangs():
+        writing.set()
+        go_on.wait(20)
+
+    with served(recordings=tmp_path) as page:
+        page.sink._recorder._make_video = lambda path: Video(on_write=hangs)
+        page.record(True)
+        giving = threading.Thread(target=page.give)
+        giving.start()
+        try:
+            assert writing.wait(5)
+            begins = time.monotonic()
+            told = page.status()["recording"]
+            assert time.monotonic() - begins < 2.0
+            assert (told["active"], told["frames"]) == (True, 0)
+        finally:
+            go_on.set()
+            giving.join()
+
+
+def test_while_a_recording_is_finished_the_page_says_so(tmp_path):
+    closing, go_on = threading.Event(), threading.Event()
+
+    def slow():
+        closing.set()
+        go_on.wait(20)
+
+    recorder = Recorder(tmp_path, lambda path: Video(on_close=slow))
+    recorder.start()
+    recorder.write(None)
+    stopping = threading.Thread(target=recorder.stop)
+    stopping.start()
+    assert closing.wait(5)
+    told = recorder.to_json()
+    assert (told["active"], told["failed"], told["message"]) == (False, False, f"{told['file']}: being finished")
+    go_on.set()
+    stopping.join()
+    assert recorder.to_json()["message"] == f"{told['file']}: 1 frames saved"
