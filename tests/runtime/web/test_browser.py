@@ -210,7 +210,10 @@ def test_another_camera_is_shown_with_its_number_while_masks_come_in_time(tmp_pa
     assert (np.abs(band - (181, 51, 138)).max(axis=1) < 24).sum() > 10, "the band is seen"
 
 
-def test_what_was_proved_is_told_in_words_and_not_in_hashes(tmp_path):
+LONG = "gst:nvarguscamerasrc sensor-id=0 ! " + " ! ".join(["video/x-raw,format=BGR"] * 12) + " ! appsink"
+
+
+def test_what_was_proved_is_told_in_words_and_a_long_source_leaves_room_for_the_picture(tmp_path):
     parity = {"reference": "PyTorch fp32", "frames": 16, "labelled": True, "agreement": 0.99987, "reference_miou": 0.5,
               "miou": 0.4991, "fingerprint": {"frames_sha256": ["ab" * 32] * 16}, "holds": True}  # fmt: skip
     engine = {"gpu": "Orin", "tensorrt": "10.3", "rival": {"engine": "cd" * 32}, "none": None}
@@ -222,10 +225,12 @@ def test_what_was_proved_is_told_in_words_and_not_in_hashes(tmp_path):
             assert "99.987 % of pixels as PyTorch fp32, 16 pictures; mIoU 49.91 %, was 50.00 %" in seen
             assert "gpu Orin · tensorrt 10.3\n" in seen
             assert "8 rows × 16 columns, " in seen
+            assert f"source\n{LONG}\n" in await tab.value("document.getElementById('device').innerText")
+            assert await tab.value("document.querySelector('header').clientHeight") < 100
             assert "abab" not in seen
             assert "cdcd" not in seen
 
-    with served(manifest=rgb_manifest(parity=parity, engine=engine)) as page:
+    with served(manifest=rgb_manifest(parity=parity, engine=engine), source=LONG) as page:
         asyncio.run(look(page))
 
 

@@ -356,8 +356,10 @@ async function loadFacts() {
   const { run, machine } = told;
   knowsItsCamera = run.knows_its_camera;
   if (status !== null) showCamera();
-  say("source", run.source);
-  say("backend", run.backend);
+  for (const id of ["source", "backend"]) {
+    say(id, run[id]); // cut off where it is long; the whole stands among the facts
+    at(id).title = run[id];
+  }
   at("legend").replaceChildren(...run.classes.map(({ name, colour }) => {
     const swatch = document.createElement("i");
     swatch.style.background = `rgb(${colour.join(" ")})`;
@@ -376,16 +378,18 @@ async function loadFacts() {
     ["checkpoint", run.checkpoint.slice(0, 12)],
     ["made by", listed(run.tool_versions)],
   ]);
+  const used = [["source", run.source], ["backend", run.backend]];
   if (machine === null) {
-    pairs("device", [["", "being found out …"]]);
+    pairs("device", [...used, ["machine", "being found out …"]]);
     setTimeout(loadFacts, 1000);
     return;
   }
   if (machine.error) {
-    pairs("device", [["not told", machine.error]]);
+    pairs("device", [...used, ["not told", machine.error]]);
     return;
   }
   pairs("device", [
+    ...used,
     ["GPU", machine.gpus.join(", ") || "none that nvidia-smi names"],
     ["processor", `${machine.cpu}, ${machine.cores} cores`],
     ["memory", `${machine.memory_gib} GiB`],
