@@ -13,6 +13,7 @@ import click
 
 from clst_runtime.command import command
 from clst_runtime.errors import ClstError, DataError, ModelFileError
+from clst_runtime.gpu_command import gpu_of, gpu_options
 
 if TYPE_CHECKING:
     from clst_runtime.backends.base import Backend
@@ -33,11 +34,7 @@ UNKNOWN_FPS = 10.0
               help="Folder, video, camera:0, csi:0, rtsp://…, gst:PIPELINE, raw:1280x720 (stdin).")  # fmt: skip
 @click.option("--backend", default="auto", show_default=True,
               help="tensorrt, ort-tensorrt, ort-cuda or ort-cpu; what auto chose and why is said.")  # fmt: skip
-@click.option("--io", default="auto", show_default=True,
-              help="How frames reach an engine: copy, mapped (GPU and processor share memory).")  # fmt: skip
-@click.option("--cuda", default="auto", show_default=True,
-              help="What speaks to the GPU for an engine: pycuda, cuda-python, or whichever is there.")  # fmt: skip
-@click.option("--cuda-graph", is_flag=True, help="Launch an engine's work as one graph (needs cuda-python).")
+@gpu_options
 @click.option("--rebuild", is_flag=True,
               help="Build an engine that cannot be used here again, from its ONNX file beside it.")  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for overlay.mp4, statistics and masks.")
@@ -66,14 +63,13 @@ def main(model: Path, source: str, out: Path | None, **options: Any) -> None:
     """Segment what --source gives with MODEL. Ctrl-C and SIGTERM are the normal end: it reports and exits with 0."""
     check(model, source, out, options)
     from clst_runtime.backends.choice import choose_backend, has_choice
-    from clst_runtime.backends.gpu_options import GpuOptions
     from clst_runtime.pipeline import run_pipeline
     from clst_runtime.sources import open_source, without_credentials
     from clst_runtime.statistics import Deadline, RunStatistics
 
     deadline = Deadline(milliseconds=options["deadline_ms"], stale_after=options["stale_after"])
     with ExitStack() as opened:
-        gpu = GpuOptions(io=options["io"], graph=options["cuda_graph"], cuda=options["cuda"])
+        gpu = gpu_of(options)
         choice = choose_backend(model, options["backend"]) if has_choice(model) else None
         name = options["backend"] if choice is None else choice.name
         backend = opened.enter_context(open_backend(model, source, name, gpu, options))

@@ -18,7 +18,7 @@ def gpu_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in (
         click.option("--cuda-graph", is_flag=True, help="Launch an engine's work as one graph (needs cuda-python)."),
         click.option("--cuda", default="auto", show_default=True,
-                     help="What an engine speaks to the driver by: pycuda or cuda-python."),
+                     help="What speaks to the GPU for an engine: pycuda, cuda-python, or whichever is there."),
         click.option("--io", default="auto", show_default=True,
                      help="How frames reach an engine: copy, mapped (GPU and processor share memory)."),
     ):  # fmt: skip
