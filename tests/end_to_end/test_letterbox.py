@@ -13,7 +13,9 @@ from click.testing import CliRunner
 from tests.shell import shell
 
 from clst_export.cli import main as export
+from clst_runtime.acceptance_parity import judge_parity
 from clst_runtime.backends.ort import OrtBackend
+from clst_runtime.contest import Contestant, ties_to_export
 from clst_runtime.dataset import open_dataset
 from clst_runtime.errors import ModelFileError
 from clst_runtime.evaluation import evaluate, predict_at
@@ -119,6 +121,12 @@ def test_pytorch_and_the_file_agree_in_the_same_frame_and_are_not_compared_in_di
         assert result.agreement > 0.999
         assert result.candidate.miou == pytest.approx(evaluate(candidate, data).miou)
         assert result.candidate.miou == pytest.approx(candidate.manifest.parity["miou"])
+        names = [Contestant.parse(str(model))]
+        (tie,) = ties_to_export(names, [candidate], str(cameras / "new/images/val"))
+        assert (tie.found, tie.of, tie.equal) == (2, 2, 2)
+        judged = judge_parity(candidate, model, cameras / "new")
+        assert judged.values["fingerprint"]["holds"]
+        assert judged.values["labels"]["holds"]
         candidate._manifest = dataclasses.replace(candidate.manifest, fit=Fit.STRETCH)
         assert evaluate(candidate, data).miou != pytest.approx(result.candidate.miou)  # it would be noticed
         with pytest.raises(ModelFileError, match="fits differ: stretch and letterbox"):
