@@ -68,6 +68,19 @@ def test_this_test_would_notice_a_single_pixel_of_the_picture():
     assert step(stored())[0].loss.item() != step(spoilt)[0].loss.item()
 
 
+@pytest.mark.parametrize(
+    "settings", [{}, {"teacher": "mean_teacher"}, {"ensemble_view": "crops"}, {"ensemble_zoom": 1.25}]
+)
+def test_no_cell_of_padding_is_in_the_shares_that_are_logged(settings):
+    """Of 2×24 cells 6 and 8 are padding: 34 pseudo-labels are counted, and changes of theirs alone."""
+    one, (source, target) = learner(class_mix=False, **settings), batches()
+    adaptation_step(one, source, padded(target), target_weight=1.0)
+    assert one.diagnostics.counts.sum().item() == 34
+    if settings.get("ensemble_view") != "crops":
+        assert (one.diagnostics.labels.numpy()[PADDING] == 255).all()
+        assert (one.diagnostics.labels.numpy()[~PADDING] != 255).all()
+
+
 def test_source_padding_carries_no_loss():
     """Labels 255 in a column: whatever the network says there, nothing flows back from it."""
     one, (source, target) = learner(self_training_weight=0.0, contrastive_weight=0.0, class_mix=False), batches()
