@@ -191,6 +191,14 @@ def test_a_letterboxing_fitter_gives_what_the_function_gives(layout, size_hw):
         assert fitter.content == content_of(rgb.shape[:2], size_hw, Fit.LETTERBOX)
 
 
+@pytest.mark.parametrize("picture", [drawn(1, 60), drawn(60, 1), drawn(1, 1), drawn(1, 8), drawn(8, 1)])
+@pytest.mark.parametrize("layout", [Layout.RGB, Layout.BGR])
+def test_a_fitter_letterboxes_single_rows_columns_and_pixels(picture, layout):
+    expected = fit_frame(picture, (8, 8), Fit.LETTERBOX)
+    found = Fitter((8, 8), Fit.LETTERBOX).fit(as_layout(picture, layout), layout)
+    assert found.tolist() == expected.tolist()
+
+
 def test_a_fitter_does_not_change_the_camera_s_picture():
     picture = drawn(4, 8)
     before = picture.copy()

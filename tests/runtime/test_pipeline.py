@@ -1,4 +1,5 @@
 import gc
+import io
 import os
 import signal
 import threading
@@ -7,17 +8,21 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from tests.conftest import rgb_manifest, write_rgb_model
+from PIL import Image
+from tests.conftest import RGB_CLASSES, rgb_manifest, write_rgb_model
 from tests.fakes.live import FakeBackend, FakeSource
 
 from clst_runtime.backends.base import Prediction
 from clst_runtime.backends.ort import OrtBackend
 from clst_runtime.errors import DataError
 from clst_runtime.frames import PADDING_RGB, Fit, Layout
+from clst_runtime.images import read_image
 from clst_runtime.pipeline import WARM_UP_RUNS, Segmenter, Stop, Watchers, run_pipeline
 from clst_runtime.sinks.base import QUEUED, Sink
+from clst_runtime.sinks.files import PictureSink
 from clst_runtime.sources import TimedFrame
 from clst_runtime.statistics import Deadline, RunStatistics
+from clst_runtime.web.pictures import Painter
 
 
 class Kept(Sink):
@@ -232,18 +237,26 @@ def test_no_sink_ever_sees_the_padding_of_a_letterbox(camera_hw, wanted):
         assert (result.prediction.confidence == 100).all()
 
 
-def test_a_letterboxed_mask_lies_over_what_it_shows(tmp_path):
+@pytest.mark.parametrize("wanted", [True, False])
+def test_a_letterboxed_mask_lies_over_what_it_shows(tmp_path, wanted):
     """A red square in the middle third of an upright picture, through a model that names the strongest channel."""
     picture = np.zeros((96, 48, 3), np.uint8)
     picture[..., 2] = 200
     picture[32:64, 16:32] = (200, 0, 0)
     model = write_rgb_model(tmp_path / "m.onnx", manifest=rgb_manifest(fit=Fit.LETTERBOX).to_json())
     source = FakeSource([TimedFrame(index=0, picture=picture, captured_ns=time.monotonic_ns(), name="x")], live=False)
-    sink = Kept()
+    sink = Kept(wants_camera_size=wanted)
     with OrtBackend(model) as backend:
         run_pipeline(source, backend, [sink])
     (result,) = sink.results
     assert result.prediction.classes.shape == (8, 4)
+    page = np.array(Image.open(io.BytesIO(Painter(RGB_CLASSES, 1.0).paint(result)))).argmax(axis=2)
+    assert page.shape == (96, 48)
+    assert [page[row, column] for row, column in ((48, 24), (30, 24), (66, 24), (48, 6), (48, 42))] == [0, 2, 2, 2, 2]
+    if not wanted:
+        return
+    PictureSink(tmp_path, RGB_CLASSES, 1.0).write(result)
+    assert (read_image(tmp_path / "x.png").argmax(axis=2) == result.mask).all()
     # A pixel of the model is 12×12 of the camera's; red are those whose middle (6, 18, 30, 42, 54, 66) lies inside
     rows, columns = np.nonzero(result.mask == 0)
     assert (rows.min(), rows.max() + 1, columns.min(), columns.max() + 1) == (36, 60, 12, 36)
