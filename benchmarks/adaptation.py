@@ -37,7 +37,7 @@ sys.path.insert(0, str(HERE))
 
 from charts import draw_methods  # noqa: E402
 from pairs import PAIRS, Pair  # noqa: E402
-from scoring import bootstrap_difference, confusions, mean_iou, per_class  # noqa: E402
+from scoring import bootstrap_difference, confusions, mean_iou, merged, per_class  # noqa: E402
 
 OWN_COLOURS = "augmentation.target_colours=0"
 NO_TARGET = ("adaptation.teacher=none", "adaptation.self_training_weight=0", "adaptation.contrastive_weight=0",
@@ -242,29 +242,55 @@ def exported(out: Path, checkpoint: Path, pair: Pair) -> dict[str, float]:
 def summary(pair: Pair, rows: dict[str, Row], classes: tuple[str, ...]) -> dict[str, Any]:
     """Every row with its seeds, its mean and spread, recovery and where CLST stands against it."""
     headline = [classes.index(name) for name in pair.headline] or list(range(len(classes)))
-    told: dict[str, Any] = {}
+    told = {}
     for name, row in rows.items():
-        values = [100 * mean_iou(matrices.sum(0), headline) for matrices in row.matrices]
         every = [100 * mean_iou(matrices.sum(0), list(range(len(classes)))) for matrices in row.matrices]
         told[name] = {
-            "title": row.title, "settings": list(row.settings), "seeds": row.seeds, "miou": values,
-            "miou_mean": float(np.mean(values)), "miou_std": float(np.std(values)), "miou_all_classes": every,
+            "title": row.title, "settings": list(row.settings), "seeds": row.seeds,
+            **scores({each: rows[each].matrices for each in rows}, name, headline), "miou_all_classes": every,
             "iou": [per_class(matrices.sum(0), classes) for matrices in row.matrices],
             "seconds": row.seconds, "exported": row.exported,
         }  # fmt: skip
-    for name, row in rows.items():
-        told[name]["recovery"] = recovery(told, name)
-        if "clst" in rows and name != "clst" and row.seeds == rows["clst"].seeds:
-            told[name]["clst_ahead"] = bootstrap_difference(rows["clst"].matrices, row.matrices, headline)
     return told
 
 
-def recovery(told: dict[str, Any], name: str) -> float | None:
-    """(method − source) / (oracle − source) of the means over the seeds both have."""
-    if "oracle" not in told or told["oracle"]["seeds"] != told[name]["seeds"]:
+def scores(matrices: dict[str, list[npt.NDArray[np.int64]]], name: str, headline: list[int]) -> dict[str, Any]:
+    """One row's mIoU of each seed, their mean and spread; what it recovers; how far CLST is ahead of it.
+
+    Args:
+        matrices: for each row and seed images,C,C counts.
+        name: the row.
+        headline: the classes that are averaged.
+    """
+    values = {each: [100 * mean_iou(seed.sum(0), headline) for seed in seeds] for each, seeds in matrices.items()}
+    told: dict[str, Any] = {
+        "miou": values[name], "miou_mean": float(np.mean(values[name])), "miou_std": float(np.std(values[name])),
+        "recovery": recovery(values, name),
+    }  # fmt: skip
+    if "clst" in matrices and name != "clst" and len(matrices[name]) == len(matrices["clst"]):
+        told["clst_ahead"] = bootstrap_difference(matrices["clst"], matrices[name], headline)
+    return told
+
+
+def merged_summary(pair: Pair, rows: dict[str, Row], classes: tuple[str, ...]) -> dict[str, Any]:
+    """The second score of each row, over the pair's merged groups; empty where it has none."""
+    if not pair.merged:
+        return {}
+    groups = [[classes.index(name) for name in members] for members in pair.merged]
+    matrices = {name: [merged(seed, groups) for seed in row.matrices] for name, row in rows.items()}
+    names, every = [" + ".join(members) for members in pair.merged], list(range(len(groups)))
+    return {
+        name: scores(matrices, name, every) | {"iou": [per_class(seed.sum(0), names) for seed in matrices[name]]}
+        for name in rows
+    }
+
+
+def recovery(values: dict[str, list[float]], name: str) -> float | None:
+    """(method − source) / (oracle − source) of the means over the seeds, of which all three must have as many."""
+    if "oracle" not in values or not len(values["oracle"]) == len(values["source"]) == len(values[name]):
         return None
-    source, oracle = told["source"]["miou_mean"], told["oracle"]["miou_mean"]
-    return float((told[name]["miou_mean"] - source) / (oracle - source)) if oracle > source else None
+    source, oracle, reached = (float(np.mean(values[each])) for each in ("source", "oracle", name))
+    return (reached - source) / (oracle - source) if oracle > source else None
 
 
 def shift_of(pair: Pair) -> list[float]:
@@ -279,7 +305,7 @@ def shift_of(pair: Pair) -> list[float]:
     return [float(value) for value in colour_shift(old, (target[place] for place in evenly(len(target))))]
 
 
-def write(pair: Pair, told: dict[str, Any], options: dict[str, Any]) -> None:
+def write(pair: Pair, rows: dict[str, Row], options: dict[str, Any]) -> None:
     """Print the table; write the result file and its picture."""
     from clst_runtime.atomic import write_text
     from clst_runtime.machine import machine_facts
@@ -290,8 +316,9 @@ def write(pair: Pair, told: dict[str, Any], options: dict[str, Any]) -> None:
              "date": time.strftime("%Y-%m-%d"), "commit": commit, "machine": machine_facts(),
              "source_steps": options["source_steps"], "steps": options["steps"], "colour_shift": shift_of(pair),
              "settings": list(options["settings"])}  # fmt: skip
+    told, second = summary(pair, rows, pair.classes()), merged_summary(pair, rows, pair.classes())
     result = HERE / "results" / f"{options['name'] or pair.name}.json"
-    write_text(result, json.dumps(facts | {"methods": told}, indent=1) + "\n")
+    write_text(result, json.dumps(facts | {"methods": told} | ({"merged": second} if second else {}), indent=1) + "\n")
     draw_methods(told, pair.title, result.with_suffix(".png"))
     for name, row in told.items():
         share = "" if row["recovery"] is None else f"recovery {100 * row['recovery']:5.1f} %"
@@ -324,7 +351,7 @@ def main(pair_name: str, work: Path, data: Path | None, seeds: int, methods: str
     rows |= {name: Row(title=METHODS[name].title, settings=METHODS[name].settings) for name in names}
     for seed in range(1, seeds + 1):
         measure_seed(pair, work, seed, names, options, rows)
-        write(pair, summary(pair, rows, pair.classes()), options)
+        write(pair, rows, options)
 
 
 if __name__ == "__main__":

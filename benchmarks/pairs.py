@@ -67,6 +67,9 @@ class Pair:
     """Other labelled images of the new camera: the score."""
     headline: tuple[str, ...] = ()
     """Classes whose mean is the score; empty = all."""
+    merged: tuple[tuple[str, ...], ...] = ()
+    """Groups of classes that both cameras' labels tell apart in the same way, where single classes are not; a second
+    score."""
 
     def classes(self) -> tuple[str, ...]:
         """Names of the pair's classes."""
@@ -80,6 +83,16 @@ class Pair:
 DAY, DUSK = ("0006R0", "0016E5"), ("0001TP",)
 ALIKE = ("drivable", "living things", "vehicles", "far objects", "sky")
 """The groups that CamVid and IDD-Lite label alike; walls, kerbs and verges differ by definition."""
+MERGED = (
+    ("drivable", "non-drivable"),
+    ("living things",),
+    ("vehicles",),
+    ("road-side objects", "far objects"),
+    ("sky",),
+)
+"""What is left when the groups that differ are merged with their neighbours: CamVid's pavements are non-drivable, where
+IDD-Lite calls most ground beside the lane drivable; its walls are road-side objects, CamVid's belong to buildings. No
+unlabelled image tells an adaptation of such a rule, but it costs the five groups as well, whose pixels it moves."""
 
 
 def drives_of(data: Path, out: Path, drives: tuple[str, ...], splits: tuple[str, ...]) -> Path:
@@ -144,7 +157,7 @@ def idd_to_camvid(work: Path, data: Path | None) -> Pair:
     idd, camvid = folder / "idd_lite", folder / "camvid"
     related = {"classes": str(idd / "classes.json"), "mapping": str(folder / "camvid_to_idd7.json")}
     return Pair(
-        name="idd_to_camvid", title="IDD-Lite → CamVid, 5 of 7 groups", size="240x320", headline=ALIKE,
+        name="idd_to_camvid", title="IDD-Lite → CamVid, 5 of 7 groups", size="240x320", headline=ALIKE, merged=MERGED,
         source=Labelled(root=idd, split="train"), own_validation=Labelled(root=idd, split="val"),
         target=(str(camvid / "images" / "train"),), oracle=Labelled(root=camvid, split="train", **related),
         test=Labelled(root=camvid, split="val", **related),
@@ -155,7 +168,7 @@ def camvid_to_idd(work: Path, data: Path | None) -> Pair:
     """Cambridge → India, another camera."""
     there = idd_to_camvid(work, data)
     return Pair(
-        name="camvid_to_idd", title="CamVid → IDD-Lite, 5 of 7 groups", size="240x320", headline=ALIKE,
+        name="camvid_to_idd", title="CamVid → IDD-Lite, 5 of 7 groups", size="240x320", headline=ALIKE, merged=MERGED,
         source=there.oracle, own_validation=there.test, target=(str(there.source.root / "images" / "train"),),
         oracle=there.source, test=Labelled(root=there.source.root, split="val"),
     )  # fmt: skip

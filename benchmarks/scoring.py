@@ -46,6 +46,14 @@ def per_class(matrix: Counts, names: Sequence[str]) -> dict[str, float | None]:
     return {name: None if np.isnan(value) else float(value) for name, value in zip(names, iou(matrix), strict=True)}
 
 
+def merged(matrix: Counts, groups: Sequence[Sequence[int]]) -> Counts:
+    """Counts …,C,C of classes as …,G,G of groups of them: what lies in one group is right."""
+    of_class = np.zeros((matrix.shape[-1], len(groups)), np.int64)
+    for place, members in enumerate(groups):
+        of_class[list(members), place] = 1
+    return np.asarray(of_class.T @ matrix @ of_class, np.int64)
+
+
 def bootstrap_difference(
     ours: Sequence[Counts], theirs: Sequence[Counts], classes: Sequence[int], *, resamples: int = RESAMPLES
 ) -> dict[str, float]:

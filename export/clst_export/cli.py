@@ -38,7 +38,7 @@ def main() -> None:
     """Export a checkpoint; look at a model file; build a bundle's engine on the device."""
 
 
-@main.command(epilog="Also: clst-export inspect FILE, clst-export build BUNDLE (each with --help).")
+@main.command(epilog="Also: clst-export inspect FILE, clst-export build BUNDLE|ENGINE (each with --help).")
 @click.argument("checkpoint", required=False, type=click.Path(path_type=Path))
 @click.option("--onnx", type=click.Choice(PRECISIONS), help="Write an ONNX file; bare --onnx is fp32.")
 @click.option("--trt", type=click.Choice(PRECISIONS), help="Build a TensorRT engine for this machine's GPU.")
@@ -194,19 +194,36 @@ def make_bundle(paths: dict[str, Path], rival: Path | None, material: Material, 
 
 
 @main.command()
-@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("--frames", help="For an engine: pictures or a video of the camera, to verify it on.")
 @click.option("--json", "as_json", is_flag=True, help="Print the engine's manifest as JSON.")
-def build(bundle: Path, *, as_json: bool) -> None:
-    """Build and verify the engine of BUNDLE for this machine's GPU and TensorRT; a good one is kept as it is.
+def build(model: Path, frames: str | None, *, as_json: bool) -> None:
+    """Build and verify the engine of a bundle for this machine's GPU and TensorRT; a good one is kept as it is.
 
-    Needs TensorRT and a GPU, but neither PyTorch nor onnx.
+    MODEL may be an .engine file of another GPU or TensorRT, or a damaged one: it is built again from the ONNX file
+    beside it, as it was built before. Needs TensorRT and a GPU, but neither PyTorch nor onnx.
     """
-    from clst_export.bundle import build_bundle
+    is_engine = model.suffix.lower() == ".engine" and not model.is_dir()
+    if is_engine != (frames is not None):
+        raise click.UsageError(
+            f"{model}: give --frames pictures or a video of the camera to verify the engine on"
+            if is_engine
+            else "--frames is for an .engine file; a bundle has pictures of its own"
+        )
     from clst_export.engine import built_engine_note
     from clst_runtime.engines.sidecar import read_engine
 
-    engine = build_bundle(bundle)
-    manifest = read_engine(engine)[1]
+    if frames is not None:
+        from clst_runtime.contest import frames_to_measure
+        from clst_runtime.engines.rebuild import FRAMES, rebuild_engine
+
+        engine = model
+        manifest = rebuild_engine(model, lambda made: frames_to_measure(frames, made.input_hw, count=FRAMES))
+    else:
+        from clst_export.bundle import build_bundle
+
+        engine = build_bundle(model)
+        manifest = read_engine(engine)[1]
     click.echo(manifest.to_json() if as_json else f"{engine}: {built_engine_note(manifest)}")
 
 

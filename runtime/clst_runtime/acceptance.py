@@ -19,6 +19,8 @@ import click
 from clst_runtime.acceptance_parity import judge_parity, pictures_of
 from clst_runtime.backends import open_model
 from clst_runtime.backends.base import Backend, Frame
+from clst_runtime.backends.choice import AUTO
+from clst_runtime.backends.gpu_options import GpuOptions
 from clst_runtime.benchmark import Effort, measure_side_by_side
 from clst_runtime.contest import frames_to_measure
 from clst_runtime.device_facts import brief_state, device_state, unsteadiness
@@ -66,6 +68,10 @@ class Plan:
     """Length of the live run."""
     threads: int | None = None
     """CPU threads; None = the engine's choice."""
+    backend: str = AUTO
+    """What computes, as `open_model` takes it."""
+    gpu: GpuOptions = field(default_factory=GpuOptions)
+    """How an engine is run."""
     deadline_ms: float | None = None
     """Capture to mask."""
     max_p99_ms: float | None = None
@@ -230,10 +236,13 @@ def check_file(bench: Bench, step: Step) -> None:
 
 def open_backend(bench: Bench, step: Step) -> None:
     """Open the model; a bundle is built here, and its engine compared with its class maps, the first time."""
-    bench.backend = bench.opened.enter_context(open_model(bench.plan.model, threads=bench.plan.threads))
+    plan = bench.plan
+    opened = open_model(plan.model, threads=plan.threads, backend=plan.backend, gpu=plan.gpu)
+    bench.backend = bench.opened.enter_context(opened)
     manifest = bench.backend.manifest
     step.values |= {"backend": bench.backend.description, "engine": dict(manifest.engine)}
-    step.told = f"{bench.backend.description}, input {manifest.input_hw[0]}x{manifest.input_hw[1]}"
+    words = f"{bench.backend.description}, input {manifest.input_hw[0]}x{manifest.input_hw[1]}"
+    step.told = "; ".join((words, *getattr(bench.backend, "warnings", ())))
 
 
 def _backend(bench: Bench) -> Backend:

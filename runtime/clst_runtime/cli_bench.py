@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import time
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ import click
 
 from clst_runtime.command import command
 from clst_runtime.errors import BudgetNotHeld
+from clst_runtime.gpu_command import gpu_of, gpu_options
 
 if TYPE_CHECKING:
     from clst_runtime.contest import Score
@@ -28,6 +30,9 @@ class Wish:
     seconds: float
     warm_up: int
     threads: int | None
+    io: str
+    cuda: str
+    cuda_graph: bool
     engine: bool
     max_p99_ms: float | None
     max_median_ms: float | None
@@ -46,6 +51,7 @@ class Wish:
               help="Measured time of each model, at most; with --live just that.")  # fmt: skip
 @click.option("--warm-up", default=50, show_default=True, type=click.IntRange(0), help="Runs before, at least 200 ms.")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads.")
+@gpu_options
 @click.option("--engine/--no-engine", default=True, show_default=True, help="Measure engine-only too.")
 @click.option("--max-p99-ms", type=float, help="Exit with 6 if a model's p99 is above this.")
 @click.option("--max-median-ms", type=float, help="Exit with 6 if a model's median is above this.")
@@ -96,11 +102,11 @@ def check_wish(wish: Wish, context: click.Context) -> None:
 def measure(wish: Wish) -> tuple[list[Score], dict[str, Any]]:
     """All scores, and the facts they must be quoted with."""
     from clst_runtime.benchmark import Effort
-    from clst_runtime.contest import Contestant, engine_only, glass_to_mask, host_to_host
+    from clst_runtime.contest import engine_only, entrants, glass_to_mask, host_to_host
     from clst_runtime.device_facts import device_state, unsteadiness
     from clst_runtime.machine import machine_facts
 
-    contestants = [Contestant.parse(model) for model in wish.models]
+    contestants = entrants(wish.models, gpu_of(dataclasses.asdict(wish)))
     facts: dict[str, Any] = {"date": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "machine": machine_facts()}
     facts |= {"frames": wish.live or wish.data or "drawn noise", "threads": wish.threads}
     before = device_state()

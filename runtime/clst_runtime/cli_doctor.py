@@ -12,6 +12,8 @@ import click
 
 from clst_runtime.command import command
 from clst_runtime.errors import MissingDependency
+from clst_runtime.gpu_command import NAMES as GPU_NAMES
+from clst_runtime.gpu_command import gpu_of, gpu_options
 
 if TYPE_CHECKING:
     from clst_runtime.doctor import Finding
@@ -28,6 +30,10 @@ class Options:
     source: str | None
     seconds: float
     threads: int | None
+    backend: str
+    io: str
+    cuda: str
+    cuda_graph: bool
     deadline_ms: float | None
     max_p99_ms: float | None
     report: Path
@@ -42,6 +48,8 @@ class Options:
 @click.option("--seconds", default=60.0, show_default=True, type=click.FloatRange(0, min_open=True),
               help="Length of the live run.")  # fmt: skip
 @click.option("--threads", type=click.IntRange(1), help="CPU threads.")
+@click.option("--backend", default="auto", show_default=True, help="What computes MODEL, as of clst-run.")
+@gpu_options
 @click.option("--deadline-ms", type=float, help="Live: the run must not be stale by this deadline.")
 @click.option("--max-p99-ms", type=float, help="Host-to-host p99 that must hold.")
 @click.option(
@@ -59,7 +67,8 @@ def main(context: click.Context, /, **options: Any) -> None:
     if chosen.verify is not None:
         verify(chosen)
         return
-    names = ("data", "source", "seconds", "threads", "deadline_ms", "max_p99_ms", "report")
+    names = ("data", "source", "seconds", "threads", "backend", *GPU_NAMES, "deadline_ms", "max_p99_ms",
+             "report")  # fmt: skip
     useless = [name for name in names if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE]
     if useless:
         raise click.UsageError(f"{', '.join('--' + name.replace('_', '-') for name in useless)} need --verify MODEL")
@@ -112,6 +121,8 @@ def verify(chosen: Options) -> None:
         source=chosen.source,
         seconds=chosen.seconds,
         threads=chosen.threads,
+        backend=chosen.backend,
+        gpu=gpu_of(dataclasses.asdict(chosen)),
         deadline_ms=chosen.deadline_ms,
         max_p99_ms=chosen.max_p99_ms,
     )

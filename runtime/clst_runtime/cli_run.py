@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from clst_runtime.command import command
-from clst_runtime.errors import ClstError, DataError
+from clst_runtime.errors import ClstError, DataError, ModelFileError
 
 if TYPE_CHECKING:
     from clst_runtime.backends.base import Backend
     from clst_runtime.backends.choice import Choice
+    from clst_runtime.backends.gpu_options import GpuOptions
     from clst_runtime.monitor.watch import WatchSink
     from clst_runtime.pipeline import Watchers
     from clst_runtime.sinks.base import Sink
@@ -35,6 +36,8 @@ UNKNOWN_FPS = 10.0
 @click.option("--io", default="auto", show_default=True,
               help="How frames reach an engine: copy, mapped (GPU and processor share memory).")  # fmt: skip
 @click.option("--cuda-graph", is_flag=True, help="Launch an engine's work as one graph (needs cuda-python).")
+@click.option("--rebuild", is_flag=True,
+              help="Build an engine that cannot be used here again, from its ONNX file beside it.")  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for overlay.mp4, statistics and masks.")
 @click.option("--video/--no-video", default=True, show_default=True, help="Write overlay.mp4.")
 @click.option("--masks", is_flag=True, help="Write masks/<frame>.png with class ids at camera size.")
@@ -59,8 +62,7 @@ UNKNOWN_FPS = 10.0
 @click.option("--json", "as_json", is_flag=True, help="Statistics as JSON.")
 def main(model: Path, source: str, out: Path | None, **options: Any) -> None:
     """Segment what --source gives with MODEL. Ctrl-C and SIGTERM are the normal end: it reports and exits with 0."""
-    check(out, options)
-    from clst_runtime.backends import open_model
+    check(model, source, out, options)
     from clst_runtime.backends.choice import choose_backend, has_choice
     from clst_runtime.backends.gpu_options import GpuOptions
     from clst_runtime.pipeline import run_pipeline
@@ -72,7 +74,7 @@ def main(model: Path, source: str, out: Path | None, **options: Any) -> None:
         gpu = GpuOptions(io=options["io"], graph=options["cuda_graph"])
         choice = choose_backend(model, options["backend"]) if has_choice(model) else None
         name = options["backend"] if choice is None else choice.name
-        backend = opened.enter_context(open_model(model, threads=options["threads"], backend=name, gpu=gpu))
+        backend = opened.enter_context(open_backend(model, source, name, gpu, options))
         frames = opened.enter_context(open_source(source, patience=patience_of(options["patience_seconds"])))
         statistics = RunStatistics(deadline, live=frames.live)
         described = {"model": str(model), "source": without_credentials(source)}
@@ -95,7 +97,7 @@ def main(model: Path, source: str, out: Path | None, **options: Any) -> None:
         raise DataError(f"not everything was recorded: {'; '.join(statistics.failures)}")
 
 
-def check(out: Path | None, options: dict[str, Any]) -> None:
+def check(model: Path, source: str, out: Path | None, options: dict[str, Any]) -> None:
     """Refuse what cannot be before anything is opened.
 
     Raises:
@@ -103,10 +105,38 @@ def check(out: Path | None, options: dict[str, Any]) -> None:
     """
     if out is None and (options["masks"] or options["pictures"]):
         raise click.UsageError("--masks and --pictures need --out")
+    if options["rebuild"] and model.suffix.lower() != ".engine":
+        raise click.UsageError("--rebuild is for an .engine file; a bundle is built again by itself where it has to be")
+    if options["rebuild"] and source.startswith("raw:"):
+        raise click.UsageError(
+            "--rebuild verifies on pictures of --source, and standard input gives each only once; build before: "
+            f"clst-export build {model} --frames FOLDER"
+        )
     if len([stream for stream in options["streams"] if writes_to_stdout(stream)]) > 1:
         raise click.UsageError("only one --stream can have standard output; give the others a socket")
     if out is not None and out.exists() and not options["overwrite"] and (not out.is_dir() or any(out.iterdir())):
         raise DataError(f"{out} exists and is not empty; give another --out or --overwrite")
+
+
+def open_backend(model: Path, source: str, name: str, gpu: GpuOptions, options: dict[str, Any]) -> Backend:
+    """The model, ready to predict; an engine that cannot be used here is built again if that was allowed.
+
+    Raises:
+        What `open_model` and `rebuild_engine` raise.
+    """
+    from clst_runtime.backends import open_model
+
+    try:
+        return open_model(model, threads=options["threads"], backend=name, gpu=gpu)
+    except ModelFileError as error:
+        if not options["rebuild"]:
+            raise
+        from clst_runtime.contest import frames_to_measure
+        from clst_runtime.engines.rebuild import FRAMES, rebuild_engine
+
+        click.echo(f"{error.message}; --rebuild: done now", err=True)
+        rebuild_engine(model, lambda manifest: frames_to_measure(source, manifest.input_hw, count=FRAMES))
+        return open_model(model, threads=options["threads"], backend=name, gpu=gpu)
 
 
 def writes_to_stdout(stream: str) -> bool:

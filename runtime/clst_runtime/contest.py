@@ -18,12 +18,13 @@ import numpy as np
 
 from clst_runtime.backends import open_model
 from clst_runtime.backends.base import Backend, Frame
-from clst_runtime.backends.choice import AUTO, TENSORRT, choose_backend
+from clst_runtime.backends.choice import AUTO, TENSORRT, choose_backend, has_choice
+from clst_runtime.backends.gpu_options import GpuOptions
 from clst_runtime.backends.trt import TrtBackend
 from clst_runtime.benchmark import Effort, LatencyResult, measure_rounds, measure_side_by_side
 from clst_runtime.engine_only import engine_step
 from clst_runtime.engines.bundle import build_bundle
-from clst_runtime.errors import ModelFileError
+from clst_runtime.errors import ConfigError, ModelFileError
 from clst_runtime.fingerprint import Tie, compare_fingerprint, known_frames, stored_fingerprint
 from clst_runtime.frames import Fit, fit_frame
 from clst_runtime.glass_to_mask import LiveResult, live_source, run_live
@@ -61,6 +62,13 @@ class Contestant:
     """The model file or bundle."""
     backend: str = AUTO
     """As `open_model` takes it."""
+    gpu: GpuOptions = field(default_factory=GpuOptions)
+    """How an engine is run; the default for what is none."""
+
+    @property
+    def is_engine(self) -> bool:
+        """Whether TensorRT computes it."""
+        return has_choice(self.path) and choose_backend(self.path, self.backend).name == TENSORRT
 
     @staticmethod
     def parse(text: str) -> Contestant:
@@ -81,11 +89,25 @@ class Contestant:
         Raises:
             What `open_model` raises.
         """
-        if timed and self.path.is_dir() and self.backend in (AUTO, TENSORRT):
-            return TrtBackend(build_bundle(self.path), timed=True)
-        if timed and self.path.is_file() and self.path.suffix.lower() == ".engine":
-            return TrtBackend(self.path, timed=True)
-        return open_model(self.path, threads=threads, backend=self.backend)
+        if timed and self.path.exists() and self.is_engine:
+            gpu = replace(self.gpu, graph=False)  # the stages inside a graph cannot be timed
+            return TrtBackend(build_bundle(self.path) if self.path.is_dir() else self.path, timed=True, gpu=gpu)
+        return open_model(self.path, threads=threads, backend=self.backend, gpu=self.gpu)
+
+
+def entrants(models: Sequence[str], gpu: GpuOptions) -> list[Contestant]:
+    """The models as they were named; `gpu` holds for those that are engines.
+
+    Raises:
+        ConfigError: a backend is not known or cannot compute such a file, or none is an engine and `gpu` would do
+            nothing.
+    """
+    parsed = [Contestant.parse(model) for model in models]
+    if gpu != GpuOptions() and not any(each.is_engine for each in parsed):
+        raise ConfigError(
+            "--io, --cuda and --cuda-graph are for engines and bundles, and no model is one; leave them out"
+        )
+    return [replace(each, gpu=gpu) if each.is_engine else each for each in parsed]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,6 +198,7 @@ def host_to_host(
                 input_hw=size,
                 level=Level.HOST_TO_HOST,
                 samples_ns=result.samples_ns,
+                note="; ".join(getattr(backend, "warnings", ())),
                 details=_details(result, tie),
             )
             for each, backend, result, tie in zip(contestants, backends, results, ties, strict=True)
@@ -214,10 +237,14 @@ def engine_only(
                 input_hw=size,
                 level=Level.ENGINE_ONLY,
                 samples_ns=() if isinstance(step, str) else tuple(next(samples)),
-                note=step if isinstance(step, str) else "",
+                note=step if isinstance(step, str) else _graph_note(each),
             )
             for each, backend, step in zip(contestants, backends, steps, strict=True)
         ]
+
+
+def _graph_note(each: Contestant) -> str:
+    return "without the CUDA graph, whose stages cannot be timed" if each.gpu.graph else ""
 
 
 def glass_to_mask(contestants: Sequence[Contestant], uri: str, seconds: float, *, threads: int | None) -> list[Score]:

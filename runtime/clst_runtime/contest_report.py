@@ -53,6 +53,8 @@ def scores_json(scores: Sequence[Score], *, samples: bool) -> list[dict[str, Any
                 score.contestant.name,
                 {"model": score.contestant.name, "backend": score.backend, "input_hw": list(score.input_hw)},
             )
+            if level is Level.HOST_TO_HOST:  # engine-only is measured without a CUDA graph, and says so
+                entry["backend"] = score.backend
             entry |= _level_json(score, ratio, samples=samples)
     return list(entries.values())
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-from adaptation import Row, recovery, summary
+from adaptation import Row, merged_summary, recovery, summary
 from pairs import Labelled, Pair
-from scoring import bootstrap_difference, iou, mean_iou, per_class
+from scoring import bootstrap_difference, iou, mean_iou, merged, per_class
 
 RIGHT = np.array([[4, 0, 0], [0, 4, 0], [0, 0, 0]])  # class 2 does not occur
 HALF = np.array([[2, 2, 0], [0, 4, 0], [0, 0, 0]])  # 2/4 and 4/6
@@ -46,18 +46,15 @@ def test_a_gain_on_one_image_of_two_is_in_doubt():
 
 @pytest.mark.parametrize(("adapted", "expected"), [(30.0, 0.5), (20.0, 0.0), (15.0, -0.25), (40.0, 1.0)])
 def test_recovery_is_the_share_of_the_way_to_the_oracle(adapted, expected):
-    told = {
-        name: {"miou_mean": value, "seeds": [1]}
-        for name, value in (("source", 20.0), ("oracle", 40.0), ("clst", adapted))
-    }
+    told = {"source": [20.0], "oracle": [40.0], "clst": [adapted]}
     assert recovery(told, "clst") == pytest.approx(expected)
 
 
 def test_no_recovery_without_an_oracle_of_the_same_seeds_that_is_better():
-    told = {"source": {"miou_mean": 20.0, "seeds": [1]}, "clst": {"miou_mean": 30.0, "seeds": [1]}}
+    told = {"source": [20.0], "clst": [30.0]}
     assert recovery(told, "clst") is None
-    assert recovery(told | {"oracle": {"miou_mean": 20.0, "seeds": [1]}}, "clst") is None
-    assert recovery(told | {"oracle": {"miou_mean": 40.0, "seeds": [1, 2]}}, "clst") is None
+    assert recovery(told | {"oracle": [20.0]}, "clst") is None
+    assert recovery(told | {"oracle": [40.0, 40.0]}, "clst") is None
 
 
 def test_the_score_is_over_the_headline_classes_and_all_classes_stand_beside_it():
@@ -71,3 +68,25 @@ def test_the_score_is_over_the_headline_classes_and_all_classes_stand_beside_it(
     assert told["clst"]["miou"] == [pytest.approx(400 / 6)]
     assert told["clst"]["miou_all_classes"] == [pytest.approx(50 * (0.5 + 4 / 6))]
     assert told["source"]["clst_ahead"]["mean"] == 0
+
+
+def test_classes_that_are_merged_are_not_told_apart():
+    """Of HALF 0 and 1 in one group: its eight pixels are right; 2, which does not occur, stays by itself."""
+    assert merged(HALF, [[0, 1], [2]]).tolist() == [[8, 0], [0, 0]]
+    assert merged(HALF, [[1], [0], [2]]).tolist() == [[4, 0, 0], [2, 2, 0], [0, 0, 0]]
+    assert merged(np.stack([RIGHT, HALF]), [[0], [1, 2]]).tolist() == [[[4, 0], [0, 4]], [[2, 2], [0, 4]]]
+
+
+def test_the_second_score_is_of_the_merged_groups():
+    """Truth b: two of four taken for c, which is its group; truth a: one of four taken for b."""
+    counts = np.array([[[3, 1, 0], [0, 2, 2], [0, 0, 4]]])
+    here = Labelled(root=Path(), split="val")
+    pair = Pair(name="p", title="p", size="8x8", source=here, own_validation=None, target=(), oracle=here, test=here,
+                headline=("a", "b"), merged=(("a",), ("b", "c")))  # fmt: skip
+    rows = {name: Row(title=name, seeds=[1], matrices=[counts], seconds=[None]) for name in ("source", "clst")}
+    told = merged_summary(pair, rows, ("a", "b", "c"))
+    assert told["clst"]["miou"] == [pytest.approx(100 * (3 / 4 + 8 / 9) / 2)]
+    assert told["clst"]["iou"] == [{"a": 0.75, "b + c": pytest.approx(8 / 9)}]
+    assert told["source"]["clst_ahead"]["mean"] == 0
+    plain = Pair(name="p", title="p", size="8x8", source=here, own_validation=None, target=(), oracle=here, test=here)
+    assert merged_summary(plain, rows, ("a", "b", "c")) == {}

@@ -16,7 +16,10 @@ from clst_runtime.errors import ModelFileError
 from clst_runtime.manifest import Manifest
 
 FACTS = ("gpu", "compute_capability", "tensorrt", "engine_sha256", "onnx_sha256", "engine_bytes")
-CURE = "build it again on this machine from the ONNX file beside it: clst-export build"
+CURE = (
+    "build it again on this machine from the ONNX file beside it: clst-export build ENGINE --frames PICTURES, "
+    "or clst-run --rebuild"
+)
 
 
 def sidecar_path(engine: Path) -> Path:

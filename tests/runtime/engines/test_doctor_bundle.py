@@ -1,6 +1,10 @@
 """Acceptance and benchmark of a bundle, on a machine with the stand-ins for TensorRT and the GPU."""
 
+import dataclasses
+import json
+
 import pytest
+from click.testing import CliRunner
 from tests.conftest import rgb_manifest, write_rgb_model
 from tests.runtime.test_doctor_verify import plan, statuses
 
@@ -8,10 +12,14 @@ from clst_export.bundle import write_bundle
 from clst_runtime import acceptance
 from clst_runtime.acceptance import accept
 from clst_runtime.acceptance_parity import agreement_needed
+from clst_runtime.backends.gpu_options import GpuOptions
 from clst_runtime.benchmark import Effort
-from clst_runtime.contest import Contestant, Level, engine_only, host_to_host
+from clst_runtime.cli_bench import main as bench
+from clst_runtime.cli_doctor import main as doctor
+from clst_runtime.contest import Contestant, Level, engine_only, entrants, host_to_host
 from clst_runtime.engines.bundle import open_bundle
 from clst_runtime.engines.options import MIN_AGREEMENT
+from clst_runtime.errors import ConfigError
 
 QUICK = Effort(runs=4, seconds=5.0, warm_up_runs=1, warm_up_ms=0.0)
 
@@ -75,3 +83,55 @@ def test_bundle_and_onnx_file_side_by_side_and_the_engine_by_the_gpus_clock(mach
     assert {score.level for score in alone} == {Level.ENGINE_ONLY}
     assert len(set(alone[0].samples_ns)) == 1  # the stand-in's clock is the same each time
     assert all(score.samples_ns for score in alone)
+
+
+def test_engines_are_timed_as_the_vehicle_will_run_them(machine, bundle):
+    onnx = str(bundle / "model.onnx")
+    gpu = GpuOptions(io="mapped", graph=True)
+    contestants = entrants([str(bundle), onnx], gpu)
+    assert [each.gpu for each in contestants] == [gpu, GpuOptions()]
+    scores = host_to_host(contestants, None, QUICK, threads=1)
+    assert scores[0].backend.endswith("mapped I/O by cuda-python, CUDA graph")
+    assert scores[0].note == ""
+    alone = engine_only(contestants, None, QUICK, threads=1)
+    assert alone[0].backend.endswith("mapped I/O by cuda-python")
+    assert [score.note for score in alone] == ["without the CUDA graph, whose stages cannot be timed", ""]
+    assert all(score.samples_ns for score in alone)
+
+
+def test_a_graph_that_was_dropped_is_said_beside_the_latency(machine, bundle):
+    machine.does.graph_fails = "cuGraphInstantiate failed"
+    (score,) = host_to_host(entrants([str(bundle)], GpuOptions(graph=True)), None, QUICK, threads=1)
+    assert "runs without a CUDA graph: cuGraphInstantiate failed" in score.note
+
+
+def test_options_of_engines_are_refused_where_no_model_is_one(bundle):
+    with pytest.raises(ConfigError, match="no model is one; leave them out"):
+        entrants([str(bundle / "model.onnx"), f"{bundle}@ort-cpu"], GpuOptions(io="copy"))
+    assert entrants([f"{bundle}@ort-cpu"], GpuOptions())[0].gpu == GpuOptions()
+
+
+def test_the_acceptance_opens_the_model_as_it_was_told(machine, bundle):
+    told = dataclasses.replace(plan(bundle), gpu=GpuOptions(io="mapped"))
+    opening = next(step for step in accept(told, tell=lambda _: None).steps if step.name == "opening")
+    assert "mapped I/O" in opening.told
+    onnx = dataclasses.replace(plan(bundle / "model.onnx"), gpu=GpuOptions(io="mapped"))
+    opening = next(step for step in accept(onnx, tell=lambda _: None).steps if step.name == "opening")
+    assert (opening.status.value, "io mapped means nothing" in opening.told) == ("failed", True)
+
+
+def test_the_commands_pass_the_options_on(machine, bundle, tmp_path):
+    gpu = ("--io", "mapped", "--cuda", "cuda-python", "--cuda-graph")
+    done = CliRunner().invoke(bench, [str(bundle), "--runs", "2", "--warm-up", "0", "--json", *gpu])
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["results"][0]["backend"].endswith("mapped I/O by cuda-python, CUDA graph")
+    verify = ("--verify", str(bundle), "--seconds", "0.5", "--report", str(tmp_path / "report.md"))
+    done = CliRunner().invoke(doctor, [*verify, *gpu])
+    assert "CUDA graph" in (tmp_path / "report.md").read_text(), done.output
+    done = CliRunner().invoke(doctor, [*verify, "--backend", "ort-cpu"])
+    assert "CPU" in (tmp_path / "report.md").read_text()
+    for arguments, why in ((gpu, "--io, --cuda, --cuda-graph need --verify"), (("--backend", "x"), "--backend need")):
+        done = CliRunner().invoke(doctor, list(arguments))
+        assert (done.exit_code, why in done.output) == (2, True), done.output
+    done = CliRunner().invoke(bench, [str(bundle), "--io", "telepathy"])
+    assert (done.exit_code, "I/O mode 'telepathy' is not known" in done.output) == (3, True)
