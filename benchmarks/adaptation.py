@@ -211,7 +211,7 @@ def with_statistics(checkpoint: Path, pair: Pair) -> Path:
     if not out.is_file():
         content = load_checkpoint(checkpoint)
         segmenter, settings = build_from_checkpoint(content), AdaptationConfig()
-        images = open_target(pair.target, input_hw=content.input_hw)
+        images = open_target(pair.target, input_hw=content.input_hw, fit=content.fit)
         batches = statistics_batches(images, count=settings.statistics_images, size=settings.batch)
         estimate_statistics(segmenter, batches)
         save_checkpoint(out, dataclasses.replace(content, segmenter_state=segmenter.state_dict()))
@@ -229,9 +229,11 @@ def exported(out: Path, checkpoint: Path, pair: Pair) -> dict[str, float]:
 
     model = out / "model.onnx"
     with open_checkpoint(checkpoint) as reference:
-        images = open_target(pair.target, input_hw=reference.manifest.input_hw)
-        frames = [images[index] for index in range(min(8, len(images)))]
-        convert(checkpoint, model, Request(precision=Precision.FP32), Material(frames=frames))
+        manifest = reference.manifest
+        images = open_target(pair.target, input_hw=manifest.input_hw, fit=manifest.fit)
+        places = range(min(8, len(images)))
+        material = Material(frames=[images[at] for at in places], contents=[images.content(at) for at in places])
+        convert(checkpoint, model, Request(precision=Precision.FP32), material)
         with OrtBackend(model) as candidate:
             parity = compare(reference, candidate, pair.test.open(reference.manifest.classes))
     return {"miou": parity.candidate.miou, "reference_miou": parity.reference.miou, "agreement": parity.agreement}

@@ -49,9 +49,8 @@ COSTED = 200
 """Frames that the cost of a look is measured on."""
 
 
-def pictures(data: Path, input_hw: tuple[int, int]) -> Iterator[tuple[str, Any]]:
-    """(drive, frame) of every picture used, each drive in order of time."""
-    from clst_runtime.frames import resize_frame
+def pictures(data: Path) -> Iterator[tuple[str, Any]]:
+    """(drive, RGB picture) of every picture used, each drive in order of time."""
     from clst_runtime.images import read_image
 
     found = sorted((data / "camvid" / "images").glob("*/*.jpg"), key=lambda path: (path.stem[:6], _number(path)))
@@ -60,49 +59,53 @@ def pictures(data: Path, input_hw: tuple[int, int]) -> Iterator[tuple[str, Any]]
         for path in (path for path in found if path.stem.startswith(prefix)):
             if _number(path) - last >= SECOND:
                 last = _number(path)
-                yield drive, resize_frame(read_image(path), input_hw)
+                yield drive, read_image(path)
     for drive, split, every in zip(IDD, ("train", "val"), (EVERY_IDD, 1), strict=True):
         for path in sorted((data / "idd_lite" / "images" / split).glob("*.jpg"))[::every]:
-            yield drive, resize_frame(read_image(path), input_hw)
-    yield from ((VIDEO, frame) for frame in _video(data / "video" / "solidWhiteRight.mp4", input_hw))
+            yield drive, read_image(path)
+    yield from ((VIDEO, picture) for picture in _video(data / "video" / "solidWhiteRight.mp4"))
 
 
 def _number(path: Path) -> int:
     return int(path.stem[6:].lstrip("_f"))
 
 
-def _video(path: Path, input_hw: tuple[int, int]) -> Iterator[Any]:
+def _video(path: Path) -> Iterator[Any]:
     """Five frames a second of nine seconds: too short a video for a frame a second."""
-    from clst_runtime.frames import resize_frame, to_rgb
     from clst_runtime.optional import require
     from clst_runtime.sources.files import VideoSource
 
     with VideoSource(path, require("cv2").VideoCapture) as source:
         for timed in source:
             if timed.index % 5 == 0:
-                yield resize_frame(to_rgb(timed.picture, timed.layout), input_hw)
+                yield timed.rgb
 
 
 def prints_of(model: Path, data: Path, threads: int) -> tuple[dict[str, Any], tuple[str, ...], dict[str, Any]]:
     """Fingerprints N,D by drive, their names, and the milliseconds of a look and of an inference."""
     from clst_runtime.backends.ort import OrtBackend
+    from clst_runtime.frames import Fitter, Layout
     from clst_runtime.monitor.features import feature_names, fingerprint
+    from clst_runtime.pipeline import without_padding
 
     found: dict[str, list[Any]] = {}
     looks, inferences = [], []
     with OrtBackend(model, threads=threads) as backend:
-        classes = backend.manifest.classes
-        names = feature_names(classes.names, has_confidence=backend.manifest.has_confidence)
-        for drive, frame in pictures(data, backend.manifest.input_hw):
+        manifest, classes = backend.manifest, backend.manifest.classes
+        names = feature_names(classes.names, has_confidence=manifest.has_confidence)
+        fitter = Fitter(manifest.input_hw, manifest.fit)
+        for drive, picture in pictures(data):
+            frame = fitter.fit(picture, Layout.RGB)
             begin = time.perf_counter_ns()
             prediction = backend.predict(frame)
             middle = time.perf_counter_ns()
-            found.setdefault(drive, []).append(fingerprint(frame, prediction, len(classes)))
+            shown, said = fitter.content.of(frame), without_padding(prediction, fitter.content)
+            found.setdefault(drive, []).append(fingerprint(shown, said, len(classes)))
             looks.append(time.perf_counter_ns() - middle)
             inferences.append(middle - begin)
         cost = {
             "threads": threads,
-            "input_hw": list(backend.manifest.input_hw),
+            "input_hw": list(manifest.input_hw),
             "look_ms": float(np.median(looks[-COSTED:])) / 1e6,
             "inference_ms": float(np.median(inferences[-COSTED:])) / 1e6,
         }

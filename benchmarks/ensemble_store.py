@@ -254,7 +254,7 @@ def main(checkpoint: Path, images: Path, work: Path, count: int, rounds: int, st
     """Measure the stores of the temporal ensemble."""
     torch.set_num_threads(1)
     network = load_checkpoint(checkpoint)
-    target = open_target([str(images)], input_hw=network.input_hw)
+    target = open_target([str(images)], input_hw=network.input_hw, fit=network.fit)
     count = min(count, len(target) - len(target) % 4)
     git = ["git", "-C", str(HERE), "rev-parse", "--short", "HEAD"]
     result = {

@@ -54,7 +54,8 @@ def probabilities(network: Any, images: Tensor, views: tuple[tuple[float, bool],
 @torch.no_grad()
 def matrix(pair: Pair, checkpoint: Path, views: tuple[tuple[float, bool], ...], way: str) -> Any:
     """Confusions C,C of the labels given in one way: `own`, `batch` or `followed` statistics."""
-    from clst_runtime.frames import resize_frame
+    from clst_runtime.errors import ConfigError
+    from clst_runtime.frames import Fit, resize_frame
     from clst_runtime.labels import IGNORE_ID
     from clst_train.batchnorm import FollowedStatistics
     from clst_train.checkpoint import build_from_checkpoint, load_checkpoint
@@ -62,6 +63,8 @@ def matrix(pair: Pair, checkpoint: Path, views: tuple[tuple[float, bool], ...], 
     from clst_train.models.deployable import normalise
 
     content = load_checkpoint(checkpoint)
+    if content.fit is not Fit.STRETCH:
+        raise ConfigError(f"{checkpoint} was trained with fit {content.fit.value}; this measures networks that stretch")
     network, data = build_from_checkpoint(content).eval(), pair.oracle.open(content.classes)
     momentum = {"own": 0.0, "batch": 1.0, "followed": AdaptationConfig().statistics_momentum}[way]
     statistics, count = FollowedStatistics(network, momentum), len(content.classes)

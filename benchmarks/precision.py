@@ -164,7 +164,7 @@ def main(checkpoints: tuple[Path, ...], name: str, work: Path, **options: Any) -
     """Measure every flavour of CHECKPOINTS."""
     from clst_export.calibration import calibration_frames
     from clst_export.convert import Material
-    from clst_export.judge import labelled_frames
+    from clst_export.judge import contents_of, labelled_frames
     from clst_runtime.atomic import write_text
     from clst_runtime.dataset import open_dataset
     from clst_runtime.machine import machine_facts
@@ -178,9 +178,10 @@ def main(checkpoints: tuple[Path, ...], name: str, work: Path, **options: Any) -
             options["data"], split=options["split"], classes=content.classes, mapping_file=options["mapping"]
         )
         input_hw = parse_size(options["size"]) if options["size"] else content.input_hw
-        frames, labels = labelled_frames(data, input_hw, options["count"] or len(data))
-        calibration = calibration_frames(list(options["calib"]), input_hw, options["calib_count"])
-        material = Material(frames=frames, labels=labels, calibration=calibration)
+        frames, labels = labelled_frames(data, input_hw, options["count"] or len(data), content.fit)
+        calibration = calibration_frames(list(options["calib"]), input_hw, options["calib_count"], fit=content.fit)
+        contents = contents_of(labels, input_hw, content.fit)
+        material = Material(frames=frames, labels=labels, contents=contents, calibration=calibration)
         networks.append(measure(path, input_hw, work, material, options))
         git = ["git", "-C", str(HERE), "rev-parse", "--short", "HEAD"]
         commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()

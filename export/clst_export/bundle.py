@@ -116,6 +116,7 @@ def check_rival(model: Manifest, rival: Manifest, *, where: Path) -> None:
             (model.source_checkpoint_sha256[:12],) * 2,
         ),
         "input size": ((model.input_hw, rival.input_hw), (model.input_hw,) * 2),
+        "fit": ((model.fit.value, rival.fit.value), (model.fit.value,) * 2),
         "confidence": ((model.has_confidence, rival.has_confidence), (model.has_confidence,) * 2),
     }
     for what, (found, wanted) in pairs.items():

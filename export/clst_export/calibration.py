@@ -18,6 +18,7 @@ import numpy.typing as npt
 from clst_export.activations import stream_activations
 from clst_runtime.backends.base import Frame
 from clst_runtime.errors import ConfigError, DataError
+from clst_runtime.frames import Content, Fit
 from clst_runtime.optional import require
 from clst_train.data.target import SHAPE_TOLERANCE, TargetImages, open_target
 
@@ -256,9 +257,18 @@ class ChosenFrames(Sequence[Frame]):
             return ChosenFrames(images=self.images, places=self.places[index])
         return self.images[self.places[index]]
 
+    @property
+    def contents(self) -> list[Content]:
+        """Where the camera's picture lies in each frame."""
+        return [self.images.content(place) for place in self.places]
+
 
 def calibration_frames(
-    places: Sequence[str], input_hw: tuple[int, int], count: int | None = None, expected_aspect: float | None = None
+    places: Sequence[str],
+    input_hw: tuple[int, int],
+    count: int | None = None,
+    expected_aspect: float | None = None,
+    fit: Fit = Fit.STRETCH,
 ) -> ChosenFrames:
     """`count` frames H,W,3, evenly spaced over folders, images and videos of the target camera.
 
@@ -267,13 +277,14 @@ def calibration_frames(
         input_hw: rows and columns of the model's input.
         count: how many frames are wanted; None = all, at most 64.
         expected_aspect: columns / rows of the camera the model was trained for; None = the first picture's.
+        fit: how a picture becomes a frame.
 
     Raises:
         DataError: nothing there, fewer frames than asked, or a picture of another shape (another camera).
     """
     if count is not None and count < 1:
         raise DataError(f"{count} calibration images asked; give --calib-count at least 1")
-    images = open_target(places, input_hw=input_hw)
+    images = open_target(places, input_hw=input_hw, fit=fit)
     if count is None:
         count = min(len(images), USUAL_COUNT)
     if len(images) < count:

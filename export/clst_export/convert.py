@@ -32,6 +32,7 @@ from clst_export.precision.placement import check_placement
 from clst_runtime.backends.base import Frame
 from clst_runtime.backends.ort import OrtBackend, check_float16_rounding
 from clst_runtime.errors import BudgetNotHeld, DataError
+from clst_runtime.frames import Content
 from clst_runtime.manifest import Manifest
 from clst_train.checkpoint_backend import TorchBackend
 
@@ -73,6 +74,8 @@ class Material:
     """What the result is judged on, held out from calibration."""
     labels: Sequence[npt.NDArray[np.uint8]] | None = None
     """Their labels, when there are any."""
+    contents: Sequence[Content] = ()
+    """Where the camera's picture lies in each of `frames`; empty = they have no padding."""
     calibration: Sequence[Frame] = ()
     """What ranges are measured on, for FP16 and INT8."""
     reference: Sequence[Sequence[Frame]] = ()
@@ -124,7 +127,9 @@ def convert(
     manifest = dataclasses.replace(manifest, precision=request.precision.value)
     base = trace(deployable, manifest.input_hw, opset=request.opset, with_confidence=request.with_confidence)
     check_graph(base, deployable)
-    judge = Judge(TorchBackend(deployable, manifest, torch.device("cpu")), material.frames, material.labels)
+    judge = Judge(
+        TorchBackend(deployable, manifest, torch.device("cpu")), material.frames, material.labels, material.contents
+    )
     match request.precision:
         case Precision.FP32:
             reduced = _Reduced(model=base)

@@ -16,11 +16,13 @@ import numpy as np
 from clst_export.model_file import save_model
 from clst_runtime.backends.base import Backend, Frame
 from clst_runtime.backends.ort import OrtBackend
+from clst_runtime.frames import Content, Fit
 from clst_runtime.manifest import Manifest
-from clst_runtime.monitor.features import feature_names, fingerprint
+from clst_runtime.monitor.features import Vector, feature_names, fingerprint
 from clst_runtime.monitor.reference import LEAST_FRAMES, Matrix, Reference
 from clst_runtime.monitor.watch import PERIOD_SECONDS
 from clst_runtime.optional import require
+from clst_runtime.pipeline import without_padding
 from clst_train.data.target import VIDEO_SUFFIXES, TargetImages, open_target
 
 MOST_FRAMES = 256
@@ -55,13 +57,20 @@ class Stretch(Sequence[Frame]):
     def __iter__(self) -> Iterator[Frame]:
         return (self.images[place] for place in range(self.begin, self.end))
 
+    def content(self, index: int) -> Content:
+        """Where the camera's picture lies in a frame."""
+        return self.images.content(range(self.begin, self.end)[index])
 
-def reference_stretches(places: Sequence[str], input_hw: tuple[int, int]) -> tuple[list[Stretch], str]:
+
+def reference_stretches(
+    places: Sequence[str], input_hw: tuple[int, int], fit: Fit = Fit.STRETCH
+) -> tuple[list[Stretch], str]:
     """What the camera is to be known by: pictures of folders in their order, videos at `PERIOD_SECONDS`.
 
     Args:
         places: image folders, single images, videos of the camera.
         input_hw: rows and columns of the model's input.
+        fit: how a picture becomes a frame.
 
     Returns:
         The stretches, and why there are none; either is empty.
@@ -71,7 +80,7 @@ def reference_stretches(places: Sequence[str], input_hw: tuple[int, int]) -> tup
     """
     if not places:
         return [], "clst-run will not notice another camera: no pictures of this one; give --calib IMAGES"
-    sets = [open_target([place], input_hw=input_hw, every=_every(Path(place))) for place in places]
+    sets = [open_target([place], input_hw=input_hw, fit=fit, every=_every(Path(place))) for place in places]
     total = sum(map(len, sets))
     if total < LEAST_FRAMES:
         return [], (
@@ -118,11 +127,23 @@ def measured(backend: Backend, stretches: Sequence[Sequence[Frame]]) -> Referenc
     manifest = backend.manifest
     names = feature_names(manifest.classes.names, has_confidence=manifest.has_confidence)
     prints: list[Matrix] = [
-        np.array([fingerprint(frame, backend.predict(frame), len(manifest.classes)) for frame in stretch])
+        np.array([_fingerprint(backend, frame, content) for frame, content in _with_contents(stretch)])
         for stretch in stretches
         if len(stretch)
     ]
     return Reference.of(prints, names)
+
+
+def _with_contents(stretch: Sequence[Frame]) -> Iterator[tuple[Frame, Content]]:
+    for index, frame in enumerate(stretch):
+        whole = Content(0, 0, frame.shape[0], frame.shape[1])
+        yield frame, stretch.content(index) if isinstance(stretch, Stretch) else whole
+
+
+def _fingerprint(backend: Backend, frame: Frame, content: Content) -> Vector:
+    """Of the camera's picture in the frame alone, as `WatchSink` takes it."""
+    prediction = without_padding(backend.predict(frame), content)
+    return fingerprint(content.of(frame), prediction, len(backend.manifest.classes))
 
 
 def _every(place: Path) -> int:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from clst_runtime.backends.base import Backend, Classes, Frame
 from clst_runtime.dataset import LabelledDataset
 from clst_runtime.errors import DataError
-from clst_runtime.frames import resize_classes, resize_frame
+from clst_runtime.frames import Content, Fit, content_of, fit_frame, resize_classes
 from clst_runtime.labels import ClassList
 from clst_runtime.metrics import ConfusionMatrix
 
@@ -31,7 +31,7 @@ class Verdict:
     labelled: bool
     """Whether IoU is against labels; otherwise the float32 network's class maps stand for the truth."""
     agreement: float
-    """Share of the output pixels on which both say the same."""
+    """Share of the output pixels on which both say the same; padding is not counted."""
     reference_iou: npt.NDArray[np.float64]
     """C values of the float32 network; 1 without labels."""
     candidate_iou: npt.NDArray[np.float64]
@@ -77,9 +77,19 @@ class Judge:
     """Pictures with the float32 network's class maps (computed once) and labels where there are any."""
 
     def __init__(
-        self, reference: Backend, frames: Sequence[Frame], labels: Sequence[npt.NDArray[np.uint8]] | None = None
+        self,
+        reference: Backend,
+        frames: Sequence[Frame],
+        labels: Sequence[npt.NDArray[np.uint8]] | None = None,
+        contents: Sequence[Content] = (),
     ) -> None:
-        """Take frames H,W,3 of the reference's input size and, for each, its label map or none at all.
+        """Take the pictures and ask the reference.
+
+        Args:
+            reference: the float32 network.
+            frames: H,W,3 of its input size.
+            labels: for each its label map, of the size of the camera's picture; None = there are none.
+            contents: for each where the camera's picture lies in it; empty = all of it, everywhere.
 
         Raises:
             DataError: there are no frames.
@@ -88,7 +98,12 @@ class Judge:
             raise DataError("no frames to compare on; give --frames a folder of pictures, or --data labelled ones")
         self.classes = reference.manifest.classes
         self.frames, self.labels = tuple(frames), None if labels is None else tuple(labels)
-        self.maps: tuple[Classes, ...] = tuple(reference.predict(frame).classes for frame in frames)
+        whole = Content(0, 0, *reference.manifest.input_hw)
+        self.contents = tuple(contents) or (whole,) * len(self.frames)
+        self.maps: tuple[Classes, ...] = tuple(
+            content.of(reference.predict(frame).classes)
+            for frame, content in zip(self.frames, self.contents, strict=True)
+        )
 
     def subset(self, count: int) -> Judge:
         """At most `count` of the pictures, evenly spread, nothing computed again."""
@@ -98,6 +113,7 @@ class Judge:
         part = object.__new__(Judge)
         part.classes, part.frames = self.classes, tuple(self.frames[i] for i in kept)
         part.labels = None if self.labels is None else tuple(self.labels[i] for i in kept)
+        part.contents = tuple(self.contents[i] for i in kept)
         part.maps = tuple(self.maps[i] for i in kept)
         return part
 
@@ -106,7 +122,7 @@ class Judge:
         matrices = [ConfusionMatrix(len(self.classes)) for _ in range(2)]
         equal = total = 0
         for index, (frame, own) in enumerate(zip(self.frames, self.maps, strict=True)):
-            said = candidate.predict(frame).classes
+            said = self.contents[index].of(candidate.predict(frame).classes)
             equal += int(np.count_nonzero(said == own))
             total += own.size
             truth = own if self.labels is None else self.labels[index]
@@ -122,8 +138,15 @@ class Judge:
         )
 
 
-def labelled_frames(dataset: LabelledDataset, input_hw: tuple[int, int], count: int) -> tuple[list[Frame], list[Any]]:
+def labelled_frames(
+    dataset: LabelledDataset, input_hw: tuple[int, int], count: int, fit: Fit = Fit.STRETCH
+) -> tuple[list[Frame], list[Any]]:
     """At most `count` pictures of a labelled data set, evenly spread: frames at the input size, labels at their own."""
     count = min(count, len(dataset))
     samples = [dataset[place * len(dataset) // count] for place in range(count)]
-    return [resize_frame(sample.image, input_hw) for sample in samples], [sample.labels for sample in samples]
+    return [fit_frame(sample.image, input_hw, fit) for sample in samples], [sample.labels for sample in samples]
+
+
+def contents_of(labels: Sequence[npt.NDArray[np.uint8]], input_hw: tuple[int, int], fit: Fit) -> list[Content]:
+    """Where the pictures that label maps belong to lie in their frames."""
+    return [content_of((each.shape[0], each.shape[1]), input_hw, fit) for each in labels]

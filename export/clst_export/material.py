@@ -11,17 +11,18 @@ import click
 import numpy as np
 import numpy.typing as npt
 
-from clst_export.calibration import Method, calibration_frames, evenly_spaced, split_frames
+from clst_export.calibration import ChosenFrames, Method, calibration_frames, evenly_spaced, split_frames
 from clst_export.convert import Material, Request
 from clst_export.domain import reference_stretches
 from clst_export.gate import BOUNDS, Bounds
-from clst_export.judge import labelled_frames
+from clst_export.judge import contents_of, labelled_frames
 from clst_export.precision import Precision, Target
 from clst_runtime.atomic import check_can_write
 from clst_runtime.backends.base import Frame
 from clst_runtime.dataset import open_dataset
 from clst_runtime.engines.sidecar import sidecar_path
 from clst_runtime.errors import ConfigError, DataError, ModelFileError
+from clst_runtime.frames import Content
 from clst_runtime.images import read_image
 from clst_train.checkpoint import Checkpoint, load_checkpoint
 from clst_train.data.camera_looks import LOOKS
@@ -114,7 +115,7 @@ def gather(path: Path, precision: str, options: Mapping[str, Any]) -> tuple[Requ
         budget=None if options["max_miou_drop"] is None else options["max_miou_drop"] / 100,
     )
     places = list(options["calib"]) or _targets(checkpoint)
-    reference, note = reference_stretches(places, input_hw)
+    reference, note = reference_stretches(places, input_hw, checkpoint.fit)
     if note:
         click.echo(f"note: {note}", err=True)
     material = _material(checkpoint, wanted, input_hw, options)
@@ -153,12 +154,17 @@ def _material(
         calibration = _calibration(checkpoint, precision, input_hw, options)
     if options["data"] is not None:
         frames, labels = _labelled(checkpoint, input_hw, options)
-        return Material(frames=frames, labels=labels, calibration=calibration)
+        contents = contents_of(labels, input_hw, checkpoint.fit)
+        return Material(frames=frames, labels=labels, contents=contents, calibration=calibration)
     if calibration and options["frames_from"] is None:
         held_out = min(options["count"] or USUAL_FRAMES, max(1, len(calibration) // 4))
-        rest, frames = split_frames(list(calibration), held_out=held_out)
-        return Material(frames=frames, calibration=rest)
-    return Material(frames=verification_frames(checkpoint, options, input_hw), calibration=calibration)
+        whole = [Content(0, 0, *input_hw)] * len(calibration)
+        contents = calibration.contents if isinstance(calibration, ChosenFrames) else whole
+        rest, kept = split_frames(list(zip(calibration, contents, strict=True)), held_out=held_out)
+        frames, contents = [frame for frame, _ in kept], [content for _, content in kept]
+        return Material(frames=frames, contents=contents, calibration=[frame for frame, _ in rest])
+    frames, contents = verification_frames(checkpoint, options, input_hw)
+    return Material(frames=frames, contents=contents, calibration=calibration)
 
 
 def _labelled(
@@ -170,7 +176,7 @@ def _labelled(
     )
     for remark in dataset.remarks:
         click.echo(f"note: {options['data']}: {remark}", err=True)
-    return labelled_frames(dataset, input_hw, options["count"] or len(dataset))
+    return labelled_frames(dataset, input_hw, options["count"] or len(dataset), checkpoint.fit)
 
 
 def _calibration(
@@ -180,7 +186,7 @@ def _calibration(
     own = _targets(checkpoint)
     places = list(options["calib"]) or own
     if places:
-        return calibration_frames(places, input_hw, options["calib_count"], _aspect(own))
+        return calibration_frames(places, input_hw, options["calib_count"], _aspect(own), checkpoint.fit)
     if precision is Precision.INT8:
         raise DataError(
             "no calibration images: the checkpoint's run has no target images on this machine; give --calib a folder "
@@ -206,14 +212,20 @@ def _aspect(places: list[str]) -> float | None:
     return float(columns / rows)
 
 
-def verification_frames(checkpoint: Checkpoint, options: Mapping[str, Any], input_hw: tuple[int, int]) -> list[Frame]:
-    """Frames H,W,3 to compare on: `--frames`, else the target images of the checkpoint's run, else drawn scenes."""
+def verification_frames(
+    checkpoint: Checkpoint, options: Mapping[str, Any], input_hw: tuple[int, int]
+) -> tuple[list[Frame], list[Content]]:
+    """Frames H,W,3 to compare on: `--frames`, else the target images of the checkpoint's run, else drawn scenes.
+
+    And where the camera's picture lies in each; empty for drawn ones, which are of the input's size.
+    """
     given, count = options["frames_from"], options["count"] or USUAL_FRAMES
     places = [str(given)] if given is not None else _targets(checkpoint)
     if not places:
-        return drawn_frames(input_hw, count)
-    images = open_target(places, input_hw=input_hw)
-    return [images[place] for place in evenly_spaced(len(images), min(count, len(images)))]
+        return drawn_frames(input_hw, count), []
+    images = open_target(places, input_hw=input_hw, fit=checkpoint.fit)
+    chosen = evenly_spaced(len(images), min(count, len(images)))
+    return [images[place] for place in chosen], [images.content(place) for place in chosen]
 
 
 def drawn_frames(input_hw: tuple[int, int], count: int) -> list[Frame]:

@@ -48,6 +48,7 @@ def load_deployable(
     manifest = Manifest(
         network=checkpoint.network,
         input_hw=size,
+        fit=checkpoint.fit,
         mean=checkpoint.mean,
         std=checkpoint.std,
         classes=checkpoint.classes,

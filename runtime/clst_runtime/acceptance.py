@@ -252,9 +252,11 @@ def _backend(bench: Bench) -> Backend:
 
 def take_frames(bench: Bench, step: Step) -> None:
     """Pictures for the steps that follow."""
-    plan, size = bench.plan, _backend(bench).manifest.input_hw
+    plan, manifest = bench.plan, _backend(bench).manifest
+    size = manifest.input_hw
     if plan.data is not None:
-        bench.frames, bench.frames_are = frames_to_measure(str(pictures_of(plan.data)), size), str(plan.data)
+        bench.frames = frames_to_measure(str(pictures_of(plan.data)), size, manifest.fit)
+        bench.frames_are = str(plan.data)
     elif plan.model.is_dir():
         bench.frames = load_frames(plan.model, read_bundle(plan.model))
         bench.frames_are = "the bundle's frames"

@@ -27,7 +27,7 @@ from clst_runtime.errors import ClstError
 from clst_runtime.evaluation import evaluate
 from clst_runtime.fingerprint import compare_fingerprint, known_frames, stored_fingerprint
 from clst_runtime.formats import find_format
-from clst_runtime.frames import resize_frame
+from clst_runtime.frames import fit_frame
 from clst_runtime.sources import open_source
 
 MIN_AGREEMENT = 0.999
@@ -97,9 +97,9 @@ def _by_fingerprint(backend: Backend, data: Path | None, judgement: Judgement) -
     known = stored_fingerprint(backend.manifest, where=backend.manifest.network)
     if known is None or data is None:
         return False
-    size = backend.manifest.input_hw
+    size, fit = backend.manifest.input_hw, backend.manifest.fit
     with open_source(str(pictures_of(data))) as source:
-        pictures = (resize_frame(timed.rgb, size) for timed in itertools.islice(source, SEARCHED))
+        pictures = (fit_frame(timed.rgb, size, fit) for timed in itertools.islice(source, SEARCHED))
         found = known_frames(pictures, known.frames_sha256)
     tie = compare_fingerprint(backend, known, found)
     least = agreement_needed(backend)

@@ -26,7 +26,7 @@ from clst_runtime.engine_only import engine_step
 from clst_runtime.engines.bundle import build_bundle
 from clst_runtime.errors import ConfigError, ModelFileError
 from clst_runtime.fingerprint import Tie, compare_fingerprint, known_frames, stored_fingerprint
-from clst_runtime.frames import resize_frame
+from clst_runtime.frames import Fit, fit_frame
 from clst_runtime.glass_to_mask import LiveResult, live_source, run_live
 from clst_runtime.sources import open_source
 from clst_runtime.timing import UNSTEADY, summarise_ms
@@ -183,12 +183,12 @@ def host_to_host(
     """Open all models, compare them with their exports where the frames are there, and let them take turns.
 
     Raises:
-        ModelFileError: input sizes differ. DataError: no pictures. What opening raises.
+        ModelFileError: input sizes or fits differ. DataError: no pictures. What opening raises.
     """
     with ExitStack() as opened:
         backends = [opened.enter_context(each.open(threads=threads)) for each in contestants]
         size = check_sizes(contestants, backends)
-        frames = frames_to_measure(data, size)
+        frames = frames_to_measure(data, size, backends[0].manifest.fit)
         ties = ties_to_export(contestants, backends, data)
         results = measure_side_by_side(backends, frames, effort)
         return [
@@ -227,9 +227,9 @@ def engine_only(
     with ExitStack() as opened:
         backends = [opened.enter_context(each.open(threads=threads, timed=True)) for each in contestants]
         size = check_sizes(contestants, backends)
-        steps = [engine_step(backend) for backend in backends]
+        steps, fit = [engine_step(backend) for backend in backends], backends[0].manifest.fit
         able = [step for step in steps if not isinstance(step, str)]
-        samples = iter(measure_rounds(able, frames_to_measure(data, size), effort)[0] if able else [])
+        samples = iter(measure_rounds(able, frames_to_measure(data, size, fit), effort)[0] if able else [])
         return [
             Score(
                 contestant=each,
@@ -282,15 +282,20 @@ def _live_score(each: Contestant, backend: Backend, result: LiveResult) -> Score
 
 
 def check_sizes(contestants: Sequence[Contestant], backends: Sequence[Backend]) -> tuple[int, int]:
-    """The one input size of all.
+    """The one input size of all, which pictures become in the same way.
 
     Raises:
-        ModelFileError: they differ.
+        ModelFileError: sizes or fits differ.
     """
-    size = backends[0].manifest.input_hw
+    size, fit = backends[0].manifest.input_hw, backends[0].manifest.fit
     for each, backend in zip(contestants, backends, strict=True):
-        if backend.manifest.input_hw != size:
-            raise _other_size(each, backend.manifest.input_hw, size)
+        own = backend.manifest
+        if own.input_hw != size:
+            raise _other_size(each, own.input_hw, size)
+        if own.fit is not fit:
+            raise ModelFileError(
+                f"{each.name}: fit {own.fit.value}, the first model's is {fit.value}; compare models of one fit"
+            )
     return size
 
 
@@ -298,8 +303,10 @@ def _other_size(each: Contestant, found: tuple[int, int], first: tuple[int, int]
     return ModelFileError(f"{each.name}: input {found}, the first model's is {first}; compare equal sizes")
 
 
-def frames_to_measure(data: str | None, size_hw: tuple[int, int], *, count: int = FRAMES) -> list[Frame]:
-    """Up to `count` frames H,W,3 of a folder or video at the model's size, else noise.
+def frames_to_measure(
+    data: str | None, size_hw: tuple[int, int], fit: Fit = Fit.STRETCH, *, count: int = FRAMES
+) -> list[Frame]:
+    """Up to `count` frames H,W,3 of a folder or video at the model's size by its `fit`, else noise.
 
     Raises:
         DataError: the folder is missing or holds no picture.
@@ -307,13 +314,13 @@ def frames_to_measure(data: str | None, size_hw: tuple[int, int], *, count: int 
     if data is None:
         rng = np.random.default_rng(0)
         return [rng.integers(0, 256, (*size_hw, 3), dtype=np.uint8) for _ in range(4)]
-    return list(_frames(data, size_hw, count))
+    return list(_frames(data, size_hw, fit, count))
 
 
-def _frames(data: str, size_hw: tuple[int, int], count: int) -> Iterator[Frame]:
+def _frames(data: str, size_hw: tuple[int, int], fit: Fit, count: int) -> Iterator[Frame]:
     with open_source(data) as source:
         for timed in itertools.islice(source, count):
-            frame = resize_frame(timed.rgb, size_hw)
+            frame = fit_frame(timed.rgb, size_hw, fit)
             yield frame if frame.flags.owndata else np.array(frame)
 
 
@@ -332,7 +339,9 @@ def ties_to_export(
         for each, backend in zip(contestants, backends, strict=True)
     ]
     wanted = {digest for each in known if each is not None for digest in each.frames_sha256}
-    pictures = _frames(data, backends[0].manifest.input_hw, SEARCHED) if data is not None and wanted else iter(())
+    manifest, pictures = backends[0].manifest, iter(list[Frame]())
+    if data is not None and wanted:
+        pictures = _frames(data, manifest.input_hw, manifest.fit, SEARCHED)
     found = known_frames(pictures, wanted)
     return [
         None if each is None else compare_fingerprint(backend, each, found)

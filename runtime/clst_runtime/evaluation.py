@@ -12,7 +12,7 @@ import numpy.typing as npt
 from clst_runtime.backends.base import Backend, Classes, Frame
 from clst_runtime.dataset import LabelledDataset
 from clst_runtime.errors import ModelFileError
-from clst_runtime.frames import resize_classes, resize_frame
+from clst_runtime.frames import classes_to_camera, fit_frame
 from clst_runtime.labels import ClassList
 from clst_runtime.metrics import ABSENT_FROM_13, ABSENT_FROM_16, ROAD13, ConfusionMatrix
 
@@ -57,8 +57,9 @@ def _number(value: float) -> float | None:
 
 def predict_at(backend: Backend, image: Frame) -> Classes:
     """Class map of a picture of any size, at that size."""
-    prediction = backend.predict(resize_frame(image, backend.manifest.input_hw))
-    return resize_classes(prediction.classes, (image.shape[0], image.shape[1]))
+    manifest = backend.manifest
+    prediction = backend.predict(fit_frame(image, manifest.input_hw, manifest.fit))
+    return classes_to_camera(prediction.classes, (image.shape[0], image.shape[1]), manifest.fit)
 
 
 def evaluate(

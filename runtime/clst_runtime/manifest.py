@@ -9,12 +9,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from clst_runtime.errors import ClstError, ModelFileError
+from clst_runtime.frames import Fit, fit_named
 from clst_runtime.labels import ClassList
 
 FORMAT_VERSION = 1
 METADATA_KEY = "clst_manifest"
-FIT = "stretch"
-"""How a camera frame of another size becomes the model's: bilinear, without keeping the aspect."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,8 +28,8 @@ class Manifest:
     """Rows and columns of the frame, uint8 1,H,W,3."""
     colour_order: str = "RGB"
     """Order of the frame's channels; always RGB."""
-    fit: str = FIT
-    """How a camera frame of another size becomes H,W."""
+    fit: Fit = Fit.STRETCH
+    """How a camera frame of another size becomes H,W; files that do not say it stretch."""
     mean: tuple[float, float, float]
     """Per-channel mean on the 0–255 scale; applied inside the graph, here for information."""
     std: tuple[float, float, float]
@@ -87,8 +86,7 @@ class Manifest:
                 if len(value[name]) != count:
                     raise ValueError(f"{name} has {len(value[name])} values, expected {count}")
                 value[name] = tuple(value[name])
-            if value.get("fit", FIT) != FIT:
-                raise ValueError(f"fit {value['fit']!r}, only {FIT!r} is known")
+            value["fit"] = fit_named(value.get("fit", Fit.STRETCH.value))
             return Manifest(**value)
         except (KeyError, TypeError, ValueError, ClstError) as error:
             raise ModelFileError(f"{where}: its manifest does not fit ({error}); export the model again") from error

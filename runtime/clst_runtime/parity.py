@@ -13,7 +13,7 @@ from clst_runtime.backends.base import Backend
 from clst_runtime.dataset import LabelledDataset
 from clst_runtime.errors import ModelFileError
 from clst_runtime.evaluation import EvaluationResult, check_classes
-from clst_runtime.frames import resize_classes, resize_frame
+from clst_runtime.frames import content_of, fit_frame, resize_classes
 from clst_runtime.metrics import ConfusionMatrix
 
 
@@ -26,7 +26,7 @@ class ParityResult:
     candidate: EvaluationResult
     """The candidate's accuracy."""
     agreement: float
-    """Share of the model's output pixels on which both say the same."""
+    """Share of the model's output pixels on which both say the same; padding is not counted."""
 
     @property
     def miou_drop(self) -> float:
@@ -66,24 +66,28 @@ def compare(
     """Run both models on every picture of a labelled data set.
 
     Raises:
-        ModelFileError: classes or input sizes differ, so that a comparison would mean nothing.
+        ModelFileError: classes, input sizes or fits differ, so that a comparison would mean nothing.
     """
     check_classes(candidate.manifest.classes, reference.manifest.classes)
     check_classes(candidate.manifest.classes, dataset.classes)
-    if candidate.manifest.input_hw != reference.manifest.input_hw:
+    input_hw, fit = candidate.manifest.input_hw, candidate.manifest.fit
+    if input_hw != reference.manifest.input_hw:
+        raise ModelFileError(f"input sizes differ: {input_hw} and {reference.manifest.input_hw}; compare equal sizes")
+    if fit is not reference.manifest.fit:
         raise ModelFileError(
-            f"input sizes differ: {candidate.manifest.input_hw} and {reference.manifest.input_hw}; compare equal sizes"
+            f"fits differ: {fit.value} and {reference.manifest.fit.value}; compare models that see the same frame"
         )
     matrices = [ConfusionMatrix(len(dataset.classes)) for _ in range(2)]
     equal = total = 0
     for index in range(len(dataset)):
         sample = dataset[index]
-        frame = resize_frame(sample.image, candidate.manifest.input_hw)
-        maps = [backend.predict(frame).classes for backend in (reference, candidate)]
+        size_hw = (sample.labels.shape[0], sample.labels.shape[1])
+        frame, content = fit_frame(sample.image, input_hw, fit), content_of(size_hw, input_hw, fit)
+        maps = [content.of(backend.predict(frame).classes) for backend in (reference, candidate)]
         equal += int(np.count_nonzero(maps[0] == maps[1]))
         total += maps[0].size
         for matrix, classes in zip(matrices, maps, strict=True):
-            matrix.update(sample.labels, resize_classes(classes, (sample.labels.shape[0], sample.labels.shape[1])))
+            matrix.update(sample.labels, resize_classes(classes, size_hw))
         if progress is not None:
             progress(index + 1, len(dataset))
     results = [

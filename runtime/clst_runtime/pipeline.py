@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from types import FrameType
 
 from clst_runtime.backends.base import Backend, Classes, Prediction
-from clst_runtime.frames import Fitter, resize_classes
+from clst_runtime.frames import Content, Fitter, resize_classes
 from clst_runtime.pool import Pool
 from clst_runtime.results import Result
 from clst_runtime.sinks.base import Outlet, Sink, words_of
@@ -54,19 +54,21 @@ class Segmenter:
 
     def __init__(self, backend: Backend, *, at_camera_size: bool) -> None:
         self.backend, self.at_camera_size = backend, at_camera_size
-        self._fitter, self._masks = Fitter(backend.manifest.input_hw), Pool(MASKS_HELD)
+        self._fitter, self._masks = Fitter(backend.manifest.input_hw, backend.manifest.fit), Pool(MASKS_HELD)
 
     def warm_up(self, timed: TimedFrame) -> None:
         """Compute a few frames, so that the first one that counts is as fast as the others."""
         for _ in range(WARM_UP_RUNS):
-            self._mask(self.backend.predict(self._fitter.fit(timed.picture, timed.layout)), timed)
+            predicted = self.backend.predict(self._fitter.fit(timed.picture, timed.layout))
+            self._mask(without_padding(predicted, self._fitter.content), timed)
 
     def segment(self, timed: TimedFrame) -> Result:
         """One frame."""
         frame = self._fitter.fit(timed.picture, timed.layout)
         before = time.monotonic_ns()
-        prediction = self.backend.predict(frame)
+        predicted = self.backend.predict(frame)
         after = time.monotonic_ns()
+        prediction = without_padding(predicted, self._fitter.content)
         mask = self._mask(prediction, timed)
         age_ns = time.monotonic_ns() - timed.captured_ns
         return Result(timed=timed, prediction=prediction, mask=mask, inference_ns=after - before, age_ns=age_ns)
@@ -75,6 +77,16 @@ class Segmenter:
         if not self.at_camera_size or prediction.classes.shape == timed.size_hw:
             return prediction.classes
         return resize_classes(prediction.classes, timed.size_hw, self._masks.take(timed.size_hw))
+
+
+def without_padding(prediction: Prediction, content: Content) -> Prediction:
+    """What the model says of the camera's picture: views of the part of its maps that shows it."""
+    if content.size_hw == prediction.classes.shape:
+        return prediction
+    confidence = prediction.confidence
+    return Prediction(
+        classes=content.of(prediction.classes), confidence=None if confidence is None else content.of(confidence)
+    )
 
 
 def run_pipeline(

@@ -1,4 +1,8 @@
-"""A frame that has been segmented. Legend: H,W of the camera's picture; H',W' of the model's input."""
+"""A frame that has been segmented. Legend: H,W of the camera's picture; h,w of it in the model's input.
+
+h,w is the model's whole H',W' by `Fit.STRETCH`, and less of a letterbox, whose padding no sink ever sees: whatever is
+brought from h,w to another size of the camera's picture lies right over it.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +19,9 @@ class Result:
     timed: TimedFrame
     """The camera's picture."""
     prediction: Prediction
-    """H',W' class ids, and confidence where the model gives it."""
+    """h,w class ids, and confidence where the model gives it; without padding."""
     mask: Classes
-    """H,W class ids; H',W' when no sink asked for the camera's size."""
+    """H,W class ids; h,w when no sink asked for the camera's size."""
     inference_ns: int
     """Backend alone, from frame to class ids."""
     age_ns: int

@@ -1,6 +1,7 @@
 """The reference of the camera, measured at export by the graph that ships."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,13 +13,19 @@ from clst_export.cli import main
 from clst_export.convert import Material, Request, convert
 from clst_export.domain import MOST_FRAMES, Stretch, measured, reference_stretches, spread_over
 from clst_export.precision import Precision
+from clst_runtime.backends.base import Prediction
 from clst_runtime.backends.ort import OrtBackend
 from clst_runtime.errors import DataError
+from clst_runtime.frames import Fit, fit_frame
 from clst_runtime.images import write_png
 from clst_runtime.manifest import Manifest
 from clst_runtime.monitor.features import feature_names, fingerprint
+from clst_runtime.monitor.judgement import State
 from clst_runtime.monitor.reference import LEAST_FRAMES, Reference
+from clst_runtime.monitor.watch import WatchSink
 from clst_runtime.onnx_metadata import read_onnx_manifest
+from clst_runtime.pipeline import Segmenter
+from clst_runtime.sources.base import TimedFrame
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +100,39 @@ def test_the_reference_is_of_the_models_own_predictions(tmp_path):
     assert reference.spread.mean == pytest.approx(expected)
     assert reference.names == feature_names(manifest.classes.names, has_confidence=False)
     assert expected[-3:] == pytest.approx([np.sqrt(1 / 3)] * 3, abs=0.05)  # red, green and blue alike
+
+
+@pytest.mark.parametrize("size_hw", [(24, 24), (6, 48), (1, 64)])
+def test_driving_looks_at_just_what_the_reference_was_measured_on(tmp_path, size_hw):
+    """Of a letterbox: the picture without its padding, and what the model says of it."""
+    manifest = rgb_manifest(fit=Fit.LETTERBOX)
+    pictures = [np.random.default_rng(index).integers(0, 256, (*size_hw, 3), np.uint8) for index in range(32)]
+    for index, picture in enumerate(pictures):
+        write_png(tmp_path / "camera" / f"{index:02d}.png", picture)
+    stretches, _ = reference_stretches([str(tmp_path / "camera")], (8, 16), Fit.LETTERBOX)
+    seen = []
+
+    class Looking:
+        took_last = False
+        judgement = SimpleNamespace(state=State.UNKNOWN, words="")
+
+        def look(self, frame, prediction):
+            seen.append(fingerprint(frame, prediction, 3))
+            return self.judgement
+
+    with OrtBackend(write_rgb_model(tmp_path / "m.onnx", manifest=manifest.to_json())) as backend:
+        reference = measured(backend, stretches)
+        segmenter = Segmenter(backend, at_camera_size=False)
+        watch = WatchSink(Looking(), (8, 16), lambda timed: float(timed.index), fit=Fit.LETTERBOX)
+        for index, picture in enumerate(pictures):
+            watch.write(segmenter.segment(TimedFrame(index=index, picture=picture, captured_ns=0, name="x")))
+    assert len(seen) == 32
+    assert reference.spread.mean == pytest.approx(np.mean(seen, axis=0))
+    whole = [fit_frame(picture, (8, 16), Fit.LETTERBOX) for picture in pictures]
+    padded = np.mean(
+        [fingerprint(frame, Prediction(classes=frame.argmax(2).astype(np.uint8)), 3) for frame in whole], 0
+    )
+    assert np.abs(padded - np.mean(seen, axis=0)).max() > 0.1  # with padding it would be another camera
 
 
 def test_convert_writes_it_into_the_manifest_and_leaves_the_graph_alone(checkpoint, frames, camera, tmp_path):

@@ -5,10 +5,11 @@ import numpy as np
 import pytest
 from tests.conftest import RGB_CLASSES, SIZE_HW, rgb_manifest, write_labelled
 
-from clst_export.judge import Judge, labelled_frames
+from clst_export.judge import Judge, contents_of, labelled_frames
 from clst_runtime.backends.base import Prediction
 from clst_runtime.dataset import open_dataset
 from clst_runtime.errors import DataError
+from clst_runtime.frames import Content, Fit
 
 
 @dataclasses.dataclass
@@ -55,6 +56,31 @@ def test_with_labels_the_drop_is_that_of_the_miou():
     assert verdict.reference_miou == 0.25  # red 0.5, blue 0
     assert verdict.candidate_miou == pytest.approx(0.25 / 3)  # red 0.25, green 0, blue 0
     assert verdict.drop == pytest.approx(0.25 - 0.25 / 3)
+
+
+def test_padding_is_not_judged():
+    """What the candidate says wrong lies in the left 4 columns; of the other 12 it says everything right."""
+    box = [Content(0, 4, 8, 12)]
+    verdict = Judge(Says(), [red(8)], contents=box).judge(Says(count=4))
+    assert (verdict.agreement, verdict.drop) == (1.0, 0.0)
+    assert Judge(Says(), [red(8)], contents=box).judge(Says(count=6)).agreement == 10 / 12
+    labels = np.zeros((16, 24), np.uint8)  # twice the picture of 8×12: 4 columns red, 8 blue
+    labels[:, 8:] = 2
+    assert Judge(Says(), [red(8)], [labels], box).judge(Says(count=4)).candidate_miou == 1.0
+    subset = Judge(Says(), [red(8)] * 4, contents=[Content(0, place, 8, 12) for place in range(4)]).subset(2)
+    assert [content.left for content in subset.contents] == [0, 2]
+
+
+def test_labelled_pictures_say_where_they_lie(tmp_path):
+    """8×8 in 8×16: columns 4–11."""
+    dataset = open_dataset(write_labelled(tmp_path, size_hw=(8, 8)), split="val")
+    frames, labels = labelled_frames(dataset, SIZE_HW, 2, Fit.LETTERBOX)
+    contents = contents_of(labels, SIZE_HW, Fit.LETTERBOX)
+    assert contents == [Content(0, 4, 8, 8)] * 2
+    assert (frames[0][:, 4:8] == (200, 0, 0)).all()
+    assert (frames[0][:, :4] == (124, 116, 104)).all()
+    boxed = Judge(Says(), frames, labels, contents).judge(Says(count=4))
+    assert (boxed.agreement, boxed.reference_miou) == (1.0, 1.0)
 
 
 def test_a_better_candidate_has_a_negative_drop():

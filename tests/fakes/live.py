@@ -40,9 +40,9 @@ class FakeBackend:
 
     description = "fake"
 
-    def __init__(self, *, seconds=0.0, size_hw=(8, 16)):
+    def __init__(self, *, seconds=0.0, size_hw=(8, 16), **manifest):
         self.seconds, self.calls = seconds, 0
-        self.manifest = rgb_manifest(input_hw=size_hw)
+        self.manifest = rgb_manifest(input_hw=size_hw, **manifest)
 
     def predict(self, frame):
         assert frame.shape == (*self.manifest.input_hw, 3)

@@ -7,6 +7,7 @@ from tests.conftest import rgb_manifest
 
 from clst_runtime.atomic import check_can_write, write_text, written_whole
 from clst_runtime.errors import DataError, ModelFileError
+from clst_runtime.frames import Fit
 from clst_runtime.manifest import Manifest
 
 
@@ -59,12 +60,29 @@ def test_another_format_version_is_refused_with_both_numbers():
 
 
 @pytest.mark.parametrize(
-    "change", [{"input_hw": [1]}, {"surprise": 1}, {"fit": "letterbox"}, {"classes": {"names": []}}]
+    "change", [{"input_hw": [1]}, {"surprise": 1}, {"fit": "pad"}, {"fit": None}, {"classes": {"names": []}}]
 )
 def test_a_garbled_manifest_is_refused(change):
     text = json.dumps(json.loads(rgb_manifest().to_json()) | change)
     with pytest.raises(ModelFileError, match="does not fit"):
         Manifest.from_json(text, where="x")
+
+
+def test_an_unknown_fit_is_named_with_those_that_are_known():
+    text = json.dumps(json.loads(rgb_manifest().to_json()) | {"fit": "crop"})
+    with pytest.raises(ModelFileError, match="fit 'crop' is unknown; known are stretch, letterbox"):
+        Manifest.from_json(text, where="x")
+
+
+def test_a_letterbox_survives_and_files_from_before_it_stretch():
+    manifest = rgb_manifest(fit=Fit.LETTERBOX)
+    assert json.loads(manifest.to_json())["fit"] == "letterbox"
+    assert Manifest.from_json(manifest.to_json(), where="x") == manifest
+    old = json.loads(rgb_manifest().to_json())
+    assert (old["format_version"], old["fit"]) == (1, "stretch")
+    assert Manifest.from_json(json.dumps(old), where="x") == rgb_manifest()
+    del old["fit"]
+    assert Manifest.from_json(json.dumps(old), where="x").fit is Fit.STRETCH
 
 
 def test_text_that_is_no_json_is_refused():

@@ -15,7 +15,15 @@ from clst_runtime.backends.base import Prediction
 from clst_runtime.bench_plot import plot_scores, short_names
 from clst_runtime.benchmark import Effort, measure_latency, measure_rounds, measure_side_by_side
 from clst_runtime.cli_bench import main
-from clst_runtime.contest import Budgets, Contestant, Level, Score, check_sizes, ratios_to_first
+from clst_runtime.contest import (
+    Budgets,
+    Contestant,
+    Level,
+    Score,
+    check_sizes,
+    frames_to_measure,
+    ratios_to_first,
+)
 from clst_runtime.contest_report import level_table, scores_json, warnings
 from clst_runtime.engine_only import engine_step
 from clst_runtime.errors import ConfigError, DataError, ModelFileError
@@ -26,6 +34,7 @@ from clst_runtime.fingerprint import (
     stored_fingerprint,
     take_fingerprint,
 )
+from clst_runtime.frames import Fit
 from clst_runtime.images import read_image
 
 QUICK = Effort(runs=5, seconds=30.0, warm_up_runs=2, warm_up_ms=0.0)
@@ -134,6 +143,24 @@ def test_a_backend_stands_behind_the_last_at_unless_a_file_is_called_so(tmp_path
     assert Contestant.parse(str(odd)).path == odd
     with pytest.raises(ConfigError, match="only TensorRT computes an engine"):
         Contestant.parse("m.engine@ort-cuda")
+
+
+def test_models_of_other_fits_are_refused():
+    boxed = FakeBackend()
+    boxed.manifest = rgb_manifest(fit=Fit.LETTERBOX)
+    contestants = [Contestant.parse("a.onnx"), Contestant.parse("b.onnx")]
+    with pytest.raises(ModelFileError, match=r"b\.onnx: fit letterbox, the first model's is stretch"):
+        check_sizes(contestants, [FakeBackend(), boxed])
+    assert check_sizes(contestants, [boxed, boxed]) == SIZE_HW
+
+
+def test_frames_to_measure_are_what_the_model_would_see(tmp_path):
+    """8×8 in 8×16: columns 4–11, grey beside them."""
+    write_labelled(tmp_path, size_hw=(8, 8))
+    for frame in frames_to_measure(str(tmp_path / "images/val"), SIZE_HW, Fit.LETTERBOX):
+        assert (frame[:, [3, 12]] == (124, 116, 104)).all()
+        assert (frame[:, 4:8] == (200, 0, 0)).all()
+    assert (frames_to_measure(str(tmp_path / "images/val"), SIZE_HW)[0][:, 0] == (200, 0, 0)).all()
 
 
 def test_other_sizes_are_refused():

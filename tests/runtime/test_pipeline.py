@@ -1,4 +1,5 @@
 import gc
+import io
 import os
 import signal
 import threading
@@ -7,15 +8,21 @@ import tracemalloc
 
 import numpy as np
 import pytest
+from PIL import Image
+from tests.conftest import RGB_CLASSES, rgb_manifest, write_rgb_model
 from tests.fakes.live import FakeBackend, FakeSource
 
+from clst_runtime.backends.base import Prediction
 from clst_runtime.backends.ort import OrtBackend
 from clst_runtime.errors import DataError
-from clst_runtime.frames import Layout
+from clst_runtime.frames import PADDING_RGB, Fit, Layout
+from clst_runtime.images import read_image
 from clst_runtime.pipeline import WARM_UP_RUNS, Segmenter, Stop, Watchers, run_pipeline
 from clst_runtime.sinks.base import QUEUED, Sink
+from clst_runtime.sinks.files import PictureSink
 from clst_runtime.sources import TimedFrame
 from clst_runtime.statistics import Deadline, RunStatistics
+from clst_runtime.web.pictures import Painter
 
 
 class Kept(Sink):
@@ -207,14 +214,64 @@ def test_masks_come_at_the_camera_s_size_only_when_a_sink_asks():
         assert sink.results[0].prediction.classes.shape == (8, 16)
 
 
-@pytest.mark.parametrize("layout", [Layout.BGR, Layout.NV12, Layout.YUYV])
-def test_no_memory_is_allocated_for_a_frame_after_the_warm_up(rgb_model, layout):
+class PaddingBackend(FakeBackend):
+    """Says class 2 where the frame is padding, else 1, both as surely as 100 times the class."""
+
+    def predict(self, frame):
+        classes = np.where((frame == PADDING_RGB).all(axis=2), 2, 1).astype(np.uint8)
+        return Prediction(classes=classes, confidence=100 * classes)
+
+
+@pytest.mark.parametrize("camera_hw", [(30, 30), (10, 80), (1, 300), (8, 16)])
+@pytest.mark.parametrize("wanted", [True, False])
+def test_no_sink_ever_sees_the_padding_of_a_letterbox(camera_hw, wanted):
+    """Of 30×30 in 8×16 the middle 8×8 is left, of 10×80 2×16, of 1×300 1×16, of 8×16 all."""
+    shown = {(30, 30): (8, 8), (10, 80): (2, 16), (1, 300): (1, 16), (8, 16): (8, 16)}[camera_hw]
+    sink, source = Kept(wants_camera_size=wanted), FakeSource([0, 1], live=False, size_hw=camera_hw)
+    run_pipeline(source, PaddingBackend(fit=Fit.LETTERBOX), [sink])
+    for result in sink.results:
+        assert result.mask.shape == (camera_hw if wanted else shown)
+        assert result.prediction.classes.shape == result.prediction.confidence.shape == shown
+        assert (result.mask == 1).all()
+        assert (result.prediction.classes == 1).all()
+        assert (result.prediction.confidence == 100).all()
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_a_letterboxed_mask_lies_over_what_it_shows(tmp_path, wanted):
+    """A red square in the middle third of an upright picture, through a model that names the strongest channel."""
+    picture = np.zeros((96, 48, 3), np.uint8)
+    picture[..., 2] = 200
+    picture[32:64, 16:32] = (200, 0, 0)
+    model = write_rgb_model(tmp_path / "m.onnx", manifest=rgb_manifest(fit=Fit.LETTERBOX).to_json())
+    source = FakeSource([TimedFrame(index=0, picture=picture, captured_ns=time.monotonic_ns(), name="x")], live=False)
+    sink = Kept(wants_camera_size=wanted)
+    with OrtBackend(model) as backend:
+        run_pipeline(source, backend, [sink])
+    (result,) = sink.results
+    assert result.prediction.classes.shape == (8, 4)
+    page = np.array(Image.open(io.BytesIO(Painter(RGB_CLASSES, 1.0).paint(result)))).argmax(axis=2)
+    assert page.shape == (96, 48)
+    assert [page[row, column] for row, column in ((48, 24), (30, 24), (66, 24), (48, 6), (48, 42))] == [0, 2, 2, 2, 2]
+    if not wanted:
+        return
+    PictureSink(tmp_path, RGB_CLASSES, 1.0).write(result)
+    assert (read_image(tmp_path / "x.png").argmax(axis=2) == result.mask).all()
+    # A pixel of the model is 12×12 of the camera's; red are those whose middle (6, 18, 30, 42, 54, 66) lies inside
+    rows, columns = np.nonzero(result.mask == 0)
+    assert (rows.min(), rows.max() + 1, columns.min(), columns.max() + 1) == (36, 60, 12, 36)
+
+
+@pytest.mark.parametrize("fit", list(Fit))
+@pytest.mark.parametrize("layout", list(Layout))
+def test_no_memory_is_allocated_for_a_frame_after_the_warm_up(tmp_path, layout, fit):
+    model = write_rgb_model(tmp_path / "m.onnx", manifest=rgb_manifest(fit=fit).to_json())
     picture = np.random.default_rng(0).integers(0, 255, layout.shape((720, 1280)), dtype=np.uint8)
 
     def frame(index):
         return TimedFrame(index=index, picture=picture, layout=layout, captured_ns=time.monotonic_ns(), name="x")
 
-    with OrtBackend(rgb_model) as backend:
+    with OrtBackend(model) as backend:
         segmenter = Segmenter(backend, at_camera_size=True)
         segmenter.warm_up(frame(0))
         held = [segmenter.segment(frame(index)) for index in range(3)]

@@ -293,7 +293,7 @@ def test_an_exif_rotation_is_not_applied_and_said(tmp_path):
 
 
 def test_no_pictures_are_nothing_to_remark_and_a_head_without_a_picture_is_refused(tmp_path):
-    assert check_pictures([], used_hw=HW) == ()
+    assert check_pictures([], used_hw=HW) == ((), ())
     (tmp_path / "a.png").write_bytes(b"")
     with pytest.raises(DataError, match=r"a\.png: not a readable image"):
         read_header(tmp_path / "a.png")

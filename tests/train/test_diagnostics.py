@@ -5,7 +5,7 @@ import pytest
 import torch
 from tests.train.tiny import CPU, SIZE_HW, TinySegmenter, batches, learner
 
-from clst_train.diagnostics import CollapseWatch, Diagnostics, hidden_cells
+from clst_train.diagnostics import CollapseWatch, Diagnostics
 from clst_train.prototypes import ClassMeans, Prototypes
 from clst_train.step import adaptation_step
 from clst_train.teachers import Lesson
@@ -21,8 +21,15 @@ def said(*classes: int, sure: float = 0.8) -> torch.Tensor:
     return p
 
 
-def lesson(*classes: int, now: tuple[int, ...] | None = None, renewed: bool = True) -> Lesson:
-    return Lesson(averaged=said(*classes), current=None if now is None else said(*now), renewed=renewed)
+def lesson(
+    *classes: int, now: tuple[int, ...] | None = None, renewed: bool = True, hidden: tuple[int, ...] | None = None
+) -> Lesson:
+    return Lesson(
+        averaged=said(*classes),
+        current=None if now is None else said(*now),
+        renewed=renewed,
+        hidden=None if hidden is None else torch.tensor([[hidden]]) > 0,
+    )
 
 
 def test_shares_confidence_and_agreement_are_counted_by_hand():
@@ -51,11 +58,9 @@ def test_the_flip_rate_is_that_of_revisited_images_only():
 
 def test_under_the_ignore_mask_nothing_is_counted():
     found = Diagnostics(1, 3, (1, 4), CPU)
-    ignored = np.zeros((8, 32), bool)
-    ignored[:, 16:] = True
-    found.hidden = hidden_cells(ignored, (1, 4))
-    found.see(np.array([0]), lesson(0, 1, 2, 2, now=(0, 1, 0, 0)), None, NOBODY)
-    found.see(np.array([0]), lesson(0, 0, 1, 1), None, NOBODY)
+    right = (0, 0, 1, 1)
+    found.see(np.array([0]), lesson(0, 1, 2, 2, now=(0, 1, 0, 0), hidden=right), None, NOBODY)
+    found.see(np.array([0]), lesson(0, 0, 1, 1, hidden=right), None, NOBODY)
     means, shares, _ = found.read()
     assert shares == pytest.approx([3 / 4, 1 / 4, 0.0])
     assert (means["agreement"], means["flip_rate"]) == (1.0, 0.5)
@@ -63,8 +68,7 @@ def test_under_the_ignore_mask_nothing_is_counted():
 
 def test_everything_ignored_is_nothing_to_be_seen():
     found = Diagnostics(1, 3, (1, 2), CPU)
-    found.hidden = hidden_cells(np.ones((2, 4), bool), (1, 2))
-    found.see(np.array([0]), lesson(0, 1), None, NOBODY)
+    found.see(np.array([0]), lesson(0, 1, hidden=(1, 1)), None, NOBODY)
     means, shares, _ = found.read()
     assert all(math.isnan(value) for value in [*means.values(), *shares])
 
@@ -118,11 +122,24 @@ def test_the_start_is_what_the_first_network_predicts():
         network.head.weight.zero_()
         network.head.bias.copy_(torch.tensor([0.0, 7.0, 0.0]))
     found = Diagnostics(1, 3, SIZE_HW, CPU)
-    found.begin(network, [torch.randn(2, 3, *SIZE_HW)], torch.autocast("cpu", enabled=False))
+    found.begin(network, [(torch.randn(2, 3, *SIZE_HW), None)], torch.autocast("cpu", enabled=False))
     assert found.start.tolist() == [0.0, 1.0, 0.0]
     found.start.zero_()
     found.begin(network, [], torch.autocast("cpu", enabled=False))
     assert found.start.tolist() == [0.0, 0.0, 0.0]
+
+
+def test_what_is_never_learned_from_does_not_count_for_the_start():
+    """The network names the strongest channel; of six columns the left four are class 0, and of those three count."""
+    network = TinySegmenter()
+    network.features, network.logits = (lambda images: images), (lambda features: features)
+    images = torch.zeros(1, 3, *SIZE_HW)
+    images[:, 0, :, :4], images[:, 2, :, 4:] = 1.0, 1.0
+    covered = torch.zeros(1, *SIZE_HW, dtype=torch.bool)
+    covered[:, :, 0] = True
+    found = Diagnostics(1, 3, SIZE_HW, CPU)
+    found.begin(network, [(images, covered)], torch.autocast("cpu", enabled=False))
+    assert found.start.tolist() == pytest.approx([3 / 5, 0.0, 2 / 5])
 
 
 def test_looking_on_changes_nothing_that_is_learnt(monkeypatch):

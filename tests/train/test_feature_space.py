@@ -16,7 +16,7 @@ from clst_train.cli_data import main as clst_data
 from clst_train.config import config_from_mapping
 from clst_train.data.camera_looks import LOOKS
 from clst_train.data.scenes import write_scenes
-from clst_train.feature_space import Cloud, Stage, cloud_of, common_plane, draw_feature_space, measure_gap
+from clst_train.feature_space import Cloud, Stage, View, cloud_of, common_plane, draw_feature_space, measure_gap
 from clst_train.models.deployable import normalise
 from clst_train.models.networks import build_segmenter
 from clst_train.run import Run
@@ -105,19 +105,22 @@ def test_points_are_means_of_unit_features_by_label_or_by_prediction():
     labels = np.array([[0, 0, 1, 255]] * 2, np.uint8)
     features = normalise(torch.from_numpy(frame)[None])[0].permute(1, 2, 0).numpy()
     unit = features / np.linalg.norm(features, axis=2, keepdims=True)
-    found = cloud_of(Colours(), [(frame, labels)], minimum_pixels=2)
+    found = cloud_of(Colours(), [View(frame, labels)], minimum_pixels=2)
     assert found.classes.tolist() == [0, 1]
     assert found.points == pytest.approx(np.stack([unit[0, 0], unit[0, 2]]), abs=1e-6)
-    predicted = cloud_of(Colours(), [(frame, None)], minimum_pixels=1)
+    predicted = cloud_of(Colours(), [View(frame)], minimum_pixels=1)
     mean = unit.mean(axis=(0, 1))
     assert predicted.classes.tolist() == [0]
     assert predicted.points[0] == pytest.approx(mean / np.linalg.norm(mean), abs=1e-6)
+    right = np.array([[False, False, True, True]] * 2)
+    visible = cloud_of(Colours(), [View(frame, ignored=right)], minimum_pixels=1)
+    assert visible.points[0] == pytest.approx(unit[0, 0], abs=1e-6)
 
 
 def test_nothing_labelled_or_too_few_pixels_give_an_empty_cloud_not_an_error():
     frame = np.zeros((2, 2, 3), np.uint8)
     ignored = np.full((2, 2), 255, np.uint8)
-    for views in ([], [(frame, ignored)], [(frame, np.zeros((2, 2), np.uint8))]):
+    for views in ([], [View(frame, ignored)], [View(frame, np.zeros((2, 2), np.uint8))]):
         found = cloud_of(Colours(), views, minimum_pixels=5)
         assert found.points.shape == (0, 3)
         assert np.isnan(found.centres(3)).all()

@@ -240,7 +240,7 @@ def test_the_parts_of_all_ranks_are_the_whole_batch(cameras):
     values["augmentation"] = {"crop_hw": [32, 32], "target_colours": 1.0}
     config = config_from_mapping(values, where="test")
     files = sorted((cameras / "new" / "images" / "train").iterdir())[:4]
-    target = TargetImages(paths=tuple(files), video_frames={}, input_hw=(64, 96), ignored=None)
+    target = TargetImages(paths=tuple(files), video_frames={}, input_hw=(64, 96))
     run = {"config": config, "target": target, "source": open_dataset(cameras / "old", split="train"), "rare": None}
     run["takes_colours"] = True
     whole, *parts = (

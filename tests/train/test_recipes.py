@@ -14,6 +14,7 @@ from clst_runtime.backends.base import Prediction
 from clst_runtime.cli_eval import main as clst_eval
 from clst_runtime.dataset import open_dataset
 from clst_runtime.evaluation import EvaluationResult, evaluate
+from clst_runtime.frames import Fit
 from clst_runtime.images import read_label
 from clst_runtime.labels import load_class_list
 from clst_train.checkpoint import load_checkpoint
@@ -147,6 +148,7 @@ class AllRoad:
 
     class manifest:  # noqa: N801
         classes = load_class_list("road16")
+        fit = Fit.STRETCH
         input_hw = (32, 64)
 
     def predict(self, frame):

@@ -12,7 +12,7 @@ from clst_runtime.errors import ConfigError, ModelFileError
 from clst_runtime.labels import ClassList
 from clst_train.batchnorm import FollowedStatistics
 from clst_train.checkpoint import Checkpoint, save_checkpoint
-from clst_train.config import AdaptationConfig
+from clst_train.config import AdaptationConfig, ModelConfig
 from clst_train.models.deployable import MEAN, STD
 from clst_train.models.networks import build_segmenter
 from clst_train.step import adaptation_step
@@ -284,6 +284,34 @@ def test_a_distiller_sees_the_images_at_its_own_size():
     assert not p.requires_grad
 
 
+STUDENT = ModelConfig(input_hw=(32, 64))
+
+
+@pytest.mark.parametrize(
+    ("own", "student", "words"),
+    [
+        ({}, {"fit": "letterbox"}, "trained with model.fit = 'stretch', the student with 'letterbox'"),
+        ({"fit": "letterbox"}, {}, "trained with model.fit = 'letterbox', the student with 'stretch'"),
+        ({"fit": "letterbox"}, {"fit": "letterbox", "input_hw": (64, 64)}, "letterbox of 32x64, the student .* 64x64"),
+        ({"fit": "letterbox"}, {"fit": "letterbox", "input_hw": (64, 128)}, ""),
+        ({}, {"input_hw": (64, 64)}, ""),
+    ],
+)
+def test_a_distiller_is_shown_pictures_of_the_shape_that_it_knows(tmp_path, own, student, words):
+    classes = ClassList(name="two", names=("road", "sky"), colours=((0, 0, 0), (1, 1, 1)))
+    checkpoint = Checkpoint(
+        network="ddrnet23_slim", classes=classes, input_hw=(32, 64), mean=MEAN, std=STD, stage="adapted", iteration=1,
+        segmenter_state=build_segmenter("ddrnet23_slim", 2).state_dict(), config={"model": own},
+    )  # fmt: skip
+    save_checkpoint(tmp_path / "t.pt", checkpoint)
+    settings = dataclasses.replace(STUDENT, **student)
+    if not words:
+        assert open_distiller(str(tmp_path / "t.pt"), classes, settings) is not None
+        return
+    with pytest.raises(ConfigError, match=words):
+        open_distiller(str(tmp_path / "t.pt"), classes, settings)
+
+
 def test_a_distiller_of_other_classes_or_none_at_all_is_refused(tmp_path):
     classes = ClassList(name="two", names=("road", "sky"), colours=((0, 0, 0), (1, 1, 1)))
     network = build_segmenter("ddrnet23_slim", 2)
@@ -292,18 +320,18 @@ def test_a_distiller_of_other_classes_or_none_at_all_is_refused(tmp_path):
         segmenter_state=network.state_dict(),
     )  # fmt: skip
     save_checkpoint(tmp_path / "t.pt", checkpoint)
-    found = open_distiller(str(tmp_path / "t.pt"), classes)
+    found = open_distiller(str(tmp_path / "t.pt"), classes, STUDENT)
     assert found.input_hw == (32, 64)
     assert not any(parameter.requires_grad for parameter in found.network.parameters())
     swapped = ClassList(name="two", names=("sky", "road"), colours=classes.colours)
     with pytest.raises(ConfigError, match=r"knows 2 classes \(road, sky\), the student 2 \(sky, road\)"):
-        open_distiller(str(tmp_path / "t.pt"), swapped)
-    assert open_distiller("", classes) is None
+        open_distiller(str(tmp_path / "t.pt"), swapped, STUDENT)
+    assert open_distiller("", classes, STUDENT) is None
     with pytest.raises(ModelFileError, match="no such checkpoint"):
-        open_distiller(str(tmp_path / "none.pt"), classes)
+        open_distiller(str(tmp_path / "none.pt"), classes, STUDENT)
     (tmp_path / "bad.pt").write_bytes(b"bad")
     with pytest.raises(ModelFileError, match="damaged"):
-        open_distiller(str(tmp_path / "bad.pt"), classes)
+        open_distiller(str(tmp_path / "bad.pt"), classes, STUDENT)
 
 
 @pytest.mark.parametrize(

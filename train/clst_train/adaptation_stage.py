@@ -11,15 +11,16 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from clst_runtime.frames import resize_frame
 from clst_runtime.optional import require
 from clst_train.adaptation_state import learner_of, restore_state, save_state
 from clst_train.batchnorm import estimate_statistics
 from clst_train.checkpoint import Checkpoint, save_checkpoint
 from clst_train.data.colours import CHANNELS, colour_shift, evenly
+from clst_train.data.fitting import fitted
 from clst_train.data.loading import (
     TARGET_STREAM,
     SourceBatch,
@@ -85,9 +86,8 @@ def _begun(run: Run, resume: Checkpoint | None) -> tuple[Learner, Descent]:
     if resume is not None:
         restore_state(run, learner, descent, resume)
     elif settings.teacher != "none":
-        start = statistics_batches(target, count=START_IMAGES, size=settings.batch)
         with together(), each_alone():
-            learner.diagnostics.begin(run.segmenter, (batch.to(run.device) for batch in start), run.autocast)
+            learner.diagnostics.begin(run.segmenter, _start_batches(run), run.autocast)
     with together():
         run.logbook.forget_after(ADAPTED, resume.iteration if resume is not None else 0)
     return learner, descent
@@ -100,14 +100,20 @@ def takes_colours(run: Run) -> bool:
         return settings.target_colours > 0
     source, target, size = needed(run.source), needed(run.target), run.config.source_hw
     with together(), each_alone():
-        old = (resize_frame(source[place].image, size) for place in evenly(len(source)))
-        shift = colour_shift(old, (target[place] for place in evenly(len(target))))
+        read = (fitted(source[place], size, run.config.fit) for place in evenly(len(source)))
+        old = (sample.content.of(sample.image) for sample in read)
+        shift = colour_shift(old, (_picture(target, place) for place in evenly(len(target))))
     taken = bool(abs(shift).max() > settings.least_colour_shift)
     told = ", ".join(f"{name} {value:+.1f}" for name, value in zip(CHANNELS, shift, strict=True))
     done = f"source crops {'take them on' if taken else 'keep theirs'}"
     limit = f"augmentation.least_colour_shift = {settings.least_colour_shift:g}"
     tell(f"colours: the new camera's differ by {told} spreads; {done} ({limit})")
     return taken
+
+
+def _picture(target: TargetImages, index: int) -> npt.NDArray[np.uint8]:
+    """A whole target image without its padding."""
+    return target.content(index).of(target[index])
 
 
 def _finish(run: Run) -> None:
@@ -140,12 +146,30 @@ def statistics_batches(target: TargetImages, *, count: int, size: int) -> Iterat
     In a random order that is always the same: neighbours in a drive are much alike, and a batch of them is no measure
     of the camera.
     """
-    count, size = min(len(target), count), max(2, size)
+    for chosen in _groups(len(target), count, size):
+        yield normalise(torch.stack([torch.from_numpy(target[index]) for index in chosen]))
+
+
+def _groups(length: int, count: int, size: int) -> Iterator[list[int]]:
+    """The positions of `statistics_batches`."""
+    count, size = min(length, count), max(2, size)
     order = np.random.default_rng(0).permutation(count)
-    chosen = [int(place) * len(target) // count for place in order]
+    chosen = [int(place) * length // count for place in order]
     for start in range(0, max(1, count - count % size), size):
-        frames = [torch.from_numpy(target[index]) for index in chosen[start : start + size]]
-        yield normalise(torch.stack(frames))
+        yield chosen[start : start + size]
+
+
+def _start_batches(run: Run) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """Some of them as `Diagnostics.begin` wants them, on the run's device: with what is never learned from."""
+    target, size_hw = needed(run.target), run.config.model.input_hw
+    for chosen in _groups(len(target), START_IMAGES, run.config.adaptation.batch):
+        frames = torch.stack([torch.from_numpy(target[index]) for index in chosen])
+        ignored = [target.ignored(index) for index in chosen]
+        covered = None
+        if any(each is not None for each in ignored):
+            whole = [np.zeros(size_hw, bool) if each is None else each for each in ignored]
+            covered = torch.from_numpy(np.stack(whole)).to(run.device)
+        yield normalise(frames.to(run.device)), covered
 
 
 def _looked_at(run: Run, learner: Learner, watch: CollapseWatch, done: int) -> dict[str, Any]:
@@ -174,7 +198,9 @@ def both_batches(run: Run, iteration: int) -> tuple[SourceBatch, TargetBatch]:
     looks = None
     if run.takes_colours:
         others = positions(run.config.run.seed, TARGET_STREAM, len(target), paired, iteration)
-        looks = [*unlabelled.whole, *(target[int(others[place % paired])] for place in places[len(unlabelled.whole) :])]
+        own = [target.content(int(index)) for index in unlabelled.indices]
+        looks = [content.of(image) for content, image in zip(own, unlabelled.whole, strict=True)]
+        looks += [_picture(target, int(others[place % paired])) for place in places[len(looks) :]]
     crops = source_batch(needed(run.source), run.config, size, 1, iteration, run.rare, places=places, looks=looks)
     return crops, unlabelled
 

@@ -10,7 +10,7 @@ from clst_runtime.errors import ClstError, ModelFileError
 from clst_train.batchnorm import FollowedStatistics
 from clst_train.checkpoint import Checkpoint, save_checkpoint
 from clst_train.data.target import TargetImages
-from clst_train.diagnostics import Diagnostics, hidden_cells
+from clst_train.diagnostics import Diagnostics
 from clst_train.distributed import together, wait_for_all
 from clst_train.ensemble.snapshot import remove_other_snapshots, restore_snapshot, save_snapshot
 from clst_train.ensemble.store import EnsembleStore, StoreLayout, choose_layout, target_hash
@@ -48,7 +48,7 @@ def learner_of(run: Run, target: TargetImages, resume: Checkpoint | None) -> Lea
         device=run.device,
         autocast=run.autocast,
         distiller=_distiller(run),
-        diagnostics=_diagnostics(run, target, (probe.shape[2], probe.shape[3])),
+        diagnostics=Diagnostics(len(target), len(run.classes), (probe.shape[2], probe.shape[3]), run.device),
         statistics=FollowedStatistics(segmenter, settings.statistics_momentum),
         mean_teacher=MeanTeacher(segmenter, settings.teacher_momentum) if settings.teacher == "mean_teacher" else None,
         passes=passes_of(segmenter, projection, auxiliary_weight=settings.auxiliary_weight),
@@ -56,17 +56,10 @@ def learner_of(run: Run, target: TargetImages, resume: Checkpoint | None) -> Lea
 
 
 def _distiller(run: Run) -> Distiller | None:
-    distiller = open_distiller(run.config.adaptation.distil_from, run.classes)
+    distiller = open_distiller(run.config.adaptation.distil_from, run.classes, run.config.model)
     if distiller is not None:
         distiller.network.to(run.device)
     return distiller
-
-
-def _diagnostics(run: Run, target: TargetImages, size_hw: tuple[int, int]) -> Diagnostics:
-    diagnostics = Diagnostics(len(target), len(run.classes), size_hw, run.device)
-    if target.ignored is not None:
-        diagnostics.hidden = hidden_cells(target.ignored, size_hw).to(run.device)
-    return diagnostics
 
 
 def _store(run: Run, layout: StoreLayout, resume: Checkpoint | None) -> EnsembleStore:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from clst_runtime.atomic import written_whole
 from clst_runtime.errors import ClstError, ModelFileError
+from clst_runtime.frames import Fit, fit_named
 from clst_runtime.labels import ClassList
 from clst_train.models.networks import build_segmenter
 from clst_train.models.segmenter import Segmenter
@@ -44,6 +45,18 @@ class Checkpoint:
     """Optimiser, projection head, prototypes, the name of the ensemble's snapshot; only in a resume file."""
     config: dict[str, Any] = field(default_factory=dict)
     """The run's configuration."""
+
+    @property
+    def fit(self) -> Fit:
+        """How its frames are brought to `input_hw`; checkpoints from before there was a choice stretch.
+
+        Raises:
+            ModelFileError: the configuration names an unknown one.
+        """
+        try:
+            return fit_named(self.config.get("model", {}).get("fit", Fit.STRETCH.value))
+        except ValueError as error:
+            raise ModelFileError(f"checkpoint: model.{error}; a newer version of clst may have made it") from error
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:

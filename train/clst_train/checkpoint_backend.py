@@ -13,6 +13,7 @@ from torch import nn
 
 import clst_runtime.manifest as manifest_module
 from clst_runtime.backends.base import Frame, Prediction, check_frame
+from clst_runtime.frames import Fit
 from clst_runtime.hashing import file_sha256
 from clst_runtime.labels import ClassList
 from clst_train.checkpoint import build_from_checkpoint, load_checkpoint
@@ -59,13 +60,20 @@ class TorchBackend:
 
 
 def segmenter_backend(
-    segmenter: Segmenter, *, network: str, classes: ClassList, input_hw: tuple[int, int], sha256: str = "0" * 64
+    segmenter: Segmenter,
+    *,
+    network: str,
+    classes: ClassList,
+    input_hw: tuple[int, int],
+    fit: Fit = Fit.STRETCH,
+    sha256: str = "0" * 64,
 ) -> TorchBackend:
     """A network in memory as a backend (it is copied); used by validation while training."""
     device = next(segmenter.parameters()).device
     manifest = manifest_module.Manifest(
         network=network,
         input_hw=input_hw,
+        fit=fit,
         mean=MEAN,
         std=STD,
         classes=classes,
@@ -91,5 +99,6 @@ def open_checkpoint(path: Path, *, input_hw: tuple[int, int] | None = None) -> T
         network=checkpoint.network,
         classes=checkpoint.classes,
         input_hw=input_hw or checkpoint.input_hw,
+        fit=checkpoint.fit,
         sha256=file_sha256(path),
     )

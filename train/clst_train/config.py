@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from clst_runtime.errors import ConfigError, did_you_mean
+from clst_runtime.frames import Fit, fit_named
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -83,6 +84,8 @@ class ModelConfig:
     """A shipped class list or a JSON file; empty = those of the source data set."""
     input_hw: tuple[int, int] = (360, 480)
     """Rows and columns that frames are brought to, for training, export and driving alike."""
+    fit: str = "stretch"
+    """How: `stretch` fills them, `letterbox` keeps shapes and leaves bars; for training, export and driving alike."""
     backbone_weights: str = ""
     """State dict with ImageNet weights to start source training from; empty = from scratch."""
 
@@ -91,6 +94,8 @@ class ModelConfig:
             len(self.input_hw) == 2 and min(self.input_hw) >= 32,
             f"model.input_hw = {list(self.input_hw)}; give rows and columns of at least 32",
         )
+        known = [fit.value for fit in Fit]
+        _need(self.fit in known, f"model.fit = {self.fit!r}; give {' or '.join(known)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -355,6 +360,11 @@ class Config:
             size if share == 1 else min(size, max(32, 32 * round(share * size / 32))) for size in self.model.input_hw
         )
         return rows, columns
+
+    @property
+    def fit(self) -> Fit:
+        """How images of another size are brought to `source_hw` or `model.input_hw`."""
+        return fit_named(self.model.fit)
 
     @property
     def source_hw(self) -> tuple[int, int]:

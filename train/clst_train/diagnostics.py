@@ -15,12 +15,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from clst_runtime.labels import IGNORE_ID
 from clst_train.distributed import gathered, total
 from clst_train.models.segmenter import Segmenter
-from clst_train.prototypes import ClassMeans, Prototypes
+from clst_train.prototypes import ClassMeans, Prototypes, at_stride
 from clst_train.teachers import Lesson, probabilities_of
 
 MEANS = ("flip_rate", "agreement", "confidence", "own_cosine", "other_cosine", "separation")
@@ -40,7 +39,6 @@ class Diagnostics:
     """
 
     def __init__(self, image_count: int, class_count: int, size_hw: tuple[int, int], device: torch.device) -> None:
-        self.hidden = torch.zeros(size_hw, dtype=torch.bool, device=device)  # h,w: under the ignore mask
         self.labels = torch.full((image_count, *size_hw), IGNORE_ID, dtype=torch.uint8, device=device)  # I,h,w
         self.start = torch.zeros(class_count, device=device)  # C: shares that the starting network predicted
         self.counts = torch.zeros(class_count, device=device)  # C: cells by pseudo-label
@@ -48,19 +46,26 @@ class Diagnostics:
         self.sums = torch.zeros(len(MEANS), 2, device=device)  # of each mean: sum and weight
 
     def cells_of(self, probabilities: Tensor, hidden: Tensor | None = None) -> Tensor:
-        """B,h,w uint8: arg-max of B,C,h,w, `IGNORE_ID` under the ignore mask, or where crops are `hidden` B,h,w."""
+        """B,h,w uint8: arg-max of B,C,h,w, `IGNORE_ID` where they are `hidden` B,h,w."""
         classes = probabilities.max(dim=1).indices.to(torch.uint8)
-        return classes.masked_fill(self.hidden if hidden is None else hidden, IGNORE_ID)
+        return classes if hidden is None else classes.masked_fill(hidden, IGNORE_ID)
 
     def shares_of(self, cells: Tensor) -> Tensor:
         """C: cells by class."""
         return (cells.flatten()[:, None] == torch.arange(len(self.counts), device=cells.device)).sum(0).float()
 
     @torch.no_grad()
-    def begin(self, network: Segmenter, batches: Iterable[Tensor], autocast: torch.autocast) -> None:
-        """Note what the starting network predicts on whole target images, batches N,3,H,W."""
-        for images in batches:
-            self.start += self.shares_of(self.cells_of(probabilities_of(network, images, autocast)))
+    def begin(
+        self, network: Segmenter, batches: Iterable[tuple[Tensor, Tensor | None]], autocast: torch.autocast
+    ) -> None:
+        """Note what the starting network predicts on whole target images, batches N,3,H,W.
+
+        Beside each, which of its pixels N,H,W do not count (ignore mask, padding); None = all do.
+        """
+        for images, covered in batches:
+            said = probabilities_of(network, images, autocast)
+            hidden = None if covered is None else at_stride(covered, (said.shape[2], said.shape[3]))
+            self.start += self.shares_of(self.cells_of(said, hidden))
         self.start /= self.start.sum().clamp_min(1.0)
 
     @torch.no_grad()
@@ -145,12 +150,6 @@ def _add(sums: Tensor, name: str, values: Tensor, counted: Tensor) -> None:
 
 def _largest(cosines: Tensor, barred: Tensor) -> Tensor:
     return cosines.masked_fill(barred, -1.0).amax(dim=-1)
-
-
-def hidden_cells(ignored: npt.NDArray[np.bool_], size_hw: tuple[int, int]) -> Tensor:
-    """h,w bool: cells whose middle lies under the ignore mask H,W."""
-    mask = torch.from_numpy(ignored)[None, None].float()
-    return F.interpolate(mask, size=size_hw, mode="nearest-exact")[0, 0] > 0
 
 
 class CollapseWatch:

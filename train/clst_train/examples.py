@@ -16,8 +16,10 @@ def draw_examples(folder: RunFolder, target: TargetImages, classes: ClassList, *
     rows = []
     with open_checkpoint(folder.source) as before, open_checkpoint(folder.adapted) as after:
         for place in range(count):
-            frame = target[place * len(target) // count]
-            maps = [before.predict(frame).classes, after.predict(frame).classes]
+            index = place * len(target) // count
+            frame, content = target[index], target.content(index)
+            maps = [content.of(backend.predict(frame).classes) for backend in (before, after)]
+            frame = content.of(frame)
             rows.append([frame, *(blend(frame, classes_map, classes) for classes_map in maps)])
     titles = ["new camera", "source only", "adapted"]
     write_png(folder.examples / "before_after.png", contact_sheet(rows, titles))

@@ -20,18 +20,29 @@ from torch.nn import functional as F
 from clst_runtime.atomic import written_whole
 from clst_runtime.dataset import LabelledDataset
 from clst_runtime.errors import DataError
-from clst_runtime.frames import resize_classes, resize_frame
-from clst_runtime.labels import ClassList
+from clst_runtime.frames import Fit
+from clst_runtime.labels import IGNORE_ID, ClassList
 from clst_runtime.optional import require
+from clst_train.data.fitting import fitted
 from clst_train.data.target import TargetImages
 from clst_train.models.deployable import normalise
 from clst_train.models.segmenter import Segmenter
-from clst_train.prototypes import class_means, labels_at_stride
+from clst_train.prototypes import at_stride, class_means, labels_at_stride
 
 Frame = npt.NDArray[np.uint8]
-View = tuple[Frame, Frame | None]
-"""An image H,W,3 and its class ids H,W, or None where nobody labelled it."""
 Points = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class View:
+    """An image to look at."""
+
+    frame: Frame
+    """H,W,3 RGB."""
+    labels: Frame | None = None
+    """H,W class ids; None where nobody labelled it."""
+    ignored: npt.NDArray[np.bool_] | None = None
+    """H,W: without labels, pixels that make no point (ignore mask, padding); None = all do."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,16 +120,18 @@ def common_plane(stages: Iterable[Stage]) -> tuple[Points, Points, float]:
     return origin, plane, float((spread[:2] ** 2).sum() / total) if total > 0 else 1.0
 
 
-def labelled_views(dataset: LabelledDataset, size_hw: tuple[int, int], count: int) -> Iterator[View]:
-    """At most `count` labelled images, evenly spread, at H,W = `size_hw`."""
+def labelled_views(
+    dataset: LabelledDataset, size_hw: tuple[int, int], count: int, fit: Fit = Fit.STRETCH
+) -> Iterator[View]:
+    """At most `count` labelled images, evenly spread, brought to H,W = `size_hw` by `fit`."""
     for index in _spread(len(dataset), count):
-        sample = dataset[index]
-        yield resize_frame(sample.image, size_hw), resize_classes(sample.labels, size_hw)
+        sample = fitted(dataset[index], size_hw, fit)
+        yield View(sample.image, labels=sample.labels)
 
 
 def unlabelled_views(target: TargetImages, count: int) -> Iterator[View]:
     """At most `count` target images, evenly spread, without labels."""
-    return ((target[index], None) for index in _spread(len(target), count))
+    return (View(target[index], ignored=target.ignored(index)) for index in _spread(len(target), count))
 
 
 def _spread(length: int, count: int) -> list[int]:
@@ -138,14 +151,17 @@ def cloud_of(segmenter: Segmenter, views: Iterable[View], *, minimum_pixels: int
     points: list[Points] = []
     classes: list[npt.NDArray[np.int64]] = []
     device = next(segmenter.parameters()).device
-    for frame, labels in views:
-        features = segmenter.features(normalise(torch.from_numpy(np.ascontiguousarray(frame))[None].to(device)))
-        if labels is None:
-            at_stride = segmenter.logits(features).argmax(dim=1)  # 1,h,w
+    for view in views:
+        features = segmenter.features(normalise(torch.from_numpy(np.ascontiguousarray(view.frame))[None].to(device)))
+        size_hw = (features.shape[2], features.shape[3])
+        if view.labels is None:
+            classes_seen = segmenter.logits(features).argmax(dim=1)  # 1,h,w
+            if view.ignored is not None:
+                hidden = at_stride(torch.from_numpy(view.ignored)[None].to(device), size_hw)
+                classes_seen = classes_seen.masked_fill(hidden, IGNORE_ID)
         else:
-            whole = torch.from_numpy(labels)[None].to(device).long()
-            at_stride = labels_at_stride(whole, (features.shape[2], features.shape[3]))
-        found = class_means(F.normalize(features.float(), dim=1), at_stride, segmenter.class_count, minimum_pixels)
+            classes_seen = labels_at_stride(torch.from_numpy(view.labels)[None].to(device).long(), size_hw)
+        found = class_means(F.normalize(features.float(), dim=1), classes_seen, segmenter.class_count, minimum_pixels)
         present = found.present[0].cpu().numpy()  # C
         points.append(found.means[0].cpu().numpy()[present])
         classes.append(np.flatnonzero(present))

@@ -20,7 +20,7 @@ from clst_train.acceleration import accelerate, check_compiler
 from clst_train.checkpoint_backend import segmenter_backend
 from clst_train.config import Config
 from clst_train.data.cache import cache_bytes
-from clst_train.data.target import TargetImages
+from clst_train.data.target import TargetImages, hides
 from clst_train.distributed import ONE_PROCESS, Ranks, tell
 from clst_train.ensemble.store import choose_layout
 from clst_train.events import check_tensorboard
@@ -121,7 +121,7 @@ def memory_plans(play: Play, segmenter: Segmenter) -> list[MemoryPlan]:
                 crops=passes * batch,
                 weights=weight_bytes([segmenter, projection]),
                 activations=passes * once,
-                batches=ahead * batch * (3 * whole + 9 * crop),
+                batches=ahead * batch * ((4 if hides(target) else 3) * whole + 9 * crop),
                 ensemble=store.file_bytes,
                 images=images + sum(frame.nbytes for frame in target.video_frames.values()),
             )
@@ -203,8 +203,9 @@ def rehearse_validation(play: Play, segmenter: Segmenter, validation: LabelledDa
         DataError: image or label cannot be used. ModelFileError: the classes do not fit.
     """
     first = dataclasses.replace(validation, files=validation.files[:1])
+    config = play.config
     backend = segmenter_backend(
-        segmenter, network=play.config.model.network, classes=play.classes, input_hw=play.config.model.input_hw
+        segmenter, network=config.model.network, classes=play.classes, input_hw=config.model.input_hw, fit=config.fit
     )
     evaluate(backend, first)
     sample = first[0]

@@ -13,7 +13,7 @@ from clst_runtime.dataset import open_dataset
 from clst_runtime.errors import ConfigError, DataError
 from clst_runtime.labels import ClassList
 from clst_train.batchnorm import estimate_statistics
-from clst_train.checkpoint import build_from_checkpoint, load_checkpoint
+from clst_train.checkpoint import Checkpoint, build_from_checkpoint, load_checkpoint
 from clst_train.config import Config
 from clst_train.data.target import open_target
 from clst_train.feature_space import Stage, View, cloud_of, labelled_views, unlabelled_views
@@ -52,11 +52,13 @@ def stages_of_run(
             raise DataError(f"{path}: {name.name} is missing; the picture needs a run that has adapted to its end")
     before = load_checkpoint(folder.source)
     classes = before.classes
-    old = _old_views(config, source, split, classes, before.input_hw, count)
+    old = _old_views(config, source, split, before, count)
     if labels is not None:
-        new = list(labelled_views(open_dataset(labels, split=labels_split, classes=classes), before.input_hw, count))
+        dataset = open_dataset(labels, split=labels_split, classes=classes)
+        new = list(labelled_views(dataset, before.input_hw, count, before.fit))
     else:
-        new = list(unlabelled_views(open_target(target or config.data.target, input_hw=before.input_hw), count))
+        images = open_target(target or config.data.target, input_hw=before.input_hw, fit=before.fit)
+        new = list(unlabelled_views(images, count))
     first, second = build_from_checkpoint(before), build_from_checkpoint(load_checkpoint(folder.adapted))
     # The adapted network's statistics are the new camera's. In training the prototypes were means of features under
     # the old camera's own, so its images get theirs back here.
@@ -78,13 +80,11 @@ def _batches(views: Sequence[View]) -> Iterator[Tensor]:
     """Images as normalised batches of 2 or more; a single one stays alone."""
     size = 4
     for start in range(0, max(1, len(views) - 1), size):
-        frames = [torch.from_numpy(frame) for frame, _ in views[start : start + size]]
+        frames = [torch.from_numpy(view.frame) for view in views[start : start + size]]
         yield normalise(torch.stack(frames))
 
 
-def _old_views(
-    config: Config, source: str | None, split: str | None, classes: ClassList, input_hw: tuple[int, int], count: int
-) -> list[View]:
+def _old_views(config: Config, source: str | None, split: str | None, before: Checkpoint, count: int) -> list[View]:
     place = source or config.data.source
     if not place:
         raise ConfigError("no source images: give --source the labelled images of the old camera")
@@ -93,8 +93,8 @@ def _old_views(
         Path(place),
         split=split or (config.data.source_split if own else "train"),
         format=(config.data.source_format or None) if own else None,
-        classes=classes,
+        classes=before.classes,
         mapping_file=Path(config.data.mapping) if own and config.data.mapping else None,
     )
-    size_hw = config.data.source_hw if min(config.data.source_hw) > 0 else input_hw
-    return list(labelled_views(dataset, size_hw, count))
+    size_hw = config.data.source_hw if min(config.data.source_hw) > 0 else before.input_hw
+    return list(labelled_views(dataset, size_hw, count, before.fit))

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from clst_runtime.labels import IGNORE_ID
-from clst_train.config import AdaptationConfig
 from clst_train.data.loading import SourceBatch, TargetBatch
 from clst_train.distributed import averaged_over_ranks
 from clst_train.learner import Learner
@@ -46,7 +45,7 @@ class StepResult:
     parts: dict[str, Tensor]
     """The loss's parts, detached scalars."""
     pseudo_labels: Tensor
-    """B,K,L class ids of the target crops, `IGNORE_ID` under the ignore mask."""
+    """B,K,L class ids of the target crops, `IGNORE_ID` under the ignore mask and in the padding."""
 
 
 def adaptation_step(
@@ -71,7 +70,7 @@ def adaptation_step(
     learner.prototypes.update(source_means)  # (5)
 
     weights = pixel_weights(
-        view, labels, segmenter.class_count, sure=_sure(settings, lesson), class_balance=settings.class_balance
+        view, labels, segmenter.class_count, sure=_sure(learner, lesson, target), class_balance=settings.class_balance
     )
     supervised = segmentation_loss(of_source.logits, source_labels)
     self_training = segmentation_loss(of_target.logits, labels, weights)
@@ -104,17 +103,26 @@ def _lesson_on_whole(learner: Learner, target: TargetBatch, iteration: int) -> L
     if learner.mean_teacher is not None:
         learner.mean_teacher.follow(learner.segmenter)
         said = _said_of(learner, learner.mean_teacher.network, target)
-        return Lesson(averaged=said, renewed=True)
+        return Lesson(averaged=said, renewed=True, hidden=_covered_cells(learner, target))
     if settings.teacher == "none":
         return Lesson(averaged=None)
     if settings.ensemble_view == "crops":
         return None
     if iteration % settings.ensemble_every and bool(ensemble.visited[target.shared_indices].all()):
-        return Lesson(averaged=learner.plain(np.asarray(ensemble.read(target.indices))))
+        averaged = learner.plain(np.asarray(ensemble.read(target.indices)))
+        return Lesson(averaged=averaged, hidden=_covered_cells(learner, target))
     view = whole_view(iteration, settings.ensemble_zoom, mirror=settings.ensemble_mirror)
     now = _said_of(learner, learner.segmenter, target, view)
     ensemble.visited[target.shared_indices] = True
-    return Lesson(averaged=ensemble.update(target.indices, now), current=now, renewed=True)
+    averaged = ensemble.update(target.indices, now)
+    return Lesson(averaged=averaged, current=now, renewed=True, hidden=_covered_cells(learner, target))
+
+
+def _covered_cells(learner: Learner, target: TargetBatch) -> Tensor | None:
+    """B,h,w bool: cells of the whole images whose middle lies under the ignore mask or in the padding; None = none."""
+    if target.covered is None:
+        return None
+    return at_stride(learner.plain(target.covered), learner.ensemble.store.layout.size_hw)
 
 
 def _said_of(learner: Learner, network: Segmenter, target: TargetBatch, view: WholeView = PLAIN) -> Tensor:
@@ -128,15 +136,15 @@ def _lesson_on_crops(learner: Learner, target: TargetBatch, view: StudentView, l
     now = logits.detach().float().softmax(dim=1)
     visible = at_stride(view.visible, (now.shape[2], now.shape[3]))
     averaged = learner.ensemble.update_views(target.indices, now, target.geometries, visible)
-    return Lesson(averaged=averaged, current=now, hidden=~visible)
+    return Lesson(averaged=averaged, current=now, hidden=~visible, of_crops=True)
 
 
 def _pseudo_labels(lesson: Lesson, target: TargetBatch, view: StudentView) -> Tensor:
     if lesson.averaged is None:
         return torch.full_like(view.own, IGNORE_ID, dtype=torch.long)
-    if lesson.hidden is None:
-        return pseudo_labels_of(lesson.averaged, target.geometries)
-    return labels_of_crops(lesson.averaged, (view.own.shape[1], view.own.shape[2]))
+    if lesson.of_crops:
+        return labels_of_crops(lesson.averaged, (view.own.shape[1], view.own.shape[2]))
+    return pseudo_labels_of(lesson.averaged, target.geometries)
 
 
 def _student_view(
@@ -148,11 +156,20 @@ def _student_view(
     return student_view(learner.tensor(target.crops), learner.plain(target.ignored), pasted)
 
 
-def _sure(settings: AdaptationConfig, lesson: Lesson) -> Tensor | None:
-    """Weight of the target's own pixels: the share of the batch's cells that the teacher is sure of."""
+def _sure(learner: Learner, lesson: Lesson, target: TargetBatch) -> Tensor | None:
+    """Weight of the target's own pixels: the share of the batch's cells that the teacher is sure of.
+
+    Neither those under the ignore mask nor padding are asked for.
+    """
+    settings = learner.settings
     if settings.pseudo_label_weighting == "none" or lesson.averaged is None:
         return None
-    share = (lesson.averaged.amax(dim=1) > settings.confidence_threshold).float().mean()
+    sure = lesson.averaged.amax(dim=1) > settings.confidence_threshold  # B,h,w
+    if lesson.of_crops:
+        covered = at_stride(learner.plain(target.ignored), (sure.shape[1], sure.shape[2]))
+    else:
+        covered = torch.zeros_like(sure) if lesson.hidden is None else lesson.hidden
+    share = (sure & ~covered).float().sum() / (~covered).sum().clamp_min(1)
     return averaged_over_ranks({"sure": share})["sure"]  # type: ignore[no-any-return]
 
 

@@ -15,10 +15,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from clst_runtime.errors import ConfigError
+from clst_runtime.frames import Fit
 from clst_runtime.hashing import file_sha256
 from clst_runtime.labels import ClassList
 from clst_train.batchnorm import FollowedStatistics
 from clst_train.checkpoint import build_from_checkpoint, load_checkpoint
+from clst_train.config import ModelConfig
+from clst_train.data.target import SHAPE_TOLERANCE
 from clst_train.models.segmenter import Segmenter
 
 
@@ -33,7 +36,9 @@ class Lesson:
     renewed: bool = False
     """Whether the teacher has thought again since it was last asked of these whole images."""
     hidden: Tensor | None = None
-    """B,h,w bool: cells of the crops that do not show the target; None when the lesson is of whole images."""
+    """B,h,w bool: cells that do not show the target, or what the ignore mask covers of it; None = all show it."""
+    of_crops: bool = False
+    """Whether it is of the crops that the student sees."""
 
 
 @torch.no_grad()
@@ -74,11 +79,12 @@ class Distiller:
             return (self.network(images).float() / temperature).softmax(dim=1)  # type: ignore[no-any-return]
 
 
-def open_distiller(path: str, classes: ClassList) -> Distiller | None:
+def open_distiller(path: str, classes: ClassList, student: ModelConfig) -> Distiller | None:
     """The network of a checkpoint, on the CPU; None for an empty path.
 
     Raises:
-        ModelFileError: missing or damaged. ConfigError: its classes are not `classes`, in this order.
+        ModelFileError: missing or damaged. ConfigError: its classes are not `classes`, in this order, or it has
+            learnt from pictures of another shape than those that the `student` is shown.
     """
     if not path:
         return None
@@ -88,6 +94,18 @@ def open_distiller(path: str, classes: ClassList) -> Distiller | None:
             f"adaptation.distil_from = {path!r} knows {len(checkpoint.classes)} classes "
             f"({', '.join(checkpoint.classes.names)}), the student {len(classes)} ({', '.join(classes.names)}); "
             "train it with the same --classes"
+        )
+    if checkpoint.fit.value != student.fit:
+        raise ConfigError(
+            f"adaptation.distil_from = {path!r} was trained with model.fit = {checkpoint.fit.value!r}, the student "
+            f"with {student.fit!r}; train both alike"
+        )
+    (rows, columns), (own_rows, own_columns) = checkpoint.input_hw, student.input_hw
+    other_shape = abs(rows * own_columns / (own_rows * columns) - 1) > SHAPE_TOLERANCE
+    if checkpoint.fit is Fit.LETTERBOX and other_shape:
+        raise ConfigError(
+            f"adaptation.distil_from = {path!r} is a letterbox of {rows}x{columns}, the student one of "
+            f"{own_rows}x{own_columns}: its pictures would be distorted; train both at sizes of one aspect"
         )
     return Distiller(build_from_checkpoint(checkpoint), checkpoint.input_hw, file_sha256(Path(path)))
 

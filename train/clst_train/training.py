@@ -18,7 +18,7 @@ from clst_runtime.optional import require
 from clst_train.acceleration import accelerate
 from clst_train.adaptation_stage import adapt
 from clst_train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from clst_train.config import Config, config_from_mapping, read_recipe, with_settings
+from clst_train.config import Config, ModelConfig, config_from_mapping, read_recipe, with_settings
 from clst_train.data.cache import cached
 from clst_train.data.headers import check_pairs, check_something_is_labelled
 from clst_train.data.sampling import rare_classes_of
@@ -118,7 +118,8 @@ def _begin_run(recipe: str, out: Path | None, init: Path | None, options: Mappin
         if started is not None:
             config = _as_checkpoint(config, started, options)
         data, device = _open_data(config, started), _device(config.run.device, ranks())
-        open_distiller(config.adaptation.distil_from, data[3])  # what cannot teach is refused before a folder is made
+        # What cannot teach is refused before a folder is made
+        open_distiller(config.adaptation.distil_from, data[3], config.model)
         _check_batches_of_one(config, data[3], data[1])
         _check_split(config, data[1], ranks())
         _rehearse(config, data, device, trains_source=started is None)
@@ -192,7 +193,7 @@ def _run_of(folder: RunFolder, config: Config, data: Data, device: torch.device)
         logbook=_logbook(folder, config) if here.first else SilentLogbook(),
         device=device,
         autocast=_autocast(config.run.precision, device),
-        rare=rare_classes_of(source, config.source_hw, config.data.rare_class_sampling),
+        rare=rare_classes_of(source, config.source_hw, config.data.rare_class_sampling, config.fit),
         scaled=config.run.precision == "fp16",
         ranks=here,
     )
@@ -218,7 +219,11 @@ def _open_data(config: Config, started: Checkpoint | None) -> Data:
     target = None
     if data.target:
         target = open_target(
-            data.target, input_hw=model.input_hw, ignore_mask=data.ignore_mask, every=data.target_every
+            data.target,
+            input_hw=model.input_hw,
+            fit=config.fit,
+            ignore_mask=data.ignore_mask,
+            every=data.target_every,
         )
         for remark in target.remarks:
             tell(f"note: {remark}")
@@ -226,7 +231,9 @@ def _open_data(config: Config, started: Checkpoint | None) -> Data:
     if data.val:
         validation = _labelled(data.val, data.val_split, data.val_format, data.val_mapping, source.classes)
         _note(data.val, check_pairs(validation, used_hw=model.input_hw))
-    kept_source, kept_target = cached(source, target, mib=config.run.cache_mib, source_hw=config.source_hw)
+    kept_source, kept_target = cached(
+        source, target, mib=config.run.cache_mib, source_hw=config.source_hw, fit=config.fit
+    )
     return kept_source, kept_target, validation, source.classes
 
 
@@ -283,9 +290,18 @@ def _note(place: str, remarks: tuple[str, ...]) -> None:
 
 
 def _as_checkpoint(config: Config, started: Checkpoint, options: Mapping[str, Any]) -> Config:
-    """The network and, unless another is asked for, the input size of the checkpoint that is adapted."""
+    """The network and, unless others are asked for, the input size and the fit of the checkpoint that is adapted.
+
+    Says so where the recipe or a setting names another fit.
+    """
     size = config.model.input_hw if "size" in options else started.input_hw
-    model = dataclasses.replace(config.model, network=started.network, input_hw=size)
+    asked = any(setting.partition("=")[0].strip() == "model.fit" for setting in options.get("settings", ()))
+    wanted, own = config.model.fit, started.fit.value
+    if wanted != own and asked:
+        tell(f"note: model.fit = {wanted} as asked, though the checkpoint was trained with {own}: shapes will differ")
+    elif wanted != own and wanted != ModelConfig().fit:
+        tell(f"note: model.fit = {own} as the checkpoint has it, not the recipe's {wanted}; --set model.fit={wanted}")
+    model = dataclasses.replace(config.model, network=started.network, input_hw=size, fit=wanted if asked else own)
     return dataclasses.replace(config, model=model)
 
 

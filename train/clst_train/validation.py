@@ -25,7 +25,8 @@ def validation_miou(
     network = copy.deepcopy(segmenter)
     if batches is not None:
         estimate_statistics(network, batches)
+    model = config.model
     backend = segmenter_backend(
-        network.eval(), network=config.model.network, classes=dataset.classes, input_hw=config.model.input_hw
+        network.eval(), network=model.network, classes=dataset.classes, input_hw=model.input_hw, fit=config.fit
     )
     return evaluate(backend, dataset).miou

@@ -68,7 +68,7 @@ class StudentView:
     own: Tensor
     """B,K,L bool: pixels of the target image itself."""
     visible: Tensor
-    """B,K,L bool: those of them that the ignore mask does not cover."""
+    """B,K,L bool: those of them that neither the ignore mask covers nor a letterbox's padding is."""
     pasted_labels: Tensor
     """B,K,L: source labels of the pasted pixels, `IGNORE_ID` elsewhere."""
 
@@ -120,7 +120,7 @@ def student_view(crops: Tensor, ignored: Tensor, pasted: tuple[Tensor, Tensor, T
 
     Args:
         crops: B,3,K,L normalised target crops.
-        ignored: B,K,L bool, under the ignore mask.
+        ignored: B,K,L bool, under the ignore mask or in the padding.
         pasted: source images B,3,K,L, their labels B,K,L and which of their pixels to paste B,K,L; None = none.
     """
     own, labels = torch.ones_like(ignored), torch.full_like(ignored, IGNORE_ID, dtype=torch.long)

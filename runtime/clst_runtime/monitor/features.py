@@ -1,7 +1,7 @@
 """A frame as a few numbers that depend on the camera more than on the scene.
 
-Measured on what the model sees, at its input's size, so that export and driving measure the same thing.
-Legend: H rows, W columns of the model's input; D numbers of a fingerprint; C classes.
+Measured on what the model sees, at its input's size but without padding, so that export and driving measure the same
+thing. Legend: H rows, W columns of the camera's picture in the model's input; D numbers of a fingerprint; C classes.
 """
 
 from __future__ import annotations

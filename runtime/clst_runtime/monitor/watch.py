@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from clst_runtime.errors import ConfigError, ModelFileError
-from clst_runtime.frames import Fitter
+from clst_runtime.frames import Fit, Fitter
 from clst_runtime.manifest import Manifest
 from clst_runtime.monitor.collector import EVERY_SECONDS, MOST_MIB, Collector
 from clst_runtime.monitor.features import feature_names
@@ -61,7 +61,7 @@ def open_watch(
     names = feature_names(manifest.classes.names, has_confidence=manifest.has_confidence)
     judge = CameraJudge(Reference.from_json(manifest.domain, names), len(manifest.classes))
     collector = None if collect is None else Collector(collect, every_seconds=every_seconds, most_mib=most_mib)
-    return WatchSink(judge, manifest.input_hw, scene_clock(source), collector, tell)
+    return WatchSink(judge, manifest.input_hw, scene_clock(source), collector, tell, fit=manifest.fit)
 
 
 def scene_clock(source: Source, *, period_seconds: float = PERIOD_SECONDS) -> Clock:
@@ -92,8 +92,9 @@ class WatchSink(Sink):
         tell: Tell = lambda words: None,
         *,
         period_seconds: float = PERIOD_SECONDS,
+        fit: Fit = Fit.STRETCH,
     ) -> None:
-        """Args: input_hw: of the model. clock: seconds in the scene at a frame.
+        """Args: input_hw, fit: of the model. clock: seconds in the scene at a frame.
 
         Raises:
             ConfigError: a period of no length.
@@ -102,7 +103,7 @@ class WatchSink(Sink):
             raise ConfigError(f"a look every {period_seconds} s; give more than 0")
         self.judge, self.collector, self.tell = judge, collector, tell
         self.looks = self.alarms = 0
-        self._clock, self._period, self._fitter = clock, period_seconds, Fitter(input_hw)
+        self._clock, self._period, self._fitter = clock, period_seconds, Fitter(input_hw, fit)
         self._due_seconds: float | None = None
         self._told, self._watching = State.UNKNOWN, True
 
@@ -114,7 +115,7 @@ class WatchSink(Sink):
         self._due_seconds = self._next_due(seconds)
         self.looks += 1
         frame = self._fitter.fit(result.timed.picture, result.timed.layout)
-        judgement = self.judge.look(frame, result.prediction)
+        judgement = self.judge.look(self._fitter.content.of(frame), result.prediction)
         if judgement.state is not self._told:
             self.alarms += judgement.state is not State.SAME
             if self._told is not State.UNKNOWN or judgement.state is not State.SAME:

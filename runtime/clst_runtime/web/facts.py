@@ -60,7 +60,7 @@ class RunFacts:
             "backend": self.backend,
             "network": manifest.network,
             "input_hw": list(manifest.input_hw),
-            "fit": manifest.fit,
+            "fit": manifest.fit.value,
             "precision": manifest.precision,
             "has_confidence": manifest.has_confidence,
             "checkpoint": manifest.source_checkpoint_sha256,

@@ -130,7 +130,7 @@ def darker(tmp_path):
     for index in range(3):
         paths.append(tmp_path / "new" / f"{index}.png")
         write_png(paths[-1], np.tile(stripes(60, 80), (4, 16, 1)))
-    return TargetImages(paths=tuple(paths), video_frames={}, input_hw=(32, 32), ignored=None)
+    return TargetImages(paths=tuple(paths), video_frames={}, input_hw=(32, 32))
 
 
 def test_the_images_decide_whether_source_crops_take_on_the_targets_colours(bright, darker, capsys):

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from clst_runtime.dataset import LabelledDataset, Sample
-from clst_runtime.frames import resize_classes, resize_frame
+from clst_runtime.dataset import LabelledDataset
+from clst_runtime.frames import Fit
+from clst_train.data.fitting import FittedSample, fitted
 from clst_train.data.target import TargetImages
 
 MIB = 2**20
@@ -24,21 +25,18 @@ class CachedDataset(LabelledDataset):
 
     input_hw: tuple[int, int]
     """Rows and columns that images and labels are brought to."""
+    fit: Fit = Fit.STRETCH
+    """How."""
     room: int
     """Samples that may be kept."""
-    kept: dict[int, Sample] = field(default_factory=dict)
+    kept: dict[int, FittedSample] = field(default_factory=dict)
     """Those read so far, by position."""
 
-    def __getitem__(self, index: int) -> Sample:
+    def __getitem__(self, index: int) -> FittedSample:
         """One sample: image H,W,3 and labels H,W, not to be written to."""
         if index in self.kept:
             return self.kept[index]
-        read = super().__getitem__(index)
-        sample = Sample(
-            name=read.name,
-            image=resize_frame(read.image, self.input_hw),
-            labels=resize_classes(read.labels, self.input_hw),
-        )
+        sample = fitted(super().__getitem__(index), self.input_hw, self.fit)
         if index < self.room:
             self.kept[index] = sample
         return sample
@@ -64,7 +62,12 @@ class CachedTarget(TargetImages):
 
 
 def cached(
-    source: LabelledDataset | None, target: TargetImages | None, *, mib: int, source_hw: tuple[int, int]
+    source: LabelledDataset | None,
+    target: TargetImages | None,
+    *,
+    mib: int,
+    source_hw: tuple[int, int],
+    fit: Fit = Fit.STRETCH,
 ) -> tuple[LabelledDataset | None, TargetImages | None]:
     """Both data sets with what fits into `mib` MiB kept in memory, source samples first; unchanged with 0."""
     if mib == 0:
@@ -74,7 +77,7 @@ def cached(
         size = 4 * source_hw[0] * source_hw[1]  # 3 bytes of image and 1 of label each
         room = min(len(source), left // size)
         left -= room * size
-        source = CachedDataset(**as_fields(LabelledDataset, source), input_hw=source_hw, room=room)
+        source = CachedDataset(**as_fields(LabelledDataset, source), input_hw=source_hw, fit=fit, room=room)
     if target is not None:
         target = CachedTarget(
             **as_fields(TargetImages, target), room=left // (3 * target.input_hw[0] * target.input_hw[1])

@@ -50,13 +50,17 @@ def read_header(path: Path) -> Header:
         raise DataError(f"{path}: not a readable image ({error})") from error
 
 
-def check_pictures(paths: Iterable[Path], *, used_hw: tuple[int, int]) -> tuple[str, ...]:
+def check_pictures(
+    paths: Iterable[Path], *, used_hw: tuple[int, int]
+) -> tuple[tuple[str, ...], tuple[tuple[int, int], ...]]:
     """Remarks on camera pictures that become `used_hw` (rows, columns): several sizes, EXIF rotations.
+
+    Returns the remarks, and rows and columns of each picture.
 
     Raises:
         DataError: one is no image, has more than 8 bits a channel, or is paletted as label files are.
     """
-    sizes: Counter[tuple[int, int]] = Counter()
+    sizes: list[tuple[int, int]] = []
     turned = []
     for path in paths:
         header = read_header(path)
@@ -64,10 +68,10 @@ def check_pictures(paths: Iterable[Path], *, used_hw: tuple[int, int]) -> tuple[
             raise DataError(f"{path}: a paletted picture, as label files are; take it out, or convert it to RGB")
         if header.mode.startswith(("I", "F")) or (png_layout(path) or (8, 0))[0] == 16:
             raise DataError(f"{path}: more than 8 bits a channel; convert the images to 8 bits")
-        sizes[header.size_hw] += 1
+        sizes.append(header.size_hw)
         if header.turned:
             turned.append(path)
-    return (*_on_sizes(sizes, used_hw), *_on_turns(turned))
+    return (*_on_sizes(Counter(sizes), used_hw), *_on_turns(turned)), tuple(sizes)
 
 
 def check_pairs(dataset: LabelledDataset, *, used_hw: tuple[int, int]) -> tuple[str, ...]:

@@ -15,11 +15,12 @@ import numpy as np
 import numpy.typing as npt
 
 from clst_runtime.dataset import LabelledDataset
-from clst_runtime.frames import resize_classes, resize_frame
+from clst_runtime.frames import PADDING_RGB, Content
 from clst_runtime.labels import IGNORE_ID
 from clst_train.config import AugmentationConfig, Config
 from clst_train.data.augment import Geometry, draw_geometry, mixing_mask, vary_colours
 from clst_train.data.colours import colours_of, with_colours
+from clst_train.data.fitting import fitted
 from clst_train.data.sampling import RareClasses, geometry_showing
 from clst_train.data.target import TargetImages
 
@@ -46,13 +47,15 @@ class TargetBatch:
     indices: npt.NDArray[np.int64]
     """B positions among the target images, each at most once in a batch."""
     whole: npt.NDArray[np.uint8]
-    """B,H,W,3 RGB, only resized."""
+    """B,H,W,3 RGB, only fitted."""
     crops: npt.NDArray[np.uint8]
     """B,K,L,3 RGB, varied in geometry and colour."""
     ignored: npt.NDArray[np.bool_]
-    """B,K,L pixels that the ignore mask covers."""
+    """B,K,L pixels under the ignore mask or in the padding."""
     geometries: tuple[Geometry, ...]
     """How each crop was cut out of its whole image."""
+    covered: npt.NDArray[np.bool_] | None = None
+    """B,H,W the same of the whole images; None = nothing is."""
     all_indices: npt.NDArray[np.int64] | None = None
     """Positions of the images of all ranks' parts, in the order of the ranks; None = there is no other part."""
 
@@ -80,6 +83,25 @@ def _rng(seed: int, stream: int, iteration: int, place: int) -> np.random.Genera
     return np.random.default_rng([seed, stream, 1, iteration, place])
 
 
+def _varied(
+    rng: np.random.Generator,
+    shown: npt.NDArray[np.uint8],
+    settings: AugmentationConfig,
+    view: Geometry,
+    padding: npt.NDArray[np.bool_] | None,
+) -> npt.NDArray[np.uint8]:
+    """A crop K,L,3 in other colours; padding H,W stays as grey as it is when driving."""
+    varied = vary_colours(rng, shown, settings)
+    if padding is None:
+        return varied
+    outside = view.classes(padding.astype(np.uint8)) > 0  # K,L
+    return np.where(outside[..., None], np.array(PADDING_RGB, np.uint8), varied)
+
+
+def _padding(content: Content, size_hw: tuple[int, int]) -> npt.NDArray[np.bool_] | None:
+    return None if content.size_hw == size_hw else content.padding(size_hw)
+
+
 def source_batch(
     dataset: LabelledDataset,
     config: Config,
@@ -95,7 +117,8 @@ def source_batch(
 
     The images come in turn, or by `rare` for a class each, which the crop then shows. Of the `batch`
     only the crops of `places` are made, in that order, each as it is in the whole one; None = all. `looks` are whole
-    target images, one for each crop made, whose colours it may take on (`augmentation.target_colours`).
+    target images without padding, one for each crop made, whose colours it may take on
+    (`augmentation.target_colours`).
     """
     images, labels, masks = [], [], []
     seed = config.run.seed * 2 + stage
@@ -103,17 +126,17 @@ def source_batch(
     for made, place in enumerate(range(batch) if places is None else places):
         rng = _rng(seed, SOURCE_STREAM, iteration, place)
         chosen, position = rare.draw(rng) if rare is not None else (None, int(indices[place]))
-        sample = dataset[position]
-        image = resize_frame(sample.image, config.source_hw)
-        classes = resize_classes(sample.labels, config.source_hw)
+        sample = fitted(dataset[position], config.source_hw, config.fit)
+        image, classes = sample.image, sample.labels
         if chosen is None:
             view = draw_geometry(rng, config.augmentation, config.source_hw, config.crop_hw)
         else:
             view = geometry_showing(rng, chosen, classes, config.augmentation, config.crop_hw)
         shown = view.image(image)
         if looks is not None and rng.random() < config.augmentation.target_colours:
-            shown = with_colours(shown, colours_of(image), colours_of(looks[made]), rng.uniform())
-        images.append(vary_colours(rng, shown, config.augmentation))
+            shown = with_colours(shown, colours_of(sample.content.of(image)), colours_of(looks[made]), rng.uniform())
+        padding = _padding(sample.content, config.source_hw)
+        images.append(_varied(rng, shown, config.augmentation, view, padding))
         labels.append(view.classes(classes))
         masks.append(mixing_mask(rng, labels[-1], IGNORE_ID))
     return SourceBatch(images=np.stack(images), labels=np.stack(labels), mixing=np.stack(masks))
@@ -127,22 +150,24 @@ def target_batch(target: TargetImages, config: Config, iteration: int, *, part: 
     settings: AugmentationConfig = config.augmentation
     size = min(config.adaptation.batch, len(target))
     indices = positions(config.run.seed, TARGET_STREAM, len(target), size, iteration)
-    covered = target.ignored if target.ignored is not None else np.zeros(config.model.input_hw, bool)
-    whole, crops, ignored, views = [], [], [], []
+    nothing = np.zeros(config.model.input_hw, bool)
+    whole, crops, covered, views = [], [], [], []
     kept = range(size) if part is None else range(size)[part]
     for place in kept:
-        rng = _rng(config.run.seed, TARGET_STREAM, iteration, place)
-        whole.append(target[int(indices[place])])
+        rng, index = _rng(config.run.seed, TARGET_STREAM, iteration, place), int(indices[place])
+        whole.append(target[index])
         views.append(draw_geometry(rng, settings, config.model.input_hw, config.crop_hw))
-        crops.append(vary_colours(rng, views[-1].image(whole[-1]), settings))
-        ignored.append(views[-1].classes(covered.astype(np.uint8)) > 0)
+        padding, hidden = _padding(target.content(index), config.model.input_hw), target.ignored(index)
+        crops.append(_varied(rng, views[-1].image(whole[-1]), settings, views[-1], padding))
+        covered.append(nothing if hidden is None else hidden)
     return TargetBatch(
         indices=indices[kept.start : kept.stop],
         all_indices=indices,
         whole=np.stack(whole),
         crops=np.stack(crops),
-        ignored=np.stack(ignored),
+        ignored=np.stack([view.classes(each.astype(np.uint8)) > 0 for view, each in zip(views, covered, strict=True)]),
         geometries=tuple(views),
+        covered=np.stack(covered) if any(each.any() for each in covered) else None,
     )
 
 

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from clst_runtime.dataset import LabelledDataset
 from clst_runtime.errors import DataError
-from clst_runtime.frames import resize_classes
+from clst_runtime.frames import Fit, fit_labels
 from clst_runtime.optional import require
 from clst_train.bars import manner
 from clst_train.config import AugmentationConfig
@@ -46,10 +46,12 @@ class RareClasses:
 
 
 def rare_classes_of(
-    dataset: LabelledDataset | None, input_hw: tuple[int, int], temperature: float
+    dataset: LabelledDataset | None, input_hw: tuple[int, int], temperature: float, fit: Fit = Fit.STRETCH
 ) -> RareClasses | None:
     """The sampler of a data set, counted now; None where there is no data set or `temperature` is 0 (off)."""
-    return None if dataset is None or temperature == 0 else rare_classes(count_classes(dataset, input_hw), temperature)
+    if dataset is None or temperature == 0:
+        return None
+    return rare_classes(count_classes(dataset, input_hw, fit), temperature)
 
 
 def rare_classes(counts: npt.NDArray[np.int64], temperature: float) -> RareClasses:
@@ -72,8 +74,8 @@ def rare_classes(counts: npt.NDArray[np.int64], temperature: float) -> RareClass
     return RareClasses(probabilities=weights / weights.sum(), images=tuple(images))
 
 
-def count_classes(dataset: LabelledDataset, input_hw: tuple[int, int]) -> npt.NDArray[np.int64]:
-    """I,C labelled pixels of each image at the model's input size; reads every label once, several at a time.
+def count_classes(dataset: LabelledDataset, input_hw: tuple[int, int], fit: Fit = Fit.STRETCH) -> npt.NDArray[np.int64]:
+    """I,C labelled pixels of each image brought to `input_hw` by `fit`; reads every label once, several at a time.
 
     Raises:
         DataError: a label is unreadable or has an id outside the map.
@@ -82,7 +84,7 @@ def count_classes(dataset: LabelledDataset, input_hw: tuple[int, int]) -> npt.ND
     def count(index: int) -> npt.NDArray[np.int64]:
         path = dataset.files[index].label
         labels = dataset.mapping.apply(dataset.form.read(path), where=str(path))
-        return np.bincount(resize_classes(labels, input_hw).ravel(), minlength=256)[: len(dataset.classes)]
+        return np.bincount(fit_labels(labels, input_hw, fit).ravel(), minlength=256)[: len(dataset.classes)]
 
     workers = min(16, os.cpu_count() or 1)
     with ThreadPoolExecutor(workers, thread_name_prefix="counter") as pool:

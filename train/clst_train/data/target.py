@@ -10,6 +10,7 @@ One file counts once, however many names it has or places it lies in.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ import numpy.typing as npt
 
 from clst_runtime.errors import DataError
 from clst_runtime.formats import FORMATS
-from clst_runtime.frames import resize_classes, resize_frame
+from clst_runtime.frames import Content, Fit, content_of, fit_frame, resize_classes
 from clst_runtime.images import IMAGE_SUFFIXES, read_image
 from clst_runtime.optional import require
 from clst_train.data.headers import check_pictures
@@ -51,8 +52,12 @@ class TargetImages:
     """Frames of videos H,W,3 at the model's input size, by position."""
     input_hw: tuple[int, int]
     """Rows and columns that every image is brought to."""
-    ignored: npt.NDArray[np.bool_] | None
-    """H,W of the input size: pixels that are never learned from; None without a mask."""
+    fit: Fit = Fit.STRETCH
+    """How."""
+    sizes: tuple[tuple[int, int], ...] = ()
+    """Rows and columns of each image as the camera gave it."""
+    mask: npt.NDArray[np.bool_] | None = None
+    """The ignore mask as it was drawn, over a whole picture of any size; None = there is none."""
     remarks: tuple[str, ...] = ()
     """What was taken of a place and what was left out, in words; commands print it."""
 
@@ -62,17 +67,43 @@ class TargetImages:
     def __getitem__(self, index: int) -> Image:
         """The whole image H,W,3 RGB at the model's input size."""
         path = self.paths[index]
-        return self.video_frames[index] if path is None else resize_frame(read_image(path), self.input_hw)
+        return self.video_frames[index] if path is None else fit_frame(read_image(path), self.input_hw, self.fit)
+
+    def content(self, index: int) -> Content:
+        """Where the camera's picture lies in the image; images of one set may differ in it."""
+        return content_of(self.input_hw if self.fit is Fit.STRETCH else self.sizes[index], self.input_hw, self.fit)
+
+    def ignored(self, index: int) -> npt.NDArray[np.bool_] | None:
+        """H,W of the input size: pixels of the image that are never learned from; None = all are.
+
+        They are those under the ignore mask, and a letterbox's padding.
+        """
+        content = self.content(index)
+        padded = content.size_hw != self.input_hw
+        if self.mask is None:
+            return content.padding(self.input_hw) if padded else None
+        shown = resize_classes(self.mask.astype(np.uint8), content.size_hw) > 0
+        if not padded:
+            return shown
+        ignored = content.padding(self.input_hw)
+        content.of(ignored)[:] = shown
+        return ignored
 
 
 def open_target(
-    places: Sequence[str], *, input_hw: tuple[int, int], ignore_mask: str = "", every: int = 1
+    places: Sequence[str],
+    *,
+    input_hw: tuple[int, int],
+    fit: Fit = Fit.STRETCH,
+    ignore_mask: str = "",
+    every: int = 1,
 ) -> TargetImages:
     """Find the target's images.
 
     Args:
         places: image folders, single images, video files.
         input_hw: rows and columns every image is brought to.
+        fit: how they are.
         ignore_mask: image of the camera's own picture; its non-zero pixels are ignored.
         every: take each n-th frame of a video.
 
@@ -87,8 +118,8 @@ def open_target(
     remarks: list[str] = []
     for place in map(Path, places):
         if place.suffix.lower() in VIDEO_SUFFIXES and place.is_file():
-            size_hw, read = _read_video(place, input_hw, every)
-            sizes.append(size_hw)
+            size_hw, read = _read_video(place, input_hw, fit, every)
+            sizes.extend([size_hw] * len(read))
             frames.extend(read)
         elif place.is_file():
             files.append(place)
@@ -99,17 +130,33 @@ def open_target(
     files, repeated = _each_once(files)
     if repeated:
         remarks.append(f"{repeated} target images have several names or lie in several places; each counts once")
-    remarks.extend(check_pictures(files, used_hw=input_hw))
-    mask = None
-    if ignore_mask:
-        mask = _read_mask(Path(ignore_mask), input_hw, read_image(files[0]).shape[:2] if files else sizes[0])
-    return TargetImages(
+    of_files, file_sizes = check_pictures(files, used_hw=input_hw)
+    target = TargetImages(
         paths=(*files, *(None for _ in frames)),
         video_frames=dict(enumerate(frames, start=len(files))),
         input_hw=input_hw,
-        ignored=mask,
-        remarks=tuple(remarks),
+        fit=fit,
+        sizes=(*file_sizes, *sizes),
+        remarks=(*remarks, *of_files),
     )
+    return with_mask(target, Path(ignore_mask)) if ignore_mask else target
+
+
+def hides(target: TargetImages) -> bool:
+    """Whether some of its pixels may be never learned from: there is a mask, or padding."""
+    return target.mask is not None or target.fit is not Fit.STRETCH
+
+
+def with_mask(target: TargetImages, path: Path) -> TargetImages:
+    """The images with an ignore mask over all of them.
+
+    Raises:
+        DataError: it is no picture, not of the shape of the first image, or leaves nothing.
+    """
+    masked = dataclasses.replace(target, mask=_read_mask(path, target.sizes[0]))
+    if np.all(masked.ignored(0)):  # at the model's size, where single pixels may be lost
+        raise DataError(f"{path}: the ignore mask covers every pixel; non-zero means ignore")
+    return masked
 
 
 def images_of(folder: Path) -> tuple[list[Path], list[str]]:
@@ -169,8 +216,8 @@ def _each_once(files: list[Path]) -> tuple[list[Path], int]:
     return list(first.values()), len(files) - len(first)
 
 
-def _read_mask(path: Path, input_hw: tuple[int, int], camera_hw: tuple[int, int]) -> npt.NDArray[np.bool_]:
-    """H,W of the input size; the file may be smaller or larger than the camera's pictures, but not of another shape."""
+def _read_mask(path: Path, camera_hw: tuple[int, int]) -> npt.NDArray[np.bool_]:
+    """As it is; the file may be smaller or larger than the camera's pictures, but not of another shape."""
     pixels = read_image(path).max(axis=2)
     (rows, columns), (camera_rows, camera_columns) = pixels.shape, camera_hw
     if abs(rows * camera_columns / (columns * camera_rows) - 1) > SHAPE_TOLERANCE:
@@ -178,13 +225,10 @@ def _read_mask(path: Path, input_hw: tuple[int, int], camera_hw: tuple[int, int]
             f"{path}: the ignore mask is {columns}×{rows}, the camera's pictures are {camera_columns}×{camera_rows}; "
             "draw it on a picture of this camera"
         )
-    mask = resize_classes(pixels, input_hw) > 0
-    if mask.all():
-        raise DataError(f"{path}: the ignore mask covers every pixel; non-zero means ignore")
-    return mask
+    return np.asarray(pixels > 0)
 
 
-def _read_video(path: Path, input_hw: tuple[int, int], every: int) -> tuple[tuple[int, int], list[Image]]:
+def _read_video(path: Path, input_hw: tuple[int, int], fit: Fit, every: int) -> tuple[tuple[int, int], list[Image]]:
     """Rows and columns of the camera's picture, and every n-th frame at the model's input size."""
     cv2 = require("cv2")
     capture = cv2.VideoCapture(str(path))
@@ -197,7 +241,7 @@ def _read_video(path: Path, input_hw: tuple[int, int], every: int) -> tuple[tupl
                 intact, frame = capture.retrieve()
                 if intact:
                     size_hw = frame.shape[:2]
-                    frames.append(resize_frame(np.ascontiguousarray(frame[..., ::-1]), input_hw))
+                    frames.append(fit_frame(np.ascontiguousarray(frame[..., ::-1]), input_hw, fit))
             position += 1
     finally:
         capture.release()

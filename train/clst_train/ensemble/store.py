@@ -23,6 +23,7 @@ import numpy.typing as npt
 
 from clst_runtime.atomic import written_whole
 from clst_runtime.errors import ConfigError, ModelFileError
+from clst_runtime.frames import Fit
 from clst_train.config import AdaptationConfig
 from clst_train.data.target import TargetImages
 
@@ -98,6 +99,8 @@ def choose_layout(
 def target_hash(target: TargetImages) -> str:
     """Hash of the target images' names and sizes in their order, of a video's frames themselves; not of folders."""
     digest = hashlib.sha256()
+    if target.fit is not Fit.STRETCH:  # so that hashes from before there was a choice still hold
+        digest.update(f"fit {target.fit.value}\n".encode())
     for position, path in enumerate(target.paths):
         if path is None:
             digest.update(f"frame {zlib.crc32(target.video_frames[position].tobytes())}\n".encode())

@@ -1,0 +1,29 @@
+"""A labelled sample as the network sees it. Legend: H rows, W columns of the size that images are brought to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from clst_runtime.dataset import Sample
+from clst_runtime.frames import Content, Fit, content_of, fit_frame, fit_labels
+
+
+@dataclass(frozen=True, kw_only=True)
+class FittedSample(Sample):
+    """Image H,W,3 and labels H,W, which are 255 in the padding."""
+
+    content: Content
+    """Where the picture lies in it."""
+
+
+def fitted(sample: Sample, size_hw: tuple[int, int], fit: Fit) -> FittedSample:
+    """A sample at H,W = `size_hw`; one that has been brought there already (by the cache) as it is."""
+    if isinstance(sample, FittedSample):
+        return sample
+    rows, columns = sample.labels.shape
+    return FittedSample(
+        name=sample.name,
+        image=fit_frame(sample.image, size_hw, fit),
+        labels=fit_labels(sample.labels, size_hw, fit),
+        content=content_of((rows, columns), size_hw, fit),
+    )
