@@ -218,7 +218,7 @@ def build(model: Path, frames: str | None, *, as_json: bool) -> None:
         from clst_runtime.engines.rebuild import FRAMES, rebuild_engine
 
         engine = model
-        manifest = rebuild_engine(model, lambda made: frames_to_measure(frames, made.input_hw, count=FRAMES))
+        manifest = rebuild_engine(model, lambda made: frames_to_measure(frames, made.input_hw, made.fit, count=FRAMES))
     else:
         from clst_export.bundle import build_bundle
 
