@@ -139,38 +139,6 @@ def cuda_failure(doing: str, reason: object) -> ClstError:
     return ClstError(f"CUDA failed while {doing} ({told}); such an error stays until the process ends: restart it")
 
 
-def open_cuda(library: str = AUTO, *, graphs: bool = False) -> CudaDevice:
-    """The first GPU that `CUDA_VISIBLE_DEVICES` shows, the one that TensorRT takes too.
-
-    Args:
-        library: of `LIBRARIES`; `auto` takes PyCUDA if it can be imported, else cuda-python.
-        graphs: CUDA graphs are wanted, which PyCUDA has not: `auto` then takes cuda-python.
-
-    Raises:
-        ConfigError: an unknown library, or graphs of PyCUDA. MissingDependency: no library, no driver or no GPU.
-    """
-    from clst_runtime.backends.cuda_pycuda import PycudaDevice, import_pycuda
-    from clst_runtime.backends.cuda_python import CudaPythonDevice, import_cuda_python
-
-    check_library(library, graphs=graphs)
-    if library == PYCUDA:
-        return PycudaDevice(import_pycuda())
-    if library == CUDA_PYTHON:
-        return CudaPythonDevice(import_cuda_python())
-    if graphs:
-        try:
-            return CudaPythonDevice(import_cuda_python())
-        except NotImportable as error:
-            raise MissingDependency(f"CUDA graphs need cuda-python, PyCUDA has none: {error.message}") from error
-    try:
-        return PycudaDevice(import_pycuda())
-    except NotImportable as first:
-        try:
-            return CudaPythonDevice(import_cuda_python())
-        except NotImportable as second:
-            raise MissingDependency(f"{first.what}, and {second.what}; {CURE}") from second
-
-
 def check_library(library: str, *, graphs: bool) -> None:
     """Refuse a library that is not known, or that cannot do what is asked for.
 

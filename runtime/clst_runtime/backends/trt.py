@@ -18,7 +18,8 @@ import numpy as np
 
 from clst_runtime.backends.base import Frame, Prediction, check_frame
 from clst_runtime.backends.buffers import RESULTS_LENT, Buffers, make_buffers
-from clst_runtime.backends.cuda import CudaDevice, Graph, GraphFailed, Mark, cuda_failure, open_cuda
+from clst_runtime.backends.cuda import CudaDevice, Graph, GraphFailed, Mark, cuda_failure
+from clst_runtime.backends.cuda_open import open_cuda
 from clst_runtime.backends.gpu_options import GpuOptions
 from clst_runtime.backends.graphs import Outputs, drawn_frames, prove_graph
 from clst_runtime.engines.library import Messages, load_tensorrt, make_logger, make_runtime

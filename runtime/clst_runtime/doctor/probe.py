@@ -109,7 +109,7 @@ def probe_tensorrt() -> dict[str, Any]:
 
 def probe_cuda() -> dict[str, Any]:
     """The GPU as the runtime opens it."""
-    from clst_runtime.backends.cuda import open_cuda
+    from clst_runtime.backends.cuda_open import open_cuda
 
     with open_cuda() as device:
         return {"library": device.library, "gpu": device.name, "compute_capability": device.compute_capability}

@@ -9,7 +9,8 @@ from pathlib import Path
 from types import ModuleType
 
 from clst_runtime.backends.base import Frame
-from clst_runtime.backends.cuda import CudaDevice, open_cuda
+from clst_runtime.backends.cuda import CudaDevice
+from clst_runtime.backends.cuda_open import open_cuda
 from clst_runtime.backends.trt import BuiltEngine, TrtBackend
 from clst_runtime.engines.building import serialise_engine
 from clst_runtime.engines.library import load_tensorrt, version_numbers

@@ -21,7 +21,7 @@ from pathlib import Path
 import click
 
 from clst_runtime.backends.base import Frame
-from clst_runtime.backends.cuda import open_cuda
+from clst_runtime.backends.cuda_open import open_cuda
 from clst_runtime.backends.gpu_options import GpuOptions
 from clst_runtime.backends.trt import TrtBackend
 from clst_runtime.engines.build import build_engine

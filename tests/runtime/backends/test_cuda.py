@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from tests.fakes import pycuda_driver
 
-from clst_runtime.backends.cuda import open_cuda
+from clst_runtime.backends.cuda_open import open_cuda
 from clst_runtime.errors import ClstError, ConfigError, MissingDependency
 
 

@@ -38,12 +38,12 @@ class Machine:
 
     def has_no_gpu(self) -> None:
         """Opening the GPU goes through PyCUDA or cuda-python, which are not installed here."""
-        from clst_runtime.backends import cuda
+        from clst_runtime.backends.cuda_open import open_cuda
 
         for library in ("pycuda", "cuda"):
             self._patch.setitem(sys.modules, library, None)
         for module in (trt_backend, build, bundle):
-            self._patch.setattr(module, "open_cuda", cuda.open_cuda)
+            self._patch.setattr(module, "open_cuda", open_cuda)
 
 
 @pytest.fixture
