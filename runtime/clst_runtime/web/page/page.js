@@ -14,7 +14,7 @@ const WORDS = {
     ? `${run.deadline_streak} deadlines missed in a row; newest picture ${span(run.newest_age_ms)} old`
     : `newest picture ${span(run.newest_age_ms)} old`),
   lost: (run) => `the camera gives nothing (lost ${run.losses} ${run.losses === 1 ? "time" : "times"}); it is being opened again${Number.isFinite(run.newest_age_ms) && run.frames ? `; newest picture ${span(run.newest_age_ms)} old` : ""}`,
-  behind: () => `the picture here is ${span(pictureAge())} old: the connection to this screen is slow`,
+  behind: () => `the picture here is ${span(pictureAge())} old: the connection to this screen${status?.recording?.active ? ", or the disk that is recorded on," : ""} is slow`,
   unreachable: () => refused || `no word from the program for ${span(performance.now() - lastStatusAt)}; trying again`,
   ended: (run) => run.end || "the run is over",
 };
