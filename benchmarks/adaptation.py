@@ -110,6 +110,10 @@ METHODS = {
         title="CLST, labels by each batch's statistics", settings=("adaptation.statistics_momentum=1",)
     ),
     "colours": Method(title="CLST, target colours always", settings=("augmentation.least_colour_shift=0",)),
+    "sure": Method(
+        title="CLST, labels weigh the share that is sure",
+        settings=("adaptation.pseudo_label_weighting=confident_share",),
+    ),
     "rare": Method(title="CLST + rare-class sampling", settings=("data.rare_class_sampling=0.1",)),
     "shuffled": Method(title="control: shuffled pseudo-labels", patch=SHUFFLE),
 }  # fmt: skip

@@ -87,13 +87,20 @@ def table() -> str:
 def ablation_lines(result: dict[str, Any]) -> list[str]:
     """Every row of one pair, made by benchmarks/adaptation.py --name."""
     seeds = len(result["methods"]["clst"]["seeds"])
-    lines = [f"What each part brings, {result['title']}, {'one seed' if seeds == 1 else f'{seeds} seeds'}:", "",
-             "| method | mIoU | CLST ahead by (95 % interval) |", "|---|---|---|"]  # fmt: skip
-    for each in result["methods"].values():
-        ahead = each.get("clst_ahead")
-        told = "" if ahead is None else f"{ahead['mean']:+.1f} ({ahead['low']:+.1f} … {ahead['high']:+.1f})"
-        lines.append(f"| {each['title']} | {cell(each)} | {told} |")
+    lines = [f"{result['title']}, {result['steps']} steps, {'one seed' if seeds == 1 else f'{seeds} seeds'}:", "",
+             "| method | mIoU | CLST ahead by (95 % interval) | of merged groups | CLST ahead by |",
+             "|---|---|---|---|---|"]  # fmt: skip
+    merged = result.get("merged", {})
+    for name, each in result["methods"].items():
+        second = merged.get(name)
+        lines.append(f"| {each['title']} | {cell(each)} | {lead(each)} | {cell(second)} | {lead(second)} |")
     return lines
+
+
+def lead(row: dict[str, Any] | None) -> str:
+    """How far CLST is ahead of a method, with its interval."""
+    ahead = None if row is None else row.get("clst_ahead")
+    return "" if ahead is None else f"{ahead['mean']:+.1f} ({ahead['low']:+.1f} … {ahead['high']:+.1f})"
 
 
 def measured_where(result: dict[str, Any], name: str) -> str:
