@@ -87,19 +87,27 @@ def table() -> str:
 def ablation_lines(result: dict[str, Any]) -> list[str]:
     """Every row of one pair, made by benchmarks/adaptation.py --name."""
     seeds = len(result["methods"]["clst"]["seeds"])
-    lines = [f"{result['title']}, {result['steps']} steps, {'one seed' if seeds == 1 else f'{seeds} seeds'}:", "",
-             "| method | mIoU | CLST ahead by (95 % interval) | of merged groups | CLST ahead by |",
-             "|---|---|---|---|---|"]  # fmt: skip
-    merged = result.get("merged", {})
+    headers = ["method", "mIoU", "CLST ahead by (95 % interval)"]
+    merged = result.get("merged")
+    if merged is not None:
+        headers += ["of merged groups", "CLST ahead by"]
+    lines = [
+        f"{result['title']}, {result['steps']} steps, {'one seed' if seeds == 1 else f'{seeds} seeds'}:",
+        "",
+        f"| {' | '.join(headers)} |",
+        "|---" * len(headers) + "|",
+    ]
     for name, each in result["methods"].items():
-        second = merged.get(name)
-        lines.append(f"| {each['title']} | {cell(each)} | {lead(each)} | {cell(second)} | {lead(second)} |")
+        cells = [each["title"], cell(each), lead(each)]
+        if merged is not None:
+            cells += [cell(merged[name]), lead(merged[name])]
+        lines.append(f"| {' | '.join(cells)} |")
     return lines
 
 
-def lead(row: dict[str, Any] | None) -> str:
+def lead(row: dict[str, Any]) -> str:
     """How far CLST is ahead of a method, with its interval."""
-    ahead = None if row is None else row.get("clst_ahead")
+    ahead = row.get("clst_ahead")
     return "" if ahead is None else f"{ahead['mean']:+.1f} ({ahead['low']:+.1f} … {ahead['high']:+.1f})"
 
 
