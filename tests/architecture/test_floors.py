@@ -1,6 +1,7 @@
 """The floors hold, and each check can fail: a violation is planted and found."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -173,3 +174,14 @@ def test_the_rgb_model_of_these_tests_fits_the_contract(tmp_path):
 
     with open_model(write_rgb_model(tmp_path / "m.onnx")) as backend:
         assert json.loads(backend.manifest.to_json())["format_version"] == 1
+
+
+def test_only_dates_are_read_off_the_wall_clock():
+    """Ages, deadlines and pauses come from clocks that do not jump; these modules tell when something was."""
+    dating = {"statistics_log.py", "recording.py", "cli_bench.py", "collector.py", "acceptance.py"}
+    found = {
+        path.name
+        for path in (ROOT / "runtime" / "clst_runtime").rglob("*.py")
+        if re.search(r"\btime\.(time|time_ns|strftime|gmtime|localtime)\(|\bdatetime\b", path.read_text())
+    }
+    assert found == dating

@@ -1,5 +1,6 @@
 import gc
 import io
+import itertools
 import os
 import signal
 import threading
@@ -22,6 +23,7 @@ from clst_runtime.sinks.base import QUEUED, Sink
 from clst_runtime.sinks.files import PictureSink
 from clst_runtime.sources import TimedFrame
 from clst_runtime.statistics import Deadline, RunStatistics
+from clst_runtime.statistics_log import StatisticsLog
 from clst_runtime.web.pictures import Painter
 
 
@@ -308,3 +310,24 @@ class Forgetful(Kept):
 
     def close(self):
         """Nothing is open."""
+
+
+def test_a_jump_of_the_wall_clock_is_no_age_no_miss_and_no_silence(monkeypatch):
+    """It goes a day forward and back at every reading; what lasts is counted by a clock that never goes back."""
+    true, told, lines = time.time, itertools.count(), []
+    monkeypatch.setattr(time, "time", lambda: true() + 86_400 * (-1) ** next(told))
+    statistics = RunStatistics(Deadline(milliseconds=20_000, stale_after=1), live=True)
+    log = StatisticsLog(lines.append, 0.01)
+    source = FakeSource([*range(5), None, *range(5, 20)])
+    states = []
+    watchers = Watchers(tick=lambda now: (log.tick(now), states.append(now.state)))
+    run_pipeline(source, FakeBackend(seconds=0.01), [], statistics=statistics, watchers=watchers)
+    facts = statistics.to_json()
+    assert (facts["frames"], statistics.misses) == (19, 0)  # the first frame of a live source warms up
+    assert 0 <= facts["capture_to_mask_ms"]["max"] < 20_000
+    assert "stale" not in states
+    assert len(lines) >= 3
+    jumps = {
+        round((later["unix_seconds"] - line["unix_seconds"]) / 86_400) for line, later in itertools.pairwise(lines)
+    }
+    assert jumps == {-2, 2}
