@@ -19,13 +19,20 @@ def shell(command: str, *arguments: object, **options: object) -> subprocess.Com
     return subprocess.run(call, capture_output=True, text=True, timeout=300, env=environment, check=False, **options)  # type: ignore[call-overload]
 
 
+def heed_interrupts() -> None:
+    """In a child: Ctrl-C counts, even where the tests themselves run in the background of a shell, which ignores it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def interrupted(
     ready: Callable[[], bool], command: str, *arguments: object, environment: dict[str, str] | None = None
 ) -> tuple[int, str, str]:
     """Start a command, send Ctrl-C when `ready()` holds; returns its exit code, output and errors."""
     call = [str(Path(sys.executable).with_name(command)), *map(str, arguments)]
     variables = os.environ | {"OMP_NUM_THREADS": "1"} | (environment or {})
-    with subprocess.Popen(call, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=variables) as process:
+    with subprocess.Popen(
+        call, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=variables, preexec_fn=heed_interrupts
+    ) as process:
         end = time.time() + 120
         while not ready() and process.poll() is None and time.time() < end:
             time.sleep(0.02)

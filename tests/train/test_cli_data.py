@@ -1,10 +1,12 @@
 import json
 
 import numpy as np
+from tests.command_line import call
 from tests.conftest import write_labelled
 from tests.shell import shell
 
 from clst_runtime.images import read_label, write_png
+from clst_train.cli_data import main as clst_data
 
 
 def test_a_good_data_set_passes_and_gets_a_contact_sheet(tmp_path):
@@ -41,9 +43,9 @@ def test_scenes_are_written_and_can_be_checked(tmp_path):
     done = shell("clst-data", "scenes", out, "--look", "new", "--count", 2, "--val-count", 1, "--size", "48x64")
     assert done.returncode == 0, done.stderr
     assert shell("clst-data", "check", out, "--sheet", tmp_path / "x.png").returncode == 0
-    assert shell("clst-data", "scenes", out).returncode == 3
-    assert shell("clst-data", "scenes", tmp_path / "t", "--look", "newest").returncode == 3
-    assert shell("clst-data", "scenes", tmp_path / "t", "--size", "48").returncode == 3
+    assert call(clst_data, "scenes", out).exit_code == 3
+    assert call(clst_data, "scenes", tmp_path / "t", "--look", "newest").exit_code == 3
+    assert call(clst_data, "scenes", tmp_path / "t", "--size", "48").exit_code == 3
 
 
 def test_a_converted_data_set_has_the_same_labels(tmp_path):
