@@ -57,8 +57,7 @@ def stages_of_run(
         dataset = open_dataset(labels, split=labels_split, classes=classes)
         new = list(labelled_views(dataset, before.input_hw, count, before.fit))
     else:
-        images = open_target(target or config.data.target, input_hw=before.input_hw, fit=before.fit)
-        new = list(unlabelled_views(images, count))
+        new = _new_views(target or config.data.target, before, count)
     first, second = build_from_checkpoint(before), build_from_checkpoint(load_checkpoint(folder.adapted))
     # The adapted network's statistics are the new camera's. In training the prototypes were means of features under
     # the old camera's own, so its images get theirs back here.
@@ -98,3 +97,7 @@ def _old_views(config: Config, source: str | None, split: str | None, before: Ch
     )
     size_hw = config.data.source_hw if min(config.data.source_hw) > 0 else before.input_hw
     return list(labelled_views(dataset, size_hw, count, before.fit))
+
+
+def _new_views(target: Sequence[str], before: Checkpoint, count: int) -> list[View]:
+    return list(unlabelled_views(open_target(target, input_hw=before.input_hw, fit=before.fit), count))
