@@ -7,9 +7,10 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from clst_train.distributed import moments
+from clst_train.distributed import is_split, moments
 
 
 def _layers(network: nn.Module) -> list[_BatchNorm]:
@@ -75,11 +76,19 @@ class FollowedStatistics:
                 layer.running_mean, layer.running_var = kept
             network.train(was_training)
 
-    def _move(self, layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        count, mean, variance = moments(inputs[0])
+    def _move(self, layer: _BatchNorm, inputs: tuple[Tensor, ...]) -> None:
+        values, mean, variance = inputs[0], layer.running_mean, layer.running_var
+        if mean is None or variance is None:
+            return
+        if not is_split():
+            if values.numel() > values.shape[1]:
+                # The layer's own kernel in training moves them in one pass; what it normalises is thrown away
+                F.batch_norm(values, mean, variance, training=True, momentum=self.momentum, eps=layer.eps)
+            return
+        count, of_batch, square = moments(values)
         if count > 1:
-            layer.running_mean.lerp_(mean, self.momentum)  # type: ignore[operator]
-            layer.running_var.lerp_(variance * (count / (count - 1)), self.momentum)  # type: ignore[operator]
+            mean.lerp_(of_batch, self.momentum)
+            variance.lerp_(square * (count / (count - 1)), self.momentum)
 
     def state_dict(self) -> dict[str, list[Tensor]]:
         """What a checkpoint needs to go on exactly."""

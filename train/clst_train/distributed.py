@@ -213,17 +213,13 @@ def mean_over(sums: Tensor, count: Tensor) -> Tensor:
 
 @torch.no_grad()
 def moments(values: Tensor) -> tuple[int, Tensor, Tensor]:
-    """How many values a channel of the whole batch has, their mean and their mean squared deviation, float32 each.
+    """How many values a channel of all ranks' batch has, their mean and their mean squared deviation, float32 each.
 
-    `values` N,D,… is this rank's part; every rank's part has the same size.
+    `values` N,D,… is this rank's part; every rank's part has the same size. Of several ranks only.
     """
     axes = [axis for axis in range(values.dim()) if axis != 1]
     values = values.to(torch.promote_types(values.dtype, torch.float32))
-    count = values.numel() // values.shape[1]
-    if not is_split():
-        variance, mean = torch.var_mean(values, axes, correction=0)
-        return count, mean, variance
-    count *= distributed.get_world_size()
+    count = values.numel() // values.shape[1] * distributed.get_world_size()
     mean = total(values.sum(axes)) / count
     shape = [1, -1, *[1] * (values.dim() - 2)]
     return count, mean, total((values - mean.view(shape)).square().sum(axes)) / count
