@@ -16,6 +16,8 @@ HEADERS = ("camera change", "old network", "BatchNorm statistics", "entropy min.
            "CLST without target colours", "oracle", "recovered", "seeds")  # fmt: skip
 COLUMNS = ("source", "batchnorm", "entropy", "mean_teacher", "clst", "no_colours", "oracle")
 MERGED_WORDS = "the 5 groups that both label alike (ground, living things, vehicles, objects, sky)"
+RIVALS = {"batchnorm": "BatchNorm statistics", "entropy": "entropy min.", "entropy_colours": "… + target colours",
+          "mean_teacher": "mean teacher + ClassMix", "mean_teacher_colours": "… + target colours"}  # fmt: skip
 PRECISION = "precision_"
 PRECISION_TITLES = {"camvid_dusk": "CamVid at dusk, adapted network"}
 
@@ -42,6 +44,29 @@ def rows(result: dict[str, Any]) -> list[str]:
     if "merged" in result:
         lines.append(row(f"… merged to {MERGED_WORDS}", result["merged"]))
     return lines
+
+
+def lead_lines(results: list[dict[str, Any]]) -> list[str]:
+    """How far CLST is ahead of each rival: mean over the seeds, and each of them."""
+    lines = [
+        "CLST ahead by, in points: mean over the seeds, and each seed, whose rows share a source network:",
+        "",
+        f"| camera change | {' | '.join(RIVALS.values())} |",
+        "|---" * (len(RIVALS) + 1) + "|",
+    ]
+    for result in results:
+        for title, methods in ((result["title"], result["methods"]), ("… merged", result.get("merged", {}))):
+            cells = [lead_of_seeds(methods.get(name)) for name in RIVALS]
+            if any(cells):
+                lines.append(f"| {title} | {' | '.join(cells)} |")
+    return lines
+
+
+def lead_of_seeds(row: dict[str, Any] | None) -> str:
+    """Mean and each seed's difference, where there are several seeds."""
+    ahead = (row or {}).get("clst_ahead", {})
+    each = ahead.get("seeds", [])
+    return "" if len(each) < 2 else f"{ahead['mean']:+.1f} ({', '.join(f'{value:+.1f}' for value in each)})"
 
 
 def exported_line(results: list[dict[str, Any]]) -> str:
@@ -71,6 +96,8 @@ def table() -> str:
         "",
         "Recovered: CLST's share of the way from the old network to one trained on the new camera's labels (oracle).",
         exported_line(pairs),
+        "",
+        *lead_lines(pairs),
         "",
     ]
     lines.extend(measured_where(result, result["name"]) for result in pairs)

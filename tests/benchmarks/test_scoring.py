@@ -25,7 +25,9 @@ def test_iou_by_hand_and_a_class_that_does_not_occur_is_left_out():
 
 def test_the_difference_of_a_method_from_itself_is_nothing_whatever_is_drawn():
     images = np.stack([RIGHT, HALF, HALF])
-    assert bootstrap_difference([images], [images], [0, 1], resamples=50) == {"mean": 0, "low": 0, "high": 0}
+    assert bootstrap_difference([images], [images], [0, 1], resamples=50) == {
+        "mean": 0, "low": 0, "high": 0, "seeds": [0],
+    }  # fmt: skip
 
 
 def test_equal_images_leave_no_doubt_and_seeds_are_averaged():
@@ -33,6 +35,7 @@ def test_equal_images_leave_no_doubt_and_seeds_are_averaged():
     gap = 100 - 100 * (0.5 + 4 / 6) / 2
     found = bootstrap_difference([right, half], [half, half], [0, 1], resamples=50)
     assert [found[key] for key in ("mean", "low", "high")] == pytest.approx([gap / 2] * 3)
+    assert found["seeds"] == pytest.approx([gap, 0])
 
 
 def test_a_gain_on_one_image_of_two_is_in_doubt():
