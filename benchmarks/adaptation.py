@@ -110,6 +110,9 @@ METHODS = {
         title="CLST, labels by each batch's statistics", settings=("adaptation.statistics_momentum=1",)
     ),
     "colours": Method(title="CLST, target colours always", settings=("augmentation.least_colour_shift=0",)),
+    "full_weight": Method(
+        title="CLST, every label's full weight", settings=("adaptation.pseudo_label_weighting=none",)
+    ),
     "sure": Method(
         title="CLST, labels weigh the share that is sure",
         settings=("adaptation.pseudo_label_weighting=confident_share",),

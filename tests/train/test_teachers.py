@@ -13,10 +13,12 @@ from clst_runtime.labels import ClassList
 from clst_train.batchnorm import FollowedStatistics
 from clst_train.checkpoint import Checkpoint, save_checkpoint
 from clst_train.config import AdaptationConfig, ModelConfig
+from clst_train.data.augment import Geometry
 from clst_train.models.deployable import MEAN, STD
 from clst_train.models.networks import build_segmenter
-from clst_train.step import adaptation_step
-from clst_train.teachers import Distiller, MeanTeacher, open_distiller, probabilities_of
+from clst_train.step import adaptation_step, trust_of
+from clst_train.teachers import Distiller, Lesson, MeanTeacher, open_distiller, probabilities_of
+from clst_train.views import student_view
 
 
 def fill(network, value):
@@ -160,6 +162,45 @@ def test_the_confident_share_weighs_the_targets_own_pixels_and_not_the_pasted_on
     terms = F.cross_entropy(logits, labels, reduction="none")
     expected = (terms[mask].sum() + share * terms[~mask].sum()) / labels.numel()
     assert result.parts["self_training"].item() == pytest.approx(expected.item(), abs=1e-6)
+
+
+@pytest.mark.parametrize("exponent", [1.0, 3.0])
+def test_each_own_pixel_weighs_its_labels_probability_and_pasted_ones_weigh_1(exponent):
+    """(Σ own p^γ·CE + Σ pasted CE) / all pixels, counted by a plain loop."""
+    chosen = {"teacher": "mean_teacher", "contrastive_weight": 0.0}
+    source, target = batches()
+    weighed = {"pseudo_label_weighting": "probability", "probability_exponent": exponent}
+    result = adaptation_step(learner(**chosen, **weighed), source, target, target_weight=1.0)
+    twin = learner(**chosen)
+    said = probabilities_of(twin.segmenter, twin.tensor(target.whole), twin.autocast, twin.statistics)
+    mask = torch.from_numpy(source.mixing)
+    with torch.no_grad():
+        twin.segmenter(twin.tensor(source.images))
+        logits = twin.segmenter(torch.where(mask[:, None], twin.tensor(source.images), twin.tensor(target.crops)))
+    labels = torch.where(mask, torch.from_numpy(source.labels).long(), said.argmax(1))
+    terms = F.cross_entropy(logits, labels, reduction="none")
+    total = 0.0
+    for place in np.ndindex(*labels.shape):
+        image, row, column = place
+        own = not mask[place]
+        total += float(terms[place]) * (float(said[image, :, row, column].max()) ** exponent if own else 1.0)
+    assert result.parts["self_training"].item() == pytest.approx(total / labels.numel(), abs=1e-6)
+
+
+def test_the_probability_is_seen_through_the_crop_that_the_label_is():
+    """Cells of 0.6 left and 1.0 right: a mirrored view of the left half weighs 0.6 but for the seam; exponent 0: 1."""
+    left = Geometry(zoomed_hw=(4, 8), top=0, left=0, crop_hw=(4, 4), mirrored=True)
+    cells = torch.tensor([0.6, 0.6, 1.0, 1.0]).expand(1, 1, 2, 4)
+    lesson = Lesson(averaged=torch.cat([cells, 1 - cells], 1))
+    view = student_view(torch.zeros(1, 3, 4, 4), torch.zeros(1, 4, 4, dtype=torch.bool), None)
+    _, target = batches()
+    seen = dataclasses.replace(target, geometries=(left,))
+    told = trust_of(learner(pseudo_label_weighting="probability"), lesson, seen, view)
+    # pixel centres of the left half lie at 0.25, 0.75, 1.25, 1.75 cells from the left edge; the seam's is 1.75
+    assert told[0, 0].tolist() == pytest.approx([0.6 + 0.4 * 0.25, 0.6, 0.6, 0.6])
+    flat = learner(pseudo_label_weighting="probability", probability_exponent=0.0)
+    assert trust_of(flat, lesson, seen, view).unique().tolist() == [1.0]
+    assert trust_of(learner(), lesson, seen, view) is None
 
 
 def test_the_ensemble_is_asked_in_every_nth_step_and_for_images_never_visited():
@@ -340,11 +381,12 @@ def test_a_distiller_of_other_classes_or_none_at_all_is_refused(tmp_path):
         ({"teacher": "oracle"}, "adaptation.teacher = 'oracle'; give ensemble, mean_teacher, none"),
         ({"teacher": "none"}, "self_training_weight = 1.0 needs pseudo-labels"),
         ({"teacher": "none", "self_training_weight": 0.0}, "contrastive_weight = 0.1 needs pseudo-labels"),
-        ({"pseudo_label_weighting": "sure"}, "give none, confident_share"),
+        ({"pseudo_label_weighting": "sure"}, "give none, confident_share, probability"),
         ({"ensemble_every": 0}, "ensemble_every = 0; give 1 or more"),
         ({"teacher_momentum": 1.0}, "teacher_momentum = 1.0; give 0 up to below 1"),
         ({"distil_temperature": 0.0}, "distil_temperature = 0.0; give a positive number"),
         ({"class_balance": -1.0}, "class_balance = -1.0; give 0 or more"),
+        ({"probability_exponent": -1.0}, "probability_exponent = -1.0; give 0 or more"),
         ({"entropy_weight": -0.1}, "entropy_weight = -0.1; give 0 or more"),
     ],
 )

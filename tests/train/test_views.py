@@ -104,11 +104,11 @@ def test_sureness_and_balance_multiply_and_pasted_pixels_are_sure():
     view = student_view(torch.zeros(1, 3, 1, 4), ignored, pasted)
     labels = view.labels(torch.zeros(1, 1, 4, dtype=torch.long))
     half = torch.tensor(0.5)
-    assert pixel_weights(view, labels, 2, sure=None, class_balance=0.0) is None
-    assert pixel_weights(view, labels, 2, sure=half, class_balance=0.0).flatten().tolist() == [0.5, 0.5, 0.5, 1.0]
-    both = pixel_weights(view, labels, 2, sure=half, class_balance=1.0).flatten().tolist()
+    assert pixel_weights(view, labels, 2, trust=None, class_balance=0.0) is None
+    assert pixel_weights(view, labels, 2, trust=half, class_balance=0.0).flatten().tolist() == [0.5, 0.5, 0.5, 1.0]
+    both = pixel_weights(view, labels, 2, trust=half, class_balance=1.0).flatten().tolist()
     assert both == pytest.approx([1 / 3, 1 / 3, 1 / 3, 2.0])
-    assert pixel_weights(view, labels, 2, sure=None, class_balance=1.0).flatten().tolist() == pytest.approx(
+    assert pixel_weights(view, labels, 2, trust=None, class_balance=1.0).flatten().tolist() == pytest.approx(
         [2 / 3] * 3 + [2.0]
     )
 

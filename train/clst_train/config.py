@@ -26,7 +26,7 @@ else:
 Section = TypeVar("Section")
 TEACHERS = ("ensemble", "mean_teacher", "none")
 ENSEMBLE_VIEWS = ("whole", "crops")
-WEIGHTINGS = ("none", "confident_share")
+WEIGHTINGS = ("none", "confident_share", "probability")
 
 
 def _need(condition: bool, text: str) -> None:  # noqa: FBT001
@@ -181,7 +181,10 @@ class AdaptationConfig:
     teacher_momentum: float = 0.99
     """Momentum of the mean teacher's weights, per step."""
     pseudo_label_weighting: str = "none"
-    """`confident_share`: the target's own pixels weigh the share of cells that the teacher is sure of."""
+    """How much the target's own pixels weigh: `none` = 1, `probability` = what the teacher gives their label,
+    `confident_share` = all alike the share of cells that the teacher is sure of."""
+    probability_exponent: float = 1.0
+    """Power of the probability that `probability` weighs by; the higher, the less counts what is in doubt."""
     confidence_threshold: float = 0.968
     """Probability from which `confident_share` calls a cell sure."""
     entropy_weight: float = 0.0
@@ -219,7 +222,7 @@ class AdaptationConfig:
             _need(0 <= getattr(self, name) < 1, f"adaptation.{name} = {getattr(self, name)}; give 0 up to below 1")
         for name in (
             *("self_training_weight", "contrastive_weight", "entropy_weight"),
-            *("auxiliary_weight", "distil_weight", "class_balance"),
+            *("auxiliary_weight", "distil_weight", "class_balance", "probability_exponent"),
         ):
             _need(getattr(self, name) >= 0, f"adaptation.{name} = {getattr(self, name)}; give 0 or more")
         self._check_teacher()

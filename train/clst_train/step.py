@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from clst_runtime.labels import IGNORE_ID
 from clst_train.data.loading import SourceBatch, TargetBatch
@@ -69,9 +70,8 @@ def adaptation_step(
         target_means = _means(learner, target_projections, labels.masked_fill(~view.own, IGNORE_ID))  # (4)
     learner.prototypes.update(source_means)  # (5)
 
-    weights = pixel_weights(
-        view, labels, segmenter.class_count, sure=_sure(learner, lesson, target), class_balance=settings.class_balance
-    )
+    trust = trust_of(learner, lesson, target, view)
+    weights = pixel_weights(view, labels, segmenter.class_count, trust=trust, class_balance=settings.class_balance)
     supervised = segmentation_loss(of_source.logits, source_labels)
     self_training = segmentation_loss(of_target.logits, labels, weights)
     if of_source.auxiliary is not None and of_target.auxiliary is not None and settings.auxiliary_weight > 0:
@@ -156,15 +156,24 @@ def _student_view(
     return student_view(learner.tensor(target.crops), learner.plain(target.ignored), pasted)
 
 
-def _sure(learner: Learner, lesson: Lesson, target: TargetBatch) -> Tensor | None:
-    """Weight of the target's own pixels: the share of the batch's cells that the teacher is sure of.
+def trust_of(learner: Learner, lesson: Lesson, target: TargetBatch, view: StudentView) -> Tensor | None:
+    """Weight of the target's own pixels, a scalar or B,K,L; None = 1.
 
-    Neither those under the ignore mask nor padding are asked for.
+    Either each pixel's by the probability that the teacher gives its label, or of all alike the share of the batch's
+    cells that the teacher is sure of; neither those under the ignore mask nor padding are asked for there.
     """
     settings = learner.settings
     if settings.pseudo_label_weighting == "none" or lesson.averaged is None:
         return None
-    sure = lesson.averaged.amax(dim=1) > settings.confidence_threshold  # B,h,w
+    probability = lesson.averaged.amax(dim=1)  # B,h,w
+    if settings.pseudo_label_weighting == "probability":
+        size_hw = (view.own.shape[1], view.own.shape[2])
+        if lesson.of_crops:
+            shown = F.interpolate(probability[:, None].float(), size=size_hw, mode="bilinear", align_corners=False)
+        else:
+            shown = seen_through(probability[:, None], target.geometries, size_hw)
+        return shown[:, 0] ** settings.probability_exponent
+    sure = probability > settings.confidence_threshold
     if lesson.of_crops:
         covered = at_stride(learner.plain(target.ignored), (sure.shape[1], sure.shape[2]))
     else:

@@ -144,16 +144,16 @@ def class_weights(labels: Tensor, class_count: int, exponent: float) -> Tensor:
 
 
 def pixel_weights(
-    view: StudentView, labels: Tensor, class_count: int, *, sure: Tensor | None, class_balance: float
+    view: StudentView, labels: Tensor, class_count: int, *, trust: Tensor | None, class_balance: float
 ) -> Tensor | None:
     """B,K,L: how much each pixel of a student's view with `labels` B,K,L counts; None = all alike.
 
-    `sure` (scalar) is the weight of the target's own pixels, pasted source pixels weigh 1; classes are balanced by
-    the exponent `class_balance`.
+    `trust` (a scalar or B,K,L) is the weight of the target's own pixels, pasted source pixels weigh 1; classes are
+    balanced by the exponent `class_balance`.
     """
-    if sure is None and class_balance == 0:
+    if trust is None and class_balance == 0:
         return None
     weights = torch.ones_like(labels, dtype=torch.float32)
-    if sure is not None:
-        weights = torch.where(view.own, sure, weights)
+    if trust is not None:
+        weights = torch.where(view.own, trust, weights)
     return weights if class_balance == 0 else weights * class_weights(labels, class_count, class_balance)
