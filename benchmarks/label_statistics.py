@@ -1,11 +1,11 @@
 """How good pseudo-labels are by which BatchNorm statistics, before any training.
 
-    python benchmarks/label_statistics.py PAIR CHECKPOINT --work FOLDER [--data DIR] [--name NAME]
+    python benchmarks/label_statistics.py PAIR CHECKPOINT --work FOLDER [--data DIR] [--images N] [--name NAME]
 
 CHECKPOINT is a source network of the pair (benchmarks/adaptation.py leaves them in its work folder). It labels the
 pair's own target images, four at a time in a random order, by the statistics of the source, of each batch alone, and of
-the target; the latter follow the batches, and views are averaged. The labels of these images are read for the score
-alone. The result goes to benchmarks/results/<name>.json.
+the target; the latter follow the batches, and views are averaged. At most N images are labelled, drawn at random; their
+own labels are read for the score alone. The result goes to benchmarks/results/<name>.json.
 """
 
 from __future__ import annotations
@@ -28,12 +28,16 @@ sys.path.insert(0, str(HERE))
 
 from adaptation import with_statistics  # noqa: E402
 from pairs import PAIRS, Pair  # noqa: E402
-from scoring import mean_iou, per_class  # noqa: E402
+from scoring import mean_iou, merged, per_class  # noqa: E402
 
 BATCH = 4
 VIEWS: dict[str, tuple[tuple[float, bool], ...]] = {
     "whole": ((1.0, False),),
     "whole and mirrored": ((1.0, False), (1.0, True)),
+    "0.8 times as large": ((0.8, False),),
+    "1.25 times as large": ((1.25, False),),
+    "whole and 1.25 times as large": ((1.0, False), (1.25, False)),
+    "whole, 0.8 and 1.25 times as large": ((1.0, False), (0.8, False), (1.25, False)),
     "whole, mirrored, 1.25 times as large": ((1.0, False), (1.0, True), (1.25, True)),
 }
 """Zoom and mirror of each view whose probabilities are averaged."""
@@ -52,8 +56,8 @@ def probabilities(network: Any, images: Tensor, views: tuple[tuple[float, bool],
 
 
 @torch.no_grad()
-def matrix(pair: Pair, checkpoint: Path, views: tuple[tuple[float, bool], ...], way: str) -> Any:
-    """Confusions C,C of the labels given in one way: `own`, `batch` or `followed` statistics."""
+def matrix(pair: Pair, checkpoint: Path, views: tuple[tuple[float, bool], ...], way: str, most: int) -> Any:
+    """Confusions C,C of the labels given to at most `most` images by `own`, `batch` or `followed` statistics."""
     from clst_runtime.errors import ConfigError
     from clst_runtime.frames import Fit, resize_frame
     from clst_runtime.labels import IGNORE_ID
@@ -69,8 +73,9 @@ def matrix(pair: Pair, checkpoint: Path, views: tuple[tuple[float, bool], ...], 
     momentum = {"own": 0.0, "batch": 1.0, "followed": AdaptationConfig().statistics_momentum}[way]
     statistics, count = FollowedStatistics(network, momentum), len(content.classes)
     sums = np.zeros((count, count), np.int64)
-    order = np.random.default_rng(0).permutation(len(data))  # as in training: neighbours in time are much alike
-    for start in range(0, len(data), BATCH):
+    # As in training in a random order: neighbours in time are much alike
+    order = np.random.default_rng(0).permutation(len(data))[:most]
+    for start in range(0, len(order), BATCH):
         samples = [data[int(index)] for index in order[start : start + BATCH]]
         frames = np.stack([resize_frame(sample.image, content.input_hw) for sample in samples])
         with statistics.used_by(network):
@@ -83,13 +88,24 @@ def matrix(pair: Pair, checkpoint: Path, views: tuple[tuple[float, bool], ...], 
     return sums
 
 
+def merged_score(pair: Pair, sums: Any, names: tuple[str, ...]) -> dict[str, float]:
+    """The second score of a pair that has merged groups."""
+    if not pair.merged:
+        return {}
+    groups = [[names.index(each) for each in members] for members in pair.merged]
+    return {"miou_merged": 100 * mean_iou(merged(sums, groups), list(range(len(groups))))}
+
+
 @click.command()
 @click.argument("pair_name", metavar="PAIR", type=click.Choice(sorted(PAIRS)))
 @click.argument("checkpoints", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True))
 @click.option("--work", required=True, type=click.Path(path_type=Path))
 @click.option("--data", type=click.Path(path_type=Path), help="Folder that holds camvid/ and idd_lite/.")
+@click.option("--images", default=200, show_default=True, type=click.IntRange(BATCH), help="Most that are labelled.")
 @click.option("--name", help="Of the result file.")
-def main(pair_name: str, checkpoints: tuple[Path, ...], work: Path, data: Path | None, name: str | None) -> None:
+def main(
+    pair_name: str, checkpoints: tuple[Path, ...], work: Path, data: Path | None, images: int, name: str | None
+) -> None:
     """Score the labels that CHECKPOINTS give the target images of PAIR."""
     from clst_runtime.atomic import write_text
     from clst_runtime.machine import machine_facts
@@ -107,13 +123,13 @@ def main(pair_name: str, checkpoints: tuple[Path, ...], work: Path, data: Path |
             ("the target's", adapted, "own", "whole"),
         ]
         for title, path, way, views in ways:
-            sums = matrix(pair, path, VIEWS[views], way)
+            sums = matrix(pair, path, VIEWS[views], way, images)
             row = {"network": place + 1, "statistics": title, "views": views, "miou": 100 * mean_iou(sums, headline)}
-            told.append({**row, "iou": per_class(sums, names)})
+            told.append({**row, **merged_score(pair, sums, names), "iou": per_class(sums, names)})
             click.echo(f"{row['network']} {title:26} {views:38} {row['miou']:6.2f}")
     git = ["git", "-C", str(HERE), "rev-parse", "--short", "HEAD"]
     commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
-    facts = {"pair": pair.name, "title": pair.title, "size": pair.size, "batch": BATCH,
+    facts = {"pair": pair.name, "title": pair.title, "size": pair.size, "batch": BATCH, "images": images,
              "date": time.strftime("%Y-%m-%d"), "commit": commit, "machine": machine_facts()}  # fmt: skip
     result = HERE / "results" / f"{name or f'label_statistics_{pair.name}'}.json"
     write_text(result, json.dumps(facts | {"rows": told}, indent=1) + "\n")

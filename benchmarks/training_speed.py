@@ -4,6 +4,7 @@
 
 Everything is measured in one process and in turns: a round is a block of steps of each variant, a ratio is taken
 within a round, and the median over the rounds is reported, so that other work on the machine falls on all alike.
+A block of CLST steps holds whole turns of its ensemble (`adaptation.ensemble_every`).
 Drawn scenes of twice the model's size (they have to be resized, as camera pictures have) go to a temporary folder.
 The plain step is two-domain cross-entropy on the same batch: source crops with labels, target crops with given ones.
 The result goes to benchmarks/results/<name>.json.
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import resource
 import statistics
 import subprocess
@@ -31,6 +33,7 @@ import torch
 
 HERE = Path(__file__).parent
 PARTS = {
+    "probabilities_of": "whole-image prediction (no gradient)",
     "pseudo_labels_of": "pseudo-labels through the crops",
     "_student_view": "ClassMix and student view",
     "_means": "projection and class means",
@@ -93,7 +96,7 @@ def changed(run: Any, *settings: str) -> Any:
 
 
 def clst_step(run: Any) -> Callable[[int, Any], None]:
-    """A whole CLST step on a prepared batch."""
+    """A whole CLST step on a prepared batch; its iteration says whether the ensemble has its turn."""
     from clst_train.adaptation_state import learner_of
     from clst_train.step import adaptation_step
 
@@ -102,7 +105,7 @@ def clst_step(run: Any) -> Callable[[int, Any], None]:
     descent = _descent(run, [run.segmenter, learner.projection])
 
     def step(iteration: int, batch: Any) -> None:
-        result = adaptation_step(learner, *batch, target_weight=1.0)
+        result = adaptation_step(learner, *batch, target_weight=1.0, iteration=iteration)
         with timed("backward and optimiser"):
             descent.descend(result.loss, iteration)
 
@@ -176,20 +179,17 @@ def watch_parts(learner: Any) -> None:
     learner.ensemble.update = watched("ensemble", learner.ensemble.update)
     learner.prototypes.update = watched("prototypes", learner.prototypes.update)
     segmenter = learner.segmenter
-    segmenter.forward = watched("whole-image prediction (no gradient)", segmenter.forward)
     segmenter.training_outputs = watched("two training passes", segmenter.training_outputs)
 
 
 def block(step: Callable[[int, Any], None], batches: list[Any], steps: int) -> float:
-    """Median seconds of a step over a block."""
-    seconds = []
+    """Mean seconds of a step over a block: in CLST's some predict whole images and some do not."""
+    synchronise()
+    started = time.perf_counter()
     for place in range(steps):
-        synchronise()
-        started = time.perf_counter()
         step(place, batches[place % len(batches)])
-        synchronise()
-        seconds.append(time.perf_counter() - started)
-    return statistics.median(seconds)
+    synchronise()
+    return (time.perf_counter() - started) / steps
 
 
 def in_turns(variants: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
@@ -208,9 +208,10 @@ def ratio(values: dict[str, list[float]], name: str, base: str) -> float:
 
 def measure_steps(run: Any, batches: list[Any], rounds: int, steps: int) -> dict[str, Any]:
     """Seconds of a step: CLST beside plain, and where the time goes."""
-    clst, plain = clst_step(run), plain_step(changed(run))
+    clst, plain, turn = clst_step(run), plain_step(changed(run)), run.config.adaptation.ensemble_every
+    steps = turn * math.ceil(max(steps, len(batches)) / turn)  # whole turns
     for step in (clst, plain):
-        block(step, batches, 2)
+        block(step, batches, len(batches))  # an image never visited is predicted out of turn
     values = in_turns(
         {"plain": lambda: block(plain, batches, steps), "clst": lambda: block(clst, batches, steps)}, rounds
     )
@@ -224,6 +225,7 @@ def measure_steps(run: Any, batches: list[Any], rounds: int, steps: int) -> dict
     return {
         "clst_over_plain": ratio(values, "clst", "plain"),
         "goal": 1.15,
+        "steps_a_block": steps,
         "seconds": {name: round(statistics.median(v), 4) for name, v in values.items()},
         "images_a_second": {name: round(images / statistics.median(v), 2) for name, v in values.items()},
         "share_of_the_clst_step": parts,

@@ -172,7 +172,7 @@ class AdaptationConfig:
     """Who gives pseudo-labels: `ensemble` (the method), `mean_teacher` (averaged weights) or `none` (nobody)."""
     ensemble_view: str = "whole"
     """What the ensemble takes in: `whole` images, predicted for it alone, or the student's own `crops`, for nothing."""
-    ensemble_every: int = 3
+    ensemble_every: int = 4
     """Predict whole images for the ensemble in every n-th step, and those never visited; else read its average."""
     ensemble_mirror: bool = True
     """Show whole images mirrored in half of the ensemble's turns."""

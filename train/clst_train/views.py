@@ -81,18 +81,30 @@ def seen_through(maps: Tensor, views: tuple[Geometry, ...], size_hw: tuple[int, 
     """Maps of whole images B,C,h,w as each crop sees them: B,C,K,L float32 for `size_hw` K,L.
 
     Bilinear with half-pixel centres, just as if the whole map were enlarged to `zoomed_hw` and the crop then cut out,
-    but only the crop's own pixels are computed.
+    but only the crop's own pixels are computed, rows and columns each by a matrix product.
     """
-    rows = []
-    for view in views:
-        (zoomed_rows, zoomed_columns), (crop_rows, crop_columns) = view.zoomed_hw, view.crop_hw
-        # The whole image spans −1 … 1; a crop is a part of it, perhaps seen from right to left.
-        across = (crop_columns / zoomed_columns) * (-1.0 if view.mirrored else 1.0)
-        middle = ((2 * view.left + crop_columns) / zoomed_columns - 1, (2 * view.top + crop_rows) / zoomed_rows - 1)
-        rows.append([[across, 0.0, middle[0]], [0.0, crop_rows / zoomed_rows, middle[1]]])
-    transforms = torch.tensor(rows).to(maps.device, non_blocking=True)
-    places = F.affine_grid(transforms, [len(views), 1, *size_hw], align_corners=False)
-    return F.grid_sample(maps.float(), places, mode="bilinear", padding_mode="border", align_corners=False)
+    (images, classes, map_rows, map_columns), (rows, columns) = maps.shape, size_hw
+    vertical = [_taps(rows, map_rows, view.top, view.crop_hw[0], view.zoomed_hw[0], mirrored=False) for view in views]
+    across = [
+        _taps(columns, map_columns, view.left, view.crop_hw[1], view.zoomed_hw[1], mirrored=view.mirrored)
+        for view in views
+    ]
+    down, right = (torch.stack(taps).to(maps.device, non_blocking=True) for taps in (vertical, across))  # B,K,h; B,L,w
+    with torch.autocast(maps.device.type, enabled=False):
+        wide = maps.float().transpose(1, 2).reshape(images, map_rows * classes, map_columns) @ right.transpose(1, 2)
+        seen = down @ wide.view(images, map_rows, classes * columns)
+    return seen.view(images, rows, classes, columns).transpose(1, 2)
+
+
+def _taps(count: int, cells: int, start: int, length: int, zoomed: int, *, mirrored: bool) -> Tensor:
+    """count,cells weights of the cells along one axis for `count` places in a crop from `start`, `length` pixels long.
+
+    The weight of a cell falls from 1 at its centre to 0 at its neighbours'; beyond the outermost centres theirs is 1.
+    """
+    places = (start + (torch.arange(count) + 0.5) * (length / count)) * (cells / zoomed) - 0.5
+    places = places.flip(0) if mirrored else places
+    distance = (places.clamp(0, cells - 1)[:, None] - torch.arange(cells)).abs()
+    return (1.0 - distance).clamp_min(0.0)
 
 
 def pseudo_labels_of(probabilities: Tensor, views: tuple[Geometry, ...]) -> Tensor:
