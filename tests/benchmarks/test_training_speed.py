@@ -1,0 +1,38 @@
+"""What the speed benchmark takes as a step."""
+
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+import training_speed
+
+RUN = SimpleNamespace(segmenter=torch.nn.Identity(), target=None)
+
+
+def test_a_clst_step_is_told_its_iteration_so_that_the_ensemble_has_its_turns_and_no_more(monkeypatch):
+    told = []
+
+    def adaptation_step(learner, source, target, *, target_weight, iteration):
+        told.append((source, iteration))
+        return SimpleNamespace(loss=torch.zeros(()))
+
+    monkeypatch.setattr("clst_train.step.adaptation_step", adaptation_step)
+    monkeypatch.setattr("clst_train.adaptation_state.learner_of", lambda *_: SimpleNamespace(projection=None))
+    monkeypatch.setattr(training_speed, "_descent", lambda *_: SimpleNamespace(descend=lambda *_: None))
+    training_speed.block(training_speed.clst_step(RUN), [("a", "x"), ("b", "y")], 3)
+    assert told == [("a", 0), ("b", 1), ("a", 2)]
+
+
+def test_a_block_is_the_mean_of_its_steps_since_few_of_them_have_the_turn(monkeypatch):
+    """Steps of 1, 1, 1 and 5 seconds: 2 on average, 1 in the middle."""
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr(training_speed.time, "perf_counter", lambda: clock.now)
+
+    def step(place, _):
+        clock.now += 5.0 if place == 3 else 1.0
+
+    assert training_speed.block(step, [None], 4) == pytest.approx(2.0)
