@@ -143,6 +143,16 @@ def test_pasted_source_pixels_have_no_entropy():
     assert result.parts["entropy"].item() == pytest.approx(expected.item(), abs=1e-6)
 
 
+def mixed_terms(twin, source, target, said):
+    """Cross-entropy of each pixel of the mixed crops with what a teacher has said, and which pixels are pasted."""
+    mask = torch.from_numpy(source.mixing)
+    with torch.no_grad():
+        twin.segmenter(twin.tensor(source.images))
+        logits = twin.segmenter(torch.where(mask[:, None], twin.tensor(source.images), twin.tensor(target.crops)))
+    labels = torch.where(mask, torch.from_numpy(source.labels).long(), said.argmax(1))
+    return F.cross_entropy(logits, labels, reduction="none"), mask
+
+
 def test_the_confident_share_weighs_the_targets_own_pixels_and_not_the_pasted_ones():
     """The share of sure cells s: (Σ own s·CE + Σ pasted CE) / all pixels, counted by a plain loop."""
     chosen = {"teacher": "mean_teacher", "contrastive_weight": 0.0, "confidence_threshold": 0.4}
@@ -154,13 +164,8 @@ def test_the_confident_share_weighs_the_targets_own_pixels_and_not_the_pasted_on
     said = probabilities_of(twin.segmenter, twin.tensor(target.whole), twin.autocast)
     share = float((said.amax(1) > 0.4).sum()) / said[:, 0].numel()
     assert 0.1 < share < 0.9
-    mask = torch.from_numpy(source.mixing)
-    with torch.no_grad():
-        twin.segmenter(twin.tensor(source.images))
-        logits = twin.segmenter(torch.where(mask[:, None], twin.tensor(source.images), twin.tensor(target.crops)))
-    labels = torch.where(mask, torch.from_numpy(source.labels).long(), said.argmax(1))
-    terms = F.cross_entropy(logits, labels, reduction="none")
-    expected = (terms[mask].sum() + share * terms[~mask].sum()) / labels.numel()
+    terms, mask = mixed_terms(twin, source, target, said)
+    expected = (terms[mask].sum() + share * terms[~mask].sum()) / terms.numel()
     assert result.parts["self_training"].item() == pytest.approx(expected.item(), abs=1e-6)
 
 
@@ -173,18 +178,13 @@ def test_each_own_pixel_weighs_its_labels_probability_and_pasted_ones_weigh_1(ex
     result = adaptation_step(learner(**chosen, **weighed), source, target, target_weight=1.0)
     twin = learner(**chosen)
     said = probabilities_of(twin.segmenter, twin.tensor(target.whole), twin.autocast, twin.statistics)
-    mask = torch.from_numpy(source.mixing)
-    with torch.no_grad():
-        twin.segmenter(twin.tensor(source.images))
-        logits = twin.segmenter(torch.where(mask[:, None], twin.tensor(source.images), twin.tensor(target.crops)))
-    labels = torch.where(mask, torch.from_numpy(source.labels).long(), said.argmax(1))
-    terms = F.cross_entropy(logits, labels, reduction="none")
+    terms, mask = mixed_terms(twin, source, target, said)
     total = 0.0
-    for place in np.ndindex(*labels.shape):
+    for place in np.ndindex(*terms.shape):
         image, row, column = place
         own = not mask[place]
         total += float(terms[place]) * (float(said[image, :, row, column].max()) ** exponent if own else 1.0)
-    assert result.parts["self_training"].item() == pytest.approx(total / labels.numel(), abs=1e-6)
+    assert result.parts["self_training"].item() == pytest.approx(total / terms.numel(), abs=1e-6)
 
 
 def test_the_probability_is_seen_through_the_crop_that_the_label_is():
