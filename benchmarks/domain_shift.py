@@ -112,7 +112,7 @@ def prints_of(model: Path, data: Path, threads: int) -> tuple[dict[str, Any], tu
     return {drive: np.array(prints) for drive, prints in found.items()}, names, cost
 
 
-def kept(folder: Path | None, model: Path, make: Callable[[Path], Any]) -> tuple[dict[str, Any], tuple[str, ...], Any]:
+def kept(folder: Path | None, model: Path, make: Callable[[Path], Any]) -> Any:
     """The fingerprints of a model from the folder, or made and put there."""
     if folder is None:
         return make(model)

@@ -38,11 +38,12 @@ from clst_train.ensemble.cells import FULL_SCALE, Cells
 from clst_train.ensemble.snapshot import restore_snapshot, save_snapshot
 from clst_train.ensemble.store import EnsembleStore, StoreLayout
 from clst_train.ensemble.temporal import TemporalEnsemble
+from clst_train.learner import Learner
 from clst_train.models.deployable import normalise
 from clst_train.models.projection import ProjectionHead
 from clst_train.optimisation import Descent
 from clst_train.prototypes import Prototypes
-from clst_train.step import Learner, adaptation_step
+from clst_train.step import adaptation_step
 
 HERE = Path(__file__).parent
 CITYSCAPES = {"images": 2975, "classes": 19, "size_hw": (64, 128), "target": "benchmark"}

@@ -45,7 +45,8 @@ VIEWS: dict[str, tuple[tuple[float, bool], ...]] = {
 
 def probabilities(network: Any, images: Tensor, views: tuple[tuple[float, bool], ...]) -> Tensor:
     """B,C,h,w: mean over the views, each brought back to the plain one's place."""
-    size_hw, found = images.shape[-2:], []
+    size_hw = images.shape[-2:]
+    found: list[Tensor] = []
     for zoom, mirrored in views:
         zoomed = [32 * round(size * zoom / 32) if zoom != 1 else size for size in size_hw]
         seen = images if zoom == 1 else F.interpolate(images, size=zoomed, mode="bilinear", align_corners=False)

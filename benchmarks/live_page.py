@@ -118,7 +118,7 @@ def main(checkpoint: Path, out: Path, fps: float, deadline_ms: float, seconds: f
         show = Show(scenes)
         giving = threading.Thread(target=give, args=(process.stdin, show, fps), daemon=True)
         try:
-            said = iter(process.stderr.readline, b"")
+            said = iter(process.stderr.readline, b"") if process.stderr is not None else iter(())
             address = next((line.decode() for line in said if line.startswith(b"page: ")), "")
             if not address:
                 raise DataError(f"clst-run ended with {process.wait()} before it had a page")

@@ -146,7 +146,7 @@ def main(rounds: int, size: str, seconds: float) -> None:
     rows, columns = map(int, size.split("x"))
     with tempfile.TemporaryDirectory() as name:
         model = exported(Path(name), (rows, columns))
-        told = {"costs": costs(model, rounds), "pipe_30fps_1280x720_bgr": ages(seconds)}
+        told: dict[str, Any] = {"costs": costs(model, rounds), "pipe_30fps_1280x720_bgr": ages(seconds)}
         told["start_seconds"] = start_seconds(model, Path(name))
     git = ["git", "-C", str(HERE), "rev-parse", "--short", "HEAD"]
     commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()

@@ -24,6 +24,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -240,7 +241,7 @@ def _whole(step: Callable[[int, Any], None], iteration: int, batch: Any) -> None
 
 def measure_manners(run: Any, batches: list[Any], rounds: int, steps: int, *, compiled: bool) -> dict[str, Any]:
     """A plain step in each layout and precision, as a multiple of the one in fp32 with channels_last=off."""
-    manners = {
+    manners: dict[str, tuple[str, ...]] = {
         "channels_last=off": ("run.channels_last=off", "run.precision=fp32"),
         "channels_last=on": ("run.channels_last=on", "run.precision=fp32"),
         "bf16": ("run.channels_last=off", "run.precision=bf16"),
@@ -248,14 +249,15 @@ def measure_manners(run: Any, batches: list[Any], rounds: int, steps: int, *, co
     }
     if compiled:
         manners["compile"] = ("run.channels_last=off", "run.precision=fp32", "run.compile=true")
-    variants, first = {}, {}
+    variants: dict[str, Callable[[], float]] = {}
+    first = {}
     for name, settings in manners.items():
         step = plain_step(changed(run, *settings))
         started = time.perf_counter()
         block(step, batches, 2)
         first[name] = round(time.perf_counter() - started, 2)
         count = steps if name.startswith(("channels", "compile")) else 1
-        variants[name] = lambda step=step, count=count: block(step, batches, count)
+        variants[name] = partial(block, step, batches, count)
     values = in_turns(variants, rounds)
     return {
         "times_of_channels_last=off": {name: ratio(values, name, "channels_last=off") for name in manners},
@@ -276,7 +278,7 @@ def loading(run: Any, count: int, loaders: int, step: Callable[[int, Any], None]
         if step is not None:
             step(iteration, batch)
     synchronise()
-    return count * 2 * run.config.adaptation.batch / (time.perf_counter() - started)
+    return float(count * 2 * run.config.adaptation.batch / (time.perf_counter() - started))
 
 
 _shared: Any = None
@@ -299,7 +301,7 @@ def measure_loading(
     """Images a second of loading alone, by threads and by processes, and of both together."""
     from clst_train.data.cache import cached
 
-    source, target = cached(run.source, run.target, mib=1024, input_hw=run.config.model.input_hw)
+    source, target = cached(run.source, run.target, mib=1024, source_hw=run.config.source_hw, fit=run.config.fit)
     kept = dataclasses.replace(run, source=source, target=target)
     loading(kept, 8, 1)  # fills the cache
     images = 2 * run.config.adaptation.batch
@@ -311,7 +313,7 @@ def measure_loading(
             started = time.perf_counter()
             for _ in pool.map(_make, range(2 * steps)):
                 pass
-            return 2 * steps * images / (time.perf_counter() - started)
+            return float(2 * steps * images / (time.perf_counter() - started))
 
         for pool in (one, two):
             processes(pool)
@@ -361,8 +363,8 @@ def peak(folder: Path, settings: tuple[str, ...], stage: str) -> dict[str, float
             descent.step(iteration)
     else:
         step = clst_step(run)
-        for iteration, batch in loaded(run, both_batches, 0, 4):
-            step(iteration, batch)
+        for iteration, both in loaded(run, both_batches, 0, 4):
+            step(iteration, both)
     facts = {"resident_before": held, "resident_peak": _resident_peak()}
     if run.device.type == "cuda":
         facts["cuda_peak"] = torch.cuda.max_memory_allocated() / 2**20
