@@ -34,7 +34,7 @@ def row(title: str, methods: dict[str, Any]) -> str:
     """One line of the table."""
     clst = methods["clst"]
     cells = [cell(methods.get(name)) for name in COLUMNS]
-    share = "" if clst["recovery"] is None else f"{100 * clst['recovery']:.0f} %"
+    share = "" if clst["recovery"] is None else f"{round(100 * clst['recovery'])} %"
     return f"| {title} | {' | '.join(cells)} | {share} | {len(clst['miou'])} |"
 
 

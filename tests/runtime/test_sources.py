@@ -91,7 +91,7 @@ def test_a_camera_that_is_lost_a_hundred_times_is_opened_a_hundred_times(tmp_pat
         assert source.losses >= 100
         assert len(source.warnings) <= 51, "warnings are bounded"
         end = time.monotonic() + 20  # the last few readers may still be on their way out
-        while len(os.listdir("/proc/self/fd")) > files + 4 and time.monotonic() < end:
+        while len(os.listdir("/proc/self/fd")) > files + 10 and time.monotonic() < end:
             source.take(0.02)
             time.sleep(0.05)
         assert len(os.listdir("/proc/self/fd")) <= files + 10, "no reader leaves a pipe open"

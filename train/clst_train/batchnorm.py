@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -65,9 +66,10 @@ class FollowedStatistics:
         layers, was_training = _layers(network), network.training
         own = [(layer.running_mean, layer.running_var) for layer in layers]
         network.eval()
-        hooks = [layer.register_forward_pre_hook(self._move) for layer in layers]
+        hooks = []
         for layer, mean, variance in zip(layers, self.means, self.variances, strict=True):
             layer.running_mean, layer.running_var = mean, variance
+            hooks.append(layer.register_forward_pre_hook(partial(self._move, mean, variance)))
         try:
             yield
         finally:
@@ -76,10 +78,8 @@ class FollowedStatistics:
                 layer.running_mean, layer.running_var = kept
             network.train(was_training)
 
-    def _move(self, layer: _BatchNorm, inputs: tuple[Tensor, ...]) -> None:
-        values, mean, variance = inputs[0], layer.running_mean, layer.running_var
-        if mean is None or variance is None:
-            return
+    def _move(self, mean: Tensor, variance: Tensor, layer: _BatchNorm, inputs: tuple[Tensor, ...]) -> None:
+        values = inputs[0]
         if not is_split():
             if values.numel() > values.shape[1]:
                 # The layer's own kernel in training moves them in one pass; what it normalises is thrown away
