@@ -1,15 +1,15 @@
 """CLST against its rivals on camera changes: several seeds, the same network, initialisation and budget for all.
 
     python benchmarks/adaptation.py PAIR --work FOLDER [--data DIR] [--seeds N] [--methods A,B,…]
-                                         [--source-steps N] [--steps N] [--jobs N] [--name NAME]
+                                         [--source-steps N] [--steps N] [--size HxW] [--jobs N] [--name NAME]
                                          [--set SECTION.KEY=VALUE …]
 
 PAIR is one of those in benchmarks/pairs.py; --data is the folder that holds `camvid/` and `idd_lite/`. Each seed trains
 one source network; every method adapts that very network with clst-train. A finished run is not made again, a
-broken-off one is resumed; with --jobs 2 two trainings run side by side (give them --set run.threads=1). The last
-checkpoint counts; labels of the new camera are read for the score and by the oracle alone. Rivals are as published: the
-recipe's class balance and its crops in the target's colours are CLST's own. Rivals have them in rows that say so; the
-ablation goes without the colours.
+broken-off one is resumed; with --jobs N so many trainings run side by side, of all seeds (give them --set
+run.threads=1), on a GPU a dozen. The last checkpoint counts; labels of the new camera are read for the score and by
+the oracle alone. Rivals are as published: the recipe's class balance and its crops in the target's colours are CLST's
+own. Rivals have them in rows that say so; the ablation goes without the colours.
 
 The result goes to benchmarks/results/<pair>.json and .png (with --name to another, as for an ablation): mIoU and IoU
 per class of every seed, what share of the way from the source network to the oracle a method recovers, and how CLST
@@ -23,8 +23,9 @@ import json
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +138,25 @@ class Row:
     seconds: list[float | None] = field(default_factory=list)
     exported: list[dict[str, float]] = field(default_factory=list)
 
+    def add(self, seed: int, found: Found) -> None:
+        """Take in one more seed."""
+        self.seeds.append(seed)
+        self.matrices.append(found.matrices)
+        self.seconds.append(found.seconds)
+        self.exported += [found.exported] if found.exported is not None else []
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """What a method reached with one seed."""
+
+    matrices: npt.NDArray[np.int64]
+    """Images, classes, classes."""
+    seconds: float | None
+    """Of the training, if it was made now."""
+    exported: dict[str, float] | None = None
+    """The ONNX file beside the checkpoint, where it was asked for."""
+
 
 def train(out: Path, arguments: list[str], result: Path, patch: str = "") -> float | None:
     """Make, resume or keep one run; returns the seconds of a run made whole now, else None."""
@@ -155,10 +175,20 @@ def settings_of(values: tuple[str, ...]) -> list[str]:
     return [part for value in values for part in ("--set", value)]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Workers:
+    """Where the work of all seeds is done, no more of it at once than was asked for."""
+
+    trainings: ThreadPoolExecutor
+    """Each waits for a process of clst-train."""
+    scoring: ProcessPoolExecutor
+    """Each predicts on the CPU."""
+
+
 def measure_seed(
-    pair: Pair, work: Path, seed: int, methods: tuple[str, ...], options: dict[str, Any], rows: dict[str, Row]
-) -> None:
-    """Train the source network and all methods of one seed, and score them."""
+    pair: Pair, work: Path, seed: int, methods: tuple[str, ...], options: dict[str, Any], workers: Workers
+) -> dict[str, Found]:
+    """Train the source network and all methods of one seed, and score them: what each row found."""
     base = [
         "--recipe",
         "new_camera",
@@ -173,35 +203,41 @@ def measure_seed(
     source = work / pair.name / f"seed{seed}" / "source"
     own = pair.own_validation.as_validation() if pair.own_validation else []
     checkpoint = source / "checkpoints" / "source.pt"
-    seconds = train(source, [*base, *pair.source.as_source(), *own], checkpoint)
-    add(rows["source"], seed, pair, checkpoint, seconds)
-    add(rows["batchnorm"], seed, pair, with_statistics(checkpoint, pair), None)
+    seconds = workers.trainings.submit(train, source, [*base, *pair.source.as_source(), *own], checkpoint).result()
+    found = {
+        "source": workers.scoring.submit(scored, checkpoint, pair, seconds),
+        "batchnorm": workers.scoring.submit(scored, with_statistics(checkpoint, pair), pair, None),
+    }
 
-    def made(name: str) -> float | None:
+    def made(name: str) -> Future[Found]:
         method, out = METHODS[name], work / pair.name / f"seed{seed}" / name
         labelled = (pair.oracle if method.oracle else pair.source).as_source()
         target = [part for place in pair.target for part in ("--target", place)]
         patch = method.patch.replace("CLASSES", str(pair.class_count())) if method.patch else ""
         arguments = [*base, *labelled, *target, "--init", str(checkpoint), *settings_of(method.settings)]
-        return train(out, arguments, out / "checkpoints" / "adapted.pt", patch)
+        result = out / "checkpoints" / "adapted.pt"
+        seconds = train(out, arguments, result, patch)
+        return workers.scoring.submit(scored, result, pair, seconds, export=name == "clst")
 
-    with ThreadPoolExecutor(options["jobs"]) as pool:
-        taken = list(pool.map(made, methods))
-    for name, seconds in zip(methods, taken, strict=True):
-        out = work / pair.name / f"seed{seed}" / name
-        add(rows[name], seed, pair, out / "checkpoints" / "adapted.pt", seconds)
-        if name == "clst":
-            rows[name].exported.append(exported(out, out / "checkpoints" / "adapted.pt", pair))
+    trained = {name: workers.trainings.submit(made, name) for name in methods}
+    found |= {name: future.result() for name, future in trained.items()}
+    return {name: future.result() for name, future in found.items()}
 
 
-def add(row: Row, seed: int, pair: Pair, checkpoint: Path, seconds: float | None) -> None:
-    """Score a checkpoint; the counts are kept beside it, because scoring takes as long as a hundred steps."""
+def scored(checkpoint: Path, pair: Pair, seconds: float | None, *, export: bool = False) -> Found:
+    """What a checkpoint reaches; the counts are kept beside it, because scoring takes as long as a hundred steps."""
     kept = checkpoint.with_suffix(".confusions.npy")
     if not kept.is_file():
         np.save(kept, confusions(checkpoint, pair.test))
-    row.seeds.append(seed)
-    row.matrices.append(np.load(kept))
-    row.seconds.append(seconds)
+    onnx = exported(checkpoint.parents[1], checkpoint, pair) if export else None
+    return Found(matrices=np.load(kept), seconds=seconds, exported=onnx)
+
+
+def one_thread() -> None:
+    """For scoring side by side."""
+    import torch
+
+    torch.set_num_threads(1)
 
 
 def with_statistics(checkpoint: Path, pair: Pair) -> Path:
@@ -344,21 +380,37 @@ def write(pair: Pair, rows: dict[str, Row], options: dict[str, Any]) -> None:
 @click.option("--methods", default=",".join(USUAL), show_default=True, help=f"Of: {', '.join(METHODS)}.")
 @click.option("--source-steps", default=3000, show_default=True, type=click.IntRange(1))
 @click.option("--steps", default=600, show_default=True, type=click.IntRange(1))
+@click.option("--size", default="", metavar="HxW", help="Of the network's input; else the pair's.")
 @click.option("--jobs", default=1, show_default=True, type=click.IntRange(1), help="Trainings side by side.")
 @click.option("--name", default="", help="Of the result file; else the pair's.")
 @click.option("--set", "settings", multiple=True, help="Any setting of clst-train, for all rows.")
 def main(pair_name: str, work: Path, data: Path | None, seeds: int, methods: str, **options: Any) -> None:
     """Measure PAIR; the result file is written anew after each seed."""
     pair = PAIRS[pair_name](work, data)
+    pair = replace(pair, size=options["size"] or pair.size)
     names = tuple(name for name in methods.split(",") if name)
     unknown = [name for name in names if name not in METHODS]
     if unknown:
         raise click.UsageError(f"unknown methods {', '.join(unknown)}; there are {', '.join(METHODS)}")
     rows = {name: Row(title=title) for name, title in UNTRAINED.items()}
     rows |= {name: Row(title=METHODS[name].title, settings=METHODS[name].settings) for name in names}
-    for seed in range(1, seeds + 1):
-        measure_seed(pair, work, seed, names, options, rows)
-        write(pair, rows, options)
+    jobs, fresh = options["jobs"], get_context("spawn")  # a forked copy of a process with PyTorch's threads may hang
+    setup = one_thread if jobs > 1 else None
+    if setup is not None:
+        setup()
+    with (
+        ThreadPoolExecutor(jobs) as trainings,
+        ProcessPoolExecutor(jobs, mp_context=fresh, initializer=setup) as scoring,
+        ThreadPoolExecutor(jobs) as side_by_side,
+    ):
+        workers = Workers(trainings=trainings, scoring=scoring)
+        given = [
+            side_by_side.submit(measure_seed, pair, work, seed, names, options, workers) for seed in range(1, seeds + 1)
+        ]
+        for seed, future in enumerate(given, start=1):
+            for name, found in future.result().items():
+                rows[name].add(seed, found)
+            write(pair, rows, options)
 
 
 if __name__ == "__main__":

@@ -66,20 +66,22 @@ def batches(*, seed: int = 0, size: int = 2, ignored: bool = False) -> tuple[Sou
     )
 
 
-def learner(*, seed: int = 0, images: int = 2, with_auxiliary: bool = False, **settings: object) -> Learner:
-    """A learner of the tiny network on the CPU."""
+def learner(
+    *, seed: int = 0, images: int = 2, with_auxiliary: bool = False, device: torch.device = CPU, **settings: object
+) -> Learner:
+    """A learner of the tiny network."""
     torch.manual_seed(seed)
-    segmenter, values = TinySegmenter(with_auxiliary=with_auxiliary).train(), AdaptationConfig(**settings)
+    segmenter, values = TinySegmenter(with_auxiliary=with_auxiliary).train().to(device), AdaptationConfig(**settings)
     layout = StoreLayout(images=images, classes=CLASSES, size_hw=SIZE_HW, top_k=None, target="tiny")
     return Learner(
         segmenter=segmenter,
-        projection=ProjectionHead(4, 5, 5),
-        prototypes=Prototypes(CLASSES, 5, values.prototype_momentum, CPU),
+        projection=ProjectionHead(4, 5, 5).to(device),
+        prototypes=Prototypes(CLASSES, 5, values.prototype_momentum, device),
         ensemble=TemporalEnsemble(EnsembleStore.in_memory(layout), values.ensemble_momentum),
         settings=values,
-        device=CPU,
-        autocast=torch.autocast("cpu", dtype=torch.bfloat16, enabled=False),
-        diagnostics=Diagnostics(images, CLASSES, SIZE_HW, CPU),
+        device=device,
+        autocast=torch.autocast(device.type, dtype=torch.bfloat16, enabled=False),
+        diagnostics=Diagnostics(images, CLASSES, SIZE_HW, device),
         statistics=FollowedStatistics(segmenter, values.statistics_momentum),
         mean_teacher=MeanTeacher(segmenter, values.teacher_momentum) if values.teacher == "mean_teacher" else None,
     )

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -109,7 +108,7 @@ def _lesson_on_whole(learner: Learner, target: TargetBatch, iteration: int) -> L
     if settings.ensemble_view == "crops":
         return None
     if iteration % settings.ensemble_every and bool(ensemble.visited[target.shared_indices].all()):
-        averaged = learner.plain(np.asarray(ensemble.read(target.indices)))
+        averaged = ensemble.recall(target.indices, learner.device)
         return Lesson(averaged=averaged, hidden=_covered_cells(learner, target))
     view = whole_view(iteration, settings.ensemble_zoom, mirror=settings.ensemble_mirror)
     now = _said_of(learner, learner.segmenter, target, view)

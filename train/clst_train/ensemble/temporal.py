@@ -111,9 +111,13 @@ class TemporalEnsemble:
         self._send(indices, replaced(old, new, seen.covered))
         return through_views(mean, visits > 0, geometries, (crops.shape[2], crops.shape[3]))
 
+    def recall(self, indices: Indices, device: torch.device) -> Tensor:
+        """ẑ of the images `indices` as stored, B,C,h,w float32 on the device; zeros in cells never visited."""
+        return self._decoded(self._fetch(indices, device))
+
     def read(self, indices: Indices) -> npt.NDArray[np.float32]:
-        """ẑ of the images `indices` as stored, B,C,h,w; zeros in cells never visited."""
-        return self._decoded(self._fetch(indices, torch.device("cpu"))).numpy()
+        """`recall` as an array."""
+        return self.recall(indices, torch.device("cpu")).numpy()
 
     def expect(self, indices: Indices) -> None:
         """Say which images come next, so that their records are in memory by then; returns at once, any thread."""

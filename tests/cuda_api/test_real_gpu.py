@@ -1,0 +1,104 @@
+"""Our device by the real cuda-bindings on a real GPU (marker gpu); what TensorRT does in a recording is not tested."""
+
+import importlib.util
+import threading
+
+import numpy as np
+import pytest
+
+from clst_runtime.backends.cuda import GraphFailed
+from clst_runtime.errors import ClstError
+
+pytestmark = pytest.mark.gpu
+
+
+@pytest.fixture
+def device():
+    if importlib.util.find_spec("cuda") is None or importlib.util.find_spec("cuda.bindings") is None:
+        pytest.skip("no cuda-bindings on this machine")
+    from clst_runtime.backends.cuda_open import open_cuda
+
+    try:
+        opened = open_cuda("cuda-python")
+    except ClstError as error:
+        pytest.skip(f"no GPU: {error.message}")
+    with opened:
+        yield opened
+
+
+def test_the_gpu_says_what_it_is(device):
+    assert device.name
+    assert float(device.compute_capability) >= 5.0
+    assert isinstance(device.integrated, bool)
+    assert device.stream_handle != 0
+
+
+def test_bytes_go_there_and_back_in_order_and_take_time(device):
+    frame, result = device.pinned((720, 1280, 3)), device.pinned((720, 1280, 3))
+    frame[...] = np.random.default_rng(0).integers(0, 256, frame.shape, np.uint8)
+    there = device.allocate(frame.size)
+    start, end = device.create_mark(), device.create_mark()
+    device.record(start)
+    device.copy_in(there, frame)
+    device.copy_out(result, there)
+    device.record(end)
+    device.synchronise()
+    assert np.array_equal(result, frame)
+    assert 0.0 < device.elapsed_ms(start, end) < 1000.0
+
+
+def test_mapped_memory_is_one_memory_for_both(device):
+    box, result = device.mapped((4, 6)), device.pinned((4, 6))
+    box.host[...] = 7
+    device.copy_out(result, box.address)  # the GPU reads at its own address what the host wrote
+    device.synchronise()
+    assert (result == 7).all()
+    result[...] = 9
+    device.copy_in(box.address, result)
+    device.synchronise()
+    assert (box.host == 9).all()
+
+
+def test_a_graph_repeats_with_new_bytes_and_another_thread_may_allocate_meanwhile(device):
+    frame, result, there = device.pinned((64,)), device.pinned((64,)), device.allocate(64)
+    other = device.pinned((8,))
+
+    def queue():
+        device.copy_in(there, frame)
+        device.copy_out(result, there)
+        thread = threading.Thread(target=lambda: other.copy())
+        thread.start()
+        thread.join()
+
+    graph = device.record_graph(queue)
+    device.synchronise()
+    assert (result == 0).all()  # recorded and not run
+    for value in (1, 2):
+        frame[...] = value
+        device.launch(graph)
+        device.synchronise()
+        assert (result == value).all()
+    device.release_graph(graph)
+
+
+def test_what_cannot_be_recorded_leaves_the_gpu_as_it_was(device):
+    frame, result, there = device.pinned((64,)), device.pinned((64,)), device.allocate(64)
+    with pytest.raises(GraphFailed):
+        device.record_graph(device.synchronise)
+    frame[...] = 3
+    device.copy_in(there, frame)
+    device.copy_out(result, there)
+    device.synchronise()
+    assert (result == 3).all()
+
+
+def test_results_outlive_the_device(device):
+    held = device.pinned((2, 3))
+    held[...] = 7
+    device.close()
+    assert held.tolist() == [[7] * 3] * 2
+
+
+def test_more_than_the_gpu_has_is_refused_in_words(device):
+    with pytest.raises(ClstError, match="memory"):
+        device.allocate(1 << 50)
