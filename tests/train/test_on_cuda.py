@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from tests.shell import shell
+from tests.train.test_training import half_way
 from tests.train.tiny import batches, learner
 
 from clst_train.checkpoint import load_checkpoint
@@ -95,6 +96,22 @@ def test_a_step_never_waits_for_the_device():
             descent.descend(adaptation_step(one, *both, target_weight=1.0, iteration=iteration).loss, iteration)
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("stage", ["source", "adapted"])
+def test_a_resumed_run_is_the_unbroken_one_to_the_bit(cameras, tmp_path, stage):
+    places = ("--source", cameras / "old", "--target", cameras / "new" / "images" / "train")
+    more = ("--device", "cuda", "--set", "run.checkpoint_every=2")
+    whole = tmp_path / "whole"
+    done = shell("clst-train", *SMALL, *more, *places, "--out", whole)
+    assert done.returncode == 0, done.stderr
+    assert "determin" not in done.stderr  # no operation that PyTorch warns of
+    half = half_way(whole, tmp_path / "half", stage)
+    assert load_checkpoint(half / "checkpoints" / "resume.pt").iteration == 2
+    done = shell("clst-train", "--resume", half)
+    assert done.returncode == 0, done.stderr
+    one, other = (load_checkpoint(out / "checkpoints" / "adapted.pt").segmenter_state for out in (whole, half))
+    assert [name for name in one if not torch.equal(one[name], other[name])] == []
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])

@@ -132,6 +132,16 @@ def test_a_checkpoint_can_be_adapted_without_source_training(run, cameras, tmp_p
     assert_same(weights(out / "checkpoints" / "adapted.pt"), weights(run / "checkpoints" / "adapted.pt"))
 
 
+def test_a_checkpoint_can_be_adapted_at_another_size(run, cameras, tmp_path):
+    out = tmp_path / "out"
+    places = ("--source", cameras / "old", "--target", cameras / "new" / "images" / "train")
+    init = ("--init", run / "checkpoints" / "source.pt", "--size", "96x128")
+    done = shell("clst-train", *SMALL, *places, *init, "--out", out)
+    assert done.returncode == 0, done.stderr
+    assert load_checkpoint(out / "checkpoints" / "adapted.pt").input_hw == (96, 128)
+    assert (out / "examples" / "before_after.png").stat().st_size > 0
+
+
 def test_bad_input_makes_no_run_folder(run, cameras, tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "damaged.pt").write_bytes(np.random.default_rng(0).bytes(2000))

@@ -30,6 +30,18 @@ def accelerate(segmenter: Segmenter, settings: RunConfig, device: torch.device) 
     return segmenter
 
 
+def repeat_exactly(settings: RunConfig, device: torch.device) -> None:
+    """Before the first work on a CUDA device: algorithms that give the same bits each time, where the settings say so.
+
+    https://docs.pytorch.org/docs/stable/notes/randomness.html; a CPU gives the same bits anyway.
+    """
+    if device.type != "cuda" or not settings.deterministic:
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it is first used
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+
+
 def wants_channels_last(setting: str) -> bool:
     """Whether `auto`, `on` or `off` means channels-last weights.
 

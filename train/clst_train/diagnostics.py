@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from clst_runtime.labels import IGNORE_ID
+from clst_train.data.pinning import to_device
 from clst_train.distributed import gathered, total
 from clst_train.models.segmenter import Segmenter
 from clst_train.prototypes import ClassMeans, Prototypes, at_stride
@@ -108,9 +109,9 @@ class Diagnostics:
         if lesson.current is not None:
             _add(sums, "agreement", (self.cells_of(lesson.current, lesson.hidden) == cells).float(), visible)
         if lesson.renewed:
-            before = self.labels[torch.from_numpy(indices).to(cells.device)]
+            before = self.labels[to_device(indices, cells.device)]
             _add(sums, "flip_rate", (before != cells).float(), visible & (before != IGNORE_ID))
-            self.labels[torch.from_numpy(shared).to(cells.device)] = gathered(cells)
+            self.labels[to_device(shared, cells.device)] = gathered(cells)
 
     def _see_prototypes(self, target: ClassMeans, prototypes: Prototypes, sums: Tensor) -> None:
         vectors, seen = prototypes.vectors(), prototypes.seen  # C,D and C

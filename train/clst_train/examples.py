@@ -14,7 +14,8 @@ def draw_examples(folder: RunFolder, target: TargetImages, classes: ClassList, *
     """Write `examples/before_after.png`: image, source-only and adapted overlay in a row, evenly spread images."""
     count = min(count, len(target))
     rows = []
-    with open_checkpoint(folder.source) as before, open_checkpoint(folder.adapted) as after:
+    size_hw = target.input_hw  # the starting network may have come from a run at another one
+    with open_checkpoint(folder.source, input_hw=size_hw) as before, open_checkpoint(folder.adapted) as after:
         for place in range(count):
             index = place * len(target) // count
             frame, content = target[index], target.content(index)

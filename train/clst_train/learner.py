@@ -15,7 +15,7 @@ from clst_train.batchnorm import FollowedStatistics
 from clst_train.config import AdaptationConfig
 from clst_train.diagnostics import Diagnostics
 from clst_train.ensemble.temporal import TemporalEnsemble
-from clst_train.models.deployable import normalise
+from clst_train.models.deployable import normalise_in_training
 from clst_train.models.segmenter import Segmenter, TrainingOutputs
 from clst_train.passes import Passes
 from clst_train.prototypes import Prototypes
@@ -59,7 +59,7 @@ class Learner:
 
     def tensor(self, frames: np.ndarray) -> Tensor:
         """B,K,L,3 uint8 frames as normalised B,3,K,L on the device."""
-        return normalise(self.plain(frames))
+        return normalise_in_training(self.plain(frames))
 
     def plain(self, values: np.ndarray) -> Tensor:
         """Any array as it is, on the device."""

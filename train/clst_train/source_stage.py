@@ -17,7 +17,7 @@ from clst_train.checkpoint import Checkpoint, save_checkpoint
 from clst_train.data.loading import SourceBatch, source_batch
 from clst_train.distributed import Ranks, together, total
 from clst_train.losses.segmentation import segmentation_loss
-from clst_train.models.deployable import normalise
+from clst_train.models.deployable import normalise_in_training
 from clst_train.optimisation import Descent, adamw, set_rate
 from clst_train.passes import Passes, passes_of
 from clst_train.progress import with_progress
@@ -88,7 +88,7 @@ def partial_losses(run: Run, batch: SourceBatch, passes: nn.Module | None = None
     for part, share in zip(parts, shares, strict=True):
         rows = slice(int(part[0]), int(part[-1]) + 1)
         labels = torch.from_numpy(batch.labels[rows]).to(run.device, non_blocking=True).long()
-        images = normalise(torch.from_numpy(batch.images[rows]).to(run.device, non_blocking=True))
+        images = normalise_in_training(torch.from_numpy(batch.images[rows]).to(run.device, non_blocking=True))
         with run.autocast:
             outputs, _ = passes(images)
         loss = segmentation_loss(outputs.logits, labels)

@@ -15,7 +15,7 @@ from clst_runtime.dataset import LabelledDataset, open_dataset
 from clst_runtime.errors import ConfigError, DataError, MissingDependency
 from clst_runtime.labels import ClassList, load_class_list
 from clst_runtime.optional import require
-from clst_train.acceleration import accelerate
+from clst_train.acceleration import accelerate, repeat_exactly
 from clst_train.adaptation_stage import adapt
 from clst_train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from clst_train.config import Config, ModelConfig, config_from_mapping, read_recipe, with_settings
@@ -118,6 +118,7 @@ def _begin_run(recipe: str, out: Path | None, init: Path | None, options: Mappin
         if started is not None:
             config = _as_checkpoint(config, started, options)
         data, device = _open_data(config, started), _device(config.run.device, ranks())
+        repeat_exactly(config.run, device)
         # What cannot teach is refused before a folder is made
         open_distiller(config.adaptation.distil_from, data[3], config.model)
         _check_batches_of_one(config, data[3], data[1])
@@ -138,6 +139,7 @@ def finish_run(folder: RunFolder, config: Config, point: Checkpoint | None) -> R
     with together(), each_alone():
         started = load_checkpoint(folder.source) if folder.source.is_file() else None
         data, device = _open_data(config, started), _device(config.run.device, ranks())
+        repeat_exactly(config.run, device)
         _check_split(config, data[1], ranks())
         _rehearse(config, data, device, trains_source=started is None)
     with _going_on(folder):

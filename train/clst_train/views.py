@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from clst_runtime.labels import IGNORE_ID
 from clst_train.data.augment import Geometry
+from clst_train.data.pinning import to_device
 from clst_train.distributed import total
 
 LEAST_PROBABILITY = 1e-4
@@ -89,7 +90,7 @@ def seen_through(maps: Tensor, views: tuple[Geometry, ...], size_hw: tuple[int, 
         _taps(columns, map_columns, view.left, view.crop_hw[1], view.zoomed_hw[1], mirrored=view.mirrored)
         for view in views
     ]
-    down, right = (torch.stack(taps).to(maps.device, non_blocking=True) for taps in (vertical, across))  # B,K,h; B,L,w
+    down, right = (to_device(torch.stack(taps).numpy(), maps.device) for taps in (vertical, across))  # B,K,h; B,L,w
     with torch.autocast(maps.device.type, enabled=False):
         wide = maps.float().transpose(1, 2).reshape(images, map_rows * classes, map_columns) @ right.transpose(1, 2)
         seen = down @ wide.view(images, map_rows, classes * columns)

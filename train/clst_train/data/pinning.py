@@ -1,4 +1,4 @@
-"""Batches in page-locked memory, from where a CUDA device fetches them while it computes."""
+"""Page-locked memory, from where a CUDA device fetches batches and small arrays while it computes."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 Batch = TypeVar("Batch")
@@ -25,6 +26,12 @@ def pinned(batch: Batch) -> Batch:
         if isinstance(value := getattr(batch, entry.name), np.ndarray)
     }
     return dataclasses.replace(batch, **arrays)  # type: ignore[type-var]
+
+
+def to_device(array: npt.NDArray[Any], device: torch.device) -> torch.Tensor:
+    """An array on the device, in whose stream its copy waits for its turn; the host goes on at once."""
+    tensor = torch.from_numpy(np.ascontiguousarray(array))
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def _pinned_array(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

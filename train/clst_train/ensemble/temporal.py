@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from clst_train.data.augment import Geometry
+from clst_train.data.pinning import to_device
 from clst_train.ensemble.cells import MOST_VISITS, Cells, decode, encode, replaced
 from clst_train.ensemble.store import EnsembleStore
 from clst_train.ensemble.views import onto_whole, through_views
@@ -144,9 +145,9 @@ class TemporalEnsemble:
             self._land_first()
         records = self.store.records
         return Cells(
-            values=_to_device(records["values"][indices], device),
-            classes=None if self.store.layout.top_k is None else _to_device(records["classes"][indices], device),
-            visits=_to_device(records["visits"][indices], device),
+            values=to_device(records["values"][indices], device),
+            classes=None if self.store.layout.top_k is None else to_device(records["classes"][indices], device),
+            visits=to_device(records["visits"][indices], device),
         )
 
     def _send(self, indices: Indices, cells: Cells) -> None:
@@ -182,11 +183,6 @@ class TemporalEnsemble:
 
 def _counted(cells: Cells) -> Tensor:
     return (cells.visits.to(torch.int64) + 1).clamp_max(MOST_VISITS)
-
-
-def _to_device(array: npt.NDArray[Any], device: torch.device) -> Tensor:
-    tensor = torch.from_numpy(array)
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
 
 def _to_host(tensor: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from clst_train.data.augment import Geometry
+from clst_train.data.pinning import to_device
 
 Places = npt.NDArray[np.float64]
 _ENOUGH = 0.999
@@ -40,7 +41,7 @@ def onto_whole(crops: Tensor, geometries: Sequence[Geometry], valid: Tensor, siz
     columns = np.where(_mirrored(geometries), 1.0 - columns, columns)
     grid = _grid(rows, columns, crops.device)
     trusted = _sample(valid[:, None].to(crops.dtype), grid)[:, 0] >= _ENOUGH
-    return SeenFromCrops(values=_sample(crops, grid), covered=trusted & _moved(inside, crops.device))
+    return SeenFromCrops(values=_sample(crops, grid), covered=trusted & to_device(inside, crops.device))
 
 
 def through_views(
@@ -78,14 +79,9 @@ def _mirrored(geometries: Sequence[Geometry]) -> npt.NDArray[np.bool_]:
 
 def _grid(rows: Places, columns: Places, device: torch.device) -> Tensor:
     """B,rows,columns,2 in the −1…1 of `grid_sample`, x before y."""
-    y, x = _moved(2.0 * rows - 1.0, device), _moved(2.0 * columns - 1.0, device)
+    y, x = to_device(2.0 * rows - 1.0, device), to_device(2.0 * columns - 1.0, device)
     shape = (len(rows), rows.shape[1], columns.shape[1])
     return torch.stack([x[:, None, :].expand(shape), y[:, :, None].expand(shape)], dim=3).float()
-
-
-def _moved(array: npt.NDArray[np.float64] | npt.NDArray[np.bool_], device: torch.device) -> Tensor:
-    tensor = torch.from_numpy(np.ascontiguousarray(array))
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
 
 def _sample(values: Tensor, grid: Tensor) -> Tensor:

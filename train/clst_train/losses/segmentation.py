@@ -20,7 +20,6 @@ def segmentation_loss(logits: Tensor, labels: Tensor, weights: Tensor | None = N
     """
     upsampled = F.interpolate(logits.float(), size=labels.shape[-2:], mode="bilinear", align_corners=False)
     count = (labels != IGNORE_ID).sum()
-    if weights is None:
-        return mean_over(F.cross_entropy(upsampled, labels, ignore_index=IGNORE_ID, reduction="sum"), count)
+    # Summed by a kernel of its own: on CUDA the sum inside cross_entropy adds in another order each time
     terms = F.cross_entropy(upsampled, labels, ignore_index=IGNORE_ID, reduction="none")  # N,H,W
-    return mean_over((terms * weights).sum(), count)
+    return mean_over((terms if weights is None else terms * weights).sum(), count)

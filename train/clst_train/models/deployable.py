@@ -6,6 +6,7 @@ Legend: N images, H rows, W columns of the input size, C classes.
 from __future__ import annotations
 
 import copy
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,18 @@ def normalise(frames: Tensor, mean: tuple[float, float, float] = MEAN, std: tupl
     images = frames.permute(0, 3, 1, 2).float()
     offset = torch.tensor(mean, device=images.device).view(1, 3, 1, 1)
     return (images - offset) / torch.tensor(std, device=images.device).view(1, 3, 1, 1)
+
+
+def normalise_in_training(frames: Tensor) -> Tensor:
+    """`normalise` by constants that stay on the device: a step that sends them anew waits for it. Not to be traced."""
+    offset, scale = _constants(frames.device)
+    return (frames.permute(0, 3, 1, 2).float() - offset) / scale
+
+
+@lru_cache(maxsize=16)
+def _constants(device: torch.device) -> tuple[Tensor, Tensor]:
+    offset, scale = (torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (MEAN, STD))
+    return offset, scale
 
 
 class Deployable(nn.Module):
