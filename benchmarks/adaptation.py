@@ -119,6 +119,7 @@ METHODS = {
         settings=("adaptation.pseudo_label_weighting=confident_share",),
     ),
     "rare": Method(title="CLST + rare-class sampling", settings=("data.rare_class_sampling=0.1",)),
+    "distilled": Method(title="CLST + distillation", settings=("adaptation.distil_from=TEACHER",)),
     "shuffled": Method(title="control: shuffled pseudo-labels", patch=SHUFFLE),
 }  # fmt: skip
 """What is trained; `source` and `batchnorm` cost no training and are always there."""
@@ -214,10 +215,11 @@ def measure_seed(
         labelled = (pair.oracle if method.oracle else pair.source).as_source()
         target = [part for place in pair.target for part in ("--target", place)]
         patch = method.patch.replace("CLASSES", str(pair.class_count())) if method.patch else ""
-        arguments = [*base, *labelled, *target, "--init", str(checkpoint), *settings_of(method.settings)]
+        told = tuple(each.replace("TEACHER", str(options["teacher"])) for each in method.settings)
+        arguments = [*base, *labelled, *target, "--init", str(checkpoint), *settings_of(told)]
         result = out / "checkpoints" / "adapted.pt"
         seconds = train(out, arguments, result, patch)
-        return workers.scoring.submit(scored, result, pair, seconds, export=name == "clst")
+        return workers.scoring.submit(scored, result, pair, seconds, export=options["export"] and name == "clst")
 
     trained = {name: workers.trainings.submit(made, name) for name in methods}
     found |= {name: future.result() for name, future in trained.items()}
@@ -383,6 +385,8 @@ def write(pair: Pair, rows: dict[str, Row], options: dict[str, Any]) -> None:
 @click.option("--size", default="", metavar="HxW", help="Of the network's input; else the pair's.")
 @click.option("--jobs", default=1, show_default=True, type=click.IntRange(1), help="Trainings side by side.")
 @click.option("--name", default="", help="Of the result file; else the pair's.")
+@click.option("--teacher", type=click.Path(exists=True, path_type=Path), help="Checkpoint for `distilled`.")
+@click.option("--export/--no-export", default=True, show_default=True, help="Compare CLST's ONNX files as well.")
 @click.option("--set", "settings", multiple=True, help="Any setting of clst-train, for all rows.")
 def main(pair_name: str, work: Path, data: Path | None, seeds: int, methods: str, **options: Any) -> None:
     """Measure PAIR; the result file is written anew after each seed."""
@@ -392,6 +396,8 @@ def main(pair_name: str, work: Path, data: Path | None, seeds: int, methods: str
     unknown = [name for name in names if name not in METHODS]
     if unknown:
         raise click.UsageError(f"unknown methods {', '.join(unknown)}; there are {', '.join(METHODS)}")
+    if "distilled" in names and options["teacher"] is None:
+        raise click.UsageError("the method distilled needs --teacher, an adapted network's checkpoint")
     rows = {name: Row(title=title) for name, title in UNTRAINED.items()}
     rows |= {name: Row(title=METHODS[name].title, settings=METHODS[name].settings) for name in names}
     jobs, fresh = options["jobs"], get_context("spawn")  # a forked copy of a process with PyTorch's threads may hang

@@ -114,8 +114,12 @@ class SourceConfig:
     """AdamW weight decay."""
     auxiliary_weight: float = 0.4
     """Weight of the auxiliary head's loss, for networks that have one."""
+    colour: float = -1.0
+    """Strength of colour changes in this stage, e.g. 0.5 for a network that bears another light; −1 =
+    augmentation.colour."""
 
     def __post_init__(self) -> None:
+        _need(self.colour == -1 or 0 <= self.colour < 1, f"source.colour = {self.colour}; give 0 up to below 1, or -1")
         _need(self.iterations >= 1, f"source.iterations = {self.iterations}; give 1 or more")
         _need(self.batch >= 1, f"source.batch = {self.batch}; give 1 or more")
         _need(
@@ -366,6 +370,12 @@ class Config:
             size if share == 1 else min(size, max(32, 32 * round(share * size / 32))) for size in self.model.input_hw
         )
         return rows, columns
+
+    @property
+    def source_augmentation(self) -> AugmentationConfig:
+        """How images are varied in source training."""
+        own = self.source.colour
+        return self.augmentation if own < 0 else dataclasses.replace(self.augmentation, colour=own)
 
     @property
     def fit(self) -> Fit:

@@ -3,6 +3,7 @@ import time
 
 import numpy as np
 import pytest
+from tests.conftest import write_labelled
 
 from clst_runtime.dataset import LabelledDataset, open_dataset
 from clst_runtime.errors import ConfigError, DataError
@@ -10,6 +11,7 @@ from clst_runtime.images import write_png
 from clst_train.config import AugmentationConfig, config_from_mapping, read_recipe, with_settings
 from clst_train.data.augment import Geometry, draw_geometry, mixing_mask, vary_colours
 from clst_train.data.cache import CachedDataset, as_fields, cache_bytes, cached
+from clst_train.data.fitting import fitted
 from clst_train.data.loading import positions, prefetched, source_batch, target_batch
 from clst_train.data.target import open_target
 
@@ -41,6 +43,20 @@ def test_no_colour_change_leaves_the_image():
     image = np.random.default_rng(0).integers(0, 255, (4, 4, 3), np.uint8)
     same = vary_colours(np.random.default_rng(1), image, AugmentationConfig(colour=0.0, blur=0.0))
     assert (same == image).all()
+
+
+def test_source_training_may_have_a_strength_of_colours_of_its_own(tmp_path):
+    """With 0 there its crops are the picture's own pixels; the adaptation goes by `augmentation.colour`."""
+    dataset = open_dataset(write_labelled(tmp_path, count=2), split="val")
+    plain = ["augmentation.scale=[1.0,1.0]", "augmentation.blur=0.0", "augmentation.flip=false"]
+    plain += ["model.input_hw=[32,64]", "augmentation.crop_hw=[0,0]", "augmentation.crop_share=1.0"]
+    settings = [*plain, "augmentation.colour=0.9", "source.colour=0.0"]
+    config = config_from_mapping(with_settings(read_recipe("demo"), settings), where="test")
+    pictures = {fitted(dataset[place], config.source_hw, config.fit).image.tobytes() for place in range(2)}
+    assert {image.tobytes() for image in source_batch(dataset, config, 2, 0, 0).images} == pictures
+    assert not {image.tobytes() for image in source_batch(dataset, config, 2, 1, 0).images} & pictures
+    assert config.source_augmentation.colour == 0.0
+    assert config_from_mapping(with_settings(read_recipe("demo"), plain), where="test").source_augmentation.colour > 0
 
 
 def test_half_of_the_classes_are_mixed_and_never_the_ignored():

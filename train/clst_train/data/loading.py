@@ -121,6 +121,7 @@ def source_batch(
     (`augmentation.target_colours`).
     """
     images, labels, masks = [], [], []
+    augmentation = config.augmentation if stage else config.source_augmentation
     seed = config.run.seed * 2 + stage
     indices = positions(seed, SOURCE_STREAM, len(dataset), batch, iteration)
     for made, place in enumerate(range(batch) if places is None else places):
@@ -129,14 +130,14 @@ def source_batch(
         sample = fitted(dataset[position], config.source_hw, config.fit)
         image, classes = sample.image, sample.labels
         if chosen is None:
-            view = draw_geometry(rng, config.augmentation, config.source_hw, config.crop_hw)
+            view = draw_geometry(rng, augmentation, config.source_hw, config.crop_hw)
         else:
-            view = geometry_showing(rng, chosen, classes, config.augmentation, config.crop_hw)
+            view = geometry_showing(rng, chosen, classes, augmentation, config.crop_hw)
         shown = view.image(image)
-        if looks is not None and rng.random() < config.augmentation.target_colours:
+        if looks is not None and rng.random() < augmentation.target_colours:
             shown = with_colours(shown, colours_of(sample.content.of(image)), colours_of(looks[made]), rng.uniform())
         padding = _padding(sample.content, config.source_hw)
-        images.append(_varied(rng, shown, config.augmentation, view, padding))
+        images.append(_varied(rng, shown, augmentation, view, padding))
         labels.append(view.classes(classes))
         masks.append(mixing_mask(rng, labels[-1], IGNORE_ID))
     return SourceBatch(images=np.stack(images), labels=np.stack(labels), mixing=np.stack(masks))
