@@ -101,7 +101,7 @@ def test_a_step_never_waits_for_the_device():
 @pytest.mark.parametrize("stage", ["source", "adapted"])
 def test_a_resumed_run_is_the_unbroken_one_to_the_bit(cameras, tmp_path, stage):
     places = ("--source", cameras / "old", "--target", cameras / "new" / "images" / "train")
-    more = ("--device", "cuda", "--set", "run.checkpoint_every=2")
+    more = ("--device", "cuda", "--set", "run.checkpoint_every=2", "--set", "run.deterministic=true")
     whole = tmp_path / "whole"
     done = shell("clst-train", *SMALL, *more, *places, "--out", whole)
     assert done.returncode == 0, done.stderr

@@ -306,9 +306,9 @@ class RunConfig:
     """`fp32`, `bf16`, `fp16` (with loss scaling), or `auto`: bf16 where the device computes it natively, else fp32."""
     channels_last: str = "auto"
     """`on` keeps the weights with their channels innermost, as frames come; `off` leaves them; `auto`: as measured."""
-    deterministic: bool = True
-    """On CUDA, take algorithms that give the same bits each time, so that a resumed run is the unbroken one; PyTorch
-    warns of an operation that has none."""
+    deterministic: bool = False
+    """On CUDA, take algorithms that give the same bits each time, so that a resumed run is the unbroken one; slow. A
+    CPU always does."""
     compile: bool = False
     """Compile the network's passes with `torch.compile`; needs a C++ compiler, and minutes at the start."""
     threads: int = 0
