@@ -5,8 +5,8 @@ graphs it gave out. It belongs to the thread that opened it. Everything on the s
 for and is finished only after `synchronise`.
 
 PyCUDA (`cuda_pycuda.py`) and NVIDIA's cuda-python (`cuda_python.py`) implement it; what both share is in
-`cuda_guard.py`. cuda-python's copies, mapped memory, events and graphs were run on an H100 (`tests/cuda_api`, marker gpu)
-and on a driver that is a stand-in; PyCUDA has not run on a GPU yet, its names were compared with its source.
+`cuda_guard.py`. cuda-python's copies, mapped memory, events and graphs were run on an H100 (`tests/cuda_api`, marker
+gpu) and on a driver that is a stand-in; PyCUDA has not run on a GPU yet, its names were compared with its source.
 """
 
 from __future__ import annotations
