@@ -103,7 +103,8 @@ def table() -> str:
     lines.extend(measured_where(result, result["name"]) for result in pairs)
     for stem, result in measured:
         if stem != result["name"]:
-            lines.extend(("", *ablation_lines(result), "", measured_where(result, stem)))
+            more = ablation_lines if "clst" in result["methods"] else untrained_lines
+            lines.extend(("", *more(result), "", measured_where(result, stem)))
     for path in paths:
         if path.name.startswith(PRECISION):
             result = json.loads(path.read_text())
@@ -132,6 +133,15 @@ def ablation_lines(result: dict[str, Any]) -> list[str]:
     return lines
 
 
+def untrained_lines(result: dict[str, Any]) -> list[str]:
+    """What source networks alone reach, made by benchmarks/adaptation.py without methods."""
+    batch = next((text.split("=")[1] for text in result["settings"] if text.startswith("source.batch=")), "8")
+    words = f"{result['source_steps']} steps of source training with batches of {batch}"
+    lines = [f"{result['title']}, {result['size']}, {words}:", "", "| | mIoU | seeds |", "|---|---|---|"]
+    lines += [f"| {each['title']} | {cell(each)} | {len(each['seeds'])} |" for each in result["methods"].values()]
+    return lines
+
+
 def lead(row: dict[str, Any]) -> str:
     """How far CLST is ahead of a method, with its interval."""
     ahead = row.get("clst_ahead")
@@ -141,8 +151,9 @@ def lead(row: dict[str, Any]) -> str:
 def measured_where(result: dict[str, Any], name: str) -> str:
     """File, machine, date and commit of a result."""
     machine = result["machine"]
+    gpus = [text.split(",")[0] for text in machine["gpus"]]
     return (
-        f"`benchmarks/results/{name}.json`: {machine['cpu']}, {machine['cores']} cores, "
+        f"`benchmarks/results/{name}.json`: {', '.join([*gpus, machine['cpu']])}, {machine['cores']} cores, "
         f"{result['date']}, commit {result['commit']}."
     )
 
