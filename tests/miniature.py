@@ -17,13 +17,20 @@ from PIL import Image
 from clst_runtime.images import write_png
 from clst_runtime.labels import load_class_list
 from clst_train.data.camera_looks import LOOKS
-from clst_train.data.scenes import draw_scene
+from clst_train.data.scenes import draw_scene, write_scenes
 
 SIZE_HW = (64, 128)
 # What each drawn class is called in the other data sets, in the order of the class list `scenes10`:
 # road, sidewalk, building, pole, traffic sign, vegetation, sky, person, car, bicycle.
 CITYSCAPES_IDS = np.array([7, 8, 11, 17, 20, 21, 23, 24, 26, 33], np.uint8)
 SYNTHIA_IDS = np.array([3, 4, 2, 7, 9, 6, 1, 10, 8, 11], np.uint16)
+
+
+def drawn_cameras(folder: Path, **counts: int) -> Path:
+    """Drawn scenes of 64×96 as the `old` and the `new` camera see them, `counts` by split; returns the folder."""
+    for seed, look in enumerate(LOOKS.values()):
+        write_scenes(folder / look.name, look=look, counts=counts, size_hw=(64, 96), seed=seed)
+    return folder
 
 
 def write_gta5(root: Path, *, count: int = 4) -> Path:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from tests.conftest import RGB_CLASSES
+from tests.miniature import drawn_cameras
 from tests.shell import shell
 
 from clst_runtime.backends.base import Prediction
@@ -20,8 +21,6 @@ from clst_runtime.images import write_png
 from clst_runtime.results import Result
 from clst_runtime.sinks.files import FREE_FLOOR_BYTES, VideoSink, readable_frames
 from clst_runtime.sources import TimedFrame
-from clst_train.data.camera_looks import LOOKS
-from clst_train.data.scenes import write_scenes
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="file-size limits are POSIX")
 
@@ -100,8 +99,7 @@ def test_a_mask_is_written_whole_or_not_at_all(tmp_path, rgb_model, noisy_folder
 
 
 def test_a_checkpoint_is_written_whole_or_not_at_all(tmp_path):
-    for seed, look in enumerate(LOOKS.values()):
-        write_scenes(tmp_path / look.name, look=look, counts={"train": 3, "val": 1}, size_hw=(64, 96), seed=seed)
+    drawn_cameras(tmp_path, train=3, val=1)
     done = shell(
         *("clst-train", "--recipe", "demo", "--size", "64x96", "--set", "augmentation.crop_hw=[64,64]"),
         *("--set", "source.batch=2", "--set", "source.iterations=2", "--set", "run.precision=fp32"),

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 from tests.command_line import call
-from tests.miniature import write_cityscapes, write_synthia
+from tests.miniature import drawn_cameras, write_cityscapes, write_synthia
 
 from clst_runtime.errors import DataError
 from clst_runtime.images import read_image, write_png
@@ -17,9 +17,7 @@ from clst_runtime.labels import load_class_list
 from clst_train.batchnorm import estimate_statistics
 from clst_train.checkpoint import load_checkpoint
 from clst_train.cli import main as clst_train
-from clst_train.data.camera_looks import LOOKS
 from clst_train.data.headers import check_pictures, read_header
-from clst_train.data.scenes import write_scenes
 from clst_train.data.target import images_of, open_target
 from clst_train.models.ddrnet import PooledNorm
 
@@ -33,10 +31,7 @@ HW = (64, 96)
 
 @pytest.fixture(scope="module")
 def cameras(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("cameras")
-    for seed, look in enumerate(LOOKS.values()):
-        write_scenes(folder / look.name, look=look, counts={"train": 4, "val": 1}, size_hw=HW, seed=seed)
-    return folder
+    return drawn_cameras(tmp_path_factory.mktemp("cameras"), train=4, val=1)
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from tests.conftest import RGB_CLASSES, write_labelled
+from tests.miniature import drawn_cameras
 from torch import nn
 
 from clst_runtime.dataset import open_dataset
@@ -17,9 +18,7 @@ from clst_runtime.images import write_png
 from clst_train import adaptation_state, memory_plan, rehearsal, source_stage, training
 from clst_train.checkpoint import load_checkpoint
 from clst_train.config import config_from_mapping
-from clst_train.data.camera_looks import LOOKS
 from clst_train.data.loading import SOURCE_STREAM, SourceBatch, positions
-from clst_train.data.scenes import write_scenes
 from clst_train.logbook import Logbook
 from clst_train.models.segmenter import Segmenter, TrainingOutputs
 from clst_train.rehearsal import Play, check_fit, rehearse_validation
@@ -36,10 +35,7 @@ SMALL = (
 
 @pytest.fixture(scope="module")
 def cameras(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("cameras")
-    for seed, look in enumerate(LOOKS.values()):
-        write_scenes(folder / look.name, look=look, counts={"train": 4, "val": 1}, size_hw=(64, 96), seed=seed)
-    return folder
+    return drawn_cameras(tmp_path_factory.mktemp("cameras"), train=4, val=1)
 
 
 @pytest.fixture(autouse=True)

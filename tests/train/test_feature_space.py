@@ -8,14 +8,13 @@ import torch
 from PIL import Image
 from tests.command_line import call
 from tests.conftest import write_labelled
+from tests.miniature import drawn_cameras
 from torch import nn
 
 from clst_runtime.errors import DataError
 from clst_runtime.labels import load_class_list
 from clst_train.cli_data import main as clst_data
 from clst_train.config import config_from_mapping
-from clst_train.data.camera_looks import LOOKS
-from clst_train.data.scenes import write_scenes
 from clst_train.feature_space import Cloud, Stage, View, cloud_of, common_plane, draw_feature_space, measure_gap
 from clst_train.models.deployable import normalise
 from clst_train.models.networks import build_segmenter
@@ -141,8 +140,7 @@ def test_a_picture_is_drawn_with_classes_that_a_camera_lacks(tmp_path):
 def run(tmp_path_factory):
     """A run folder with a random network before and another after, without the hours between."""
     root = tmp_path_factory.mktemp("features")
-    for seed, look in enumerate(LOOKS.values()):
-        write_scenes(root / look.name, look=look, counts={"train": 3, "val": 2}, size_hw=(64, 96), seed=seed)
+    drawn_cameras(root, train=3, val=2)
     values = {
         "data": {"source": str(root / "old"), "target": [str(root / "new" / "images" / "train")]},
         "model": {"input_hw": [64, 96], "classes": "scenes10"},

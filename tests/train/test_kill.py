@@ -8,18 +8,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.miniature import drawn_cameras
 from tests.shell import shell
 
 from clst_train.checkpoint import load_checkpoint
-from clst_train.data.camera_looks import LOOKS
-from clst_train.data.scenes import write_scenes
 
 
 @pytest.fixture(scope="module")
 def cameras(tmp_path_factory):
     folder = tmp_path_factory.mktemp("cameras")
-    for seed, look in enumerate(LOOKS.values()):
-        write_scenes(folder / look.name, look=look, counts={"train": 5}, size_hw=(64, 96), seed=seed)
+    drawn_cameras(folder, train=5)
     return folder / "old", folder / "new" / "images" / "train"
 
 

@@ -3,14 +3,13 @@
 import numpy as np
 import pytest
 import torch
+from tests.miniature import drawn_cameras
 from tests.shell import shell
 from tests.train.test_training import half_way
 from tests.train.tiny import batches, learner
 
 from clst_train.checkpoint import load_checkpoint
-from clst_train.data.camera_looks import LOOKS
 from clst_train.data.pinning import pinned
-from clst_train.data.scenes import write_scenes
 from clst_train.optimisation import Descent, adamw
 from clst_train.step import adaptation_step
 
@@ -36,10 +35,7 @@ def full_float32():
 
 @pytest.fixture(scope="module")
 def cameras(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("cameras")
-    for seed, look in enumerate(LOOKS.values()):
-        write_scenes(folder / look.name, look=look, counts={"train": 5, "val": 2}, size_hw=(64, 96), seed=seed)
-    return folder
+    return drawn_cameras(tmp_path_factory.mktemp("cameras"), train=5, val=2)
 
 
 def steps(device, count=4, **settings):

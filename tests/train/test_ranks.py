@@ -11,13 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tests.miniature import drawn_cameras
 from tests.shell import shell
 
 from clst_train.checkpoint import load_checkpoint
 from clst_train.config import config_from_mapping
-from clst_train.data.camera_looks import LOOKS
 from clst_train.data.loading import SOURCE_STREAM, positions
-from clst_train.data.scenes import write_scenes
 from clst_train.data.target import TargetImages
 from clst_train.distributed import Ranks
 from clst_train.ensemble.store import EnsembleStore, StoreLayout
@@ -58,10 +57,7 @@ def start(arguments, *, count, program=(PROGRAM,), **variables):
 
 @pytest.fixture(scope="module")
 def cameras(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("cameras")
-    for seed, look in enumerate(LOOKS.values()):
-        write_scenes(folder / look.name, look=look, counts={"train": 6, "val": 1}, size_hw=(64, 96), seed=seed)
-    return folder
+    return drawn_cameras(tmp_path_factory.mktemp("cameras"), train=6, val=1)
 
 
 def places(cameras):

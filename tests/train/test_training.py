@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from tests.command_line import call
+from tests.miniature import drawn_cameras
 from tests.shell import shell
 
 from clst_export.cli import main as clst_export
@@ -16,8 +17,6 @@ from clst_runtime.errors import ModelFileError
 from clst_runtime.images import write_png
 from clst_train.checkpoint import build_from_checkpoint, load_checkpoint
 from clst_train.cli import main as clst_train
-from clst_train.data.camera_looks import LOOKS
-from clst_train.data.scenes import write_scenes
 
 SMALL = (
     *("--recipe", "demo", "--size", "64x96", "--set", "augmentation.crop_hw=[64,64]", "--set", "source.batch=2"),
@@ -28,10 +27,7 @@ SMALL = (
 
 @pytest.fixture(scope="module")
 def cameras(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("cameras")
-    for seed, look in enumerate(LOOKS.values()):
-        write_scenes(folder / look.name, look=look, counts={"train": 5, "val": 2}, size_hw=(64, 96), seed=seed)
-    return folder
+    return drawn_cameras(tmp_path_factory.mktemp("cameras"), train=5, val=2)
 
 
 @pytest.fixture(scope="module")

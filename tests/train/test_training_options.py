@@ -6,12 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.miniature import drawn_cameras
 
 from clst_runtime.errors import ClstError, ConfigError, ModelFileError
 from clst_train import adaptation_state
 from clst_train.checkpoint import load_checkpoint
-from clst_train.data.camera_looks import LOOKS
-from clst_train.data.scenes import write_scenes
 from clst_train.diagnostics import CollapseWatch
 from clst_train.training import start_run
 
@@ -38,10 +37,7 @@ class Stopped(Exception):
 
 @pytest.fixture(scope="module")
 def cameras(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("cameras")
-    for seed, look in enumerate(LOOKS.values()):
-        write_scenes(folder / look.name, look=look, counts={"train": 4}, size_hw=(64, 96), seed=seed)
-    return folder
+    return drawn_cameras(tmp_path_factory.mktemp("cameras"), train=4)
 
 
 @pytest.fixture(scope="module")
