@@ -16,6 +16,7 @@ from clst_runtime.labels import IGNORE_ID
 from clst_train.data.augment import Geometry
 from clst_train.data.pinning import to_device
 from clst_train.distributed import total
+from clst_train.interpolation import taps
 
 LEAST_PROBABILITY = 1e-4
 """Below it a stored probability is quantisation or a class that was not listed: its logarithm means nothing."""
@@ -85,27 +86,23 @@ def seen_through(maps: Tensor, views: tuple[Geometry, ...], size_hw: tuple[int, 
     but only the crop's own pixels are computed, rows and columns each by a matrix product.
     """
     (images, classes, map_rows, map_columns), (rows, columns) = maps.shape, size_hw
-    vertical = [_taps(rows, map_rows, view.top, view.crop_hw[0], view.zoomed_hw[0], mirrored=False) for view in views]
+    vertical = [taps(rows, map_rows, start=view.top, length=view.crop_hw[0], whole=view.zoomed_hw[0]) for view in views]
     across = [
-        _taps(columns, map_columns, view.left, view.crop_hw[1], view.zoomed_hw[1], mirrored=view.mirrored)
+        taps(
+            columns,
+            map_columns,
+            start=view.left,
+            length=view.crop_hw[1],
+            whole=view.zoomed_hw[1],
+            mirrored=view.mirrored,
+        )
         for view in views
     ]
-    down, right = (to_device(torch.stack(taps).numpy(), maps.device) for taps in (vertical, across))  # B,K,h; B,L,w
+    down, right = (to_device(torch.stack(each).numpy(), maps.device) for each in (vertical, across))  # B,K,h; B,L,w
     with torch.autocast(maps.device.type, enabled=False):
         wide = maps.float().transpose(1, 2).reshape(images, map_rows * classes, map_columns) @ right.transpose(1, 2)
         seen = down @ wide.view(images, map_rows, classes * columns)
     return seen.view(images, rows, classes, columns).transpose(1, 2)
-
-
-def _taps(count: int, cells: int, start: int, length: int, zoomed: int, *, mirrored: bool) -> Tensor:
-    """count,cells weights of the cells along one axis for `count` places in a crop from `start`, `length` pixels long.
-
-    The weight of a cell falls from 1 at its centre to 0 at its neighbours'; beyond the outermost centres theirs is 1.
-    """
-    places = (start + (torch.arange(count) + 0.5) * (length / count)) * (cells / zoomed) - 0.5
-    places = places.flip(0) if mirrored else places
-    distance = (places.clamp(0, cells - 1)[:, None] - torch.arange(cells)).abs()
-    return (1.0 - distance).clamp_min(0.0)
 
 
 def pseudo_labels_of(probabilities: Tensor, views: tuple[Geometry, ...]) -> Tensor:
