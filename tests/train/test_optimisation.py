@@ -1,13 +1,14 @@
 """The step of the optimiser, and the watch for what is no number; values counted by hand."""
 
 import copy
+import os
 
 import pytest
 import torch
 from torch import nn
 
 from clst_runtime.errors import MissingDependency
-from clst_train.acceleration import accelerate, check_compiler, compile_passes
+from clst_train.acceleration import accelerate, check_compiler, compile_passes, repeat_exactly
 from clst_train.config import RunConfig
 from clst_train.models.segmenter import Segmenter, TrainingOutputs
 from clst_train.optimisation import Descent, adamw
@@ -40,6 +41,20 @@ def one_weight(value=1.0, rate=0.1):
     module = nn.Linear(1, 1, bias=False)
     nn.init.constant_(module.weight, value)
     return module, torch.optim.SGD(module.parameters(), lr=rate)
+
+
+@pytest.mark.parametrize(
+    ("device", "asked", "taken"), [("cpu", True, False), ("cuda", False, False), ("cuda", True, True)]
+)
+def test_the_same_bits_are_asked_of_cuda_alone_and_only_where_the_settings_say_so(monkeypatch, device, asked, taken):
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    try:
+        repeat_exactly(RunConfig(deterministic=asked), torch.device(device))
+        assert torch.are_deterministic_algorithms_enabled() == taken
+        assert ("CUBLAS_WORKSPACE_CONFIG" in os.environ) == taken
+    finally:
+        torch.use_deterministic_algorithms(False)
+        torch.utils.deterministic.fill_uninitialized_memory = True
 
 
 def test_a_step_goes_down_the_gradient_and_forgets_it():
