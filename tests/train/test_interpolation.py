@@ -31,6 +31,11 @@ def test_values_and_gradients_are_those_of_interpolate(cells, size_hw):
     assert torch.allclose(ours.grad, theirs.grad, atol=1e-4)
 
 
+def test_maps_of_that_size_already_stay_to_the_bit():
+    maps = torch.randn(1, 2, 7, 13)
+    assert torch.equal(resized(maps, (7, 13)), maps)
+
+
 def test_low_precision_is_no_matter_under_autocast():
     maps = torch.randn(1, 2, 3, 3)
     with torch.autocast("cpu", dtype=torch.bfloat16):

@@ -38,4 +38,5 @@ def resized(maps: Tensor, size_hw: tuple[int, int]) -> Tensor:
 @lru_cache(maxsize=64)
 def _whole_taps(count: int, cells: int, device: torch.device) -> Tensor:
     """Kept on the device: sent anew in each step they would be waited for."""
-    return taps(count, cells).to(device)
+    # In units of the places, so that equal sizes give exact ones and zeros
+    return taps(count, cells, length=count, whole=count).to(device)
