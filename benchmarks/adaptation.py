@@ -20,6 +20,7 @@ exported and their ONNX files compared as well.
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -390,6 +391,8 @@ def write(pair: Pair, rows: dict[str, Row], options: dict[str, Any]) -> None:
 @click.option("--set", "settings", multiple=True, help="Any setting of clst-train, for all rows.")
 def main(pair_name: str, work: Path, data: Path | None, seeds: int, methods: str, **options: Any) -> None:
     """Measure PAIR; the result file is written anew after each seed."""
+    if options["size"] and re.fullmatch(r"\d+x\d+", options["size"]) is None:
+        raise click.UsageError(f"--size {options['size']} is not rows x columns, as in 240x320")
     pair = PAIRS[pair_name](work, data)
     pair = replace(pair, size=options["size"] or pair.size)
     names = tuple(name for name in methods.split(",") if name)
