@@ -119,6 +119,17 @@ METHODS = {
         title="CLST, labels weigh the share that is sure",
         settings=("adaptation.pseudo_label_weighting=confident_share",),
     ),
+    "no_statistics_first": Method(
+        title="CLST, started with the old camera's statistics", settings=("adaptation.statistics_first=false",)
+    ),
+    "no_statistics_last": Method(
+        title="CLST, left with the statistics of training", settings=("adaptation.statistics_last=false",)
+    ),
+    "no_colour_changes": Method(
+        title="CLST without changes of colour and blur", settings=("augmentation.colour=0", "augmentation.blur=0")
+    ),
+    "one_scale": Method(title="CLST, crops at one scale", settings=("augmentation.scale=[1.0,1.0]",)),
+    "no_warm_up": Method(title="CLST without warm-up of the target loss", settings=("adaptation.target_warm_up=0",)),
     "rare": Method(title="CLST + rare-class sampling", settings=("data.rare_class_sampling=0.1",)),
     "distilled": Method(title="CLST + distillation", settings=("adaptation.distil_from=TEACHER",)),
     "shuffled": Method(title="control: shuffled pseudo-labels", patch=SHUFFLE),
@@ -393,14 +404,14 @@ def main(pair_name: str, work: Path, data: Path | None, seeds: int, methods: str
     """Measure PAIR; the result file is written anew after each seed."""
     if options["size"] and re.fullmatch(r"\d+x\d+", options["size"]) is None:
         raise click.UsageError(f"--size {options['size']} is not rows x columns, as in 240x320")
-    pair = PAIRS[pair_name](work, data)
-    pair = replace(pair, size=options["size"] or pair.size)
     names = tuple(name for name in methods.split(",") if name)
     unknown = [name for name in names if name not in METHODS]
     if unknown:
         raise click.UsageError(f"unknown methods {', '.join(unknown)}; there are {', '.join(METHODS)}")
     if "distilled" in names and options["teacher"] is None:
         raise click.UsageError("the method distilled needs --teacher, an adapted network's checkpoint")
+    pair = PAIRS[pair_name](work, data)
+    pair = replace(pair, size=options["size"] or pair.size)
     rows = {name: Row(title=title) for name, title in UNTRAINED.items()}
     rows |= {name: Row(title=METHODS[name].title, settings=METHODS[name].settings) for name in names}
     jobs, fresh = options["jobs"], get_context("spawn")  # a forked copy of a process with PyTorch's threads may hang
