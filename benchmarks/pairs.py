@@ -140,6 +140,16 @@ def camvid_dusk(work: Path, data: Path | None) -> Pair:
     )  # fmt: skip
 
 
+def camvid_dusk_to_day(work: Path, data: Path | None) -> Pair:
+    """The other way: 62 labelled frames at dusk → by day, two other drives."""
+    pair = camvid_dusk(work, data)
+    return Pair(
+        name="camvid_dusk_to_day", title="CamVid at dusk → by day, 11 classes", size=pair.size,
+        source=pair.oracle, own_validation=pair.test, target=(str(pair.source.root / "images" / "train"),),
+        oracle=pair.source, test=Labelled(root=pair.source.root, split="val"),
+    )  # fmt: skip
+
+
 def same_camera(work: Path, data: Path | None) -> Pair:
     """The null test: the unlabelled images are the old camera's own; adaptation should gain about nothing."""
     pair = camvid_dusk(work, data)
@@ -183,6 +193,7 @@ def _needed(data: Path | None) -> Path:
 PAIRS: dict[str, Callable[[Path, Path | None], Pair]] = {
     "drawn": drawn,
     "camvid-dusk": camvid_dusk,
+    "camvid-dusk-to-day": camvid_dusk_to_day,
     "camvid-same": same_camera,
     "idd-to-camvid": idd_to_camvid,
     "camvid-to-idd": camvid_to_idd,
