@@ -1,6 +1,8 @@
-"""Write the README's table of measured numbers from the committed result files.
+"""Write the tables of measured numbers from the committed result files: the README's and docs/measurements.md's.
 
 python benchmarks/readme_table.py
+
+A file whose name is that of its pair is the pair's line in the README; any other is a table in docs/measurements.md.
 """
 
 from __future__ import annotations
@@ -101,15 +103,22 @@ def table() -> str:
         "",
     ]
     lines.extend(measured_where(result, result["name"]) for result in pairs)
-    for stem, result in measured:
-        if stem != result["name"]:
-            more = ablation_lines if "clst" in result["methods"] else untrained_lines
-            lines.extend(("", *more(result), "", measured_where(result, stem)))
     for path in paths:
         if path.name.startswith(PRECISION):
             result = json.loads(path.read_text())
             lines.extend(("", *precision_lines(result), "", measured_where(result, path.stem)))
     return "\n".join(lines)
+
+
+def further_tables() -> str:
+    """Ablations, other budgets and other machines."""
+    lines: list[str] = []
+    for path in sorted((HERE / "results").glob("*.json")):
+        result = json.loads(path.read_text())
+        if "methods" in result and path.stem != result["name"]:
+            more = ablation_lines if "clst" in result["methods"] else untrained_lines
+            lines.extend((f"## {path.stem}", "", *more(result), "", measured_where(result, path.stem), ""))
+    return "\n".join(lines[:-1])
 
 
 def ablation_lines(result: dict[str, Any]) -> list[str]:
@@ -119,8 +128,9 @@ def ablation_lines(result: dict[str, Any]) -> list[str]:
     merged = result.get("merged")
     if merged is not None:
         headers += ["of merged groups", "CLST ahead by"]
+    budget = f"{result['source_steps']} steps of source training, {result['steps']} of adaptation"
     lines = [
-        f"{result['title']}, {result['steps']} steps, {'one seed' if seeds == 1 else f'{seeds} seeds'}:",
+        f"{result['title']}, {budget}, {'one seed' if seeds == 1 else f'{seeds} seeds'}:",
         "",
         f"| {' | '.join(headers)} |",
         "|---" * len(headers) + "|",
@@ -166,8 +176,8 @@ def precision_lines(result: dict[str, Any]) -> list[str]:
     lines = [
         f"Precision, {title}, {asked}; speed is host to host on the CPU as a ratio to fp32 in one process:",
         "",
-        "| network | file | mIoU | mIoU lost | pixels equal | MiB | convolutions in INT8 | speed |",
-        "|---|---|---|---|---|---|---|---|",
+        "| network | file | mIoU | mIoU lost | pixels equal | MiB | INT8 convolutions | speed | of convolutions |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for network in result["networks"]:
         for each in network["flavours"]:
@@ -186,10 +196,11 @@ def precision_lines(result: dict[str, Any]) -> list[str]:
 
 
 def main() -> None:
-    """Replace the part of the README between the two marks."""
-    readme = HERE.parent / "README.md"
-    before, _, rest = readme.read_text().partition(BEGIN)
-    readme.write_text(f"{before}{BEGIN}\n{table()}\n{END}{rest.partition(END)[2]}")
+    """Replace what stands between the two marks, in both files."""
+    root = HERE.parent
+    for path, words in ((root / "README.md", table()), (root / "docs" / "measurements.md", further_tables())):
+        before, _, rest = path.read_text().partition(BEGIN)
+        path.write_text(f"{before}{BEGIN}\n{words}\n{END}{rest.partition(END)[2]}")
 
 
 if __name__ == "__main__":
