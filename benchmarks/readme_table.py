@@ -14,12 +14,11 @@ from typing import Any
 
 HERE = Path(__file__).parent
 BEGIN, END = "<!-- measured: made by benchmarks/readme_table.py -->", "<!-- end -->"
-HEADERS = ("camera change", "old network", "BatchNorm statistics", "entropy min.", "mean teacher + ClassMix", "CLST",
-           "CLST without target colours", "oracle", "recovered", "seeds")  # fmt: skip
-COLUMNS = ("source", "batchnorm", "entropy", "mean_teacher", "clst", "no_colours", "oracle")
+HEADERS = ("camera change", "steps", "old network", "BatchNorm statistics", "entropy min.", "mean teacher + ClassMix",
+           "CLST", "oracle", "recovered", "seeds")  # fmt: skip
+COLUMNS = ("source", "batchnorm", "entropy", "mean_teacher", "clst", "oracle")
 MERGED_WORDS = "the 5 groups that both label alike (ground, living things, vehicles, objects, sky)"
-RIVALS = {"batchnorm": "BatchNorm statistics", "entropy": "entropy min.", "entropy_colours": "… + target colours",
-          "mean_teacher": "mean teacher + ClassMix", "mean_teacher_colours": "… + target colours"}  # fmt: skip
+RIVALS = {"batchnorm": "BatchNorm statistics", "entropy": "entropy min.", "mean_teacher": "mean teacher + ClassMix"}
 PRECISION = "precision_"
 PRECISION_TITLES = {"camvid_dusk": "CamVid at dusk, adapted network"}
 
@@ -32,19 +31,20 @@ def cell(row: dict[str, Any] | None) -> str:
     return f"{row['miou_mean']:.1f}{spread}"
 
 
-def row(title: str, methods: dict[str, Any]) -> str:
+def row(title: str, steps: str, methods: dict[str, Any]) -> str:
     """One line of the table."""
     clst = methods["clst"]
     cells = [cell(methods.get(name)) for name in COLUMNS]
     share = "" if clst["recovery"] is None else f"{round(100 * clst['recovery'])} %"
-    return f"| {title} | {' | '.join(cells)} | {share} | {len(clst['miou'])} |"
+    return f"| {title} | {steps} | {' | '.join(cells)} | {share} | {len(clst['miou'])} |"
 
 
 def rows(result: dict[str, Any]) -> list[str]:
     """The lines of one pair: its score, and that over merged groups where it has one."""
-    lines = [row(result["title"], result["methods"])]
+    steps = f"{result['source_steps']} + {result['steps']}"
+    lines = [row(result["title"], steps, result["methods"])]
     if "merged" in result:
-        lines.append(row(f"… merged to {MERGED_WORDS}", result["merged"]))
+        lines.append(row(f"… merged to {MERGED_WORDS}", "", result["merged"]))
     return lines
 
 
@@ -90,7 +90,8 @@ def table() -> str:
     pairs = [result for stem, result in measured if stem == result["name"]]
     lines = [
         "mIoU in % on the new camera's labelled test images (only read for the score), DDRNet-23-slim from scratch; "
-        "every method starts from the same source network and trains for the same number of steps:",
+        "every method starts from the same source network and trains for the same number of steps (source training + "
+        "adaptation):",
         "",
         f"| {' | '.join(HEADERS)} |",
         "|---" * len(HEADERS) + "|",
