@@ -12,16 +12,18 @@ def draw_methods(rows: dict[str, Any], title: str, path: Path) -> None:
 
     figure = Figure(figsize=(8, 0.5 * len(rows) + 1.4), layout="constrained")
     axes = figure.add_subplot()
+    highest = max(max(row["miou"]) for row in rows.values())  # numbers stand beside the last dot, one below another
     for place, (name, row) in enumerate(rows.items()):
         axes.barh(place, row["miou_mean"], color="tab:green" if name == "clst" else "lightsteelblue", height=0.7)
         axes.plot(row["miou"], [place] * len(row["miou"]), "k.", markersize=5)
-        axes.text(row["miou_mean"] + 0.3, place + 0.02, f"{row['miou_mean']:.1f}", va="center", fontsize=9)
+        axes.text(highest + 0.3, place + 0.02, f"{row['miou_mean']:.1f}", va="center", fontsize=9)
     for name, colour in (("source", "tab:red"), ("oracle", "tab:blue")):
         if name in rows:
             axes.axvline(rows[name]["miou_mean"], color=colour, linewidth=1, linestyle="--")
     axes.set_yticks(range(len(rows)), [row["title"] for row in rows.values()])
     axes.invert_yaxis()
     axes.set_xlabel("mIoU on the new camera, %")
-    axes.set_xlim(left=max(0, min(min(row["miou"]) for row in rows.values()) - 10))
+    least = max(0, min(min(row["miou"]) for row in rows.values()) - 10)
+    axes.set_xlim(least, highest + 0.1 * (highest - least))
     axes.set_title(title)
     figure.savefig(path, dpi=110)
