@@ -175,7 +175,8 @@ def precision_lines(result: dict[str, Any]) -> list[str]:
     budget = result["budget_points"]
     asked = "everything quantised" if budget is None else f"INT8 to a budget of {budget} points"
     lines = [
-        f"Precision, {title}, {asked}; speed is host to host on the CPU as a ratio to fp32 in one process:",
+        f"Precision, {title}, {asked}; speed is host to host on the CPU as a ratio to fp32 in one process, beside it "
+        "that of the convolutions alone:",
         "",
         "| network | file | mIoU | mIoU lost | pixels equal | MiB | INT8 convolutions | speed | of convolutions |",
         "|---|---|---|---|---|---|---|---|---|",

@@ -1,4 +1,4 @@
-"""Rows of benchmarks/adaptation.py: what each trains with, and what is made of their scores."""
+"""Rows of benchmarks/adaptation.py: what each trains with; and what it says to wrong options."""
 
 import sys
 from pathlib import Path
