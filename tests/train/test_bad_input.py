@@ -248,6 +248,40 @@ def test_a_folder_of_labels_alone_is_refused_and_a_missing_one(new, tmp_path):
         open_target([str(new)], input_hw=HW)
 
 
+def flat(rows=12, columns=16, values=3):
+    """A label map in small: bands of rows, each of one value."""
+    return np.repeat((np.arange(rows) * values // rows).astype(np.uint8)[:, None], columns, axis=1)
+
+
+@pytest.mark.parametrize("kind", ["class ids", "colours"])
+def test_a_folder_whose_pictures_are_labels_is_refused_by_what_they_show(kind, tmp_path):
+    """Named itself, a folder of labels has no telling name below it."""
+    palette = np.random.default_rng(1).integers(0, 256, (3, 3), dtype=np.uint8)
+    for number in range(7):
+        write_png(tmp_path / f"{number}.png", flat() if kind == "class ids" else palette[flat()])
+    with pytest.raises(DataError, match=r"its pictures are areas of few values \(0\.png: 3\), as label files are"):
+        open_target([str(tmp_path)], input_hw=HW)
+    with pytest.raises(DataError, match=r"1\.png: a picture of areas of few values \(3\), as label files are"):
+        open_target([str(tmp_path / "1.png")], input_hw=HW)
+
+
+def test_one_picture_like_a_label_among_others_a_covered_lens_and_dark_noise_are_pictures(tmp_path):
+    rng = np.random.default_rng(2)
+    write_png(tmp_path / "a" / "0.png", rng.integers(0, 5, HW, dtype=np.uint8))  # few values, but no areas
+    write_png(tmp_path / "b" / "0.png", flat())
+    write_png(tmp_path / "b" / "1.png", rng.integers(0, 256, (*HW, 3), dtype=np.uint8))
+    write_png(tmp_path / "c" / "0.png", np.zeros(HW, np.uint8))  # one value
+    smooth = np.repeat(np.arange(96, dtype=np.uint8)[:, None], 64, axis=1)  # areas of 96 values
+    write_png(tmp_path / "d" / "0.png", smooth)
+    counts = [len(open_target([str(tmp_path / place)], input_hw=HW)) for place in "abcd"]
+    assert counts == [1, 2, 1, 1]
+
+
+def test_labels_given_as_target_are_told_in_one_line_and_nothing_is_left(cameras, tmp_path):
+    line = refused(tmp_path / "run", "--source", cameras / "old", "--target", cameras / "new" / "labels" / "train")
+    assert "as label files are; give the camera's images" in line
+
+
 # Kinds of pixels
 
 

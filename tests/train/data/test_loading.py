@@ -147,7 +147,10 @@ def test_a_kept_sample_is_not_read_again(tmp_path):
 
 def test_the_room_goes_to_the_source_first_and_the_rest_to_the_target(tmp_path):
     """1 MiB at 256x256: a sample takes 262144 bytes, so 3 samples leave 262144, and a target image takes 196608."""
-    source, target = labelled(tmp_path, 3), open_target([str(tmp_path / "d" / "images")], input_hw=(256, 256))
+    for index in range(3):
+        noise = np.random.default_rng(index).integers(0, 256, (40, 48, 3), dtype=np.uint8)
+        write_png(tmp_path / "new" / f"{index}.png", noise)
+    source, target = labelled(tmp_path, 3), open_target([str(tmp_path / "new")], input_hw=(256, 256))
     kept_source, kept_target = cached(source, target, mib=1, source_hw=(256, 256))
     assert (kept_source.room, kept_target.room) == (3, 1)
     assert (kept_target[0] == target[0]).all()

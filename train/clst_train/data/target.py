@@ -26,6 +26,14 @@ from clst_runtime.images import IMAGE_SUFFIXES, read_image
 from clst_runtime.optional import require
 from clst_train.data.headers import check_pictures
 
+LABELS_LOOKED_AT = 5
+"""How many pictures of a place are looked at for whether they are labels."""
+LABEL_VALUES, LABEL_FLATNESS = 64, 0.8
+"""Labels have no more different pixels than this, and at least this share of them equals its right neighbour.
+
+CamVid's and IDD's labels have up to 12 and 0.94 to 0.99, their pictures more than 10,000 and at most 0.3.
+"""
+LIKE_LABELS = "as label files are; give the camera's images"
 SHAPE_TOLERANCE = 0.02
 """How far a mask's aspect ratio may be from the camera's."""
 VIDEO_SUFFIXES = {".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v"}
@@ -108,11 +116,13 @@ def open_target(
         every: take each n-th frame of a video.
 
     Raises:
-        DataError: a place is missing, empty or unreadable, an image is no 8-bit picture, or the mask leaves nothing.
+        DataError: a place is missing, empty, unreadable or full of labels, an image is no 8-bit picture, or the mask
+            leaves nothing.
     """
     if not places:
         raise DataError("no target images: give --target a folder of images or a video of the new camera")
     files: list[Path] = []
+    folders: list[tuple[Path, list[Path]]] = []
     frames: list[Image] = []
     sizes: list[tuple[int, int]] = []
     remarks: list[str] = []
@@ -121,16 +131,17 @@ def open_target(
             size_hw, read = _read_video(place, input_hw, fit, every)
             sizes.extend([size_hw] * len(read))
             frames.extend(read)
-        elif place.is_file():
-            files.append(place)
         else:
-            found, told = images_of(place)
+            found, told = ([place], []) if place.is_file() else images_of(place)
+            folders.append((place, found))
             files.extend(found)
             remarks.extend(told)
     files, repeated = _each_once(files)
     if repeated:
         remarks.append(f"{repeated} target images have several names or lie in several places; each counts once")
     of_files, file_sizes = check_pictures(files, used_hw=input_hw)
+    for place, found in folders:
+        _check_no_labels(place, found)
     target = TargetImages(
         paths=(*files, *(None for _ in frames)),
         video_frames=dict(enumerate(frames, start=len(files))),
@@ -206,6 +217,33 @@ def _walk(folder: Path) -> Iterator[Path]:
 def _is_named_like_a_label(relative: Path) -> bool:
     inside = any(part.lower() in LABEL_FOLDERS for part in relative.parts[:-1])
     return inside or relative.stem.lower().endswith(LABEL_ENDINGS)
+
+
+def _check_no_labels(place: Path, pictures: Sequence[Path]) -> None:
+    """Refuse a place where each picture looked at is made of areas of few values; one alone may be a covered lens.
+
+    A folder of labels that is named itself has no name below it that tells what it holds.
+    """
+    looked_at = pictures[:: -(-len(pictures) // LABELS_LOOKED_AT)]
+    counts = [_values_of_a_label(path) for path in looked_at]
+    if not all(counts):
+        return
+    if place in pictures:
+        raise DataError(f"{place}: a picture of areas of few values ({counts[0]}), {LIKE_LABELS}")
+    raise DataError(f"{place}: its pictures are areas of few values ({looked_at[0].name}: {counts[0]}), {LIKE_LABELS}")
+
+
+def _values_of_a_label(path: Path) -> int:
+    """How many different pixels the file has if it is flat and has few as a label does, else 0."""
+    try:
+        picture = read_image(path)
+    except DataError:
+        return 0  # damaged: told when it is its turn, as the many are that are not looked at
+    colours = picture.astype(np.int32) @ np.array([1 << 16, 1 << 8, 1], np.int32)
+    if colours.shape[1] < 2 or np.mean(colours[:, 1:] == colours[:, :-1]) < LABEL_FLATNESS:
+        return 0
+    count = len(np.unique(colours))
+    return count if 2 <= count <= LABEL_VALUES else 0
 
 
 def _each_once(files: list[Path]) -> tuple[list[Path], int]:
