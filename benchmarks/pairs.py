@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,6 +81,16 @@ class Pair:
         return len(self.classes())
 
 
+DRAWN_FOR_CAMVID = {"train": 400, "val": 50}
+"""Drawn scenes that stand for an old camera."""
+DRAWN_ALIKE = ("road", "sidewalk", "building", "pole", "traffic sign", "vegetation", "sky", "person", "car")
+CAMVID_AS_DRAWN = {
+    **{name: name for name in DRAWN_ALIKE if name != "person"},
+    "pedestrian": "person",
+    "fence": None,
+    "bicyclist": None,
+}
+"""CamVid's classes as those of drawn scenes; its bicyclists are rider and bicycle in one, drawn ones stand alone."""
 DAY, DUSK = ("0006R0", "0016E5"), ("0001TP",)
 ALIKE = ("drivable", "living things", "vehicles", "far objects", "sky")
 """The groups that CamVid and IDD-Lite label alike; walls, kerbs and verges differ by definition."""
@@ -124,6 +135,24 @@ def drawn(work: Path, data: Path | None) -> Pair:
         source=Labelled(root=old, split="train"), own_validation=Labelled(root=old, split="val"),
         target=(str(new / "images" / "train"),), oracle=Labelled(root=new, split="train"),
         test=Labelled(root=new, split="val"),
+    )  # fmt: skip
+
+
+def drawn_to_camvid(work: Path, data: Path | None) -> Pair:
+    """Drawn scenes → Cambridge: a simulator, if a crude one, in the place of the old camera."""
+    from clst_train.data.camera_looks import OLD
+    from clst_train.data.scenes import write_scenes
+
+    camvid, drawn_scenes, relation = _needed(data) / "camvid", work / "drawn_for_camvid", work / "camvid_to_drawn.json"
+    if not (drawn_scenes / "classes.json").exists():
+        write_scenes(drawn_scenes, look=OLD, counts=DRAWN_FOR_CAMVID, size_hw=(240, 320), seed=1)
+    relation.write_text(json.dumps({"map": CAMVID_AS_DRAWN}))
+    related = {"classes": "scenes10", "mapping": str(relation)}
+    return Pair(
+        name="drawn_to_camvid", title="drawn scenes → CamVid, 9 classes", size="240x320", headline=DRAWN_ALIKE,
+        source=Labelled(root=drawn_scenes, split="train"), own_validation=Labelled(root=drawn_scenes, split="val"),
+        target=(str(camvid / "images" / "train"),), oracle=Labelled(root=camvid, split="train", **related),
+        test=Labelled(root=camvid, split="val", **related),
     )  # fmt: skip
 
 
@@ -192,6 +221,7 @@ def _needed(data: Path | None) -> Path:
 
 PAIRS: dict[str, Callable[[Path, Path | None], Pair]] = {
     "drawn": drawn,
+    "drawn-to-camvid": drawn_to_camvid,
     "camvid-dusk": camvid_dusk,
     "camvid-dusk-to-day": camvid_dusk_to_day,
     "camvid-same": same_camera,
