@@ -17,6 +17,7 @@ from clst_train.views import (
     pixel_weights,
     pseudo_labels_of,
     seen_through,
+    strongest,
     student_view,
     whole_view,
 )
@@ -170,3 +171,14 @@ def test_the_ensemble_takes_in_views_and_stores_them_upright():
             assert torch.equal(stored.argmax(1) == 1, bright)
     assert len({rows for rows, _, _ in shown}) > 1
     assert {mirrored for _, _, mirrored in shown} == {True, False}
+
+
+def test_the_strongest_class_is_the_first_of_equals_and_always_a_class():
+    maps = torch.tensor([[1.0, 3.0, 3.0], [2.0, 2.0, 2.0], [-3.0, -1.0, -1.0]])[..., None, None]
+    assert strongest(maps).flatten().tolist() == [1, 0, 1]
+    assert strongest(torch.full((1, 3, 1, 1), torch.nan)).item() in (0, 1, 2)
+    many = torch.zeros(1, 255, 1, 2)
+    many[0, 254, 0, 0] = 1.0
+    assert strongest(many).tolist() == [[[254, 0]]]
+    noise = torch.randn(2, 7, 5, 6, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(strongest(noise.transpose(2, 3)), noise.transpose(2, 3).argmax(1))

@@ -111,14 +111,24 @@ def pseudo_labels_of(probabilities: Tensor, views: tuple[Geometry, ...]) -> Tens
     Logarithms are interpolated, as the deployed network interpolates logits: that comes nearer to an ensemble kept at
     full size than interpolated probabilities do (decision 8).
     """
-    # `max` names the same class as `argmax`, three times as fast on a CPU
-    return seen_through(_logarithms(probabilities), views, views[0].crop_hw).max(dim=1).indices
+    return strongest(seen_through(_logarithms(probabilities), views, views[0].crop_hw))
 
 
 def labels_of_crops(probabilities: Tensor, size_hw: tuple[int, int]) -> Tensor:
     """arg-max ẑ of crops B,C,k,l at their pixels B,K,L for `size_hw` K,L, interpolated in the same way."""
     enlarged = F.interpolate(_logarithms(probabilities), size=size_hw, mode="bilinear", align_corners=False)
-    return enlarged.max(dim=1).indices
+    return strongest(enlarged)
+
+
+def strongest(maps: Tensor) -> Tensor:
+    """arg-max over the classes of maps B,C,K,L: B,K,L int64, the first one of equals.
+
+    On a CPU a maximum without its place and a comparison take a quarter of `max`'s time with it: they are vectorised.
+    """
+    count = maps.shape[1]
+    ranks = torch.arange(count, 0, -1, device=maps.device, dtype=torch.uint8)  # the first class's is the highest
+    found = (maps == maps.amax(dim=1, keepdim=True)).view(torch.uint8) * ranks[:, None, None]
+    return (count - found.amax(dim=1).long()).clamp_max(count - 1)  # the last one where a NaN is
 
 
 def _logarithms(probabilities: Tensor) -> Tensor:
@@ -136,7 +146,7 @@ def student_view(crops: Tensor, ignored: Tensor, pasted: tuple[Tensor, Tensor, T
     own, labels = torch.ones_like(ignored), torch.full_like(ignored, IGNORE_ID, dtype=torch.long)
     if pasted is not None:
         images, source_labels, mask = pasted
-        crops = torch.where(mask[:, None], images, crops)
+        crops = torch.lerp(crops, images, mask[:, None].to(crops.dtype))  # 0 and 1 give either one exactly
         labels, own = torch.where(mask, source_labels, labels), ~mask
     return StudentView(images=crops, own=own, visible=own & ~ignored, pasted_labels=labels)
 
@@ -146,11 +156,13 @@ def class_weights(labels: Tensor, class_count: int, exponent: float) -> Tensor:
 
     Shares and mean are those of all ranks' labels.
     """
-    known = labels != IGNORE_ID
-    counts = total(torch.stack([(labels == index).sum() for index in range(class_count)])).float()  # C
+    flat, table = labels.flatten(), torch.zeros(IGNORE_ID + 1, device=labels.device)  # by id: nothing for the ignored
+    ids = torch.zeros(IGNORE_ID + 1, dtype=torch.long, device=labels.device)
+    counts = total(ids.scatter_add_(0, flat, torch.ones_like(flat))[:class_count]).float()  # C
     weights = (counts / counts.sum().clamp_min(1.0)).clamp_min(RAREST) ** -exponent
     mean = (weights * counts).sum() / counts.sum().clamp_min(1.0)
-    return (weights / mean.clamp_min(1e-6))[labels.clamp_max(class_count - 1)] * known
+    table[:class_count] = weights / mean.clamp_min(1e-6)
+    return table.index_select(0, flat).view_as(labels)
 
 
 def pixel_weights(
