@@ -108,6 +108,9 @@ METHODS = {
     "one_view": Method(
         title="CLST, ensemble of one view", settings=("adaptation.ensemble_mirror=false", "adaptation.ensemble_zoom=1")
     ),
+    "every4": Method(
+        title="CLST, ensemble in every fourth step", settings=("adaptation.ensemble_every=4",)
+    ),
     "batch_labels": Method(
         title="CLST, labels by each batch's statistics", settings=("adaptation.statistics_momentum=1",)
     ),
