@@ -46,6 +46,7 @@ PARTS = {
 
 def prepare(folder: Path, settings: tuple[str, ...]) -> Any:
     """A run on drawn scenes below `folder`; the scenes are made at the first call."""
+    from clst_train.acceleration import keep_memory
     from clst_train.data.camera_looks import LOOKS
     from clst_train.data.scenes import write_scenes
     from clst_train.logbook import Logbook
@@ -64,6 +65,7 @@ def prepare(folder: Path, settings: tuple[str, ...]) -> Any:
     source, target, _, classes = _open_data(config, None)
     device = _device(config.run.device)
     seed_everything(config.run.seed)
+    keep_memory()
     if config.run.threads:
         torch.set_num_threads(config.run.threads)
     return Run(

@@ -2,13 +2,16 @@
 
 import copy
 import os
+import platform
+import subprocess
+import sys
 
 import pytest
 import torch
 from torch import nn
 
 from clst_runtime.errors import MissingDependency
-from clst_train.acceleration import accelerate, check_compiler, compile_passes, repeat_exactly
+from clst_train.acceleration import accelerate, check_compiler, compile_passes, keep_memory, repeat_exactly
 from clst_train.config import RunConfig
 from clst_train.models.segmenter import Segmenter, TrainingOutputs
 from clst_train.optimisation import Descent, adamw
@@ -55,6 +58,33 @@ def test_the_same_bits_are_asked_of_cuda_alone_and_only_where_the_settings_say_s
     finally:
         torch.use_deterministic_algorithms(False)
         torch.utils.deterministic.fill_uninitialized_memory = True
+
+
+FAULTS = """
+import resource, torch
+from clst_train.acceleration import keep_memory
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(10):
+        torch.ones(16 << 20)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+given_back, able, first, kept = faults(), keep_memory(), faults(), faults()
+print(given_back, int(able), kept)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's allocator")
+def test_kept_memory_is_not_asked_of_the_system_again():
+    """Pages that ten tensors of 64 MiB, one after another, get from the system: by itself, and kept."""
+    done = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True)
+    given_back, able, kept = map(int, done.stdout.split())
+    assert able
+    assert kept < given_back / 10
+
+
+def test_another_c_library_keeps_its_ways(monkeypatch):
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert not keep_memory()
 
 
 def test_a_step_goes_down_the_gradient_and_forgets_it():

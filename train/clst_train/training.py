@@ -15,7 +15,7 @@ from clst_runtime.dataset import LabelledDataset, open_dataset
 from clst_runtime.errors import ConfigError, DataError, MissingDependency
 from clst_runtime.labels import ClassList, load_class_list
 from clst_runtime.optional import require
-from clst_train.acceleration import accelerate, repeat_exactly
+from clst_train.acceleration import accelerate, keep_memory, repeat_exactly
 from clst_train.adaptation_stage import adapt
 from clst_train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from clst_train.config import Config, ModelConfig, config_from_mapping, read_recipe, with_settings
@@ -180,6 +180,7 @@ def _train(folder: RunFolder, config: Config, point: Checkpoint | None, data: Da
 def _run_of(folder: RunFolder, config: Config, data: Data, device: torch.device) -> Run:
     source, target, validation, classes = data
     seed_everything(config.run.seed)
+    keep_memory()
     if config.run.threads:
         torch.set_num_threads(config.run.threads)
     require("cv2").setNumThreads(1)  # the loaders are what runs beside each other, not the rows of one picture
