@@ -122,7 +122,6 @@ def open_target(
     if not places:
         raise DataError("no target images: give --target a folder of images or a video of the new camera")
     files: list[Path] = []
-    folders: list[tuple[Path, list[Path]]] = []
     frames: list[Image] = []
     sizes: list[tuple[int, int]] = []
     remarks: list[str] = []
@@ -133,15 +132,13 @@ def open_target(
             frames.extend(read)
         else:
             found, told = ([place], []) if place.is_file() else images_of(place)
-            folders.append((place, found))
+            _check_no_labels(place, found)
             files.extend(found)
             remarks.extend(told)
     files, repeated = _each_once(files)
     if repeated:
         remarks.append(f"{repeated} target images have several names or lie in several places; each counts once")
     of_files, file_sizes = check_pictures(files, used_hw=input_hw)
-    for place, found in folders:
-        _check_no_labels(place, found)
     target = TargetImages(
         paths=(*files, *(None for _ in frames)),
         video_frames=dict(enumerate(frames, start=len(files))),
@@ -238,7 +235,7 @@ def _values_of_a_label(path: Path) -> int:
     try:
         picture = read_image(path)
     except DataError:
-        return 0  # damaged: told when it is its turn, as the many are that are not looked at
+        return 0  # damaged or not of 8 bits: told when it is its turn, as the many are that are not looked at
     colours = picture.astype(np.int32) @ np.array([1 << 16, 1 << 8, 1], np.int32)
     if colours.shape[1] < 2 or np.mean(colours[:, 1:] == colours[:, :-1]) < LABEL_FLATNESS:
         return 0
