@@ -242,7 +242,11 @@ def _whole(step: Callable[[int, Any], None], iteration: int, batch: Any) -> None
 
 
 def measure_manners(run: Any, batches: list[Any], rounds: int, steps: int, *, compiled: bool) -> dict[str, Any]:
-    """A plain step in each layout and precision, as a multiple of the one in fp32 with channels_last=off."""
+    """A plain step in each layout and precision, as a multiple of the one in fp32 with channels_last=off.
+
+    A CPU without them computes bf16 and fp16 very slowly, so there only one step a block is.
+    """
+    on_gpu = run.device.type == "cuda"
     manners: dict[str, tuple[str, ...]] = {
         "channels_last=off": ("run.channels_last=off", "run.precision=fp32"),
         "channels_last=on": ("run.channels_last=on", "run.precision=fp32"),
@@ -250,7 +254,8 @@ def measure_manners(run: Any, batches: list[Any], rounds: int, steps: int, *, co
         "fp16": ("run.channels_last=off", "run.precision=fp16"),
     }
     if compiled:
-        manners["compile"] = ("run.channels_last=off", "run.precision=fp32", "run.compile=true")
+        precision = "bf16" if on_gpu else "fp32"  # each device's usual one
+        manners[f"{precision}, compile"] = ("run.channels_last=off", f"run.precision={precision}", "run.compile=true")
     variants: dict[str, Callable[[], float]] = {}
     first = {}
     for name, settings in manners.items():
@@ -258,7 +263,7 @@ def measure_manners(run: Any, batches: list[Any], rounds: int, steps: int, *, co
         started = time.perf_counter()
         block(step, batches, 2)
         first[name] = round(time.perf_counter() - started, 2)
-        count = steps if name.startswith(("channels", "compile")) else 1
+        count = steps if on_gpu or name.startswith("channels") or "compile" in name else 1
         variants[name] = partial(block, step, batches, count)
     values = in_turns(variants, rounds)
     return {

@@ -45,6 +45,41 @@ def test_no_colour_change_leaves_the_image():
     assert (same == image).all()
 
 
+class Given:
+    """Random numbers that are given: the three strengths, then the balance; nothing is blurred."""
+
+    def __init__(self, strengths, balance):
+        self.draws = [np.array(strengths, float), np.array(balance, float), 1.0]
+
+    def uniform(self, low, high, count=None):
+        return self.draws.pop(0)
+
+    def random(self):
+        return 1.0
+
+
+@pytest.mark.parametrize(
+    ("strengths", "balance", "expected"),
+    [
+        ((1, 1, 1), (1, 1, 1), [[30, 60, 90], [10, 20, 60]]),
+        ((2, 1, 1), (1, 1, 1), [[60, 120, 180], [20, 40, 120]]),
+        ((1, 1, 0), (1, 1, 1), [[60, 60, 60], [30, 30, 30]]),  # no saturation: the mean of the three channels
+        ((1, 1, 2), (1, 1, 1), [[0, 60, 120], [0, 10, 90]]),  # twice as far from grey; -10 is cut off at 0
+        ((1, 2, 1), (1, 1, 1), [[15, 75, 135], [0, 0, 75]]),  # twice as far from the image's mean, 45
+        ((1, 1, 1), (2, 1, 0), [[60, 60, 0], [20, 20, 0]]),
+        ((4, 0, 1), (1, 1, 1), [[180, 180, 180], [180, 180, 180]]),  # no contrast: the mean after the brightness
+        ((1, 1, 0), (2, 1, 0), [[40, 40, 40], [13, 13, 13]]),  # grey is that of the balanced colours: 40/3 is rounded
+        ((9, 1, 1), (1, 1, 1), [[255, 255, 255], [90, 180, 255]]),
+    ],
+)
+def test_colours_change_by_brightness_contrast_saturation_and_balance(strengths, balance, expected):
+    """Counted by hand, the strengths in this order."""
+    image = np.array([[[30, 60, 90], [10, 20, 60]]], np.uint8)
+    varied = vary_colours(Given(strengths, balance), image, AugmentationConfig(colour=0.5, blur=0.0))
+    assert varied.dtype == np.uint8
+    assert np.abs(varied[0].astype(int) - expected).max() <= 1  # OpenCV's fixed point
+
+
 def test_source_training_may_have_a_strength_of_colours_of_its_own(tmp_path):
     """With 0 there its crops are the picture's own pixels; the adaptation goes by `augmentation.colour`."""
     dataset = open_dataset(write_labelled(tmp_path, count=2), split="val")
@@ -65,6 +100,9 @@ def test_half_of_the_classes_are_mixed_and_never_the_ignored():
     assert mask.sum() == 2
     assert not mask[0, 3]
     assert mixing_mask(np.random.default_rng(0), np.full((1, 2), 255, np.uint8), 255).sum() == 0
+    one = mixing_mask(np.random.default_rng(0), np.full((1, 2), 7, np.uint8), 255)
+    assert one.dtype == np.bool_
+    assert one.tolist() == [[True, True]]  # of one class the larger half is that one
 
 
 def test_prefetching_keeps_the_order_and_raises_what_went_wrong():

@@ -76,20 +76,23 @@ def vary_colours(rng: np.random.Generator, image: Image, settings: AugmentationC
     """Random brightness, contrast, saturation, colour balance and blur of an RGB image H,W,3."""
     strength = settings.colour
     brightness, contrast, saturation = rng.uniform(1 - strength, 1 + strength, 3)
-    balance = rng.uniform(1 - strength / 3, 1 + strength / 3, 3).astype(np.float32)
+    balance = rng.uniform(1 - strength / 3, 1 + strength / 3, 3) * brightness
     blurred, sigma = rng.random() < settings.blur, rng.uniform(0.3, 1.3)
+    cv2 = require("cv2")
     if strength > 0:
-        pixels = image.astype(np.float32) * (balance * np.float32(brightness))
-        centre = pixels.mean(dtype=np.float32)
-        grey = pixels.mean(axis=2, keepdims=True)
-        pixels = grey + (pixels - grey) * np.float32(saturation)
-        pixels = centre + (pixels - centre) * np.float32(contrast)
-        image = np.clip(pixels, 0, 255).astype(np.uint8)
-    return np.asarray(require("cv2").GaussianBlur(image, (0, 0), sigma)) if blurred else image
+        # All of it is one affine map of a pixel's colour, so that it is rounded and clipped once.
+        towards_grey = saturation * np.eye(3) + (1 - saturation) / 3  # 3,3
+        centre = np.mean(np.array(cv2.mean(image)[:3]) * balance)
+        shift = np.full((3, 1), (1 - contrast) * centre)
+        image = np.asarray(cv2.transform(image, np.hstack([contrast * towards_grey * balance, shift])))
+    return np.asarray(cv2.GaussianBlur(image, (0, 0), sigma)) if blurred else image
 
 
 def mixing_mask(rng: np.random.Generator, labels: Image, ignore_id: int) -> npt.NDArray[np.bool_]:
     """K,L: the pixels of a random half of the classes in a source label (ClassMix); no labels, no pixels."""
-    present = [int(value) for value in np.unique(labels) if value != ignore_id]
-    chosen = rng.permutation(present)[: (len(present) + 1) // 2]
-    return np.isin(labels, chosen)
+    cv2 = require("cv2")
+    seen = np.flatnonzero(cv2.calcHist([labels], [0], None, [256], [0, 256]))
+    present = [value for value in seen if value != ignore_id]
+    chosen = np.zeros(256, np.uint8)
+    chosen[rng.permutation(present)[: (len(present) + 1) // 2].astype(int)] = 1
+    return np.asarray(cv2.LUT(labels, chosen)).view(np.bool_)

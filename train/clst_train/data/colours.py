@@ -33,8 +33,8 @@ class Colours:
 
 def colours_of(image: Image) -> Colours:
     """The colours of an RGB image H,W,3."""
-    pixels = _lab(image).reshape(-1, 3)
-    return Colours(mean=pixels.mean(axis=0), spread=pixels.std(axis=0))
+    mean, spread = require("cv2").meanStdDev(_lab(image))
+    return Colours(mean=mean.reshape(3).astype(np.float32), spread=spread.reshape(3).astype(np.float32))
 
 
 def with_colours(image: Image, own: Colours, other: Colours, strength: float) -> Image:
