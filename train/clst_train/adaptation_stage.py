@@ -88,6 +88,8 @@ def _begun(run: Run, resume: Checkpoint | None) -> tuple[Learner, Descent]:
     elif settings.teacher != "none":
         with together(), each_alone():
             learner.diagnostics.begin(run.segmenter, _start_batches(run), run.autocast)
+        if learner.alignment is not None:
+            learner.alignment.begin(learner.diagnostics.start)
     with together():
         run.logbook.forget_after(ADAPTED, resume.iteration if resume is not None else 0)
     return learner, descent

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from clst_runtime.errors import ClstError, ModelFileError
+from clst_train.alignment import DistributionAlignment
 from clst_train.batchnorm import FollowedStatistics
 from clst_train.checkpoint import Checkpoint, save_checkpoint
 from clst_train.data.target import TargetImages
@@ -47,12 +48,18 @@ def learner_of(run: Run, target: TargetImages, resume: Checkpoint | None) -> Lea
         settings=settings,
         device=run.device,
         autocast=run.autocast,
+        alignment=_alignment(run),
         distiller=_distiller(run),
         diagnostics=Diagnostics(len(target), len(run.classes), (probe.shape[2], probe.shape[3]), run.device),
         statistics=FollowedStatistics(segmenter, settings.statistics_momentum),
         mean_teacher=MeanTeacher(segmenter, settings.teacher_momentum) if settings.teacher == "mean_teacher" else None,
         passes=passes_of(segmenter, projection, auxiliary_weight=settings.auxiliary_weight),
     )
+
+
+def _alignment(run: Run) -> DistributionAlignment | None:
+    strength = run.config.adaptation.distribution_alignment
+    return DistributionAlignment(strength, len(run.classes), run.device) if strength > 0 else None
 
 
 def _distiller(run: Run) -> Distiller | None:
@@ -104,6 +111,7 @@ def _state(learner: Learner, descent: Descent, ensemble: dict[str, Any]) -> dict
         "projection": learner.projection.state_dict(),
         "prototypes": learner.prototypes.state_dict(),
         "ensemble": ensemble,
+        "alignment": learner.alignment.state_dict() if learner.alignment is not None else None,
         "distiller": learner.distiller.sha256 if learner.distiller is not None else "",
         "diagnostics": learner.diagnostics.state_dict(),
         "statistics": learner.statistics.state_dict() if learner.statistics is not None else None,
@@ -119,7 +127,9 @@ def restore_state(run: Run, learner: Learner, descent: Descent, resume: Checkpoi
     """
     state = resume.training_state or {}
     lacking = [
-        name for name in ("descent", "diagnostics", "statistics", "mean_teacher", "distiller") if name not in state
+        name
+        for name in ("descent", "diagnostics", "statistics", "mean_teacher", "alignment", "distiller")
+        if name not in state
     ]
     if lacking:
         raise ModelFileError(
@@ -133,6 +143,8 @@ def restore_state(run: Run, learner: Learner, descent: Descent, resume: Checkpoi
         learner.statistics.load_state_dict(state["statistics"])
     if learner.mean_teacher is not None:
         learner.mean_teacher.load_state_dict(state["mean_teacher"])
+    if learner.alignment is not None:
+        learner.alignment.load_state_dict(state["alignment"])
     if learner.distiller is not None and learner.distiller.sha256 != state["distiller"]:
         raise ClstError(
             f"adaptation.distil_from = {run.config.adaptation.distil_from!r} is another file than the run began with; "

@@ -195,6 +195,9 @@ class AdaptationConfig:
     """Weight of the entropy of target predictions, minimised directly; 0 = off."""
     class_balance: float = 0.0
     """Exponent γ: a target pixel of class c weighs max(its share in the batch, 1 %)^−γ; 0 = all alike."""
+    distribution_alignment: float = 0.0
+    """How firmly the pseudo-labels' class shares are held at those that the network predicts at the start: ẑ_c times
+    (share at the start / share now) to this power; 0 = not at all, 1 = fully."""
     auxiliary_weight: float = 0.0
     """Weight of the auxiliary head's source and target losses, for networks that have one; 0 = not trained here."""
     distil_from: str = ""
@@ -226,7 +229,8 @@ class AdaptationConfig:
             _need(0 <= getattr(self, name) < 1, f"adaptation.{name} = {getattr(self, name)}; give 0 up to below 1")
         for name in (
             *("self_training_weight", "contrastive_weight", "entropy_weight"),
-            *("auxiliary_weight", "distil_weight", "class_balance", "probability_exponent"),
+            *("auxiliary_weight", "distil_weight", "class_balance", "distribution_alignment"),
+            "probability_exponent",
         ):
             _need(getattr(self, name) >= 0, f"adaptation.{name} = {getattr(self, name)}; give 0 or more")
         self._check_teacher()

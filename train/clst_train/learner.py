@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from clst_train.alignment import DistributionAlignment
 from clst_train.batchnorm import FollowedStatistics
 from clst_train.config import AdaptationConfig
 from clst_train.diagnostics import Diagnostics
@@ -46,6 +47,8 @@ class Learner:
     """BatchNorm statistics by which whole images are predicted; None = the network's running ones."""
     mean_teacher: MeanTeacher | None = None
     """Speaks in the ensemble's place when `settings.teacher` says so."""
+    alignment: DistributionAlignment | None = None
+    """Holds the class shares of what the teacher says; None = they go where they go."""
     distiller: Distiller | None = None
     """Another adapted network to learn from as well."""
     passes: nn.Module | None = None

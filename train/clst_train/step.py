@@ -63,6 +63,8 @@ def adaptation_step(
         of_target, target_projections = learner.passed(view.images)
     if lesson is None:
         lesson = _lesson_on_crops(learner, target, view, of_target.logits)
+    if learner.alignment is not None:
+        lesson = learner.alignment.aligned(lesson)
     labels = view.labels(_pseudo_labels(lesson, target, view))  # (3) every pixel has one, no confidence threshold
     with learner.autocast:
         source_means = _means(learner, source_projections, source_labels)
