@@ -16,6 +16,16 @@ def test_two_cells_on_four_places_by_hand():
     assert taps(4, 2, start=4, length=4, whole=8)[0].tolist() == [0.375, 0.625]
 
 
+def test_several_parts_at_once_are_each_as_alone():
+    """The whole mirrored, the right half, and the right half mirrored."""
+    whole, part = {"start": 0, "length": 8, "whole": 8}, {"start": 4, "length": 4, "whole": 8}
+    alone = [taps(4, 2, **whole, mirrored=True), taps(4, 2, **part), taps(4, 2, **part, mirrored=True)]
+    together = taps(4, 2, start=[0, 4, 4], length=[8, 4, 4], whole=[8, 8, 8], mirrored=[True, False, True])
+    assert together.shape == (3, 4, 2)
+    assert together.tolist() == torch.stack(alone).tolist()
+    assert together[2][3].tolist() == [0.375, 0.625]
+
+
 @pytest.mark.parametrize(
     ("cells", "size_hw"), [((3, 5), (24, 40)), ((3, 5), (25, 33)), ((8, 6), (3, 5)), ((1, 1), (4, 4))]
 )

@@ -7,6 +7,7 @@ Legend: N images, C channels, h,w rows and columns of the maps, H,W of what is m
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 import torch
@@ -14,16 +15,25 @@ from torch import Tensor
 
 
 def taps(
-    count: int, cells: int, *, start: float = 0, length: float = 1, whole: float = 1, mirrored: bool = False
+    count: int,
+    cells: int,
+    *,
+    start: float | Sequence[float] = 0,
+    length: float | Sequence[float] = 1,
+    whole: float | Sequence[float] = 1,
+    mirrored: bool | Sequence[bool] = False,
 ) -> Tensor:
-    """count,cells weights of the cells along one axis for `count` places.
+    """count,cells weights of the cells along one axis for `count` places, or N,count,cells where N are asked for.
 
     The places share out evenly a part of `length` from `start` on, of a `whole` that the cells share out evenly. The
     weight of a cell falls from 1 at its centre to 0 at its neighbours'; beyond the outermost centres theirs is 1.
     """
-    places = (start + (torch.arange(count) + 0.5) * (length / count)) * (cells / whole) - 0.5
-    places = places.flip(0) if mirrored else places
-    distance = (places.clamp(0, cells - 1)[:, None] - torch.arange(cells)).abs()
+    first = torch.tensor(start, dtype=torch.float32)[..., None]
+    step, scale = (torch.tensor(each, dtype=torch.float64)[..., None] for each in (length, whole))
+    step, scale = (step / count).float(), (cells / scale).float()
+    places = (first + (torch.arange(count) + 0.5) * step) * scale - 0.5
+    places = torch.where(torch.tensor(mirrored)[..., None], places.flip(-1), places)
+    distance = (places.clamp(0, cells - 1)[..., None] - torch.arange(cells)).abs()
     return (1.0 - distance).clamp_min(0.0)
 
 

@@ -60,6 +60,7 @@ class Prototypes:
         self.momentum = momentum
         self.sums = torch.zeros(class_count, width, device=device)  # C,D
         self.weights = torch.zeros(class_count, device=device)  # C
+        self._vectors = self.sums
 
     @property
     def seen(self) -> Tensor:
@@ -68,7 +69,7 @@ class Prototypes:
 
     def vectors(self) -> Tensor:
         """C,D unit vectors; zero for classes never seen."""
-        return F.normalize(self.sums, dim=1, eps=1e-12)
+        return self._vectors
 
     @torch.no_grad()
     def update(self, batch: ClassMeans) -> None:
@@ -80,6 +81,7 @@ class Prototypes:
         # Sum and weight decay together, so that sums / weights is free of a start-up bias.
         self.sums = keep[:, None] * self.sums + (1.0 - keep)[:, None] * mean
         self.weights = keep * self.weights + (1.0 - keep)
+        self._normalise()
 
     def state_dict(self) -> dict[str, Tensor]:
         """What a checkpoint needs to go on exactly."""
@@ -89,3 +91,8 @@ class Prototypes:
         """Go on from a checkpoint's state."""
         self.sums = state["sums"].to(self.sums)
         self.weights = state["weights"].to(self.weights)
+        self._normalise()
+
+    def _normalise(self) -> None:
+        """Once a step, though they are asked for several times."""
+        self._vectors = F.normalize(self.sums, dim=1, eps=1e-12)

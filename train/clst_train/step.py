@@ -67,8 +67,10 @@ def adaptation_step(
         lesson = learner.alignment.aligned(lesson)
     labels = view.labels(_pseudo_labels(lesson, target, view))  # (3) every pixel has one, no confidence threshold
     with learner.autocast:
-        source_means = _means(learner, source_projections, source_labels)
-        target_means = _means(learner, target_projections, labels.masked_fill(~view.own, IGNORE_ID))  # (4)
+        own_labels = labels.masked_fill(~view.own, IGNORE_ID)
+        source_means, target_means = _means(  # (4)
+            learner, (source_projections, target_projections), (source_labels, own_labels)
+        )
     learner.prototypes.update(source_means)  # (5)
 
     trust = trust_of(learner, lesson, target, view)
@@ -198,6 +200,11 @@ def _further_terms(
         yield "distillation", settings.distil_weight, distillation_loss(logits, taught, cells, temperature)
 
 
-def _means(learner: Learner, projections: Tensor, labels: Tensor) -> ClassMeans:
-    strided = labels_at_stride(labels, (projections.shape[2], projections.shape[3]))
-    return class_means(projections.float(), strided, learner.segmenter.class_count, learner.settings.minimum_pixels)
+def _means(learner: Learner, projections: tuple[Tensor, Tensor], labels: tuple[Tensor, Tensor]) -> list[ClassMeans]:
+    """Class means of both domains' projections B,D,h,w by labels B,K,L, made together."""
+    both = torch.cat(projections).float()
+    strided = labels_at_stride(torch.cat(labels), (both.shape[2], both.shape[3]))
+    found = class_means(both, strided, learner.segmenter.class_count, learner.settings.minimum_pixels)
+    counts = [len(each) for each in projections]
+    parts = zip(torch.split(found.means, counts), torch.split(found.present, counts), strict=True)
+    return [ClassMeans(means=means, present=present) for means, present in parts]

@@ -6,6 +6,7 @@ Legend: B images, C classes, K,L rows and columns of a crop, h,w at output strid
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -86,23 +87,34 @@ def seen_through(maps: Tensor, views: tuple[Geometry, ...], size_hw: tuple[int, 
     but only the crop's own pixels are computed, rows and columns each by a matrix product.
     """
     (images, classes, map_rows, map_columns), (rows, columns) = maps.shape, size_hw
-    vertical = [taps(rows, map_rows, start=view.top, length=view.crop_hw[0], whole=view.zoomed_hw[0]) for view in views]
-    across = [
-        taps(
-            columns,
-            map_columns,
-            start=view.left,
-            length=view.crop_hw[1],
-            whole=view.zoomed_hw[1],
-            mirrored=view.mirrored,
-        )
-        for view in views
-    ]
-    down, right = (to_device(torch.stack(each).numpy(), maps.device) for each in (vertical, across))  # B,K,h; B,L,w
+    down, right = _taps_of(views, size_hw, (map_rows, map_columns), maps.device)  # B,K,h; B,L,w
     with torch.autocast(maps.device.type, enabled=False):
         wide = maps.float().transpose(1, 2).reshape(images, map_rows * classes, map_columns) @ right.transpose(1, 2)
         seen = down @ wide.view(images, map_rows, classes * columns)
     return seen.view(images, rows, classes, columns).transpose(1, 2)
+
+
+@lru_cache(maxsize=4)  # labels and their weights are seen through the same crops
+def _taps_of(
+    views: tuple[Geometry, ...], size_hw: tuple[int, int], map_hw: tuple[int, int], device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Weights B,K,h of a map's rows and B,L,w of its columns, for crops of `size_hw` K,L."""
+    down = taps(
+        size_hw[0],
+        map_hw[0],
+        start=[view.top for view in views],
+        length=[view.crop_hw[0] for view in views],
+        whole=[view.zoomed_hw[0] for view in views],
+    )
+    right = taps(
+        size_hw[1],
+        map_hw[1],
+        start=[view.left for view in views],
+        length=[view.crop_hw[1] for view in views],
+        whole=[view.zoomed_hw[1] for view in views],
+        mirrored=[view.mirrored for view in views],
+    )
+    return to_device(down.numpy(), device), to_device(right.numpy(), device)
 
 
 def pseudo_labels_of(probabilities: Tensor, views: tuple[Geometry, ...]) -> Tensor:
