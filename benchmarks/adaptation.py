@@ -105,6 +105,7 @@ METHODS = {
     "no_balance": Method(
         title="CLST without class balance", settings=("adaptation.class_balance=0", OWN_COLOURS)
     ),
+    "aligned": Method(title="CLST + distribution alignment", settings=("adaptation.distribution_alignment=1",)),
     "one_view": Method(
         title="CLST, ensemble of one view", settings=("adaptation.ensemble_mirror=false", "adaptation.ensemble_zoom=1")
     ),

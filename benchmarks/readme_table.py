@@ -117,8 +117,7 @@ def further_tables() -> str:
     for path in sorted((HERE / "results").glob("*.json")):
         result = json.loads(path.read_text())
         if "methods" in result and path.stem != result["name"]:
-            more = ablation_lines if "clst" in result["methods"] else untrained_lines
-            lines.extend((f"## {path.stem}", "", *more(result), "", measured_where(result, path.stem), ""))
+            lines.extend((f"## {path.stem}", "", *ablation_lines(result), "", measured_where(result, path.stem), ""))
     return "\n".join(lines[:-1])
 
 
@@ -131,7 +130,7 @@ def ablation_lines(result: dict[str, Any]) -> list[str]:
         headers += ["of merged groups", "CLST ahead by"]
     budget = f"{result['source_steps']} steps of source training, {result['steps']} of adaptation"
     lines = [
-        f"{result['title']}, {budget}, {'one seed' if seeds == 1 else f'{seeds} seeds'}:",
+        f"{result['title']}, {result['size']}, {budget}, {'one seed' if seeds == 1 else f'{seeds} seeds'}:",
         "",
         f"| {' | '.join(headers)} |",
         "|---" * len(headers) + "|",
@@ -141,15 +140,6 @@ def ablation_lines(result: dict[str, Any]) -> list[str]:
         if merged is not None:
             cells += [cell(merged[name]), lead(merged[name])]
         lines.append(f"| {' | '.join(cells)} |")
-    return lines
-
-
-def untrained_lines(result: dict[str, Any]) -> list[str]:
-    """What source networks alone reach, made by benchmarks/adaptation.py without methods."""
-    batch = next((text.split("=")[1] for text in result["settings"] if text.startswith("source.batch=")), "8")
-    words = f"{result['source_steps']} steps of source training with batches of {batch}"
-    lines = [f"{result['title']}, {result['size']}, {words}:", "", "| | mIoU | seeds |", "|---|---|---|"]
-    lines += [f"| {each['title']} | {cell(each)} | {len(each['seeds'])} |" for each in result["methods"].values()]
     return lines
 
 
