@@ -83,7 +83,8 @@ def lines_of(path):
 def test_a_signal_is_a_clean_end_with_a_report(running, rgb_model, tmp_path, number, words):
     out = tmp_path / "out"
     run = running(rgb_model, "--out", out, "--deadline-ms", "1000", "--json", "--statistics-every", "0.2")
-    run.give_until(lambda: len(lines_of(out / "frames.jsonl")) > 20)
+    # the first statistics may come later than twenty frames
+    run.give_until(lambda: len(lines_of(out / "frames.jsonl")) > 20 and lines_of(out / "statistics.jsonl"))
     code, told, errors = run.end(number)
     assert code == 0, errors
     facts = json.loads(told)
