@@ -387,6 +387,10 @@ def test_a_distiller_of_other_classes_or_none_at_all_is_refused(tmp_path):
         ({"distil_temperature": 0.0}, "distil_temperature = 0.0; give a positive number"),
         ({"class_balance": -1.0}, "class_balance = -1.0; give 0 or more"),
         ({"distribution_alignment": -0.5}, "distribution_alignment = -0.5; give 0 or more"),
+        (
+            {"teacher": "none", "self_training_weight": 0, "contrastive_weight": 0, "distribution_alignment": 1},
+            "distribution_alignment = 1 needs pseudo-labels",
+        ),
         ({"probability_exponent": -1.0}, "probability_exponent = -1.0; give 0 or more"),
         ({"entropy_weight": -0.1}, "entropy_weight = -0.1; give 0 or more"),
     ],

@@ -250,7 +250,7 @@ class AdaptationConfig:
         _need(self.ensemble_every >= 1, f"adaptation.ensemble_every = {self.ensemble_every}; give 1 or more")
         for name in ("teacher_momentum", "confidence_threshold"):
             _need(0 <= getattr(self, name) < 1, f"adaptation.{name} = {getattr(self, name)}; give 0 up to below 1")
-        for name in ("self_training_weight", "contrastive_weight"):
+        for name in ("self_training_weight", "contrastive_weight", "distribution_alignment"):
             _need(
                 self.teacher != "none" or getattr(self, name) == 0,
                 f"adaptation.{name} = {getattr(self, name)} needs pseudo-labels, but adaptation.teacher is none; "
