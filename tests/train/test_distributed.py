@@ -40,26 +40,30 @@ def passed(net, images):
     return mean_over((out * above).pow(2).sum(), above.sum().float())
 
 
+def part_of_two(here, rank, folder):
+    assert is_split()
+    net = network()
+    synchronise_norms(net)
+    whole = nn.parallel.DistributedDataParallel(net, broadcast_buffers=False)
+    images = batch()[here.part(4, where="batch")]
+    loss = passed(whole, images)
+    loss.backward()
+    counted = torch.tensor([1.0 + rank])
+    told = averaged_over_ranks({"loss": loss.detach(), "rank": torch.tensor(float(rank))})
+    wait_for_all()
+    torch.save(
+        {"state": net.state_dict(), "gradients": [p.grad for p in net.parameters()], "total": total(counted),
+         "own": counted, "told": told},
+        folder / f"{rank}.pt",
+    )  # fmt: skip
+
+
 def one_of_two(rank, folder, port):
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1",
                    "MASTER_PORT": str(port)}  # fmt: skip
     torch.set_num_threads(1)
     with process_group(torch.device("cpu")) as here:
-        assert is_split()
-        net = network()
-        synchronise_norms(net)
-        whole = nn.parallel.DistributedDataParallel(net, broadcast_buffers=False)
-        images = batch()[here.part(4, where="batch")]
-        loss = passed(whole, images)
-        loss.backward()
-        counted = torch.tensor([1.0 + rank])
-        told = averaged_over_ranks({"loss": loss.detach(), "rank": torch.tensor(float(rank))})
-        wait_for_all()
-        torch.save(
-            {"state": net.state_dict(), "gradients": [p.grad for p in net.parameters()], "total": total(counted),
-             "own": counted, "told": told},
-            folder / f"{rank}.pt",
-        )  # fmt: skip
+        part_of_two(here, rank, folder)  # what holds the group is gone when it ends
     assert not distributed.is_initialized()
 
 

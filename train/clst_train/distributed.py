@@ -5,6 +5,7 @@ Outside `torchrun` there is one rank, and everything here is the identity. Legen
 
 from __future__ import annotations
 
+import gc
 import itertools
 import os
 from collections.abc import Iterator
@@ -92,6 +93,7 @@ def process_group(device: torch.device) -> Iterator[Ranks]:
                 )
         yield here
     finally:
+        gc.collect()  # a wrapped network in a circle would keep the group's threads to the end of the interpreter
         distributed.destroy_process_group()
 
 
