@@ -254,6 +254,30 @@ def test_an_ensemble_of_crops_asks_for_nothing_more_and_leaves_pasted_and_ignore
     assert (stored[hidden] == 0).all()
 
 
+def test_an_ensemble_of_crops_takes_in_nothing_of_what_the_student_does_not_see():
+    one, (source, target) = learner(ensemble_view="crops", class_mix=False), batches()
+    hidden = np.zeros_like(target.ignored)
+    hidden[:, :, :2] = True
+    adaptation_step(one, source, dataclasses.replace(target, hidden=hidden), target_weight=1.0)
+    stored = torch.from_numpy(one.ensemble.read(target.indices)).sum(1)  # B,h,w
+    assert (stored[:, :, :2] == 0).all()
+    assert torch.allclose(stored[:, :, 2:], torch.ones(2, 4, 4), atol=1e-3)
+
+
+def test_what_is_hidden_is_learnt_from_its_label_all_the_same():
+    """With the whole crop hidden the network sees one colour and is still told the ensemble's labels of the picture."""
+    one, two = (learner(class_mix=False, contrastive_weight=0.0) for _ in range(2))
+    source, target = batches()
+    hidden = np.ones_like(target.ignored)
+    masked = adaptation_step(one, source, dataclasses.replace(target, hidden=hidden), target_weight=1.0)
+    plain = adaptation_step(two, source, target, target_weight=1.0)
+    assert torch.equal(masked.pseudo_labels, plain.pseudo_labels)
+    assert (one.ensemble.read(target.indices) == two.ensemble.read(target.indices)).all()
+    grey = two.segmenter.train().training_outputs(torch.zeros(2, 3, 4, 6)).logits.detach()
+    expected = F.cross_entropy(grey, plain.pseudo_labels)
+    assert masked.parts["self_training"].item() == pytest.approx(expected.item(), abs=1e-5)
+
+
 def test_the_auxiliary_head_learns_of_both_cameras_when_it_is_asked_to():
     """0.4 of its source loss joins the source's, 0.4 of its target loss the self-training's; 0 gives no gradient."""
     source, target = batches()

@@ -25,7 +25,7 @@ OPTIONS = {
     ),
     "ensemble": (
         *("adaptation.ensemble_every=2", "data.rare_class_sampling=0.1", "adaptation.class_balance=0.5"),
-        "adaptation.distribution_alignment=1",
+        *("adaptation.distribution_alignment=1", "augmentation.masked_crops=0.5"),
         *("adaptation.auxiliary_weight=0.4", "adaptation.distil_weight=0.5", "adaptation.distil_temperature=2.0"),
     ),
     "crops": ("adaptation.ensemble_view=crops",),

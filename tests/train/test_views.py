@@ -80,6 +80,18 @@ def test_pasted_pixels_bring_their_labels_and_the_ignore_mask_hides_the_rest():
     assert plain.own.all()
 
 
+def test_hidden_pixels_are_not_seen_but_keep_their_labels():
+    """Four pixels: hidden, plain, hidden under what is pasted, hidden and ignored."""
+    ignored = torch.tensor([[[False, False, False, True]]])
+    pasted = (torch.full((1, 3, 1, 4), 9.0), torch.full((1, 1, 4), 2), torch.tensor([[[False, False, True, False]]]))
+    hidden = torch.tensor([[[True, False, True, True]]])
+    view = student_view(torch.full((1, 3, 1, 4), 5.0), ignored, pasted, hidden)
+    assert view.images[0, 0].tolist() == [[0.0, 5.0, 0.0, 0.0]]
+    assert view.labels(torch.ones(1, 1, 4, dtype=torch.long)).tolist() == [[[1, 1, 2, 255]]]
+    assert view.visible.tolist() == [[[True, True, False, False]]]
+    assert view.shown.tolist() == [[[False, True, False, False]]]
+
+
 def test_weights_of_classes_are_counted_by_hand():
     """Shares 3/4 and 1/4 at γ = 1: 4/3 and 4, mean (3·4/3 + 4)/4 = 2, so 2/3 and 2; ignored pixels weigh 0."""
     labels = torch.tensor([[[0, 0, 0, 1, 255]]])

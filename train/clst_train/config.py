@@ -280,6 +280,13 @@ class AugmentationConfig:
     """… only where the mean colours of the two cameras' images are further apart, in their spreads; 0 = always."""
     aspect: float = 0.0
     """Random stretch of rows against columns, at most by the factor 1 + aspect either way; 0 = none."""
+    masked_crops: float = 0.0
+    """Probability that a target crop is masked: what its squares hide is to be told from what is around them; 0 =
+    none is."""
+    masked_share: float = 0.5
+    """Probability of each square of a masked crop to be hidden."""
+    masked_square: int = 0
+    """Side of the squares in pixels; 0 = a sixth of the crop's shorter side."""
 
     def __post_init__(self) -> None:
         low, high = self.scale
@@ -296,6 +303,15 @@ class AugmentationConfig:
             f"augmentation.least_colour_shift = {self.least_colour_shift}; give 0 or more",
         )
         _need(0 <= self.blur <= 1, f"augmentation.blur = {self.blur}; give a probability")
+        _need(0 <= self.masked_crops <= 1, f"augmentation.masked_crops = {self.masked_crops}; give a probability")
+        _need(
+            0 <= self.masked_share < 1,
+            f"augmentation.masked_share = {self.masked_share}; give a probability below 1, else nothing is seen",
+        )
+        _need(
+            self.masked_square >= 0,
+            f"augmentation.masked_square = {self.masked_square}; give pixels, or 0 for a sixth of the crop",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

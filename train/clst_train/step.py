@@ -135,9 +135,9 @@ def _said_of(learner: Learner, network: Segmenter, target: TargetBatch, view: Wh
 
 
 def _lesson_on_crops(learner: Learner, target: TargetBatch, view: StudentView, logits: Tensor) -> Lesson:
-    """The ensemble moved by the student's own predictions B,C,k,l, in the cells that show the target itself."""
+    """The ensemble moved by the student's own predictions B,C,k,l, in the cells where it sees the target itself."""
     now = logits.detach().float().softmax(dim=1)
-    visible = at_stride(view.visible, (now.shape[2], now.shape[3]))
+    visible = at_stride(view.shown, (now.shape[2], now.shape[3]))
     averaged = learner.ensemble.update_views(target.indices, now, target.geometries, visible)
     return Lesson(averaged=averaged, current=now, hidden=~visible, of_crops=True)
 
@@ -156,7 +156,8 @@ def _student_view(
     pasted, count = None, len(target.crops)
     if learner.settings.class_mix:
         pasted = (labelled[0][:count], labelled[1][:count], learner.plain(source.mixing[:count]))
-    return student_view(learner.tensor(target.crops), learner.plain(target.ignored), pasted)
+    hidden = None if target.hidden is None else learner.plain(target.hidden)
+    return student_view(learner.tensor(target.crops), learner.plain(target.ignored), pasted, hidden)
 
 
 def trust_of(learner: Learner, lesson: Lesson, target: TargetBatch, view: StudentView) -> Tensor | None:

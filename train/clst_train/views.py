@@ -64,16 +64,23 @@ def whole_view(iteration: int, largest_zoom: float, *, mirror: bool) -> WholeVie
 
 @dataclass(frozen=True, kw_only=True)
 class StudentView:
-    """Target crops, perhaps with classes of source images pasted into them (ClassMix)."""
+    """Target crops, perhaps with classes of source images pasted into them (ClassMix), perhaps masked."""
 
     images: Tensor
-    """B,3,K,L normalised."""
+    """B,3,K,L normalised; what is hidden is 0, the mean colour."""
     own: Tensor
     """B,K,L bool: pixels of the target image itself."""
     visible: Tensor
     """B,K,L bool: those of them that neither the ignore mask covers nor a letterbox's padding is."""
     pasted_labels: Tensor
     """B,K,L: source labels of the pasted pixels, `IGNORE_ID` elsewhere."""
+    hidden: Tensor | None = None
+    """B,K,L bool: pixels that the network does not see; they keep their labels. None = it sees all."""
+
+    @property
+    def shown(self) -> Tensor:
+        """B,K,L bool: pixels where the network sees the target itself."""
+        return self.visible if self.hidden is None else self.visible & ~self.hidden
 
     def labels(self, pseudo_labels: Tensor) -> Tensor:
         """B,K,L: pseudo-labels B,K,L where the target is visible, source labels where pasted, else `IGNORE_ID`."""
@@ -147,20 +154,25 @@ def _logarithms(probabilities: Tensor) -> Tensor:
     return probabilities.float().clamp_min(LEAST_PROBABILITY).log()
 
 
-def student_view(crops: Tensor, ignored: Tensor, pasted: tuple[Tensor, Tensor, Tensor] | None) -> StudentView:
+def student_view(
+    crops: Tensor, ignored: Tensor, pasted: tuple[Tensor, Tensor, Tensor] | None, hidden: Tensor | None = None
+) -> StudentView:
     """Put a view together.
 
     Args:
         crops: B,3,K,L normalised target crops.
         ignored: B,K,L bool, under the ignore mask or in the padding.
         pasted: source images B,3,K,L, their labels B,K,L and which of their pixels to paste B,K,L; None = none.
+        hidden: B,K,L bool, pixels that the network shall not see, pasted ones among them; None = it sees all.
     """
     own, labels = torch.ones_like(ignored), torch.full_like(ignored, IGNORE_ID, dtype=torch.long)
     if pasted is not None:
         images, source_labels, mask = pasted
         crops = torch.lerp(crops, images, mask[:, None].to(crops.dtype))  # 0 and 1 give either one exactly
         labels, own = torch.where(mask, source_labels, labels), ~mask
-    return StudentView(images=crops, own=own, visible=own & ~ignored, pasted_labels=labels)
+    if hidden is not None:
+        crops = crops.masked_fill(hidden[:, None], 0.0)
+    return StudentView(images=crops, own=own, visible=own & ~ignored, pasted_labels=labels, hidden=hidden)
 
 
 def class_weights(labels: Tensor, class_count: int, exponent: float) -> Tensor:

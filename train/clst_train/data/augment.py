@@ -88,6 +88,19 @@ def vary_colours(rng: np.random.Generator, image: Image, settings: AugmentationC
     return np.asarray(cv2.GaussianBlur(image, (0, 0), sigma)) if blurred else image
 
 
+def hiding_mask(
+    rng: np.random.Generator, crop_hw: tuple[int, int], settings: AugmentationConfig
+) -> npt.NDArray[np.bool_]:
+    """K,L: the pixels of a crop that are hidden from the network, in squares (masked images, Hoyer et al. 2023,
+    https://arxiv.org/abs/2212.01322); False everywhere in crops that are not masked. The last row and column of
+    squares may be cut."""
+    if rng.random() >= settings.masked_crops:
+        return np.zeros(crop_hw, bool)
+    side = settings.masked_square or max(1, min(crop_hw) // 6)
+    squares = rng.random((-(-crop_hw[0] // side), -(-crop_hw[1] // side))) < settings.masked_share
+    return np.kron(squares, np.ones((side, side), bool))[: crop_hw[0], : crop_hw[1]]
+
+
 def mixing_mask(rng: np.random.Generator, labels: Image, ignore_id: int) -> npt.NDArray[np.bool_]:
     """K,L: the pixels of a random half of the classes in a source label (ClassMix); no labels, no pixels."""
     cv2 = require("cv2")

@@ -18,7 +18,7 @@ from clst_runtime.dataset import LabelledDataset
 from clst_runtime.frames import PADDING_RGB, Content
 from clst_runtime.labels import IGNORE_ID
 from clst_train.config import AugmentationConfig, Config
-from clst_train.data.augment import Geometry, draw_geometry, mixing_mask, vary_colours
+from clst_train.data.augment import Geometry, draw_geometry, hiding_mask, mixing_mask, vary_colours
 from clst_train.data.colours import colours_of, with_colours
 from clst_train.data.fitting import fitted
 from clst_train.data.sampling import RareClasses, geometry_showing
@@ -58,6 +58,8 @@ class TargetBatch:
     """B,H,W the same of the whole images; None = nothing is."""
     all_indices: npt.NDArray[np.int64] | None = None
     """Positions of the images of all ranks' parts, in the order of the ranks; None = there is no other part."""
+    hidden: npt.NDArray[np.bool_] | None = None
+    """B,K,L pixels that the network shall not see, though they have labels; None = it sees all."""
 
     @property
     def shared_indices(self) -> npt.NDArray[np.int64]:
@@ -152,15 +154,16 @@ def target_batch(target: TargetImages, config: Config, iteration: int, *, part: 
     size = min(config.adaptation.batch, len(target))
     indices = positions(config.run.seed, TARGET_STREAM, len(target), size, iteration)
     nothing = np.zeros(config.model.input_hw, bool)
-    whole, crops, covered, views = [], [], [], []
+    whole, crops, covered, views, hidden = [], [], [], [], []
     kept = range(size) if part is None else range(size)[part]
     for place in kept:
         rng, index = _rng(config.run.seed, TARGET_STREAM, iteration, place), int(indices[place])
         whole.append(target[index])
         views.append(draw_geometry(rng, settings, config.model.input_hw, config.crop_hw))
-        padding, hidden = _padding(target.content(index), config.model.input_hw), target.ignored(index)
+        padding, ignored = _padding(target.content(index), config.model.input_hw), target.ignored(index)
         crops.append(_varied(rng, views[-1].image(whole[-1]), settings, views[-1], padding))
-        covered.append(nothing if hidden is None else hidden)
+        covered.append(nothing if ignored is None else ignored)
+        hidden.append(hiding_mask(rng, config.crop_hw, settings))
     return TargetBatch(
         indices=indices[kept.start : kept.stop],
         all_indices=indices,
@@ -169,6 +172,7 @@ def target_batch(target: TargetImages, config: Config, iteration: int, *, part: 
         ignored=np.stack([view.classes(each.astype(np.uint8)) > 0 for view, each in zip(views, covered, strict=True)]),
         geometries=tuple(views),
         covered=np.stack(covered) if any(each.any() for each in covered) else None,
+        hidden=np.stack(hidden) if settings.masked_crops > 0 else None,
     )
 
 
