@@ -211,7 +211,8 @@ def ratio(values: dict[str, list[float]], name: str, base: str) -> float:
 
 def measure_steps(run: Any, batches: list[Any], rounds: int, steps: int) -> dict[str, Any]:
     """Seconds of a step: CLST beside plain, and where the time goes."""
-    clst, plain, turn = clst_step(run), plain_step(changed(run)), run.config.adaptation.ensemble_every
+    clst, plain = clst_step(run), plain_step(changed(run))
+    turn = clst.learner.settings.ensemble_every  # type: ignore[attr-defined]
     steps = turn * math.ceil(max(steps, len(batches)) / turn)  # whole turns
     for step in (clst, plain):
         block(step, batches, len(batches))  # an image never visited is predicted out of turn

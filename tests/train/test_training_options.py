@@ -10,7 +10,9 @@ from tests.miniature import drawn_cameras
 
 from clst_runtime.errors import ClstError, ConfigError, ModelFileError
 from clst_train import adaptation_state
+from clst_train.adaptation_state import with_turns
 from clst_train.checkpoint import load_checkpoint
+from clst_train.config import AdaptationConfig
 from clst_train.diagnostics import CollapseWatch
 from clst_train.training import start_run
 
@@ -24,12 +26,33 @@ OPTIONS = {
         *("adaptation.confidence_threshold=0.2", "adaptation.entropy_weight=0.1", "augmentation.aspect=0.2"),
     ),
     "ensemble": (
-        *("adaptation.ensemble_every=2", "data.rare_class_sampling=0.1", "adaptation.class_balance=0.5"),
+        *("adaptation.ensemble_every=0", "data.rare_class_sampling=0.1", "adaptation.class_balance=0.5"),
         *("adaptation.distribution_alignment=1", "augmentation.masked_crops=0.5"),
         *("adaptation.auxiliary_weight=0.4", "adaptation.distil_weight=0.5", "adaptation.distil_temperature=2.0"),
     ),
     "crops": ("adaptation.ensemble_view=crops",),
 }
+
+
+@pytest.mark.parametrize(
+    ("given", "turns", "line"),
+    [
+        (
+            {"ensemble_every": 0},
+            7,
+            "300 target images is shown 40.0 times, so whole images are predicted in one step of 7",
+        ),
+        ({"ensemble_every": 4}, 4, ""),
+        ({"ensemble_every": 0, "teacher": "mean_teacher"}, 7, ""),
+        ({"ensemble_every": 0, "ensemble_view": "crops"}, 7, ""),
+    ],
+)
+def test_turns_of_the_ensemble_go_by_the_images_where_they_are_left_to_them(given, turns, line, capsys):
+    """3000 steps of four show each of 300 images 40 times, 40 / 6 = 6.7; only who has turns is told of them."""
+    assert with_turns(AdaptationConfig(iterations=3000, batch=4, **given), 300).ensemble_every == turns
+    said = capsys.readouterr().err
+    assert line in said
+    assert bool(said) == bool(line)
 
 
 class Stopped(Exception):

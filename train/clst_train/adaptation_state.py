@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import torch
@@ -10,9 +11,10 @@ from clst_runtime.errors import ClstError, ModelFileError
 from clst_train.alignment import DistributionAlignment
 from clst_train.batchnorm import FollowedStatistics
 from clst_train.checkpoint import Checkpoint, save_checkpoint
+from clst_train.config import AdaptationConfig
 from clst_train.data.target import TargetImages
 from clst_train.diagnostics import Diagnostics
-from clst_train.distributed import together, wait_for_all
+from clst_train.distributed import tell, together, wait_for_all
 from clst_train.ensemble.snapshot import remove_other_snapshots, restore_snapshot, save_snapshot
 from clst_train.ensemble.store import EnsembleStore, StoreLayout, choose_layout, target_hash
 from clst_train.ensemble.temporal import TemporalEnsemble
@@ -23,12 +25,13 @@ from clst_train.passes import passes_of
 from clst_train.prototypes import Prototypes
 from clst_train.run import ADAPTED, Run
 from clst_train.run_folder import RunFolder
+from clst_train.schedule import ensemble_turns
 from clst_train.teachers import Distiller, MeanTeacher, open_distiller
 
 
 def learner_of(run: Run, target: TargetImages, resume: Checkpoint | None) -> Learner:
     """Everything that a step reads or changes; the ensemble as `resume` has it, or empty."""
-    settings, segmenter = run.config.adaptation, run.segmenter
+    settings, segmenter = with_turns(run.config.adaptation, len(target)), run.segmenter
     with torch.no_grad():
         probe = segmenter.eval()(torch.zeros(1, 3, *run.config.model.input_hw, device=run.device))
     width = settings.projection_width
@@ -55,6 +58,20 @@ def learner_of(run: Run, target: TargetImages, resume: Checkpoint | None) -> Lea
         mean_teacher=MeanTeacher(segmenter, settings.teacher_momentum) if settings.teacher == "mean_teacher" else None,
         passes=passes_of(segmenter, projection, auxiliary_weight=settings.auxiliary_weight),
     )
+
+
+def with_turns(settings: AdaptationConfig, images: int) -> AdaptationConfig:
+    """The settings with the ensemble's turns for so many target images, where they are left to their number."""
+    if settings.ensemble_every > 0:
+        return settings
+    turns = ensemble_turns(settings.iterations, settings.batch, images)
+    if settings.teacher == "ensemble" and settings.ensemble_view == "whole":
+        shown = settings.iterations * min(settings.batch, images) / images
+        tell(
+            f"ensemble: each of the {images} target images is shown {shown:.1f} times, so whole images are predicted "
+            f"in one step of {turns} (adaptation.ensemble_every = 0)"
+        )
+    return dataclasses.replace(settings, ensemble_every=turns)
 
 
 def _alignment(run: Run) -> DistributionAlignment | None:

@@ -177,7 +177,8 @@ class AdaptationConfig:
     ensemble_view: str = "whole"
     """What the ensemble takes in: `whole` images, predicted for it alone, or the student's own `crops`, for nothing."""
     ensemble_every: int = 4
-    """Predict whole images for the ensemble in every n-th step, and those never visited; else read its average."""
+    """Predict whole images for the ensemble in every n-th step, and those never visited; else read its average. 0 =
+    the fewer steps show each image, the more often: from every second step to every eighth."""
     ensemble_mirror: bool = True
     """Show whole images mirrored in half of the ensemble's turns."""
     ensemble_zoom: float = 1.25
@@ -247,7 +248,7 @@ class AdaptationConfig:
             f"adaptation.distil_temperature = {self.distil_temperature}; give a positive number",
         )
         _need(1 <= self.ensemble_zoom <= 2, f"adaptation.ensemble_zoom = {self.ensemble_zoom}; give 1 to 2")
-        _need(self.ensemble_every >= 1, f"adaptation.ensemble_every = {self.ensemble_every}; give 1 or more")
+        _need(self.ensemble_every >= 0, f"adaptation.ensemble_every = {self.ensemble_every}; give 0 or more")
         for name in ("teacher_momentum", "confidence_threshold"):
             _need(0 <= getattr(self, name) < 1, f"adaptation.{name} = {getattr(self, name)}; give 0 up to below 1")
         for name in ("self_training_weight", "contrastive_weight", "distribution_alignment"):

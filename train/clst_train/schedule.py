@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+PREDICTIONS = 6
+"""How often each whole target image is predicted in a run, about, so that no label is older than a sixth of it …"""
+SHORTEST_TURN, LONGEST_TURN = 2, 8
+"""… but in every second step at most, which a step's cost allows, and in every eighth at least."""
+
 
 def learning_rate_factor(iteration: int, iterations: int, *, warm_up: float = 0.05, power: float = 0.9) -> float:
     """Factor on the peak learning rate: linear warm-up over a fraction of the steps, then polynomial decay to 0."""
@@ -9,6 +14,12 @@ def learning_rate_factor(iteration: int, iterations: int, *, warm_up: float = 0.
     if iteration < warm:
         return (iteration + 1) / warm
     return float((1.0 - (iteration - warm) / max(1, iterations - warm)) ** power)
+
+
+def ensemble_turns(iterations: int, batch: int, images: int) -> int:
+    """In every how many steps whole images are predicted, for `images` target images of which a step shows `batch`."""
+    shown = iterations * min(batch, images) / images
+    return min(max(SHORTEST_TURN, round(shown / PREDICTIONS)), LONGEST_TURN)
 
 
 def ramp(iteration: int, iterations: int, fraction: float) -> float:
