@@ -8,8 +8,8 @@ PAIR is one of those in benchmarks/pairs.py; --data is the folder that holds `ca
 one source network; every method adapts that very network with clst-train. A finished run is not made again, a
 broken-off one is resumed; with --jobs N so many trainings run side by side, of all seeds (give them --set
 run.threads=1), on a GPU a dozen. The last checkpoint counts; labels of the new camera are read for the score and by
-the oracle alone. Rivals are as published: the recipe's class balance and its crops in the target's colours are CLST's
-own. Rivals have them in rows that say so; the ablation goes without the colours.
+the oracle alone. Rivals are as published: the recipe's class balance, masked crops and crops in the target's colours
+are CLST's own. Rivals have them in rows that say so; the ablation goes without colours and masks.
 
 The result goes to benchmarks/results/<pair>.json and .png (with --name to another, as for an ablation): mIoU and IoU
 per class of every seed, what share of the way from the source network to the oracle a method recovers, and how CLST
@@ -41,7 +41,9 @@ from charts import draw_methods  # noqa: E402
 from pairs import PAIRS, Pair  # noqa: E402
 from scoring import bootstrap_difference, confusions, mean_iou, merged, per_class  # noqa: E402
 
-OWN_COLOURS = "augmentation.target_colours=0"
+OWN_COLOURS, UNMASKED = "augmentation.target_colours=0", "augmentation.masked_crops=0"
+AS_THEY_ARE = (OWN_COLOURS, UNMASKED)
+OLD_LABELS = ("adaptation.ensemble_every=8", "adaptation.ensemble_momentum=0.9")
 NO_TARGET = ("adaptation.teacher=none", "adaptation.self_training_weight=0", "adaptation.contrastive_weight=0",
              "adaptation.class_mix=false")  # fmt: skip
 PLAIN_TEACHER = ("adaptation.teacher=mean_teacher", "adaptation.contrastive_weight=0",
@@ -71,46 +73,57 @@ class Method:
 
 
 METHODS = {
-    "source_longer": Method(title="source trained on", settings=(*NO_TARGET, OWN_COLOURS)),
+    "source_longer": Method(title="source trained on", settings=(*NO_TARGET, *AS_THEY_ARE)),
     "entropy": Method(
-        title="entropy minimisation", settings=(*NO_TARGET, "adaptation.entropy_weight=0.1", OWN_COLOURS)
+        title="entropy minimisation", settings=(*NO_TARGET, "adaptation.entropy_weight=0.1", *AS_THEY_ARE)
     ),
     "entropy_colours": Method(
-        title="entropy minimisation + target colours", settings=(*NO_TARGET, "adaptation.entropy_weight=0.1")
+        title="entropy minimisation + target colours", settings=(*NO_TARGET, "adaptation.entropy_weight=0.1", UNMASKED)
     ),
     "mean_teacher": Method(
-        title="mean teacher + ClassMix", settings=(*PLAIN_TEACHER, "adaptation.class_balance=0", OWN_COLOURS)
+        title="mean teacher + ClassMix", settings=(*PLAIN_TEACHER, "adaptation.class_balance=0", *AS_THEY_ARE)
     ),
     "mean_teacher_colours": Method(
-        title="mean teacher + ClassMix + target colours", settings=(*PLAIN_TEACHER, "adaptation.class_balance=0")
+        title="mean teacher + ClassMix + target colours",
+        settings=(*PLAIN_TEACHER, "adaptation.class_balance=0", UNMASKED),
+    ),
+    "mean_teacher_masked": Method(
+        title="mean teacher + ClassMix + masks",
+        settings=(*PLAIN_TEACHER, "adaptation.class_balance=0", OWN_COLOURS),
     ),
     "mean_teacher_balanced": Method(
-        title="mean teacher + ClassMix + class balance", settings=(*PLAIN_TEACHER, OWN_COLOURS)
+        title="mean teacher + ClassMix + class balance", settings=(*PLAIN_TEACHER, *AS_THEY_ARE)
     ),
     "clst": Method(title="CLST"),
-    "oracle": Method(title="oracle (target labels)", settings=(*NO_TARGET, OWN_COLOURS), oracle=True),
+    "oracle": Method(title="oracle (target labels)", settings=(*NO_TARGET, *AS_THEY_ARE), oracle=True),
     "no_colours": Method(title="CLST without target colours", settings=(OWN_COLOURS,)),
     "ensemble_only": Method(
         title="ensemble only",
-        settings=("adaptation.contrastive_weight=0", "adaptation.class_mix=false", OWN_COLOURS),
+        settings=("adaptation.contrastive_weight=0", "adaptation.class_mix=false", *AS_THEY_ARE),
     ),
     "contrast_only": Method(
         title="contrast only",
-        settings=("adaptation.self_training_weight=0", "adaptation.class_mix=false", OWN_COLOURS),
+        settings=("adaptation.self_training_weight=0", "adaptation.class_mix=false", *AS_THEY_ARE),
     ),
-    "both": Method(title="ensemble + contrast", settings=("adaptation.class_mix=false", OWN_COLOURS)),
+    "both": Method(title="ensemble + contrast", settings=("adaptation.class_mix=false", *AS_THEY_ARE)),
     "no_contrast": Method(
-        title="ensemble + ClassMix", settings=("adaptation.contrastive_weight=0", OWN_COLOURS)
+        title="ensemble + ClassMix", settings=("adaptation.contrastive_weight=0", *AS_THEY_ARE)
     ),
     "no_balance": Method(
-        title="CLST without class balance", settings=("adaptation.class_balance=0", OWN_COLOURS)
+        title="CLST without class balance", settings=("adaptation.class_balance=0", *AS_THEY_ARE)
     ),
-    "aligned": Method(title="CLST + distribution alignment", settings=("adaptation.distribution_alignment=1",)),
-    "one_view": Method(
-        title="CLST, ensemble of one view", settings=("adaptation.ensemble_mirror=false", "adaptation.ensemble_zoom=1")
+    "unmasked": Method(title="CLST without masks", settings=(UNMASKED,)),
+    "before": Method(title="CLST without masks, with older labels", settings=(UNMASKED, *OLD_LABELS)),
+    "aligned": Method(
+        title="CLST without masks, with older labels, aligned",
+        settings=(UNMASKED, *OLD_LABELS, "adaptation.distribution_alignment=1"),
     ),
     "every4": Method(
-        title="CLST, ensemble in every fourth step", settings=("adaptation.ensemble_every=4",)
+        title="CLST without masks, ensemble in every fourth step",
+        settings=(UNMASKED, "adaptation.ensemble_every=4", "adaptation.ensemble_momentum=0.9"),
+    ),
+    "one_view": Method(
+        title="CLST, ensemble of one view", settings=("adaptation.ensemble_mirror=false", "adaptation.ensemble_zoom=1")
     ),
     "batch_labels": Method(
         title="CLST, labels by each batch's statistics", settings=("adaptation.statistics_momentum=1",)

@@ -81,15 +81,24 @@ def test_pasted_pixels_bring_their_labels_and_the_ignore_mask_hides_the_rest():
 
 
 def test_hidden_pixels_are_not_seen_but_keep_their_labels():
-    """Four pixels: hidden, plain, hidden under what is pasted, hidden and ignored."""
+    """Four pixels: hidden, plain, pasted into a hidden place, hidden and ignored; the mean is (1 + 5 + 9 + 1) / 4."""
     ignored = torch.tensor([[[False, False, False, True]]])
     pasted = (torch.full((1, 3, 1, 4), 9.0), torch.full((1, 1, 4), 2), torch.tensor([[[False, False, True, False]]]))
     hidden = torch.tensor([[[True, False, True, True]]])
-    view = student_view(torch.full((1, 3, 1, 4), 5.0), ignored, pasted, hidden)
-    assert view.images[0, 0].tolist() == [[0.0, 5.0, 0.0, 0.0]]
+    crops = torch.tensor([1.0, 5.0, 7.0, 1.0]).expand(1, 3, 1, 4)
+    view = student_view(crops, ignored, pasted, hidden)
+    assert view.images[0, 0].tolist() == [[4.0, 5.0, 9.0, 4.0]]
     assert view.labels(torch.ones(1, 1, 4, dtype=torch.long)).tolist() == [[[1, 1, 2, 255]]]
     assert view.visible.tolist() == [[[True, True, False, False]]]
     assert view.shown.tolist() == [[[False, True, False, False]]]
+    assert view.hidden.tolist() == [[[True, False, False, True]]]
+
+
+def test_each_crop_hides_behind_a_colour_of_its_own():
+    crops = torch.tensor([[[[1.0, 3.0]]], [[[2.0, 8.0]]]]).expand(2, 3, 1, 2)
+    hidden = torch.tensor([[[True, False]], [[False, True]]])
+    view = student_view(crops, torch.zeros(2, 1, 2, dtype=torch.bool), None, hidden)
+    assert view.images[:, 0].tolist() == [[[2.0, 3.0]], [[2.0, 5.0]]]
 
 
 def test_weights_of_classes_are_counted_by_hand():

@@ -67,7 +67,7 @@ class StudentView:
     """Target crops, perhaps with classes of source images pasted into them (ClassMix), perhaps masked."""
 
     images: Tensor
-    """B,3,K,L normalised; what is hidden is 0, the mean colour."""
+    """B,3,K,L normalised; what is hidden has the mean colour of its crop."""
     own: Tensor
     """B,K,L bool: pixels of the target image itself."""
     visible: Tensor
@@ -75,7 +75,7 @@ class StudentView:
     pasted_labels: Tensor
     """B,K,L: source labels of the pasted pixels, `IGNORE_ID` elsewhere."""
     hidden: Tensor | None = None
-    """B,K,L bool: pixels that the network does not see; they keep their labels. None = it sees all."""
+    """B,K,L bool: own pixels that the network does not see; they keep their labels. None = it sees all."""
 
     @property
     def shown(self) -> Tensor:
@@ -163,7 +163,7 @@ def student_view(
         crops: B,3,K,L normalised target crops.
         ignored: B,K,L bool, under the ignore mask or in the padding.
         pasted: source images B,3,K,L, their labels B,K,L and which of their pixels to paste B,K,L; None = none.
-        hidden: B,K,L bool, pixels that the network shall not see, pasted ones among them; None = it sees all.
+        hidden: B,K,L bool, pixels that the network shall not see unless they are pasted; None = it sees all.
     """
     own, labels = torch.ones_like(ignored), torch.full_like(ignored, IGNORE_ID, dtype=torch.long)
     if pasted is not None:
@@ -171,7 +171,8 @@ def student_view(
         crops = torch.lerp(crops, images, mask[:, None].to(crops.dtype))  # 0 and 1 give either one exactly
         labels, own = torch.where(mask, source_labels, labels), ~mask
     if hidden is not None:
-        crops = crops.masked_fill(hidden[:, None], 0.0)
+        hidden = hidden & own
+        crops = torch.where(hidden[:, None], crops.float().mean((2, 3), keepdim=True).to(crops.dtype), crops)
     return StudentView(images=crops, own=own, visible=own & ~ignored, pasted_labels=labels, hidden=hidden)
 
 

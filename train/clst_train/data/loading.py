@@ -59,7 +59,8 @@ class TargetBatch:
     all_indices: npt.NDArray[np.int64] | None = None
     """Positions of the images of all ranks' parts, in the order of the ranks; None = there is no other part."""
     hidden: npt.NDArray[np.bool_] | None = None
-    """B,K,L pixels that the network shall not see, though they have labels; None = it sees all."""
+    """B,K,L pixels that the network shall not see, though they have labels, unless they are pasted; None = it sees
+    all."""
 
     @property
     def shared_indices(self) -> npt.NDArray[np.int64]:
