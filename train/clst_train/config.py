@@ -178,7 +178,7 @@ class AdaptationConfig:
     """What the ensemble takes in: `whole` images, predicted for it alone, or the student's own `crops`, for nothing."""
     ensemble_every: int = 4
     """Predict whole images for the ensemble in every n-th step, and those never visited; else read its average. 0 =
-    the fewer steps show each image, the more often: from every second step to every eighth."""
+    the fewer steps show each image, the more often: from every third step to every eighth."""
     ensemble_mirror: bool = True
     """Show whole images mirrored in half of the ensemble's turns."""
     ensemble_zoom: float = 1.25

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 PREDICTIONS = 6
 """How often each whole target image is predicted in a run, about, so that no label is older than a sixth of it …"""
-SHORTEST_TURN, LONGEST_TURN = 2, 8
-"""… but in every second step at most, which a step's cost allows, and in every eighth at least."""
+SHORTEST_TURN, LONGEST_TURN = 3, 8
+"""… but in every third step at most, which a step's cost allows, and in every eighth at least."""
 
 
 def learning_rate_factor(iteration: int, iterations: int, *, warm_up: float = 0.05, power: float = 0.9) -> float:
