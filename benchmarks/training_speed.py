@@ -85,7 +85,7 @@ def prepare(folder: Path, settings: tuple[str, ...]) -> Any:
 
 def changed(run: Any, *settings: str) -> Any:
     """The same data with a fresh network under other settings."""
-    from clst_train.config import config_from_mapping, with_settings
+    from clst_train.recipe import config_from_mapping, with_settings
     from clst_train.training import _autocast, _network
 
     config = config_from_mapping(with_settings(run.config.to_mapping(), settings), where="benchmark")

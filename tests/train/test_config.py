@@ -1,7 +1,7 @@
 import pytest
 
 from clst_runtime.errors import ConfigError
-from clst_train.config import config_from_mapping, load_recipe, read_recipe, recipe_names, with_settings
+from clst_train.recipe import config_from_mapping, load_recipe, read_recipe, recipe_names, with_settings
 
 
 @pytest.mark.parametrize("name", recipe_names())

@@ -17,10 +17,10 @@ from clst_runtime.errors import ClstError, ConfigError, DataError
 from clst_runtime.images import write_png
 from clst_train import adaptation_state, memory_plan, rehearsal, source_stage, training
 from clst_train.checkpoint import load_checkpoint
-from clst_train.config import config_from_mapping
 from clst_train.data.loading import SOURCE_STREAM, SourceBatch, positions
 from clst_train.logbook import Logbook
 from clst_train.models.segmenter import Segmenter, TrainingOutputs
+from clst_train.recipe import config_from_mapping
 from clst_train.rehearsal import Play, check_fit, rehearse_validation
 from clst_train.run import SOURCE, Run, files_of, log_step, not_finite
 from clst_train.run_folder import RunFolder, open_run

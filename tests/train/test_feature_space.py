@@ -14,10 +14,10 @@ from torch import nn
 from clst_runtime.errors import DataError
 from clst_runtime.labels import load_class_list
 from clst_train.cli_data import main as clst_data
-from clst_train.config import config_from_mapping
 from clst_train.feature_space import Cloud, Stage, View, cloud_of, common_plane, draw_feature_space, measure_gap
 from clst_train.models.deployable import normalise
 from clst_train.models.networks import build_segmenter
+from clst_train.recipe import config_from_mapping
 from clst_train.run import Run
 from clst_train.run_folder import create_run
 

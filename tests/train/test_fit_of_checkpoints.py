@@ -9,9 +9,9 @@ from clst_runtime.frames import Fit
 from clst_runtime.labels import ClassList
 from clst_train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from clst_train.checkpoint_backend import open_checkpoint
-from clst_train.config import config_from_mapping
 from clst_train.models.deployable import MEAN, STD
 from clst_train.models.networks import build_segmenter
+from clst_train.recipe import config_from_mapping
 from clst_train.training import _as_checkpoint
 
 CLASSES = ClassList(name="two", names=("road", "sky"), colours=((0, 0, 0), (1, 1, 1)))

@@ -15,11 +15,11 @@ from tests.miniature import drawn_cameras
 from tests.shell import shell
 
 from clst_train.checkpoint import load_checkpoint
-from clst_train.config import config_from_mapping
 from clst_train.data.loading import SOURCE_STREAM, positions
 from clst_train.data.target import TargetImages
 from clst_train.distributed import Ranks
 from clst_train.ensemble.store import EnsembleStore, StoreLayout
+from clst_train.recipe import config_from_mapping
 from clst_train.source_stage import _places
 
 STEPS = 3

@@ -19,9 +19,9 @@ from clst_runtime.images import read_label
 from clst_runtime.labels import load_class_list
 from clst_train.checkpoint import load_checkpoint
 from clst_train.cli import main as clst_train
-from clst_train.config import config_from_mapping, load_recipe
 from clst_train.data.loading import source_batch
 from clst_train.models.deeplab import DeepLabV2
+from clst_train.recipe import config_from_mapping, load_recipe
 
 TINY = (
     *("--set", "source.iterations=1", "--set", "adaptation.iterations=1", "--set", "run.precision=fp32"),

@@ -14,7 +14,8 @@ from pathlib import Path
 from clst_runtime.atomic import write_text
 from clst_runtime.errors import ConfigError, DataError
 from clst_runtime.optional import require
-from clst_train.config import Config, config_from_mapping, read_recipe
+from clst_train.config import Config
+from clst_train.recipe import config_from_mapping, read_recipe
 
 
 @dataclass(frozen=True)

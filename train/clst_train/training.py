@@ -18,7 +18,7 @@ from clst_runtime.optional import require
 from clst_train.acceleration import accelerate, keep_memory, repeat_exactly
 from clst_train.adaptation_stage import adapt
 from clst_train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from clst_train.config import Config, ModelConfig, config_from_mapping, read_recipe, with_settings
+from clst_train.config import Config, ModelConfig
 from clst_train.data.cache import cached
 from clst_train.data.headers import check_pairs, check_something_is_labelled
 from clst_train.data.sampling import rare_classes_of
@@ -41,6 +41,7 @@ from clst_train.logbook import Logbook, SilentLogbook
 from clst_train.models.networks import build_segmenter
 from clst_train.models.segmenter import Segmenter
 from clst_train.models.weights import load_imagenet_backbone
+from clst_train.recipe import config_from_mapping, read_recipe, with_settings
 from clst_train.rehearsal import Play, rehearse
 from clst_train.run import ADAPTED, SOURCE, Run, resume_point
 from clst_train.run_folder import RunFolder, create_run, open_run

@@ -14,7 +14,6 @@ from clst_runtime.frames import PADDING_RGB, Content, Fit
 from clst_runtime.images import write_png
 from clst_train import adaptation_stage
 from clst_train.adaptation_stage import takes_colours
-from clst_train.config import config_from_mapping
 from clst_train.data import loading
 from clst_train.data.cache import cached
 from clst_train.data.fitting import fitted
@@ -23,6 +22,7 @@ from clst_train.data.sampling import count_classes
 from clst_train.data.target import open_target
 from clst_train.distributed import ONE_PROCESS
 from clst_train.ensemble.store import target_hash
+from clst_train.recipe import config_from_mapping
 
 BOX, LETTERBOX = (32, 32), Fit.LETTERBOX
 

@@ -8,12 +8,13 @@ from tests.conftest import write_labelled
 from clst_runtime.dataset import LabelledDataset, open_dataset
 from clst_runtime.errors import ConfigError, DataError
 from clst_runtime.images import write_png
-from clst_train.config import AugmentationConfig, config_from_mapping, read_recipe, with_settings
+from clst_train.config import AugmentationConfig
 from clst_train.data.augment import Geometry, draw_geometry, hiding_mask, mixing_mask, vary_colours
 from clst_train.data.cache import CachedDataset, as_fields, cache_bytes, cached
 from clst_train.data.fitting import fitted
 from clst_train.data.loading import positions, prefetched, source_batch, target_batch
 from clst_train.data.target import open_target
+from clst_train.recipe import config_from_mapping, read_recipe, with_settings
 
 
 def test_an_epoch_shows_every_image_once():

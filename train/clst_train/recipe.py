@@ -1,0 +1,117 @@
+"""Recipes: TOML files with the values of a configuration, read and checked; single settings on top of them."""
+
+from __future__ import annotations
+
+import sys
+import types
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from clst_runtime.errors import ConfigError, did_you_mean
+from clst_train.config import Config
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+Section = TypeVar("Section")
+
+
+def config_from_mapping(values: Mapping[str, Any], *, where: str) -> Config:
+    """Check a recipe's values and fill in the defaults; `where` names it in messages.
+
+    Raises:
+        ConfigError: an unknown section or key (the nearest name is offered), or a value that cannot be used.
+    """
+    sections = get_type_hints(Config)
+    for name in values:
+        if name not in sections:
+            raise ConfigError(f"{where}: unknown section {name!r}; {did_you_mean(name, sections)}")
+    return Config(**{name: _section(kind, values.get(name, {}), f"{where}: {name}") for name, kind in sections.items()})
+
+
+def _section(kind: type[Section], values: Any, where: str) -> Section:
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{where} is {values!r}; expected a section of key = value lines")
+    known = get_type_hints(kind)
+    for key in values:
+        if key not in known:
+            raise ConfigError(f"{where}.{key} is unknown; {did_you_mean(key, known)}")
+    return kind(**{key: _value(value, known[key], f"{where}.{key}") for key, value in values.items()})
+
+
+def _value(value: Any, kind: Any, where: str) -> Any:
+    origin = get_origin(kind)
+    if origin is tuple:
+        inner = get_args(kind)
+        if not isinstance(value, Sequence) or isinstance(value, str):
+            raise ConfigError(f"{where} = {value!r}; expected a list")
+        if inner[-1] is Ellipsis:
+            return tuple(_value(entry, inner[0], where) for entry in value)
+        if len(value) != len(inner):
+            raise ConfigError(f"{where} = {list(value)}; expected {len(inner)} values")
+        return tuple(_value(entry, part, where) for entry, part in zip(value, inner, strict=True))
+    if origin in (Union, types.UnionType):
+        raise ConfigError(f"{where}: settings of several types are not supported")
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise ConfigError(f"{where} = {value!r}; expected {kind.__name__}")
+    return value
+
+
+def recipe_names() -> list[str]:
+    """The recipes that ship with the package."""
+    folder = resources.files("clst_train") / "recipes"
+    return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
+
+
+def read_recipe(name_or_path: str | Path) -> dict[str, Any]:
+    """The values of a shipped recipe by its name, or of any TOML file, not yet checked.
+
+    Raises:
+        ConfigError: no such recipe, or it is not TOML.
+    """
+    name, path = str(name_or_path), Path(name_or_path)
+    if name in recipe_names():
+        text = (resources.files("clst_train") / "recipes" / f"{name}.toml").read_text()
+    elif path.is_file():
+        text = path.read_text()
+    else:
+        raise ConfigError(f"no recipe {name!r}: neither a file nor shipped; {did_you_mean(name, recipe_names())}")
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"recipe {name}: {error}") from error
+
+
+def load_recipe(name_or_path: str | Path) -> Config:
+    """A recipe as a checked configuration.
+
+    Raises:
+        ConfigError: no such recipe, not TOML, or a value cannot be used.
+    """
+    return config_from_mapping(read_recipe(name_or_path), where=f"recipe {name_or_path}")
+
+
+def with_settings(values: Mapping[str, Any], settings: Sequence[str]) -> dict[str, Any]:
+    """A copy of a recipe's values with `section.key=value` settings on top; the value is written as in TOML.
+
+    Raises:
+        ConfigError: a setting is not of that form.
+    """
+    merged = {name: dict(section) if isinstance(section, Mapping) else section for name, section in values.items()}
+    for setting in settings:
+        name, found, text = setting.partition("=")
+        section, dot, key = name.strip().partition(".")
+        if not found or not dot:
+            raise ConfigError(f"--set {setting!r}; expected section.key=value, e.g. adaptation.iterations=500")
+        try:
+            value = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            value = text.strip()
+        merged.setdefault(section, {})[key] = value
+    return merged
