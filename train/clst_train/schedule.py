@@ -16,9 +16,13 @@ def learning_rate_factor(iteration: int, iterations: int, *, warm_up: float = 0.
     return float((1.0 - (iteration - warm) / max(1, iterations - warm)) ** power)
 
 
-def ensemble_turns(iterations: int, batch: int, images: int) -> int:
-    """In every how many steps whole images are predicted, for `images` target images of which a step shows `batch`."""
-    shown = iterations * min(batch, images) / images
+def times_shown(iterations: int, batch: int, images: int) -> float:
+    """How often a run shows each of `images` target images, `batch` in a step and none twice in it."""
+    return iterations * min(batch, images) / images
+
+
+def ensemble_turns(shown: float) -> int:
+    """In every how many steps whole images are predicted, when the run shows each so often."""
     return min(max(SHORTEST_TURN, round(shown / PREDICTIONS)), LONGEST_TURN)
 
 
