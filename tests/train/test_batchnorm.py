@@ -108,3 +108,16 @@ def test_followed_statistics_go_on_from_their_state():
         with each.used_by(network):
             network(PAIR)
     assert other.means[0].item() == statistics.means[0].item() == 1.5
+
+
+def test_followed_statistics_begin_anew_with_the_networks_own_and_leave_those_alone():
+    network = nn.Sequential(nn.BatchNorm2d(1))
+    statistics = FollowedStatistics(network, 0.5)
+    network[0].running_mean.fill_(3.0)
+    network[0].running_var.fill_(2.0)
+    statistics.begin_anew(network)
+    with statistics.used_by(network):
+        network(torch.full((1, 1, 2, 1), 5.0))
+    assert statistics.state_dict()["means"][0].tolist() == [4.0]
+    assert network[0].running_mean.tolist() == [3.0]
+    assert network[0].running_var.tolist() == [2.0]

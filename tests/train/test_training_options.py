@@ -31,6 +31,8 @@ OPTIONS = {
         *("adaptation.auxiliary_weight=0.4", "adaptation.distil_weight=0.5", "adaptation.distil_temperature=2.0"),
     ),
     "crops": ("adaptation.ensemble_view=crops",),
+    "entropy_before": ("adaptation.entropy_first=0.5",),  # broken off where labels begin
+    "entropy_meanwhile": ("adaptation.entropy_first=0.75",),
 }
 
 
@@ -41,6 +43,11 @@ OPTIONS = {
             {"ensemble_every": 0},
             7,
             "300 target images is shown 40.0 times, so whole images are predicted in one step of 7",
+        ),
+        (
+            {"ensemble_every": 0, "entropy_first": 0.5},  # labels are wanted 20 times
+            3,
+            "300 target images is shown 20.0 times, so whole images are predicted in one step of 3",
         ),
         ({"ensemble_every": 4}, 4, ""),
         ({"ensemble_every": 0, "teacher": "mean_teacher"}, 7, ""),
@@ -115,7 +122,7 @@ def test_a_resumed_run_with_options_is_the_unbroken_one_to_the_bit(monkeypatch, 
     last = [json.loads(line) for line in (whole / "log.jsonl").read_text().splitlines()][-2:]
     assert sum(value for name, value in last[0].items() if name.startswith("share.")) == pytest.approx(1.0)
     assert {"own_cosine", "other_cosine", "separation"} <= last[0].keys()
-    wanted = {"mean_teacher": "entropy", "ensemble": "distillation", "crops": "agreement"}[kind]
+    wanted = {"mean_teacher": "entropy", "ensemble": "distillation", "crops": "agreement"}.get(kind, "agreement")
     assert {"loss", "flip_rate", "confidence", wanted} <= last[1].keys()
 
 

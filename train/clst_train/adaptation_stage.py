@@ -32,13 +32,14 @@ from clst_train.data.loading import (
 from clst_train.data.target import TargetImages
 from clst_train.diagnostics import START_IMAGES, CollapseWatch
 from clst_train.distributed import each_alone, is_split, tell, together, wait_for_all
+from clst_train.entropy_first import entropy_step
 from clst_train.learner import Learner
 from clst_train.models.deployable import normalise
 from clst_train.optimisation import Descent, adamw, set_rate
 from clst_train.progress import with_progress
 from clst_train.run import ADAPTED, Run, loaded, log_step, needed
-from clst_train.schedule import ramp
-from clst_train.step import adaptation_step
+from clst_train.schedule import ramp, steps_before_labels
+from clst_train.step import StepResult, adaptation_step
 
 
 def adapt(run: Run, resume: Checkpoint | None) -> None:
@@ -48,6 +49,12 @@ def adapt(run: Run, resume: Checkpoint | None) -> None:
     learner, descent = _begun(run, resume)
     watch = CollapseWatch(run.classes.names, learner.diagnostics.start.tolist())
     run.segmenter.train()
+    begin = steps_before_labels(settings.iterations, settings.entropy_first)
+    if first < begin:
+        tell(
+            f"entropy: self-training begins after {begin} of {settings.iterations} steps, in which the network grows "
+            f"surer of the new camera (adaptation.entropy_first = {settings.entropy_first:g})"
+        )
 
     def make(run: Run, iteration: int) -> tuple[SourceBatch, TargetBatch]:
         return _expected(learner, both_batches(run, iteration))
@@ -55,8 +62,9 @@ def adapt(run: Run, resume: Checkpoint | None) -> None:
     batches = loaded(run, make, first, settings.iterations)
     for iteration, (source, unlabelled) in with_progress(run, ADAPTED, batches, settings.iterations):
         set_rate(descent.optimiser, settings.learning_rate, iteration, settings.iterations)
-        weight = ramp(iteration, settings.iterations, settings.target_warm_up)
-        result = adaptation_step(learner, source, unlabelled, target_weight=weight, iteration=iteration)
+        if 0 < iteration == begin:
+            _begin_labels(run, learner)
+        result = _step(learner, source, unlabelled, iteration, begin)
         values = {"loss": descent.descend(result.loss, iteration), **result.parts}
         if is_split():  # the next step may ask any rank about these images
             learner.ensemble.flush()
@@ -70,6 +78,15 @@ def adapt(run: Run, resume: Checkpoint | None) -> None:
         if done % run.config.run.checkpoint_every == 0 or done == settings.iterations:
             save_state(run, learner, descent, done)
     _finish(run)
+
+
+def _step(learner: Learner, source: SourceBatch, target: TargetBatch, iteration: int, begin: int) -> StepResult:
+    """One step, by entropy before the step `begin`, by labels from then on; the warm-up is that of either."""
+    settings, since = learner.settings, iteration - begin
+    weight = ramp(since if since >= 0 else iteration, settings.iterations, settings.target_warm_up)
+    if since < 0:
+        return entropy_step(learner, source, target, target_weight=weight)
+    return adaptation_step(learner, source, target, target_weight=weight, iteration=since)
 
 
 def _begun(run: Run, resume: Checkpoint | None) -> tuple[Learner, Descent]:
@@ -116,6 +133,14 @@ def takes_colours(run: Run) -> bool:
 def _picture(target: TargetImages, index: int) -> npt.NDArray[np.uint8]:
     """A whole target image without its padding."""
     return target.content(index).of(target[index])
+
+
+def _begin_labels(run: Run, learner: Learner) -> None:
+    """Labels are by the target's statistics under the weights as they are now."""
+    if run.config.adaptation.statistics_first:
+        _describe_target(run)
+    if learner.statistics is not None:
+        learner.statistics.begin_anew(run.segmenter)
 
 
 def _finish(run: Run) -> None:

@@ -25,7 +25,7 @@ from clst_train.passes import passes_of
 from clst_train.prototypes import Prototypes
 from clst_train.run import ADAPTED, Run
 from clst_train.run_folder import RunFolder
-from clst_train.schedule import ensemble_turns, times_shown
+from clst_train.schedule import ensemble_turns, steps_before_labels, times_shown
 from clst_train.teachers import Distiller, MeanTeacher, open_distiller
 
 
@@ -64,7 +64,8 @@ def with_turns(settings: AdaptationConfig, images: int) -> AdaptationConfig:
     """The settings with the ensemble's turns for so many target images, where they are left to their number."""
     if settings.ensemble_every > 0:
         return settings
-    shown = times_shown(settings.iterations, settings.batch, images)
+    steps = settings.iterations - steps_before_labels(settings.iterations, settings.entropy_first)
+    shown = times_shown(steps, settings.batch, images)
     turns = ensemble_turns(shown)
     if settings.teacher == "ensemble" and settings.ensemble_view == "whole":
         tell(

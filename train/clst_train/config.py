@@ -183,6 +183,11 @@ class AdaptationConfig:
     """Probability from which `confident_share` calls a cell sure."""
     entropy_weight: float = 0.0
     """Weight of the entropy of target predictions, minimised directly; 0 = off."""
+    entropy_first: float = 0.0
+    """Fraction of the steps, the first ones, in which the target teaches by its predictions' entropy alone; labels come
+    after them."""
+    entropy_first_weight: float = 0.1
+    """Weight of the entropy there."""
     class_balance: float = 0.0
     """Exponent γ: a target pixel of class c weighs max(its share in the batch, 1 %)^−γ; 0 = all alike."""
     distribution_alignment: float = 0.0
@@ -215,10 +220,10 @@ class AdaptationConfig:
             0 <= self.statistics_momentum <= 1,
             f"adaptation.statistics_momentum = {self.statistics_momentum}; give 0 to 1",
         )
-        for name in ("ensemble_momentum", "prototype_momentum"):
+        for name in ("ensemble_momentum", "prototype_momentum", "entropy_first"):
             _need(0 <= getattr(self, name) < 1, f"adaptation.{name} = {getattr(self, name)}; give 0 up to below 1")
         for name in (
-            *("self_training_weight", "contrastive_weight", "entropy_weight"),
+            *("self_training_weight", "contrastive_weight", "entropy_weight", "entropy_first_weight"),
             *("auxiliary_weight", "distil_weight", "class_balance", "distribution_alignment"),
             "probability_exponent",
         ):

@@ -26,6 +26,11 @@ def ensemble_turns(shown: float) -> int:
     return min(max(SHORTEST_TURN, round(shown / PREDICTIONS)), LONGEST_TURN)
 
 
+def steps_before_labels(iterations: int, fraction: float) -> int:
+    """How many of a run's steps come before self-training."""
+    return round(fraction * iterations)
+
+
 def ramp(iteration: int, iterations: int, fraction: float) -> float:
     """Rises linearly from 0 to 1 over the given fraction of the steps."""
     length = fraction * iterations
