@@ -64,6 +64,28 @@ def lead_lines(results: list[dict[str, Any]]) -> list[str]:
     return lines
 
 
+def seen_lines(results: list[dict[str, Any]]) -> list[str]:
+    """The scores on the images adapted to, and how far CLST is ahead of each rival there."""
+    names = [name for name in COLUMNS if name != "oracle"]
+    heads = [head for head, name in zip(HEADERS[2:], COLUMNS, strict=False) if name in names]
+    leads = [f"CLST ahead of {rival}" for name, rival in RIVALS.items() if name != "batchnorm"]
+    lines = [
+        "The same networks on the unlabelled images that they were adapted to (at most 200 of them, evenly spread), by "
+        "labels that no adaptation has read:",
+        "",
+        f"| camera change | {' | '.join([*heads, *leads])} |",
+        "|---" * (1 + len(heads) + len(leads)) + "|",
+    ]
+    for result in results:
+        for title, methods in ((result["title"], result["methods"]), ("… merged", result.get("merged", {}))):
+            if "seen" in methods.get("clst", {}):
+                seen = {name: each.get("seen") for name, each in methods.items()}
+                cells = [cell(seen.get(name)) for name in names]
+                cells += [lead_of_seeds(seen.get(name)) for name in RIVALS if name != "batchnorm"]
+                lines.append(f"| {title} | {' | '.join(cells)} |")
+    return lines
+
+
 def lead_of_seeds(row: dict[str, Any] | None) -> str:
     """Mean and each seed's difference, where there are several seeds."""
     ahead = (row or {}).get("clst_ahead", {})
@@ -101,6 +123,8 @@ def table() -> str:
         exported_line(pairs),
         "",
         *lead_lines(pairs),
+        "",
+        *seen_lines(pairs),
         "",
     ]
     lines.extend(measured_where(result, result["name"]) for result in pairs)

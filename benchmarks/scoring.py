@@ -13,8 +13,11 @@ RESAMPLES = 2000
 Counts = npt.NDArray[np.int64]
 
 
-def confusions(checkpoint: Path, test: Any) -> Counts:
-    """Images,C,C counts (truth, prediction) of a checkpoint on a labelled set, at the labels' own size."""
+def confusions(checkpoint: Path, test: Any, *, most: int | None = None) -> Counts:
+    """Images,C,C counts (truth, prediction) of a checkpoint on a labelled set, at the labels' own size.
+
+    Of all images, or of at most `most`, evenly spread.
+    """
     from clst_runtime.evaluation import predict_at
     from clst_runtime.metrics import ConfusionMatrix
     from clst_train.checkpoint_backend import open_checkpoint
@@ -22,11 +25,17 @@ def confusions(checkpoint: Path, test: Any) -> Counts:
     with open_checkpoint(checkpoint) as backend:
         data = test.open(backend.manifest.classes)
         found = []
-        for index in range(len(data)):
+        for index in spread(len(data), most):
             sample, confusion = data[index], ConfusionMatrix(len(data.classes))
             confusion.update(sample.labels, predict_at(backend, sample.image))
             found.append(confusion.matrix)
     return np.stack(found)
+
+
+def spread(length: int, most: int | None) -> list[int]:
+    """At most `most` positions of `length`, evenly spread; None = all."""
+    count = length if most is None else min(length, most)
+    return [place * length // count for place in range(count)]
 
 
 def iou(matrix: Counts) -> npt.NDArray[np.float64]:

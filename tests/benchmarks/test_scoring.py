@@ -9,7 +9,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 from adaptation import Row, merged_summary, recovery, summary
 from pairs import Labelled, Pair
-from scoring import bootstrap_difference, iou, mean_iou, merged, per_class
+from scoring import bootstrap_difference, iou, mean_iou, merged, per_class, spread
 
 RIGHT = np.array([[4, 0, 0], [0, 4, 0], [0, 0, 0]])  # class 2 does not occur
 HALF = np.array([[2, 2, 0], [0, 4, 0], [0, 0, 0]])  # 2/4 and 4/6
@@ -93,3 +93,36 @@ def test_the_second_score_is_of_the_merged_groups():
     assert told["source"]["clst_ahead"]["mean"] == 0
     plain = Pair(name="p", title="p", size="8x8", source=here, own_validation=None, target=(), oracle=here, test=here)
     assert merged_summary(plain, rows, ("a", "b", "c")) == {}
+
+
+def test_images_adapted_to_have_a_score_of_their_own_and_the_oracle_has_none():
+    """Test images: all right; images adapted to: 2/4 and 4/6, merged all right. The oracle has learnt their labels."""
+    here = Labelled(root=Path(), split="val")
+    pair = Pair(name="p", title="p", size="8x8", source=here, own_validation=None, target=(), oracle=here, test=here,
+                headline=("a",), merged=(("a", "b"), ("c",)))  # fmt: skip
+    rows = {
+        name: Row(title=name, seeds=[1], matrices=[RIGHT[None]], seen=[HALF[None]], seconds=[None])
+        for name in ("source", "clst", "oracle")
+    }
+    told, second = summary(pair, rows, ("a", "b", "c")), merged_summary(pair, rows, ("a", "b", "c"))
+    assert told["clst"]["miou"] == [100.0]
+    assert told["clst"]["seen"]["miou"] == [50.0]
+    assert told["source"]["seen"]["clst_ahead"]["mean"] == 0
+    assert second["clst"]["seen"]["miou"] == [100.0]
+    assert "seen" not in told["oracle"]
+    assert "seen" not in second["oracle"]
+    assert told["clst"]["seen"]["recovery"] is None
+
+
+def test_without_labels_of_the_images_adapted_to_there_is_no_such_score():
+    here = Labelled(root=Path(), split="val")
+    pair = Pair(name="p", title="p", size="8x8", source=here, own_validation=None, target=(), oracle=here, test=here)
+    rows = {name: Row(title=name, seeds=[1], matrices=[HALF[None]], seconds=[None]) for name in ("source", "clst")}
+    assert "seen" not in summary(pair, rows, ("a", "b", "c"))["clst"]
+
+
+@pytest.mark.parametrize(
+    ("length", "most", "places"), [(3, None, [0, 1, 2]), (3, 5, [0, 1, 2]), (8, 4, [0, 2, 4, 6]), (0, 4, [])]
+)
+def test_images_are_spread_evenly_over_the_set(length, most, places):
+    assert spread(length, most) == places

@@ -60,13 +60,9 @@ class FollowedStatistics:
         self.means = [layer.running_mean.clone() for layer in _layers(network) if layer.running_mean is not None]
         self.variances = [layer.running_var.clone() for layer in _layers(network) if layer.running_var is not None]
 
-    @torch.no_grad()
     def begin_anew(self, network: nn.Module) -> None:
         """Take the network's running statistics again."""
-        own = [layer for layer in _layers(network) if layer.running_mean is not None]
-        for layer, mean, variance in zip(own, self.means, self.variances, strict=True):
-            mean.copy_(layer.running_mean)
-            variance.copy_(layer.running_var)
+        self.load_state_dict(FollowedStatistics(network, self.momentum).state_dict())
 
     @contextmanager
     def used_by(self, network: nn.Module) -> Iterator[None]:
