@@ -265,19 +265,23 @@ def measure_seed(
         arguments = [*base, *labelled, *target, "--init", str(checkpoint), *settings_of(told)]
         result = out / "checkpoints" / "adapted.pt"
         seconds = train(out, arguments, result, patch)
-        return workers.scoring.submit(scored, result, pair, seconds, export=options["export"] and name == "clst")
+        export = options["export"] and name == "clst"
+        return workers.scoring.submit(scored, result, pair, seconds, export=export, oracle=method.oracle)
 
     trained = {name: workers.trainings.submit(made, name) for name in methods}
     found |= {name: future.result() for name, future in trained.items()}
     return {name: future.result() for name, future in found.items()}
 
 
-def scored(checkpoint: Path, pair: Pair, seconds: float | None, *, export: bool = False) -> Found:
-    """What a checkpoint reaches; the counts are kept beside it, because scoring takes as long as a hundred steps."""
+def scored(checkpoint: Path, pair: Pair, seconds: float | None, *, export: bool = False, oracle: bool = False) -> Found:
+    """What a checkpoint reaches; the counts are kept beside it, because scoring takes as long as a hundred steps.
+
+    An `oracle` has learnt the labels of the images adapted to.
+    """
     kept, seen = checkpoint.with_suffix(".confusions.npy"), checkpoint.with_suffix(".seen.npy")
     if not kept.is_file():
         np.save(kept, confusions(checkpoint, pair.test))
-    if not seen.is_file() and pair.oracle != pair.source:
+    if not seen.is_file() and not oracle and pair.oracle != pair.source:
         np.save(seen, confusions(checkpoint, pair.oracle, most=MOST_SEEN))
     of_seen = np.load(seen) if seen.is_file() else None
     onnx = exported(checkpoint.parents[1], checkpoint, pair) if export else None
@@ -345,14 +349,14 @@ def summary(pair: Pair, rows: dict[str, Row], classes: tuple[str, ...]) -> dict[
             "iou": [per_class(matrices.sum(0), classes) for matrices in row.matrices],
             "seconds": row.seconds, "exported": row.exported,
         }  # fmt: skip
-        if row.seen and name != "oracle":  # which has learnt their labels
+        if row.seen:
             told[name]["seen"] = seen_scores(rows, name, lambda seed: seed, headline)
     return told
 
 
 def seen_scores(rows: dict[str, Row], name: str, grouped: Callable[[Any], Any], classes: list[int]) -> dict[str, Any]:
     """`scores` of one row on the images that it was adapted to, over `classes` of the `grouped` counts."""
-    matrices = {each: [grouped(seed) for seed in row.seen] for each, row in rows.items() if each != "oracle"}
+    matrices = {each: [grouped(seed) for seed in row.seen] for each, row in rows.items() if row.seen}
     return scores(matrices, name, classes)
 
 
@@ -385,7 +389,7 @@ def merged_summary(pair: Pair, rows: dict[str, Row], classes: tuple[str, ...]) -
     for name, row in rows.items():
         told[name] = scores(matrices, name, every)
         told[name]["iou"] = [per_class(seed.sum(0), names) for seed in matrices[name]]
-        if row.seen and name != "oracle":
+        if row.seen:
             told[name]["seen"] = seen_scores(rows, name, lambda seed: merged(seed, groups), every)
     return told
 
