@@ -112,12 +112,12 @@ METHODS = {
         settings=("adaptation.self_training_weight=0", "adaptation.class_mix=false", *AS_THEY_ARE),
     ),
     "both": Method(title="ensemble + contrast", settings=("adaptation.class_mix=false", *AS_THEY_ARE)),
-    "no_contrast": Method(
-        title="ensemble + ClassMix", settings=("adaptation.contrastive_weight=0", *AS_THEY_ARE)
+    "class_mix": Method(title="ensemble + contrast + ClassMix", settings=AS_THEY_ARE),
+    "class_mix_colours": Method(
+        title="ensemble + contrast + ClassMix + target colours", settings=(UNMASKED, LABELS_AT_ONCE)
     ),
-    "no_balance": Method(
-        title="CLST without class balance", settings=("adaptation.class_balance=0", *AS_THEY_ARE)
-    ),
+    "no_contrast": Method(title="CLST without contrast", settings=("adaptation.contrastive_weight=0",)),
+    "no_balance": Method(title="CLST without class balance", settings=("adaptation.class_balance=0",)),
     "unmasked": Method(title="CLST without masks", settings=(UNMASKED,)),
     "labels_at_once": Method(title="CLST without entropy first", settings=(LABELS_AT_ONCE,)),
     "before": Method(
