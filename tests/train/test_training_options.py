@@ -42,12 +42,12 @@ OPTIONS = {
         (
             {"ensemble_every": 0},
             7,
-            "300 target images is shown 40.0 times, so whole images are predicted in one step of 7",
+            "shows each of the 300 target images 40.0 times, so they are predicted in one step of 7",
         ),
         (
             {"ensemble_every": 0, "entropy_first": 0.5},  # labels are wanted 20 times
             3,
-            "300 target images is shown 20.0 times, so whole images are predicted in one step of 3",
+            "shows each of the 300 target images 20.0 times, so they are predicted in one step of 3",
         ),
         ({"ensemble_every": 4}, 4, ""),
         ({"ensemble_every": 0, "teacher": "mean_teacher"}, 7, ""),
