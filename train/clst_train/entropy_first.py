@@ -16,7 +16,8 @@ from clst_train.step import StepResult, adaptation_step
 def entropy_step(learner: Learner, source: SourceBatch, target: TargetBatch, *, target_weight: float) -> StepResult:
     """Losses of one of them: source cross-entropy and the entropy of target crops, nothing pasted and nothing hidden.
 
-    `target_weight` is the warm-up's 0 … 1. Prototypes and a mean teacher follow the network as in later steps.
+    `target_weight` is the warm-up's 0 … 1. Prototypes and a mean teacher follow the network as in later steps, and
+    another network to learn from teaches already.
     """
     if learner.mean_teacher is not None:
         learner.mean_teacher.follow(learner.segmenter)
