@@ -69,8 +69,8 @@ def with_turns(settings: AdaptationConfig, images: int) -> AdaptationConfig:
     turns = ensemble_turns(shown)
     if settings.teacher == "ensemble" and settings.ensemble_view == "whole":
         tell(
-            f"ensemble: self-training shows each of the {images} target images {shown:.1f} times, so they are predicted "
-            f"in one step of {turns} (adaptation.ensemble_every = 0)"
+            f"ensemble: self-training shows each of the {images} target images {shown:.1f} times, so they are "
+            f"predicted in one step of {turns} (adaptation.ensemble_every = 0)"
         )
     return dataclasses.replace(settings, ensemble_every=turns)
 
