@@ -86,3 +86,22 @@ def test_without_the_package_event_files_are_refused_in_one_line(monkeypatch, tm
     with pytest.raises(MissingDependency):
         EventFiles(tmp_path / "tensorboard")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_curves_show_every_part_of_the_loss_that_was_logged(tmp_path, monkeypatch):
+    """Steps of entropy first, then steps by labels: a part that one of them has is there."""
+    from matplotlib.figure import Figure
+
+    shown = []
+
+    def noted(figure, *_, **__):
+        legends = [axes.get_legend() for axes in figure.axes]
+        shown.append([[text.get_text() for text in legend.get_texts()] for legend in legends if legend is not None])
+
+    book = Logbook(tmp_path)
+    book.add("adapted", 1, loss=1.0, source=0.9, entropy=0.5)
+    book.add("adapted", 2, loss=1.0, source=0.9, self_training=0.1, contrastive=0.1, distillation=0.2, confidence=0.5)
+    monkeypatch.setattr(Figure, "savefig", noted)
+    book.draw()
+    parts = ["loss", "source", "self_training", "contrastive", "entropy", "distillation"]
+    assert shown == [[parts, ["confidence"]]]

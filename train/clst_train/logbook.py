@@ -100,4 +100,5 @@ class SilentLogbook(Logbook):
 
 
 def _loss_names(rows: list[dict[str, Any]]) -> list[str]:
-    return [name for name in ("loss", "source", "self_training", "contrastive") if any(name in row for row in rows)]
+    known = ("loss", "source", "self_training", "contrastive", "entropy", "distillation")
+    return [name for name in known if any(name in row for row in rows)]
