@@ -152,6 +152,8 @@ def ablation_lines(result: dict[str, Any]) -> list[str]:
     merged = result.get("merged")
     if merged is not None:
         headers += ["of merged groups", "CLST ahead by"]
+    if "seen" in result["methods"]["clst"]:
+        headers += ["on images adapted to", "CLST ahead by"]
     budget = f"{result['source_steps']} steps of source training, {result['steps']} of adaptation"
     lines = [
         f"{result['title']}, {result['size']}, {budget}, {'one seed' if seeds == 1 else f'{seeds} seeds'}:",
@@ -163,6 +165,8 @@ def ablation_lines(result: dict[str, Any]) -> list[str]:
         cells = [each["title"], cell(each), lead(each)]
         if merged is not None:
             cells += [cell(merged[name]), lead(merged[name])]
+        if "seen" in result["methods"]["clst"]:
+            cells += [cell(each.get("seen")), lead(each.get("seen", {}))]
         lines.append(f"| {' | '.join(cells)} |")
     return lines
 
