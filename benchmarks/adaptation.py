@@ -47,8 +47,9 @@ from pairs import PAIRS, Pair  # noqa: E402
 from scoring import bootstrap_difference, confusions, mean_iou, merged, per_class  # noqa: E402
 
 OWN_COLOURS, UNMASKED = "augmentation.target_colours=0", "augmentation.masked_crops=0"
-LABELS_AT_ONCE = "adaptation.entropy_first=0"
-AS_THEY_ARE = (OWN_COLOURS, UNMASKED, LABELS_AT_ONCE)
+LABELS_AT_ONCE, ADAPTED_ALONE = "adaptation.entropy_first=0", "adaptation.start_share=0"
+EARLIER = (LABELS_AT_ONCE, ADAPTED_ALONE)
+AS_THEY_ARE = (OWN_COLOURS, UNMASKED, *EARLIER)
 OLD_LABELS = ("adaptation.ensemble_every=8", "adaptation.ensemble_momentum=0.9")
 NO_TARGET = ("adaptation.teacher=none", "adaptation.self_training_weight=0", "adaptation.contrastive_weight=0",
              "adaptation.class_mix=false")  # fmt: skip
@@ -85,18 +86,18 @@ METHODS = {
     ),
     "entropy_colours": Method(
         title="entropy minimisation + target colours",
-        settings=(*NO_TARGET, "adaptation.entropy_weight=0.1", UNMASKED, LABELS_AT_ONCE),
+        settings=(*NO_TARGET, "adaptation.entropy_weight=0.1", UNMASKED, *EARLIER),
     ),
     "mean_teacher": Method(
         title="mean teacher + ClassMix", settings=(*PLAIN_TEACHER, "adaptation.class_balance=0", *AS_THEY_ARE)
     ),
     "mean_teacher_colours": Method(
         title="mean teacher + ClassMix + target colours",
-        settings=(*PLAIN_TEACHER, "adaptation.class_balance=0", UNMASKED, LABELS_AT_ONCE),
+        settings=(*PLAIN_TEACHER, "adaptation.class_balance=0", UNMASKED, *EARLIER),
     ),
     "mean_teacher_masked": Method(
         title="mean teacher + ClassMix + masks",
-        settings=(*PLAIN_TEACHER, "adaptation.class_balance=0", OWN_COLOURS, LABELS_AT_ONCE),
+        settings=(*PLAIN_TEACHER, "adaptation.class_balance=0", OWN_COLOURS, *EARLIER),
     ),
     "mean_teacher_balanced": Method(
         title="mean teacher + ClassMix + class balance", settings=(*PLAIN_TEACHER, *AS_THEY_ARE)
@@ -115,23 +116,24 @@ METHODS = {
     "both": Method(title="ensemble + contrast", settings=("adaptation.class_mix=false", *AS_THEY_ARE)),
     "class_mix": Method(title="ensemble + contrast + ClassMix", settings=AS_THEY_ARE),
     "class_mix_colours": Method(
-        title="ensemble + contrast + ClassMix + target colours", settings=(UNMASKED, LABELS_AT_ONCE)
+        title="ensemble + contrast + ClassMix + target colours", settings=(UNMASKED, *EARLIER)
     ),
     "no_contrast": Method(title="CLST without contrast", settings=("adaptation.contrastive_weight=0",)),
     "no_balance": Method(title="CLST without class balance", settings=("adaptation.class_balance=0",)),
     "unmasked": Method(title="CLST without masks", settings=(UNMASKED,)),
-    "labels_at_once": Method(title="CLST without entropy first", settings=(LABELS_AT_ONCE,)),
+    "adapted_alone": Method(title="CLST without start share", settings=(ADAPTED_ALONE,)),
+    "labels_at_once": Method(title="CLST without start share and entropy first", settings=EARLIER),
     "before": Method(
-        title="CLST without entropy first and masks, with older labels",
-        settings=(UNMASKED, LABELS_AT_ONCE, *OLD_LABELS),
+        title="CLST without start share, entropy first and masks, with older labels",
+        settings=(UNMASKED, *EARLIER, *OLD_LABELS),
     ),
     "aligned": Method(
-        title="CLST without entropy first and masks, with older labels, aligned",
-        settings=(UNMASKED, LABELS_AT_ONCE, *OLD_LABELS, "adaptation.distribution_alignment=1"),
+        title="CLST without start share, entropy first and masks, with older labels, aligned",
+        settings=(UNMASKED, *EARLIER, *OLD_LABELS, "adaptation.distribution_alignment=1"),
     ),
     "every4": Method(
-        title="CLST without entropy first and masks, ensemble in every fourth step",
-        settings=(UNMASKED, LABELS_AT_ONCE, "adaptation.ensemble_every=4", "adaptation.ensemble_momentum=0.9"),
+        title="CLST without start share, entropy first and masks, ensemble in every fourth step",
+        settings=(UNMASKED, *EARLIER, "adaptation.ensemble_every=4", "adaptation.ensemble_momentum=0.9"),
     ),
     "one_view": Method(
         title="CLST, ensemble of one view", settings=("adaptation.ensemble_mirror=false", "adaptation.ensemble_zoom=1")

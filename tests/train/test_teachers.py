@@ -420,6 +420,8 @@ def test_a_distiller_of_other_classes_or_none_at_all_is_refused(tmp_path):
         ({"entropy_weight": -0.1}, "entropy_weight = -0.1; give 0 or more"),
         ({"entropy_first_weight": -0.1}, "entropy_first_weight = -0.1; give 0 or more"),
         ({"entropy_first": 1.0}, "entropy_first = 1.0; give 0 up to below 1"),
+        ({"start_share": 1.0}, "start_share = 1.0; give 0 up to below 1"),
+        ({"start_share": -0.1}, "start_share = -0.1; give 0 up to below 1"),
         ({"entropy_first": -0.1}, "entropy_first = -0.1; give 0 up to below 1"),
     ],
 )

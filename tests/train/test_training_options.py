@@ -31,8 +31,10 @@ OPTIONS = {
         *("adaptation.auxiliary_weight=0.4", "adaptation.distil_weight=0.5", "adaptation.distil_temperature=2.0"),
     ),
     "crops": ("adaptation.ensemble_view=crops",),
-    "entropy_before": ("adaptation.entropy_first=0.5",),  # broken off where labels begin
-    "entropy_meanwhile": ("adaptation.entropy_first=0.75",),
+    # Broken off where labels begin
+    "entropy_before": ("adaptation.entropy_first=0.5", "adaptation.start_share=0.3", "adaptation.learning_rate=1e-2"),
+    "entropy_meanwhile": ("adaptation.entropy_first=0.75", "adaptation.start_share=0.3"),
+    "start_share": ("adaptation.start_share=0.3", "adaptation.learning_rate=1e-2"),
 }
 
 

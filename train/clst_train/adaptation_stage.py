@@ -62,14 +62,16 @@ def adapt(run: Run, resume: Checkpoint | None) -> None:
     batches = loaded(run, make, first, settings.iterations)
     for iteration, (source, unlabelled) in with_progress(run, ADAPTED, batches, settings.iterations):
         set_rate(descent.optimiser, settings.learning_rate, iteration, settings.iterations)
-        if 0 < iteration == begin:
-            _begin_labels(run, learner)
+        if iteration == begin:
+            _begin_labels(run, learner, anew=begin > 0)
         result = _step(learner, source, unlabelled, iteration, begin)
         values = {"loss": descent.descend(result.loss, iteration), **result.parts}
         if is_split():  # the next step may ask any rank about these images
             learner.ensemble.flush()
             wait_for_all()
         done = iteration + 1
+        if done == settings.iterations and learner.start is not None:
+            learner.start.join(run.segmenter)  # before it is scored and saved
         values |= _looked_at(run, learner, watch, done)
         log_step(
             run, ADAPTED, done, values, iterations=settings.iterations, batches=target_batches(run), descent=descent,
@@ -135,12 +137,14 @@ def _picture(target: TargetImages, index: int) -> npt.NDArray[np.uint8]:
     return target.content(index).of(target[index])
 
 
-def _begin_labels(run: Run, learner: Learner) -> None:
-    """Labels are by the target's statistics under the weights as they are now."""
-    if run.config.adaptation.statistics_first:
+def _begin_labels(run: Run, learner: Learner, *, anew: bool) -> None:
+    """Labels are by the target's statistics under the weights as they are now; `anew` where these have learnt since."""
+    if anew and run.config.adaptation.statistics_first:
         _describe_target(run)
-    if learner.statistics is not None:
+    if anew and learner.statistics is not None:
         learner.statistics.begin_anew(run.segmenter)
+    if learner.start is not None:
+        learner.start.begin(run.segmenter)
 
 
 def _finish(run: Run) -> None:

@@ -26,6 +26,7 @@ from clst_train.prototypes import Prototypes
 from clst_train.run import ADAPTED, Run
 from clst_train.run_folder import RunFolder
 from clst_train.schedule import ensemble_turns, steps_before_labels, times_shown
+from clst_train.start_weights import StartWeights
 from clst_train.teachers import Distiller, MeanTeacher, open_distiller
 
 
@@ -56,6 +57,7 @@ def learner_of(run: Run, target: TargetImages, resume: Checkpoint | None) -> Lea
         diagnostics=Diagnostics(len(target), len(run.classes), (probe.shape[2], probe.shape[3]), run.device),
         statistics=FollowedStatistics(segmenter, settings.statistics_momentum),
         mean_teacher=MeanTeacher(segmenter, settings.teacher_momentum) if settings.teacher == "mean_teacher" else None,
+        start=StartWeights(settings.start_share) if settings.start_share > 0 else None,
         passes=passes_of(segmenter, projection, auxiliary_weight=settings.auxiliary_weight),
     )
 
@@ -134,6 +136,7 @@ def _state(learner: Learner, descent: Descent, ensemble: dict[str, Any]) -> dict
         "diagnostics": learner.diagnostics.state_dict(),
         "statistics": learner.statistics.state_dict() if learner.statistics is not None else None,
         "mean_teacher": learner.mean_teacher.state_dict() if learner.mean_teacher is not None else None,
+        "start": learner.start.state_dict() if learner.start is not None else None,
     }
 
 
@@ -146,7 +149,7 @@ def restore_state(run: Run, learner: Learner, descent: Descent, resume: Checkpoi
     state = resume.training_state or {}
     lacking = [
         name
-        for name in ("descent", "diagnostics", "statistics", "mean_teacher", "alignment", "distiller")
+        for name in ("descent", "diagnostics", "statistics", "mean_teacher", "alignment", "distiller", "start")
         if name not in state
     ]
     if lacking:
@@ -161,6 +164,8 @@ def restore_state(run: Run, learner: Learner, descent: Descent, resume: Checkpoi
         learner.statistics.load_state_dict(state["statistics"])
     if learner.mean_teacher is not None:
         learner.mean_teacher.load_state_dict(state["mean_teacher"])
+    if learner.start is not None:
+        learner.start.load_state_dict(state["start"])
     if learner.alignment is not None:
         learner.alignment.load_state_dict(state["alignment"])
     if learner.distiller is not None and learner.distiller.sha256 != state["distiller"]:

@@ -188,6 +188,8 @@ class AdaptationConfig:
     after them."""
     entropy_first_weight: float = 0.1
     """Weight of the entropy there."""
+    start_share: float = 0.0
+    """Share in the result's weights of those that self-training begins with; 0 = the adapted ones alone."""
     class_balance: float = 0.0
     """Exponent γ: a target pixel of class c weighs max(its share in the batch, 1 %)^−γ; 0 = all alike."""
     distribution_alignment: float = 0.0
@@ -220,7 +222,7 @@ class AdaptationConfig:
             0 <= self.statistics_momentum <= 1,
             f"adaptation.statistics_momentum = {self.statistics_momentum}; give 0 to 1",
         )
-        for name in ("ensemble_momentum", "prototype_momentum", "entropy_first"):
+        for name in ("ensemble_momentum", "prototype_momentum", "entropy_first", "start_share"):
             _need(0 <= getattr(self, name) < 1, f"adaptation.{name} = {getattr(self, name)}; give 0 up to below 1")
         for name in (
             *("self_training_weight", "contrastive_weight", "entropy_weight", "entropy_first_weight"),

@@ -20,6 +20,7 @@ from clst_train.models.deployable import normalise_in_training
 from clst_train.models.segmenter import Segmenter, TrainingOutputs
 from clst_train.passes import Passes
 from clst_train.prototypes import Prototypes
+from clst_train.start_weights import StartWeights
 from clst_train.teachers import Distiller, MeanTeacher
 
 
@@ -51,6 +52,8 @@ class Learner:
     """Holds the class shares of what the teacher says; None = they go where they go."""
     distiller: Distiller | None = None
     """Another adapted network to learn from as well."""
+    start: StartWeights | None = None
+    """What self-training begins with, for the result; None = the result is what it ends with."""
     passes: nn.Module | None = None
     """`Passes` over all ranks; None = in this process alone."""
 
