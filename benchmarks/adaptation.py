@@ -99,6 +99,10 @@ METHODS = {
         title="mean teacher + ClassMix + masks",
         settings=(*PLAIN_TEACHER, "adaptation.class_balance=0", OWN_COLOURS, *EARLIER),
     ),
+    "mean_teacher_start": Method(
+        title="mean teacher + ClassMix + start share",
+        settings=(*PLAIN_TEACHER, "adaptation.class_balance=0", OWN_COLOURS, UNMASKED, LABELS_AT_ONCE),
+    ),
     "mean_teacher_balanced": Method(
         title="mean teacher + ClassMix + class balance", settings=(*PLAIN_TEACHER, *AS_THEY_ARE)
     ),
