@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 from typing import Any
+
+LONGEST_LABEL = 40
+"""Letters in one line of a row's title; what is longer is broken."""
 
 
 def draw_methods(rows: dict[str, Any], title: str, path: Path) -> None:
@@ -20,10 +24,11 @@ def draw_methods(rows: dict[str, Any], title: str, path: Path) -> None:
     for name, colour in (("source", "tab:red"), ("oracle", "tab:blue")):
         if name in rows:
             axes.axvline(rows[name]["miou_mean"], color=colour, linewidth=1, linestyle="--")
-    axes.set_yticks(range(len(rows)), [row["title"] for row in rows.values()])
+    titles = [textwrap.fill(row["title"], LONGEST_LABEL) for row in rows.values()]
+    axes.set_yticks(range(len(rows)), titles, fontsize=9)
     axes.invert_yaxis()
     axes.set_xlabel("mIoU on the new camera, %")
     least = max(0, min(min(row["miou"]) for row in rows.values()) - 10)
     axes.set_xlim(least, highest + 0.1 * (highest - least))
-    axes.set_title(title)
+    figure.suptitle(title)
     figure.savefig(path, dpi=110)

@@ -18,7 +18,8 @@ HEADERS = ("camera change", "steps", "old network", "BatchNorm statistics", "ent
            "CLST", "oracle", "recovered", "seeds")  # fmt: skip
 COLUMNS = ("source", "batchnorm", "entropy", "mean_teacher", "clst", "oracle")
 MERGED_WORDS = "the 5 groups that both label alike (ground, living things, vehicles, objects, sky)"
-RIVALS = {"batchnorm": "BatchNorm statistics", "entropy": "entropy min.", "mean_teacher": "mean teacher + ClassMix"}
+RIVALS = {"batchnorm": "BatchNorm statistics", "entropy": "entropy min.", "mean_teacher": "mean teacher + ClassMix",
+          "mean_teacher_start": "… + start share"}  # fmt: skip
 PRECISION = "precision_"
 PRECISION_TITLES = {"camvid_dusk": "CamVid at dusk, adapted network"}
 
