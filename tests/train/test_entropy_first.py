@@ -42,6 +42,7 @@ def test_such_a_step_is_source_and_entropy_of_the_crops_with_nothing_pasted_or_h
     loss = result.parts["source"] + 0.5 * 0.2 * result.parts["entropy"]
     assert result.loss.item() == pytest.approx(loss.item(), abs=1e-6)
     assert set(result.pseudo_labels.flatten().tolist()) == {255}
+    assert result.parts.keys() == {"source", "entropy"}  # what has no weight is no part of it
 
 
 def test_such_a_step_asks_no_teacher_but_prototypes_and_a_mean_teacher_follow():

@@ -12,6 +12,9 @@ from clst_train.data.loading import SourceBatch, TargetBatch
 from clst_train.learner import Learner
 from clst_train.step import StepResult, adaptation_step
 
+NOT_YET = ("self_training", "contrastive")
+"""Parts of a step by labels that have no weight here."""
+
 
 def entropy_step(learner: Learner, source: SourceBatch, target: TargetBatch, *, target_weight: float) -> StepResult:
     """Losses of one of them: source cross-entropy and the entropy of target crops, nothing pasted and nothing hidden.
@@ -31,4 +34,7 @@ def entropy_step(learner: Learner, source: SourceBatch, target: TargetBatch, *, 
         entropy_weight=learner.settings.entropy_first_weight,
     )
     unlabelled = dataclasses.replace(learner, settings=settings, mean_teacher=None, alignment=None)
-    return adaptation_step(unlabelled, source, dataclasses.replace(target, hidden=None), target_weight=target_weight)
+    whole = dataclasses.replace(target, hidden=None)
+    result = adaptation_step(unlabelled, source, whole, target_weight=target_weight)
+    parts = {name: part for name, part in result.parts.items() if name not in NOT_YET}
+    return dataclasses.replace(result, parts=parts)
