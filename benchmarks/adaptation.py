@@ -9,8 +9,8 @@ one source network; every method adapts that very network with clst-train. A fin
 broken-off one is resumed; with --jobs N so many trainings run side by side, of all seeds (give them --set
 run.threads=1), on a GPU a dozen. The last checkpoint counts; labels of the new camera are read for the score and by
 the oracle alone. Rivals are as published: the recipe's class balance, masked crops and crops in the target's colours
-are CLST's own, as are its first steps by entropy. Rivals have them in rows that say so; the ablation
-builds up from a method without them, and takes single parts away from the whole one.
+are CLST's own, as are its first steps by entropy and its start share. Rivals have them in rows that say so; the
+ablation builds up from a method without them, and takes single parts away from the whole one.
 
 Beside the test images the unlabelled images that a network was adapted to are scored too, at most 200 of them, by
 labels that no row but the oracle has read: the recipe is to be chosen by these, so that the test stays one.

@@ -10,10 +10,15 @@ from tests.miniature import drawn_cameras
 
 from clst_runtime.errors import ClstError, ConfigError, ModelFileError
 from clst_train import adaptation_state
+from clst_train import run as run_module
+from clst_train.adaptation_stage import statistics_batches
 from clst_train.adaptation_state import with_turns
-from clst_train.checkpoint import load_checkpoint
+from clst_train.batchnorm import estimate_statistics
+from clst_train.checkpoint import build_from_checkpoint, load_checkpoint
 from clst_train.config import AdaptationConfig
+from clst_train.data.target import open_target
 from clst_train.diagnostics import CollapseWatch
+from clst_train.start_weights import StartWeights
 from clst_train.training import start_run
 
 SMALL = (
@@ -70,7 +75,7 @@ class Stopped(Exception):
 
 @pytest.fixture(scope="module")
 def cameras(tmp_path_factory):
-    return drawn_cameras(tmp_path_factory.mktemp("cameras"), train=4)
+    return drawn_cameras(tmp_path_factory.mktemp("cameras"), train=4, val=2)
 
 
 @pytest.fixture(scope="module")
@@ -81,9 +86,9 @@ def source(cameras, tmp_path_factory):
     return start_run(recipe="demo", out=out, init=None, resume=None, options=options).source
 
 
-def adapted(cameras, source, out, settings):
+def adapted(cameras, source, out, settings, **more):
     places = {"source": str(cameras / "old"), "target": (str(cameras / "new" / "images" / "train"),)}
-    options = {**places, "settings": (*SMALL, *settings)}
+    options = {**places, "settings": (*SMALL, *settings), **more}
     return start_run(recipe="demo", out=out, init=source, resume=None, options=options)
 
 
@@ -168,3 +173,60 @@ def test_a_run_without_a_teacher_logs_no_pseudo_labels(cameras, source, tmp_path
     assert entries[-1]["self_training"] == 0.0
     assert entries[-1]["entropy"] > 0
     assert entries[-1]["confidence"] is None
+
+
+FAST = "adaptation.learning_rate=1e-2"
+
+
+def weights_of(folder):
+    """What was trained, without statistics."""
+    state = load_checkpoint(folder).segmenter_state
+    return {name: value for name, value in state.items() if "running" not in name and "num_batches" not in name}
+
+
+def test_with_a_start_share_a_run_ends_between_the_network_it_was_given_and_the_one_it_made(cameras, source, tmp_path):
+    """Half-way, weight by weight, with the statistics that this network has of the target."""
+    made = weights_of(adapted(cameras, source, tmp_path / "made", (FAST,)).adapted)
+    result = adapted(cameras, source, tmp_path / "joined", (FAST, "adaptation.start_share=0.5")).adapted
+    given, joined = weights_of(source), weights_of(result)
+    assert any(not torch.equal(given[name], made[name]) for name in made)
+    for name in made:
+        torch.testing.assert_close(joined[name], (given[name] + made[name]) / 2, rtol=0, atol=1e-6)
+
+    content = load_checkpoint(result)
+    network = build_from_checkpoint(content)
+    target = open_target((str(cameras / "new" / "images" / "train"),), input_hw=content.input_hw, fit=content.fit)
+    estimate_statistics(network, statistics_batches(target, count=256, size=2))
+    for name, value in network.state_dict().items():
+        torch.testing.assert_close(value, content.segmenter_state[name], rtol=1e-4, atol=1e-5)
+
+
+def test_what_is_scored_at_the_end_of_a_run_is_its_result(cameras, source, tmp_path, monkeypatch):
+    """The weights of the last validation are those of the checkpoint."""
+    scored, score = [], run_module.validation_miou
+
+    def noted(segmenter, *others):
+        scored.append({name: value.detach().clone() for name, value in segmenter.named_parameters()})
+        return score(segmenter, *others)
+
+    monkeypatch.setattr(run_module, "validation_miou", noted)
+    settings = (FAST, "adaptation.start_share=0.5")
+    result = weights_of(adapted(cameras, source, tmp_path / "run", settings, val=str(cameras / "new")).adapted)
+    assert scored[-1].keys() == result.keys()
+    for name, value in scored[-1].items():
+        assert torch.equal(value, result[name]), name
+
+
+def test_with_entropy_first_the_start_is_where_labels_begin(cameras, source, tmp_path, monkeypatch):
+    """Two steps of entropy, two of labels: not the network that was given, which has moved on by then."""
+    given, begun, begin = weights_of(source), [], StartWeights.begin
+
+    def noted(self, one):
+        begun.append({name: value.detach().clone() for name, value in one.named_parameters()})
+        begin(self, one)
+
+    monkeypatch.setattr(StartWeights, "begin", noted)
+    settings = (FAST, "adaptation.entropy_first=0.5", "adaptation.start_share=0.5")
+    adapted(cameras, source, tmp_path / "run", settings)
+    assert len(begun) == 1
+    assert any(not torch.equal(value, given[name]) for name, value in begun[0].items())

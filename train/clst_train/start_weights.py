@@ -31,9 +31,9 @@ class StartWeights:
 
         Nothing happens where none were ever remembered. BatchNorm statistics stay; they want to be estimated anew.
         """
-        for name, value in network.named_parameters():
-            if self._weights:
-                value.copy_(torch.lerp(value, self._weights[name].to(value.device), self.share))
+        weights = dict(network.named_parameters())
+        for name, kept in self._weights.items():
+            weights[name].lerp_(kept.to(weights[name].device), self.share)
 
     def state_dict(self) -> dict[str, Tensor]:
         """What a resumed run needs."""
