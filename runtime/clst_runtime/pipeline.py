@@ -141,13 +141,11 @@ def _loop(
         except SourceEnded:
             stop.ask("the source has ended")
         finally:  # also when it fails for good
-            while source.warnings:
-                statistics.warn(source.warnings.pop(0))
-        statistics.passed(source.drops, lost=source.lost, losses=source.losses)
+            _take_over(source, statistics)
         begins = timed is not None and not warm
         if timed is not None and begins:
             segmenter.warm_up(timed)
-            source.drops.clear()  # what passed while the model was loaded and warmed
+            _take_over(source, statistics)  # what passed while the model was warmed is no drop
             statistics.begin()
             watchers.ready(statistics)
             warm = True
@@ -159,6 +157,13 @@ def _loop(
         watchers.tick(statistics)
         if limit is not None and statistics.frames >= limit:
             stop.ask("the wanted number of frames")
+
+
+def _take_over(source: Source, statistics: RunStatistics) -> None:
+    status = source.status()
+    for words in status.warnings:
+        statistics.warn(words)
+    statistics.passed(status.drops, lost=status.lost, losses=status.losses)
 
 
 def _tell_failures(outlets: Sequence[Outlet], statistics: RunStatistics) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from clst_runtime.errors import DataError
 from clst_runtime.frames import Picture
-from clst_runtime.sources.base import OVERTAKEN, Source, TimedFrame
+from clst_runtime.sources.base import OVERTAKEN, Source, SourceStatus, TimedFrame
 
 REPLAY_FPS = 30.0
 
@@ -60,11 +60,22 @@ class ReplaySource(Source):
             if wait_ns / 1e9 > timeout_seconds:
                 return None
             due += 1
-        self.drops[OVERTAKEN] += due - self._last - 1
+        self._pass_by(due - 1)
         self._last = due
         captured_ns = self._started_ns + due * self._period_ns
         picture = self._pictures[due % len(self._pictures)]
         return TimedFrame(index=due, picture=picture, captured_ns=captured_ns, name=f"{due:06d}")
+
+    def status(self) -> SourceStatus:
+        """As of now: what was due before the newest and nobody took has passed."""
+        if self._started_ns is not None:
+            self._pass_by((self._clock() - self._started_ns) // self._period_ns - 1)
+        return super().status()
+
+    def _pass_by(self, last: int) -> None:
+        """Every picture up to the position `last` that nobody took is a drop."""
+        self.drops[OVERTAKEN] += max(0, last - self._last)
+        self._last = max(self._last, last)
 
     def close(self) -> None:
         """Nothing is held open."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,7 +52,6 @@ class RunStatistics:
         self.deadline, self.live = deadline or Deadline(), live
         self.frames = self.misses = self.streak = self.longest_streak = self.stale_spells = self.losses = 0
         self.drops: Counter[str] = Counter()
-        self.warnings: deque[str] = deque(maxlen=WARNINGS_KEPT)
         self.failures: list[str] = []
         """Sinks that stopped before the end, and why."""
         self.end = ""
@@ -62,6 +61,8 @@ class RunStatistics:
         self._clock, self._lock = clock, threading.Lock()
         self._inference, self._age = LatencyHistogram(), LatencyHistogram()
         self._recent: deque[tuple[float, float, float]] = deque(maxlen=RECENT)
+        self._warned: dict[str, int] = {}
+        self._unseen: Counter[str] = Counter()
         self._begun_ns = self._newest_ns = self._last_ns = 0
         self._lost = self._was_stale = False
 
@@ -87,12 +88,17 @@ class RunStatistics:
             self._recent.append((round(seconds, 3), result.age_ns / 1e6, result.inference_ns / 1e6))
             self._note_stale()
 
-    def passed(self, drops: Counter[str], *, lost: bool, losses: int) -> None:
-        """Take over what the source says of itself; called whether or not there was a frame."""
+    def passed(self, drops: Mapping[str, int], *, lost: bool, losses: int) -> None:
+        """Take over what the source says of itself; called whether or not there was a frame.
+
+        Nobody missed what a camera dropped before `begin`; of a file every frame counts.
+        """
         with self._lock:
-            self._lost, self.losses = lost, losses
-            for cause, count in drops.items():
-                self.drops[cause] = count
+            self._lost, self.losses = lost, max(self.losses, losses)
+            if self.live and self._begun_ns == 0:
+                self._unseen = Counter(drops)
+            for cause, count in (Counter(drops) - self._unseen).items():
+                self.drops[cause] = max(self.drops[cause], count)
             self._last_ns = self._clock()
             self._note_stale()
 
@@ -102,9 +108,17 @@ class RunStatistics:
             self.drops[cause] += 1
 
     def warn(self, words: str) -> None:
-        """Keep a warning; the oldest go when there are too many."""
+        """Keep a warning, once however often it comes; the oldest go when there are too many."""
         with self._lock:
-            self.warnings.append(words)
+            self._warned[words] = self._warned.pop(words, 0) + 1  # the latest stands last
+            if len(self._warned) > WARNINGS_KEPT:
+                del self._warned[next(iter(self._warned))]
+
+    @property
+    def warnings(self) -> list[str]:
+        """What went wrong, the latest last; what came more than once says how often."""
+        warned = self._warned.copy()  # one step, so that no other thread can come between
+        return [words if count == 1 else f"{words} ({count} times)" for words, count in warned.items()]
 
     def _note_stale(self) -> None:
         stale = self._is_stale()
@@ -166,7 +180,7 @@ class RunStatistics:
             "stale_spells": self.stale_spells,
             "losses": self.losses,
             "interrupted": self.interrupted,
-            "warnings": list(self.warnings),
+            "warnings": self.warnings,
             "failures": list(self.failures),
             "domain": None if self.domain is None else self.domain(),
         }

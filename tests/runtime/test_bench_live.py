@@ -58,6 +58,16 @@ def test_who_comes_late_gets_the_newest_and_the_others_are_drops():
     assert source.drops == {"overtaken": 2}
 
 
+def test_pictures_that_pass_while_the_model_is_warmed_up_are_known_at_its_end():
+    clock = Clock()
+    source = replay(clock)
+    source.take(1.0)
+    clock.now += 3 * PERIOD + 7
+    assert source.status().drops == {"overtaken": 2}, "the third is the newest and may still be taken"
+    assert source.take(1.0).index == 3
+    assert source.status().drops == {"overtaken": 2}
+
+
 def test_a_short_patience_ends_without_a_frame_and_loses_none():
     clock = Clock()
     source = replay(clock)

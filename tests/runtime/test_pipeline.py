@@ -148,6 +148,33 @@ def test_what_the_source_warns_of_is_known_at_once_and_kept_when_it_fails():
     assert seen == [[], ["camera:0 was lost: unplugged"], ["camera:0 was lost: unplugged"]]
 
 
+def test_drops_before_the_first_frame_are_not_told_and_later_ones_do_not_fall():
+    """Nine before the first frame, five while it warmed the model up, then two and one."""
+
+    class WarmingBackend(FakeBackend):
+        def predict(self, frame):
+            source.drops["overtaken"] += 5 * (self.calls == 0)
+            return super().predict(frame)
+
+    source, seen = FakeSource([]), []
+    dropped = [lambda count=count: source.drops.update(overtaken=count) for count in (9, 2, 1)]
+    source.items = iter([dropped[0], 0, dropped[1], 1, dropped[2], 2])
+    watchers = Watchers(tick=lambda statistics: seen.append(statistics.to_json()["dropped"]))
+    run_pipeline(source, WarmingBackend(), [], watchers=watchers)
+    assert seen == [0, 0, 2, 2, 3, 3, 3]
+
+
+def test_a_source_s_status_is_a_copy_and_tells_each_warning_once():
+    source = FakeSource([])
+    source.drops["corrupt"], source.losses, source.lost = 2, 1, True
+    source.warnings.append("camera:0 was lost: unplugged")
+    status = source.status()
+    source.drops["corrupt"] += 1
+    assert (status.drops, status.losses, status.lost) == ({"corrupt": 2}, 1, True)
+    assert status.warnings == ("camera:0 was lost: unplugged",)
+    assert source.status().warnings == ()
+
+
 def test_ready_is_told_once_after_the_warm_up():
     backend, calls = FakeBackend(), []
     watchers = Watchers(ready=lambda statistics: calls.append((backend.calls, statistics.frames)))

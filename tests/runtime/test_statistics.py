@@ -106,6 +106,31 @@ def test_drops_are_summed_by_cause_and_the_source_s_own_counts_are_not_added_twi
     assert told["dropped"] == 7
 
 
+def test_counters_never_fall():
+    statistics, _ = begun()
+    statistics.passed(Counter(overtaken=5, corrupt=2), lost=True, losses=3)
+    statistics.passed(Counter(overtaken=1), lost=False, losses=0)
+    told = statistics.to_json()
+    assert (told["drops"], told["losses"]) == ({"overtaken": 5, "corrupt": 2}, 3)
+
+
+def test_what_a_camera_dropped_before_the_start_was_missed_by_nobody_and_of_a_file_every_frame_counts():
+    for live, drops in ((True, {"overtaken": 3}), (False, {"overtaken": 7, "corrupt": 9})):
+        statistics = RunStatistics(live=live)
+        statistics.passed(Counter(corrupt=9), lost=False, losses=0)
+        statistics.passed(Counter(corrupt=9, overtaken=4), lost=False, losses=0)
+        statistics.begin()
+        statistics.passed(Counter(corrupt=9, overtaken=7), lost=False, losses=0)
+        assert statistics.to_json()["drops"] == drops
+
+
+def test_a_warning_that_comes_again_is_one_line_that_says_how_often():
+    statistics, _ = begun()
+    for words in ("camera lost", "disk full", *["camera lost"] * 400):
+        statistics.warn(words)
+    assert statistics.warnings == ["disk full", "camera lost (401 times)"]
+
+
 def test_memory_is_bounded_and_the_newest_is_kept():
     statistics, clock = begun()
     for number in range(RECENT + 50):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator
@@ -48,6 +49,20 @@ class TimedFrame:
         return to_rgb(self.picture, self.layout)
 
 
+@dataclass(frozen=True, kw_only=True)
+class SourceStatus:
+    """What a source says of itself at one moment."""
+
+    drops: Counter[str]
+    """Frames that passed unseen since it was opened, by cause."""
+    warnings: tuple[str, ...]
+    """What went wrong since the last time."""
+    lost: bool
+    """Whether it gives nothing just now."""
+    losses: int
+    """How many times it was lost since it was opened."""
+
+
 class Source(ABC):
     """Frames, in order; closed by `with`."""
 
@@ -65,6 +80,14 @@ class Source(ABC):
         """Frames that passed unseen, by cause."""
         self.warnings: list[str] = []
         """What went wrong without ending the program."""
+        self._lock = threading.RLock()
+        """Held by whoever changes or reads the counters while another thread reads frames."""
+
+    def status(self) -> SourceStatus:
+        """A copy of the counters that fit each other; every warning is handed over once."""
+        with self._lock:
+            warnings, self.warnings[:] = tuple(self.warnings), ()
+            return SourceStatus(drops=Counter(self.drops), warnings=warnings, lost=self.lost, losses=self.losses)
 
     @abstractmethod
     def take(self, timeout_seconds: float) -> TimedFrame | None:

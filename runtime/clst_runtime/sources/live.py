@@ -83,7 +83,7 @@ class LiveSource(Source):
         self._memory = mmap.mmap(self._shared.fileno(), 0)
         self._lent: dict[int, Lent] = {}
         self._newest: _Arrival | None = None
-        self._changed = threading.Condition()
+        self._changed = threading.Condition(self._lock)
         self._closing, self._ended, self._failure = False, False, ""
         self._next_index = 0
         self._seen_ns = time.monotonic_ns()
