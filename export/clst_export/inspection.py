@@ -122,7 +122,8 @@ def describe(facts: dict[str, Any]) -> str:
 def _told_choice(name: str, choice: dict[str, Any]) -> str:
     if "damaged" in choice:
         return str(choice["damaged"])
-    return f"{choice['gpu']}, TensorRT {choice['tensorrt']}: {choice['why']}, {choice['preferred']} is used"
+    gpu = f"{choice['gpu']} with {choice['multiprocessors']} multiprocessors"
+    return f"{gpu}, TensorRT {choice['tensorrt']}: {choice['why']}, {choice['preferred']} is used"
 
 
 def _short(value: Any) -> str:

@@ -66,7 +66,13 @@ def there_and_back():
     LIB.stand_in_devices(1, 1)
     found = {}
     with open_cuda("cuda-python") as device:
-        found["facts"] = [device.library, device.name, device.compute_capability, device.integrated]
+        found["facts"] = [
+            device.library,
+            device.name,
+            device.compute_capability,
+            device.integrated,
+            device.multiprocessors,
+        ]
         frame, result = device.pinned((2, 3)), device.pinned((2, 3))
         found["zeroed"] = [str(frame.dtype), frame.tolist()]
         there, answer = device.allocate(6), device.allocate(6)
@@ -233,6 +239,8 @@ def not_there():
     LIB.stand_in_devices(1, 0)
     fail("cuDevicePrimaryCtxRetain", 999)
     found["retain"] = told(open_cuda, "cuda-python")
+    fail("cuDevicePrimaryCtxRetain", OUT_OF_MEMORY)
+    found["full"] = told(open_cuda, "cuda-python")
     return found
 
 
@@ -298,7 +306,7 @@ def whole_backend():
         model = write_rgb_model(Path(folder) / "m.onnx").read_bytes()
     header = json.dumps({"version": fake.__version__, "dla_core": -1}).encode()
     plan = fake._MAGIC + header + b"\n" + model
-    facts = {"gpu": "Orin", "compute_capability": "8.7", "tensorrt": fake.__version__}
+    facts = {"gpu": "Orin", "compute_capability": "8.7", "multiprocessors": 14, "tensorrt": fake.__version__}
     built = BuiltEngine(
         plan=plan, manifest=engine_manifest(rgb_manifest(), plan=plan, onnx_sha256="0" * 64, facts=facts)
     )

@@ -86,7 +86,7 @@ int cuDeviceGetCount(int *count) { *count = device_count; return called("cuDevic
 int cuDeviceGet(int *device, int number) { *device = number; return called("cuDeviceGet"); }
 int cuDeviceGetName(char *name, int length, int device) { snprintf(name, length, "Orin"); return called("cuDeviceGetName"); }
 int cuDeviceGetAttribute(int *value, int attribute, int device) {
-    *value = attribute == 75 ? 8 : attribute == 76 ? 7 : attribute == 18 ? integrated : -1;
+    *value = attribute == 75 ? 8 : attribute == 76 ? 7 : attribute == 18 ? integrated : attribute == 16 ? 14 : -1;
     return called("cuDeviceGetAttribute");
 }
 int cuDevicePrimaryCtxRetain(void **context, int device) {

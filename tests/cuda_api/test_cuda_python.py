@@ -99,7 +99,7 @@ def found(answers, scenario, state=CLEAN):
 
 def test_a_frame_goes_there_and_back_only_after_waiting(answers):
     told = found(answers, "there_and_back")
-    assert told["facts"] == ["cuda-python", "Orin", "8.7", True]
+    assert told["facts"] == ["cuda-python", "Orin", "8.7", True, 14]
     assert told["zeroed"] == ["uint8", [[0, 0, 0], [0, 0, 0]]]
     assert told["before_waiting"] == [[0, 0, 0], [0, 0, 0]]
     assert told["after_waiting"] == [[246, 246, 246], [246, 246, 246]]  # 255 - 9: what was there when the copy ran
@@ -110,10 +110,10 @@ def test_calls_come_in_the_order_that_the_driver_wants(answers):
     calls = found(answers, "there_and_back")["log"]
     first = ["cuInit", "cuDriverGetVersion", "cuDeviceGetCount", "cuDeviceGet", "cuDeviceGetName"]
     assert calls[:5] == first
-    assert calls[8:11] == ["cuDevicePrimaryCtxRetain", "cuCtxPushCurrent", "cuStreamCreate"]
+    assert calls[9:12] == ["cuDevicePrimaryCtxRetain", "cuCtxPushCurrent", "cuStreamCreate"]
     assert calls[-5:] == ["cuMemFree", "cuMemFree", "cuStreamDestroy", "cuCtxPopCurrent", "cuDevicePrimaryCtxRelease"]
     frame = ["cuEventRecord", "cuMemcpyHtoDAsync", "cuMemcpyDtoHAsync", "cuEventRecord", "cuStreamSynchronize"]
-    assert calls[17:22] == frame
+    assert calls[18:23] == frame
 
 
 def test_mapped_memory_is_read_and_written_in_place_at_the_gpu_s_own_address(answers):
@@ -144,7 +144,7 @@ def test_a_graph_that_fails_leaves_the_gpu_as_it_was(answers):
     assert told["broken"] == ["KeyError", "'ours'"], "our own defects are not warnings"
     assert told["plain"] == [3, 3, 3, 3]
     assert told["again"] is None
-    assert (told["sticky"][0], told["after"][0]) == ("ClstError", "ClstError")
+    assert (told["sticky"][0], told["after"][0]) == ("CudaFailed", "CudaFailed")
     assert "restart it" in told["sticky"][1]
 
 
@@ -177,7 +177,8 @@ def test_too_little_memory_is_not_sticky(answers):
 
 def test_no_gpu_says_what_is_needed_in_one_line(answers):
     told = found(answers, "not_there", CLEAN | {"leaked": -1})
-    assert all(kind == "MissingDependency" for kind, _ in told.values())
+    assert [kind for kind, _ in told.values()] == ["MissingDependency"] * 3 + ["GpuOutOfMemory"]
+    assert "the GPU ran out of memory while opening it" in told["full"][1]
     assert "no CUDA device is visible" in told["none"][1]
     assert "cuInit failed: CUDA_ERROR_NO_DEVICE" in told["init"][1]
     assert "CUDA_ERROR_UNKNOWN" in told["retain"][1]

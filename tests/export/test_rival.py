@@ -189,14 +189,14 @@ def test_an_int8_bundle_brings_its_rival_and_the_device_uses_the_better(machine,
     built = CliRunner().invoke(main, ["build", str(folder)])
     assert built.exit_code == 0, built.output
     assert "INT8 takes 8.00 ms, FP16 7.50 ms on this GPU: FP16 is faster and loses nothing, it is used" in built.stderr
-    assert built.stdout.startswith(str(folder / "rival-orin-8.7-trt10.3.0.engine: "))
+    assert built.stdout.startswith(str(folder / "rival-orin-8.7-16sm-trt10.3.0.engine: "))
     machine.does.calls.clear()
     run = CliRunner().invoke(run_main, [str(folder), "--source", str(pictures), "--frames", "2"])
     assert run.exit_code == 0, run.output
     assert "ready: TensorRT 10.3.0 on Orin (compute capability 8.7), fp16" in run.stderr
     assert "build" not in machine.does.calls
     shown = CliRunner().invoke(main, ["inspect", str(folder)]).output
-    assert "FP16 is faster and loses nothing, rival-orin-8.7-trt10.3.0.engine is used" in shown
+    assert "FP16 is faster and loses nothing, rival-orin-8.7-16sm-trt10.3.0.engine is used" in shown
     assert "its rival:" in shown
 
 

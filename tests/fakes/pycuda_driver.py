@@ -12,6 +12,7 @@ import numpy as np
 calls = []
 devices = 1
 integrated = 0
+multiprocessors = 8
 raises = {}
 
 
@@ -69,8 +70,9 @@ class Device:
         return (8, 7)
 
     def get_attribute(self, attribute):
-        assert attribute == device_attribute.INTEGRATED
-        return integrated
+        return {device_attribute.INTEGRATED: integrated, device_attribute.MULTIPROCESSOR_COUNT: multiprocessors}[
+            attribute
+        ]
 
     def retain_primary_context(self):
         called("retain")
@@ -108,6 +110,7 @@ class Allocation:
 
 class device_attribute:  # noqa: N801 PyCUDA's name
     INTEGRATED = 18
+    MULTIPROCESSOR_COUNT = 16
 
 
 class host_alloc_flags:  # noqa: N801 PyCUDA's name

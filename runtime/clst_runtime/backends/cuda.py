@@ -37,6 +37,14 @@ class GraphFailed(ClstError):
     """A CUDA graph could not be made; the GPU is as it was before and runs without one."""
 
 
+class GpuOutOfMemory(ClstError):
+    """Too little memory on the GPU now, which says nothing of another time; nothing else is lost."""
+
+
+class CudaFailed(ClstError):
+    """An error of the GPU that stays until the process ends; it says nothing of the next process."""
+
+
 class Mark(Protocol):
     """A point in the stream whose time can be asked for; made by `CudaDevice.create_mark`."""
 
@@ -69,6 +77,10 @@ class CudaDevice(Protocol):
     @property
     def compute_capability(self) -> str:
         """Major and minor, e.g. `8.7`."""
+
+    @property
+    def multiprocessors(self) -> int:
+        """How many of them it has: modules of one name and compute capability differ in it (Orin: 4 to 16)."""
 
     @property
     def integrated(self) -> bool:
@@ -120,7 +132,7 @@ class CudaDevice(Protocol):
         """Wait until everything queued is done.
 
         Raises:
-            ClstError: something queued has failed; the device's state is lost.
+            CudaFailed: something queued has failed; the device's state is lost.
         """
 
     def close(self) -> None:
@@ -133,10 +145,10 @@ class CudaDevice(Protocol):
     ) -> None: ...
 
 
-def cuda_failure(doing: str, reason: object) -> ClstError:
+def cuda_failure(doing: str, reason: object) -> CudaFailed:
     """The error for a failure inside CUDA: it is sticky, every later call in this process would fail too."""
     told = " ".join(str(reason).split()) or "no reason given"
-    return ClstError(f"CUDA failed while {doing} ({told}); such an error stays until the process ends: restart it")
+    return CudaFailed(f"CUDA failed while {doing} ({told}); such an error stays until the process ends: restart it")
 
 
 def check_library(library: str, *, graphs: bool) -> None:

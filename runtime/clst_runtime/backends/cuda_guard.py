@@ -11,7 +11,7 @@ from enum import Enum
 from types import TracebackType
 from typing import Any
 
-from clst_runtime.backends.cuda import Bytes, Graph, GraphFailed, Mapped, Mark, cuda_failure
+from clst_runtime.backends.cuda import Bytes, GpuOutOfMemory, Graph, GraphFailed, Mapped, Mark, cuda_failure
 from clst_runtime.errors import ClstError
 
 NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING: does not wait for the legacy default stream
@@ -42,7 +42,7 @@ class GuardedDevice(ABC):
 
     def __init__(self) -> None:
         self._thread, self._failure, self._open = threading.get_ident(), "", False
-        self._name, self._capability, self._is_integrated = "", "", False
+        self._name, self._capability, self._multiprocessors, self._is_integrated = "", "", 0, False
 
     @abstractmethod
     def _kind_of(self, error: Exception) -> Failure:
@@ -101,6 +101,11 @@ class GuardedDevice(ABC):
     def compute_capability(self) -> str:
         """Major and minor."""
         return self._capability
+
+    @property
+    def multiprocessors(self) -> int:
+        """How many of them it has."""
+        return self._multiprocessors
 
     @property
     def integrated(self) -> bool:
@@ -195,10 +200,7 @@ class GuardedDevice(ABC):
         except self._errors as error:
             kind, told = self._kind_of(error), " ".join(str(error).split())
             if kind is Failure.MEMORY:
-                raise ClstError(
-                    f"the GPU ran out of memory while {doing} ({told}); end other programs that use it, "
-                    "or take a smaller input size"
-                ) from error
+                raise out_of_memory(doing, told) from error
             if kind is Failure.GRAPH:
                 raise ClstError(
                     f"CUDA cannot record a graph while {doing} ({told}); open the model without one"
@@ -225,3 +227,12 @@ class GuardedDevice(ABC):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def out_of_memory(doing: str, told: object) -> GpuOutOfMemory:
+    """The error where the driver says that the GPU's memory is used up."""
+    words = " ".join(str(told).split())
+    return GpuOutOfMemory(
+        f"the GPU ran out of memory while {doing} ({words}); end other programs that use it, or take a smaller input "
+        "size"
+    )

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from clst_runtime.backends.cuda import CURE, PYCUDA, Bytes, NotImportable
-from clst_runtime.backends.cuda_guard import NON_BLOCKING, Failure, GuardedDevice
+from clst_runtime.backends.cuda_guard import NON_BLOCKING, Failure, GuardedDevice, out_of_memory
 from clst_runtime.errors import MissingDependency
 from clst_runtime.optional import require
 
@@ -36,7 +36,7 @@ class PycudaDevice(GuardedDevice):
         """Open the first GPU.
 
         Raises:
-            MissingDependency: no driver or no GPU.
+            MissingDependency: no driver or no GPU. GpuOutOfMemory: its memory is used up.
         """
         super().__init__()
         self._driver: Any = driver
@@ -49,9 +49,13 @@ class PycudaDevice(GuardedDevice):
                 raise MissingDependency(f"no CUDA device is visible; {CURE}")
             device = driver.Device(0)
             self._name, capability = str(device.name()), device.compute_capability()
-            self._is_integrated = bool(device.get_attribute(driver.device_attribute.INTEGRATED))
+            attributes = driver.device_attribute
+            self._is_integrated = bool(device.get_attribute(attributes.INTEGRATED))
+            self._multiprocessors = int(device.get_attribute(attributes.MULTIPROCESSOR_COUNT))
             self._context: Any = device.retain_primary_context()
             self._context.push()
+        except driver.MemoryError as error:
+            raise out_of_memory("opening it", error) from error
         except driver.Error as error:
             raise MissingDependency(f"no CUDA device can be opened ({error}); {CURE}") from error
         self._capability, self._open = f"{capability[0]}.{capability[1]}", True

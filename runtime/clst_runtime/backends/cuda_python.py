@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from clst_runtime.backends.cuda import CUDA_PYTHON, CURE, Bytes, NotImportable
-from clst_runtime.backends.cuda_guard import NON_BLOCKING, Failure, GuardedDevice
+from clst_runtime.backends.cuda_guard import NON_BLOCKING, Failure, GuardedDevice, out_of_memory
 from clst_runtime.errors import MissingDependency
 from clst_runtime.optional import require
 
@@ -117,7 +117,8 @@ class CudaPythonDevice(GuardedDevice):
         """Open the first GPU.
 
         Raises:
-            MissingDependency: no driver, one that is older than cuda-python, or no GPU.
+            MissingDependency: no driver, one that is older than cuda-python, or no GPU. GpuOutOfMemory: its memory is
+                used up.
         """
         super().__init__()
         self._bindings: Any = bindings
@@ -129,6 +130,8 @@ class CudaPythonDevice(GuardedDevice):
         try:
             self._open_first()
         except DriverCallFailed as error:
+            if self._kind_of(error) is Failure.MEMORY:
+                raise out_of_memory("opening it", error) from error
             raise MissingDependency(f"no CUDA device can be opened ({error}); {CURE}") from error
         self._open = True
         try:
@@ -147,9 +150,9 @@ class CudaPythonDevice(GuardedDevice):
         device = call("cuDeviceGet", 0)
         attributes = self._bindings.CUdevice_attribute
         self._name = bytes(call("cuDeviceGetName", 256, device)).partition(b"\0")[0].decode()
-        major, minor, integrated = (
+        major, minor, integrated, self._multiprocessors = (
             int(call("cuDeviceGetAttribute", getattr(attributes, f"CU_DEVICE_ATTRIBUTE_{name}"), device))
-            for name in ("COMPUTE_CAPABILITY_MAJOR", "COMPUTE_CAPABILITY_MINOR", "INTEGRATED")
+            for name in ("COMPUTE_CAPABILITY_MAJOR", "COMPUTE_CAPABILITY_MINOR", "INTEGRATED", "MULTIPROCESSOR_COUNT")
         )
         self._capability, self._is_integrated = f"{major}.{minor}", bool(integrated)
         self._context = PrimaryContext(self._driver, device)

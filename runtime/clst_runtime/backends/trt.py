@@ -97,7 +97,7 @@ class TrtBackend:
             if device is None:
                 device = self._closing.enter_context(open_cuda(self._gpu.cuda, graphs=self._gpu.graph))
             self._device = device
-            check_gpu(self._manifest, self._device.name, self._device.compute_capability, where=path)
+            check_gpu(self._manifest, self._device, where=path)
             self._load(trt, plan)
             self._allocate(timed=timed)
             self._record_graph()

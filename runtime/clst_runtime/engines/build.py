@@ -16,7 +16,7 @@ from clst_runtime.engines.building import serialise_engine
 from clst_runtime.engines.library import load_tensorrt, version_numbers
 from clst_runtime.engines.options import BuildOptions
 from clst_runtime.engines.progress import BuildProgress, QuietProgress
-from clst_runtime.engines.sidecar import engine_manifest, sidecar_path, write_engine
+from clst_runtime.engines.sidecar import engine_manifest, gpu_facts, sidecar_path, write_engine
 from clst_runtime.engines.verification import Expected, check_frames, compare_engine, onnx_class_maps
 from clst_runtime.errors import BudgetNotHeld, DataError, MissingDependency
 from clst_runtime.hashing import file_sha256
@@ -128,8 +128,7 @@ def _manifest(
     trt: ModuleType, device: CudaDevice, model: Manifest, onnx_path: Path, plan: bytes, options: BuildOptions
 ) -> Manifest:
     facts = {
-        "gpu": device.name,
-        "compute_capability": device.compute_capability,
+        **gpu_facts(device),
         "tensorrt": str(trt.__version__),
         "options": options.to_json(),
     }

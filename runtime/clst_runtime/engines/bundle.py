@@ -14,9 +14,10 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -41,20 +42,20 @@ from clst_runtime.engines.rivals import (
     read_choice,
     write_choice,
 )
-from clst_runtime.engines.sidecar import read_engine
+from clst_runtime.engines.sidecar import gpu_facts, read_engine
 from clst_runtime.engines.verification import Expected
 from clst_runtime.errors import ClstError, MissingDependency, ModelFileError
 from clst_runtime.manifest import Manifest
 
 
-def engine_name(gpu: str, compute_capability: str, tensorrt: str) -> str:
-    """`model-orin-8.7-trt10.3.0.engine`: one for each GPU and TensorRT version, so that a folder serves several."""
-    return f"model-{_device_name(gpu, compute_capability, tensorrt)}.engine"
+def device_name(facts: Mapping[str, Any], tensorrt: str) -> str:
+    """`orin-8.7-16sm-trt10.3.0`: GPU (as of `gpu_facts`) and TensorRT version as a part of file names.
 
-
-def _device_name(gpu: str, compute_capability: str, tensorrt: str) -> str:
-    kind = re.sub(r"[^a-z0-9]+", "-", gpu.lower()).strip("-") or "gpu"
-    return f"{kind}-{compute_capability}-trt{tensorrt}"
+    One for each, so that a folder serves several devices. The multiprocessors tell apart the modules that have the
+    same name and compute capability, as those of Jetson Orin.
+    """
+    kind = re.sub(r"[^a-z0-9]+", "-", str(facts["gpu"]).lower()).strip("-") or "gpu"
+    return f"{kind}-{facts['compute_capability']}-{facts['multiprocessors']}sm-trt{tensorrt}"
 
 
 def build_bundle(folder: Path, *, options: BuildOptions | None = None, progress: BuildProgress | None = None) -> Path:
@@ -193,7 +194,7 @@ def _device_here(folder: Path) -> str:
     try:
         version = str(load_tensorrt().__version__)
         with open_cuda() as device:
-            return _device_name(device.name, device.compute_capability, version)
+            return device_name(gpu_facts(device), version)
     except MissingDependency as error:
         raise MissingDependency(
             f"{folder} becomes an engine where TensorRT and an NVIDIA GPU are: {error.message}; "

@@ -25,7 +25,7 @@ from clst_runtime.engines.sidecar import read_engine, sidecar_path
 from clst_runtime.errors import ClstError, ConfigError, DataError, MissingDependency, ModelFileError
 from clst_runtime.manifest import Manifest
 
-CHOICE_VERSION = 1
+CHOICE_VERSION = 2
 WORTHWHILE = 0.03
 """Share of FP16's time that INT8 must save to be preferred. It costs accuracy, so a tie goes to FP16; and a measurement
 counts as steady up to a coefficient of variation of 2.5 % (`timing.UNSTEADY`), so less may be noise."""
@@ -68,6 +68,8 @@ class Choice:
     """As its driver names it."""
     compute_capability: str
     """Major and minor."""
+    multiprocessors: int
+    """How many of them it has."""
     tensorrt: str
     """Version."""
     options: Mapping[str, Any]
@@ -200,6 +202,7 @@ def decide(
         fp16=fp16,
         gpu=facts["gpu"],
         compute_capability=facts["compute_capability"],
+        multiprocessors=facts["multiprocessors"],
         tensorrt=facts["tensorrt"],
         options=options,
     )

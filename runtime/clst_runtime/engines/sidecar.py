@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from clst_runtime.atomic import write_bytes, write_text
+from clst_runtime.backends.cuda import CudaDevice
 from clst_runtime.errors import ModelFileError
 from clst_runtime.manifest import Manifest
 
-FACTS = ("gpu", "compute_capability", "tensorrt", "engine_sha256", "onnx_sha256", "engine_bytes")
+FACTS = ("gpu", "compute_capability", "multiprocessors", "tensorrt", "engine_sha256", "onnx_sha256", "engine_bytes")
 CURE = (
     "build it again on this machine from the ONNX file beside it: clst-export build ENGINE --frames PICTURES, "
     "or clst-run --rebuild"
@@ -28,7 +30,7 @@ def sidecar_path(engine: Path) -> Path:
 
 
 def engine_manifest(model: Manifest, *, plan: bytes, onnx_sha256: str, facts: dict[str, Any]) -> Manifest:
-    """The model's manifest with what is known of the engine; `facts` gives gpu, compute_capability and tensorrt."""
+    """The model's manifest with what is known of the engine; `facts` gives those of the GPU and tensorrt."""
     values = {
         **facts,
         "engine_sha256": hashlib.sha256(plan).hexdigest(),
@@ -97,15 +99,28 @@ def check_tensorrt(manifest: Manifest, version: str, *, where: Path) -> None:
         )
 
 
-def check_gpu(manifest: Manifest, name: str, compute_capability: str, *, where: Path) -> None:
+def gpu_facts(device: CudaDevice) -> dict[str, Any]:
+    """What tells kinds of GPUs apart: an engine, and what was measured of it, is of one of them."""
+    return {
+        "gpu": device.name,
+        "compute_capability": device.compute_capability,
+        "multiprocessors": device.multiprocessors,
+    }
+
+
+def gpu_words(facts: Mapping[str, Any]) -> str:
+    """Those facts in words: `Orin (compute capability 8.7, 16 multiprocessors)`."""
+    return (
+        f"{facts['gpu']} (compute capability {facts['compute_capability']}, {facts['multiprocessors']} multiprocessors)"
+    )
+
+
+def check_gpu(manifest: Manifest, device: CudaDevice, *, where: Path) -> None:
     """Refuse an engine of another kind of GPU.
 
     Raises:
         ModelFileError: it is one.
     """
-    built_for = (manifest.engine["gpu"], manifest.engine["compute_capability"])
-    if built_for != (name, compute_capability):
-        raise ModelFileError(
-            f"{where} was built for {built_for[0]} (compute capability {built_for[1]}), "
-            f"found {name} ({compute_capability}); {CURE}"
-        )
+    found = gpu_facts(device)
+    if any(manifest.engine[name] != value for name, value in found.items()):
+        raise ModelFileError(f"{where} was built for {gpu_words(manifest.engine)}, found {gpu_words(found)}; {CURE}")

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from tests.fakes import pycuda_driver
 
+from clst_runtime.backends.cuda import GpuOutOfMemory
 from clst_runtime.backends.cuda_open import open_cuda
 from clst_runtime.errors import ClstError, ConfigError, MissingDependency
 
@@ -33,6 +34,7 @@ def driver(monkeypatch):
 def test_the_primary_context_is_retained_and_everything_runs_on_one_own_stream(driver):
     with open_cuda() as device:
         assert (device.name, device.compute_capability, device.stream_handle) == ("Orin", "8.7", 4242)
+        assert device.multiprocessors == 8
         host, address = device.pinned((2, 3)), device.allocate(6)
         assert host.dtype == np.uint8
         assert host.tolist() == [[0, 0, 0], [0, 0, 0]]
@@ -90,6 +92,13 @@ def test_too_little_memory_is_not_sticky_and_has_another_cure(driver):
             device.allocate(64)
         driver.raises.clear()
         assert device.allocate(64) == 1 << 20
+
+
+def test_a_gpu_without_memory_for_a_context_is_full_and_not_missing(driver):
+    driver.raises["retain"] = driver.MemoryError("cuDevicePrimaryCtxRetain failed: out of memory")
+    with pytest.raises(GpuOutOfMemory, match="ran out of memory while opening it .*end other programs") as error:
+        open_cuda()
+    assert error.value.exit_code == 1
 
 
 def test_a_stream_that_cannot_be_made_lets_the_context_go(driver):

@@ -23,7 +23,7 @@ class Machine:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self._patch = monkeypatch
         self.does = behaviour.reset()
-        self.gpu = ("Orin", "8.7")
+        self.gpu: tuple[str, str] | tuple[str, str, int] = ("Orin", "8.7")
         monkeypatch.setitem(sys.modules, "tensorrt", fake_tensorrt)
         for module in (trt_backend, build, bundle):
             monkeypatch.setattr(module, "open_cuda", lambda *_, **__: FakeCuda(*self.gpu))

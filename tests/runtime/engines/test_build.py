@@ -53,7 +53,7 @@ def test_an_engine_is_built_proven_and_written_with_its_manifest(machine, rgb_mo
     facts = json.loads((tmp_path / "rgb.engine.json").read_text())["engine"]
     assert facts == manifest.engine
     assert facts["gpu"] == "Orin"
-    assert facts["compute_capability"] == "8.7"
+    assert (facts["compute_capability"], facts["multiprocessors"]) == ("8.7", 16)
     assert facts["tensorrt"] == version
     assert facts["engine_bytes"] == len(plan)
     assert facts["engine_sha256"] == hashlib.sha256(plan).hexdigest()

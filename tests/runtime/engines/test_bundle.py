@@ -12,12 +12,12 @@ from tests.shell import shell
 from clst_export.bundle import build_bundle, write_bundle
 from clst_runtime.backends import open_model
 from clst_runtime.engines import build as build_module
-from clst_runtime.engines.bundle import engine_name
+from clst_runtime.engines.bundle import device_name
 from clst_runtime.engines.options import BuildOptions
 from clst_runtime.errors import BudgetNotHeld, ConfigError, DataError, MissingDependency, ModelFileError
 from clst_runtime.images import read_image, read_label
 
-ENGINE = "model-orin-8.7-trt10.3.0.engine"
+ENGINE = "model-orin-8.7-16sm-trt10.3.0.engine"
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def test_the_first_start_builds_and_the_second_only_checks(machine, bundle, fram
     with open_model(bundle) as backend:
         assert np.array_equal(backend.predict(frames[0]).classes, frames[0].argmax(axis=2))
     assert machine.does.calls.count("build") == 1
-    made = {ENGINE, f"{ENGINE}.json", "model-orin-8.7-trt10.3.0.cache"}
+    made = {ENGINE, f"{ENGINE}.json", "model-orin-8.7-16sm-trt10.3.0.cache"}
     assert made <= set(names(bundle))
     before = (bundle / ENGINE).stat().st_mtime_ns
     machine.does.calls.clear()
@@ -61,7 +61,7 @@ def test_each_gpu_and_tensorrt_gets_its_own_engine(machine, bundle):
     machine.has_tensorrt("11.4.0.106")
     machine.gpu = ("NVIDIA Jetson AGX Thor", "11.0")
     second = build_bundle(bundle)
-    assert second.name == "model-nvidia-jetson-agx-thor-11.0-trt11.4.0.106.engine"
+    assert second.name == "model-nvidia-jetson-agx-thor-11.0-16sm-trt11.4.0.106.engine"
     machine.has_tensorrt("10.3.0")
     machine.gpu = ("Orin", "8.7")
     machine.does.calls.clear()
@@ -70,8 +70,24 @@ def test_each_gpu_and_tensorrt_gets_its_own_engine(machine, bundle):
 
 
 def test_names_of_gpus_become_names_of_files():
-    assert engine_name("NVIDIA H100 80GB HBM3", "9.0", "10.3.0") == "model-nvidia-h100-80gb-hbm3-9.0-trt10.3.0.engine"
-    assert engine_name("???", "1.0", "10.3.0") == "model-gpu-1.0-trt10.3.0.engine"
+    facts = {"gpu": "NVIDIA H100 80GB HBM3", "compute_capability": "9.0", "multiprocessors": 132}
+    assert device_name(facts, "10.3.0") == "nvidia-h100-80gb-hbm3-9.0-132sm-trt10.3.0"
+    assert device_name(facts | {"gpu": "???"}, "10.3.0") == "gpu-9.0-132sm-trt10.3.0"
+
+
+def test_modules_of_one_name_with_other_multiprocessors_do_not_share_an_engine(machine, bundle):
+    """An Orin Nano of 4 GB and an AGX Orin are both `Orin` of compute capability 8.7."""
+    machine.gpu = ("Orin", "8.7", 4)
+    small = build_bundle(bundle)
+    assert small.name == "model-orin-8.7-4sm-trt10.3.0.engine"
+    machine.gpu = ("Orin", "8.7", 16)
+    large = build_bundle(bundle)
+    assert machine.does.calls.count("build") == 2
+    with pytest.raises(
+        ModelFileError, match=r"was built for Orin \(compute capability 8.7, 4 multiprocessors\), found Orin"
+    ):
+        open_model(small)
+    open_model(large).close()
 
 
 def test_a_damaged_engine_is_built_again_and_that_is_said(machine, bundle, capsys):

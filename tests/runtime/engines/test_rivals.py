@@ -19,7 +19,7 @@ from clst_runtime.engines.rivals import Choice, Contender, read_choice, time_alt
 from clst_runtime.engines.sidecar import read_engine
 from clst_runtime.errors import BudgetNotHeld, ClstError, DataError, MissingDependency, ModelFileError
 
-HERE = "orin-8.7-trt10.3.0"
+HERE = "orin-8.7-16sm-trt10.3.0"
 INT8, FP16, CHOICE = f"model-{HERE}.engine", f"rival-{HERE}.engine", f"choice-{HERE}.json"
 
 
@@ -94,7 +94,7 @@ def test_int8_that_is_slower_is_reported_and_not_used(machine, bundle, capsys):
 def test_int8_must_save_more_than_three_percent(int8, preferred, told):
     ours = Contender(engine=INT8, onnx_sha256="a", engine_sha256="b", compute_ms=int8)
     other = Contender(engine=FP16, onnx_sha256="c", engine_sha256="d", compute_ms=100.0)
-    facts = {"gpu": "Orin", "compute_capability": "8.7", "tensorrt": "10.3.0", "options": {}}
+    facts = {"gpu": "Orin", "compute_capability": "8.7", "multiprocessors": 16, "tensorrt": "10.3.0", "options": {}}
     choice = Choice(int8=ours, fp16=other, **facts)
     assert choice.preferred.engine == preferred
     assert choice.why == f"INT8 takes {int8:.2f} ms, FP16 100.00 ms on this GPU: {told}"
@@ -122,8 +122,8 @@ def test_the_second_start_builds_and_times_nothing(machine, bundle, capsys):
     assert machine.does.calls.count("build") == 2
     assert machine.does.layers_measured == 0, "the second build takes the layer times of the first"
     before = {path.name: path.stat().st_mtime_ns for path in bundle.iterdir()}
-    assert "model-orin-8.7-trt10.3.0.cache" in before
-    assert "rival-orin-8.7-trt10.3.0.cache" not in before
+    assert "model-orin-8.7-16sm-trt10.3.0.cache" in before
+    assert "rival-orin-8.7-16sm-trt10.3.0.cache" not in before
     machine.does.calls.clear()
     capsys.readouterr()
     takes(machine, 0.1, 0.75)  # would be chosen otherwise now
@@ -140,10 +140,10 @@ def test_each_gpu_chooses_for_itself(machine, bundle):
     assert build_bundle(bundle).name == FP16
     machine.gpu = ("Thor", "11.0")
     takes(machine, 0.5, 0.75)
-    assert build_bundle(bundle).name == "model-thor-11.0-trt10.3.0.engine"
+    assert build_bundle(bundle).name == "model-thor-11.0-16sm-trt10.3.0.engine"
     told = describe(facts_of(bundle))
-    assert f"Orin, TensorRT 10.3.0: {kept(bundle)['why']}, {FP16} is used" in told
-    assert "Thor, TensorRT 10.3.0: INT8 takes 0.50 ms" in told
+    assert f"Orin with 16 multiprocessors, TensorRT 10.3.0: {kept(bundle)['why']}, {FP16} is used" in told
+    assert "Thor with 16 multiprocessors, TensorRT 10.3.0: INT8 takes 0.50 ms" in told
 
 
 def damage(text):
@@ -481,6 +481,6 @@ class TestTiming:
 
 def test_a_choice_between_two_failures_cannot_be_made():
     lost = Contender(engine=INT8, onnx_sha256="a", failure="x")
-    facts = {"gpu": "Orin", "compute_capability": "8.7", "tensorrt": "10.3.0", "options": {}}
+    facts = {"gpu": "Orin", "compute_capability": "8.7", "multiprocessors": 16, "tensorrt": "10.3.0", "options": {}}
     with pytest.raises(ValueError, match="both engines failed"):
         Choice(int8=lost, fp16=dataclasses.replace(lost, engine=FP16), **facts)

@@ -185,13 +185,23 @@ def test_an_engine_of_another_tensorrt_is_refused(engine, machine):
 @pytest.mark.parametrize("gpu", [("Thor", "8.7"), ("Orin", "8.6"), ("NVIDIA GeForce RTX 3060", "8.6")])
 def test_an_engine_of_another_gpu_is_refused(engine, machine, gpu):
     machine.gpu = gpu
-    refused(engine, machine, "built for Orin (compute capability 8.7)", f"found {gpu[0]} ({gpu[1]})")
+    told = (
+        f"{name} (compute capability {capability}, 16 multiprocessors)" for name, capability in (("Orin", "8.7"), gpu)
+    )
+    refused(engine, machine, "built for " + next(told), "found " + next(told))
+
+
+def test_an_engine_whose_manifest_tells_no_multiprocessors_is_built_again(engine, machine):
+    value = json.loads(sidecar_path(engine).read_text())
+    del value["engine"]["multiprocessors"]
+    sidecar_path(engine).write_text(json.dumps(value))
+    refused(engine, machine, "lacks engine.multiprocessors", "build it again")
 
 
 def test_what_tensorrt_itself_cannot_load_is_an_error_with_its_words(engine, machine):
     plan = b"no plan at all"
     manifest = Manifest.from_json(sidecar_path(engine).read_text(), where="x")
-    facts = {name: manifest.engine[name] for name in ("gpu", "compute_capability", "tensorrt")}
+    facts = {name: manifest.engine[name] for name in ("gpu", "compute_capability", "multiprocessors", "tensorrt")}
     write_engine(engine, plan, engine_manifest(manifest, plan=plan, onnx_sha256="0" * 64, facts=facts))
     with pytest.raises(ModelFileError, match=r"TensorRT cannot load it \(magicTag does not match\)"):
         open_model(engine)
