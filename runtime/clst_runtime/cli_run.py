@@ -78,7 +78,7 @@ def main(model: Path, source: str, out: Path | None, **options: Any) -> None:
         described = {"model": str(model), "source": without_credentials(source)}
         for warning in getattr(backend, "warnings", ()):
             statistics.warn(warning)
-        sinks = open_sinks(backend, frames, out, options)
+        sinks = open_sinks(backend, frames, statistics, out, options)
         watch = open_monitor(backend, frames, statistics, options)
         sinks.extend([watch] if watch is not None else [])
         if options["web"] is not None:
@@ -194,14 +194,19 @@ def watching(description: str, out: Path | None, options: dict[str, Any]) -> Ite
         notifier.stopping()
 
 
-def open_sinks(backend: Backend, source: Source, out: Path | None, options: dict[str, Any]) -> list[Sink]:
+def open_sinks(
+    backend: Backend, source: Source, statistics: RunStatistics, out: Path | None, options: dict[str, Any]
+) -> list[Sink]:
     """The sinks that were asked for."""
     from clst_runtime.sinks.files import FrameLogSink, MaskSink, PictureSink, VideoSink
     from clst_runtime.sinks.stream import open_stream
     from clst_runtime.sinks.window import WindowSink
 
     classes, alpha = backend.manifest.classes, options["alpha"]
-    streams = [open_stream(each, classes, alpha, stdout=sys.stdout.buffer) for each in options["streams"]]
+    streams = [
+        open_stream(each, classes, alpha, stdout=sys.stdout.buffer, statistics=statistics)
+        for each in options["streams"]
+    ]
     sinks: list[Sink] = [*streams]
     if out is not None:
         sinks.append(FrameLogSink(out / "frames.jsonl", classes))

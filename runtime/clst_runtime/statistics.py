@@ -102,10 +102,11 @@ class RunStatistics:
             self._last_ns = self._clock()
             self._note_stale()
 
-    def dropped(self, cause: str) -> None:
-        """Count a result that a sink had to leave out."""
-        with self._lock:
-            self.drops[cause] += 1
+    def dropped(self, cause: str, count: int = 1) -> None:
+        """Count results that a sink had to leave out."""
+        if count:
+            with self._lock:
+                self.drops[cause] += count
 
     def warn(self, words: str) -> None:
         """Keep a warning, once however often it comes; the oldest go when there are too many."""

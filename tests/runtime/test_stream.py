@@ -1,5 +1,8 @@
+import errno
 import io
 import json
+import os
+import resource
 import socket
 import threading
 import time
@@ -11,9 +14,10 @@ from tests.conftest import RGB_CLASSES
 from clst_runtime.backends.base import Prediction
 from clst_runtime.errors import ConfigError, DataError
 from clst_runtime.results import Result
-from clst_runtime.sinks import stream as stream_module
+from clst_runtime.sinks import readers as readers_module
 from clst_runtime.sinks.stream import open_stream
 from clst_runtime.sources import TimedFrame
+from clst_runtime.statistics import RunStatistics
 
 
 def result(index, size_hw=(4, 6), class_id=2):
@@ -23,23 +27,45 @@ def result(index, size_hw=(4, 6), class_id=2):
     return Result(timed=timed, prediction=Prediction(classes=mask), mask=mask, inference_ns=1, age_ns=21_000_000)
 
 
-def opened(text, stdout=None):
-    return open_stream(text, RGB_CLASSES, 0.5, stdout=stdout)
+def opened(text, stdout=None, statistics=None):
+    statistics = RunStatistics() if statistics is None else statistics
+    return open_stream(text, RGB_CLASSES, 0.5, stdout=stdout, statistics=statistics)
+
+
+@pytest.fixture
+def served(request, tmp_path):
+    """A stream of masks through a socket, and the statistics of its run."""
+    statistics = RunStatistics()
+    place = "tcp:127.0.0.1:0" if getattr(request, "param", "unix") == "tcp" else f"unix:{tmp_path}/s"
+    sink = opened(f"masks:{place}", statistics=statistics)
+    yield sink, statistics
+    sink.close()
+
+
+both_kinds = pytest.mark.parametrize("served", ["unix", "tcp"], indirect=True)
 
 
 def connect(sink, count=1):
     """Readers that the sink knows of."""
-    family = socket.AF_UNIX if isinstance(sink.address, str) else socket.AF_INET
-    readers = []
-    for _ in range(count):
-        reader = socket.socket(family)
+    before, readers = len(sink.readers), [unconnected(sink) for _ in range(count)]
+    for reader in readers:
         reader.connect(sink.address)
-        reader.settimeout(5)
-        readers.append(reader)
-    end = time.monotonic() + 5
-    while len(sink._readers) < count and time.monotonic() < end:
-        time.sleep(0.01)
+    assert until(lambda: len(sink.readers) == before + count)
     return readers
+
+
+def unconnected(sink):
+    reader = socket.socket(socket.AF_UNIX if isinstance(sink.address, str) else socket.AF_INET)
+    reader.settimeout(5)
+    return reader
+
+
+def until(condition, seconds=10):
+    """Whether it came true in time."""
+    end = time.monotonic() + seconds
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.005)
+    return condition()
 
 
 def received(reader):
@@ -80,6 +106,27 @@ def test_a_reader_of_standard_output_that_goes_is_told_of():
         opened("masks:-", Gone()).write(result(0))
 
 
+def test_a_pipe_that_takes_a_part_at_a_time_or_nothing_just_now_tears_no_picture():
+    """Two masks of 400 kB through a pipe of 64 KiB that somebody has made non-blocking."""
+    taking, giving = os.pipe()
+    os.set_blocking(giving, False)
+    seen = bytearray()
+
+    def read():
+        while block := os.read(taking, 30_000):
+            seen.extend(block)
+
+    thread = threading.Thread(target=read)
+    with os.fdopen(giving, "wb") as stdout:
+        sink = opened("masks:-", stdout)
+        thread.start()
+        sink.write(result(0, LARGE, class_id=1))
+        sink.write(result(1, LARGE, class_id=2))
+    thread.join(timeout=10)
+    os.close(taking)
+    assert seen == bytes([1]) * 400_000 + bytes([2]) * 400_000
+
+
 @pytest.mark.parametrize("place", ["unix:{folder}/s", "tcp:127.0.0.1:0"])
 def test_readers_of_a_socket_get_a_header_and_the_bytes(tmp_path, place):
     sink = opened(f"masks:{place.format(folder=tmp_path)}")
@@ -96,26 +143,160 @@ def test_readers_of_a_socket_get_a_header_and_the_bytes(tmp_path, place):
     sink.close()
 
 
-def test_a_reader_that_goes_or_does_not_read_is_put_out_and_the_others_stay(tmp_path, monkeypatch):
-    monkeypatch.setattr(stream_module, "SEND_SECONDS", 0.2)
-    sink = opened(f"overlay:unix:{tmp_path}/s")
-    gone, stuck, good = connect(sink, 3)
-    gone.close()
+@both_kinds
+def test_readers_that_have_gone_are_noticed_without_a_picture_and_leave_no_descriptor(served):
+    sink, _ = served
+    files = len(os.listdir("/proc/self/fd"))
+    for reader in connect(sink, 5):
+        reader.close()
+    assert until(lambda: len(sink.readers) == 0)
+    assert until(lambda: len(os.listdir("/proc/self/fd")) == files)
+
+
+LARGE = (400, 1000)
+"""Rows and columns of a mask of which the kernel holds only a few."""
+
+
+@both_kinds
+def test_slow_readers_make_nobody_wait_and_get_whole_pictures_the_newest_first(served):
+    sink, statistics = served
+    *slow, good = connect(sink, 6)
+    begun, skipped = time.monotonic(), 0
+    for index in range(60):
+        sink.write(result(index, LARGE, class_id=index % 3))
+        assert received(good)[0]["frame"] == index, "every picture"
+    assert time.monotonic() - begun < 8, "five readers that take nothing cost no time"
+    for reader in slow:
+        seen = [received(reader)]
+        while seen[-1][0]["frame"] != 59:
+            seen.append(received(reader))
+        frames = [facts["frame"] for facts, _ in seen]
+        assert frames == sorted(set(frames))
+        assert frames[-2] < 30, "what waited made room for the newest"
+        assert all(data == bytes([facts["frame"] % 3]) * 400_000 for facts, data in seen)
+        skipped += 60 - len(frames)
+    assert statistics.to_json()["drops"] == {"reader of stream of masks": skipped}
+    assert statistics.warnings == []
+
+
+def test_a_slow_reader_that_keeps_up_again_gets_every_picture_again(served, monkeypatch):
+    monkeypatch.setattr(readers_module, "PROMPT_AGAIN", 5)
+    sink, _ = served
+    (reader,) = connect(sink)
+    for index in range(40):
+        sink.write(result(index, LARGE))
+    while received(reader)[0]["frame"] != 39:
+        pass
+    for index in range(40, 46):
+        sink.write(result(index, LARGE))
+        assert received(reader)[0]["frame"] == index
+    for index in range(46, 56):  # as many may wait again
+        sink.write(result(index, LARGE))
+    assert [received(reader)[0]["frame"] for _ in range(10)] == list(range(46, 56))
+
+
+@both_kinds
+def test_a_reader_that_takes_nothing_at_all_is_put_out(served, monkeypatch):
+    monkeypatch.setattr(readers_module, "STUCK_SECONDS", 0.3)
+    sink, statistics = served
+    stuck, good = connect(sink, 2)
+    for index in range(30):
+        sink.write(result(index, LARGE))
+        received(good)
+    assert until(lambda: len(sink.readers) == 1)
+    assert statistics.warnings == ["stream of masks: a reader that took nothing for 0.3 s was put out"]
+    sink.write(result(30, LARGE))
+    assert received(good)[0]["frame"] == 30
+    stuck.close()
+
+
+def test_readers_are_bounded_in_number_and_one_more_is_refused_in_words(served, monkeypatch):
+    monkeypatch.setattr(readers_module, "MOST_READERS", 3)
+    sink, statistics = served
+    first, *others = connect(sink, 3)
+    for _ in range(4):
+        refused = unconnected(sink)
+        refused.connect(sink.address)
+        assert refused.recv(1) == b""
+    (line,) = statistics.warnings
+    assert line == "stream of masks: a reader was refused: 3 are there, which is as many as there may be (4 times)"
+    first.close()
+    assert until(lambda: len(sink.readers) == len(others))
+    connect(sink)
+
+
+def test_readers_wait_while_no_descriptor_is_free_and_cost_nothing_meanwhile(served):
+    sink, statistics = served
+    early, *late = [unconnected(sink) for _ in range(4)]
+    early.connect(sink.address)
+    assert until(lambda: len(sink.readers) == 1)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+    try:
+        for reader in late:
+            reader.connect(sink.address)
+        assert until(lambda: statistics.warnings)
+        busy = time.process_time()
+        time.sleep(0.4)
+        assert time.process_time() - busy < 0.2, "no busy loop"
+        sink.write(result(7))
+        assert received(early)[0]["frame"] == 7
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert until(lambda: len(sink.readers) == 4)
+    assert statistics.warnings == [
+        f"stream of masks: a reader has to wait until descriptors are free: {os.strerror(errno.EMFILE)}"
+    ]
+
+
+@both_kinds
+def test_the_end_gives_what_is_left_to_those_who_take_it_and_waits_for_nobody_else(served, monkeypatch):
+    monkeypatch.setattr(readers_module, "END_SECONDS", 0.5)
+    sink, _ = served
+    stuck, good = connect(sink, 2)
+    for index in range(10):
+        sink.write(result(index, LARGE))
     seen = []
 
     def read():
-        for _ in range(20):
+        for _ in range(10):
             seen.append(received(good)[0]["frame"])
 
     thread = threading.Thread(target=read)
     thread.start()
-    for index in range(20):
-        sink.write(result(index, size_hw=(200, 200)))
-    thread.join(timeout=10)
-    assert seen == list(range(20))
-    assert len(sink._readers) == 1
-    stuck.close()
+    begun = time.monotonic()
     sink.close()
+    assert time.monotonic() - begun < 5
+    thread.join(timeout=10)
+    assert seen == list(range(10))
+    assert good.recv(1) == b""
+    sink.write(result(10))
+    stuck.close()
+
+
+def test_of_files_a_reader_gets_every_picture_however_long_it_takes_and_one_that_takes_none_is_waited_for_once(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(readers_module, "LOSSLESS_SECONDS", 0.3)
+    sink = opened(f"masks:unix:{tmp_path}/s", statistics=RunStatistics(live=False))
+    stuck, slow = connect(sink, 2)
+    seen = []
+
+    def read():
+        for _ in range(40):
+            seen.append(received(slow)[0]["frame"])
+            time.sleep(0.01)
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    begun = time.monotonic()
+    for index in range(40):
+        sink.write(result(index, LARGE))
+    assert time.monotonic() - begun < 10, "0.3 s for the one that takes nothing, not for each picture"
+    sink.close()
+    thread.join(timeout=10)
+    assert seen == list(range(40))
+    stuck.close()
 
 
 def test_a_socket_file_left_over_is_taken_and_one_in_use_is_not(tmp_path):
@@ -126,7 +307,8 @@ def test_a_socket_file_left_over_is_taken_and_one_in_use_is_not(tmp_path):
     sink = opened(place)
     with pytest.raises(DataError, match="cannot listen at unix:.*another program"):
         opened(place)
-    connect(sink)
+    assert until(lambda: len(sink.readers) == 0), "the attempt was no reader"
+    assert connect(sink)
     sink.close()
     (tmp_path / "file").write_text("precious")
     with pytest.raises(DataError, match="cannot listen"):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import socket
-import threading
 from abc import abstractmethod
 from pathlib import Path
 from typing import IO, Any
@@ -18,14 +18,16 @@ from clst_runtime.labels import ClassList
 from clst_runtime.overlay import blend
 from clst_runtime.results import Result
 from clst_runtime.sinks.base import Sink
+from clst_runtime.sinks.readers import Readers
+from clst_runtime.statistics import RunStatistics
 
 KINDS = ("masks", "overlay")
-SEND_SECONDS = 2.0
-"""How long one reader may hold up the others before it is put out."""
 
 
-def open_stream(text: str, classes: ClassList, alpha: float, *, stdout: IO[bytes]) -> Sink:
+def open_stream(text: str, classes: ClassList, alpha: float, *, stdout: IO[bytes], statistics: RunStatistics) -> Sink:
     """`masks:-`, `overlay:-`, `masks:unix:/run/clst.sock` or `overlay:tcp:127.0.0.1:5555`.
+
+    What readers of a socket did not get is counted in `statistics`, which also tells whether anything may be lost.
 
     Raises:
         ConfigError: anything else. DataError: the socket cannot be opened.
@@ -35,7 +37,7 @@ def open_stream(text: str, classes: ClassList, alpha: float, *, stdout: IO[bytes
         raise ConfigError(f"stream {text!r}; give masks:PLACE or overlay:PLACE with - , unix:PATH or tcp:HOST:PORT")
     if place == "-":
         return PipeSink(kind, classes, alpha, stdout)
-    return SocketSink(kind, classes, alpha, listen(place))
+    return SocketSink(kind, classes, alpha, listen(place), statistics)
 
 
 class _StreamSink(Sink):
@@ -75,8 +77,7 @@ class PipeSink(_StreamSink):
         self._size_hw = self._size_hw or (picture.shape[0], picture.shape[1])
         resize = resize_classes if self.kind == "masks" else resize_frame
         try:
-            self._stream.write(np.ascontiguousarray(resize(picture, self._size_hw)).data)
-            self._stream.flush()
+            write_all(self._stream, np.ascontiguousarray(resize(picture, self._size_hw)).data)
         except BrokenPipeError as error:
             raise DataError("its reader has gone") from error
 
@@ -84,74 +85,64 @@ class PipeSink(_StreamSink):
         """Standard output is not ours to close."""
 
 
+def write_all(stream: IO[bytes], data: memoryview) -> None:
+    """Write every byte, also where the stream takes only a part at a time or nothing just now.
+
+    Past the stream's own buffer: a thread that hangs in it would hold the lock that the interpreter's end needs.
+    """
+    stream.flush()
+    bare, rest = getattr(stream, "raw", stream), data.cast("B")
+    while rest:
+        taken = bare.write(rest)
+        if taken is None:  # another program has made the pipe non-blocking
+            waiting = select.poll()
+            waiting.register(bare, select.POLLOUT)
+            waiting.poll()
+        rest = rest[taken or 0 :]
+
+
 class SocketSink(_StreamSink):
-    """Any number of readers; each picture follows a line of JSON that tells what it is.
+    """Readers of a socket; each picture follows a line of JSON that tells what it is.
 
     `{"frame": 7, "captured_ns": …, "age_ms": 21.4, "kind": "masks", "shape": [H, W], "bytes": H·W}`; `captured_ns` is
-    on the machine's CLOCK_MONOTONIC. A reader that does not read for `SEND_SECONDS` is put out, the others stay.
+    on the machine's CLOCK_MONOTONIC. Which reader gets which picture: `Readers`.
     """
 
-    def __init__(self, kind: str, classes: ClassList, alpha: float, server: socket.socket) -> None:
+    def __init__(
+        self, kind: str, classes: ClassList, alpha: float, server: socket.socket, statistics: RunStatistics
+    ) -> None:
+        """Raises: DataError: the socket cannot be served; it is closed then."""
         super().__init__(kind, classes, alpha)
-        self._server, self._readers = server, list[socket.socket]()
-        self._lock, self._closed = threading.Lock(), False
-        self._path = server.getsockname() if server.family == socket.AF_UNIX else None
-        self._thread = threading.Thread(target=self._accept, name="stream", daemon=True)
-        self._thread.start()
-
-    @property
-    def address(self) -> Any:
+        self.address: Any = server.getsockname()
         """Where it listens: a path, or host and port."""
-        return self._server.getsockname()
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                reader, _ = self._server.accept()
-            except OSError:  # closed
-                return
-            reader.settimeout(SEND_SECONDS)
-            with self._lock:
-                self._readers.append(reader)
+        self._path = self.address if server.family == socket.AF_UNIX else None
+        try:
+            self.readers = Readers(
+                server,
+                lossless=not statistics.live,
+                skipped=lambda count: statistics.dropped(f"reader of {self.name}", count),
+                warn=lambda words: statistics.warn(f"{self.name}: {words}"),
+            )
+        except OSError as error:
+            server.close()
+            raise DataError(f"cannot serve readers at {self.address}: {error.strerror}") from error
 
     def write(self, result: Result) -> None:
         """Send to everybody who is there; with nobody there it costs nothing."""
-        with self._lock:
-            readers = list(self._readers)
-        if not readers:
+        if not self.readers:
             return
         picture = np.ascontiguousarray(self._picture(result))
         facts = {"frame": result.timed.index, "captured_ns": result.timed.captured_ns,
                  "age_ms": round(result.age_ns / 1e6, 3), "kind": self.kind, "shape": list(picture.shape),
                  "bytes": picture.nbytes}  # fmt: skip
-        header = json.dumps(facts).encode() + b"\n"
-        for reader in readers:
-            try:
-                reader.sendall(header)
-                reader.sendall(picture.data)
-            except OSError:  # gone, or too slow: half a picture has been sent, so nothing can follow
-                self._put_out(reader)
-
-    def _put_out(self, reader: socket.socket) -> None:
-        with self._lock:
-            self._readers.remove(reader)
-        reader.close()
+        self.readers.send(b"".join((json.dumps(facts).encode(), b"\n", picture.data)))
 
     def close(self) -> None:
         """Close every connection and take the socket away."""
-        if self._closed:
-            return
-        self._closed = True
-        # Closing alone does not wake the thread that waits in `accept`
-        with socket.socket(self._server.family) as waking:
-            waking.settimeout(1.0)
-            waking.connect_ex(self._server.getsockname())
-            self._server.close()
-        self._thread.join(timeout=1.0)
-        for reader in list(self._readers):
-            self._put_out(reader)
+        self.readers.close()
         if self._path is not None:
             Path(self._path).unlink(missing_ok=True)
+            self._path = None
 
 
 def listen(place: str) -> socket.socket:
