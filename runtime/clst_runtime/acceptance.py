@@ -23,6 +23,7 @@ from clst_runtime.backends.choice import AUTO
 from clst_runtime.backends.gpu_options import GpuOptions
 from clst_runtime.benchmark import Effort, measure_side_by_side
 from clst_runtime.contest import frames_to_measure
+from clst_runtime.credentials import without_credentials
 from clst_runtime.device_facts import brief_state, device_state, unsteadiness
 from clst_runtime.doctor import Finding, examine
 from clst_runtime.engines.bundle_index import load_frames, read_bundle
@@ -297,6 +298,7 @@ def check_latency(bench: Bench, step: Step) -> None:
 def check_live(bench: Bench, step: Step) -> None:
     """Drive with the camera, or with the pictures replayed as if one gave them."""
     plan = bench.plan
+    shown = bench.frames_are if plan.source is None else without_credentials(plan.source)
     if plan.source is not None:
         source, fps = live_source(plan.source)
     else:
@@ -304,8 +306,8 @@ def check_live(bench: Bench, step: Step) -> None:
     result = run_live(_backend(bench), source, plan.seconds, deadline_ms=plan.deadline_ms, replayed_fps=fps)
     bench.live, told, summary = result, result.statistics, result.summary_ms()
     step.values = {"statistics": told, "glass_to_mask_ms": summary, "samples_ns": list(result.ages_ns),
-                   "replayed_fps": fps, "source": plan.source or bench.frames_are}  # fmt: skip
-    words = f"pictures replayed at {fps:g} frames/s" if fps is not None else str(plan.source)
+                   "replayed_fps": fps, "source": shown}  # fmt: skip
+    words = f"pictures replayed at {fps:g} frames/s" if fps is not None else shown
     step.told = (
         f"{told['frames']} frames in {told['seconds']:.1f} s of {words}, {told['dropped']} dropped, glass-to-mask "
         f"median {summary['median']:.1f} ms, p99 {summary['p99']:.1f} ms"

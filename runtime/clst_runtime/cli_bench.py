@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from clst_runtime.command import command
+from clst_runtime.credentials import without_credentials
 from clst_runtime.errors import BudgetNotHeld
 from clst_runtime.gpu_command import gpu_of, gpu_options
 
@@ -108,7 +109,7 @@ def measure(wish: Wish) -> tuple[list[Score], dict[str, Any]]:
 
     contestants = entrants(wish.models, gpu_of(dataclasses.asdict(wish)))
     facts: dict[str, Any] = {"date": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "machine": machine_facts()}
-    facts |= {"frames": wish.live or wish.data or "drawn noise", "threads": wish.threads}
+    facts |= {"frames": without_credentials(wish.live or wish.data or "drawn noise"), "threads": wish.threads}
     before = device_state()
     if wish.live is not None:
         scores = glass_to_mask(contestants, wish.live, wish.seconds, threads=wish.threads)

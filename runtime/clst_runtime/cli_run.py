@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from clst_runtime.command import command
+from clst_runtime.credentials import all_without_credentials, without_credentials
 from clst_runtime.errors import ClstError, DataError, ModelFileError
 from clst_runtime.gpu_command import gpu_of, gpu_options
 
@@ -64,7 +65,7 @@ def main(model: Path, source: str, out: Path | None, **options: Any) -> None:
     check(model, source, out, options)
     from clst_runtime.backends.choice import choose_backend, has_choice
     from clst_runtime.pipeline import run_pipeline
-    from clst_runtime.sources import open_source, without_credentials
+    from clst_runtime.sources import open_source
     from clst_runtime.statistics import Deadline, RunStatistics
 
     deadline = Deadline(milliseconds=options["deadline_ms"], stale_after=options["stale_after"])
@@ -237,7 +238,8 @@ def open_page(
     recordings = None if out is None else out / "recordings"
     page = open_web(parse_web_address(options["web"]), statistics=statistics, facts=told, recordings=recordings,
                     token=options["web_token"])  # fmt: skip
-    click.echo(f"page: {page.url}", err=True)
+    # A token made for this run has to be told; one that was given is known, and may be in use for years
+    click.echo(f"page: {page.url if options['web_token'] is None else without_credentials(page.url)}", err=True)
     return page
 
 
@@ -282,7 +284,7 @@ def tell(
     from clst_runtime.overlay import legend
 
     facts: dict[str, Any] = {**described, "backend": backend.description, **statistics.to_json()}
-    text = json.dumps(facts, indent=1)
+    text = json.dumps(all_without_credentials(facts), indent=1)
     if out is not None:
         write_text(out / "statistics.json", text + "\n")
         write_png(out / "legend.png", legend(backend.manifest.classes))

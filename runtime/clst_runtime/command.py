@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
+import traceback
 from collections.abc import Callable
-from typing import Any
+from types import TracebackType
+from typing import Any, NoReturn
 
 import click
 
+from clst_runtime.credentials import keeping_secret, without_credentials
 from clst_runtime.errors import DataError
 
 INTERRUPTED = 130
@@ -36,6 +40,13 @@ def ending_well(main: Callable[..., Any], *args: Any, **options: Any) -> Any:
     """Call click's `main`, turning Ctrl-C into exit code 130, a closed pipe into a quiet end, OSError into a line."""
     if not options.pop("standalone_mode", True):
         return main(*args, standalone_mode=False, **options)
+    sys.excepthook = _tell_fault
+    given = options.get("args") or (args[0] if args else None)
+    with keeping_secret(sys.argv[1:] if given is None else given):
+        _run_and_exit(main, *args, **options)
+
+
+def _run_and_exit(main: Callable[..., Any], *args: Any, **options: Any) -> NoReturn:
     try:
         result = main(*args, standalone_mode=False, **options)
     except click.exceptions.Exit as done:
@@ -44,7 +55,9 @@ def ending_well(main: Callable[..., Any], *args: Any, **options: Any) -> Any:
         click.echo("interrupted", err=True)
         sys.exit(INTERRUPTED)
     except click.ClickException as error:
-        error.show()
+        words = io.StringIO()
+        error.show(words)
+        click.echo(without_credentials(words.getvalue()), err=True, nl=False)  # click repeats what was typed
         sys.exit(error.exit_code)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -55,6 +68,11 @@ def ending_well(main: Callable[..., Any], *args: Any, **options: Any) -> Any:
         failed.show()
         sys.exit(failed.exit_code)
     sys.exit(result if isinstance(result, int) else 0)
+
+
+def _tell_fault(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """A fault of ours, without the password that its last line may repeat."""
+    click.echo(without_credentials("".join(traceback.format_exception(kind, error, trace))), err=True, nl=False)
 
 
 def command(name: str | None = None, **options: Any) -> Callable[[Callable[..., Any]], Command]:

@@ -20,11 +20,16 @@ from typing import IO, Any
 
 import click
 
+from clst_runtime.credentials import without_credentials
+
 
 class ClstError(click.ClickException):
-    """Base of the errors that end a command with one line and an exit code."""
+    """Base of the errors that end a command with one line and an exit code; no password stands in it."""
 
     exit_code = 1
+
+    def __init__(self, message: str) -> None:
+        super().__init__(without_credentials(message))
 
     def show(self, file: IO[Any] | None = None) -> None:
         """Print `error: …` as one line on stderr (or on `file`)."""

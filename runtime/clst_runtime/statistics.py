@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from clst_runtime.credentials import without_credentials
 from clst_runtime.results import Result
 from clst_runtime.timing import LatencyHistogram
 
@@ -109,7 +110,8 @@ class RunStatistics:
                 self.drops[cause] += count
 
     def warn(self, words: str) -> None:
-        """Keep a warning, once however often it comes; the oldest go when there are too many."""
+        """Keep a warning without passwords, once however often it comes; the oldest go when there are too many."""
+        words = without_credentials(words)
         with self._lock:
             self._warned[words] = self._warned.pop(words, 0) + 1  # the latest stands last
             if len(self._warned) > WARNINGS_KEPT:

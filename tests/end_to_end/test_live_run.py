@@ -168,13 +168,6 @@ def test_an_absent_camera_is_one_line_and_code_3_after_the_patience_given(rgb_mo
     assert time.monotonic() - begun < 20
 
 
-def test_credentials_are_in_no_file_and_no_message(rgb_model, tmp_path):
-    done = shell("clst-run", rgb_model, "--source", "rtsp://me:secret@127.0.0.1:1/x", "--patience", "0.2")
-    assert done.returncode == 3
-    assert "rtsp://127.0.0.1:1/x" in done.stderr
-    assert "secret" not in done.stderr + done.stdout
-
-
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [

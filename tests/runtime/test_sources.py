@@ -10,7 +10,7 @@ from tests.fakes.camera import OPENER, openings, write_plans
 from clst_runtime.errors import ConfigError, DataError
 from clst_runtime.frames import Layout
 from clst_runtime.images import write_png
-from clst_runtime.sources import SourceEnded, open_source, without_credentials
+from clst_runtime.sources import SourceEnded, open_source
 from clst_runtime.sources.address import LiveAddress, live_address
 from clst_runtime.sources.base import CORRUPT, HELD, OVERTAKEN
 from clst_runtime.sources.live import SLOTS, LiveSource, Patience
@@ -252,12 +252,6 @@ def test_addresses_of_live_sources():
 def test_options_that_cannot_be_are_refused(uri, words):
     with pytest.raises(ConfigError, match=words):
         open_source(uri)
-
-
-def test_credentials_do_not_appear_in_messages():
-    assert without_credentials("rtsp://user:p@ss@10.0.0.1/s") == "rtsp://10.0.0.1/s"
-    assert without_credentials("rtsp://10.0.0.1/a@b") == "rtsp://10.0.0.1/a@b"
-    assert without_credentials("camera:0") == "camera:0"
 
 
 RAW = """

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import math
 import os
-import re
 import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from clst_runtime.credentials import without_credentials
 from clst_runtime.errors import DataError
 from clst_runtime.images import IMAGE_SUFFIXES, list_images
 from clst_runtime.optional import require
@@ -24,7 +24,7 @@ from clst_runtime.sources.files import ImageSource, VideoSource
 from clst_runtime.sources.live import LiveSource, Patience
 from clst_runtime.sources.raw import RawSource
 
-__all__ = ["Patience", "Source", "SourceEnded", "TimedFrame", "open_source", "without_credentials"]
+__all__ = ["Patience", "Source", "SourceEnded", "TimedFrame", "open_source"]
 
 
 def open_source(uri: str, *, capture: Callable[..., Any] | None = None, patience: Patience | None = None) -> Source:
@@ -49,7 +49,7 @@ def open_source(uri: str, *, capture: Callable[..., Any] | None = None, patience
         if not live:
             return RawSource(address)
         # Another reader would begin in the middle of a frame
-        return LiveSource(uri, address, replace(patience or Patience(), stall_seconds=math.inf))
+        return LiveSource(without_credentials(uri), address, replace(patience or Patience(), stall_seconds=math.inf))
     address_found = live_address(uri)
     if address_found is None:
         raise DataError(
@@ -69,8 +69,3 @@ def raw_address(uri: str) -> tuple[LiveAddress, bool]:
     place = os.dup(sys.stdin.fileno())
     address = LiveAddress(kind="raw", place=place, layout=options.layout, size_hw=options.size_hw, fps=options.fps)
     return address, options.live
-
-
-def without_credentials(uri: str) -> str:
-    """A stream's address without user and password."""
-    return re.sub(r"(?<=://)[^/]*@", "", uri)

@@ -21,6 +21,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from clst_runtime.credentials import without_credentials
 from clst_runtime.errors import DataError
 from clst_runtime.frames import Layout
 from clst_runtime.pool import Lent
@@ -228,6 +229,7 @@ class LiveSource(Source):
         return np.frombuffer(self._memory, np.uint8, count, start).reshape(arrival.shape)
 
     def _note_loss(self, reason: str) -> None:
+        reason = without_credentials(reason)
         with self._changed:
             self._failure = reason
             if self._had_frames and not self.lost:
@@ -286,9 +288,11 @@ class _Process:
             self._process.stdin.close()
         os.close(self._messages)
         with self._words as words:
-            words.seek(max(0, words.seek(0, os.SEEK_END) - 2000))
+            start = words.seek(max(0, words.seek(0, os.SEEK_END) - 2000))
             lines = words.read().decode(errors="replace").strip().splitlines()
-        return lines[-1][:200] if lines else ""
+        if start > 0:
+            del lines[:1]  # its beginning is missing, and with it what tells a password
+        return without_credentials(lines[-1])[:200] if lines else ""
 
 
 def _shared_file(size: int) -> IO[bytes]:

@@ -9,8 +9,9 @@ from collections.abc import Callable
 from itertools import dropwhile
 from typing import Any
 
+from clst_runtime.credentials import all_without_credentials
 from clst_runtime.statistics import RunStatistics
-from clst_runtime.web.facts import RunFacts, all_without_credentials
+from clst_runtime.web.facts import RunFacts
 from clst_runtime.web.recording import Recorder
 
 FRESH_SECONDS = 0.25

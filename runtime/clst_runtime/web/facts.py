@@ -2,36 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import Any
 
+from clst_runtime.credentials import all_without_credentials
 from clst_runtime.manifest import Manifest
-
-_IN_ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)[^\s\"']*@")
-_AS_VALUE = re.compile(
-    r"""\b(user-id|user-pw|user|username|password|passwd|pwd|pass|token|secret|key)=("[^"]*"|'[^']*'|[^\s&;"']+)""",
-    re.IGNORECASE,
-)
-
-
-def without_credentials(text: str) -> str:
-    """`text` with users and passwords of addresses (`rtsp://…@`) and values such as `user-pw=` left out.
-
-    Everything up to the last `@` of an address goes, because passwords may hold `@` and `/` themselves.
-    """
-    return _AS_VALUE.sub(r"\1=…", _IN_ADDRESS.sub(r"\1…@", text))
-
-
-def all_without_credentials(value: Any) -> Any:
-    """The same for every text in plain JSON values; keys stay."""
-    if isinstance(value, str):
-        return without_credentials(value)
-    if isinstance(value, dict):
-        return {key: all_without_credentials(entry) for key, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [all_without_credentials(entry) for entry in value]
-    return value
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,7 +24,6 @@ from clst_runtime.pipeline import run_pipeline
 from clst_runtime.sources.base import OVERTAKEN, Source, SourceEnded, TimedFrame
 from clst_runtime.statistics import RunStatistics
 from clst_runtime.web import RunFacts, open_web, parse_web_address
-from clst_runtime.web.facts import without_credentials
 from clst_runtime.web.pictures import shown_size
 
 SECOND = 1_000_000_000
@@ -409,26 +408,6 @@ def test_a_machine_that_does_not_tell_its_facts_is_told_as_such(monkeypatch):
         while not told.get("machine") and time.monotonic() < end:
             told = json.loads(page.ask("/facts.json")[2])
         assert "nvidia-smi" in told["machine"]["error"]
-
-
-@pytest.mark.parametrize(
-    ("text", "shown"),
-    [
-        ("", ""),
-        ("camera:0", "camera:0"),
-        ("rtsp://10.0.0.7:554/a", "rtsp://10.0.0.7:554/a"),
-        ("rtsp://u:p@h/a", "rtsp://…@h/a"),
-        ("RTSPS://u@h", "RTSPS://…@h"),
-        ("rtsp://u:p@ss/w0rd@h/a", "rtsp://…@h/a"),
-        ("http://h/a?password=p&x=1", "http://h/a?password=…&x=1"),
-        ("gst:rtspsrc location=rtsp://u:p@h/a user-id=u user-pw=\"a b\" ! x",
-         "gst:rtspsrc location=rtsp://…@h/a user-id=… user-pw=… ! x"),
-        ("two: rtsp://u:p@a and rtsp://v:q@b", "two: rtsp://…@a and rtsp://…@b"),
-        ("mail@example.com", "mail@example.com"),
-    ],
-)  # fmt: skip
-def test_credentials_are_left_out(text, shown):
-    assert without_credentials(text) == shown
 
 
 def test_a_password_in_a_warning_is_shown_nowhere():
