@@ -19,6 +19,7 @@ from clst_export.activations import stream_activations
 from clst_runtime.backends.base import Frame
 from clst_runtime.errors import ConfigError, DataError
 from clst_runtime.frames import Content, Fit
+from clst_runtime.media import is_video, name_for_opencv
 from clst_runtime.optional import require
 from clst_train.data.target import SHAPE_TOLERANCE, TargetImages, open_target
 
@@ -314,12 +315,11 @@ def _picture_hw(path: Path) -> tuple[int, int]:
 
 def _video_hw(path: Path) -> tuple[int, int] | None:
     """Rows and columns of a video's pictures; None where the file is no video."""
-    from clst_train.data.target import VIDEO_SUFFIXES
-
-    if path.suffix.lower() not in VIDEO_SUFFIXES:
+    if not is_video(path):
         return None
     cv2 = require("cv2")
-    capture = cv2.VideoCapture(str(path))
+    with name_for_opencv(path) as name:
+        capture = cv2.VideoCapture(name)
     try:
         return (int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT)), int(capture.get(cv2.CAP_PROP_FRAME_WIDTH)))
     finally:

@@ -18,12 +18,13 @@ from clst_runtime.backends.base import Backend, Frame
 from clst_runtime.backends.ort import OrtBackend
 from clst_runtime.frames import Content, Fit
 from clst_runtime.manifest import Manifest
+from clst_runtime.media import is_video, name_for_opencv
 from clst_runtime.monitor.features import Vector, feature_names, fingerprint
 from clst_runtime.monitor.reference import LEAST_FRAMES, Matrix, Reference
 from clst_runtime.monitor.watch import PERIOD_SECONDS
 from clst_runtime.optional import require
 from clst_runtime.pipeline import without_padding
-from clst_train.data.target import VIDEO_SUFFIXES, TargetImages, open_target
+from clst_train.data.target import TargetImages, open_target
 
 MOST_FRAMES = 256
 """Frames that are measured, at most."""
@@ -148,10 +149,11 @@ def _fingerprint(backend: Backend, frame: Frame, content: Content) -> Vector:
 
 def _every(place: Path) -> int:
     """Of a video's frames, which n-th is a period after the one before; 1 for pictures."""
-    if place.suffix.lower() not in VIDEO_SUFFIXES or not place.is_file():
+    if not is_video(place):
         return 1
     cv2 = require("cv2")
-    capture = cv2.VideoCapture(str(place))
+    with name_for_opencv(place) as name:
+        capture = cv2.VideoCapture(name)
     try:
         return max(1, round(PERIOD_SECONDS * float(capture.get(cv2.CAP_PROP_FPS))))
     finally:

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from clst_runtime.errors import ConfigError, DataError, did_you_mean
-from clst_runtime.images import IMAGE_SUFFIXES, read_label
+from clst_runtime.images import read_label
 from clst_runtime.labels import (
     IGNORE_ID,
     ClassList,
@@ -22,6 +22,7 @@ from clst_runtime.labels import (
     load_class_list,
     read_json_object,
 )
+from clst_runtime.media import pictures_below
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,14 +108,10 @@ def _synthia_mapping(classes: ClassList) -> LabelMapping:
     return _table(SYNTHIA_LAST_ID + 1, {raw: classes.names.index(name) for raw, name in SYNTHIA_IDS.items()})
 
 
-def _images(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES) if folder.is_dir() else []
-
-
 def _city_files(suffix: str, image_suffix: str) -> Callable[[Path, str], list[Files]]:
     def files(root: Path, split: str) -> list[Files]:
         base, found = root / "leftImg8bit" / split, []
-        for image in _images(base):
+        for image in pictures_below(base):
             if image.stem.endswith(image_suffix):
                 name = image.stem.removesuffix(image_suffix) + suffix
                 found.append(Files(image=image, label=root / "gtFine" / split / image.parent.relative_to(base) / name))
@@ -127,7 +124,9 @@ def _flat_files(images: str, labels: str) -> Callable[[Path, str], list[Files]]:
     """Layouts without splits; the split `val` is every tenth image, `train` the others, `all` all of them."""
 
     def files(root: Path, split: str) -> list[Files]:
-        found = [Files(image=image, label=root / labels / f"{image.stem}.png") for image in _images(root / images)]
+        found = [
+            Files(image=image, label=root / labels / f"{image.stem}.png") for image in pictures_below(root / images)
+        ]
         if split == "all":
             return found
         return [pair for index, pair in enumerate(found) if (index % 10 == 9) == (split == "val")]
@@ -139,13 +138,16 @@ def _folder_files(root: Path, split: str) -> list[Files]:
     base = root / "images" / split
     return [
         Files(image=image, label=(root / "labels" / split / image.relative_to(base)).with_suffix(".png"))
-        for image in _images(base)
+        for image in pictures_below(base)
     ]
 
 
 def _camvid_files(root: Path, split: str) -> list[Files]:
     base = root / "701_StillsRaw_full"
-    found = [Files(image=image, label=root / "LabeledApproved_full" / f"{image.stem}_L.png") for image in _images(base)]
+    found = [
+        Files(image=image, label=root / "LabeledApproved_full" / f"{image.stem}_L.png")
+        for image in pictures_below(base)
+    ]
     listing = root / f"{split}.txt"
     if listing.is_file():
         wanted = {Path(line).stem for line in listing.read_text().split()}

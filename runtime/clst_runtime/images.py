@@ -13,22 +13,7 @@ from clst_runtime.atomic import written_whole
 from clst_runtime.errors import DataError
 from clst_runtime.optional import require
 
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
 _PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
-
-
-def list_images(folder: Path) -> list[Path]:
-    """All image files below a folder, sorted.
-
-    Raises:
-        DataError: the folder is missing or holds no image.
-    """
-    if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder")
-    found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith("."))
-    if not found:
-        raise DataError(f"{folder}: no image in it ({', '.join(sorted(IMAGE_SUFFIXES))})")
-    return found
 
 
 def read_image(path: Path) -> npt.NDArray[np.uint8]:

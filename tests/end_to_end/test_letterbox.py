@@ -20,7 +20,8 @@ from clst_runtime.dataset import open_dataset
 from clst_runtime.errors import ModelFileError
 from clst_runtime.evaluation import evaluate, predict_at
 from clst_runtime.frames import Content, Fit, content_of
-from clst_runtime.images import list_images, read_image, read_label
+from clst_runtime.images import read_image, read_label
+from clst_runtime.media import pictures_below
 from clst_runtime.onnx_metadata import read_onnx_manifest
 from clst_runtime.parity import compare
 from clst_train.checkpoint import load_checkpoint
@@ -109,7 +110,7 @@ def test_driving_says_what_evaluation_measures(model, cameras, tmp_path):
     done = shell("clst-run", model, "--source", pictures, "--out", tmp_path / "out", "--masks")
     assert done.returncode == 0, done.stderr
     lines = [json.loads(line) for line in (tmp_path / "out/frames.jsonl").read_text().splitlines()]
-    found = list_images(pictures)
+    found = pictures_below(pictures)
     assert len(lines) == len(found) == 2
     with OrtBackend(model) as backend:
         for path, line in zip(found, lines, strict=True):

@@ -11,7 +11,8 @@ import pytest
 from tests.conftest import write_labelled, write_rgb_model
 
 from clst_export.bundle import write_bundle
-from clst_runtime.images import list_images, read_image, read_label
+from clst_runtime.images import read_image, read_label
+from clst_runtime.media import pictures_below
 
 ROOT = Path(__file__).parents[2]
 
@@ -58,7 +59,7 @@ def test_what_needs_torch_says_so_and_exits_with_5(vehicle, command, tmp_path):
 def test_a_bundle_is_looked_at_run_and_refused_with_its_reason_where_tensorrt_is_missing(vehicle, tmp_path):
     """What copies to a device needs nothing of the exporter's packages there."""
     data = write_labelled(tmp_path / "data")
-    frames = [read_image(path) for path in list_images(data / "images")]
+    frames = [read_image(path) for path in pictures_below(data / "images")]
     folder = tmp_path / "front"
     write_bundle(write_rgb_model(tmp_path / "m.onnx"), folder, frames)
     done = on(vehicle, "clst-export", "inspect", folder)

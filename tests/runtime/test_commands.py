@@ -20,7 +20,7 @@ def test_run_on_a_folder_writes_masks_video_and_statistics(tmp_path, rgb_model):
     done = shell("clst-run", rgb_model, "--source", data / "images", "--out", out, "--masks", "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["frames"] == 3
-    mask = read_label(out / "masks" / "0.png")
+    mask = read_label(out / "masks" / "val" / "0.png")
     assert mask.shape == (16, 32)
     assert np.unique(mask[:, :16]).tolist() == [0]
     assert np.unique(mask[:, 16:]).tolist() == [2]
@@ -41,7 +41,7 @@ def test_run_reads_its_own_video_again(tmp_path, rgb_model):
     [
         (["clst-run", "{none}.onnx", "--source", "{data}"], 4, "no such model"),
         (["clst-run", "{model}", "--source", "{none}"], 3, "no such folder"),
-        (["clst-run", "{model}", "--source", "{text}"], 3, "not a video"),
+        (["clst-run", "{model}", "--source", "{text}"], 3, "not a picture or video"),
         (["clst-run", "{model}", "--source", "{data}", "--out", "{data}"], 3, "exists and is not empty"),
         (["clst-run", "{model}", "--source", "camera:97", "--patience", "0.1"], 3, "cannot be opened"),
         (["clst-run", "{model}", "--source", "{data}", "--masks"], 2, "need --out"),

@@ -17,7 +17,8 @@ from clst_runtime.backends import open_model
 from clst_runtime.benchmark import Effort
 from clst_runtime.errors import BudgetNotHeld, MissingDependency
 from clst_runtime.fingerprint import take_fingerprint
-from clst_runtime.images import list_images, read_image
+from clst_runtime.images import read_image
+from clst_runtime.media import pictures_below
 
 QUICK = Effort(runs=20, seconds=5.0, warm_up_runs=2, warm_up_ms=0.0)
 
@@ -37,7 +38,7 @@ def statuses(found):
 
 
 def pictures(data):
-    return [read_image(path) for path in list_images(data / "images")]
+    return [read_image(path) for path in pictures_below(data / "images")]
 
 
 def test_a_model_that_says_what_it_said_at_export_is_accepted(tmp_path):

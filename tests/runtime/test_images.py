@@ -3,7 +3,8 @@ import pytest
 from PIL import Image
 
 from clst_runtime.errors import DataError
-from clst_runtime.images import list_images, read_image, read_label, write_png
+from clst_runtime.images import read_image, read_label, write_png
+from clst_runtime.places import pictures_of
 
 
 def test_a_red_picture_is_red(tmp_path):
@@ -53,9 +54,9 @@ def test_a_truncated_picture_is_refused(tmp_path, suffix):
 
 def test_missing_and_empty_folders_are_told_apart(tmp_path):
     with pytest.raises(DataError, match="no such folder"):
-        list_images(tmp_path / "none")
+        pictures_of(tmp_path / "none")
     with pytest.raises(DataError, match="no image in it"):
-        list_images(tmp_path)
+        pictures_of(tmp_path)
 
 
 def test_a_picture_that_cannot_be_written_leaves_nothing(tmp_path):

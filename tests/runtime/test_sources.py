@@ -317,7 +317,7 @@ class Video:
 
 def test_a_video_with_fewer_frames_than_announced_is_warned_of(tmp_path):
     path = tmp_path / "v.mp4"
-    path.write_bytes(b"x")
+    path.write_bytes(b"\0x")
     with open_source(str(path), capture=Video(4)) as source:
         assert len(list(source)) == 4
         assert "4 of 10" in source.warnings[0]
@@ -325,7 +325,7 @@ def test_a_video_with_fewer_frames_than_announced_is_warned_of(tmp_path):
 
 def test_a_video_without_a_frame_is_damaged(tmp_path):
     path = tmp_path / "v.mp4"
-    path.write_bytes(b"x")
+    path.write_bytes(b"\0x")
     with open_source(str(path), capture=Video(0)) as source, pytest.raises(DataError, match="damaged"):
         list(source)
 

@@ -14,11 +14,12 @@ from tests.miniature import drawn_cameras, write_cityscapes, write_synthia
 from clst_runtime.errors import DataError
 from clst_runtime.images import read_image, write_png
 from clst_runtime.labels import load_class_list
+from clst_runtime.places import pictures_of
 from clst_train.batchnorm import estimate_statistics
 from clst_train.checkpoint import load_checkpoint
 from clst_train.cli import main as clst_train
 from clst_train.data.headers import check_pictures, read_header
-from clst_train.data.target import images_of, open_target
+from clst_train.data.target import open_target
 from clst_train.models.ddrnet import PooledNorm
 
 SMALL = (
@@ -115,10 +116,17 @@ def test_validation_labels_of_other_classes_are_refused_and_a_few_are_noted(came
     assert "becomes bicycle" in told
 
 
-@pytest.mark.parametrize("content", [b"", b"no video at all", b"\x00\x00\x00\x18ftypmp42"])
-def test_a_video_that_is_none_is_refused(content, tmp_path):
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "no frame could be read; is it a video that OpenCV can decode"),
+        (b"no video at all", "not a picture or video by what it holds"),
+        (b"\x00\x00\x00\x18ftypmp42", "no frame could be read"),
+    ],
+)
+def test_a_video_that_is_none_is_refused(content, words, tmp_path):
     (tmp_path / "drive.MP4").write_bytes(content)
-    with pytest.raises(DataError, match=r"drive\.MP4: no frame could be read; is it a video that OpenCV can decode"):
+    with pytest.raises(DataError, match=rf"drive\.MP4: {words}"):
         open_target([str(tmp_path / "drive.MP4")], input_hw=HW)
 
 
@@ -231,18 +239,18 @@ def test_the_root_of_cityscapes_gives_its_train_images_only_with_or_without_labe
 
 
 def test_other_roots_give_their_train_images_and_no_label(cameras, tmp_path):
-    found, _ = images_of(cameras / "new")
+    found = pictures_of(cameras / "new", split="train").paths
     assert {path.parent for path in found} == {cameras / "new" / "images" / "train"}
-    found, _ = images_of(write_synthia(tmp_path / "synthia"))
+    found = pictures_of(write_synthia(tmp_path / "synthia"), split="train").paths
     assert {path.parent.name for path in found} == {"RGB"}
 
 
 def test_a_folder_of_labels_alone_is_refused_and_a_missing_one(new, tmp_path):
     write_png(tmp_path / "only" / "labels" / "1.png", np.zeros(HW, np.uint8))
-    with pytest.raises(DataError, match="no image in it .*, but 1 named like labels"):
-        images_of(tmp_path / "only")
+    with pytest.raises(DataError, match="no image in it .*; 1 files named like labels are left out"):
+        pictures_of(tmp_path / "only")
     with pytest.raises(DataError, match="no such folder"):
-        images_of(tmp_path / "none")
+        pictures_of(tmp_path / "none")
     (new / "dead.png").symlink_to(tmp_path / "nothing.png")
     with pytest.raises(DataError, match="dead.png: no such file"):
         open_target([str(new)], input_hw=HW)
@@ -279,7 +287,7 @@ def test_one_picture_like_a_label_among_others_a_covered_lens_and_dark_noise_are
 
 def test_labels_given_as_target_are_told_in_one_line_and_nothing_is_left(cameras, tmp_path):
     line = refused(tmp_path / "run", "--source", cameras / "old", "--target", cameras / "new" / "labels" / "train")
-    assert "as label files are; give the camera's images" in line
+    assert f"labels of a data set, no pictures; give {cameras / 'new' / 'images' / 'train'}" in line
 
 
 # Kinds of pixels

@@ -14,6 +14,7 @@ from clst_runtime.errors import DataError
 from clst_runtime.images import write_png
 from clst_runtime.json_lines import JsonLines
 from clst_runtime.labels import ClassList
+from clst_runtime.media import name_for_opencv
 from clst_runtime.optional import require
 from clst_runtime.overlay import blend
 from clst_runtime.results import Result
@@ -52,7 +53,8 @@ class VideoSink(Sink):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             code = cv2.VideoWriter.fourcc(*"mp4v")
             fps = self.fps() if callable(self.fps) else self.fps
-            self._writer, self._size = cv2.VideoWriter(str(self._temporary), code, fps, size), size
+            with name_for_opencv(self._temporary) as name:
+                self._writer, self._size = cv2.VideoWriter(name, code, fps, size), size
             if not self._writer.isOpened():
                 raise DataError(f"{self.path}: this OpenCV cannot write the video (folder writable? codec mp4v?)")
         if shutil.disk_usage(self.path.parent).free < FREE_FLOOR_BYTES:
@@ -93,7 +95,8 @@ def readable_frames(path: Path) -> int:
     cv2 = require("cv2")
     if not path.is_file() or path.stat().st_size == 0:
         return 0
-    capture = cv2.VideoCapture(str(path))
+    with name_for_opencv(path) as name:
+        capture = cv2.VideoCapture(name)
     try:
         count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) if capture.isOpened() else 0
         capture.set(cv2.CAP_PROP_POS_FRAMES, max(count - 1, 0))

@@ -16,8 +16,9 @@ from typing import Any
 
 from clst_runtime.credentials import without_credentials
 from clst_runtime.errors import DataError
-from clst_runtime.images import IMAGE_SUFFIXES, list_images
+from clst_runtime.media import is_video
 from clst_runtime.optional import require
+from clst_runtime.places import pictures_of
 from clst_runtime.sources.address import LiveAddress, live_address, read_options
 from clst_runtime.sources.base import Source, SourceEnded, TimedFrame
 from clst_runtime.sources.files import ImageSource, VideoSource
@@ -40,10 +41,10 @@ def open_source(uri: str, *, capture: Callable[..., Any] | None = None, patience
         DataError: it does not exist, cannot be opened or holds no frame. ConfigError: an option that cannot be.
     """
     path = Path(uri)
-    if path.is_dir() or (path.is_file() and path.suffix.lower() in IMAGE_SUFFIXES):
-        return ImageSource(list_images(path) if path.is_dir() else [path])
-    if path.is_file() and not uri.startswith("/dev/"):
+    if os.path.isfile(uri) and is_video(path):
         return VideoSource(path, capture or require("cv2").VideoCapture)
+    if os.path.isfile(uri) or os.path.isdir(uri):
+        return ImageSource(pictures_of(path))
     if uri.startswith("raw:"):
         address, live = raw_address(uri)
         if not live:

@@ -10,6 +10,8 @@ from typing import Any
 from clst_runtime.errors import DataError
 from clst_runtime.frames import Layout
 from clst_runtime.images import read_image
+from clst_runtime.media import name_for_opencv
+from clst_runtime.places import Pictures
 from clst_runtime.pool import Pool
 from clst_runtime.sources.base import Source, SourceEnded, TimedFrame
 
@@ -18,11 +20,12 @@ FRAMES_HELD = 8
 
 
 class ImageSource(Source):
-    """Pictures, in the order given."""
+    """Pictures of a place, in the order of their paths."""
 
-    def __init__(self, paths: list[Path]) -> None:
+    def __init__(self, pictures: Pictures) -> None:
         super().__init__()
-        self.paths = paths
+        self.paths, self.names = pictures.paths, pictures.names()
+        self.warnings.extend(pictures.remarks)
         self._next = 0
 
     def take(self, timeout_seconds: float) -> TimedFrame:
@@ -32,7 +35,7 @@ class ImageSource(Source):
         path, index = self.paths[self._next], self._next
         picture = read_image(path)
         self._next += 1
-        return TimedFrame(index=index, picture=picture, captured_ns=time.monotonic_ns(), name=path.stem)
+        return TimedFrame(index=index, picture=picture, captured_ns=time.monotonic_ns(), name=self.names[index])
 
     def close(self) -> None:
         """Nothing is held open."""
@@ -44,7 +47,8 @@ class VideoSource(Source):
     def __init__(self, path: Path, capture: Callable[..., Any]) -> None:
         super().__init__()
         self.path = path
-        self._capture = capture(str(path))
+        with name_for_opencv(path) as name:
+            self._capture = capture(name)
         if not self._capture.isOpened():
             raise DataError(f"{path}: not a video that this OpenCV can read")
         announced = float(self._capture.get(5))  # CAP_PROP_FPS

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from clst_runtime.errors import ConfigError, DataError
-from clst_runtime.images import list_images, read_image
+from clst_runtime.images import read_image
+from clst_runtime.media import pictures_below
 from clst_runtime.monitor import collector as module
 from clst_runtime.monitor.collector import Collector
 from clst_train.data.target import open_target
@@ -57,7 +58,7 @@ def test_a_second_run_goes_on_counting_names_and_bytes(tmp_path):
     assert second.held_bytes == sum(path.stat().st_size for path in paths) == first.held_bytes
     paths.append(second.save(picture(2), 0.0))
     assert [path.name[:9] for path in paths] == ["00000001-", "00000002-", "00000003-"]
-    assert list_images(tmp_path) == paths
+    assert pictures_below(tmp_path) == paths
     assert (second.written, first.written) == (1, 2)
 
 

@@ -10,7 +10,8 @@ from tests.conftest import rgb_manifest
 from tests.runtime.monitor.conftest import HW, OTHER, picture, prediction, result
 
 from clst_runtime.errors import ConfigError, ModelFileError
-from clst_runtime.images import list_images, read_image
+from clst_runtime.images import read_image
+from clst_runtime.media import pictures_below
 from clst_runtime.monitor.judgement import HELD, JUDGED_FROM, CameraJudge
 from clst_runtime.monitor.watch import NO_REFERENCE, WatchSink, open_watch, scene_clock
 from clst_runtime.pipeline import run_pipeline
@@ -32,7 +33,7 @@ def test_another_camera_is_told_once_and_its_frames_are_kept(manifest, tmp_path)
         watch.write(result(index, OTHER))
     assert len(told) == 1
     assert "this looks like another camera: shift" in told[0]
-    found = list_images(tmp_path / "new")
+    found = pictures_below(tmp_path / "new")
     expected = [needed - 1 + 10 * place for place in range(5)]
     assert [(read_image(path) == picture(index, OTHER)).all() for path, index in zip(found, expected, strict=True)] == (
         [True] * 5
@@ -60,7 +61,7 @@ def test_a_camera_that_freezes_as_another_one_is_not_collected_meanwhile(manifes
         watch.write(result(index, OTHER))
     for index in range(20):
         watch.write(result(needed + index, picture_=picture(needed - 1, OTHER)))
-    assert len(list_images(tmp_path / "new")) == 1
+    assert len(pictures_below(tmp_path / "new")) == 1
     assert watch.snapshot()["state"] == "frozen"
 
 
@@ -172,7 +173,7 @@ def test_in_the_pipeline_a_change_of_camera_is_found_and_collected(manifest, tmp
     assert (statistics.frames, Counter(statistics.drops)) == (180, Counter())
     assert len(told) == 1
     assert 0 < watch.snapshot()["collected"]["frames"] <= 10
-    assert len(list_images(tmp_path / "new")) == watch.snapshot()["collected"]["frames"]
+    assert len(pictures_below(tmp_path / "new")) == watch.snapshot()["collected"]["frames"]
 
 
 def test_a_watch_that_is_closed_says_that_it_no_longer_watches(manifest):

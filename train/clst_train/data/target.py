@@ -1,18 +1,13 @@
 """Images of the new camera: folders, video files, or several of them. Never labels.
 
-What a place stands for:
-- a video or an image file: itself;
-- the root of a data set in a known layout (`LAYOUTS`): the images of its split `train`, as if it had no labels;
-- any other folder: every image below it, nested folders and links followed, suffixes in either case. Left out are
-  hidden files, other kinds of files, and what is named like a label (`LABEL_FOLDERS`, `LABEL_ENDINGS`).
-One file counts once, however many names it has or places it lies in.
+What a place stands for is told by `clst_runtime.places`; of a data set's root the split `train` is taken, as if it had
+no labels. One file counts once, however many names it has or places it lies in.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,10 +15,11 @@ import numpy as np
 import numpy.typing as npt
 
 from clst_runtime.errors import DataError
-from clst_runtime.formats import FORMATS
 from clst_runtime.frames import Content, Fit, content_of, fit_frame, resize_classes
-from clst_runtime.images import IMAGE_SUFFIXES, read_image
+from clst_runtime.images import read_image
+from clst_runtime.media import is_video, name_for_opencv
 from clst_runtime.optional import require
+from clst_runtime.places import pictures_of
 from clst_train.data.headers import check_pictures
 
 LABELS_LOOKED_AT = 5
@@ -36,17 +32,6 @@ CamVid's and IDD's labels have up to 12 and 0.94 to 0.99, their pictures more th
 LIKE_LABELS = "as label files are; give the camera's images"
 SHAPE_TOLERANCE = 0.02
 """How far a mask's aspect ratio may be from the camera's."""
-VIDEO_SUFFIXES = {".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v"}
-LAYOUTS = (
-    ("leftImg8bit", ("cityscapes", "idd")),
-    ("images/train", ("folder",)),
-    ("images", ("gta5",)),
-    ("RGB", ("synthia",)),
-    ("701_StillsRaw_full", ("camvid",)),
-)
-"""Image folder below a data set's root, and the formats it belongs to; label folders play no part in this."""
-LABEL_FOLDERS = frozenset({"labels", "label", "gtfine", "gtcoarse", "gt", "labeledapproved_full", "annotations"})
-LABEL_ENDINGS = ("_labelids", "_labeltrainids", "_instanceids", "_gtfine_color", "_gtcoarse_color", "_label")
 Image = npt.NDArray[np.uint8]
 
 
@@ -126,15 +111,15 @@ def open_target(
     sizes: list[tuple[int, int]] = []
     remarks: list[str] = []
     for place in map(Path, places):
-        if place.suffix.lower() in VIDEO_SUFFIXES and place.is_file():
+        if is_video(place):
             size_hw, read = _read_video(place, input_hw, fit, every)
             sizes.extend([size_hw] * len(read))
             frames.extend(read)
         else:
-            found, told = ([place], []) if place.is_file() else images_of(place)
-            _check_no_labels(place, found)
-            files.extend(found)
-            remarks.extend(told)
+            found = pictures_of(place, split="train")
+            _check_no_labels(place, found.paths)
+            files.extend(found.paths)
+            remarks.extend(found.remarks)
     files, repeated = _each_once(files)
     if repeated:
         remarks.append(f"{repeated} target images have several names or lie in several places; each counts once")
@@ -165,55 +150,6 @@ def with_mask(target: TargetImages, path: Path) -> TargetImages:
     if np.all(masked.ignored(0)):  # at the model's size, where single pixels may be lost
         raise DataError(f"{path}: the ignore mask covers every pixel; non-zero means ignore")
     return masked
-
-
-def images_of(folder: Path) -> tuple[list[Path], list[str]]:
-    """The target images that a folder stands for, sorted, and remarks on what was taken or left out.
-
-    Raises:
-        DataError: the folder is missing or holds no such image.
-    """
-    if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder")
-    for place, formats in LAYOUTS:
-        if (folder / place).is_dir():
-            return _train_images(folder, place, formats)
-    found = sorted(path for path in _walk(folder) if path.suffix.lower() in IMAGE_SUFFIXES)
-    labels = [path for path in found if _is_named_like_a_label(path.relative_to(folder))]
-    kept = [path for path in found if path not in set(labels)]
-    if not kept:
-        beside = f", but {len(labels)} named like labels, e.g. {labels[0]}" if labels else ""
-        raise DataError(f"{folder}: no image in it ({', '.join(sorted(IMAGE_SUFFIXES))}){beside}")
-    return kept, [f"{folder}: {len(labels)} files named like labels are left out, e.g. {labels[0]}"] if labels else []
-
-
-def _train_images(root: Path, place: str, formats: tuple[str, ...]) -> tuple[list[Path], list[str]]:
-    """The images of a data set's split `train`; no label is looked for."""
-    for name in formats:
-        found = [pair.image for pair in FORMATS[name].files(root, "train")]
-        if found:
-            return found, [f"{root}: a data set in the {name} layout; its {len(found)} images of split train are taken"]
-    raise DataError(
-        f"{root}: a data set with images in {root / place}, but none of split train; name the folder of images itself"
-    )
-
-
-def _walk(folder: Path) -> Iterator[Path]:
-    """Every file below a folder that is not hidden; linked folders are followed, each real folder once."""
-    seen: set[str] = set()
-    for place, inner, names in os.walk(folder, followlinks=True):
-        seen.add(os.path.realpath(place))
-        inner[:] = [
-            name
-            for name in sorted(inner)
-            if not name.startswith(".") and os.path.realpath(os.path.join(place, name)) not in seen
-        ]
-        yield from (Path(place, name) for name in names if not name.startswith("."))
-
-
-def _is_named_like_a_label(relative: Path) -> bool:
-    inside = any(part.lower() in LABEL_FOLDERS for part in relative.parts[:-1])
-    return inside or relative.stem.lower().endswith(LABEL_ENDINGS)
 
 
 def _check_no_labels(place: Path, pictures: Sequence[Path]) -> None:
@@ -266,7 +202,8 @@ def _read_mask(path: Path, camera_hw: tuple[int, int]) -> npt.NDArray[np.bool_]:
 def _read_video(path: Path, input_hw: tuple[int, int], fit: Fit, every: int) -> tuple[tuple[int, int], list[Image]]:
     """Rows and columns of the camera's picture, and every n-th frame at the model's input size."""
     cv2 = require("cv2")
-    capture = cv2.VideoCapture(str(path))
+    with name_for_opencv(path) as name:
+        capture = cv2.VideoCapture(name)
     frames: list[Image] = []
     size_hw = (0, 0)
     try:
