@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import ipaddress
+import os
 import re
 import socket
 from dataclasses import dataclass
@@ -12,6 +13,11 @@ from clst_runtime.errors import ConfigError
 
 LOOPBACK = "127.0.0.1"
 HOST_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?\Z")
+UNREAD_SECONDS = 30.0
+"""So long what was sent may wait for its reader; one who has stopped reading must not hold his place for ever."""
+FILES_NEEDED = 16
+"""Files that a page opens while it starts and for its first viewers."""
+MORE_FILES = "allow this program more open files (ulimit -n, LimitNOFILE= of a service)"
 FORMS = "give a port (8080), an address and a port (0.0.0.0:8080, [::]:8080), or localhost:8080"
 
 
@@ -47,7 +53,7 @@ def parse_web_address(text: str) -> WebAddress:
         ConfigError: neither of these forms, or a port outside 0 … 65535.
     """
     host, colon, digits = text.strip().rpartition(":")
-    if not digits.isascii() or not digits.isdigit() or int(digits) > 65535:
+    if not digits.isascii() or not digits.isdigit() or int(digits[:6]) > 65535:
         raise ConfigError(f"{text!r} is no address for the web page; {FORMS}, ports up to 65535")
     if not colon:
         return WebAddress(port=int(digits))
@@ -67,8 +73,20 @@ def _is_number(host: str, version: int) -> bool:
         return False
 
 
+def need_files() -> None:
+    """Raises: ConfigError: this program may not open the files that a page needs, which would break it half-way."""
+    opened: list[int] = []
+    try:
+        opened.extend(os.open(os.devnull, os.O_RDONLY) for _ in range(FILES_NEEDED))
+    except OSError as error:
+        raise ConfigError(f"the web page cannot start: {error.strerror}; {MORE_FILES}") from error
+    finally:
+        for each in opened:
+            os.close(each)
+
+
 def listen(address: WebAddress) -> socket.socket:
-    """A socket that accepts connections at `address`.
+    """A socket that accepts connections at `address`; who reads nothing of what is sent is let go by the system.
 
     Raises:
         ConfigError: the port is taken or reserved, or the address is none of this machine's.
@@ -77,14 +95,21 @@ def listen(address: WebAddress) -> socket.socket:
         host = LOOPBACK if address.host.lower() == "localhost" else address.host
         family = socket.getaddrinfo(host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
         both = host == "::" and socket.has_dualstack_ipv6()
-        return socket.create_server((host, address.port), family=family, dualstack_ipv6=both)
-    except OSError as error:
+        listening = socket.create_server((host, address.port), family=family, dualstack_ipv6=both)
+        if hasattr(socket, "TCP_USER_TIMEOUT"):  # of Linux; connections have it from the socket that accepts them
+            listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(1000 * UNREAD_SECONDS))
+        return listening
+    except (OSError, UnicodeError) as error:  # UnicodeError: a part of the name is too long for any machine
         raise ConfigError(
             f"the web page cannot listen on {shown(address.host)}:{address.port}: {_cure(error)}"
         ) from error
 
 
-def _cure(error: OSError) -> str:
+def _cure(error: OSError | UnicodeError) -> str:
+    if isinstance(error, UnicodeError):
+        return "no machine has such a name; 0.0.0.0 listens on all addresses of this one"
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return f"{error.strerror}; {MORE_FILES}"
     if error.errno == errno.EADDRINUSE:
         return "another program has this port; end it, or give another port (0 takes a free one)"
     if error.errno == errno.EACCES:

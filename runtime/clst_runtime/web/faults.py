@@ -9,6 +9,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from clst_runtime.optional import require
 from clst_runtime.sinks.base import words_of
@@ -27,7 +28,7 @@ class Faults:
 
     def take(self, error: BaseException) -> None:
         """Tell an error, unless it is told already."""
-        self.say(words_of(error) if isinstance(error, Exception) else repr(error))
+        self.say(one_line(error))
 
     def say(self, words: str) -> None:
         """The same of one that is in words."""
@@ -43,11 +44,24 @@ class Faults:
         except Exception as error:  # noqa: BLE001  whatever it is, it must not end a thread or a task unseen
             self.take(error)
 
+    def mishap(self, context: dict[str, Any]) -> None:
+        """Tell what an event loop reports, as when no connection can be accepted; connections that break are no fault."""
+        error = context.get("exception")
+        if error is None:
+            self.say(" ".join(str(context.get("message")).split()))
+        elif not isinstance(error, ConnectionError):
+            self.take(error)
+
     def logger(self) -> logging.Logger:
         """For the framework: it belongs to no other logger, and what it is given is told here alone."""
         logger = logging.Logger("clst-run web page", logging.WARNING)
         logger.addHandler(_Teller(self))
         return logger
+
+
+def one_line(error: BaseException) -> str:
+    """An error in one line."""
+    return words_of(error) if isinstance(error, Exception) else repr(error)
 
 
 class _Teller(logging.Handler):
@@ -57,7 +71,5 @@ class _Teller(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         error = record.exc_info[1] if record.exc_info else None
-        if error is None:
-            self._faults.say(" ".join(record.getMessage().split()))
-        elif not isinstance(error, (self._strange, ConnectionError)):
-            self._faults.take(error)
+        if not isinstance(error, self._strange):
+            self._faults.mishap({"exception": error, "message": record.getMessage()})

@@ -14,11 +14,11 @@ from contextlib import suppress
 from importlib import resources
 from typing import TYPE_CHECKING, Any, cast
 
-from clst_runtime.errors import ConfigError
+from clst_runtime.errors import ConfigError, DataError
 from clst_runtime.optional import require
 from clst_runtime.web.access import HEADERS, Guard, refusal
 from clst_runtime.web.board import Board
-from clst_runtime.web.faults import Faults
+from clst_runtime.web.faults import Faults, one_line
 from clst_runtime.web.figures import RunCollector, exposition, registry_of
 from clst_runtime.web.pictures import Pictures
 
@@ -31,10 +31,17 @@ HEARTBEAT_SECONDS = 20.0
 MAX_VIEWERS = 32
 MAX_CONNECTIONS = 128
 """More are closed at once, so that nobody in a network can use up the files that the run may open."""
+MAX_SILENT = 64
+"""Of connections that have asked for nothing yet, the oldest goes when there are more, so that they keep nobody out."""
 BACKLOG = 16
 """So many may come before they are counted."""
 SILENT_SECONDS = 10.0
-"""A connection that has asked for nothing by then, or was refused, is closed: it takes the place of another one."""
+"""A connection that has asked for nothing by then, or was refused, is closed: it takes the place of another one.
+
+So long the body of a request may take, too.
+"""
+LINGERING_SECONDS = 2.0
+"""Who still sends the body of a request that is answered already has so long to read the answer."""
 KEPT_SECONDS = 30.0
 """So long a connection may wait for its next request."""
 MAX_REQUEST_BYTES = 4096
@@ -66,19 +73,33 @@ class WebServer:
         self._figures = registry_of(RunCollector(lambda: board.snapshot(fresh=True), run))
         self._files = {place: _asset(name, kind) for place, (name, kind) in PAGE.items()}
         self._faults = Faults(board.statistics.warn)
-        self._failure: Exception | None = None
+        self._failure: BaseException | None = None
+        self._runner: Any = None
         self._open: set[asyncio.Task[Any]] = set()
         self._silent: dict[Any, asyncio.TimerHandle] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._running, self._ending = threading.Event(), asyncio.Event()
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), name="web server", daemon=True)
+        self._thread = threading.Thread(target=self._work, name="web server", daemon=True)
 
     def start(self) -> None:
-        """Serve from now on; returns when requests are answered, or raises why they cannot be."""
-        self._thread.start()
-        self._running.wait()
+        """Serve from now on; returns when requests are answered.
+
+        Raises:
+            ConfigError: they cannot be, and why.
+        """
+        try:
+            self._thread.start()
+            self._running.wait()
+        except RuntimeError as error:  # no more threads
+            self._failure = error
         if self._failure is not None:
-            raise self._failure
+            raise ConfigError(f"the web page cannot start: {one_line(self._failure)}") from self._failure
+
+    def check(self) -> None:
+        """Raises: DataError: the server has ended although nobody has stopped it; nobody can see the page any more."""
+        if not self._thread.is_alive() and not self._ending.is_set():
+            why = "" if self._failure is None else f": {one_line(self._failure)}"
+            raise DataError(f"the server of the web page has ended{why}")
 
     def stop(self) -> None:
         """Tell viewers the end, close every connection and the port; a second call does nothing."""
@@ -87,21 +108,26 @@ class WebServer:
                 self._loop.call_soon_threadsafe(self._ending.set)
         self._thread.join(STOP_SECONDS)
 
+    def _work(self) -> None:
+        try:
+            asyncio.run(self._serve())
+        except BaseException as error:  # noqa: BLE001  `start` and `check` tell it, in threads that can
+            self._failure = error
+        finally:
+            self._running.set()
+
     async def _serve(self) -> None:
-        runner = self._web.AppRunner(
+        self._runner = runner = self._web.AppRunner(
             self._application(),
             access_log=None,
             logger=self._faults.logger(),
             shutdown_timeout=0.1,
             keepalive_timeout=KEPT_SECONDS,
+            lingering_time=LINGERING_SECONDS,
+            auto_decompress=False,  # a few bytes could become gigabytes; `_body` refuses them
         )  # fmt: skip  no tokens in logs
-        try:
-            accepting = await self._begin(runner)
-        except Exception as error:  # noqa: BLE001  raised again by `start`, in the thread that can tell it
-            self._failure = error
-            return
-        finally:
-            self._running.set()
+        accepting = await self._begin(runner)
+        self._running.set()
         sampling = asyncio.ensure_future(self._sample())
         await self._ending.wait()
         sampling.cancel()
@@ -113,6 +139,7 @@ class WebServer:
     async def _begin(self, runner: Any) -> asyncio.AbstractServer:
         await runner.setup()
         self._loop = loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _, context: self._faults.mishap(context))
         accepting = await loop.create_server(
             lambda: self._accepted(runner.server), sock=self._listening, backlog=BACKLOG
         )
@@ -123,14 +150,15 @@ class WebServer:
         """What speaks on a new connection."""
         if len(server.connections) >= MAX_CONNECTIONS:
             return _Full()
+        if len(self._silent) >= MAX_SILENT:
+            self._let_go(next(iter(self._silent)))
         speaker = server()
         self._silent[speaker] = asyncio.get_running_loop().call_later(SILENT_SECONDS, self._let_go, speaker)
         return cast("asyncio.BaseProtocol", speaker)
 
     def _let_go(self, speaker: Any) -> None:
-        self._silent.pop(speaker, None)
-        if speaker.transport is not None:
-            speaker.transport.abort()
+        self._silent.pop(speaker).cancel()
+        asyncio.get_running_loop().call_soon(_abort, speaker)  # accepted at this very moment, it has no transport yet
 
     async def _sample(self) -> None:
         while True:
@@ -144,6 +172,8 @@ class WebServer:
         @toolkit.middleware  # type: ignore[untyped-decorator, unused-ignore]
         async def guarded(request: web.Request, handler: Handler) -> web.StreamResponse:
             answer = self._guard.answer(request)
+            if answer is None and "Content-Encoding" in request.headers:
+                answer = refusal(415, "send the body as it is, without Content-Encoding")
             if answer is not None:
                 answer.force_close()
                 return answer
@@ -184,6 +214,7 @@ class WebServer:
         """Switch recording by `{"on": true}`; JSON, because no other site's form can send that."""
         if request.content_type != "application/json":
             return refusal(415, 'send {"on": true} or {"on": false} as application/json')
+        await self._read_body(request)
         try:
             wanted = (await request.json())["on"]
         except (ValueError, LookupError, TypeError, RecursionError):  # LookupError: an unknown charset, too
@@ -196,6 +227,19 @@ class WebServer:
         except ConfigError as error:
             return refusal(409, error.message)
         return self._json(recorder.to_json())
+
+    async def _read_body(self, request: web.Request) -> None:
+        """Have the body of a request at hand. Raises: HTTPException: it is too large, damaged, or does not come."""
+        if (request.content_length or 0) > MAX_REQUEST_BYTES:
+            raise self._web.HTTPRequestEntityTooLarge(
+                MAX_REQUEST_BYTES, request.content_length, text=f"a request may hold {MAX_REQUEST_BYTES} bytes\n"
+            )
+        try:
+            await asyncio.wait_for(request.read(), SILENT_SECONDS)
+        except asyncio.TimeoutError:
+            raise self._web.HTTPRequestTimeout(text="the body of the request did not come\n") from None
+        except self._web.RequestPayloadError:
+            raise self._web.HTTPBadRequest(text="the body of the request is damaged\n") from None
 
     async def _live(self, request: web.Request) -> web.StreamResponse:
         """Status as text twice a second; after each `next` of the viewer one picture, the newest.
@@ -265,6 +309,11 @@ class WebServer:
 
     def _json(self, value: Any) -> web.StreamResponse:
         return self._answer(text=json.dumps(value), content_type="application/json")
+
+
+def _abort(speaker: Any) -> None:
+    if speaker.transport is not None:
+        speaker.transport.abort()
 
 
 class _Full(asyncio.Protocol):

@@ -12,7 +12,7 @@ from clst_runtime.sinks.base import Sink
 from clst_runtime.sinks.files import VideoSink
 from clst_runtime.statistics import RunStatistics
 from clst_runtime.web.access import Guard, chosen_token
-from clst_runtime.web.address import WebAddress, listen, reachable_host, shown
+from clst_runtime.web.address import WebAddress, listen, need_files, reachable_host, shown
 from clst_runtime.web.board import Board
 from clst_runtime.web.facts import RunFacts
 from clst_runtime.web.pictures import Painter, Pictures
@@ -37,7 +37,12 @@ class WebSink(Sink):
         self._server, self._pictures, self._recorder, self._open = server, pictures, recorder, True
 
     def write(self, result: Result) -> None:
-        """Take the newest result; without a recording this returns at once. Never fails: the page tells of failures."""
+        """Take the newest result; without a recording this returns at once. What fails within the page is told there.
+
+        Raises:
+            DataError: the server has ended, so that nobody sees the page any more.
+        """
+        self._server.check()
         self._pictures.offer(result)
         self._recorder.write(result)
 
@@ -70,8 +75,9 @@ def open_web(
 
     Raises:
         MissingDependency: aiohttp, prometheus_client or OpenCV is not there.
-        ConfigError: the address cannot be listened on, or the token cannot be used.
+        ConfigError: the address cannot be listened on, the token cannot be used, or too few files may be opened.
     """
+    need_files()
     for module in ("aiohttp", "prometheus_client", "cv2"):
         require(module)
     token, manifest = chosen_token(address, token), facts.manifest

@@ -10,7 +10,7 @@ import pytest
 from tests.runtime.web.run import next_picture, served
 from tests.runtime.web.test_page import looking
 
-from clst_runtime.errors import DataError
+from clst_runtime.errors import ConfigError, DataError
 from clst_runtime.web.recording import Recorder
 
 OPEN = "0.0.0.0:0"
@@ -184,7 +184,7 @@ def test_a_server_that_cannot_start_says_so_and_leaves_the_port(monkeypatch):
     monkeypatch.setattr("aiohttp.web.AppRunner.setup", fails)
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    with pytest.raises(RuntimeError, match="no loop today"), served(str(port)):
+    with pytest.raises(ConfigError, match="cannot start: RuntimeError: no loop today"), served(str(port)):
         pass
     monkeypatch.undo()
     with served(str(port)) as page:
