@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from clst_runtime.command import Group
+from clst_runtime.gpu_command import cuda_option
 
 if TYPE_CHECKING:
     from clst_export.convert import Material, Request
@@ -76,6 +77,7 @@ def main() -> None:
 @click.option("--timing-cache", type=click.Path(path_type=Path), help="TensorRT: file that makes later builds faster.")
 @click.option("--optimisation-level", type=click.IntRange(0, 5), help="TensorRT: 0 = fast build … 5 = long search.")
 @click.option("--dla", type=click.IntRange(0), help="TensorRT: run on this DLA core, the GPU takes what it cannot.")
+@cuda_option
 @click.option("--overwrite", is_flag=True, help="Replace an existing file.")
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON.")
 def convert(checkpoint: Path | None, onnx: str | None, trt: str | None, **options: Any) -> None:
@@ -98,7 +100,7 @@ def convert(checkpoint: Path | None, onnx: str | None, trt: str | None, **option
     if trt is not None:
         from clst_export.engine import check_can_build
 
-        check_can_build()  # before minutes of work
+        check_can_build(options["cuda"])  # before minutes of work
     from clst_export.material import gather, newest_checkpoint, output_paths, refuse_existing
 
     chosen = checkpoint or newest_checkpoint()
@@ -151,6 +153,8 @@ def refuse_contradictions(precision: str, trt: str | None, options: dict[str, An
         raise click.UsageError("--for cpu makes a file for ONNX Runtime's CPU; it is no use to TensorRT")
     if trt is not None and options["bundle"]:
         raise click.UsageError("--trt builds here, --bundle is for building on the device; give --onnx with --bundle")
+    if trt is None and options["cuda"] != "auto":
+        raise click.UsageError("--cuda is for --trt; of a bundle the device says what speaks to its GPU")
     if trt is None and not options["bundle"]:
         for name in ("workspace_mib", "timing_cache", "optimisation_level", "dla"):
             if options[name] is not None:
@@ -171,17 +175,19 @@ def build_options(options: dict[str, Any]) -> Any:
 
 def make_engine(paths: dict[str, Path], rival: Path | None, material: Material, options: dict[str, Any]) -> None:
     """Build, verify and write the engine beside its ONNX file; of int8 also the fp16 rival, and compare their times."""
-    from clst_export.engine import build_engine, built_engine_note, show_progress
+    from clst_export.engine import GpuOptions, build_engine, built_engine_note, show_progress
 
+    gpu = GpuOptions(cuda=options["cuda"])
     manifest = build_engine(
-        paths["onnx"], paths["engine"], options=build_options(options), frames=material.frames, progress=show_progress()
-    )
+        paths["onnx"], paths["engine"], options=build_options(options), frames=material.frames,
+        progress=show_progress(), gpu=gpu,
+    )  # fmt: skip
     click.echo(f"{paths['engine']}: {built_engine_note(manifest)}", err=options["as_json"])
     if rival is not None:
         from clst_export.rival import build_rival
 
         build_rival(paths["engine"], rival, paths["rival_engine"], material.frames, options=build_options(options),
-                    say=lambda told: click.echo(told, err=options["as_json"]))  # fmt: skip
+                    gpu=gpu, say=lambda told: click.echo(told, err=options["as_json"]))  # fmt: skip
 
 
 def make_bundle(paths: dict[str, Path], rival: Path | None, material: Material, options: dict[str, Any]) -> None:
@@ -196,8 +202,9 @@ def make_bundle(paths: dict[str, Path], rival: Path | None, material: Material, 
 @main.command()
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("--frames", help="For an engine: pictures or a video of the camera, to verify it on.")
+@cuda_option
 @click.option("--json", "as_json", is_flag=True, help="Print the engine's manifest as JSON.")
-def build(model: Path, frames: str | None, *, as_json: bool) -> None:
+def build(model: Path, frames: str | None, cuda: str, *, as_json: bool) -> None:
     """Build and verify the engine of a bundle for this machine's GPU and TensorRT; a good one is kept as it is.
 
     MODEL may be an .engine file of another GPU or TensorRT, or a damaged one: it is built again from the ONNX file
@@ -210,19 +217,22 @@ def build(model: Path, frames: str | None, *, as_json: bool) -> None:
             if is_engine
             else "--frames is for an .engine file; a bundle has pictures of its own"
         )
-    from clst_export.engine import built_engine_note
+    from clst_export.engine import GpuOptions, built_engine_note
     from clst_runtime.engines.sidecar import read_engine
 
+    gpu = GpuOptions(cuda=cuda)
     if frames is not None:
         from clst_runtime.contest import frames_to_measure
         from clst_runtime.engines.rebuild import FRAMES, rebuild_engine
 
         engine = model
-        manifest = rebuild_engine(model, lambda made: frames_to_measure(frames, made.input_hw, made.fit, count=FRAMES))
+        manifest = rebuild_engine(
+            model, lambda made: frames_to_measure(frames, made.input_hw, made.fit, count=FRAMES), gpu=gpu
+        )
     else:
         from clst_export.bundle import build_bundle
 
-        engine = build_bundle(model)
+        engine = build_bundle(model, gpu=gpu)
         manifest = read_engine(engine)[1]
     click.echo(manifest.to_json() if as_json else f"{engine}: {built_engine_note(manifest)}")
 

@@ -6,12 +6,14 @@ package's other needs (docs/decisions/0006). Here are its names for the exporter
 
 from __future__ import annotations
 
+from clst_runtime.backends.gpu_options import GpuOptions
 from clst_runtime.engines.build import build_engine, built_engine_note, check_can_build
 from clst_runtime.engines.options import BuildOptions
 from clst_runtime.engines.progress import show_progress
 
 __all__ = [
     "BuildOptions",
+    "GpuOptions",
     "build_engine",
     "built_engine_note",
     "check_can_build",

@@ -13,6 +13,7 @@ from clst_export.convert import Material, Request, Say, convert
 from clst_export.engine import BuildOptions, build_engine, built_engine_note, show_progress
 from clst_export.material import rival_request
 from clst_runtime.backends.base import Frame
+from clst_runtime.backends.gpu_options import GpuOptions
 from clst_runtime.engines.rivals import COMMON_FAULTS, Choice, Contender, contender, decide, failed
 from clst_runtime.engines.sidecar import read_engine
 from clst_runtime.errors import BudgetNotHeld, ClstError
@@ -46,7 +47,14 @@ def convert_rival(
 
 
 def build_rival(
-    engine: Path, rival_onnx: Path, rival: Path, frames: Sequence[Frame], *, options: BuildOptions, say: Say
+    engine: Path,
+    rival_onnx: Path,
+    rival: Path,
+    frames: Sequence[Frame],
+    *,
+    options: BuildOptions,
+    gpu: GpuOptions,
+    say: Say,
 ) -> Choice:
     """Build the FP16 engine beside a finished INT8 one, time both in turns and note the result in both manifests.
 
@@ -56,22 +64,25 @@ def build_rival(
         rival: the FP16 engine to write.
         frames: pictures H,W,3 of the input size.
         options: how the INT8 engine was built.
+        gpu: the CUDA library and the I/O that both are proven and timed by.
         say: told the result, also that the rival cannot be built, which leaves the INT8 engine as it is.
 
     Raises:
         What `build_engine` raises for faults that the INT8 engine would share: of the machine, the settings, the disk.
     """
-    fp16 = _built(rival_onnx, rival, frames, options, say)
+    fp16 = _built(rival_onnx, rival, frames, options, gpu, say)
     int8 = contender(engine, read_engine(engine)[1])
     say("timing the INT8 and the FP16 engine in turns")
-    choice = decide(engine.parent, int8, fp16, frames, options=options.to_json())
+    choice = decide(engine.parent, int8, fp16, frames, options=options.to_json(), gpu=gpu)
     say(f"{choice.why}, prefer {engine.with_name(choice.preferred.engine)}")
     return choice
 
 
-def _built(onnx: Path, engine: Path, frames: Sequence[Frame], options: BuildOptions, say: Say) -> Contender:
+def _built(
+    onnx: Path, engine: Path, frames: Sequence[Frame], options: BuildOptions, gpu: GpuOptions, say: Say
+) -> Contender:
     try:
-        manifest = build_engine(onnx, engine, options=options, frames=frames, progress=show_progress())
+        manifest = build_engine(onnx, engine, options=options, frames=frames, progress=show_progress(), gpu=gpu)
     except COMMON_FAULTS:
         raise
     except ClstError as error:

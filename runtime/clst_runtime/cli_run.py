@@ -134,7 +134,9 @@ def open_backend(model: Path, source: str, name: str, gpu: GpuOptions, options: 
         from clst_runtime.engines.rebuild import FRAMES, rebuild_engine
 
         click.echo(f"{error.message}; --rebuild: done now", err=True)
-        rebuild_engine(model, lambda manifest: frames_to_measure(source, manifest.input_hw, manifest.fit, count=FRAMES))
+        rebuild_engine(
+            model, lambda manifest: frames_to_measure(source, manifest.input_hw, manifest.fit, count=FRAMES), gpu=gpu
+        )
         return open_model(model, threads=options["threads"], backend=name, gpu=gpu)
 
 

@@ -23,7 +23,7 @@ from clst_runtime.backends.gpu_options import GpuOptions
 from clst_runtime.backends.trt import TrtBackend
 from clst_runtime.benchmark import Effort, LatencyResult, measure_rounds, measure_side_by_side
 from clst_runtime.engine_only import engine_step
-from clst_runtime.engines.bundle import build_bundle
+from clst_runtime.engines.bundle import open_bundle
 from clst_runtime.errors import ConfigError, ModelFileError
 from clst_runtime.fingerprint import Tie, compare_fingerprint, known_frames, stored_fingerprint
 from clst_runtime.frames import Fit, fit_frame
@@ -90,8 +90,8 @@ class Contestant:
             What `open_model` raises.
         """
         if timed and self.path.exists() and self.is_engine:
-            gpu = replace(self.gpu, graph=False)  # the stages inside a graph cannot be timed
-            return TrtBackend(build_bundle(self.path) if self.path.is_dir() else self.path, timed=True, gpu=gpu)
+            gpu = self.gpu.without_graph()  # the stages inside a graph cannot be timed
+            return (open_bundle if self.path.is_dir() else TrtBackend)(self.path, timed=True, gpu=gpu)
         return open_model(self.path, threads=threads, backend=self.backend, gpu=self.gpu)
 
 

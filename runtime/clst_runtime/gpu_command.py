@@ -13,12 +13,18 @@ if TYPE_CHECKING:
 NAMES = ("io", "cuda", "cuda_graph")
 
 
+def cuda_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command `--cuda`."""
+    return click.option("--cuda", default="auto", show_default=True,
+                        help="What speaks to the GPU for an engine: pycuda, cuda-python, or whichever is there.",
+                        )(command)  # fmt: skip
+
+
 def gpu_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command `--io`, `--cuda` and `--cuda-graph`."""
     for option in (
         click.option("--cuda-graph", is_flag=True, help="Launch an engine's work as one graph (needs cuda-python)."),
-        click.option("--cuda", default="auto", show_default=True,
-                     help="What speaks to the GPU for an engine: pycuda, cuda-python, or whichever is there."),
+        cuda_option,
         click.option("--io", default="auto", show_default=True,
                      help="How frames reach an engine: copy, mapped (GPU and processor share memory)."),
     ):  # fmt: skip

@@ -45,6 +45,7 @@ def refused(done, code, *words):
         (("--onnx", "--calib-method", "max"), "--calib-method is for int8"),
         (("--onnx", "int8", "--for", "cpu", "--bundle"), "no use to TensorRT"),
         (("--trt", "fp16", "--bundle"), "give --onnx with --bundle"),
+        (("--onnx", "fp16", "--bundle", "--cuda", "pycuda"), "--cuda is for --trt"),
         (("--onnx", "--workspace-mib", "64"), "--workspace-mib is for --trt or --bundle"),
         (("--onnx", "--mapping", "m.json"), "give both"),
     ],

@@ -100,9 +100,12 @@ def test_an_int8_engine_is_timed_beside_its_fp16_rival(machine, export, tmp_path
     assert "compute_ms 7.5" in shown
 
 
-def test_with_json_the_comparison_goes_to_stderr(machine, export, tmp_path):
+def test_with_json_the_comparison_goes_to_stderr_and_every_gpu_is_opened_by_the_named_library(
+    machine, export, tmp_path
+):
     takes(machine, 8.0, 7.5)
-    done = export("--trt", "int8", "--out", tmp_path / "m.engine", "--json")
+    done = export("--trt", "int8", "--out", tmp_path / "m.engine", "--json", "--cuda", "pycuda")
+    assert machine.asked == [("pycuda", False)] * 4  # looked at, two builds, one comparison
     assert json.loads(done.stdout)["precision"] == "int8"
     assert "FP16 is faster and loses nothing" in done.stderr
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from clst_runtime.backends.cuda import check_library
+from clst_runtime.backends.cuda import CUDA_PYTHON, check_library
 from clst_runtime.errors import ConfigError, did_you_mean
 
 AUTO = "auto"
@@ -31,3 +31,7 @@ class GpuOptions:
         if self.io not in (AUTO, *IO_NAMES):
             raise ConfigError(f"I/O mode {self.io!r} is not known; {did_you_mean(self.io, (AUTO, *IO_NAMES))}")
         check_library(self.cuda, graphs=self.graph)
+
+    def without_graph(self) -> GpuOptions:
+        """The same I/O by the same library, as an engine is built, proven and timed by stages."""
+        return replace(self, graph=False, cuda=CUDA_PYTHON if self.graph else self.cuda)

@@ -11,6 +11,7 @@ from types import ModuleType
 from clst_runtime.backends.base import Frame
 from clst_runtime.backends.cuda import CudaDevice
 from clst_runtime.backends.cuda_open import open_cuda
+from clst_runtime.backends.gpu_options import AUTO, GpuOptions
 from clst_runtime.backends.trt import BuiltEngine, TrtBackend
 from clst_runtime.engines.building import serialise_engine
 from clst_runtime.engines.library import load_tensorrt, version_numbers
@@ -37,6 +38,7 @@ def build_engine(
     frames: Sequence[Frame],
     progress: BuildProgress | None = None,
     expected: Expected | None = None,
+    gpu: GpuOptions | None = None,
 ) -> Manifest:
     """Build for this machine's GPU, compare with the ONNX file on `frames`, then write `out` and its manifest.
 
@@ -47,6 +49,7 @@ def build_engine(
         frames: pictures H,W,3 of the input size.
         progress: shows TensorRT's phases; None = nothing is shown.
         expected: the ONNX file's class maps for `frames`; None = ONNX Runtime computes them.
+        gpu: the CUDA library and the I/O that the engine is proven by.
 
     Returns:
         The manifest, with the engine's facts, its agreement, times and layers in `engine`.
@@ -67,23 +70,24 @@ def build_engine(
     check_writable(out.parent)
     if options.timing_cache is not None:
         check_writable(options.timing_cache.parent)
-    with device_for_building() as device:
+    gpu = (gpu or GpuOptions()).without_graph()
+    with device_for_building(gpu.cuda) as device:
         wanted = expected or onnx_class_maps(onnx_path, frames)
         plan = serialise_engine(trt, onnx_path, options, progress or QuietProgress())
         manifest = _manifest(trt, device, model, onnx_path, plan, options)
-        manifest = _measured(device, manifest, plan, out, frames, wanted, options)
+        manifest = _measured(device, gpu, manifest, plan, out, frames, wanted, options)
     _write_or_reject(out, plan, manifest)
     return manifest
 
 
-def check_can_build() -> None:
-    """Find out in a moment whether this machine can build, before minutes are spent on a graph.
+def check_can_build(library: str = AUTO) -> None:
+    """Find out in a moment whether this machine can build by that CUDA library, before minutes are spent on a graph.
 
     Raises:
         MissingDependency: no TensorRT of a known version, or no GPU; says where else to build.
     """
     tensorrt_for_building()
-    device_for_building().close()
+    device_for_building(library).close()
 
 
 def tensorrt_for_building() -> ModuleType:
@@ -98,14 +102,14 @@ def tensorrt_for_building() -> ModuleType:
         raise MissingDependency(f"{error.message}; {ELSEWHERE}") from error
 
 
-def device_for_building() -> CudaDevice:
-    """The GPU, or where else to build.
+def device_for_building(library: str = AUTO) -> CudaDevice:
+    """The GPU by that CUDA library, or where else to build.
 
     Raises:
-        MissingDependency: there is none.
+        MissingDependency: there is none. ConfigError: no such library.
     """
     try:
-        return open_cuda()
+        return open_cuda(library)
     except MissingDependency as error:
         raise MissingDependency(f"{error.message}; {ELSEWHERE}") from error
 
@@ -137,6 +141,7 @@ def _manifest(
 
 def _measured(
     device: CudaDevice,
+    gpu: GpuOptions,
     manifest: Manifest,
     plan: bytes,
     out: Path,
@@ -146,7 +151,7 @@ def _measured(
 ) -> Manifest:
     """The manifest with the agreement, the times and the layers of the very engine that is to be kept."""
     built = BuiltEngine(plan=plan, manifest=manifest)
-    with TrtBackend(out, built=built, device=device, timed=True) as backend:
+    with TrtBackend(out, built=built, device=device, timed=True, gpu=gpu) as backend:
         summary = backend.summarise()
         agreement = compare_engine(backend, frames, expected, needed=options.agreement_needed(manifest.precision))
     facts = {**manifest.engine, "agreement": agreement.to_json(), "summary": summary.to_json()}

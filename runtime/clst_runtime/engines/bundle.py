@@ -58,7 +58,13 @@ def device_name(facts: Mapping[str, Any], tensorrt: str) -> str:
     return f"{kind}-{facts['compute_capability']}-{facts['multiprocessors']}sm-trt{tensorrt}"
 
 
-def build_bundle(folder: Path, *, options: BuildOptions | None = None, progress: BuildProgress | None = None) -> Path:
+def build_bundle(
+    folder: Path,
+    *,
+    options: BuildOptions | None = None,
+    progress: BuildProgress | None = None,
+    gpu: GpuOptions | None = None,
+) -> Path:
     """Build and verify the engine of a bundle for this machine's GPU and TensorRT, or find it built.
 
     Of a bundle with a rival both engines are built, each is compared with its own class maps, and both are timed;
@@ -68,6 +74,7 @@ def build_bundle(folder: Path, *, options: BuildOptions | None = None, progress:
         folder: made by clst-export.
         options: other ones than the bundle's; an engine that was built with others is built again.
         progress: shows the build; None = bars or lines on stderr.
+        gpu: the CUDA library and the I/O that engines are proven and timed by.
 
     Returns:
         The path in `folder` of the engine to use.
@@ -77,7 +84,7 @@ def build_bundle(folder: Path, *, options: BuildOptions | None = None, progress:
         What `build_engine` raises; of a bundle with a rival only if neither of the two engines can be built.
     """
     bundle = read_bundle(folder)
-    work = _Work(folder, bundle, options or bundle.options, progress)
+    work = _Work(folder, bundle, options or bundle.options, progress, gpu or GpuOptions())
     if bundle.rival is not None:
         return work.better_of(bundle.model, bundle.rival)
     if work.kept(bundle.model) is None:
@@ -88,9 +95,11 @@ def build_bundle(folder: Path, *, options: BuildOptions | None = None, progress:
 class _Work:
     """What is done to one bundle on one device."""
 
-    def __init__(self, folder: Path, bundle: Bundle, options: BuildOptions, progress: BuildProgress | None) -> None:
-        self.folder, self.bundle, self.progress = folder, bundle, progress
-        self.device = _device_here(folder)
+    def __init__(
+        self, folder: Path, bundle: Bundle, options: BuildOptions, progress: BuildProgress | None, gpu: GpuOptions
+    ) -> None:
+        self.folder, self.bundle, self.progress, self.gpu = folder, bundle, progress, gpu.without_graph()
+        self.device = _device_here(folder, self.gpu.cuda)
         cache = folder / f"model-{self.device}.cache"  # for both engines: an INT8 graph has FP16 layers too
         self.options = options if options.timing_cache is not None else dataclasses.replace(options, timing_cache=cache)
         self.errors: list[ClstError] = []
@@ -133,6 +142,7 @@ class _Work:
             frames=frames,
             expected=expected,
             progress=self.progress or show_progress(),
+            gpu=self.gpu,
         )
 
     def better_of(self, model: BundledModel, rival: BundledModel) -> Path:
@@ -145,7 +155,7 @@ class _Work:
             raise self.errors[0]  # a choice is never kept of two failures, so one of them is of now
         if choice is None or self.has_built or not _are_those_of(choice, int8, fp16):
             click.echo("timing the INT8 and the FP16 engine in turns", err=True)
-            choice = decide(self.folder, int8, fp16, self.frames, options=self.options.to_json())
+            choice = decide(self.folder, int8, fp16, self.frames, options=self.options.to_json(), gpu=self.gpu)
             write_choice(choice, path)
         again = "" if choice.is_compared else f" (remove {path.name} to try the other one again)"
         click.echo(f"{choice.why}, it is used{again}", err=True)
@@ -189,11 +199,11 @@ def _are_those_of(choice: Choice, int8: Contender, fp16: Contender) -> bool:
     return (choice.int8.engine_sha256, choice.fp16.engine_sha256) == (int8.engine_sha256, fp16.engine_sha256)
 
 
-def _device_here(folder: Path) -> str:
+def _device_here(folder: Path, library: str) -> str:
     """GPU and TensorRT version as a part of file names; the GPU is only looked at."""
     try:
         version = str(load_tensorrt().__version__)
-        with open_cuda() as device:
+        with open_cuda(library) as device:
             return device_name(gpu_facts(device), version)
     except MissingDependency as error:
         raise MissingDependency(
@@ -202,10 +212,12 @@ def _device_here(folder: Path) -> str:
         ) from error
 
 
-def open_bundle(folder: Path, gpu: GpuOptions | None = None) -> TrtBackend:
+def open_bundle(folder: Path, gpu: GpuOptions | None = None, *, timed: bool = False) -> TrtBackend:
     """A bundle's engine, ready to predict; the first time on a machine it is built and verified, which takes minutes.
+
+    The arguments are those of `TrtBackend`.
 
     Raises:
         What `build_bundle` and `TrtBackend` raise.
     """
-    return TrtBackend(build_bundle(folder), gpu=gpu)
+    return TrtBackend(build_bundle(folder, gpu=gpu), timed=timed, gpu=gpu)

@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 
 from clst_runtime.backends.base import Frame
+from clst_runtime.backends.gpu_options import GpuOptions
 from clst_runtime.engines.build import build_engine
 from clst_runtime.engines.options import BuildOptions
 from clst_runtime.engines.progress import BuildProgress, show_progress
@@ -29,6 +30,7 @@ def rebuild_engine(
     frames: Callable[[Manifest], Sequence[Frame]],
     *,
     progress: BuildProgress | None = None,
+    gpu: GpuOptions | None = None,
 ) -> Manifest:
     """Build an engine again for this machine, as it was built before, and write it under the same name.
 
@@ -39,6 +41,7 @@ def rebuild_engine(
         engine: the `.engine` file; need not be there or be whole.
         frames: gives pictures H,W,3 of the camera for a model to verify the engine on.
         progress: shows the build; None = bars or lines on stderr.
+        gpu: the CUDA library and the I/O that the engine is proven by.
 
     Returns:
         The new engine's manifest.
@@ -50,7 +53,9 @@ def rebuild_engine(
     model, options = origin_of(engine)
     verified_on = frames(read_onnx_manifest(model))
     click.echo(f"building {engine.name} of {model.name} for this GPU and TensorRT; this takes minutes", err=True)
-    return build_engine(model, engine, options=options, frames=verified_on, progress=progress or show_progress())
+    return build_engine(
+        model, engine, options=options, frames=verified_on, progress=progress or show_progress(), gpu=gpu
+    )
 
 
 def origin_of(engine: Path) -> tuple[Path, BuildOptions]:

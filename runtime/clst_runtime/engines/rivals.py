@@ -19,6 +19,7 @@ from typing import Any
 
 from clst_runtime.atomic import write_text
 from clst_runtime.backends.base import Frame
+from clst_runtime.backends.gpu_options import GpuOptions
 from clst_runtime.backends.trt import TrtBackend
 from clst_runtime.engines.build import device_for_building
 from clst_runtime.engines.sidecar import read_engine, sidecar_path
@@ -170,7 +171,13 @@ def write_choice(choice: Choice, path: Path) -> None:
 
 
 def decide(
-    folder: Path, int8: Contender, fp16: Contender, frames: Sequence[Frame], *, options: Mapping[str, Any]
+    folder: Path,
+    int8: Contender,
+    fp16: Contender,
+    frames: Sequence[Frame],
+    *,
+    options: Mapping[str, Any],
+    gpu: GpuOptions | None = None,
 ) -> Choice:
     """Time two engines alternately, unless one of them has failed, and write the result into their manifests.
 
@@ -180,13 +187,14 @@ def decide(
         fp16: not timed yet.
         frames: pictures H,W,3 of the input size to time on.
         options: how both were built, in the form of `BuildOptions.to_json`.
+        gpu: the CUDA library and the I/O that they are timed by.
 
     Raises:
         MissingDependency: no TensorRT or GPU. DataError: the manifests cannot be written. ClstError: no time.
     """
     if int8.failure is None and fp16.failure is None:
         try:
-            times = time_alternately([folder / int8.engine, folder / fp16.engine], frames)
+            times = time_alternately([folder / int8.engine, folder / fp16.engine], frames, gpu)
         except COMMON_FAULTS:
             raise
         except ClstError as error:  # as where the GPU's memory holds one of them, but not both
@@ -210,7 +218,7 @@ def decide(
     return choice
 
 
-def time_alternately(engines: Sequence[Path], frames: Sequence[Frame]) -> list[float]:
+def time_alternately(engines: Sequence[Path], frames: Sequence[Frame], gpu: GpuOptions | None = None) -> list[float]:
     """Median time of each engine in ms: on the GPU's own clock, without copies.
 
     The engines take turns, so that a clock that rises or falls meanwhile hits all of them, and who begins changes from
@@ -220,14 +228,16 @@ def time_alternately(engines: Sequence[Path], frames: Sequence[Frame]) -> list[f
     Args:
         engines: engine files.
         frames: pictures H,W,3 of the input size.
+        gpu: the CUDA library and the I/O to time by.
 
     Raises:
         MissingDependency: no TensorRT or GPU. ModelFileError: an engine cannot be used. ClstError: they need more
             memory than the GPU has, or CUDA failed.
     """
     samples: list[list[float]] = [[] for _ in engines]
-    with device_for_building() as device, ExitStack() as opened:
-        backends = [opened.enter_context(TrtBackend(path, device=device, timed=True)) for path in engines]
+    gpu = (gpu or GpuOptions()).without_graph()
+    with device_for_building(gpu.cuda) as device, ExitStack() as opened:
+        backends = [opened.enter_context(TrtBackend(path, device=device, timed=True, gpu=gpu)) for path in engines]
         _warm_up(backends, frames)
         for turn in range(TIMED_RUNS):
             frame = frames[turn % len(frames)]

@@ -22,12 +22,19 @@ class Machine:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self._patch = monkeypatch
+        self.asked: list[tuple[str, bool]] = []
+        """CUDA library and whether with graphs, for each GPU that was opened."""
         self.does = behaviour.reset()
         self.gpu: tuple[str, str] | tuple[str, str, int] = ("Orin", "8.7")
         monkeypatch.setitem(sys.modules, "tensorrt", fake_tensorrt)
         for module in (trt_backend, build, bundle):
-            monkeypatch.setattr(module, "open_cuda", lambda *_, **__: FakeCuda(*self.gpu))
+            monkeypatch.setattr(module, "open_cuda", self.opens)
         self.has_tensorrt("10.3.0")
+
+    def opens(self, library: str = "auto", *, graphs: bool = False) -> FakeCuda:
+        """What stands for `open_cuda`."""
+        self.asked.append((library, graphs))
+        return FakeCuda(*self.gpu)
 
     def has_tensorrt(self, version: str | None) -> None:
         """Another version; None = it is not installed."""
