@@ -62,6 +62,18 @@ class Judgement:
     """K, frames that it rests on."""
     comparison: Comparison | None = None
     """How far they are from the reference; None while there are too few."""
+    held: int = 0
+    """Judgements in a row, up to now, that the newest frames speak for the same; `HELD` make it believed."""
+
+    @property
+    def leaning(self) -> State | None:
+        """What the newest frames look like, where that is not believed yet; None where nothing speaks against `state`."""
+        if self.comparison is None or self.state in (State.FROZEN, State.UNIFORM):
+            return None
+        shift = self.comparison.shift
+        if self.state is State.OTHER:
+            return State.SAME if shift < SAME_BELOW else None
+        return State.OTHER if shift > OTHER_ABOVE else None
 
     @property
     def words(self) -> str:
@@ -71,9 +83,8 @@ class Judgement:
                 return "the camera is frozen: the same picture again and again"
             case State.UNIFORM:
                 return "the camera sees nothing: black, blinded or covered"
-            case State.UNKNOWN:
-                so_far = f", shift {self.comparison.shift:.1f} so far" if self.comparison else ""
-                return f"the camera is not judged yet: {self.window} frames looked at{so_far}"
+            case State.UNKNOWN if self.comparison is None:
+                return f"the camera is not judged yet: {self.window} frames looked at, {JUDGED_FROM} needed"
             case _:
                 return self._of_the_camera()
 
@@ -81,9 +92,15 @@ class Judgement:
         found = self.comparison
         if found is None:
             return f"the camera is {self.state.value}; too few frames to say how far"
-        what = "this looks like another camera" if self.state is State.OTHER else "this looks like the model's camera"
+        seen = self.leaning or self.state
+        what = "this looks like another camera" if seen is State.OTHER else "this looks like the model's camera"
+        if self.leaning is not None:
+            again = " again" if seen is State.SAME else ""
+            what += f"{again}, but it is not sure yet ({self.held} of {HELD} looks)"
+        between = seen is State.OTHER and found.shift <= OTHER_ABOVE
+        limit = f"the model's own below {SAME_BELOW}" if between else f"another camera above {OTHER_ABOVE}"
         return (
-            f"{what}: shift {found.shift:.1f} (another camera above {OTHER_ABOVE}), most in {found.part} "
+            f"{what}: shift {found.shift:.1f} ({limit}), most in {found.part} "
             f"({found.parts[found.part]:.1f}); {found.strongest} by {found.strongest_spreads:+.1f} spreads"
         )
 
@@ -92,6 +109,9 @@ class Judgement:
         found = self.comparison
         return {
             "state": self.state.value,
+            "leaning": self.leaning and self.leaning.value,
+            "held": self.held,
+            "needed": HELD,
             "words": self.words,
             "window": self.window,
             "shift": found and round(found.shift, 3),
@@ -138,7 +158,7 @@ class CameraJudge:
         if count >= JUDGED_FROM:
             comparison = self.reference.compare(np.array(self._window))
             self._believe(comparison.shift)
-        self.judgement = Judgement(state=self._believed, window=count, comparison=comparison)
+        self.judgement = Judgement(state=self._believed, window=count, comparison=comparison, held=self._held)
         return self.judgement
 
     def _fault(self) -> State | None:

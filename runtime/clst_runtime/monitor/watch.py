@@ -160,5 +160,8 @@ class WatchSink(Sink):
         return told | {"reference_frames": self.judge.reference.frames, "collected": collected}
 
     def close(self) -> None:
-        """Nothing is held open; what is known stays readable."""
+        """Nothing is held open; what is known stays readable. A run too short to be sure says what it looked like."""
+        judgement = self.judge.judgement
+        if self._watching and judgement.state is State.UNKNOWN and judgement.leaning is not None:
+            self.tell(judgement.words)
         self._watching = False

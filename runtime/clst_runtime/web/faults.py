@@ -45,7 +45,7 @@ class Faults:
             self.take(error)
 
     def mishap(self, context: dict[str, Any]) -> None:
-        """Tell what an event loop reports, as when no connection can be accepted; connections that break are no fault."""
+        """Tell what an event loop reports, as when none can be accepted; a connection that breaks is no fault."""
         error = context.get("exception")
         if error is None:
             self.say(" ".join(str(context.get("message")).split()))

@@ -34,7 +34,10 @@ def test_the_own_camera_is_known_after_the_first_window_and_stays_known(judge):
 def test_another_camera_is_believed_after_a_minute_and_a_half_and_no_sooner(judge):
     states = look(judge, range(JUDGED_FROM + HELD - 2), OTHER)
     assert set(states) == {State.UNKNOWN}
-    assert "shift" in judge.judgement.words
+    assert judge.judgement.words.startswith(
+        "this looks like another camera, but it is not sure yet (89 of 90 looks): shift "
+    )
+    assert judge.judgement.leaning is State.OTHER
     assert look(judge, [900], OTHER) == [State.OTHER]
     told = judge.judgement
     assert "this looks like another camera: shift" in told.words
@@ -59,6 +62,40 @@ def test_a_tunnel_of_a_minute_is_not_another_camera(judge):
     assert set(look(judge, range(HELD - WINDOW), 30)) == {State.SAME}
     assert judge.judgement.comparison.shift > 1.5
     assert set(look(judge, range(300, 400))) == {State.SAME}
+
+
+def test_what_the_newest_frames_look_like_is_told_while_it_is_not_believed_yet(judge):
+    assert look(judge, range(JUDGED_FROM), OTHER)[-1] is State.UNKNOWN
+    told = judge.judgement.to_json()
+    assert (told["state"], told["leaning"], told["held"], told["needed"]) == ("unknown", "other", 1, 90)
+    assert told["words"].startswith("this looks like another camera, but it is not sure yet (1 of 90 looks): shift ")
+    look(judge, range(HELD - 1), OTHER)
+    told = judge.judgement.to_json()
+    assert (told["state"], told["leaning"]) == ("other", None)
+    assert "sure" not in told["words"]
+    look(judge, range(300, 300 + WINDOW))  # the own camera again, for the whole window
+    told = judge.judgement.to_json()
+    assert (told["state"], told["leaning"]) == ("other", "same")
+    assert told["words"].startswith("this looks like the model's camera again, but it is not sure yet (")
+    assert f"of 90 looks): shift {told['shift']:.1f} (another camera above 1.5)" in told["words"]
+
+
+def test_a_camera_known_so_far_that_looks_like_another_one_is_not_called_the_own_without_a_doubt(judge):
+    look(judge, range(40))
+    look(judge, range(WINDOW), OTHER)
+    told = judge.judgement.to_json()
+    assert (told["state"], told["leaning"]) == ("same", "other")
+    assert told["words"].startswith("this looks like another camera, but it is not sure yet (")
+    black = np.zeros((32, 48, 3), np.uint8)
+    look_at(judge, black, FAULTY_FRAMES)
+    assert judge.judgement.to_json()["leaning"] is None, "of a camera that sees nothing, nothing is said"
+
+
+def test_between_the_thresholds_another_camera_is_told_with_the_threshold_that_it_is_above(judge, monkeypatch):
+    look(judge, range(JUDGED_FROM + HELD - 1), OTHER)
+    monkeypatch.setattr("clst_runtime.monitor.judgement.OTHER_ABOVE", 1e9)
+    assert look(judge, [900], OTHER) == [State.OTHER]
+    assert "(the model's own below 1.2)" in judge.judgement.words
 
 
 def test_between_the_two_thresholds_nothing_changes(judge, monkeypatch):
@@ -102,4 +139,5 @@ def test_a_fault_from_the_start_needs_no_window(judge):
 def test_before_the_first_frame_there_is_a_judgement_in_plain_values(judge):
     told = judge.judgement.to_json()
     assert (told["state"], told["window"], told["shift"], told["parts"]) == ("unknown", 0, None, {})
+    assert (told["leaning"], told["words"]) == (None, "the camera is not judged yet: 0 frames looked at, 16 needed")
     assert json.loads(json.dumps(told)) == told

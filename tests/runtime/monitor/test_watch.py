@@ -176,6 +176,17 @@ def test_in_the_pipeline_a_change_of_camera_is_found_and_collected(manifest, tmp
     assert len(pictures_below(tmp_path / "new")) == watch.snapshot()["collected"]["frames"]
 
 
+def test_a_run_too_short_to_be_sure_says_at_its_end_what_it_looked_like(manifest):
+    told = Told()
+    for level, looks in ((OTHER, JUDGED_FROM + HELD - 2), (OTHER, JUDGED_FROM - 1), (100, JUDGED_FROM)):
+        watch = open_watch(manifest, LIVE, tell=told)
+        for index in range(looks):
+            watch.write(result(index, level))
+        watch.close()
+        watch.close()
+    assert [words.partition(" (")[0] for words in told] == ["this looks like another camera, but it is not sure yet"]
+
+
 def test_a_watch_that_is_closed_says_that_it_no_longer_watches(manifest):
     watch = open_watch(manifest, LIVE)
     watch.write(result(0))
