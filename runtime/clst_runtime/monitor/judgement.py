@@ -67,7 +67,7 @@ class Judgement:
 
     @property
     def leaning(self) -> State | None:
-        """What the newest frames look like, where that is not believed yet; None where nothing speaks against `state`."""
+        """What the newest frames look like where that is not believed yet; None where they agree with `state`."""
         if self.comparison is None or self.state in (State.FROZEN, State.UNIFORM):
             return None
         shift = self.comparison.shift
