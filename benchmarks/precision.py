@@ -168,8 +168,8 @@ def main(checkpoints: tuple[Path, ...], name: str, work: Path, **options: Any) -
     from clst_runtime.atomic import write_text
     from clst_runtime.dataset import open_dataset
     from clst_runtime.machine import machine_facts
+    from clst_runtime.numbers import parse_size
     from clst_train.checkpoint import load_checkpoint
-    from clst_train.training import parse_size
 
     networks = []
     for path in checkpoints:

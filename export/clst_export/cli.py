@@ -10,6 +10,7 @@ import click
 
 from clst_runtime.command import Group
 from clst_runtime.gpu_command import cuda_option
+from clst_runtime.numbers import Real, Whole
 
 if TYPE_CHECKING:
     from clst_export.convert import Material, Request
@@ -51,7 +52,7 @@ def main() -> None:
 @click.option("--confidence", is_flag=True, help="Add the winner's probability as a second output.")
 @click.option("--frames", "frames_from", type=click.Path(path_type=Path),
               help="Pictures to compare on  [default: the target's, or drawn]")  # fmt: skip
-@click.option("--count", type=click.IntRange(1), help="How many of them  [default: 16, with --data all]")
+@click.option("--count", type=Whole(1), help="How many of them  [default: 16, with --data all]")
 @click.option(
     "--data", type=click.Path(path_type=Path), help="Labelled pictures to compare on: mIoU instead of agreement."
 )
@@ -66,17 +67,17 @@ def main() -> None:
     help="Pictures or video of the camera: int8 is calibrated on them, clst-run knows it by them  "
     "[default: the target's]",
 )
-@click.option("--calib-count", type=click.IntRange(1), help="How many of them  [default: all, at most 64]")
+@click.option("--calib-count", type=Whole(1), help="How many of them  [default: all, at most 64]")
 @click.option("--calib-method", type=click.Choice(["best", "max", "percentile", "entropy"]), default="best",
               show_default=True, help="int8: method of its ranges; best compares all on held-out frames.")  # fmt: skip
-@click.option("--max-miou-drop", type=click.FloatRange(0, 100),
+@click.option("--max-miou-drop", type=Real(0, 100),
               help="int8: lose no more points, keeping the fewest convolutions in higher precision.")  # fmt: skip
-@click.option("--min-agreement", type=click.FloatRange(0, 100), help="Smallest share of equal pixels, in %.")
+@click.option("--min-agreement", type=Real(0, 100), help="Smallest share of equal pixels, in %.")
 @click.option("--bundle", is_flag=True, help="Make a folder to copy to the device, which builds the engine there.")
-@click.option("--workspace-mib", type=click.IntRange(1), help="TensorRT: memory for tactics.")
+@click.option("--workspace-mib", type=Whole(1), help="TensorRT: memory for tactics.")
 @click.option("--timing-cache", type=click.Path(path_type=Path), help="TensorRT: file that makes later builds faster.")
-@click.option("--optimisation-level", type=click.IntRange(0, 5), help="TensorRT: 0 = fast build … 5 = long search.")
-@click.option("--dla", type=click.IntRange(0), help="TensorRT: run on this DLA core, the GPU takes what it cannot.")
+@click.option("--optimisation-level", type=Whole(0, 5), help="TensorRT: 0 = fast build … 5 = long search.")
+@click.option("--dla", type=Whole(0), help="TensorRT: run on this DLA core, the GPU takes what it cannot.")
 @cuda_option
 @click.option("--overwrite", is_flag=True, help="Replace an existing file.")
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON.")

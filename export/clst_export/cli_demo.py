@@ -8,11 +8,12 @@ import click
 
 from clst_runtime.command import command
 from clst_runtime.errors import DataError
+from clst_runtime.numbers import Whole
 
 
 @command()
 @click.option("--out", type=click.Path(path_type=Path), default=Path("demo"), show_default=True, help="Folder to make.")
-@click.option("--scenes", default=200, show_default=True, type=click.IntRange(8), help="Training scenes a camera.")
+@click.option("--scenes", default=200, show_default=True, type=Whole(8), help="Training scenes a camera.")
 @click.option("--set", "settings", multiple=True, metavar="SECTION.KEY=VALUE", help="Any setting of the recipe.")
 def main(out: Path, scenes: int, settings: tuple[str, ...]) -> None:
     """Draw an old and a new camera, train, adapt, export, prove parity, drive; leaves pictures and a table."""

@@ -24,11 +24,11 @@ from clst_runtime.engines.sidecar import sidecar_path
 from clst_runtime.errors import ConfigError, DataError, ModelFileError
 from clst_runtime.frames import Content
 from clst_runtime.images import read_image
+from clst_runtime.numbers import parse_size
 from clst_train.checkpoint import Checkpoint, load_checkpoint
 from clst_train.data.camera_looks import LOOKS
 from clst_train.data.scenes import draw_scene
 from clst_train.data.target import open_target
-from clst_train.training import parse_size
 
 LEAST_WITH_LABELS = 0.9
 """Share of pixels that INT8 must agree on where its mIoU is held."""

@@ -15,6 +15,7 @@ from clst_runtime.command import command
 from clst_runtime.credentials import without_credentials
 from clst_runtime.errors import BudgetNotHeld
 from clst_runtime.gpu_command import gpu_of, gpu_options
+from clst_runtime.numbers import THREADS, Real, Whole
 
 if TYPE_CHECKING:
     from clst_runtime.contest import Score
@@ -47,16 +48,16 @@ class Wish:
 @click.argument("models", nargs=-1, required=True)
 @click.option("--data", help="Folder of pictures or video to measure on  [default: drawn noise, which is said]")
 @click.option("--live", help="Glass-to-mask on this source (as of clst-run) in place of the two other kinds.")
-@click.option("--runs", default=1024, show_default=True, type=click.IntRange(1), help="Measured runs, at most.")
-@click.option("--seconds", default=60.0, show_default=True, type=click.FloatRange(0, min_open=True),
+@click.option("--runs", default=1024, show_default=True, type=Whole(1), help="Measured runs, at most.")
+@click.option("--seconds", default=60.0, show_default=True, type=Real(0, min_open=True),
               help="Measured time of each model, at most; with --live just that.")  # fmt: skip
-@click.option("--warm-up", default=50, show_default=True, type=click.IntRange(0), help="Runs before, at least 200 ms.")
-@click.option("--threads", type=click.IntRange(1), help="CPU threads.")
+@click.option("--warm-up", default=50, show_default=True, type=Whole(0), help="Runs before, at least 200 ms.")
+@click.option("--threads", type=THREADS, help="CPU threads.")
 @gpu_options
 @click.option("--engine/--no-engine", default=True, show_default=True, help="Measure engine-only too.")
-@click.option("--max-p99-ms", type=float, help="Exit with 6 if a model's p99 is above this.")
-@click.option("--max-median-ms", type=float, help="Exit with 6 if a model's median is above this.")
-@click.option("--max-ratio", type=float, help="Exit with 6 if a model takes more times as long as the first one.")
+@click.option("--max-p99-ms", type=Real(0), help="Exit with 6 if a model's p99 is above this.")
+@click.option("--max-median-ms", type=Real(0), help="Exit with 6 if a model's median is above this.")
+@click.option("--max-ratio", type=Real(0), help="Exit with 6 if a model takes more times as long as the first one.")
 @click.option("--out", type=click.Path(path_type=Path), help="JSON file with every sample and the machine's facts.")
 @click.option("--plot", type=click.Path(path_type=Path), help="Picture (.png, .svg, .pdf) of every run.")
 @click.option("--json", "as_json", is_flag=True, help="Result as JSON (without the samples).")

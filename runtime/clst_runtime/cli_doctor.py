@@ -14,6 +14,7 @@ from clst_runtime.command import command
 from clst_runtime.errors import MissingDependency
 from clst_runtime.gpu_command import NAMES as GPU_NAMES
 from clst_runtime.gpu_command import gpu_of, gpu_options
+from clst_runtime.numbers import THREADS, Real
 
 if TYPE_CHECKING:
     from clst_runtime.doctor import Finding
@@ -45,13 +46,13 @@ class Options:
               help="Accept MODEL on this device, from its hash to a live run; writes --report.")  # fmt: skip
 @click.option("--data", type=click.Path(path_type=Path), help="Labelled data set, or folder of pictures, to verify on.")
 @click.option("--source", help="Camera for the live run (as of clst-run)  [default: the pictures, replayed]")
-@click.option("--seconds", default=60.0, show_default=True, type=click.FloatRange(0, min_open=True),
+@click.option("--seconds", default=60.0, show_default=True, type=Real(0, min_open=True),
               help="Length of the live run.")  # fmt: skip
-@click.option("--threads", type=click.IntRange(1), help="CPU threads.")
+@click.option("--threads", type=THREADS, help="CPU threads.")
 @click.option("--backend", default="auto", show_default=True, help="What computes MODEL, as of clst-run.")
 @gpu_options
-@click.option("--deadline-ms", type=float, help="Live: the run must not be stale by this deadline.")
-@click.option("--max-p99-ms", type=float, help="Host-to-host p99 that must hold.")
+@click.option("--deadline-ms", type=Real(0, min_open=True), help="Live: the run must not be stale by this deadline.")
+@click.option("--max-p99-ms", type=Real(0), help="Host-to-host p99 that must hold.")
 @click.option(
     "--report", default=REPORT, show_default=True, type=click.Path(path_type=Path), help="Report of --verify."
 )

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from clst_runtime.command import command
+from clst_runtime.numbers import THREADS
 
 
 @command()
@@ -16,7 +17,7 @@ from clst_runtime.command import command
 @click.option("--split", default="val", show_default=True, help="Which of its splits.")
 @click.option("--format", "form", help="Its format  [default: recognise it]")
 @click.option("--mapping", type=click.Path(path_type=Path), help="JSON file relating its classes to the model's.")
-@click.option("--threads", type=click.IntRange(1), help="CPU threads.")
+@click.option("--threads", type=THREADS, help="CPU threads.")
 @click.option("--json", "as_json", is_flag=True, help="Result as JSON.")
 def main(
     model: Path,

@@ -9,6 +9,7 @@ import click
 
 from clst_runtime.command import command
 from clst_runtime.errors import BudgetNotHeld
+from clst_runtime.numbers import Real
 
 
 @command()
@@ -19,8 +20,12 @@ from clst_runtime.errors import BudgetNotHeld
 @click.option("--split", default="val", show_default=True, help="Which of its splits.")
 @click.option("--format", "form", help="Its format  [default: recognise it]")
 @click.option("--mapping", type=click.Path(path_type=Path), help="JSON file relating its classes to the model's.")
-@click.option("--max-miou-drop", default=0.05, show_default=True, help="Largest difference in mIoU, in points.")
-@click.option("--min-agreement", default=99.9, show_default=True, help="Smallest share of equal pixels, in %.")
+@click.option(
+    "--max-miou-drop", default=0.05, show_default=True, type=Real(0, 100), help="Largest difference in mIoU, in points."
+)
+@click.option(
+    "--min-agreement", default=99.9, show_default=True, type=Real(0, 100), help="Smallest share of equal pixels, in %."
+)
 @click.option("--json", "as_json", is_flag=True, help="Result as JSON.")
 def main(
     model: Path,

@@ -15,6 +15,7 @@ from clst_runtime.command import command
 from clst_runtime.credentials import all_without_credentials, without_credentials
 from clst_runtime.errors import ClstError, DataError, ModelFileError
 from clst_runtime.gpu_command import gpu_of, gpu_options
+from clst_runtime.numbers import THREADS, Real, Whole
 
 if TYPE_CHECKING:
     from clst_runtime.backends.base import Backend
@@ -47,17 +48,17 @@ UNKNOWN_FPS = 10.0
 @click.option("--web-token", envvar="CLST_WEB_TOKEN", help="For --web; else one is made and told where it is needed.")
 @click.option("--stream", "streams", multiple=True,
               help="To other programs: masks:-, overlay:unix:/run/clst.sock, masks:tcp:127.0.0.1:5555.")  # fmt: skip
-@click.option("--deadline-ms", type=click.FloatRange(min=0, min_open=True), help="A mask older than this is a miss.")
-@click.option("--stale-after", default=10, show_default=True, type=click.IntRange(1), help="Misses in a row: stale.")
-@click.option("--patience", "patience_seconds", type=click.FloatRange(0),
+@click.option("--deadline-ms", type=Real(min=0, min_open=True), help="A mask older than this is a miss.")
+@click.option("--stale-after", default=10, show_default=True, type=Whole(1), help="Misses in a row: stale.")
+@click.option("--patience", "patience_seconds", type=Real(0),
               help="Seconds without a camera before giving up  [default: 10 at the start, then never]")  # fmt: skip
-@click.option("--statistics-every", type=click.FloatRange(min=0, min_open=True),
+@click.option("--statistics-every", type=Real(min=0, min_open=True),
               help="Seconds between lines of statistics.jsonl in --out, or of standard error without it.")  # fmt: skip
 @click.option("--collect", type=click.Path(path_type=Path),
               help="Folder for frames that look like another camera's, to adapt to it.")  # fmt: skip
-@click.option("--frames", "limit", type=click.IntRange(1), help="Stop after so many frames.")
-@click.option("--threads", type=click.IntRange(1), help="CPU threads.")
-@click.option("--alpha", default=0.5, show_default=True, type=click.FloatRange(0, 1), help="Strength of the colours.")
+@click.option("--frames", "limit", type=Whole(1), help="Stop after so many frames.")
+@click.option("--threads", type=THREADS, help="CPU threads.")
+@click.option("--alpha", default=0.5, show_default=True, type=Real(0, 1), help="Strength of the colours.")
 @click.option("--overwrite", is_flag=True, help="Write into an existing folder.")
 @click.option("--json", "as_json", is_flag=True, help="Statistics as JSON.")
 def main(model: Path, source: str, out: Path | None, **options: Any) -> None:

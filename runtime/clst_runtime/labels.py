@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from clst_runtime.errors import ConfigError, DataError, did_you_mean
+from clst_runtime.numbers import json_value
 
 IGNORE_ID = 255
 MAX_CLASSES = 255  # ids 0 … 254; 255 is IGNORE_ID
@@ -123,7 +124,7 @@ def read_json_object(path: Path) -> dict[str, Any]:
         DataError: unreadable, not JSON, or not an object.
     """
     try:
-        value = json.loads(path.read_text())
+        value = json_value(path.read_text())
     except (OSError, ValueError) as error:
         raise DataError(f"{path} is not readable JSON: {error}") from error
     if not isinstance(value, dict):

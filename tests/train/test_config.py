@@ -1,6 +1,9 @@
+import dataclasses
+
 import pytest
 
 from clst_runtime.errors import ConfigError
+from clst_train.config import Config
 from clst_train.recipe import config_from_mapping, load_recipe, read_recipe, recipe_names, with_settings
 
 
@@ -28,6 +31,11 @@ def test_a_recipe_with_an_unknown_key_offers_the_nearest_and_names_the_place(tmp
         ({"adaptation": {"ensemble_momentum": 1.0}}, "below 1"),
         ({"run": {"precision": "fp8"}}, "give auto, fp32, bf16 or fp16"),
         ({"data": 3}, "expected a section"),
+        ({"run": {"threads": 100000}}, "1024 at most"),
+        ({"run": {"seed": -1}}, "give 0 or more"),
+        ({"model": {"input_hw": [32, 1 << 40]}}, "up to 16384"),
+        ({"source": {"weight_decay": -0.1}}, "give 0 or more"),
+        ({"augmentation": {"scale": [0.5, 1e9]}}, "from 0.05 to 20"),
     ],
 )
 def test_what_cannot_be_used_is_refused(values, words):
@@ -42,6 +50,39 @@ def test_settings_come_on_top_of_the_recipe():
     assert config.model.network == "deeplabv2_resnet101"
     with pytest.raises(ConfigError, match="expected section.key=value"):
         with_settings({}, ["iterations=7"])
+
+
+NUMERIC = [
+    (section.name, field.name, getattr(section.default_factory(), field.name))
+    for section in dataclasses.fields(Config)
+    for field in dataclasses.fields(section.default_factory)
+    if field.type in ("int", "float", "tuple[int, int]", "tuple[float, float]")
+]
+
+
+@pytest.mark.parametrize(("section", "key", "usual"), NUMERIC, ids=lambda value: str(value))
+def test_no_numeric_setting_takes_a_number_that_is_none(section, key, usual, tmp_path):
+    """By --set and in a recipe's file, alone and in a list."""
+    for text in ("nan", "inf", "-inf", "1e999", "9" * 400, str(1 << 63), "9" * 5000):
+        value = f"[{usual[0]}, {text}]" if isinstance(usual, tuple) else text
+        with pytest.raises(ConfigError, match=f"{section}.{key}"):
+            config_from_mapping(with_settings({}, [f"{section}.{key}={value}"]), where="x")
+        (tmp_path / "r.toml").write_text(f"[{section}]\n{key} = {value}\n")
+        with pytest.raises(ConfigError, match="r.toml"):
+            load_recipe(tmp_path / "r.toml")
+
+
+def test_there_are_numeric_settings_in_every_section():
+    assert {section for section, _, _ in NUMERIC} == {field.name for field in dataclasses.fields(Config)}
+    assert len(NUMERIC) > 50
+
+
+def test_a_recipe_that_is_no_text_and_a_section_that_is_none_are_one_line(tmp_path):
+    (tmp_path / "r.toml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigError, match="r.toml"):
+        load_recipe(tmp_path / "r.toml")
+    with pytest.raises(ConfigError, match="no section"):
+        with_settings({"data": 3}, ["data.val=x"])
 
 
 def test_no_such_recipe():

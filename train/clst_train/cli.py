@@ -9,6 +9,7 @@ import click
 
 from clst_runtime.command import command
 from clst_runtime.errors import ClstError
+from clst_runtime.numbers import SEED
 
 
 @command()
@@ -27,7 +28,7 @@ from clst_runtime.errors import ClstError
 @click.option("--val-split", help="Split of --val  [default: val]")
 @click.option("--val-mapping", type=click.Path(), help="JSON file relating the classes of --val to the model's.")
 @click.option("--size", help="Input size HxW, e.g. 360x480.")
-@click.option("--seed", type=int, help="Seed of everything random.")
+@click.option("--seed", type=SEED, help="Seed of everything random.")
 @click.option("--device", help="cpu, cuda, cuda:1 …  [default: CUDA when there is one]")
 @click.option("--set", "settings", multiple=True, metavar="SECTION.KEY=VALUE", help="Any setting of the recipe.")
 def main(recipe: str, out: Path | None, init: Path | None, resume: Path | None, **options: Any) -> None:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from clst_runtime.command import group
-from clst_runtime.errors import ConfigError, DataError
+from clst_runtime.errors import DataError
+from clst_runtime.numbers import SEED, Whole, parse_size
 
 if TYPE_CHECKING:
     from clst_train.feature_space import Gap
@@ -74,20 +75,17 @@ def check(
 @main.command()
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option("--look", default="old", show_default=True, help="Camera: old or new.")
-@click.option("--count", default=200, show_default=True, type=click.IntRange(1), help="Images of split train.")
-@click.option("--val-count", default=50, show_default=True, type=click.IntRange(0), help="Images of split val.")
+@click.option("--count", default=200, show_default=True, type=Whole(1), help="Images of split train.")
+@click.option("--val-count", default=50, show_default=True, type=Whole(0), help="Images of split val.")
 @click.option("--size", default="160x320", show_default=True, help="Size HxW.")
-@click.option("--seed", default=1, show_default=True, type=click.IntRange(0), help="Seed.")
+@click.option("--seed", default=1, show_default=True, type=SEED, help="Seed.")
 def scenes(out: Path, look: str, count: int, val_count: int, size: str, seed: int) -> None:
     """Write drawn road scenes with labels to OUT in the folder layout."""
     from clst_train.data.camera_looks import find_look
     from clst_train.data.scenes import write_scenes
 
-    rows, found, columns = size.lower().partition("x")
-    if not found or not rows.isdigit() or not columns.isdigit():
-        raise ConfigError(f"size {size!r}; expected rows x columns, e.g. 160x320")
     counts = {"train": count, "val": val_count}
-    write_scenes(out, look=find_look(look), counts=counts, size_hw=(int(rows), int(columns)), seed=seed)
+    write_scenes(out, look=find_look(look), counts=counts, size_hw=parse_size(size), seed=seed)
     click.echo(str(out))
 
 
@@ -130,7 +128,7 @@ def convert(
     "--labels", type=click.Path(path_type=Path), help="Labelled images of the new camera, instead of --target."
 )
 @click.option("--labels-split", default="val", show_default=True, help="Split of --labels.")
-@click.option("--count", default=60, show_default=True, type=click.IntRange(1), help="Images of each camera.")
+@click.option("--count", default=60, show_default=True, type=Whole(1), help="Images of each camera.")
 @click.option("--out", type=click.Path(path_type=Path), help="Picture to write  [default: RUN/features.png]")
 @click.option("--json", "as_json", is_flag=True, help="Result as JSON.")
 def features(

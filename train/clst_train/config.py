@@ -12,6 +12,7 @@ from typing import Any
 
 from clst_runtime.errors import ConfigError
 from clst_runtime.frames import Fit, fit_named
+from clst_runtime.numbers import LARGEST_SIDE, MOST_THREADS
 
 TEACHERS = ("ensemble", "mean_teacher", "none")
 ENSEMBLE_VIEWS = ("whole", "crops")
@@ -21,6 +22,10 @@ WEIGHTINGS = ("none", "confident_share", "probability")
 def _need(condition: bool, text: str) -> None:  # noqa: FBT001
     if not condition:
         raise ConfigError(text)
+
+
+def _check_sides(name: str, size_hw: tuple[int, int]) -> None:
+    _need(max(size_hw) <= LARGEST_SIDE, f"{name} = {list(size_hw)}; give rows and columns up to {LARGEST_SIDE}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +64,7 @@ class DataConfig:
             self.source_hw == (0, 0) or min(self.source_hw) >= 32,
             f"data.source_hw = {list(self.source_hw)}; give rows and columns of at least 32, or [0, 0]",
         )
+        _check_sides("data.source_hw", self.source_hw)
         _need(self.target_every >= 1, f"data.target_every = {self.target_every}; give 1 or more")
         _need(self.rare_class_sampling >= 0, f"data.rare_class_sampling = {self.rare_class_sampling}; give 0 or more")
 
@@ -83,6 +89,7 @@ class ModelConfig:
             len(self.input_hw) == 2 and min(self.input_hw) >= 32,
             f"model.input_hw = {list(self.input_hw)}; give rows and columns of at least 32",
         )
+        _check_sides("model.input_hw", self.input_hw)
         known = [fit.value for fit in Fit]
         _need(self.fit in known, f"model.fit = {self.fit!r}; give {' or '.join(known)}")
 
@@ -116,6 +123,8 @@ class SourceConfig:
             f"source.accumulate = {self.accumulate}; give a divisor of source.batch = {self.batch}",
         )
         _need(self.learning_rate > 0, f"source.learning_rate = {self.learning_rate}; give a positive number")
+        for name in ("weight_decay", "auxiliary_weight"):
+            _need(getattr(self, name) >= 0, f"source.{name} = {getattr(self, name)}; give 0 or more")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -227,7 +236,7 @@ class AdaptationConfig:
         for name in (
             *("self_training_weight", "contrastive_weight", "entropy_weight", "entropy_first_weight"),
             *("auxiliary_weight", "distil_weight", "class_balance", "distribution_alignment"),
-            "probability_exponent",
+            *("probability_exponent", "weight_decay"),
         ):
             _need(getattr(self, name) >= 0, f"adaptation.{name} = {getattr(self, name)}; give 0 or more")
         self._check_teacher()
@@ -287,7 +296,10 @@ class AugmentationConfig:
 
     def __post_init__(self) -> None:
         low, high = self.scale
-        _need(0 < low <= high, f"augmentation.scale = {list(self.scale)}; give a smallest and a largest positive zoom")
+        _need(
+            0.05 <= low <= high <= 20,
+            f"augmentation.scale = {list(self.scale)}; give a smallest and a largest zoom, from 0.05 to 20",
+        )
         _need(0 < self.crop_share <= 1, f"augmentation.crop_share = {self.crop_share}; give above 0 up to 1")
         _need(0 <= self.colour < 1, f"augmentation.colour = {self.colour}; give 0 up to below 1")
         _need(0 <= self.aspect <= 1, f"augmentation.aspect = {self.aspect}; give 0 to 1")
@@ -354,8 +366,10 @@ class RunConfig:
         )
         for name in ("log_every", "checkpoint_every", "validate_every", "loaders"):
             _need(getattr(self, name) >= 1, f"run.{name} = {getattr(self, name)}; give 1 or more")
-        for name in ("threads", "cache_mib"):
+        for name in ("threads", "cache_mib", "seed"):
             _need(getattr(self, name) >= 0, f"run.{name} = {getattr(self, name)}; give 0 or more")
+        for name in ("threads", "loaders"):
+            _need(getattr(self, name) <= MOST_THREADS, f"run.{name} = {getattr(self, name)}; {MOST_THREADS} at most")
 
 
 @dataclass(frozen=True, kw_only=True)

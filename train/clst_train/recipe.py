@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from clst_runtime.errors import ConfigError, did_you_mean
+from clst_runtime.numbers import is_usable
 from clst_train.config import Config
 
 if sys.version_info >= (3, 11):
@@ -56,6 +57,8 @@ def _value(value: Any, kind: Any, where: str) -> Any:
         return tuple(_value(entry, part, where) for entry, part in zip(value, inner, strict=True))
     if origin in (Union, types.UnionType):
         raise ConfigError(f"{where}: settings of several types are not supported")
+    if isinstance(value, (int, float)) and not is_usable(value):
+        raise ConfigError(f"{where} = {str(value)[:40]}; give a finite number that fits into 64 bits")
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
@@ -76,15 +79,12 @@ def read_recipe(name_or_path: str | Path) -> dict[str, Any]:
         ConfigError: no such recipe, or it is not TOML.
     """
     name, path = str(name_or_path), Path(name_or_path)
-    if name in recipe_names():
-        text = (resources.files("clst_train") / "recipes" / f"{name}.toml").read_text()
-    elif path.is_file():
-        text = path.read_text()
-    else:
+    if name not in recipe_names() and not path.is_file():
         raise ConfigError(f"no recipe {name!r}: neither a file nor shipped; {did_you_mean(name, recipe_names())}")
+    shipped = resources.files("clst_train") / "recipes" / f"{name}.toml"
     try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+        return tomllib.loads((shipped if name in recipe_names() else path).read_text())
+    except ValueError as error:  # no TOML, no text, or an integer of thousands of digits
         raise ConfigError(f"recipe {name}: {error}") from error
 
 
@@ -111,7 +111,9 @@ def with_settings(values: Mapping[str, Any], settings: Sequence[str]) -> dict[st
             raise ConfigError(f"--set {setting!r}; expected section.key=value, e.g. adaptation.iterations=500")
         try:
             value = tomllib.loads(f"value = {text}")["value"]
-        except tomllib.TOMLDecodeError:
+        except ValueError:  # also an integer of thousands of digits, which is refused as the text that it is then
             value = text.strip()
-        merged.setdefault(section, {})[key] = value
+        if not isinstance(merged.setdefault(section, {}), dict):
+            raise ConfigError(f"--set {setting!r}: the recipe has {section} = {merged[section]!r}, which is no section")
+        merged[section][key] = value
     return merged

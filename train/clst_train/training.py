@@ -14,6 +14,7 @@ import torch
 from clst_runtime.dataset import LabelledDataset, open_dataset
 from clst_runtime.errors import ConfigError, DataError, MissingDependency
 from clst_runtime.labels import ClassList, load_class_list
+from clst_runtime.numbers import parse_size
 from clst_runtime.optional import require
 from clst_train.acceleration import accelerate, keep_memory, repeat_exactly
 from clst_train.adaptation_stage import adapt
@@ -79,18 +80,6 @@ def configure(recipe: str, options: Mapping[str, Any]) -> Config:
     if "size" in options:
         values.setdefault("model", {})["input_hw"] = list(parse_size(options["size"]))
     return config_from_mapping(values, where=f"recipe {recipe}")
-
-
-def parse_size(text: str) -> tuple[int, int]:
-    """`360x480` as (360, 480).
-
-    Raises:
-        ConfigError: not of that form.
-    """
-    rows, found, columns = text.lower().partition("x")
-    if not found or not rows.isdigit() or not columns.isdigit():
-        raise ConfigError(f"size {text!r}; expected rows x columns, e.g. 360x480")
-    return int(rows), int(columns)
 
 
 def start_run(

@@ -8,6 +8,7 @@ from urllib.parse import parse_qsl
 
 from clst_runtime.errors import ConfigError, did_you_mean
 from clst_runtime.frames import Layout
+from clst_runtime.numbers import LARGEST_SIDE
 
 STREAMS = ("rtsp://", "rtsps://", "http://", "https://", "udp://", "tcp://")
 GSTREAMER = {"gst:": Layout.BGR, "gst+bgr:": Layout.BGR, "gst+nv12:": Layout.NV12, "gst+yuyv:": Layout.YUYV}
@@ -53,7 +54,7 @@ def live_address(uri: str) -> LiveAddress | None:
         if uri.startswith(prefix):
             return LiveAddress(kind="gstreamer", place=uri.removeprefix(prefix), layout=layout)
     place, _, query = uri.partition("?")
-    found = re.fullmatch(r"(camera:|/dev/video|csi:|)(\d+)", place)
+    found = re.fullmatch(r"(camera:|/dev/video|csi:|)(\d{1,4})", place)
     if found is None:
         return None
     device = int(found[2])
@@ -113,8 +114,8 @@ def csi_pipeline(device: int, options: Options) -> str:
 
 
 def _size(text: str) -> tuple[int, int]:
-    found = re.fullmatch(r"(\d+)x(\d+)", text)
-    if found is None or "0" in (found[1], found[2]):
+    found = re.fullmatch(r"(\d{1,5})x(\d{1,5})", text)
+    if found is None or not all(0 < int(side) <= LARGEST_SIDE for side in found.groups()):
         raise ValueError(f"size {text!r}; give WIDTHxHEIGHT, as 1280x720")
     return int(found[2]), int(found[1])
 
