@@ -75,7 +75,7 @@ def _video(path: Path) -> Iterator[Any]:
     from clst_runtime.optional import require
     from clst_runtime.sources.files import VideoSource
 
-    with VideoSource(path, require("cv2").VideoCapture) as source:
+    with VideoSource(path) as source:
         for timed in source:
             if timed.index % 5 == 0:
                 yield timed.rgb

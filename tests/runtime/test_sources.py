@@ -292,44 +292,6 @@ def test_live_raw_frames_stay_in_step_however_many_are_dropped():
     assert lines
 
 
-class Video:
-    """Announces ten frames and gives `count`."""
-
-    def __init__(self, count):
-        self.count = count
-
-    def __call__(self, path):
-        return self
-
-    def isOpened(self):  # noqa: N802
-        return True
-
-    def get(self, what):
-        return 25.0 if what == 5 else 10
-
-    def read(self, into=None):
-        self.count -= 1
-        return (True, np.zeros((2, 2, 3), np.uint8)) if self.count >= 0 else (False, None)
-
-    def release(self):
-        pass
-
-
-def test_a_video_with_fewer_frames_than_announced_is_warned_of(tmp_path):
-    path = tmp_path / "v.mp4"
-    path.write_bytes(b"\0x")
-    with open_source(str(path), capture=Video(4)) as source:
-        assert len(list(source)) == 4
-        assert "4 of 10" in source.warnings[0]
-
-
-def test_a_video_without_a_frame_is_damaged(tmp_path):
-    path = tmp_path / "v.mp4"
-    path.write_bytes(b"\0x")
-    with open_source(str(path), capture=Video(0)) as source, pytest.raises(DataError, match="damaged"):
-        list(source)
-
-
 def test_a_folder_is_read_in_order_and_names_its_frames(tmp_path):
     for name in ("b", "a"):
         write_png(tmp_path / "in" / f"{name}.png", np.zeros((2, 3, 3), np.uint8))

@@ -42,7 +42,7 @@ def open_source(uri: str, *, capture: Callable[..., Any] | None = None, patience
     """
     path = Path(uri)
     if os.path.isfile(uri) and is_video(path):
-        return VideoSource(path, capture or require("cv2").VideoCapture)
+        return VideoSource(path, capture)
     if os.path.isfile(uri) or os.path.isdir(uri):
         return ImageSource(pictures_of(path))
     if uri.startswith("raw:"):

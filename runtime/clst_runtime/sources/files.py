@@ -7,13 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from clst_runtime.errors import DataError
 from clst_runtime.frames import Layout
 from clst_runtime.images import read_image
-from clst_runtime.media import name_for_opencv
 from clst_runtime.places import Pictures
 from clst_runtime.pool import Pool
 from clst_runtime.sources.base import Source, SourceEnded, TimedFrame
+from clst_runtime.video_frames import VideoFile
 
 FRAMES_HELD = 8
 """Frames of a video that may be held at a time without new memory."""
@@ -42,38 +41,25 @@ class ImageSource(Source):
 
 
 class VideoSource(Source):
-    """A video file, every frame of it."""
+    """A video file, every frame of it that can be read."""
 
-    def __init__(self, path: Path, capture: Callable[..., Any]) -> None:
+    def __init__(self, path: Path, capture: Callable[..., Any] | None = None) -> None:
         super().__init__()
-        self.path = path
-        with name_for_opencv(path) as name:
-            self._capture = capture(name)
-        if not self._capture.isOpened():
-            raise DataError(f"{path}: not a video that this OpenCV can read")
-        announced = float(self._capture.get(5))  # CAP_PROP_FPS
-        self.fps = announced if announced > 0 else None
-        self._count = int(self._capture.get(7))  # CAP_PROP_FRAME_COUNT
-        self._next = 0
+        self._video = VideoFile(path, capture)
+        self.fps = self._video.fps
         self._pool, self._shape = Pool(FRAMES_HELD), (0, 0, 3)
 
     def take(self, timeout_seconds: float) -> TimedFrame:
         """The next frame, however long reading takes."""
-        good, picture = self._capture.read(self._pool.take(self._shape))
-        index = self._next
-        if good:
-            self._next, self._shape = index + 1, picture.shape
-            return TimedFrame(
-                index=index, picture=picture, layout=Layout.BGR, captured_ns=time.monotonic_ns(), name=f"{index:06d}"
-            )
-        if index == 0:
-            raise DataError(f"{self.path}: not one frame could be read; the file is damaged")
-        if index < self._count:
-            self.warnings.append(
-                f"{self.path}: {index} of {self._count} announced frames could be read; it is truncated"
-            )
-        raise SourceEnded
+        picture = self._video.read(self._pool.take(self._shape))
+        if picture is None:
+            self.warnings += self._video.warnings()
+            raise SourceEnded
+        index, self._shape = self._video.position, picture.shape
+        return TimedFrame(
+            index=index, picture=picture, layout=Layout.BGR, captured_ns=time.monotonic_ns(), name=f"{index:06d}"
+        )
 
     def close(self) -> None:
         """Close the file."""
-        self._capture.release()
+        self._video.close()

@@ -1,0 +1,152 @@
+"""Frames of videos as OpenCV hands them out, without those that it only says it has decoded.
+
+From 4.13 on OpenCV lets FFmpeg 8 convert colours, which refuses interlaced frames, as many H.264 and MPEG-2 files
+have; OpenCV does not look, says True and hands out what lay in its memory: the picture before, or what another
+program's memory once held. Only a line on standard error tells. So the first picture is converted under supervision,
+and one again that is the same as the one before, as each is whose conversion failed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from clst_runtime.complaints import let_decoders_speak, overheard
+from clst_runtime.containers import is_cut, is_mp4
+from clst_runtime.errors import DataError
+from clst_runtime.frames import Picture
+from clst_runtime.media import name_for_opencv
+from clst_runtime.optional import require
+
+DAMAGED_IN_A_ROW = 250
+"""Reads that may fail one after another before a video is taken to be over; at the end each costs about 10 µs."""
+STEP = 16
+"""Of a picture so many rows and columns apart are compared with the one before."""
+LEAST_SHARE = 0.9
+"""Of the frames that a file announces without having counted them; a longer sound makes that more than there are."""
+FPS, FOURCC, COUNT, ORIENTATION = 5, 6, 7, 48  # cv2.CAP_PROP_…
+MOTION_JPEG = tuple(int.from_bytes(name, "little") for name in (b"MJPG", b"mjpg", b"jpeg"))
+
+
+class Frames:
+    """The pictures of a capture that has the methods of `cv2.VideoCapture`."""
+
+    def __init__(self, capture: Any) -> None:
+        self.capture = capture
+        self.complaint = ""
+        """Why the last picture was none, by what decoded it."""
+        self._before: Picture | None = None
+        backend = str(getattr(capture, "getBackendName", str)())
+        self._by_ffmpeg = backend == "FFMPEG"
+        self._is_jpeg = self._by_ffmpeg and capture.get(FOURCC) in MOTION_JPEG
+        # A picture upside down is turned where it lies, so that one that was not converted differs from the one before
+        self._always = backend == "V4L2" or (self._by_ffmpeg and capture.get(ORIENTATION) == 180)
+
+    def grab(self) -> bool:
+        """Go on to the next frame; False if there is none, or it is damaged."""
+        self.complaint = ""
+        if not self._is_jpeg:
+            return bool(self.capture.grab())
+        good, self.complaint = overheard(self.capture.grab)
+        return bool(good)
+
+    def retrieve(self, into: Picture | None = None) -> Picture | None:
+        """The picture that was grabbed, in `into` if it fits; None if there is none or it could not be converted."""
+        if self.complaint:
+            return None
+        if self._always or (self._by_ffmpeg and self._before is None):
+            (good, picture), self.complaint = overheard(lambda: self.capture.retrieve(into))
+        else:
+            good, picture = self.capture.retrieve(into)
+        if not good or picture is None or picture.size == 0:
+            return None
+        if self._by_ffmpeg and not self._always and not self.complaint and self._is_suspect(picture):
+            _, self.complaint = overheard(lambda: self.capture.retrieve(picture))
+        self._before = picture[::STEP, ::STEP].copy()
+        return None if self.complaint else picture
+
+    def _is_suspect(self, picture: Picture) -> bool:
+        """Whether it looks like the one before, or is the first of its size."""
+        if self._before is None:
+            return False
+        now = picture[::STEP, ::STEP]
+        return now.shape != self._before.shape or bool(np.array_equal(now, self._before))
+
+
+class VideoFile:
+    """The frames of a video file in order, over damaged places."""
+
+    def __init__(self, path: Path, opener: Callable[..., Any] | None = None) -> None:
+        """Open it.
+
+        Args:
+            path: the file.
+            opener: opens it; None = `cv2.VideoCapture`.
+
+        Raises:
+            DataError: it is no video that can be read.
+        """
+        let_decoders_speak()
+        self.path = path
+        with name_for_opencv(path) as name:
+            self._capture = (opener or require("cv2").VideoCapture)(name)
+        if not self._capture.isOpened():
+            raise DataError(f"{path}: not a video that this OpenCV can read")
+        self._frames = Frames(self._capture)
+        announced = float(self._capture.get(FPS))
+        self.fps = announced if announced > 0 else None
+        self.position = -1
+        """Of the frame read last, counted from 0; damaged ones before it count."""
+        self.damaged = 0
+        """Frames that could not be read, though later ones could."""
+        self._read = 0
+
+    def read(self, into: Picture | None = None) -> Picture | None:
+        """The next frame H,W,3 BGR, in `into` if it fits; None at the end.
+
+        Raises:
+            DataError: the file has no frame, or one that OpenCV decodes but cannot hand out.
+        """
+        while self.skip():
+            picture = self._frames.retrieve(into)
+            if picture is not None:
+                self._read += 1
+                return picture
+            if "swscaler" in self._frames.complaint:
+                raise DataError(self._not_converted())
+            self.damaged += 1
+        if self._read == 0:
+            raise DataError(f"{self.path}: not one frame could be read; the file is damaged")
+        return None
+
+    def skip(self) -> bool:
+        """Go to the next frame that can be read; False at the end."""
+        for failed in range(DAMAGED_IN_A_ROW):
+            if self._frames.grab():
+                self.position += 1 + failed
+                self.damaged += failed
+                return True
+        return False
+
+    def warnings(self) -> list[str]:
+        """What is wrong with the file, once it has been read to its end."""
+        told = [f"{self.path}: {self.damaged} damaged frames were left out"] if self.damaged else []
+        announced, found = int(self._capture.get(COUNT)), self.position + 1
+        if is_cut(self.path):
+            told.append(f"{self.path}: {found} of {max(announced, found)} announced frames could be read; it is truncated")
+        elif found < LEAST_SHARE * announced and not is_mp4(self.path)  # which may hide frames:
+            told.append(f"{self.path}: {found} of about {announced} announced frames could be read; is it damaged?")
+        return told
+
+    def close(self) -> None:
+        """Close the file."""
+        self._capture.release()
+
+    def _not_converted(self) -> str:
+        what = f"{self.path}: OpenCV decodes frame {self.position} but cannot convert it"
+        if "interlaced" in self._frames.complaint:
+            return f"{what}, as it is interlaced; make a progressive video: ffmpeg -i {self.path.name} -vf yadif new.mp4"
+        return f"{what} ({self._frames.complaint}); convert the video: ffmpeg -i {self.path.name} new.mp4"
