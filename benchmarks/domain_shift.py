@@ -72,7 +72,6 @@ def _number(path: Path) -> int:
 
 def _video(path: Path) -> Iterator[Any]:
     """Five frames a second of nine seconds: too short a video for a frame a second."""
-    from clst_runtime.optional import require
     from clst_runtime.sources.files import VideoSource
 
     with VideoSource(path) as source:

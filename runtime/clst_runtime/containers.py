@@ -30,7 +30,7 @@ def is_cut(path: Path) -> bool:
 
 
 def _end_of_boxes(stream: BinaryIO, size: int) -> int:
-    """Where the last box of an MP4 file would end; a box of size 0 goes on to the end, one of size 1 has a long size."""
+    """Where the last box of an MP4 file would end; one of size 0 ends with the file, one of size 1 has a long size."""
     place = 0
     while place + 8 <= size:
         stream.seek(place)

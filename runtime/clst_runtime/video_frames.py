@@ -26,7 +26,8 @@ DAMAGED_IN_A_ROW = 250
 STEP = 16
 """Of a picture so many rows and columns apart are compared with the one before."""
 LEAST_SHARE = 0.9
-"""Of the frames that a file announces without having counted them; a longer sound makes that more than there are."""
+"""Of the frames that a file announces, which are not always counted: a sound that is longer makes them more. So does
+rounding; a second may be missing besides."""
 FPS, FOURCC, COUNT, ORIENTATION = 5, 6, 7, 48  # cv2.CAP_PROP_…
 MOTION_JPEG = tuple(int.from_bytes(name, "little") for name in (b"MJPG", b"mjpg", b"jpeg"))
 
@@ -67,6 +68,13 @@ class Frames:
             _, self.complaint = overheard(lambda: self.capture.retrieve(picture))
         self._before = picture[::STEP, ::STEP].copy()
         return None if self.complaint else picture
+
+    @property
+    def reason(self) -> str:
+        """Why the last picture was none, in words; "" where nobody said."""
+        if "interlaced" in self.complaint:
+            return "its frames are interlaced, which this OpenCV cannot convert"
+        return f"its frames cannot be decoded ({self.complaint})" if self.complaint else ""
 
     def _is_suspect(self, picture: Picture) -> bool:
         """Whether it looks like the one before, or is the first of its size."""
@@ -135,10 +143,13 @@ class VideoFile:
         """What is wrong with the file, once it has been read to its end."""
         told = [f"{self.path}: {self.damaged} damaged frames were left out"] if self.damaged else []
         announced, found = int(self._capture.get(COUNT)), self.position + 1
+        read = f"{self.path}: {found} of {max(announced, found)} announced frames could be read"
         if is_cut(self.path):
-            told.append(f"{self.path}: {found} of {max(announced, found)} announced frames could be read; it is truncated")
-        elif found < LEAST_SHARE * announced and not is_mp4(self.path)  # which may hide frames:
-            told.append(f"{self.path}: {found} of about {announced} announced frames could be read; is it damaged?")
+            told.append(f"{read}; it is truncated")
+        elif found < LEAST_SHARE * announced - (self.fps or 25) and not is_mp4(
+            self.path
+        ):  # MP4 counts frames that it hides, too
+            told.append(f"{read}; is it damaged?")
         return told
 
     def close(self) -> None:
@@ -146,7 +157,8 @@ class VideoFile:
         self._capture.release()
 
     def _not_converted(self) -> str:
-        what = f"{self.path}: OpenCV decodes frame {self.position} but cannot convert it"
-        if "interlaced" in self._frames.complaint:
-            return f"{what}, as it is interlaced; make a progressive video: ffmpeg -i {self.path.name} -vf yadif new.mp4"
-        return f"{what} ({self._frames.complaint}); convert the video: ffmpeg -i {self.path.name} new.mp4"
+        cure = "-vf yadif " if "interlaced" in self._frames.complaint else ""
+        return (
+            f"{self.path}: frame {self.position}: {self._frames.reason}; make another video of it: "
+            f"ffmpeg -i {self.path.name} {cure}new.mp4"
+        )

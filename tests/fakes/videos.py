@@ -69,6 +69,7 @@ def _element(name: int, content: bytes) -> bytes:
 def _number(value: int) -> bytes:
     return value.to_bytes(8, "big")
 
+
 def _chunk(name: bytes, content: bytes) -> bytes:
     return name + struct.pack("<I", len(content)) + content + b"\0" * (len(content) % 2)
 

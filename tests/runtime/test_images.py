@@ -52,6 +52,53 @@ def test_a_truncated_picture_is_refused(tmp_path, suffix):
         read_image(path)
 
 
+def noisy_jpeg(path, **options):
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
+    Image.fromarray(noise).save(path, quality=90, **options)
+    return path.read_bytes()
+
+
+def test_a_jpeg_that_lacks_its_last_mark_only_is_read(tmp_path):
+    path = tmp_path / "t.jpg"
+    content = noisy_jpeg(path)
+    expected = read_image(path)
+    path.write_bytes(content[:-2])
+    assert np.array_equal(read_image(path), expected)
+
+
+@pytest.mark.parametrize("missing", [10, 60, 500])
+def test_a_jpeg_that_lacks_its_last_bytes_is_refused(tmp_path, missing):
+    path = tmp_path / "t.jpg"
+    path.write_bytes(noisy_jpeg(path)[:-missing])
+    with pytest.raises(DataError, match=r"t\.jpg: "):
+        read_image(path)
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_jpeg_that_was_cut_and_ended_by_a_marker_is_refused(tmp_path, progressive):
+    path = tmp_path / "t.jpg"
+    content = noisy_jpeg(path, progressive=progressive)
+    path.write_bytes(content[: len(content) // 2] + b"\xff\xd9")
+    with pytest.raises(DataError, match=r"t\.jpg: a damaged picture \(Corrupt JPEG data: premature end"):
+        read_image(path)
+
+
+def test_a_jpeg_that_lacks_a_part_between_two_restart_markers_is_refused(tmp_path):
+    path = tmp_path / "t.jpg"
+    content = noisy_jpeg(path, restart_marker_blocks=2)
+    path.write_bytes(content.replace(content[content.index(b"\xff\xd1") - 40 : content.index(b"\xff\xd1")], b""))
+    with pytest.raises(DataError, match="a damaged picture"):
+        read_image(path)
+
+
+def test_a_jpeg_with_bytes_too_many_is_read(tmp_path):
+    path = tmp_path / "t.jpg"
+    content = noisy_jpeg(path)
+    expected = read_image(path)
+    path.write_bytes(content[:-2] + b"\x11\x22\x33" + content[-2:] + b"more")
+    assert np.array_equal(read_image(path), expected)
+
+
 def test_missing_and_empty_folders_are_told_apart(tmp_path):
     with pytest.raises(DataError, match="no such folder"):
         pictures_of(tmp_path / "none")

@@ -17,7 +17,6 @@ from typing import Any
 from clst_runtime.credentials import without_credentials
 from clst_runtime.errors import DataError
 from clst_runtime.media import is_video
-from clst_runtime.optional import require
 from clst_runtime.places import pictures_of
 from clst_runtime.sources.address import LiveAddress, live_address, read_options
 from clst_runtime.sources.base import Source, SourceEnded, TimedFrame

@@ -20,11 +20,13 @@ from typing import Any
 
 import numpy as np
 
+from clst_runtime.complaints import let_decoders_speak
 from clst_runtime.errors import ClstError, DataError
 from clst_runtime.frames import Layout, Picture
 from clst_runtime.optional import require
 from clst_runtime.sources.address import LiveAddress
 from clst_runtime.sources.raw import RawCapture
+from clst_runtime.video_frames import Frames
 
 PROGRAM = (
     "import sys, json; sys.path[:] = json.loads(sys.argv[1]); from clst_runtime.sources.reader import main; main()"
@@ -111,9 +113,10 @@ def open_capture(address: LiveAddress) -> Any:
     Raises:
         DataError: it cannot be opened.
     """
-    cv2 = require("cv2")
     if address.kind == "raw":
         return RawCapture(address)
+    let_decoders_speak()
+    cv2 = require("cv2")
     if address.kind == "gstreamer":
         capture = cv2.VideoCapture(str(address.place), cv2.CAP_GSTREAMER)
     else:
@@ -141,7 +144,7 @@ class Reader:
     """Reads frames into slots and tells the parent."""
 
     def __init__(self, order: Order, capture: Any) -> None:
-        self.order, self.capture = order, capture
+        self.order, self.capture, self._frames = order, capture, Frames(capture)
         self.slots = Slots(order.shared, order.slot_bytes, order.free)
         self._shape: tuple[int, ...] | None = None
         self._index = self._bad = 0
@@ -158,7 +161,7 @@ class Reader:
             EOFError: it has ended. DataError: it gives no frames, or such that cannot be used.
         """
         while True:
-            if not self.capture.grab():
+            if not self._frames.grab():
                 self._count_bad()
                 continue
             captured_ns = self._capture_time()
@@ -175,7 +178,7 @@ class Reader:
     def _count_bad(self) -> None:
         self._bad += 1
         if self._bad >= BAD_READS:
-            raise DataError("it gives no frames any more")
+            raise DataError(self._frames.reason or "it gives no frames any more")
         self.tell(corrupt=1)
         time.sleep(BAD_READ_PAUSE_SECONDS)
 
@@ -190,8 +193,8 @@ class Reader:
 
     def _retrieve(self, slot: int, captured_ns: int) -> bool:
         into = None if self._shape is None else self.slots.view(slot, self._shape)
-        good, picture = self.capture.retrieve(into)
-        if not good or picture is None or picture.size == 0:
+        picture = self._frames.retrieve(into)
+        if picture is None:
             return False
         if picture.shape != self._shape:
             self._shape = check_shape(picture, self.order.address.layout)
