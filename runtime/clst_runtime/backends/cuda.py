@@ -151,6 +151,15 @@ def cuda_failure(doing: str, reason: object) -> CudaFailed:
     return CudaFailed(f"CUDA failed while {doing} ({told}); such an error stays until the process ends: restart it")
 
 
+def out_of_memory(doing: str, reason: object) -> GpuOutOfMemory:
+    """The error where the GPU's memory is used up."""
+    told = " ".join(str(reason).split())
+    return GpuOutOfMemory(
+        f"the GPU ran out of memory while {doing} ({told}); end other programs that use it, "
+        "or take a smaller input size"
+    )
+
+
 def check_library(library: str, *, graphs: bool) -> None:
     """Refuse a library that is not known, or that cannot do what is asked for.
 

@@ -11,7 +11,7 @@ from enum import Enum
 from types import TracebackType
 from typing import Any
 
-from clst_runtime.backends.cuda import Bytes, GpuOutOfMemory, Graph, GraphFailed, Mapped, Mark, cuda_failure
+from clst_runtime.backends.cuda import Bytes, Graph, GraphFailed, Mapped, Mark, cuda_failure, out_of_memory
 from clst_runtime.errors import ClstError
 
 NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING: does not wait for the legacy default stream
@@ -227,12 +227,3 @@ class GuardedDevice(ABC):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def out_of_memory(doing: str, told: object) -> GpuOutOfMemory:
-    """The error where the driver says that the GPU's memory is used up."""
-    words = " ".join(str(told).split())
-    return GpuOutOfMemory(
-        f"the GPU ran out of memory while {doing} ({words}); end other programs that use it, or take a smaller input "
-        "size"
-    )

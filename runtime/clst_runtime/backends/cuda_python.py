@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from clst_runtime.backends.cuda import CUDA_PYTHON, CURE, Bytes, NotImportable
-from clst_runtime.backends.cuda_guard import NON_BLOCKING, Failure, GuardedDevice, out_of_memory
+from clst_runtime.backends.cuda import CUDA_PYTHON, CURE, Bytes, NotImportable, out_of_memory
+from clst_runtime.backends.cuda_guard import NON_BLOCKING, Failure, GuardedDevice
 from clst_runtime.errors import MissingDependency
 from clst_runtime.optional import require
 

@@ -18,11 +18,11 @@ import numpy as np
 
 from clst_runtime.backends.base import Frame, Prediction, check_frame
 from clst_runtime.backends.buffers import RESULTS_LENT, Buffers, make_buffers
-from clst_runtime.backends.cuda import CudaDevice, Graph, GraphFailed, Mark, cuda_failure
+from clst_runtime.backends.cuda import CudaDevice, GpuOutOfMemory, Graph, GraphFailed, Mark, cuda_failure
 from clst_runtime.backends.cuda_open import open_cuda
 from clst_runtime.backends.gpu_options import GpuOptions
 from clst_runtime.backends.graphs import Outputs, drawn_frames, prove_graph
-from clst_runtime.engines.library import Messages, load_tensorrt, make_logger, make_runtime
+from clst_runtime.engines.library import Messages, gpu_failure, load_tensorrt, make_logger, make_runtime
 from clst_runtime.engines.sidecar import CURE, check_gpu, check_tensorrt, read_engine
 from clst_runtime.engines.summary import EngineSummary, inspect_engine
 from clst_runtime.errors import ClstError, ConfigError, ModelFileError
@@ -79,7 +79,7 @@ class TrtBackend:
         Raises:
             ModelFileError: damaged, of another TensorRT version or GPU, or not by the artifact contract.
             MissingDependency: no TensorRT, CUDA library or GPU. ConfigError: a graph that is to be timed by stages.
-            ClstError: too little GPU memory.
+            GpuOutOfMemory, CudaFailed: as said.
         """
         self._closing = ExitStack()
         self._where, self._failure, self._gpu = path, "", gpu or GpuOptions()
@@ -118,11 +118,13 @@ class TrtBackend:
             self._runtime.DLA_core = core
         self._engine = self._runtime.deserialize_cuda_engine(plan)
         if self._engine is None:
-            raise ModelFileError(f"{self._where}: TensorRT cannot load it ({self._messages.last_errors()}); {CURE}")
+            raise gpu_failure(self._messages, f"loading {self._where}") or ModelFileError(
+                f"{self._where}: TensorRT cannot load it ({self._messages.last_errors()}); {CURE}"
+            )
         check_tensors(trt, self._engine, self._manifest, where=self._where)
         self._context = self._engine.create_execution_context()
         if self._context is None:
-            raise ClstError(
+            raise gpu_failure(self._messages, f"loading {self._where}") or GpuOutOfMemory(
                 f"{self._where}: TensorRT could not make an execution context ({self._messages.last_errors()}); "
                 "end other programs that use the GPU's memory"
             )
@@ -184,7 +186,7 @@ class TrtBackend:
         The result's arrays are read-only; they may be held as long as wanted, also after `close`.
 
         Raises:
-            DataError: another shape or type. ClstError: CUDA failed; the process must be restarted.
+            DataError: another shape or type. CudaFailed: the process must be restarted. GpuOutOfMemory: as said.
         """
         check_frame(frame, self._manifest.input_hw)
         buffers = self._buffers
@@ -197,6 +199,9 @@ class TrtBackend:
         try:
             self._queue(buffers) if self._graph is None else self._device.launch(self._graph)
         except NotQueued as error:
+            why = gpu_failure(self._messages, f"running {self._where}")
+            if isinstance(why, GpuOutOfMemory):
+                raise why from error
             self._failure = error.message
             raise cuda_failure(f"running {self._where}", self._failure) from error
         self._record(2)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from clst_runtime.atomic import write_bytes
+from clst_runtime.backends.cuda import GpuOutOfMemory, cuda_failure
 from clst_runtime.engines.library import Messages, make_builder, make_logger
 from clst_runtime.engines.options import BuildOptions
 from clst_runtime.engines.progress import BuildProgress, make_monitor
@@ -32,7 +33,7 @@ def serialise_engine(trt: ModuleType, onnx_path: Path, options: BuildOptions, pr
 
     Raises:
         ModelFileError: TensorRT cannot parse the file or build it. ConfigError: a DLA core or a timing cache that
-            cannot be used. MissingDependency: TensorRT finds no GPU. ClstError: too little GPU memory.
+            cannot be used. MissingDependency: TensorRT finds no GPU. GpuOutOfMemory, CudaFailed: as said.
         KeyboardInterrupt: Ctrl-C; TensorRT was stopped first.
     """
     messages = Messages()
@@ -171,10 +172,12 @@ def interrupt_cancels(cancelled: threading.Event) -> Iterator[None]:
 
 def build_failure(onnx_path: Path, messages: Messages, options: BuildOptions) -> ClstError:
     """Why TensorRT gave no engine, as far as its log tells."""
-    memory = messages.out_of_memory()
+    broken, memory = messages.broken_gpu(), messages.out_of_memory()
+    if broken is not None:
+        return cuda_failure(f"building an engine of {onnx_path}", broken)
     if memory is not None:
         limit = "all memory" if options.workspace_mib is None else f"{options.workspace_mib} MiB"
-        return ClstError(
+        return GpuOutOfMemory(
             f"{onnx_path}: the GPU ran out of memory during the build ({memory}); end other programs that use it, "
             f"lower the workspace (now {limit}) or export a smaller input size"
         )

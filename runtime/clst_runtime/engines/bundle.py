@@ -6,6 +6,7 @@ What `engines/bundle_index.py` describes, and made here for each GPU and TensorR
     rival-….engine     of rival.onnx
     model-….cache      layer times of both, which make the next build quicker
     choice-….json      the times of both engines and which of them is used
+    trying-….txt       which of the two is being built or timed, meanwhile
 
 Building needs neither torch nor onnx nor ONNX Runtime: the device compares with the class maps that came along.
 """
@@ -13,15 +14,20 @@ Building needs neither torch nor onnx nor ONNX Runtime: the device compares with
 from __future__ import annotations
 
 import dataclasses
+import fcntl
+import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import click
 
+from clst_runtime.atomic import write_text
 from clst_runtime.backends.base import Frame
+from clst_runtime.backends.cuda import CudaFailed
 from clst_runtime.backends.cuda_open import open_cuda
 from clst_runtime.backends.gpu_options import GpuOptions
 from clst_runtime.backends.trt import TrtBackend
@@ -36,6 +42,7 @@ from clst_runtime.engines.rivals import (
     WORTHWHILE,
     Choice,
     Contender,
+    TimingFailed,
     contender,
     decide,
     failed,
@@ -44,8 +51,12 @@ from clst_runtime.engines.rivals import (
 )
 from clst_runtime.engines.sidecar import gpu_facts, read_engine
 from clst_runtime.engines.verification import Expected
-from clst_runtime.errors import ClstError, MissingDependency, ModelFileError
+from clst_runtime.errors import ClstError, DataError, MissingDependency, ModelFileError
 from clst_runtime.manifest import Manifest
+
+BREAKS = 2
+"""So many starts in a row that break at one of two engines, and the next one goes without it: a service that is started
+again and again would else break at the same place for ever. The start after that tries again."""
 
 
 def device_name(facts: Mapping[str, Any], tensorrt: str) -> str:
@@ -68,7 +79,8 @@ def build_bundle(
     """Build and verify the engine of a bundle for this machine's GPU and TensorRT, or find it built.
 
     Of a bundle with a rival both engines are built, each is compared with its own class maps, and both are timed;
-    which one is used, and why, is said on stderr and kept. An engine that cannot be built here leaves it to the other.
+    which one is used, and why, is said on stderr and kept. An engine that cannot be used here leaves it to the other,
+    for good only if that says something of the engine itself. Processes that build in one folder wait for each other.
 
     Args:
         folder: made by clst-export.
@@ -84,7 +96,14 @@ def build_bundle(
         What `build_engine` raises; of a bundle with a rival only if neither of the two engines can be built.
     """
     bundle = read_bundle(folder)
-    work = _Work(folder, bundle, options or bundle.options, progress, gpu or GpuOptions())
+    with _alone_in(folder):
+        return _built(folder, bundle, options or bundle.options, progress, gpu or GpuOptions())
+
+
+def _built(
+    folder: Path, bundle: Bundle, options: BuildOptions, progress: BuildProgress | None, gpu: GpuOptions
+) -> Path:
+    work = _Work(folder, bundle, options, progress, gpu)
     if bundle.rival is not None:
         return work.better_of(bundle.model, bundle.rival)
     if work.kept(bundle.model) is None:
@@ -102,6 +121,8 @@ class _Work:
         self.device = _device_here(folder, self.gpu.cuda)
         cache = folder / f"model-{self.device}.cache"  # for both engines: an INT8 graph has FP16 layers too
         self.options = options if options.timing_cache is not None else dataclasses.replace(options, timing_cache=cache)
+        self.note = folder / f"trying-{self.device}.txt"
+        self.broke_at: list[str] = []
         self.errors: list[ClstError] = []
         self.has_built = False
 
@@ -135,42 +156,102 @@ class _Work:
         engine = self.engine(model)
         click.echo(f"building {engine.name}, once for this GPU and TensorRT; this takes minutes", err=True)
         self.has_built = True
-        return build_engine(
-            self.folder / model.file,
-            engine,
-            options=self.options,
-            frames=frames,
-            expected=expected,
-            progress=self.progress or show_progress(),
-            gpu=self.gpu,
-        )
+        with self._trying(engine):
+            return build_engine(
+                self.folder / model.file,
+                engine,
+                options=self.options,
+                frames=frames,
+                expected=expected,
+                progress=self.progress or show_progress(),
+                gpu=self.gpu,
+            )
 
     def better_of(self, model: BundledModel, rival: BundledModel) -> Path:
         """The engine to use of the two, as it was found before or is found now."""
         path = self.folder / f"choice-{self.device}.json"
-        choice = self._choice_before(path, model, rival)
-        int8 = self._contender(model, choice.int8 if choice else None)
-        fp16 = self._contender(rival, choice.fp16 if choice else None)
+        choice, left_out = self._choice_before(path, model, rival), self._left_out()
+        int8 = self._contender(model, choice.int8 if choice else None, left_out)
+        fp16 = self._contender(rival, choice.fp16 if choice else None, left_out)
         if int8.failure is not None and fp16.failure is not None:
-            raise self.errors[0]  # a choice is never kept of two failures, so one of them is of now
+            raise self.errors[0] if self.errors else ClstError(f"{int8.failure}; {fp16.failure}")
         if choice is None or self.has_built or not _are_those_of(choice, int8, fp16):
-            click.echo("timing the INT8 and the FP16 engine in turns", err=True)
-            choice = decide(self.folder, int8, fp16, self.frames, options=self.options.to_json(), gpu=self.gpu)
-            write_choice(choice, path)
-        again = "" if choice.is_compared else f" (remove {path.name} to try the other one again)"
-        click.echo(f"{choice.why}, it is used{again}", err=True)
+            choice = self._decided(path, int8, fp16)
+        again = f"remove {path.name}" if choice.is_lasting else "start again"
+        click.echo(
+            f"{choice.why}, it is used" + ("" if choice.is_compared else f" ({again} to try the other one again)"),
+            err=True,
+        )
         return self.folder / choice.preferred.engine
 
-    def _contender(self, model: BundledModel, before: Contender | None) -> Contender:
+    def _decided(self, path: Path, int8: Contender, fp16: Contender) -> Choice:
+        """The choice of now; what lasts is kept."""
+        if int8.failure is None and fp16.failure is None:
+            click.echo("timing the INT8 and the FP16 engine in turns", err=True)
+        with self._trying(self.folder / int8.engine):
+            choice = decide(self.folder, int8, fp16, self.frames, options=self.options.to_json(), gpu=self.gpu)
+        if choice.is_lasting:
+            try:
+                write_choice(choice, path)
+            except DataError as error:
+                click.echo(f"the choice cannot be kept, the next start makes it again: {error.message}", err=True)
+        return choice
+
+    @contextmanager
+    def _trying(self, engine: Path) -> Iterator[None]:
+        """Note which of two engines is being tried; the note stays where the GPU breaks or the process dies."""
+        if self.bundle.rival is None:
+            yield
+            return
+        self._write_note(engine)
+        try:
+            yield
+        except (CudaFailed, TimingFailed) as error:
+            culprit = error.engine if isinstance(error, TimingFailed) else engine
+            told = self._write_note(culprit)
+            again = "goes without it, once" if len(told) >= BREAKS else "tries again"
+            click.echo(f"{culprit.name} broke the GPU: the next start {again}", err=True)
+            raise
+        except BaseException:
+            self._remove_note()
+            raise
+        self._remove_note()
+
+    def _remove_note(self) -> None:
+        with suppress(OSError):  # it is not there, in a place that cannot be written
+            self.note.unlink()
+
+    def _write_note(self, engine: Path) -> list[str]:
+        lines = [name for name in self.broke_at if name == engine.name] + [engine.name]
+        with suppress(DataError):  # a place that cannot be written is no reason not to try
+            write_text(self.note, "".join(f"{name}\n" for name in lines))
+        return lines
+
+    def _left_out(self) -> str:
+        """The engine that the last starts broke at, each of them; empty if there is none. The note of it is taken."""
+        try:
+            self.broke_at = self.note.read_text(encoding="utf-8", errors="replace").split()
+        except OSError:
+            return ""
+        self._remove_note()
+        if len(self.broke_at) < BREAKS:
+            return ""
+        left_out, self.broke_at = self.broke_at[-1], []
+        return left_out
+
+    def _contender(self, model: BundledModel, before: Contender | None, left_out: str) -> Contender:
         """The model's engine, or why there is none; what failed before is not tried at every start."""
         if before is not None and before.failure is not None:
             return before
         manifest = self.kept(model)
+        if left_out == self.engine(model).name and (manifest is None or before is None):
+            why = f"the last {BREAKS} starts broke off while it was tried"
+            return Contender(engine=left_out, onnx_sha256=model.sha256, failure=why, passing=True)
         if manifest is None:
             frames, expected = self.frames, load_expected(self.folder, model)  # damaged files are no verdict
             try:
                 manifest = self.build(model, frames, expected)
-            except COMMON_FAULTS:
+            except (*COMMON_FAULTS, CudaFailed):
                 raise
             except ClstError as error:
                 self.errors.append(error)
@@ -193,6 +274,22 @@ class _Work:
             click.echo(f"{path.name} is of other models, options or rules; choosing again", err=True)
             return None
         return choice
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Hold the folder's lock, which ends with this process at the latest; without one where there are no locks."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # a file system without locks
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                click.echo(f"another process builds or times the engines of {folder}; waiting for it", err=True)
+                fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def _are_those_of(choice: Choice, int8: Contender, fp16: Contender) -> bool:

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from clst_runtime.errors import MissingDependency
+from clst_runtime.backends.cuda import cuda_failure, out_of_memory
+from clst_runtime.errors import ClstError, MissingDependency
 from clst_runtime.optional import require
 
 if TYPE_CHECKING:
@@ -18,7 +19,14 @@ SUPPORTED = "10.3 to 11.x"
 OLDEST, NEWEST_MAJOR = (10, 3), 11
 KEPT_MESSAGES = 40
 
-_MEMORY = re.compile(r"out ?of ?memory|insufficient memory|cudaErrorMemoryAllocation", re.IGNORECASE)
+_MEMORY = re.compile(r"out[ _]?of[ _]?memory|insufficient memory|cudaErrorMemoryAllocation", re.IGNORECASE)
+_BROKEN = re.compile(
+    r"illegal[ _]?(memory )?(access|address|instruction)|misaligned[ _]?address|invalid (program counter|address space)"
+    r"|launch[ _]?(failure|failed|timed[ _]?out|timeout)|device-side assert|hardware[ _]?stack[ _]?error"
+    r"|uncorrectable|CUDA_ERROR_ASSERT|cudaErrorAssert",
+    re.IGNORECASE,
+)
+"""How CUDA names errors that stay until the process ends."""
 _NOTHING_LEFT = re.compile(r"could not find any implementation", re.IGNORECASE)
 
 
@@ -58,6 +66,10 @@ class Messages:
         distinct = list(dict.fromkeys(self.errors))[-count:]
         return "; ".join(distinct) if distinct else "TensorRT logged no error"
 
+    def broken_gpu(self) -> str | None:
+        """The message of an error of CUDA's that stays until the process ends, if there is one."""
+        return next((text for text in self.errors if _BROKEN.search(text)), None)
+
     def out_of_memory(self) -> str | None:
         """The message that says the build failed for want of GPU memory, if one does.
 
@@ -68,6 +80,14 @@ class Messages:
         if not certain and any(_NOTHING_LEFT.search(text) for text in self.errors):
             certain = [text for text in self.warnings if _MEMORY.search(text)]
         return certain[-1] if certain else None
+
+
+def gpu_failure(messages: Messages, doing: str) -> ClstError | None:
+    """What the log says of the GPU where TensorRT only says that it failed; None if it does not blame the GPU."""
+    broken, memory = messages.broken_gpu(), messages.out_of_memory()
+    if broken is not None:
+        return cuda_failure(doing, broken)
+    return None if memory is None else out_of_memory(doing, memory)
 
 
 def make_logger(trt: ModuleType, messages: Messages) -> trt.ILogger:

@@ -11,19 +11,22 @@ import json
 import math
 import statistics
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import click
+
 from clst_runtime.atomic import write_text
 from clst_runtime.backends.base import Frame
+from clst_runtime.backends.cuda import CudaFailed, GpuOutOfMemory
 from clst_runtime.backends.gpu_options import GpuOptions
 from clst_runtime.backends.trt import TrtBackend
 from clst_runtime.engines.build import device_for_building
 from clst_runtime.engines.sidecar import read_engine, sidecar_path
-from clst_runtime.errors import ClstError, ConfigError, DataError, MissingDependency, ModelFileError
+from clst_runtime.errors import BudgetNotHeld, ClstError, ConfigError, DataError, MissingDependency, ModelFileError
 from clst_runtime.manifest import Manifest
 
 CHOICE_VERSION = 2
@@ -39,6 +42,17 @@ TIMED_RUNS = 64
 
 COMMON_FAULTS = (MissingDependency, ConfigError, DataError)
 """Errors of the machine, the settings or the disk: the other engine would meet them too, so they decide nothing."""
+VERDICTS = (ModelFileError, BudgetNotHeld)
+"""Errors that say something of the engine itself. All others, as of memory that is used up, are of the moment: the
+other engine is used, nothing is kept, and the next start tries again."""
+
+
+class TimingFailed(ClstError):
+    """One of the engines raised an error while they were timed."""
+
+    def __init__(self, engine: Path, cause: ClstError) -> None:
+        super().__init__(f"{engine.name} could not be timed: {cause.message}")
+        self.engine, self.cause = engine, cause
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +69,8 @@ class Contender:
     """Median time on the GPU without copies; None if it was not timed."""
     failure: str | None = None
     """Why it cannot be used, in one line; None if it can."""
+    passing: bool = False
+    """Whether that is of the moment, so that nothing of it is kept."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +104,11 @@ class Choice:
             raise ValueError(f"times of {times} ms, expected two that are greater than 0")
 
     @property
+    def is_lasting(self) -> bool:
+        """Whether it holds for the next start too: no engine was missed for a reason of the moment."""
+        return not (self.int8.passing or self.fp16.passing)
+
+    @property
     def is_compared(self) -> bool:
         """Whether both engines work, so that their times decide."""
         return self.int8.failure is None and self.fp16.failure is None
@@ -110,7 +131,9 @@ class Choice:
         if self.ratio is None:
             lost, left = ("FP16", "INT8") if self.preferred is self.int8 else ("INT8", "FP16")
             reason = self.fp16.failure or self.int8.failure
-            return f"{lost} cannot be used on this GPU ({reason}): {left} is what works"
+            return (
+                f"{lost} cannot be used {'on this GPU' if self.is_lasting else 'now'} ({reason}): {left} is what works"
+            )
         told = f"INT8 takes {self.int8.compute_ms:.2f} ms, FP16 {self.fp16.compute_ms:.2f} ms on this GPU"
         saved = f"{100 * (1 - self.ratio):.1f} %"
         if self.preferred is self.int8:
@@ -147,6 +170,8 @@ class Choice:
         differing = sorted(name for name in whole.keys() | value.keys() if whole.get(name) != value.get(name))
         if differing:
             raise ValueError(f"{', '.join(differing)} does not fit the rest")
+        if not choice.is_lasting:
+            raise ValueError("it was made for one start")
         return choice
 
 
@@ -179,7 +204,7 @@ def decide(
     options: Mapping[str, Any],
     gpu: GpuOptions | None = None,
 ) -> Choice:
-    """Time two engines alternately, unless one of them has failed, and write the result into their manifests.
+    """Time two engines alternately, unless one of them has failed, and write what lasts into their manifests.
 
     Args:
         folder: where both engines are.
@@ -190,19 +215,10 @@ def decide(
         gpu: the CUDA library and the I/O that they are timed by.
 
     Raises:
-        MissingDependency: no TensorRT or GPU. DataError: the manifests cannot be written. ClstError: no time.
+        MissingDependency: no TensorRT or GPU. TimingFailed: an engine broke the GPU, this process can use none.
     """
     if int8.failure is None and fp16.failure is None:
-        try:
-            times = time_alternately([folder / int8.engine, folder / fp16.engine], frames, gpu)
-        except COMMON_FAULTS:
-            raise
-        except ClstError as error:  # as where the GPU's memory holds one of them, but not both
-            fp16 = dataclasses.replace(fp16, failure=f"it could not be timed beside INT8: {error.message}")
-        else:
-            int8, fp16 = (
-                dataclasses.replace(each, compute_ms=ms) for each, ms in zip((int8, fp16), times, strict=True)
-            )
+        int8, fp16 = _timed(folder, int8, fp16, frames, gpu or GpuOptions())
     works = int8 if int8.failure is None else fp16
     facts = read_engine(folder / works.engine)[1].engine
     choice = Choice(
@@ -214,8 +230,46 @@ def decide(
         tensorrt=facts["tensorrt"],
         options=options,
     )
-    note_rivals(choice, folder)
+    if choice.is_lasting:
+        try:
+            note_rivals(choice, folder)
+        except DataError as error:
+            click.echo(f"the engines' manifests do not tell of each other: {error.message}", err=True)
     return choice
+
+
+def _timed(
+    folder: Path, int8: Contender, fp16: Contender, frames: Sequence[Frame], gpu: GpuOptions
+) -> tuple[Contender, Contender]:
+    """Both with their times, or one of them with why it cannot be used."""
+
+    def lost(each: Contender, error: ClstError) -> Contender:
+        failure = f"it could not be timed: {error.message}"
+        return dataclasses.replace(each, failure=failure, passing=not isinstance(error, VERDICTS))
+
+    try:
+        int8_ms, fp16_ms = _times([folder / int8.engine, folder / fp16.engine], frames, gpu)
+    except TimingFailed as error:
+        if isinstance(error.cause, CudaFailed):
+            raise
+        failed = error.engine.name
+        return (lost(int8, error.cause), fp16) if failed == int8.engine else (int8, lost(fp16, error.cause))
+    except COMMON_FAULTS:
+        raise
+    except ClstError as error:  # of neither of them: INT8 has not earned its place
+        return lost(int8, error), fp16
+    return dataclasses.replace(int8, compute_ms=int8_ms), dataclasses.replace(fp16, compute_ms=fp16_ms)
+
+
+def _times(engines: Sequence[Path], frames: Sequence[Frame], gpu: GpuOptions) -> list[float]:
+    """In turns; where the GPU's memory does not hold all at once, one after the other."""
+    try:
+        return time_alternately(engines, frames, gpu)
+    except TimingFailed as error:
+        if not isinstance(error.cause, GpuOutOfMemory):
+            raise
+    click.echo("the GPU's memory does not hold both engines at once: timing one after the other", err=True)
+    return [time_alternately([engine], frames, gpu)[0] for engine in engines]
 
 
 def time_alternately(engines: Sequence[Path], frames: Sequence[Frame], gpu: GpuOptions | None = None) -> list[float]:
@@ -231,33 +285,50 @@ def time_alternately(engines: Sequence[Path], frames: Sequence[Frame], gpu: GpuO
         gpu: the CUDA library and the I/O to time by.
 
     Raises:
-        MissingDependency: no TensorRT or GPU. ModelFileError: an engine cannot be used. ClstError: they need more
-            memory than the GPU has, or CUDA failed.
+        MissingDependency: no TensorRT or GPU. TimingFailed: what one of the engines raised. ClstError: the GPU's clock
+            stands still.
     """
     samples: list[list[float]] = [[] for _ in engines]
     gpu = (gpu or GpuOptions()).without_graph()
     with device_for_building(gpu.cuda) as device, ExitStack() as opened:
-        backends = [opened.enter_context(TrtBackend(path, device=device, timed=True, gpu=gpu)) for path in engines]
-        _warm_up(backends, frames)
+        backends = []
+        for path in engines:
+            with _work_of(path):
+                backends.append(opened.enter_context(TrtBackend(path, device=device, timed=True, gpu=gpu)))
+        _warm_up(engines, backends, frames)
         for turn in range(TIMED_RUNS):
             frame = frames[turn % len(frames)]
             places = range(len(backends)) if turn % 2 == 0 else reversed(range(len(backends)))
             for place in places:
-                for _ in range(2):
-                    backends[place].predict(frame)
-                samples[place].append(backends[place].device_times_ms()["compute"])
+                with _work_of(engines[place]):
+                    for _ in range(2):
+                        backends[place].predict(frame)
+                    samples[place].append(backends[place].device_times_ms()["compute"])
     medians = [statistics.median(each) for each in samples]
     if min(medians) <= 0.0:
-        raise ClstError(f"the GPU's clock gave {medians} ms for {engines[0].name} and its rival; time a larger model")
+        names = " and ".join(each.name for each in engines)
+        raise ClstError(f"the GPU's clock gave {medians} ms for {names}; time a larger model")
     return medians
 
 
-def _warm_up(backends: Sequence[TrtBackend], frames: Sequence[Frame]) -> None:
+def _warm_up(engines: Sequence[Path], backends: Sequence[TrtBackend], frames: Sequence[Frame]) -> None:
     started, rounds = time.perf_counter(), 0
     while rounds < WARM_UP_ROUNDS or time.perf_counter() - started < WARM_UP_SECONDS:
-        for backend in backends:
-            backend.predict(frames[rounds % len(frames)])
+        for path, backend in zip(engines, backends, strict=True):
+            with _work_of(path):
+                backend.predict(frames[rounds % len(frames)])
         rounds += 1
+
+
+@contextmanager
+def _work_of(engine: Path) -> Iterator[None]:
+    """Each run is waited for, so what is raised here is this engine's doing."""
+    try:
+        yield
+    except COMMON_FAULTS:
+        raise
+    except ClstError as error:
+        raise TimingFailed(engine, error) from error
 
 
 def note_rivals(choice: Choice, folder: Path) -> None:
@@ -280,4 +351,5 @@ def contender(engine: Path, manifest: Manifest) -> Contender:
 
 def failed(engine: Path, onnx_sha256: str, error: ClstError) -> Contender:
     """An engine that could not be built or does not say what its ONNX file says."""
-    return Contender(engine=engine.name, onnx_sha256=onnx_sha256, failure=error.message)
+    passing = not isinstance(error, VERDICTS)
+    return Contender(engine=engine.name, onnx_sha256=onnx_sha256, failure=error.message, passing=passing)

@@ -13,7 +13,9 @@ from tests.conftest import SIZE_HW, rgb_manifest, write_rgb_model
 from tests.runtime.engines.conftest import VERSIONS
 
 from clst_runtime.backends import open_model
+from clst_runtime.backends.cuda import CudaFailed, GpuOutOfMemory
 from clst_runtime.engines.build import build_engine, built_engine_note
+from clst_runtime.engines.library import Messages, gpu_failure
 from clst_runtime.engines.options import BuildOptions
 from clst_runtime.engines.verification import Expected
 from clst_runtime.errors import BudgetNotHeld, ClstError, ConfigError, DataError, MissingDependency, ModelFileError
@@ -130,6 +132,30 @@ def test_a_skipped_tactic_alone_is_not_out_of_memory(machine, rgb_model, tmp_pat
     machine.does.builds, machine.does.logs = False, [SKIPPED, ("ERROR", "something else")]
     with pytest.raises(ModelFileError, match="something else"):
         build(rgb_model, tmp_path / "b.engine", frames)
+
+
+@pytest.mark.parametrize(
+    ("log", "kind"),
+    [
+        (
+            "1: [genericReformat.cuh::copyVectorizedRunKernel::1579] Error Code 1: Cuda Runtime (misaligned address)",
+            CudaFailed,
+        ),
+        ("Error Code 1: Cuda Runtime (an illegal memory access was encountered)", CudaFailed),
+        ("Error Code 1: Cuda Driver (CUDA_ERROR_ILLEGAL_ADDRESS)", CudaFailed),
+        ("Error Code 1: Cuda Runtime (unspecified launch failure)", CudaFailed),
+        ("CUDA_ERROR_LAUNCH_TIMEOUT: the launch timed out and was terminated", CudaFailed),
+        ("Error Code 1: Cuda Runtime (out of memory)", GpuOutOfMemory),
+        ("CUDA_ERROR_OUT_OF_MEMORY", GpuOutOfMemory),
+        ("Error Code 2: OutOfMemory (Requested size was 4294967296 bytes.)", GpuOutOfMemory),
+        ("Error Code 1: Serialization (magicTag does not match)", type(None)),
+        ("Error Code 4: Internal Error (node_of_y: illegal dimensions)", type(None)),
+    ],
+)
+def test_what_tensorrt_logs_tells_a_broken_gpu_and_a_full_one_from_a_bad_engine(log, kind):
+    messages = Messages()
+    messages.errors.append(log)
+    assert type(gpu_failure(messages, "loading it")) is kind
 
 
 @pytest.mark.parametrize("version", ["8.6.1", "9.3.0", "10.2.0", "12.0.1", "unknown"])

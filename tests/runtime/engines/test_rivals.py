@@ -1,7 +1,9 @@
 """INT8 beside FP16, on the fake TensorRT with times of our choice: which engine a bundle uses, and what it keeps."""
 
 import dataclasses
+import fcntl
 import json
+import os
 import shutil
 
 import numpy as np
@@ -12,6 +14,7 @@ from tests.fakes.cuda import FakeCuda
 from clst_export.bundle import build_bundle, read_bundle, write_bundle
 from clst_export.inspection import describe, facts_of
 from clst_runtime.backends import open_model
+from clst_runtime.backends.cuda import CudaFailed, GpuOutOfMemory, cuda_failure
 from clst_runtime.backends.trt import TrtBackend
 from clst_runtime.engines import rivals
 from clst_runtime.engines.options import BuildOptions
@@ -246,16 +249,12 @@ def only(machine, precision, **behaviour):
     machine.does.on_build = on_build
 
 
-OUT_OF_MEMORY = {"builds": False, "logs": [("ERROR", "Error Code 2: OutOfMemory (no further information)")]}
-
-
 @pytest.mark.parametrize(
     ("fails", "works", "behaviour", "reason"),
     [
-        ("fp16", "int8", OUT_OF_MEMORY, "the GPU ran out of memory during the build"),
         ("fp16", "int8", {"wrong_share": 0.5}, "50.000 % of pixels agree"),
         ("fp16", "int8", {"builds": False}, "TensorRT could not build it"),
-        ("int8", "fp16", OUT_OF_MEMORY, "the GPU ran out of memory during the build"),
+        ("int8", "fp16", {"builds": False}, "TensorRT could not build it"),
         ("int8", "fp16", {"wrong_share": 0.5}, "50.000 % of pixels agree"),
     ],
 )
@@ -305,22 +304,213 @@ def test_where_both_fail_the_error_is_that_of_the_model_and_nothing_is_kept(mach
     assert not (bundle / CHOICE).exists()
 
 
-def test_engines_that_do_not_fit_into_memory_together_leave_it_to_int8(machine, bundle, capsys, monkeypatch):
-    usual, opened = TrtBackend.__init__, []
+def built(machine, bundle):
+    """Both engines are there, no choice."""
+    build_bundle(bundle)
+    (bundle / CHOICE).unlink()
+    machine.does.calls.clear()
 
-    def full(self, path, **named):
-        if named.get("built") is None:
-            opened.append(path.name)
-            if len(opened) == 2:
-                raise ClstError("too little memory for two")
-        usual(self, path, **named)
 
-    monkeypatch.setattr(TrtBackend, "__init__", full)
+def breaks_gpu(machine, precision):
+    """From now on such an engine breaks the GPU when it runs; every later wait fails too."""
+
+    def compute_ms(running):
+        if running == precision:
+            FakeCuda.opened[-1].fails_with = "an illegal memory access was encountered"
+            raise cuda_failure("waiting for the GPU", FakeCuda.opened[-1].fails_with)
+        return 1.0
+
+    machine.does.compute_ms = compute_ms
+
+
+@pytest.mark.parametrize(("precision", "culprit"), [("int8", INT8), ("fp16", FP16)])
+def test_an_engine_that_breaks_the_gpu_while_it_is_timed_is_named_and_nothing_is_kept(
+    machine, bundle, capsys, precision, culprit
+):
+    built(machine, bundle)
+    before = {name: (bundle / f"{name}.json").read_text() for name in (INT8, FP16)}
+    breaks_gpu(machine, precision)
+    with pytest.raises(ClstError, match=f"{culprit} could not be timed: .*illegal memory access.*restart it") as error:
+        build_bundle(bundle)
+    assert "\n" not in error.value.message
+    assert error.value.exit_code == 1
+    assert not (bundle / CHOICE).exists()
+    assert {name: (bundle / f"{name}.json").read_text() for name in (INT8, FP16)} == before
+    assert f"{culprit} broke the GPU: the next start tries again" in capsys.readouterr().err
+    takes(machine, 0.5, 1.0)  # it was no more than once
     assert build_bundle(bundle).name == INT8
-    assert opened == [INT8, FP16]
-    assert (
-        "(it could not be timed beside INT8: too little memory for two): INT8 is what works" in capsys.readouterr().err
+    assert kept(bundle)["ratio"] == pytest.approx(0.5)
+    assert not list(bundle.glob("trying-*"))
+
+
+@pytest.mark.parametrize(("precision", "works"), [("int8", FP16), ("fp16", INT8)])
+def test_a_service_that_breaks_at_the_same_engine_twice_drives_with_the_other_one_and_then_tries_again(
+    machine, bundle, capsys, precision, works
+):
+    built(machine, bundle)
+    breaks_gpu(machine, precision)
+    for _ in range(2):
+        with pytest.raises(ClstError, match="illegal memory access"):
+            build_bundle(bundle)
+    assert "the next start goes without it, once" in capsys.readouterr().err
+    assert build_bundle(bundle).name == works
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert told.startswith(f"{precision.upper()} cannot be used now (the last 2 starts broke off while it was tried): ")
+    assert told.endswith("is what works, it is used (start again to try the other one again)")
+    assert not (bundle / CHOICE).exists()
+    with pytest.raises(ClstError, match="illegal memory access"):
+        build_bundle(bundle)
+    takes(machine, 0.5, 1.0)
+    assert build_bundle(bundle).name == INT8
+
+
+def test_a_process_that_died_twice_while_it_built_is_no_verdict_either(machine, bundle):
+    """As where TensorRT crashes or the system ends the process: no code of ours runs then."""
+
+    def dies(precision):
+        raise SystemExit(9)
+
+    for number in (1, 2):
+        machine.does.on_build = dies
+        with pytest.raises(SystemExit), pytest.MonkeyPatch.context() as patch:
+            patch.setattr("pathlib.Path.unlink", lambda *_, **__: None)  # nothing is cleaned up
+            build_bundle(bundle)
+        machine.does.on_build = None
+        assert next(bundle.glob("trying-*")).read_text().split() == [INT8] * number
+    assert build_bundle(bundle).name == FP16
+    assert machine.does.calls.count("build") == 3
+    assert not (bundle / CHOICE).exists()
+    takes(machine, 0.5, 1.0)
+    assert build_bundle(bundle).name == INT8
+
+
+def test_a_gpu_that_breaks_during_the_build_ends_the_command_and_the_next_start_builds(machine, bundle):
+    usual = {"builds": True, "logs": []}
+    broken = [("ERROR", "Error Code 1: Cuda Runtime (an illegal memory access was encountered)")]
+    only(machine, "int8", builds=False, logs=broken)
+    with pytest.raises(CudaFailed, match="illegal memory access.*restart it"):
+        build_bundle(bundle)
+    assert machine.does.calls.count("build") == 1, "the other engine cannot be built in this process either"
+    machine.does.on_build = None
+    for name, value in usual.items():
+        setattr(machine.does, name, value)
+    takes(machine, 0.5, 1.0)
+    assert build_bundle(bundle).name == INT8
+
+
+@pytest.mark.parametrize(("fails", "works"), [("int8", FP16), ("fp16", INT8)])
+@pytest.mark.parametrize(
+    "log", ["Error Code 2: OutOfMemory (no further information)", "Cuda Driver (CUDA_ERROR_OUT_OF_MEMORY)"]
+)
+def test_memory_that_is_used_up_during_a_build_is_of_now_and_the_next_start_tries_again(
+    machine, bundle, capsys, fails, works, log
+):
+    only(machine, fails, builds=False, logs=[("ERROR", log)])
+    assert build_bundle(bundle).name == works
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert told.startswith(f"{fails.upper()} cannot be used now (")
+    assert "the GPU ran out of memory during the build" in told
+    assert told.endswith("is what works, it is used (start again to try the other one again)")
+    assert not (bundle / CHOICE).exists()
+    assert "rival" not in read_engine(bundle / works)[1].engine
+    machine.does.on_build, machine.does.builds, machine.does.logs = None, True, []
+    takes(machine, 0.5, 1.0)
+    assert build_bundle(bundle).name == INT8
+    assert kept(bundle)["ratio"] == pytest.approx(0.5)
+
+
+def opening(monkeypatch, fails):
+    """Let opening a stored engine fail: `fails` gets its name and how many are open, and gives an error or None."""
+    usual_open, usual_close, names = TrtBackend.__init__, TrtBackend.close, []
+
+    def opens(self, path, **named):
+        error = fails(path.name, len(names)) if named.get("built") is None else None
+        if error is not None:
+            raise error
+        usual_open(self, path, **named)
+        if named.get("built") is None:
+            names.append(path.name)
+
+    def closes(self):
+        usual_close(self)
+        if self._where.name in names:
+            names.remove(self._where.name)
+
+    monkeypatch.setattr(TrtBackend, "__init__", opens)
+    monkeypatch.setattr(TrtBackend, "close", closes)
+
+
+def test_engines_that_do_not_fit_into_memory_together_are_timed_one_after_the_other(
+    machine, bundle, capsys, monkeypatch
+):
+    takes(machine, 0.8, 0.75)
+    opening(monkeypatch, lambda name, open_now: GpuOutOfMemory("too little for two") if open_now else None)
+    assert build_bundle(bundle).name == FP16
+    assert kept(bundle)["ratio"] == pytest.approx(0.8 / 0.75)
+    assert "does not hold both engines at once: timing one after the other" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("full", "works"), [(INT8, FP16), (FP16, INT8)])
+def test_an_engine_that_does_not_fit_into_memory_now_leaves_it_to_the_other_until_the_next_start(
+    machine, bundle, capsys, monkeypatch, full, works
+):
+    with pytest.MonkeyPatch.context() as patch:
+        opening(patch, lambda name, _: GpuOutOfMemory("too little now") if name == full else None)
+        assert build_bundle(bundle).name == works
+    assert "(it could not be timed: too little now)" in capsys.readouterr().err
+    assert not (bundle / CHOICE).exists()
+    takes(machine, 0.5, 1.0)
+    assert build_bundle(bundle).name == INT8
+
+
+@pytest.mark.parametrize(("bad", "works"), [(INT8, FP16), (FP16, INT8)])
+def test_an_engine_that_tensorrt_cannot_load_loses_for_good(machine, bundle, monkeypatch, bad, works):
+    opening(monkeypatch, lambda name, _: ModelFileError("TensorRT cannot load it") if name == bad else None)
+    assert build_bundle(bundle).name == works
+    assert kept(bundle)["preferred"] == works
+    assert "TensorRT cannot load it" in kept(bundle)["why"]
+
+
+def test_where_the_two_cannot_be_compared_fp16_is_used_for_now(machine, bundle, capsys):
+    """A clock that stands still says nothing of either: INT8 has not earned its place."""
+    takes(machine, 0.0, 0.0)
+    assert build_bundle(bundle).name == FP16
+    assert "INT8 cannot be used now (it could not be timed: the GPU's clock gave" in capsys.readouterr().err
+    assert not (bundle / CHOICE).exists()
+
+
+def test_a_choice_that_was_made_for_one_start_is_not_read_again(machine, bundle, capsys):
+    takes(machine, 0.8, 0.75)
+    build_bundle(bundle)
+    value = kept(bundle)
+    value["int8"] |= {"failure": "no memory", "passing": True, "compute_ms": None}
+    passing = Choice(
+        **{name: value[name] for name in ("gpu", "compute_capability", "multiprocessors", "tensorrt", "options")},
+        int8=Contender(**value["int8"]),
+        fp16=Contender(**value["fp16"]),
     )
+    (bundle / CHOICE).write_text(json.dumps(passing.to_json()))
+    assert build_bundle(bundle).name == FP16
+    assert "it was made for one start" in capsys.readouterr().err
+    assert kept(bundle)["int8"]["failure"] is None
+
+
+def test_a_second_process_waits_until_the_first_has_built(machine, bundle, monkeypatch):
+    """The lock is the folder's own; another handle on it is what another process has."""
+    first = os.open(bundle, os.O_RDONLY)
+    fcntl.flock(first, fcntl.LOCK_EX)
+    told = []
+
+    def echo(text, **_):
+        told.append(text)
+        if len(told) == 1:
+            assert machine.does.calls == []
+            os.close(first)
+
+    monkeypatch.setattr("clst_runtime.engines.bundle.click.echo", echo)
+    takes(machine, 0.5, 1.0)
+    assert build_bundle(bundle).name == INT8
+    assert told[0] == f"another process builds or times the engines of {bundle}; waiting for it"
 
 
 def test_faults_of_machine_or_disk_are_no_verdict(machine, bundle, monkeypatch):
