@@ -26,7 +26,9 @@ from clst_runtime.parity import compare
 from clst_runtime.pipeline import run_pipeline
 from clst_runtime.report import format_table, percent
 from clst_runtime.sinks.base import Sink
-from clst_runtime.sinks.files import FrameLogSink, VideoSink
+from clst_runtime.sinks.files import FrameLogSink
+from clst_runtime.sinks.video import VideoSink
+from clst_runtime.sinks.video_files import video_suffix
 from clst_runtime.sources import open_source
 from clst_train.adaptation_stage import statistics_batches
 from clst_train.batchnorm import estimate_statistics
@@ -64,7 +66,7 @@ def run_demo(out: Path, *, scenes: int, settings: Sequence[str]) -> str:
     _say("5/5  a drive with the new camera (clst-run, clst-bench)")
     speed = _drive(out, model, images)
     cameras = watch_cameras(model, {"new": new / "images" / "val", "old": old / "images" / "train"})
-    hint = f"Look into {out}: before_after.png, drive.mp4, run/curves.png, run/config.toml"
+    hint = f"Look into {out}: before_after.png, drive{video_suffix()}, run/curves.png, run/config.toml"
     text = "\n\n".join([table, speed, cameras, hint])
     write_text(out / "report.txt", text + "\n")
     return text
@@ -121,7 +123,7 @@ def _drive(out: Path, model: Path, images: TargetImages) -> str:
     with OrtBackend(model) as backend, open_source(str(out / "drive")) as source:
         classes = backend.manifest.classes
         sinks: list[Sink] = [
-            VideoSink(out / "drive.mp4", classes, 10.0, 0.5),
+            VideoSink(out / f"drive{video_suffix()}", classes, 10.0, 0.5),
             FrameLogSink(out / "drive.jsonl", classes),
         ]
         statistics = run_pipeline(source, backend, sinks)

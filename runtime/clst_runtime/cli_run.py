@@ -40,7 +40,9 @@ UNKNOWN_FPS = 10.0
 @click.option("--rebuild", is_flag=True,
               help="Build an engine that cannot be used here again, from its ONNX file beside it.")  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for overlay.mp4, statistics and masks.")
-@click.option("--video/--no-video", default=True, show_default=True, help="Write overlay.mp4.")
+@click.option(
+    "--video/--no-video", default=True, show_default=True, help="Write overlay.mp4 (overlay.mkv without PyAV)."
+)
 @click.option("--masks", is_flag=True, help="Write masks/<frame>.png with class ids at camera size.")
 @click.option("--pictures", is_flag=True, help="Write overlays/<frame>.png.")
 @click.option("--window", is_flag=True, help="Show the overlay; q ends.")
@@ -202,8 +204,10 @@ def open_sinks(
     backend: Backend, source: Source, statistics: RunStatistics, out: Path | None, options: dict[str, Any]
 ) -> list[Sink]:
     """The sinks that were asked for."""
-    from clst_runtime.sinks.files import FrameLogSink, MaskSink, PictureSink, VideoSink
+    from clst_runtime.sinks.files import FrameLogSink, MaskSink, PictureSink
     from clst_runtime.sinks.stream import open_stream
+    from clst_runtime.sinks.video import VideoSink
+    from clst_runtime.sinks.video_files import video_suffix
     from clst_runtime.sinks.window import WindowSink
 
     classes, alpha = backend.manifest.classes, options["alpha"]
@@ -215,7 +219,13 @@ def open_sinks(
     if out is not None:
         sinks.append(FrameLogSink(out / "frames.jsonl", classes))
         if options["video"]:
-            sinks.append(VideoSink(out / "overlay.mp4", classes, lambda: source.fps or UNKNOWN_FPS, alpha))
+            fps = None if source.live else source.fps or UNKNOWN_FPS
+            suffix = video_suffix()
+            if suffix != ".mp4":
+                click.echo(
+                    "overlay.mkv: Motion JPEG, large; pip install 'clst[video]' for H.264 (overlay.mp4)", err=True
+                )
+            sinks.append(VideoSink(out / f"overlay{suffix}", classes, fps, alpha))
         if options["masks"]:
             sinks.append(MaskSink(out / "masks"))
         if options["pictures"]:

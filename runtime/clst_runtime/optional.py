@@ -15,6 +15,7 @@ _CURES = {
     "onnx": "ONNX: pip install 'clst[export]'",
     "matplotlib": "Matplotlib: pip install 'clst[plot]'",
     "tensorrt": "TensorRT: pip install 'clst[trt]', or the one of JetPack on a Jetson",
+    "av": "PyAV: pip install 'clst[video]'",
     "aiohttp": "the web page: pip install 'clst[web]'",
     "prometheus_client": "the web page: pip install 'clst[web]'",
     "clst_train": "the training package: pip install 'clst[train]'",

@@ -7,6 +7,7 @@ import numpy as np
 from tests.shell import interrupted, shell
 
 from clst_runtime.images import write_png
+from clst_runtime.sinks.video_files import video_suffix
 from clst_train.checkpoint import load_checkpoint
 from clst_train.data.camera_looks import LOOKS
 from clst_train.data.scenes import write_scenes
@@ -31,7 +32,7 @@ def test_ctrl_c_is_the_normal_end_of_clst_run(tmp_path, rgb_model):
     statistics = json.loads((out / "statistics.json").read_text())
     assert 0 < statistics["frames"] < 3000
     assert len(log.read_text().splitlines()) == statistics["frames"]
-    again = shell("clst-run", rgb_model, "--source", out / "overlay.mp4", "--json")
+    again = shell("clst-run", rgb_model, "--source", out / f"overlay{video_suffix()}", "--json")
     assert json.loads(again.stdout)["frames"] == statistics["frames"]
     assert [path.name for path in out.iterdir() if path.name.startswith(".")] == []
 

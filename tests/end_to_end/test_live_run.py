@@ -14,8 +14,9 @@ import urllib.request
 import numpy as np
 import pytest
 from tests.shell import shell
+from tests.videos import frames_of
 
-from clst_runtime.sinks.files import readable_frames
+from clst_runtime.sinks.video_files import video_suffix
 
 SIZE = "16x8"
 FRAME_BYTES = 16 * 8 * 3
@@ -91,7 +92,7 @@ def test_a_signal_is_a_clean_end_with_a_report(running, rgb_model, tmp_path, num
     assert (facts["end"], facts["interrupted"], facts["state"]) == (words, True, "ended")
     assert facts == json.loads((out / "statistics.json").read_text())
     assert len(lines_of(out / "frames.jsonl")) == facts["frames"] - facts["drops"].get("sink frame log", 0)
-    assert readable_frames(out / "overlay.mp4") == facts["frames"] - facts["drops"].get("sink video", 0)
+    assert len(frames_of(out / f"overlay{video_suffix()}")) == facts["frames"] - facts["drops"].get("sink video", 0)
     during = [json.loads(line) for line in lines_of(out / "statistics.jsonl")]
     assert during
     assert during[-1]["frames"] <= facts["frames"]

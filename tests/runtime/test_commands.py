@@ -12,6 +12,7 @@ from clst_runtime.backends.gpu_options import GpuOptions
 from clst_runtime.cli_run import main as run_command
 from clst_runtime.errors import ModelFileError
 from clst_runtime.images import read_label
+from clst_runtime.sinks.video_files import video_suffix
 
 
 def test_run_on_a_folder_writes_masks_video_and_statistics(tmp_path, rgb_model):
@@ -24,7 +25,7 @@ def test_run_on_a_folder_writes_masks_video_and_statistics(tmp_path, rgb_model):
     assert mask.shape == (16, 32)
     assert np.unique(mask[:, :16]).tolist() == [0]
     assert np.unique(mask[:, 16:]).tolist() == [2]
-    assert (out / "overlay.mp4").stat().st_size > 0
+    assert (out / f"overlay{video_suffix()}").stat().st_size > 0
     first = json.loads((out / "frames.jsonl").read_text().splitlines()[0])
     assert first["shares"] == {"red": 0.5, "green": 0.0, "blue": 0.5}
 
@@ -32,7 +33,7 @@ def test_run_on_a_folder_writes_masks_video_and_statistics(tmp_path, rgb_model):
 def test_run_reads_its_own_video_again(tmp_path, rgb_model):
     data = write_labelled(tmp_path / "data", size_hw=(64, 64))
     shell("clst-run", rgb_model, "--source", data / "images", "--out", tmp_path / "a")
-    done = shell("clst-run", rgb_model, "--source", tmp_path / "a" / "overlay.mp4", "--json")
+    done = shell("clst-run", rgb_model, "--source", tmp_path / "a" / f"overlay{video_suffix()}", "--json")
     assert json.loads(done.stdout)["frames"] == 3
 
 

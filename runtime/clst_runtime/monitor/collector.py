@@ -11,7 +11,7 @@ from clst_runtime.atomic import check_can_write, write_bytes
 from clst_runtime.errors import ConfigError, DataError
 from clst_runtime.frames import Picture
 from clst_runtime.optional import require
-from clst_runtime.sinks.files import FREE_FLOOR_BYTES
+from clst_runtime.sinks.video import FREE_FLOOR_BYTES
 
 EVERY_SECONDS = 2.0
 """At least so long between two frames: neighbours teach the same."""

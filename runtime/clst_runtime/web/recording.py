@@ -12,6 +12,7 @@ from typing import Any
 from clst_runtime.errors import ClstError, ConfigError
 from clst_runtime.results import Result
 from clst_runtime.sinks.base import Sink, words_of
+from clst_runtime.sinks.video_files import video_suffix
 
 NO_FOLDER = "no folder for recordings was given when clst-run was started"
 
@@ -51,11 +52,11 @@ class Recorder:
 
     def _new_path(self, folder: Path) -> Path:
         """A name of the time that no file has, whatever the clock does."""
-        stem, number = time.strftime("overlay-%Y%m%d-%H%M%S"), 1
-        path = folder / f"{stem}.mp4"
+        stem, suffix, number = time.strftime("overlay-%Y%m%d-%H%M%S"), video_suffix(), 1
+        path = folder / f"{stem}{suffix}"
         while path in self._used or path.exists():
             number += 1
-            path = folder / f"{stem}-{number}.mp4"
+            path = folder / f"{stem}-{number}{suffix}"
         self._used.add(path)
         return path
 

@@ -9,7 +9,7 @@ from clst_runtime.machine import machine_facts
 from clst_runtime.optional import require
 from clst_runtime.results import Result
 from clst_runtime.sinks.base import Sink
-from clst_runtime.sinks.files import VideoSink
+from clst_runtime.sinks.video import VideoSink
 from clst_runtime.statistics import RunStatistics
 from clst_runtime.web.access import Guard, chosen_token
 from clst_runtime.web.address import WebAddress, listen, need_files, reachable_host, shown
@@ -18,12 +18,6 @@ from clst_runtime.web.facts import RunFacts
 from clst_runtime.web.pictures import Painter, Pictures
 from clst_runtime.web.recording import Recorder
 from clst_runtime.web.server import WebServer
-
-RATE_ROWS = 100
-"""Newest frames that the frame rate of a recording is measured by."""
-UNKNOWN_FPS = 10.0
-FPS_RANGE = (0.1, 240.0)
-"""Within it, rates of two decimals can be written: MPEG-4 takes no finer ones."""
 
 
 class WebSink(Sink):
@@ -81,9 +75,7 @@ def open_web(
     for module in ("aiohttp", "prometheus_client", "cv2"):
         require(module)
     token, manifest = chosen_token(address, token), facts.manifest
-    recorder = Recorder(
-        recordings, lambda path: VideoSink(path, manifest.classes, facts.fps or measured_fps(statistics), facts.alpha)
-    )
+    recorder = Recorder(recordings, lambda path: VideoSink(path, manifest.classes, facts.fps, facts.alpha))
     listening = listen(address)
     with ExitStack() as undone:
         undone.callback(listening.close)
@@ -94,12 +86,3 @@ def open_web(
         undone.pop_all()
     url = f"http://{shown(reachable_host(bound.host))}:{bound.port}/"
     return WebSink(server, pictures, recorder, url if token is None else f"{url}?token={token}")
-
-
-def measured_fps(statistics: RunStatistics) -> float:
-    """Frames a second of the newest frames, so that a recording plays as fast as the run was; 10 while unknown."""
-    rows = statistics.snapshot()["recent"][-RATE_ROWS:]
-    seconds = rows[-1][0] - rows[0][0] if len(rows) > 1 else 0.0
-    if seconds <= 0:
-        return UNKNOWN_FPS
-    return min(max(round((len(rows) - 1) / seconds, 2), FPS_RANGE[0]), FPS_RANGE[1])
