@@ -134,12 +134,16 @@ def open_backend(model: Path, source: str, name: str, gpu: GpuOptions, options: 
         if not options["rebuild"]:
             raise
         from clst_runtime.contest import frames_to_measure
+        from clst_runtime.engines.build import EngineNotKept
         from clst_runtime.engines.rebuild import FRAMES, rebuild_engine
 
         click.echo(f"{error.message}; --rebuild: done now", err=True)
-        rebuild_engine(
-            model, lambda manifest: frames_to_measure(source, manifest.input_hw, manifest.fit, count=FRAMES), gpu=gpu
-        )
+        try:
+            rebuild_engine(
+                model, lambda made: frames_to_measure(source, made.input_hw, made.fit, count=FRAMES), gpu=gpu
+            )
+        except EngineNotKept as unkept:
+            return unkept.open(model, gpu)
         return open_model(model, threads=options["threads"], backend=name, gpu=gpu)
 
 

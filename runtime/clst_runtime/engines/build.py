@@ -8,12 +8,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
+import click
+
 from clst_runtime.backends.base import Frame
 from clst_runtime.backends.cuda import CudaDevice
 from clst_runtime.backends.cuda_open import open_cuda
 from clst_runtime.backends.gpu_options import AUTO, GpuOptions
 from clst_runtime.backends.trt import BuiltEngine, TrtBackend
-from clst_runtime.engines.building import serialise_engine
+from clst_runtime.engines.building import keep_timing_cache, serialise_engine
 from clst_runtime.engines.library import load_tensorrt, version_numbers
 from clst_runtime.engines.options import BuildOptions
 from clst_runtime.engines.progress import BuildProgress, QuietProgress
@@ -28,6 +30,19 @@ ELSEWHERE = (
     "engines are built on the device that runs them: clst-export … --onnx fp16 --bundle makes a folder to copy there, "
     "where clst-export build DIR or clst-run DIR builds and verifies it"
 )
+
+
+class EngineNotKept(DataError):
+    """A finished and proven engine that the disk does not take."""
+
+    def __init__(self, message: str, built: BuiltEngine) -> None:
+        super().__init__(message)
+        self.built = built
+
+    def open(self, path: Path, gpu: GpuOptions | None = None, *, timed: bool = False) -> TrtBackend:
+        """Run it all the same; the arguments are those of `TrtBackend`."""
+        click.echo(f"{self.message}; the engine is used for this run and built again at the next start", err=True)
+        return TrtBackend(path, built=self.built, timed=timed, gpu=gpu)
 
 
 def build_engine(
@@ -58,6 +73,7 @@ def build_engine(
         MissingDependency: no TensorRT of a known version, or no GPU. ConfigError, DataError: options, frames or the
             output folder cannot be used. ModelFileError: the ONNX file cannot be read, parsed or built.
         BudgetNotHeld: engine and ONNX file differ; the engine is kept as `<name>.rejected.engine` with its report.
+        EngineNotKept: it is good, but the disk does not take it; what was there before is left.
         ClstError: the GPU ran out of memory, or CUDA failed.
         KeyboardInterrupt: Ctrl-C; no file is left.
     """
@@ -68,15 +84,16 @@ def build_engine(
     trt = tensorrt_for_building()
     options.check_device(version=version_numbers(trt.__version__), precision=model.precision)
     check_writable(out.parent)
-    if options.timing_cache is not None:
-        check_writable(options.timing_cache.parent)
     gpu = (gpu or GpuOptions()).without_graph()
     with device_for_building(gpu.cuda) as device:
         wanted = expected or onnx_class_maps(onnx_path, frames)
-        plan = serialise_engine(trt, onnx_path, options, progress or QuietProgress())
-        manifest = _manifest(trt, device, model, onnx_path, plan, options)
-        manifest = _measured(device, gpu, manifest, plan, out, frames, wanted, options)
-    _write_or_reject(out, plan, manifest)
+        made = serialise_engine(trt, onnx_path, options, progress or QuietProgress())
+        try:
+            manifest = _manifest(trt, device, model, onnx_path, made.plan, options)
+            manifest = _measured(device, gpu, manifest, made.plan, out, frames, wanted, options)
+            _write_or_reject(out, made.plan, manifest)
+        finally:  # last, so that it takes no room from the engine
+            keep_timing_cache(options.timing_cache, made.timing_cache)
     return manifest
 
 
@@ -162,15 +179,21 @@ def _write_or_reject(out: Path, plan: bytes, manifest: Manifest) -> None:
     agreement = manifest.engine["agreement"]
     rejected = out.with_suffix(".rejected.engine")
     if agreement["holds"]:
-        write_engine(out, plan, manifest)
+        try:
+            write_engine(out, plan, manifest)
+        except DataError as error:
+            raise EngineNotKept(error.message, BuiltEngine(plan=plan, manifest=manifest)) from error
         for stale in (rejected, sidecar_path(rejected)):
             stale.unlink(missing_ok=True)
         return
-    write_engine(rejected, plan, manifest)
+    try:
+        write_engine(rejected, plan, manifest)
+        kept = f"kept as {rejected} with its report {sidecar_path(rejected).name}"
+    except DataError as error:
+        kept = f"it was not kept: {error.message}"
     raise BudgetNotHeld(
         f"engine and ONNX file differ: {100 * agreement['agreement']:.3f} % of pixels agree on {agreement['frames']} "
-        f"frames ({agreement['reference']}), {100 * agreement['needed']:.3f} % needed; kept as {rejected} with its "
-        f"report {sidecar_path(rejected).name}"
+        f"frames ({agreement['reference']}), {100 * agreement['needed']:.3f} % needed; {kept}"
     )
 
 

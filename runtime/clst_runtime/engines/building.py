@@ -9,6 +9,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,7 @@ from clst_runtime.backends.cuda import GpuOutOfMemory, cuda_failure
 from clst_runtime.engines.library import Messages, make_builder, make_logger
 from clst_runtime.engines.options import BuildOptions
 from clst_runtime.engines.progress import BuildProgress, make_monitor
-from clst_runtime.errors import ClstError, ConfigError, ModelFileError
+from clst_runtime.errors import ClstError, ConfigError, DataError, ModelFileError
 
 if TYPE_CHECKING:
     import tensorrt as trt
@@ -28,12 +29,22 @@ if TYPE_CHECKING:
 POLL_SECONDS = 0.1  # how soon Ctrl-C is noticed
 
 
-def serialise_engine(trt: ModuleType, onnx_path: Path, options: BuildOptions, progress: BuildProgress) -> bytes:
+@dataclass(frozen=True, kw_only=True)
+class Serialised:
+    """What a build leaves."""
+
+    plan: bytes
+    """The engine."""
+    timing_cache: bytes | None
+    """Layer times for later builds; None if none were asked for, or TensorRT gives none."""
+
+
+def serialise_engine(trt: ModuleType, onnx_path: Path, options: BuildOptions, progress: BuildProgress) -> Serialised:
     """Build an engine for the GPU of this machine.
 
     Raises:
-        ModelFileError: TensorRT cannot parse the file or build it. ConfigError: a DLA core or a timing cache that
-            cannot be used. MissingDependency: TensorRT finds no GPU. GpuOutOfMemory, CudaFailed: as said.
+        ModelFileError: TensorRT cannot parse the file or build it. ConfigError: a DLA core that cannot be used, or a
+            folder as timing cache. MissingDependency: TensorRT finds no GPU. GpuOutOfMemory, CudaFailed: as said.
         KeyboardInterrupt: Ctrl-C; TensorRT was stopped first.
     """
     messages = Messages()
@@ -53,10 +64,19 @@ def serialise_engine(trt: ModuleType, onnx_path: Path, options: BuildOptions, pr
         progress.close()
     if plan is None:
         raise build_failure(onnx_path, messages, options)
-    if options.timing_cache is not None:
-        write_bytes(options.timing_cache, bytes(config.get_timing_cache().serialize()))
+    times = None if cache is None else config.get_timing_cache().serialize()
     del monitor, cache, parser
-    return plan
+    return Serialised(plan=plan, timing_cache=None if times is None else bytes(times))
+
+
+def keep_timing_cache(path: Path | None, content: bytes | None) -> None:
+    """Write it; it only makes later builds quicker, so a place that cannot be written is a line and no error."""
+    if path is None or content is None:
+        return
+    try:
+        write_bytes(path, content)
+    except DataError as error:
+        click.echo(f"the timing cache is not kept, later builds take as long: {error.message}", err=True)
 
 
 def parse_onnx(trt: ModuleType, network: trt.INetworkDefinition, logger: trt.ILogger, path: Path) -> trt.OnnxParser:
@@ -106,25 +126,33 @@ def configure(trt: ModuleType, builder: trt.Builder, config: trt.IBuilderConfig,
 
 
 def attach_timing_cache(config: trt.IBuilderConfig, path: Path | None) -> trt.ITimingCache | None:
-    """Give the build its cache of measured layer times: from the file, else empty.
+    """Give the build its cache of measured layer times: from the file, else empty; None if there is to be none.
 
-    A cache of another GPU or TensorRT is replaced, and that is said: it can only cost time, never change a result.
+    A cache of another GPU or TensorRT, or a damaged one, is replaced, and that is said: it can only cost time, never
+    change a result.
 
     Raises:
-        ConfigError: the file cannot be read.
+        ConfigError: it is a folder.
     """
     if path is None:
         return None
+    if path.is_dir():
+        raise ConfigError(f"timing cache {path}: Is a directory; give a file or leave it out")
     try:
-        stored = path.read_bytes() if path.exists() else b""
+        stored = path.read_bytes()
+    except FileNotFoundError:
+        stored = b""
     except OSError as error:
-        raise ConfigError(f"timing cache {path}: {error.strerror}; give a file or leave it out") from error
+        click.echo(f"timing cache {path} cannot be read ({error.strerror}); starting a new one", err=True)
+        stored = b""
     for content in (stored, b""):
         cache: Any = config.create_timing_cache(content)
         if cache is not None and config.set_timing_cache(cache, ignore_mismatch=False):
             return cache
-        click.echo(f"timing cache {path} is of another GPU or TensorRT, or damaged; starting a new one", err=True)
-    raise ConfigError(f"timing cache {path}: TensorRT refuses even an empty one; leave it out")
+        if content:
+            click.echo(f"timing cache {path} is of another GPU or TensorRT, or damaged; starting a new one", err=True)
+    click.echo(f"timing cache {path}: TensorRT takes not even an empty one; building without", err=True)
+    return None
 
 
 def _built(

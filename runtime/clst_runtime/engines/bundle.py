@@ -31,7 +31,7 @@ from clst_runtime.backends.cuda import CudaFailed
 from clst_runtime.backends.cuda_open import open_cuda
 from clst_runtime.backends.gpu_options import GpuOptions
 from clst_runtime.backends.trt import TrtBackend
-from clst_runtime.engines.build import build_engine
+from clst_runtime.engines.build import EngineNotKept, build_engine
 from clst_runtime.engines.bundle_index import MODEL, Bundle, BundledModel, load_expected, load_frames, read_bundle
 from clst_runtime.engines.library import load_tensorrt
 from clst_runtime.engines.options import BuildOptions
@@ -315,6 +315,10 @@ def open_bundle(folder: Path, gpu: GpuOptions | None = None, *, timed: bool = Fa
     The arguments are those of `TrtBackend`.
 
     Raises:
-        What `build_bundle` and `TrtBackend` raise.
+        What `build_bundle` and `TrtBackend` raise; an engine that the disk does not take is run from memory.
     """
-    return TrtBackend(build_bundle(folder, gpu=gpu), timed=timed, gpu=gpu)
+    try:
+        engine = build_bundle(folder, gpu=gpu)
+    except EngineNotKept as error:
+        return error.open(folder, gpu, timed=timed)
+    return TrtBackend(engine, timed=timed, gpu=gpu)

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from clst_runtime.atomic import write_bytes, write_text
+from clst_runtime.atomic import written_whole
 from clst_runtime.backends.cuda import CudaDevice
 from clst_runtime.errors import ModelFileError
 from clst_runtime.manifest import Manifest
@@ -41,9 +42,20 @@ def engine_manifest(model: Manifest, *, plan: bytes, onnx_sha256: str, facts: di
 
 
 def write_engine(path: Path, plan: bytes, manifest: Manifest) -> None:
-    """Write the engine, then its manifest; between the two an older manifest's hash refuses the new engine."""
-    write_bytes(path, plan)
-    write_text(sidecar_path(path), manifest.to_json() + "\n")
+    """Write the engine and its manifest, both or neither.
+
+    Both are on the disk before either takes its name. A process that dies between the two names leaves a pair whose
+    hash does not fit, which is refused.
+
+    Raises:
+        DataError: they cannot be written; what was there before is left as it was.
+    """
+    with written_whole(sidecar_path(path)) as beside, written_whole(path) as engine:
+        engine.write_bytes(plan)
+        with beside.open("wb") as stream:
+            stream.write(manifest.to_json().encode() + b"\n")
+            stream.flush()
+            os.fsync(stream.fileno())
 
 
 def read_engine(path: Path) -> tuple[bytes, Manifest]:

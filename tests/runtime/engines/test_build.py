@@ -4,12 +4,14 @@ import hashlib
 import json
 import os
 import signal
+import tempfile
 import threading
 import time
 
 import numpy as np
 import pytest
 from tests.conftest import SIZE_HW, rgb_manifest, write_rgb_model
+from tests.fakes import tensorrt as fake_tensorrt
 from tests.runtime.engines.conftest import VERSIONS
 
 from clst_runtime.backends import open_model
@@ -290,6 +292,68 @@ def test_a_cache_that_is_a_folder_is_refused(machine, rgb_model, tmp_path, frame
         build(rgb_model, tmp_path / "a.engine", frames, timing_cache=tmp_path / "times")
 
 
+def full(monkeypatch, *suffixes):
+    """From now on the disk takes no file of such a name."""
+    usual = tempfile.mkstemp
+
+    def mkstemp(*, suffix, **named):
+        if suffix in suffixes:
+            raise OSError(28, "No space left on device")
+        return usual(suffix=suffix, **named)
+
+    monkeypatch.setattr(tempfile, "mkstemp", mkstemp)
+
+
+def test_a_disk_that_does_not_take_the_timing_cache_does_not_cost_the_engine(
+    machine, rgb_model, tmp_path, frames, capsys, monkeypatch
+):
+    full(monkeypatch, ".cache")
+    build(rgb_model, tmp_path / "a.engine", frames, timing_cache=tmp_path / "times.cache")
+    assert names(tmp_path) == ["a.engine", "a.engine.json", "rgb.onnx"]
+    told = capsys.readouterr().err
+    assert told.startswith("the timing cache is not kept, later builds take as long: cannot write ")
+    assert told.count("\n") == 1
+    open_model(tmp_path / "a.engine").close()
+
+
+def test_a_timing_cache_in_a_place_that_cannot_be_read_or_written_is_a_line(
+    machine, rgb_model, tmp_path, frames, capsys
+):
+    (tmp_path / "file").write_text("")
+    build(rgb_model, tmp_path / "a.engine", frames, timing_cache=tmp_path / "file" / "times.cache")
+    told = capsys.readouterr().err
+    assert "times.cache cannot be read (Not a directory); starting a new one\n" in told
+    assert "the timing cache is not kept" in told
+
+
+def test_a_tensorrt_that_takes_no_timing_cache_builds_without(
+    machine, rgb_model, tmp_path, frames, capsys, monkeypatch
+):
+    monkeypatch.setattr(fake_tensorrt.IBuilderConfig, "set_timing_cache", lambda *_, **__: False)
+    build(rgb_model, tmp_path / "a.engine", frames, timing_cache=tmp_path / "times.cache")
+    assert capsys.readouterr().err.endswith("times.cache: TensorRT takes not even an empty one; building without\n")
+    assert names(tmp_path) == ["a.engine", "a.engine.json", "rgb.onnx"]
+
+
+@pytest.mark.parametrize("suffix", [".engine", ".json"])
+def test_an_engine_that_the_disk_does_not_take_leaves_the_old_one_whole(
+    machine, rgb_model, tmp_path, frames, monkeypatch, suffix
+):
+    build(rgb_model, tmp_path / "a.engine", frames)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    full(monkeypatch, suffix)
+    with pytest.raises(DataError, match="No space left on device"):
+        build(rgb_model, tmp_path / "a.engine", frames, workspace_mib=64)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_an_engine_that_differs_is_no_full_disk(machine, rgb_model, tmp_path, frames, monkeypatch):
+    machine.does.wrong_share = 0.5
+    full(monkeypatch, ".engine")
+    with pytest.raises(BudgetNotHeld, match=r"50.000 % of pixels agree .*it was not kept: .*No space left on device"):
+        build(rgb_model, tmp_path / "a.engine", frames)
+
+
 @pytest.mark.parametrize("version", ["10.3.0", "10.7.0.23", "11.4.1"])
 def test_dla_runs_what_it_can_and_the_gpu_the_rest(machine, tmp_path, frames, version):
     machine.has_tensorrt(version)
@@ -323,8 +387,6 @@ def test_a_folder_that_cannot_be_written_is_found_before_the_build(machine, rgb_
     for out in (tmp_path / "file" / "a.engine", "/proc/self/a.engine"):
         with pytest.raises(DataError, match="cannot write into"):
             build(rgb_model, type(tmp_path)(out), frames)
-    with pytest.raises(DataError, match="cannot write into"):
-        build(rgb_model, tmp_path / "a.engine", frames, timing_cache=tmp_path / "file" / "cache")
     assert machine.does.calls == []
 
 

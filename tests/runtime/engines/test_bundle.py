@@ -5,11 +5,14 @@ import shutil
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from tests.architecture.test_floors import FORBID, child
 from tests.conftest import SIZE_HW, write_rgb_model
+from tests.runtime.engines.test_build import full
 from tests.shell import shell
 
 from clst_export.bundle import build_bundle, write_bundle
+from clst_export.cli import main as export
 from clst_runtime.backends import open_model
 from clst_runtime.engines import build as build_module
 from clst_runtime.engines.bundle import device_name
@@ -203,6 +206,30 @@ def test_a_bundle_on_a_read_only_place_is_refused_before_the_build(machine, bund
     with pytest.raises(DataError, match="cannot write into .*Read-only file system"):
         build_bundle(bundle)
     assert machine.does.calls == []
+
+
+@pytest.mark.parametrize("suffix", [".engine", ".json", ".cache"])
+def test_a_first_start_on_a_full_disk_drives_with_the_engine_that_it_has_built(
+    machine, bundle, frames, capsys, monkeypatch, suffix
+):
+    with pytest.MonkeyPatch.context() as patch:
+        full(patch, suffix)
+        with open_model(bundle) as backend:
+            assert np.array_equal(backend.predict(frames[0]).classes, frames[0].argmax(axis=2))
+    told = capsys.readouterr().err
+    assert "No space left on device" in told
+    assert (ENGINE in names(bundle)) == (suffix == ".cache")
+    if suffix != ".cache":
+        assert "the engine is used for this run and built again at the next start" in told
+        build_bundle(bundle)
+        assert machine.does.calls.count("build") == 2
+    open_model(bundle / ENGINE).close()
+
+
+def test_clst_export_build_on_a_full_disk_is_an_error_for_the_file_is_what_it_is_for(machine, bundle, monkeypatch):
+    full(monkeypatch, ".engine")
+    done = CliRunner().invoke(export, ["build", str(bundle)])
+    assert (done.exit_code, "No space left on device" in done.output) == (3, True), done.output
 
 
 def test_a_bundle_is_written_whole_or_not_at_all(rgb_model, tmp_path, frames, monkeypatch):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from tests.conftest import SIZE_HW, write_rgb_model
+from tests.runtime.engines.test_build import full
 
 from clst_export.cli import main as export
 from clst_runtime.cli_run import main as run
@@ -112,6 +113,17 @@ def test_clst_run_mends_a_damaged_engine(engine, pictures, machine):
     code, _, told = on(run, engine, "--source", pictures, "--rebuild")
     assert code == 0, told
     assert "is damaged" in told
+
+
+def test_an_engine_that_is_built_again_on_a_full_disk_drives_from_memory(engine, machine, pictures, monkeypatch):
+    machine.gpu = ("Thor", "11.0")
+    old = engine.read_bytes()
+    full(monkeypatch, ".engine")
+    code, _, told = on(run, engine, "--source", pictures, "--rebuild")
+    assert code == 0, told
+    assert "No space left on device" in told
+    assert "on Thor" in told
+    assert engine.read_bytes() == old
 
 
 def test_rebuild_is_refused_where_it_could_do_nothing(engine, rgb_model, pictures, machine):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from tests.conftest import rgb_manifest, write_rgb_model
 from tests.fakes.cuda import FakeCuda
+from tests.runtime.engines.test_build import full
 
 from clst_export.bundle import build_bundle, read_bundle, write_bundle
 from clst_export.inspection import describe, facts_of
@@ -493,6 +494,21 @@ def test_a_choice_that_was_made_for_one_start_is_not_read_again(machine, bundle,
     assert build_bundle(bundle).name == FP16
     assert "it was made for one start" in capsys.readouterr().err
     assert kept(bundle)["int8"]["failure"] is None
+
+
+def test_a_choice_that_the_disk_does_not_take_is_followed_and_made_again_at_the_next_start(machine, bundle, capsys):
+    built(machine, bundle)
+    takes(machine, 0.8, 0.75)
+    with pytest.MonkeyPatch.context() as patch:
+        full(patch, ".json")
+        assert build_bundle(bundle).name == FP16
+    told = capsys.readouterr().err
+    assert "the choice cannot be kept, the next start makes it again: cannot write " in told
+    assert "the engines' manifests do not tell of each other: cannot write " in told
+    assert not (bundle / CHOICE).exists()
+    assert build_bundle(bundle).name == FP16
+    assert machine.does.calls.count("build") == 0
+    assert kept(bundle)["preferred"] == FP16
 
 
 def test_a_second_process_waits_until_the_first_has_built(machine, bundle, monkeypatch):
