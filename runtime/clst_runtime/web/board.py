@@ -9,7 +9,11 @@ from collections.abc import Callable
 from itertools import dropwhile
 from typing import Any
 
+import numpy as np
+
+from clst_runtime.backends.base import Classes
 from clst_runtime.credentials import all_without_credentials
+from clst_runtime.optional import require
 from clst_runtime.statistics import RunStatistics
 from clst_runtime.web.facts import RunFacts
 from clst_runtime.web.recording import Recorder
@@ -18,6 +22,12 @@ FRESH_SECONDS = 0.25
 """So long one look at the statistics serves everybody."""
 DROP_SAMPLES = 300
 """Seconds of drops by cause that a new viewer gets for the chart."""
+
+
+def class_shares(classes: Classes, count: int) -> list[float]:
+    """The share of each of `count` classes in class ids H,W, to four decimals; other ids belong to none of them."""
+    pixels = require("cv2").calcHist([np.ascontiguousarray(classes)], [0], None, [256], [0, 256]).ravel()[:count]
+    return [round(float(share), 4) for share in pixels / classes.size]
 
 
 class Board:
@@ -38,6 +48,8 @@ class Board:
         self._seen: dict[str, Any] = {}
         self._drops: deque[tuple[float, dict[str, int]]] = deque(maxlen=DROP_SAMPLES)
         self._machine: dict[str, Any] | None = None
+        self._newest: Classes | None = None
+        self._counted: tuple[Classes, list[float]] | None = None
         # nvidia-smi may take long, and must hold up neither the start nor the end of the program
         threading.Thread(target=self._find_machine, args=(machine,), name="web machine", daemon=True).start()
 
@@ -46,6 +58,19 @@ class Board:
             self._machine = machine()
         except Exception as error:  # noqa: BLE001  whatever its tools say, the page must not wait for it for ever
             self._machine = {"error": str(error)}
+
+    def saw(self, classes: Classes) -> None:
+        """Keep the newest class ids, to be counted when somebody asks."""
+        self._newest = classes
+
+    def shares(self) -> list[float]:
+        """The share of each class in the newest mask, 0 … 1, in the order of the ids; empty before the first one."""
+        newest, counted = self._newest, self._counted
+        if newest is None:
+            return []
+        if counted is None or counted[0] is not newest:
+            self._counted = counted = newest, class_shares(newest, len(self.facts["classes"]))
+        return counted[1]
 
     @property
     def machine(self) -> dict[str, Any] | None:
@@ -76,6 +101,7 @@ class Board:
         return {
             "run": run,
             "live": self.statistics.live,
+            "shares": self.shares(),
             "stale_ms": deadline.silent_ns / 1e6,
             "stale_after": deadline.stale_after,
             "recording": all_without_credentials(self.recorder.to_json()),

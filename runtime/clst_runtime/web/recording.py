@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -14,6 +15,8 @@ from clst_runtime.results import Result
 from clst_runtime.sinks.base import Sink, words_of
 from clst_runtime.sinks.video_files import video_suffix
 
+FINISHED_SHOWN = 50
+"""Finished recordings of this run that can be fetched; the oldest are left out when there are more."""
 NO_FOLDER = "no folder for recordings was given when clst-run was started"
 
 
@@ -28,6 +31,7 @@ class Recorder:
         self._path: Path | None = None
         self._used: set[Path] = set()
         self._frames, self._begun, self._message, self._failed = 0, 0.0, "", False
+        self._finished: deque[dict[str, Any]] = deque(maxlen=FINISHED_SHOWN)
 
     def start(self) -> None:
         """Begin a new file with the next frame; nothing changes while one is written already.
@@ -44,7 +48,8 @@ class Recorder:
                 path = self._new_path(self.folder)
                 video = self._make_video(path)
             except Exception as error:
-                raise ConfigError(f"recording is impossible: {_words(error)}") from error
+                self._failed, self._message = True, f"recording is impossible: {_words(error)}"
+                raise ConfigError(self._message) from error
             with self._writing:
                 self._frames, self._begun, self._message, self._failed = 0, time.monotonic(), "", False
                 self._path = path
@@ -63,7 +68,7 @@ class Recorder:
     def write(self, result: Result) -> None:
         """Append a frame if something is recorded. A failure ends the recording, not the caller."""
         with self._writing:
-            video = self._video
+            video, path = self._video, self._path
             if video is None:
                 return
             try:
@@ -73,25 +78,39 @@ class Recorder:
             except Exception as error:  # noqa: BLE001  OpenCV's are none of ours, and the page must go on
                 # told and taken away before anybody else can stop it as if it were whole, or begin another one
                 self._failed, self._message, self._video = True, _words(error), None
+                frames = self._frames
         with suppress(Exception):  # the first failure is the one to tell
             video.close()
+            self._keep(path, frames)
 
     def stop(self) -> None:
         """Finish the file at hand, if there is one; returns when it is whole. Never fails: it is told."""
         with self._switching:
             with self._writing:
-                video, frames, name = self._video, self._frames, self._path.name if self._path is not None else ""
+                video, frames, path = self._video, self._frames, self._path
                 if video is None:
                     return
+                name = path.name if path is not None else ""
                 self._message, self._video = f"{name}: being finished", None
             failure = ""
             try:
                 video.close()
+                self._keep(path, frames)
             except Exception as error:  # noqa: BLE001  the page has to end all the same
                 failure = _words(error)
             saved = f"{name}: {frames} frames saved" if frames else "no frame came, so no file was made"
             with self._writing:
                 self._failed, self._message = bool(failure), failure or saved
+
+    def _keep(self, path: Path | None, frames: int) -> None:
+        if path is not None and path.is_file():
+            mib = round(path.stat().st_size / 2**20, 1)
+            self._finished.append({"file": path.name, "frames": frames, "mib": mib})
+
+    def finished(self, name: str) -> Path | None:
+        """The finished recording of this run that is called so; no other file has a way out of the folder."""
+        known = any(each["file"] == name for each in list(self._finished))
+        return self.folder / name if known and self.folder is not None else None
 
     def to_json(self) -> dict[str, Any]:
         """What the page shows of it. No lock: a disk that hangs in a frame must not hold up the page's event loop."""
@@ -105,6 +124,7 @@ class Recorder:
             "seconds": time.monotonic() - self._begun if active else 0.0,
             "message": self._message,
             "failed": self._failed,
+            "finished": list(self._finished),
         }
 
 

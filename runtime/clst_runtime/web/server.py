@@ -56,6 +56,7 @@ PAGE = {
     "/charts.js": ("charts.js", "text/javascript"),
     "/icon.svg": ("icon.svg", "image/svg+xml"),
 }
+VIDEO_TYPES = {".mp4": "video/mp4", ".mkv": "video/x-matroska"}
 PICTURE_HEAD = struct.Struct(">If")
 """In front of a JPEG: the frame's position, modulo 2^32, and its age in ms when it was sent."""
 
@@ -194,6 +195,7 @@ class WebServer:
         application.router.add_get("/status.json", self._status)
         application.router.add_get("/metrics", self._metrics)
         application.router.add_post("/recording", self._recording)
+        application.router.add_get("/recordings/{name}", self._recorded)
         return application
 
     async def _page(self, request: web.Request) -> web.StreamResponse:
@@ -227,6 +229,14 @@ class WebServer:
         except ConfigError as error:
             return refusal(409, error.message)
         return self._json(recorder.to_json())
+
+    async def _recorded(self, request: web.Request) -> web.StreamResponse:
+        """A finished recording of this run, or the part of it that the header `Range` wants."""
+        path = self._board.recorder.finished(request.match_info["name"])
+        if path is None or not await asyncio.get_running_loop().run_in_executor(None, path.is_file):
+            return refusal(404, "no recording of this run is called so")
+        response: web.StreamResponse = self._web.FileResponse(path, headers={"Content-Type": VIDEO_TYPES[path.suffix]})
+        return response
 
     async def _read_body(self, request: web.Request) -> None:
         """Have the body of a request at hand. Raises: HTTPException: it is too large, damaged, or does not come."""

@@ -25,10 +25,11 @@ class WebSink(Sink):
 
     name = "web"
 
-    def __init__(self, server: WebServer, pictures: Pictures, recorder: Recorder, url: str) -> None:
+    def __init__(self, server: WebServer, board: Board, pictures: Pictures, url: str) -> None:
         self.url = url
         """What to open in a browser, with the token if one is needed: a secret, to be printed once."""
-        self._server, self._pictures, self._recorder, self._open = server, pictures, recorder, True
+        self._server, self._board, self._pictures, self._open = server, board, pictures, True
+        self._recorder = board.recorder
 
     def write(self, result: Result) -> None:
         """Take the newest result; without a recording this returns at once. What fails within the page is told there.
@@ -37,6 +38,7 @@ class WebSink(Sink):
             DataError: the server has ended, so that nobody sees the page any more.
         """
         self._server.check()
+        self._board.saw(result.prediction.classes)
         self._pictures.offer(result)
         self._recorder.write(result)
 
@@ -81,8 +83,9 @@ def open_web(
         undone.callback(listening.close)
         bound = WebAddress(host=address.host, port=listening.getsockname()[1])
         pictures = Pictures(Painter(manifest.classes, facts.alpha), tell=statistics.warn)
-        server = WebServer(Board(statistics, facts, recorder, machine_facts), pictures, Guard(bound, token), listening)
+        board = Board(statistics, facts, recorder, machine_facts)
+        server = WebServer(board, pictures, Guard(bound, token), listening)
         server.start()
         undone.pop_all()
     url = f"http://{shown(reachable_host(bound.host))}:{bound.port}/"
-    return WebSink(server, pictures, recorder, url if token is None else f"{url}?token={token}")
+    return WebSink(server, board, pictures, url if token is None else f"{url}?token={token}")

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,7 +15,9 @@ import numpy as np
 import pytest
 from tests.conftest import rgb_manifest
 from tests.runtime.web.browser import CHROMIUM, opened
-from tests.runtime.web.run import served
+from tests.runtime.web.run import result_of, served
+
+from clst_runtime.labels import ClassList, distinct_colours
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install chromium")
 
@@ -79,7 +82,12 @@ async def drive(page, tmp_path):
         page.statistics.end = "Ctrl-C"
         await asyncio.get_running_loop().run_in_executor(None, page.sink.close)
         await tab.until(state_is("ended"))
-        assert "Ctrl-C" in await tab.value("document.getElementById('state-words').textContent")
+        said = await tab.value("document.getElementById('state-words').textContent")
+        assert said.startswith("the run is over: somebody pressed Ctrl-C where it runs; ")
+        await asyncio.sleep(3.0)  # longer than a page waits for news
+        assert await tab.value(state_is("ended")), "that nobody answers any more is no news"
+        assert await tab.value("document.querySelectorAll('#recordings li').length") == 1
+        assert await tab.value("document.querySelectorAll('#recordings a').length") == 0, "nobody serves them any more"
         assert "grayscale(1)" in await tab.value(LOOK)
         return tab
 
@@ -155,7 +163,7 @@ def test_a_picture_that_is_old_on_this_screen_looks_old_and_a_hidden_page_asks_f
 
 CAMERA = {"state": "same", "words": "this looks like the model's camera: shift 0.8", "window": 32, "shift": 0.84,
           "threshold": 1.5, "parts": {}, "strongest": None, "watching": True, "looks": 40, "alarms": 0,
-          "reference_frames": 64,
+          "reference_frames": 64, "leaning": None, "held": 40, "needed": 90,
           "collected": {"folder": "new_camera", "frames": 1, "mib": 3.5, "stopped": ""}}  # fmt: skip
 OTHER = {"state": "other", "shift": 4.24, "words": "this looks like another camera: shift 4.2 (another camera above "
          "1.5), most in sharpness (4.1); sharpness: noise by +3.2 spreads"}  # fmt: skip
@@ -163,6 +171,16 @@ OTHER = {"state": "other", "shift": 4.24, "words": "this looks like another came
 
 def text_of(name):
     return f"document.getElementById('{name}').textContent"
+
+
+async def see_what_is_not_sure_yet(tab, told):
+    told.domain = CAMERA | {"state": "unknown", "shift": 11.83, "window": 20, "leaning": "other", "held": 5}
+    await tab.until(f"{text_of('camera')} === 'looks like another camera, not sure yet'")
+    looks = "shift 11.8, another camera above 1.5; 5 of 90 looks; 20 frames in the window"
+    assert await tab.value(text_of("camera-shift")) == looks
+    assert await tab.value("document.getElementById('camera-band').hidden"), "no alarm before it is sure"
+    told.domain = CAMERA | OTHER | {"shift": 0.7, "leaning": "same", "held": 30}
+    await tab.until(f"{text_of('camera')} === 'looks like the model\\'s camera again, not sure yet'")
 
 
 async def watch_the_camera(page, told, tmp_path):
@@ -191,6 +209,7 @@ async def watch_the_camera(page, told, tmp_path):
             stopped = CAMERA["collected"] | {"frames": 7, "stopped": "new_camera holds 2047 MiB, 2048 allowed"}
             told.domain = CAMERA | OTHER | {"collected": stopped}
             await tab.until(f"{text_of('camera-kept')}.includes('no more: new_camera holds 2047 MiB')")
+            await see_what_is_not_sure_yet(tab, told)
             told.domain = CAMERA | {"state": "unknown", "shift": None, "window": 9, "collected": None}
             await tab.until(f"{text_of('camera')} === 'not enough frames yet'")
             assert await tab.value("document.getElementById('camera-band').hidden")
@@ -234,6 +253,61 @@ def test_what_was_proved_is_told_in_words_and_a_long_source_leaves_room_for_the_
         asyncio.run(look(page))
 
 
+NAMES = ("road", "x" * 200, "<img src=x onerror=alert(1)> & <b>bold</b>", "مبنى قديم", "🚗 vehicle", "a b " * 50)
+SHARES = ((4, 16), (1, 8), (0, 5), (2, 2))
+"""Class id and rows of 32 in the mask; one row has no class."""
+OUTSIDE = """[...document.querySelectorAll('body *')].filter((e) => !e.closest('.unseen')
+  && e.getBoundingClientRect().right > innerWidth + 1).map((e) => e.outerHTML.slice(0, 80))"""
+SHOWN = """import('/charts.js').then(({ largestShown }) => [
+  [], [7], [40, 4000], [10, 12, 15, 19], Array(590).fill(40).concat(Array(10).fill(900))].map(largestShown))"""
+LINK = """(([link]) => [link.textContent, link.getAttribute('href'), link.download])(
+  document.querySelectorAll('#recordings a'))"""
+
+
+async def look_at_strange_things(page, tmp_path):
+    mask = np.full((32, 64), 255, np.uint8)
+    mask[:31] = np.repeat([class_id for class_id, _ in SHARES], [rows for _, rows in SHARES])[:, None]
+    for index in range(60):
+        result = result_of(index, age_ms=4000.0 if index == 20 else 40.0, inference_ms=20.0)
+        result.prediction.classes[:] = mask
+        page.statistics.took(result, fresh=True)
+        page.sink.write(result)
+    page.record(True)
+    page.sink.write(result)
+    page.record(False)
+    async with opened(page.url, tmp_path / "profile", width=320, height=800) as tab:
+        entries = "[...document.querySelectorAll('#legend li')].map((e) => e.innerText.trim().split(/\\s*\\n\\s*/))"
+        await tab.until("document.getElementById('legend').innerText.includes('50.0 %')")
+        assert await tab.value(entries) == [
+            [NAMES[4], "50.0 %"], [NAMES[1], "25.0 %"], [NAMES[0], "15.6 %"], [NAMES[2], "6.3 %"],
+            [NAMES[3], "0.0 %"], [NAMES[5].strip(), "0.0 %"],
+        ]  # fmt: skip
+        for width in (320, 390, 768, 1280):
+            await tab.size(width, 800, phone=width < 500)
+            assert await tab.value("document.documentElement.scrollWidth") == width
+            assert await tab.value(OUTSIDE) == [], width
+        assert await tab.value("document.querySelectorAll('img').length") == 0
+        await tab.until(f"{text_of('over')} === '1 frame above the chart, at most 4.0 s'")
+        assert await tab.value(text_of("limit-key")) == "deadline 5.0 s, above the chart"
+        assert "at most 4000.0 ms" in await tab.value("document.getElementById('latency').getAttribute('aria-label')")
+        assert await tab.value(SHOWN) == [0, 7, 50, 19, 900], "ten of six hundred are no outliers"
+        name, place, download = await tab.value(LINK)
+        assert (place, download) == (f"/recordings/{name}", name)
+        assert await tab.value(f"fetch('{place}').then((answer) => answer.status)") == 200
+        return tab
+
+
+def test_long_and_strange_names_an_outlier_shares_and_recordings_fit_a_narrow_screen(tmp_path):
+    classes = ClassList(name="n" * 300, names=NAMES, colours=distinct_colours(len(NAMES)))
+    manifest = replace(rgb_manifest(), classes=classes)
+    with served(manifest=manifest, recordings=tmp_path / "recordings", source="s" * 300, deadline=5000) as page:
+        page.statistics.begin()
+        page.statistics.warn("w" * 300)
+        tab = asyncio.run(look_at_strange_things(page, tmp_path))
+    assert tab.events("Runtime.exceptionThrown") == []
+    assert [event["entry"]["text"] for event in tab.events("Log.entryAdded")] == []
+
+
 ALONE = """
 import sys, time
 from tests.runtime.web.run import served
@@ -259,6 +333,9 @@ def test_a_page_that_hears_nothing_of_the_program_says_so(tmp_path):
             await tab.until(f"{state_is('ready')} && {LOOK} === 'none'")
             process.kill()
             await tab.until(state_is("unreachable"))
+            said = await tab.value("document.getElementById('state-words').textContent")
+            assert "it was killed, or the connection is down" in said
+            assert await tab.value("document.getElementById('record').disabled")
 
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     call = [sys.executable, "-c", ALONE]

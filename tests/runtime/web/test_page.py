@@ -17,6 +17,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from tests.conftest import rgb_manifest
 from tests.runtime.web.run import next_picture, result_of, served
+from tests.videos import frames_of
 
 from clst_runtime.backends.base import Prediction
 from clst_runtime.frames import Layout
@@ -24,6 +25,7 @@ from clst_runtime.pipeline import run_pipeline
 from clst_runtime.sources.base import OVERTAKEN, Source, SourceEnded, TimedFrame
 from clst_runtime.statistics import RunStatistics
 from clst_runtime.web import RunFacts, open_web, parse_web_address
+from clst_runtime.web.board import class_shares
 from clst_runtime.web.pictures import shown_size
 
 SECOND = 1_000_000_000
@@ -517,8 +519,27 @@ def test_a_whole_run_ends_well_and_its_recording_is_whole(tmp_path, live):
     with pytest.raises(OSError), socket.create_connection(("127.0.0.1", int(sink.url.split(":")[2].strip("/"))), 1):
         pass
     (video,) = tmp_path.iterdir()
-    capture = cv2.VideoCapture(str(video))
     frames = 20 if not live else statistics.frames - statistics.drops["sink web"]
-    assert capture.get(cv2.CAP_PROP_FRAME_COUNT) == frames
-    assert capture.get(cv2.CAP_PROP_FPS) == 10
-    capture.release()
+    assert len(frames_of(video)) == frames
+
+
+# ---- class shares
+
+
+def test_the_shares_of_the_classes_are_those_of_the_newest_mask():
+    with served() as page:
+        assert page.status()["shares"] == []
+        page.give(class_id=2)
+        assert page.status()["shares"] == [0.0, 0.0, 1.0]
+        result = result_of(2)
+        result.prediction.classes[:8] = 1  # 8 of 32 rows
+        result.prediction.classes[-1] = 255  # no class
+        page.sink.write(result)
+        assert page.status()["shares"] == [round(23 / 32, 4), 0.25, 0.0]
+        assert looking(page, lambda viewer: viewer.receive(timeout=5)).json()["shares"] == [0.7188, 0.25, 0.0]
+
+
+def test_shares_of_a_part_of_a_map_and_of_many_classes_are_exact():
+    classes = np.arange(256, dtype=np.uint8).repeat(4).reshape(32, 32)
+    assert class_shares(classes, 254) == [round(4 / 1024, 4)] * 254
+    assert class_shares(classes[::2, 1:31:2], 2) == [round(2 / 240, 4)] * 2

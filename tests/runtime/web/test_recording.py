@@ -1,8 +1,10 @@
 """Recording, switched from the page."""
 
+import http.client
 import json
 from dataclasses import replace
 from types import SimpleNamespace
+from urllib.parse import quote
 
 import pytest
 from tests.runtime.web.run import result_of, served
@@ -135,3 +137,107 @@ def test_a_recording_of_a_camera_plays_at_the_time_that_really_passed(tmp_path):
         page.record(False)
     (video,) = tmp_path.iterdir()
     assert times_of(video) == pytest.approx([0, 0.5, 0.6, 2.0], abs=0.002)
+
+
+# ---- finished recordings, fetched
+
+
+def recorded(page, count=3):
+    """The name of a new recording of so many frames."""
+    page.record(True)
+    for _ in range(count):
+        page.give()
+    return json.loads(page.record(False)[1])["file"]
+
+
+def fetched(page, name, headers=None):
+    """Status, headers and bytes of a recording."""
+    connection = http.client.HTTPConnection("127.0.0.1", page.port, timeout=10)
+    try:
+        connection.request("GET", f"/recordings/{name}", headers=headers or {})
+        answer = connection.getresponse()
+        return answer.status, answer.headers, answer.read()
+    finally:
+        connection.close()
+
+
+def test_a_finished_recording_can_be_fetched_whole_and_in_parts(tmp_path):
+    with served(recordings=tmp_path) as page:
+        name = recorded(page)
+        whole = (tmp_path / name).read_bytes()
+        (told,) = page.status()["recording"]["finished"]
+        assert told == {"file": name, "frames": 3, "mib": round(len(whole) / 2**20, 1)}
+        code, headers, body = fetched(page, name)
+        assert (code, body) == (200, whole)
+        assert headers["Content-Type"].startswith("video/")
+        assert headers["X-Content-Type-Options"] == "nosniff"
+        code, headers, body = fetched(page, name, {"Range": "bytes=10-19"})
+        assert (code, headers["Content-Range"], body) == (206, f"bytes 10-19/{len(whole)}", whole[10:20])
+        assert fetched(page, name, {"Range": f"bytes={len(whole)}-"})[0] == 416
+        assert page.ask(f"/recordings/{name}", method="HEAD")[1]["Content-Length"] == str(len(whole))
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", ".", "..", "secret.mp4", "%2e%2e%2fsecret.mp4", "..%5csecret.mp4", "link.mp4", "a/b", "%00", "%ff", "é"],
+)
+def test_no_other_file_is_served(tmp_path, name):
+    folder = tmp_path / "recordings"
+    folder.mkdir()
+    (tmp_path / "secret.mp4").write_text("secret")
+    (folder / "secret.mp4").write_text("secret")
+    (folder / "link.mp4").symlink_to(tmp_path / "secret.mp4")
+    with served(recordings=folder) as page:
+        recorded(page)
+        code, _, body = fetched(page, quote(name, safe="%/"))
+        assert code in (400, 404)
+        assert b"secret" not in body
+
+
+def test_while_it_is_recorded_or_after_it_was_removed_there_is_nothing_to_fetch(tmp_path):
+    with served(recordings=tmp_path) as page:
+        page.record(True)
+        page.give()
+        told = page.status()["recording"]
+        assert (told["finished"], fetched(page, told["file"])[0]) == ([], 404)
+        name = json.loads(page.record(False)[1])["file"]
+        (tmp_path / name).unlink()
+        assert fetched(page, name)[0::2] == (404, b"no recording of this run is called so\n")
+        assert page.status()["run"]["warnings"] == []
+
+
+def test_recordings_are_for_those_who_know_the_token(tmp_path):
+    with served("0.0.0.0:0", recordings=tmp_path) as page:
+        held = {"Authorization": f"Bearer {page.token}"}
+        page.record(True, held)
+        page.give()
+        name = json.loads(page.record(False, held)[1])["file"]
+        assert fetched(page, name)[0] == 401
+        assert fetched(page, name, held)[0] == 200
+
+
+def test_what_a_full_disk_has_ended_can_be_fetched_as_far_as_it_goes(tmp_path):
+    video = Ending(tmp_path)
+    recorder = Recorder(tmp_path, video.at)
+    recorder.start()
+    recorder.write(None)
+    assert recorder.to_json()["failed"]
+    (told,) = recorder.to_json()["finished"]
+    assert recorder.finished(told["file"]).read_bytes() == b"what was saved"
+
+
+class Ending:
+    """A video whose disk is full at once; what it has is finished all the same."""
+
+    def __init__(self, folder):
+        self.path = folder
+
+    def at(self, path):
+        self.path = path
+        return self
+
+    def write(self, result):
+        raise OSError(28, "No space left on device")
+
+    def close(self):
+        self.path.write_bytes(b"what was saved")

@@ -24,7 +24,7 @@ function prepared(canvas, top, unit) {
   const pen = canvas.getContext("2d");
   pen.setTransform(ratio, 0, 0, ratio, 0, 0);
   pen.clearRect(0, 0, width, height);
-  const box = { left: 52, right: width - 6, top: 8, bottom: height - 20 };
+  const box = { left: 52, right: width - 6, top: 9, bottom: height - 20 };
   const x = (secondsAgo) => box.right - (secondsAgo / WINDOW_SECONDS) * (box.right - box.left);
   const y = (value) => box.bottom - (Math.min(value, top) / top) * (box.bottom - box.top);
   pen.font = "11px system-ui, sans-serif";
@@ -64,19 +64,66 @@ function line(pen, rows, column, now, x, y, colour) {
   pen.stroke();
 }
 
+// The largest value that has to be seen in its place: all of them, unless a few (one in a hundred, but one to three of
+// a short time) are more than twice as large as all the others, which they would press flat.
+export function largestShown(values) {
+  const sorted = [...values].sort((one, other) => one - other);
+  const few = Math.max(1, Math.min(3, Math.floor(sorted.length / 10)), Math.ceil(sorted.length / 100));
+  const most = sorted.at(-1) ?? 0;
+  const usual = sorted[Math.max(0, sorted.length - 1 - few)] ?? 0;
+  return most > 2 * usual && usual > 0 ? usual * 1.25 : most;
+}
+
+// Marks at the upper edge where values are above it; of neighbours the largest is told.
+function markAbove(pen, box, above, x) {
+  const apart = 62;
+  let labelled = null;
+  const labels = [];
+  for (const [ago, value] of above) {
+    const place = Math.max(box.left + 5, x(ago));
+    pen.fillStyle = "#f2a51a";
+    pen.beginPath();
+    pen.moveTo(place, box.top - 7);
+    pen.lineTo(place + 5, box.top + 1);
+    pen.lineTo(place - 5, box.top + 1);
+    pen.fill();
+    if (labelled !== null && place - labelled.place < apart) {
+      if (value > labelled.value) labelled.value = value;
+    } else labels.push(labelled = { place, value });
+  }
+  pen.font = "600 11px system-ui, sans-serif";
+  pen.textBaseline = "middle";
+  for (const { place, value } of labels) {
+    const text = `${value.toFixed(0)} ms`;
+    const width = pen.measureText(text).width;
+    const left = Math.min(place + 7, box.right - width - 2);
+    pen.fillStyle = "#111820";
+    pen.fillRect(left - 2, box.top + 3, width + 4, 14);
+    pen.fillStyle = "#f2a51a";
+    pen.textAlign = "left";
+    pen.fillText(text, left, box.top + 10);
+  }
+}
+
 // rows: [seconds, capture to mask in ms, inference in ms]; deadline in ms or null.
+// Returns how many frames are above the chart, the slowest of them in ms, and whether the deadline is, too.
 export function drawLatency(canvas, rows, now, deadline) {
   const seen = rows.filter((row) => now - row[0] <= WINDOW_SECONDS);
-  const most = Math.max(1, ...seen.map((row) => Math.max(row[1], row[2])), deadline ?? 0);
+  const slowest = seen.map((row) => Math.max(row[1], row[2]));
+  const shown = Math.max(1, largestShown(slowest));
+  const isFar = deadline !== null && seen.length > 0 && deadline > 4 * shown; // it would press everything flat
+  const most = Math.max(shown, isFar ? 0 : deadline ?? 0);
   const step = niceStep((most * 1.08) / 4);
-  const { pen, box, x, y } = prepared(canvas, Math.ceil((most * 1.08) / step) * step, " ms");
+  const top = Math.ceil((most * 1.08) / step) * step;
+  const { pen, box, x, y } = prepared(canvas, top, " ms");
+  const above = seen.map((row, index) => [now - row[0], slowest[index]]).filter(([, value]) => value > top);
   pen.save();
   pen.beginPath();
   pen.rect(box.left, 0, box.right - box.left + 1, box.bottom + 1);
   pen.clip();
   line(pen, seen, 2, now, x, y, "#b79cff");
   line(pen, seen, 1, now, x, y, "#35c3f0");
-  if (deadline !== null) {
+  if (deadline !== null && !isFar) {
     pen.setLineDash([6, 4]);
     pen.strokeStyle = "#e5383b";
     pen.lineWidth = 1.5;
@@ -87,10 +134,13 @@ export function drawLatency(canvas, rows, now, deadline) {
     pen.setLineDash([]);
   }
   pen.restore();
+  markAbove(pen, box, above, x);
   const last = seen.at(-1);
+  const worst = Math.max(0, ...slowest);
   canvas.setAttribute("aria-label", last
-    ? `Latency of the last minute, at most ${most.toFixed(1)} ms; the newest frame took ${last[1].toFixed(1)} ms from capture to mask`
+    ? `Latency of the last minute, at most ${worst.toFixed(1)} ms; the newest frame took ${last[1].toFixed(1)} ms from capture to mask`
     : "Latency: no frame in the last minute");
+  return { count: above.length, worst, isFar };
 }
 
 // rows: [seconds, {cause: drops so far}]; causes in the order of their colours.
@@ -114,7 +164,8 @@ export function drawDrops(canvas, rows, now, causes) {
     bar.forEach((value, cause) => {
       if (value <= 0) return;
       pen.fillStyle = colourOfCause(cause);
-      pen.fillRect(x((place + 1) * BAR_SECONDS) + 1, y(below + value), width - 2, y(below) - y(below + value));
+      const high = Math.max(2, y(below) - y(below + value)); // beside a burst, a single one is seen, too
+      pen.fillRect(x((place + 1) * BAR_SECONDS) + 1, y(below) - high, width - 2, high);
       below += value;
     });
   });

@@ -15,8 +15,17 @@ const WORDS = {
     : `newest picture ${span(run.newest_age_ms)} old`),
   lost: (run) => `the camera gives nothing (lost ${run.losses} ${run.losses === 1 ? "time" : "times"}); it is being opened again${Number.isFinite(run.newest_age_ms) && run.frames ? `; newest picture ${span(run.newest_age_ms)} old` : ""}`,
   behind: () => `the picture here is ${span(pictureAge())} old: the connection to this screen${status?.recording?.active ? ", or the disk that is recorded on," : ""} is slow`,
-  unreachable: () => refused || `no word from the program for ${span(performance.now() - lastStatusAt)}; trying again`,
-  ended: (run) => run.end || "the run is over",
+  unreachable: () => refused || `no word from the program for ${span(performance.now() - lastStatusAt)}: it was killed, or the connection is down; trying again`,
+  ended: (run) => `the run is over: ${ENDS[run.end] ?? run.end}; picture and figures are its last`,
+};
+// Why a run ended, in words; other reasons are words already.
+const ENDS = {
+  "Ctrl-C": "somebody pressed Ctrl-C where it runs",
+  SIGTERM: "it was told to end (SIGTERM), as when a service is stopped",
+  SIGHUP: "its terminal was closed (SIGHUP)",
+  "the source has ended": "the source has no more frames",
+  "the wanted number of frames": "it has the wanted number of frames",
+  error: "an error ended it; the terminal or the log of the service says which",
 };
 // What is known of the camera: a word, and whether it is an alarm.
 const CAMERA = {
@@ -25,6 +34,10 @@ const CAMERA = {
   other: ["another camera", true],
   frozen: ["frozen", true],
   uniform: ["sees nothing", true],
+};
+const LEANING = {
+  other: "looks like another camera, not sure yet",
+  same: "looks like the model's camera again, not sure yet",
 };
 const HEADLINE = { behind: "late", unreachable: "no contact" };
 
@@ -41,6 +54,8 @@ let asked = false;
 let causes = [];
 let knowsItsCamera = null; // whether the model has a reference; null until its facts are there
 let rows = { frames: [], drops: [] };
+let classes = []; // { entry, share } by id
+let switching = false; // whether an answer to the button is awaited
 
 function span(ms) {
   if (ms === null || ms === undefined || !Number.isFinite(ms)) return "–";
@@ -126,7 +141,7 @@ function tookStatus(told) {
   showState();
   showFigures();
   showCamera();
-  showRecording(told.recording);
+  showShares();
   showWarnings(told.run);
 }
 
@@ -157,6 +172,7 @@ function showState() {
   big.textContent = headline;
   small.textContent = words;
   showCameraAlarm(state);
+  if (status !== null) showRecording(status.recording);
   document.title = `${state === "ready" ? "" : `${headline.toUpperCase()} · `}${at("camera-band").hidden ? "" : `${at("camera-headline").textContent.toUpperCase()} · `}clst-run`;
 }
 
@@ -197,8 +213,10 @@ function showCamera() {
   }
   const [word, alarms] = CAMERA[domain.state];
   tile.classList.toggle("is-other", alarms);
-  say("camera", word);
-  say("camera-shift", [shiftWords(domain), `${domain.window} frames in the window`].filter(Boolean).join("; "));
+  tile.classList.toggle("is-bad", domain.leaning === "other");
+  say("camera", LEANING[domain.leaning] ?? word);
+  const held = domain.leaning ? `${domain.held} of ${domain.needed} looks` : "";
+  say("camera-shift", [shiftWords(domain), held, `${domain.window} frames in the window`].filter(Boolean).join("; "));
   const kept = domain.collected;
   at("camera-kept").hidden = kept === null;
   if (kept !== null) {
@@ -263,7 +281,10 @@ function charts() {
   if (status === null) return;
   const { run } = status;
   for (const cause of Object.keys(run.drops)) if (!causes.includes(cause)) causes.push(cause);
-  drawLatency(at("latency"), rows.frames, secondsNow(run), run.deadline_ms);
+  const { count, worst, isFar } = drawLatency(at("latency"), rows.frames, secondsNow(run), run.deadline_ms);
+  say("limit-key", isFar ? `deadline ${span(run.deadline_ms)}, above the chart` : "deadline");
+  at("over").hidden = count === 0;
+  say("over", `${count} ${count === 1 ? "frame" : "frames"} above the chart, at most ${span(worst)}`);
   drawDrops(at("drops"), rows.drops, secondsNow(run), causes);
   const entries = causes.filter((cause) => run.drops[cause]).map((cause) => {
     const entry = document.createElement("li");
@@ -286,8 +307,8 @@ function showWarnings(run) {
 
 function showRecording(recording) {
   const button = at("record");
-  const over = status !== null && ["ended", "unreachable"].includes(stateNow());
-  button.disabled = !recording.possible || over;
+  const over = ["ended", "unreachable"].includes(stateNow());
+  button.disabled = !recording.possible || over || switching;
   button.setAttribute("aria-pressed", String(recording.active));
   say("record", recording.active ? "Stop recording" : "Start recording");
   at("record-words").classList.toggle("failed", recording.failed);
@@ -295,9 +316,31 @@ function showRecording(recording) {
   const going = `${recording.file}: ${recording.frames} frames, ${clock(recording.seconds)}`;
   at("record-words").setAttribute("aria-live", recording.active ? "off" : "polite");
   say("record-words", recording.possible ? (recording.active ? going : recording.message) : recording.reason);
+  showFinished(recording.finished, over);
+}
+
+// Built anew only when something has changed, so that a link keeps its focus.
+function showFinished(finished, over) {
+  const list = at("recordings");
+  const shown = JSON.stringify([finished, over]);
+  if (list.dataset.shown === shown) return;
+  list.dataset.shown = shown;
+  list.hidden = finished.length === 0;
+  list.replaceChildren(...[...finished].reverse().map(({ file, frames, mib }) => {
+    const entry = document.createElement("li");
+    const place = `/recordings/${encodeURIComponent(file)}`;
+    const link = (text, more) => Object.assign(document.createElement("a"), { href: place, textContent: text, ...more });
+    if (over) entry.append(file); // nobody serves it any more
+    else entry.append(link(file, { download: file, title: `download ${file}` }));
+    if (!over && file.endsWith(".mp4")) entry.append(link("play", { target: "_blank", rel: "noopener", ariaLabel: `play ${file}` }));
+    const words = `${frames} ${frames === 1 ? "frame" : "frames"}, ${mib < 0.1 ? "< 0.1" : mib} MiB`;
+    entry.append(Object.assign(document.createElement("small"), { textContent: words }));
+    return entry;
+  }));
 }
 
 async function switchRecording() {
+  switching = true;
   at("record").disabled = true;
   const on = at("record").getAttribute("aria-pressed") !== "true";
   try {
@@ -306,14 +349,49 @@ async function switchRecording() {
       headers: { "Content-Type": "application/json" },
       body: JSON.stringify({ on }),
     });
-    if (answer.ok) showRecording(await answer.json());
-    else say("record-words", (await answer.text()).trim());
+    if (answer.ok) status.recording = await answer.json();
+    else Object.assign(status.recording, { failed: true, message: (await answer.text()).trim() });
   } catch {
-    say("record-words", "the program cannot be reached");
+    Object.assign(status.recording, { failed: true, message: "the program cannot be reached" });
   } finally {
-    at("record").disabled = false;
+    switching = false;
+    showRecording(status.recording);
     if (document.activeElement === document.body) at("record").focus(); // lost while it was disabled
   }
+}
+
+// ---- classes
+
+function makeClasses(told) {
+  classes = told.map(({ name, colour }) => {
+    const entry = document.createElement("li");
+    entry.style.setProperty("--colour", `rgb(${colour.join(" ")})`);
+    entry.append(document.createElement("i"));
+    entry.append(Object.assign(document.createElement("bdi"), { textContent: name, title: name }));
+    const share = document.createElement("span");
+    entry.append(share);
+    return { entry, share };
+  });
+  at("legend").replaceChildren(...classes.map(({ entry }) => entry));
+  if (status !== null) showShares();
+}
+
+// The largest first; entries are moved only where the order has changed, so that the list can be scrolled.
+function showShares() {
+  const { shares } = status;
+  if (shares.length !== classes.length) return; // no mask, or no names yet
+  classes.forEach(({ entry, share }, id) => {
+    const percent = 100 * shares[id];
+    share.textContent = percent > 0 && percent < 0.1 ? "< 0.1 %" : `${percent.toFixed(1)} %`;
+    entry.style.setProperty("--share", `${percent}%`);
+    entry.classList.toggle("is-absent", percent === 0);
+  });
+  const order = classes.map((_, id) => id).sort((one, other) => shares[other] - shares[one] || one - other);
+  order.forEach((id, place) => {
+    const { entry } = classes[id];
+    const here = at("legend").children[place];
+    if (here !== entry) at("legend").insertBefore(entry, here);
+  });
 }
 
 // ---- facts
@@ -360,13 +438,7 @@ async function loadFacts() {
     say(id, run[id]); // cut off where it is long; the whole stands among the facts
     at(id).title = run[id];
   }
-  at("legend").replaceChildren(...run.classes.map(({ name, colour }) => {
-    const swatch = document.createElement("i");
-    swatch.style.background = `rgb(${colour.join(" ")})`;
-    const entry = document.createElement("li");
-    entry.append(swatch, name);
-    return entry;
-  }));
+  makeClasses(run.classes);
   pairs("model", [
     ["file", run.model],
     ["network", run.network],
