@@ -66,6 +66,13 @@ class BudgetNotHeld(ClstError):
     exit_code = 6
 
 
+def words_of(error: BaseException) -> str:
+    """An error in one line; with its kind where it is none of ours."""
+    if isinstance(error, ClstError):
+        return error.message
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """A hint for a mistyped name: the nearest known one, and all of them."""
     names = sorted(known)

@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 from types import FrameType
 
 from clst_runtime.backends.base import Backend, Classes, Prediction
+from clst_runtime.errors import words_of
 from clst_runtime.frames import Content, Fitter, resize_classes
 from clst_runtime.pool import Pool
 from clst_runtime.results import Result
-from clst_runtime.sinks.base import Outlet, Sink, words_of
+from clst_runtime.sinks.base import Outlet, Sink
 from clst_runtime.sources.base import Source, SourceEnded, TimedFrame
 from clst_runtime.statistics import INTERRUPTS, Deadline, RunStatistics
 

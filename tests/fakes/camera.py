@@ -6,6 +6,8 @@ Its address is a folder with a plan for each opening, written by the test.
 from __future__ import annotations
 
 import json
+import os
+import sys
 import time
 from pathlib import Path
 
@@ -33,9 +35,15 @@ class FakeCamera:
         time.sleep(self.plan.get("pause", 0.005))
         if event == "hang":
             time.sleep(1000)
+        if event.startswith("tell "):  # a line to the parent that is none of the reader's own
+            os.write(json.loads(sys.argv[2])["messages"], event.removeprefix("tell ").encode() + b"\n")
+        if event.startswith("mutter "):
+            os.write(2, (event.removeprefix("mutter ") + "\n").encode())
+        if event == "babble":
+            os.write(2, b"error while decoding MB 7 44\n" * 40_000)
+        if event == "raise":
+            raise ValueError("a plane\nof a negative size")
         if event == "die":
-            import os
-
             os.kill(os.getpid(), 9)
         if event == "end":
             raise EOFError

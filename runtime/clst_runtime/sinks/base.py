@@ -7,7 +7,7 @@ import threading
 from abc import ABC, abstractmethod
 from contextlib import suppress
 
-from clst_runtime.errors import ClstError, DataError
+from clst_runtime.errors import DataError, words_of
 from clst_runtime.results import Result
 from clst_runtime.statistics import RunStatistics
 
@@ -114,10 +114,3 @@ class Outlet:
                 self.failure = DataError(f"{self.sink.name} hangs; what it holds is left as it is")
                 return
         self.close_sink()
-
-
-def words_of(error: Exception) -> str:
-    """An error in one line; with its kind where it is none of ours."""
-    if isinstance(error, ClstError):
-        return error.message
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"

@@ -7,33 +7,37 @@ growing intervals. A frame is never repeated and never invented; while the sourc
 from __future__ import annotations
 
 import json
+import math
 import mmap
 import os
+import re
 import select
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import IO, Any
 
 import numpy as np
 
 from clst_runtime.credentials import without_credentials
-from clst_runtime.errors import DataError
-from clst_runtime.frames import Layout
+from clst_runtime.errors import DataError, words_of
+from clst_runtime.frames import Layout, Picture
 from clst_runtime.pool import Lent
 from clst_runtime.sources.address import LiveAddress
 from clst_runtime.sources.base import CORRUPT, HELD, OVERTAKEN, Source, SourceEnded, TimedFrame
-from clst_runtime.sources.reader import OPENER, PROGRAM, Order
+from clst_runtime.sources.reader import OPENER, PROGRAM, Order, check_shape
 
 SLOTS = 12
 """Frames that sinks, the loop and the reader may hold together."""
 SLOT_BYTES = 128 << 20
 """Room for 8K in BGR; memory is used only as far as frames fill it."""
 WARNINGS_KEPT = 50
+SAID_BYTES = 2000
+"""So much of a reader's standard error is kept: the latest."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +63,8 @@ class _Arrival:
     slot: int
     index: int
     captured_ns: int
-    shape: tuple[int, ...]
+    picture: Picture
+    """A view of the slot."""
     layout: Layout
 
 
@@ -106,7 +111,7 @@ class LiveSource(Source):
             if arrival is None:
                 self._check_patience()
                 return None
-            lent = self._lent[arrival.slot] = Lent(self._view(arrival))
+            lent = self._lent[arrival.slot] = Lent(arrival.picture)
             picture = lent.lend()
         return TimedFrame(
             index=arrival.index, picture=picture, layout=arrival.layout, captured_ns=arrival.captured_ns,
@@ -114,6 +119,8 @@ class LiveSource(Source):
         )  # fmt: skip
 
     def _check_patience(self) -> None:
+        if self._ended and self._failure:
+            raise DataError(f"{self.uri}: {self._failure}")
         if self._ended:
             raise SourceEnded
         silent = (time.monotonic_ns() - self._seen_ns) / 1e9
@@ -123,10 +130,19 @@ class LiveSource(Source):
 
     def close(self) -> None:
         """End the reader, however it hangs."""
+        if self._closing:
+            return
         with self._changed:
             self._closing = True
+            self._changed.notify_all()
         self._thread.join(timeout=5.0)
         self._shared.close()
+        self._newest = None
+        self._lent.clear()
+        with suppress(BufferError):  # somebody still holds a frame, and with it the memory
+            self._memory.close()
+        if self.address.kind == "raw":
+            os.close(int(self.address.place))
 
     # What the thread does
 
@@ -134,7 +150,9 @@ class LiveSource(Source):
         pause = self.patience.first_pause_seconds
         while not self._closing and not self._ended:
             frames_before = self._next_index
-            self._read_until_lost()
+            reason = self._read_until_lost()
+            if reason and not self._closing:
+                self._note_loss(reason)
             if self._closing or self._ended:
                 break
             pause = self.patience.first_pause_seconds if self._next_index > frames_before else pause
@@ -145,18 +163,21 @@ class LiveSource(Source):
         with self._changed:
             self._changed.wait_for(lambda: self._closing, seconds)
 
-    def _read_until_lost(self) -> None:
-        """One reader's life."""
+    def _read_until_lost(self) -> str:
+        """One reader's life; why it was lost, whatever it was, for a thread that dies would be silence."""
+        reader, words = None, ""
         try:
             reader = _Process(self._order(), self._shared.fileno())
-        except OSError as error:  # no more processes, files or memory just now
-            return self._note_loss(f"its reader cannot be started: {error.strerror or error}")
-        try:
-            reason = self._follow(reader)
-        finally:
-            words = reader.end()
-        if reason and not self._closing:
-            self._note_loss(f"{reason} ({words})" if words else reason)
+            try:
+                reason = self._follow(reader)
+            finally:
+                words = reader.end()
+        except Exception as error:  # noqa: BLE001  also no more processes, files or memory just now
+            reason = f"reading it failed: {words_of(error)}"
+        if reason and reader is not None and self.address.kind == "raw":
+            self._end()
+            reason += "; another reader would begin in the middle of a frame"
+        return f"{reason} ({words})" if reason and words else reason
 
     def _order(self) -> dict[str, Any]:
         with self._changed:
@@ -206,16 +227,28 @@ class LiveSource(Source):
                     self.drops[cause] += message[cause]
             if "frame" not in message:
                 return
+            arrival = self._arrival(message, first)
             if self._newest is not None:
                 self.drops[OVERTAKEN] += 1
-                self._lent[self._newest.slot] = Lent(self._view(self._newest))  # lent to nobody: free again
-            self._newest = _Arrival(
-                slot=message["frame"], index=first + message["index"], captured_ns=message["ns"],
-                shape=tuple(message["shape"]), layout=Layout(message["layout"]),
-            )  # fmt: skip
-            self._next_index, self._seen_ns = self._newest.index + 1, time.monotonic_ns()
+                self._lent[self._newest.slot] = Lent(self._newest.picture)  # lent to nobody: free again
+            self._newest = arrival
+            self._next_index, self._seen_ns = arrival.index + 1, time.monotonic_ns()
             self._had_frames, self.lost, self._failure = True, False, ""
             self._changed.notify_all()
+
+    def _arrival(self, message: dict[str, Any], first: int) -> _Arrival:
+        """A frame that a reader tells of; checked here, because the loop that takes it must not fail.
+
+        Raises:
+            Exception: there can be no such frame.
+        """
+        slot, index, shape = int(message["frame"]), first + int(message["index"]), tuple(message["shape"])
+        if slot not in range(SLOTS) or slot in self._held() or index < self._next_index:
+            raise DataError(f"frame {index} in slot {slot}")
+        view = np.frombuffer(self._memory, np.uint8, min(math.prod(shape), SLOT_BYTES), slot * SLOT_BYTES)
+        picture, layout = view.reshape(shape), Layout(message["layout"])
+        check_shape(picture, layout)
+        return _Arrival(slot=slot, index=index, captured_ns=int(message["ns"]), picture=picture, layout=layout)
 
     def _give_back(self, reader: _Process) -> None:
         with self._changed:
@@ -223,10 +256,6 @@ class LiveSource(Source):
             for slot in free:
                 del self._lent[slot]
         reader.give_back(free)
-
-    def _view(self, arrival: _Arrival) -> Any:
-        count, start = int(np.prod(arrival.shape)), arrival.slot * SLOT_BYTES
-        return np.frombuffer(self._memory, np.uint8, count, start).reshape(arrival.shape)
 
     def _note_loss(self, reason: str) -> None:
         reason = without_credentials(reason)
@@ -244,55 +273,67 @@ class _Process:
 
     def __init__(self, order: dict[str, Any], shared: int) -> None:
         """Start it. Raises: OSError: it cannot be started; nothing is left open."""
-        self._messages, theirs = os.pipe()
-        whole = Order(**order, shared=shared, messages=theirs)
-        descriptors = [shared, theirs]
-        if whole.address.kind == "raw":
-            descriptors.append(int(whole.address.place))
-        try:
-            self._words = tempfile.TemporaryFile()  # noqa: SIM115  closed by `end`
+        self._rest, self._said, self._cut = b"", b"", False
+        with ExitStack() as opened, ExitStack() as passed_on:
+            self._messages, theirs = os.pipe()
+            opened.callback(os.close, self._messages)
+            passed_on.callback(os.close, theirs)
+            whole = Order(**order, shared=shared, messages=theirs)
+            descriptors = [shared, theirs]
+            if whole.address.kind == "raw":
+                descriptors.append(int(whole.address.place))
             self._process = subprocess.Popen(
                 [sys.executable, "-c", PROGRAM, json.dumps(sys.path), whole.to_json()],
-                stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=self._words, pass_fds=descriptors,
+                stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, pass_fds=descriptors,
                 start_new_session=True, bufsize=0,
             )  # fmt: skip
-        except OSError:
-            os.close(self._messages)
-            raise
-        finally:
-            os.close(theirs)
-        self._rest = b""
+            assert self._process.stdin is not None  # noqa: S101  (it is a pipe)
+            assert self._process.stderr is not None  # noqa: S101
+            self._freed = opened.enter_context(self._process.stdin)
+            self._words = opened.enter_context(self._process.stderr).fileno()
+            self._poll = select.poll()  # select itself knows no descriptor above 1023
+            for descriptor in (self._messages, self._words):
+                self._poll.register(descriptor, select.POLLIN)
+            self._opened = opened.pop_all()
 
     def messages(self, timeout_seconds: float) -> list[dict[str, Any]] | None:
         """What has been told since; None when the process is gone."""
-        if not select.select([self._messages], [], [], timeout_seconds)[0]:
-            return []
-        read = os.read(self._messages, 1 << 16)
-        if not read:
-            return None
-        *lines, self._rest = (self._rest + read).split(b"\n")
+        lines: list[bytes] = []
+        for descriptor, _ in self._poll.poll(1000 * timeout_seconds):
+            read = os.read(descriptor, 1 << 16)
+            if descriptor == self._words:
+                self._hear(read)
+            if not read and descriptor == self._messages:
+                return None
+            if not read:
+                self._poll.unregister(descriptor)
+            if descriptor == self._messages:
+                *lines, self._rest = (self._rest + read).split(b"\n")
         return [json.loads(line) for line in lines]
+
+    def _hear(self, words: bytes) -> None:
+        self._cut = self._cut or len(self._said) + len(words) > SAID_BYTES
+        self._said = (self._said + words)[-SAID_BYTES:]
 
     def give_back(self, slots: list[int]) -> None:
         """Name slots that are free again."""
-        if slots and self._process.stdin is not None:
+        if slots:
             with suppress(BrokenPipeError):  # it has ended; `messages` will tell
-                self._process.stdin.write(bytes(slots))
+                self._freed.write(bytes(slots))
 
     def end(self) -> str:
         """Kill it; the last line it wrote on its standard error."""
         self._process.kill()
         with suppress(subprocess.TimeoutExpired):  # a driver may hold it in the kernel: it goes when that lets it
             self._process.wait(timeout=1.0)
-        if self._process.stdin is not None:
-            self._process.stdin.close()
-        os.close(self._messages)
-        with self._words as words:
-            start = words.seek(max(0, words.seek(0, os.SEEK_END) - 2000))
-            lines = words.read().decode(errors="replace").strip().splitlines()
-        if start > 0:
+        with self._opened, suppress(OSError):
+            os.set_blocking(self._words, False)
+            self._hear(os.read(self._words, 1 << 16))
+        lines = self._said.decode(errors="replace").strip().splitlines()
+        if self._cut:
             del lines[:1]  # its beginning is missing, and with it what tells a password
-        return without_credentials(lines[-1])[:200] if lines else ""
+        # Where a part of a library lies in memory is new each time, and no reason of its own
+        return re.sub(r" @ 0x[0-9a-f]+", "", without_credentials(lines[-1]))[:200] if lines else ""
 
 
 def _shared_file(size: int) -> IO[bytes]:

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from clst_runtime.complaints import let_decoders_speak
-from clst_runtime.errors import ClstError, DataError
+from clst_runtime.errors import DataError, words_of
 from clst_runtime.frames import Layout, Picture
 from clst_runtime.optional import require
 from clst_runtime.sources.address import LiveAddress
@@ -240,7 +240,7 @@ def main() -> None:
         reader.run()
     except EOFError:
         os.write(order.messages, b'{"ended": true}\n')
-    except ClstError as error:
-        tell_failure(error.message)
+    except Exception as error:  # noqa: BLE001  whatever it is, the parent is told why
+        tell_failure(words_of(error))
     finally:
         os._exit(0)  # a capture that hangs must not hold up the end

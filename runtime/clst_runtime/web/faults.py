@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from clst_runtime.errors import words_of
 from clst_runtime.optional import require
-from clst_runtime.sinks.base import words_of
 
 REMEMBERED = 20
 """Different errors that are told once each."""

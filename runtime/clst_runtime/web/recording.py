@@ -10,9 +10,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from clst_runtime.errors import ClstError, ConfigError
+from clst_runtime.errors import ClstError, ConfigError, words_of
 from clst_runtime.results import Result
-from clst_runtime.sinks.base import Sink, words_of
+from clst_runtime.sinks.base import Sink
 from clst_runtime.sinks.video_files import video_suffix
 
 FINISHED_SHOWN = 50
