@@ -50,10 +50,11 @@ def prepare(folder: Path, settings: tuple[str, ...]) -> Any:
     from clst_train.data.camera_looks import LOOKS
     from clst_train.data.scenes import write_scenes
     from clst_train.logbook import Logbook
+    from clst_train.options import configure
     from clst_train.run import Run
     from clst_train.run_folder import RunFolder
     from clst_train.seeding import seed_everything
-    from clst_train.training import _autocast, _device, _network, _open_data, configure
+    from clst_train.training import _autocast, _device, _network, _open_data
 
     options = {"source": str(folder / "old"), "target": (str(folder / "new" / "images" / "train"),)}
     config = configure("demo", {**options, "settings": settings})

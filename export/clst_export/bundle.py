@@ -30,6 +30,7 @@ from clst_runtime.hashing import file_sha256
 from clst_runtime.images import write_png
 from clst_runtime.manifest import Manifest
 from clst_runtime.onnx_metadata import read_onnx_manifest
+from clst_runtime.paths import check_new_folder
 
 __all__ = ["build_bundle", "read_bundle", "write_bundle"]
 
@@ -76,8 +77,7 @@ def write_bundle(
     check_frames(frames, manifest.input_hw)
     if rival is not None:
         check_rival(manifest, read_onnx_manifest(rival), where=rival)
-    if out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir())):
-        raise DataError(f"{out_dir} exists and is not empty; remove it or give another --out")
+    check_new_folder(out_dir, cure="remove it or give another --out")
     sources = [(onnx_path, MODEL, EXPECTED)] + ([(rival, RIVAL, RIVAL_EXPECTED)] if rival is not None else [])
     expected = [onnx_class_maps(source, frames) for source, _, _ in sources]
     try:

@@ -15,6 +15,7 @@ from clst_runtime.numbers import Real, Whole
 if TYPE_CHECKING:
     from clst_export.convert import Material, Request
 
+PACKAGES = ("torch", "onnx", "onnxruntime", "cv2")
 PRECISIONS = ("fp32", "fp16", "int8")
 
 
@@ -90,23 +91,29 @@ def convert(checkpoint: Path | None, onnx: str | None, trt: str | None, **option
     An int8 engine or bundle gets an fp16 one beside it: both are timed on the GPU, and int8 is preferred only if it is
     really faster.
     """
-    if (onnx is None) == (trt is None):
+    if onnx is None and trt is None:
         raise click.UsageError("say what to make: --onnx or --trt, each with fp32, fp16 or int8")
+    if onnx is not None and trt is not None:
+        raise click.UsageError("two things were asked; give --onnx or --trt, one at a time (--trt writes its ONNX file too)")
     precision = onnx or trt or ""
     refuse_contradictions(precision, trt, options)
-    from clst_runtime.optional import require
+    from clst_runtime.optional import check_installed, require
 
-    for module in ("torch", "onnx", "onnxruntime", "cv2"):
+    check_installed(*PACKAGES)
+    from clst_export.files_to_make import check_given, newest_checkpoint, output_paths, refuse_existing
+
+    chosen = checkpoint or newest_checkpoint()
+    paths = output_paths(chosen, precision, trt, options)
+    refuse_existing(paths, overwrite=options["overwrite"])
+    check_given(chosen, options)
+    for module in PACKAGES:
         require(module)
     if trt is not None:
         from clst_export.engine import check_can_build
 
         check_can_build(options["cuda"])  # before minutes of work
-    from clst_export.material import gather, newest_checkpoint, output_paths, refuse_existing
+    from clst_export.material import gather
 
-    chosen = checkpoint or newest_checkpoint()
-    paths = output_paths(chosen, precision, trt, options)
-    refuse_existing(paths, overwrite=options["overwrite"])
     request, material = gather(chosen, precision, options)
     try:
         produce(chosen, paths, request, material, options)

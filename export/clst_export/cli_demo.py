@@ -7,7 +7,6 @@ from pathlib import Path
 import click
 
 from clst_runtime.command import command
-from clst_runtime.errors import DataError
 from clst_runtime.numbers import Whole
 
 
@@ -17,12 +16,17 @@ from clst_runtime.numbers import Whole
 @click.option("--set", "settings", multiple=True, metavar="SECTION.KEY=VALUE", help="Any setting of the recipe.")
 def main(out: Path, scenes: int, settings: tuple[str, ...]) -> None:
     """Draw an old and a new camera, train, adapt, export, prove parity, drive; leaves pictures and a table."""
-    from clst_runtime.optional import require
+    from clst_runtime.optional import check_installed, require
+    from clst_runtime.paths import check_new_folder
 
-    for module in ("torch", "onnx", "onnxruntime", "cv2", "matplotlib", "tomli_w"):
+    packages = ("torch", "onnx", "onnxruntime", "cv2", "matplotlib", "tomli_w")
+    check_installed(*packages)
+    from clst_train.options import check_settings, configure
+
+    check_new_folder(out, cure="remove it or give another --out")
+    check_settings(configure("demo", {"settings": settings}))
+    for module in packages:
         require(module)
     from clst_export.demo import run_demo
 
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise DataError(f"{out} exists and is not empty; remove it or give another --out")
     click.echo(run_demo(out, scenes=scenes, settings=settings))

@@ -17,6 +17,7 @@ from clst_runtime.hashing import file_sha256
 from clst_runtime.manifest import Manifest
 from clst_runtime.onnx_metadata import read_onnx_manifest
 from clst_runtime.optional import require
+from clst_runtime.paths import check_file
 
 
 def facts_of(path: Path) -> dict[str, Any]:
@@ -32,8 +33,7 @@ def facts_of(path: Path) -> dict[str, Any]:
                 "options": bundle.options.to_json(), "model": facts_of(path / MODEL),
                 "rival": None if bundle.rival is None else facts_of(path / bundle.rival.file),
                 "choices": {choice.name: _choice(choice) for choice in sorted(path.glob("choice-*.json"))}}  # fmt: skip
-    if not path.is_file():
-        raise ModelFileError(f"{path}: no such model file; give an .onnx or .engine file, or a bundle")
+    check_file(path, "model file; give an .onnx or .engine file, or a bundle", ModelFileError)
     match path.suffix.lower():
         case ".onnx":
             manifest = read_onnx_manifest(path)

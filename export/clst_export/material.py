@@ -17,11 +17,9 @@ from clst_export.domain import reference_stretches
 from clst_export.gate import BOUNDS, Bounds
 from clst_export.judge import contents_of, labelled_frames
 from clst_export.precision import Precision, Target
-from clst_runtime.atomic import check_can_write
 from clst_runtime.backends.base import Frame
 from clst_runtime.dataset import open_dataset
-from clst_runtime.engines.sidecar import sidecar_path
-from clst_runtime.errors import ConfigError, DataError, ModelFileError
+from clst_runtime.errors import ConfigError, DataError
 from clst_runtime.frames import Content
 from clst_runtime.images import read_image
 from clst_runtime.numbers import parse_size
@@ -34,60 +32,6 @@ LEAST_WITH_LABELS = 0.9
 """Share of pixels that INT8 must agree on where its mIoU is held."""
 USUAL_FRAMES = 16
 """Pictures to compare on when nobody says how many."""
-
-
-def newest_checkpoint(runs: Path = Path("runs")) -> Path:
-    """The newest run's adapted checkpoint, else its source checkpoint; says on stderr which.
-
-    Raises:
-        ModelFileError: there is none.
-    """
-    found = sorted(runs.glob("*/checkpoints/*.pt"), key=lambda path: path.stat().st_mtime)
-    results = [path for path in found if path.stem in ("adapted", "source")]
-    if not results:
-        raise ModelFileError(f"no checkpoint given and none below {runs.resolve()}; train one with clst-train")
-    adapted = results[-1].with_name("adapted.pt")
-    chosen = adapted if adapted.is_file() else results[-1]
-    click.echo(f"taking the newest run's checkpoint, {chosen}", err=True)
-    return chosen
-
-
-def output_paths(checkpoint: Path, precision: str, trt: str | None, options: Mapping[str, Any]) -> dict[str, Path]:
-    """Files to make: `onnx` always, `engine` beside it for --trt, `bundle` the folder that it goes into and is gone.
-
-    For an int8 engine or bundle also `rival_onnx`, and `rival_engine` for --trt: the same as fp16.
-    """
-    flavour = {"fp32": "", "fp16": ".fp16", "int8": ".int8-cpu" if options["target"] == "cpu" else ".int8"}[precision]
-    stem = checkpoint.with_name(checkpoint.stem + flavour)
-    out = options["out"]
-    if options["bundle"]:
-        folder = out or stem.with_name(stem.name + ".bundle")
-        names = {"onnx": "for-bundle"} | ({"rival_onnx": "rival-for-bundle"} if precision == "int8" else {})
-        return {"bundle": folder} | {key: folder.with_name(f"{folder.name}-{name}.onnx") for key, name in names.items()}
-    if trt is None:
-        return {"onnx": out or stem.with_name(stem.name + ".onnx")}
-    engine = out or stem.with_name(stem.name + ".engine")
-    paths = {"engine": engine, "onnx": engine.with_suffix(".onnx")}
-    if precision == "int8":
-        paths |= {"rival_engine": engine.with_suffix(".fp16.engine"), "rival_onnx": engine.with_suffix(".fp16.onnx")}
-    return paths
-
-
-def refuse_existing(paths: Mapping[str, Path], *, overwrite: bool) -> None:
-    """Find out before any work that a file to be made is there already, engines' manifests among them.
-
-    Raises:
-        DataError: one is, and it may not be overwritten (a folder that holds something never may); or its folder
-            cannot be written.
-    """
-    folder = paths.get("bundle")
-    if overwrite and folder is not None and folder.is_dir() and any(folder.iterdir()):
-        raise DataError(f"{folder} is a folder with files, which --overwrite does not replace; remove it first")
-    beside = [sidecar_path(path) for path in paths.values() if path.suffix == ".engine"]
-    for path in [*paths.values(), *beside]:
-        if path.exists() and not overwrite:
-            raise DataError(f"{path} exists; give --overwrite or another --out")
-        check_can_write(path)
 
 
 def gather(path: Path, precision: str, options: Mapping[str, Any]) -> tuple[Request, Material]:

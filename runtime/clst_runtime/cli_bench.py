@@ -65,7 +65,7 @@ class Wish:
 def main(context: click.Context, /, **options: Any) -> None:
     """Latency of MODELS, which take turns: host-to-host (a NumPy frame in, a NumPy mask out) and engine-only.
 
-    A model is a file or bundle; an .onnx file may name what computes it: front.onnx@cuda. Budgets are held against
+    A model is a file or bundle; an .onnx file may name what computes it: front.onnx@ort-cuda. Budgets are held against
     host-to-host latencies, with --live against glass-to-mask ones.
     """
     wish = Wish(**options)

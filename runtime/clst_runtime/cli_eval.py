@@ -30,11 +30,13 @@ def main(
     as_json: bool,
 ) -> None:
     """Table of IoU per class and mIoU of MODEL (an .onnx file or a .pt checkpoint), at the labels' own size."""
-    from clst_runtime.backends import open_model
-    from clst_runtime.dataset import open_dataset
+    from clst_runtime.backends import check_model_file, open_model
+    from clst_runtime.dataset import check_dataset, open_dataset
     from clst_runtime.evaluation import evaluate
     from clst_runtime.report import format_table, percent
 
+    check_model_file(model)
+    check_dataset(data, split=split, format=form, mapping_file=mapping)
     with open_model(model, threads=threads) as backend:
         dataset = open_dataset(data, split=split, format=form, classes=backend.manifest.classes, mapping_file=mapping)
         for remark in dataset.remarks:

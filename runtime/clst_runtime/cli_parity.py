@@ -40,11 +40,14 @@ def main(
     as_json: bool,
 ) -> None:
     """IoU per class of MODEL and of its checkpoint, their difference and agreement; exit code 6 if they differ."""
-    from clst_runtime.backends import open_model
-    from clst_runtime.dataset import open_dataset
+    from clst_runtime.backends import check_model_file, open_model
+    from clst_runtime.dataset import check_dataset, open_dataset
     from clst_runtime.parity import compare
     from clst_runtime.report import format_table, percent
 
+    check_model_file(reference)
+    check_model_file(model)
+    check_dataset(data, split=split, format=form, mapping_file=mapping)
     with open_model(reference) as first, open_model(model) as second:
         dataset = open_dataset(data, split=split, format=form, classes=first.manifest.classes, mapping_file=mapping)
         for remark in dataset.remarks:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from clst_runtime.errors import DataError
 from clst_runtime.formats import Files, Format, find_format
 from clst_runtime.images import read_image
-from clst_runtime.labels import ClassList, LabelMapping, load_mapping, relate, unrelated
+from clst_runtime.labels import ClassList, LabelMapping, load_mapping, read_json_object, relate, unrelated
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,3 +116,14 @@ def open_dataset(
             f"e.g. {missing[0].image.name} needs {missing[0].label}"
         )
     return LabelledDataset(root=root, form=form, files=tuple(files), classes=wanted, mapping=mapping, remarks=remarks)
+
+
+def check_dataset(root: Path, *, split: str, format: str | None = None, mapping_file: Path | None = None) -> None:
+    """Look whether there is such a data set, before a model is opened that knows the classes.
+
+    Raises:
+        DataError: as `open_dataset`; the mapping is no file of JSON. ConfigError: no such format.
+    """
+    open_dataset(root, split=split, format=format)
+    if mapping_file is not None:
+        read_json_object(mapping_file)

@@ -23,6 +23,7 @@ from clst_runtime.labels import (
     read_json_object,
 )
 from clst_runtime.media import pictures_below
+from clst_runtime.paths import check_folder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -243,8 +244,7 @@ def find_format(root: Path, name: str | None = None) -> Format:
     Raises:
         ConfigError: no such name. DataError: no such folder, or nothing in it is recognised.
     """
-    if not root.is_dir():
-        raise DataError(f"{root}: no such folder")
+    check_folder(root)
     if name is not None:
         if name not in FORMATS:
             raise ConfigError(f"no format {name!r}; {did_you_mean(name, FORMATS)}")

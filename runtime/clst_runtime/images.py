@@ -14,6 +14,7 @@ from clst_runtime.atomic import written_whole
 from clst_runtime.complaints import overheard
 from clst_runtime.errors import DataError
 from clst_runtime.optional import require
+from clst_runtime.paths import check_file
 
 _PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 
@@ -58,8 +59,7 @@ def png_layout(path: Path) -> tuple[int, int] | None:
 
 def _decoded(path: Path) -> Any:
     """The decoded Pillow image; Pillow, because OpenCV expands palettes and accepts truncated files."""
-    if not path.is_file():
-        raise DataError(f"{path}: no such file")
+    check_file(path)
     image_module = require("PIL.Image")
     try:
         with image_module.open(path) as pixels:

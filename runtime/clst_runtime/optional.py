@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from types import ModuleType
 
 from clst_runtime.errors import MissingDependency
@@ -20,6 +21,21 @@ _CURES = {
     "prometheus_client": "the web page: pip install 'clst[web]'",
     "clst_train": "the training package: pip install 'clst[train]'",
 }
+
+
+def check_installed(*modules: str) -> None:
+    """Look for packages without importing them, which may take seconds.
+
+    Raises:
+        MissingDependency: one is not there.
+    """
+    for module in modules:
+        try:
+            found = importlib.util.find_spec(module)
+        except (ImportError, ValueError):
+            found = None
+        if found is None:
+            require(module)
 
 
 def require(module: str) -> ModuleType:

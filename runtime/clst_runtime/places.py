@@ -18,6 +18,7 @@ from pathlib import Path
 from clst_runtime.errors import DataError
 from clst_runtime.formats import FORMATS
 from clst_runtime.media import IMAGE_SUFFIXES, Kind, files_below, kind_of, without_suffix
+from clst_runtime.paths import check_folder
 
 LAYOUTS = (
     ("leftImg8bit", ("cityscapes", "idd")),
@@ -75,19 +76,6 @@ def pictures_of(place: Path, *, split: str | None = None) -> Pictures:
         if split is not None and (place / inner).is_dir():
             return _images_of_split(place, inner, formats, split)
     return _pictures_below(place)
-
-
-def check_folder(place: Path) -> None:
-    """Refuse what is no folder, by the right words.
-
-    Raises:
-        DataError: it is none.
-    """
-    if place.is_dir():
-        return
-    if place.exists():
-        raise DataError(f"{place}: not a folder")
-    raise DataError(f"{place}: no such folder")
 
 
 def _images_of_split(root: Path, inner: str, formats: tuple[str, ...], split: str) -> Pictures:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from clst_train.distributed import ranks
+from clst_train.ranks import ranks
 
 
 class Lines:

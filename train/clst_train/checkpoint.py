@@ -15,6 +15,7 @@ from clst_runtime.atomic import written_whole
 from clst_runtime.errors import ClstError, ModelFileError
 from clst_runtime.frames import Fit, fit_named
 from clst_runtime.labels import ClassList
+from clst_runtime.paths import check_file
 from clst_train.models.networks import build_segmenter
 from clst_train.models.segmenter import Segmenter
 
@@ -91,8 +92,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     Raises:
         ModelFileError: missing, damaged, or not a checkpoint of this project.
     """
-    if not path.is_file():
-        raise ModelFileError(f"{path}: no such checkpoint")
+    check_file(path, "checkpoint", ModelFileError)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (

@@ -11,12 +11,15 @@ from clst_runtime.command import command
 from clst_runtime.errors import ClstError
 from clst_runtime.numbers import SEED
 
+RECIPE = "new_camera"
+PACKAGES = ("torch", "cv2", "tqdm", "matplotlib", "tomli_w")
+
 
 @command()
 @click.option("--source", type=click.Path(), help="Folder of labelled images of the old camera.")
 @click.option("--target", multiple=True, type=click.Path(), help="Images or video of the new camera; repeatable.")
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder to make  [default: runs/<date>-<time>]")
-@click.option("--recipe", default="new_camera", show_default=True, help="A shipped recipe or a TOML file.")
+@click.option("--recipe", default=RECIPE, show_default=True, help="A shipped recipe or a TOML file.")
 @click.option("--init", type=click.Path(path_type=Path), help="Checkpoint to adapt; skips source training.")
 @click.option("--resume", type=click.Path(path_type=Path), help="Go on with this run folder.")
 @click.option("--format", "source_format", help="Format of the source data set  [default: recognise it]")
@@ -36,16 +39,19 @@ def main(recipe: str, out: Path | None, init: Path | None, resume: Path | None, 
 
     Without --target it stops after source training. The results are RUN/checkpoints/source.pt and adapted.pt.
     """
-    from clst_runtime.optional import require
+    given = {name: value for name, value in options.items() if value not in (None, ())}
+    if resume is not None and (given or out or init or recipe != RECIPE):
+        raise click.UsageError("--resume goes on with the run as it was configured; give it alone")
+    from clst_runtime.optional import check_installed, require
 
-    for module in ("torch", "cv2", "tqdm", "matplotlib", "tomli_w"):
+    check_installed(*PACKAGES)
+    check_first(recipe, out, init, resume, given)
+    for module in PACKAGES:
         require(module)
-    from clst_train.distributed import ranks, told_by_first
+    from clst_train.distributed import told_by_first
+    from clst_train.ranks import ranks
     from clst_train.training import start_run
 
-    given = {name: value for name, value in options.items() if value not in (None, ())}
-    if resume is not None and (given or out or init or recipe != "new_camera"):
-        raise click.UsageError("--resume goes on with the run as it was configured; give it alone")
     try:
         folder = start_run(recipe=recipe, out=out, init=init, resume=resume, options=given)
     except ClstError as error:
@@ -54,3 +60,23 @@ def main(recipe: str, out: Path | None, init: Path | None, resume: Path | None, 
         raise
     if ranks().first:
         click.echo(str(folder.adapted if folder.adapted.is_file() else folder.source))
+
+
+def check_first(recipe: str, out: Path | None, init: Path | None, resume: Path | None, options: dict[str, Any]) -> None:
+    """What can be found wrong before PyTorch is imported, which takes seconds; of several processes the first tells it.
+
+    Raises:
+        ClstError: a setting, a path or the folder to make cannot be used.
+    """
+    from clst_train.options import check_resume, check_start
+    from clst_train.ranks import ranks
+
+    try:
+        if resume is not None:
+            check_resume(resume)
+        else:
+            check_start(recipe, out, init, options)
+    except ClstError as error:
+        if not ranks().first:
+            raise click.exceptions.Exit(error.exit_code) from error
+        raise

@@ -41,14 +41,16 @@ def check(
     as_json: bool,
 ) -> None:
     """Say what is wrong with FOLDER, and draw a contact sheet; exit code 3 if something must be mended."""
+    from clst_runtime.atomic import check_can_write
     from clst_runtime.images import write_png
     from clst_runtime.labels import load_class_list
     from clst_runtime.report import format_table, percent
     from clst_train.data.inspection import inspect
 
+    picture = sheet or Path("contact_sheet.png")
+    check_can_write(picture)
     wanted = load_class_list(classes) if classes else None
     found = inspect(folder, split=split, format=form, classes=wanted, mapping_file=mapping)
-    picture = sheet or Path("contact_sheet.png")
     write_png(picture, found.sheet())
     total = max(1, int(found.pixels.sum()))
     shares = {name: found.pixels[index] / total for index, name in enumerate(found.classes.names)}
@@ -104,12 +106,14 @@ def convert(
     from clst_runtime.dataset import open_dataset
     from clst_runtime.images import write_png
     from clst_runtime.labels import load_class_list
+    from clst_runtime.paths import check_new_folder
 
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise DataError(f"{out} exists and is not empty; give another folder")
+    check_new_folder(out, cure="give another folder")
     wanted = load_class_list(classes) if classes else None
-    for split in splits:
-        dataset = open_dataset(folder, split=split, format=form, classes=wanted, mapping_file=mapping)
+    datasets = [
+        open_dataset(folder, split=split, format=form, classes=wanted, mapping_file=mapping) for split in splits
+    ]
+    for split, dataset in zip(splits, datasets, strict=True):
         for index in range(len(dataset)):
             sample = dataset[index]
             name = Path(sample.name).with_suffix("").as_posix().replace("/", "__") + ".png"
@@ -148,14 +152,23 @@ def features(
     Prints how far the cameras' centres of the same class are apart, as a share of the distance between classes.
     Without --labels the new camera's classes are what each network itself predicts.
     """
-    from clst_runtime.optional import require
+    if labels is not None and target:
+        raise click.UsageError("--labels and --target both name images of the new camera; give one of them")
+    from clst_runtime.atomic import check_can_write
+    from clst_runtime.optional import check_installed, require
 
-    for module in ("torch", "cv2", "matplotlib"):
+    packages = ("torch", "cv2", "matplotlib")
+    check_installed(*packages)
+    from clst_train.options import check_finished_run
+
+    picture = out or run / "features.png"
+    check_can_write(picture)
+    check_finished_run(run, source=source, target=target, labels=labels, labels_split=labels_split)
+    for module in packages:
         require(module)
     from clst_train.feature_space import draw_feature_space, measure_gap
     from clst_train.run_features import stages_of_run
 
-    picture = out or run / "features.png"
     before, after, classes = stages_of_run(
         run, source=source, split=split, target=target, labels=labels, labels_split=labels_split, count=count
     )

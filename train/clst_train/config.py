@@ -10,10 +10,11 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
-from clst_runtime.errors import ConfigError
+from clst_runtime.errors import ConfigError, did_you_mean
 from clst_runtime.frames import Fit, fit_named
 from clst_runtime.numbers import LARGEST_SIDE, MOST_THREADS
 
+NETWORKS = ("ddrnet23_slim", "deeplabv2_resnet101")
 TEACHERS = ("ensemble", "mean_teacher", "none")
 ENSEMBLE_VIEWS = ("whole", "crops")
 WEIGHTINGS = ("none", "confident_share", "probability")
@@ -90,6 +91,7 @@ class ModelConfig:
             f"model.input_hw = {list(self.input_hw)}; give rows and columns of at least 32",
         )
         _check_sides("model.input_hw", self.input_hw)
+        _need(self.network in NETWORKS, f"no network {self.network!r}; {did_you_mean(self.network, NETWORKS)}")
         known = [fit.value for fit in Fit]
         _need(self.fit in known, f"model.fit = {self.fit!r}; give {' or '.join(known)}")
 

@@ -11,7 +11,6 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -22,51 +21,12 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from clst_runtime.errors import ClstError, ConfigError, DataError
+from clst_train.ranks import Ranks, ranks
 
 PATIENCE = timedelta(minutes=60)
 """How long ranks wait for one another: validation and the first look at a data set are the first rank's alone."""
 Item = TypeVar("Item")
 _ALONE: ContextVar[bool] = ContextVar("each_alone", default=False)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Ranks:
-    """Which process this is, of how many."""
-
-    rank: int = 0
-    """0 … count − 1; 0 writes files."""
-    count: int = 1
-    """R."""
-    local: int = 0
-    """Number of this process on its machine, and so of its GPU."""
-
-    @property
-    def first(self) -> bool:
-        """Whether this process writes files and speaks."""
-        return self.rank == 0
-
-    def part(self, batch: int, *, where: str) -> slice:
-        """This rank's places of a batch.
-
-        Raises:
-            ConfigError: the batch cannot be split evenly; `where` names its setting.
-        """
-        if batch % self.count:
-            raise ConfigError(f"{where} = {batch} cannot be split over {self.count} processes; give a multiple of it")
-        size = batch // self.count
-        return slice(self.rank * size, (self.rank + 1) * size)
-
-
-ONE_PROCESS = Ranks()
-"""Nothing is split."""
-
-
-def ranks() -> Ranks:
-    """What `torchrun` says, by its environment variables."""
-    count = int(os.environ.get("WORLD_SIZE", "1"))
-    if count == 1:
-        return ONE_PROCESS
-    return Ranks(rank=int(os.environ["RANK"]), count=count, local=int(os.environ.get("LOCAL_RANK", "0")))
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from clst_train.checkpoint_backend import segmenter_backend
 from clst_train.config import Config
 from clst_train.data.cache import cache_bytes
 from clst_train.data.target import TargetImages, hides
-from clst_train.distributed import ONE_PROCESS, Ranks, tell
+from clst_train.distributed import tell
 from clst_train.ensemble.store import choose_layout
 from clst_train.events import check_tensorboard
 from clst_train.losses.segmentation import segmentation_loss
@@ -29,6 +29,7 @@ from clst_train.memory_plan import MemoryPlan, amount, free_bytes, saved_bytes, 
 from clst_train.models.networks import build_segmenter
 from clst_train.models.projection import ProjectionHead
 from clst_train.models.segmenter import Segmenter
+from clst_train.ranks import ONE_PROCESS, Ranks
 
 AHEAD = 3
 """Batches beside those of the loaders: two that wait and the one in use."""

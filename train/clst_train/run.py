@@ -20,11 +20,12 @@ from clst_train.data.pinning import pinned
 from clst_train.data.sampling import RareClasses
 from clst_train.data.target import TargetImages
 from clst_train.data.witness import witnessed
-from clst_train.distributed import ONE_PROCESS, Ranks, alike, averaged_over_ranks, each_alone, together
+from clst_train.distributed import alike, averaged_over_ranks, each_alone, together
 from clst_train.logbook import Logbook
 from clst_train.models.deployable import MEAN, STD
 from clst_train.models.segmenter import Segmenter
 from clst_train.optimisation import Descent
+from clst_train.ranks import ONE_PROCESS, Ranks
 from clst_train.run_folder import RunFolder
 from clst_train.validation import validation_miou
 

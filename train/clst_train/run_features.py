@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from clst_runtime.dataset import open_dataset
-from clst_runtime.errors import ConfigError, DataError
+from clst_runtime.errors import ConfigError
 from clst_runtime.labels import ClassList
 from clst_train.batchnorm import estimate_statistics
 from clst_train.checkpoint import Checkpoint, build_from_checkpoint, load_checkpoint
@@ -47,9 +47,6 @@ def stages_of_run(
         ModelFileError: a checkpoint is damaged.
     """
     folder, config = open_run(path)
-    for name in (folder.source, folder.adapted):
-        if not name.is_file():
-            raise DataError(f"{path}: {name.name} is missing; the picture needs a run that has adapted to its end")
     before = load_checkpoint(folder.source)
     classes = before.classes
     old = _old_views(config, source, split, before, count)

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from clst_runtime.atomic import write_text
-from clst_runtime.errors import ConfigError, DataError
+from clst_runtime.errors import ConfigError
 from clst_runtime.optional import require
+from clst_runtime.paths import check_new_folder
 from clst_train.config import Config
 from clst_train.recipe import config_from_mapping, read_recipe
 
@@ -63,14 +64,22 @@ class RunFolder:
                 left.unlink()
 
 
+def check_new_run(path: Path) -> None:
+    """Find out whether a run folder can be made.
+
+    Raises:
+        DataError: it exists and is not empty, or cannot be written.
+    """
+    check_new_folder(path, cure=f"give another --out, or go on with it by --resume {path}", leftovers=(".config-",))
+
+
 def create_run(path: Path, config: Config) -> RunFolder:
     """Make a new run folder with the configuration in it; a run killed before it had one is no obstacle.
 
     Raises:
         DataError: it exists and is not empty, or cannot be written.
     """
-    if path.exists() and (not path.is_dir() or any(not left.name.startswith(".config-") for left in path.iterdir())):
-        raise DataError(f"{path} exists and is not empty; give another --out, or go on with it by --resume {path}")
+    check_new_run(path)
     folder = RunFolder(path)
     write_text(folder.config, require("tomli_w").dumps(config.to_mapping()))
     return folder

@@ -15,12 +15,13 @@ from torch import Tensor, nn
 from clst_runtime.labels import IGNORE_ID
 from clst_train.checkpoint import Checkpoint, save_checkpoint
 from clst_train.data.loading import SourceBatch, source_batch
-from clst_train.distributed import Ranks, together, total
+from clst_train.distributed import together, total
 from clst_train.losses.segmentation import segmentation_loss
 from clst_train.models.deployable import normalise_in_training
 from clst_train.optimisation import Descent, adamw, set_rate
 from clst_train.passes import Passes, passes_of
 from clst_train.progress import with_progress
+from clst_train.ranks import Ranks
 from clst_train.run import SOURCE, Run, loaded, log_step, needed
 
 

@@ -14,7 +14,6 @@ import torch
 from clst_runtime.dataset import LabelledDataset, open_dataset
 from clst_runtime.errors import ConfigError, DataError, MissingDependency
 from clst_runtime.labels import ClassList, load_class_list
-from clst_runtime.numbers import parse_size
 from clst_runtime.optional import require
 from clst_train.acceleration import accelerate, keep_memory, repeat_exactly
 from clst_train.adaptation_stage import adapt
@@ -25,13 +24,10 @@ from clst_train.data.headers import check_pairs, check_something_is_labelled
 from clst_train.data.sampling import rare_classes_of
 from clst_train.data.target import TargetImages, open_target
 from clst_train.distributed import (
-    ONE_PROCESS,
-    Ranks,
     each_alone,
     from_first,
     is_split,
     process_group,
-    ranks,
     synchronise_norms,
     tell,
     together,
@@ -42,44 +38,14 @@ from clst_train.logbook import Logbook, SilentLogbook
 from clst_train.models.networks import build_segmenter
 from clst_train.models.segmenter import Segmenter
 from clst_train.models.weights import load_imagenet_backbone
-from clst_train.recipe import config_from_mapping, read_recipe, with_settings
+from clst_train.options import configure
+from clst_train.ranks import ONE_PROCESS, Ranks, ranks
 from clst_train.rehearsal import Play, rehearse
 from clst_train.run import ADAPTED, SOURCE, Run, resume_point
 from clst_train.run_folder import RunFolder, create_run, open_run
 from clst_train.seeding import seed_everything
 from clst_train.source_stage import train_source
 from clst_train.teachers import open_distiller
-
-_OPTION_KEYS = {
-    "source": ("data", "source"),
-    "target": ("data", "target"),
-    "source_format": ("data", "source_format"),
-    "split": ("data", "source_split"),
-    "mapping": ("data", "mapping"),
-    "ignore_mask": ("data", "ignore_mask"),
-    "val": ("data", "val"),
-    "val_split": ("data", "val_split"),
-    "val_mapping": ("data", "val_mapping"),
-    "classes": ("model", "classes"),
-    "seed": ("run", "seed"),
-    "device": ("run", "device"),
-}
-
-
-def configure(recipe: str, options: Mapping[str, Any]) -> Config:
-    """The recipe with `--set` settings and the command's options on top, checked.
-
-    Raises:
-        ConfigError: something is unknown or cannot be used.
-    """
-    values = with_settings(read_recipe(recipe), options.get("settings", ()))
-    for name, (section, key) in _OPTION_KEYS.items():
-        if name in options:
-            value = options[name]
-            values.setdefault(section, {})[key] = list(value) if isinstance(value, tuple) else value
-    if "size" in options:
-        values.setdefault("model", {})["input_hw"] = list(parse_size(options["size"]))
-    return config_from_mapping(values, where=f"recipe {recipe}")
 
 
 def start_run(
@@ -200,7 +166,14 @@ def _open_data(config: Config, started: Checkpoint | None) -> Data:
     data, model = config.data, config.model
     if not data.source:
         raise ConfigError("no source images: give --source the labelled images of the old camera")
-    wanted = started.classes if started is not None else load_class_list(model.classes) if model.classes else None
+    wanted = load_class_list(model.classes) if model.classes else None
+    if started is not None:
+        if wanted is not None and wanted.names != started.classes.names:
+            raise ConfigError(
+                f"model.classes = {model.classes!r} are not the classes of the checkpoint "
+                f"({', '.join(started.classes.names)}), which it keeps; leave --classes out"
+            )
+        wanted = started.classes
     source = _labelled(data.source, data.source_split, data.source_format, data.mapping, wanted)
     _note(data.source, check_pairs(source, used_hw=config.source_hw))
     check_something_is_labelled(source)

@@ -10,6 +10,8 @@ from clst_runtime.backends.base import Backend
 from clst_runtime.backends.choice import AUTO, TENSORRT, choose_backend, has_choice
 from clst_runtime.backends.gpu_options import GpuOptions
 from clst_runtime.errors import ConfigError, MissingDependency, ModelFileError
+from clst_runtime.optional import check_installed
+from clst_runtime.paths import check_checkpoint
 
 ENTRY_POINTS = "clst.backends"
 
@@ -33,8 +35,7 @@ def open_model(
         ModelFileError: missing, damaged, of an unknown kind, or an engine of another GPU or TensorRT.
         MissingDependency: its reader, or the GPU that it needs, is not there. ConfigError: a backend that cannot be.
     """
-    if not path.exists():
-        raise ModelFileError(f"{path}: no such model file")
+    check_model_file(path)
     suffix = path.suffix.lower().lstrip(".")
     if has_choice(path):
         return _open(path, choose_backend(path, backend).name, threads, gpu or GpuOptions())
@@ -52,6 +53,19 @@ def open_model(
     raise ModelFileError(
         f"{path}: unknown kind of model file; give an .onnx or .engine file, a bundle or a .pt checkpoint"
     )
+
+
+def check_model_file(path: Path) -> None:
+    """Find out, without importing what reads it, that a model file cannot be one.
+
+    Raises:
+        ModelFileError: missing, or a checkpoint that is none. MissingDependency: a checkpoint's reader is not there.
+    """
+    if not path.exists():
+        raise ModelFileError(f"{path}: no such model file")
+    if path.suffix.lower() == ".pt":
+        check_installed("torch", "clst_train")
+        check_checkpoint(path)
 
 
 def _open(path: Path, name: str, threads: int | None, gpu: GpuOptions) -> Backend:

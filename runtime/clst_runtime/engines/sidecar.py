@@ -17,6 +17,7 @@ from clst_runtime.atomic import written_whole
 from clst_runtime.backends.cuda import CudaDevice
 from clst_runtime.errors import ModelFileError
 from clst_runtime.manifest import Manifest
+from clst_runtime.paths import check_file
 
 FACTS = ("gpu", "compute_capability", "multiprocessors", "tensorrt", "engine_sha256", "onnx_sha256", "engine_bytes")
 CURE = (
@@ -64,8 +65,7 @@ def read_engine(path: Path) -> tuple[bytes, Manifest]:
     Raises:
         ModelFileError: one of the two is missing or damaged, or they do not belong together.
     """
-    if not path.is_file():
-        raise ModelFileError(f"{path}: no such engine")
+    check_file(path, "engine", ModelFileError)
     beside = sidecar_path(path)
     if not beside.is_file():
         raise ModelFileError(f"{path} has no manifest {beside.name} beside it, so it is not run; copy both, or {CURE}")

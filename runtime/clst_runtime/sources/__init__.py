@@ -52,9 +52,8 @@ def open_source(uri: str, *, capture: Callable[..., Any] | None = None, patience
         return LiveSource(without_credentials(uri), address, replace(patience or Patience(), stall_seconds=math.inf))
     address_found = live_address(uri)
     if address_found is None:
-        raise DataError(
-            f"{uri}: no such folder, picture or video, and no camera (camera:0, csi:0, rtsp://…, gst:…, raw:WxH)"
-        )
+        kind = "no folder, picture or video" if os.path.exists(uri) else "no such folder, picture or video"
+        raise DataError(f"{uri}: {kind}, and no camera (camera:0, csi:0, rtsp://…, gst:…, raw:WxH)")
     return LiveSource(without_credentials(uri), address_found, patience)
 
 

@@ -249,7 +249,7 @@ def test_what_makes_no_bundle_is_refused(rgb_model, tmp_path, frames):
     (tmp_path / "full/x").write_text("")
     with pytest.raises(DataError, match="exists and is not empty"):
         write_bundle(rgb_model, tmp_path / "full", frames)
-    with pytest.raises(DataError, match="exists and is not empty"):
+    with pytest.raises(DataError, match="is a file"):
         write_bundle(rgb_model, rgb_model, frames)
     with pytest.raises(DataError, match="no frame"):
         write_bundle(rgb_model, tmp_path / "b", [])

@@ -18,6 +18,7 @@ from clst_runtime.errors import DataError
 from clst_runtime.images import write_png
 from clst_runtime.labels import load_class_list
 from clst_runtime.optional import require
+from clst_runtime.paths import check_new_folder
 from clst_train.data.camera_looks import Look, photograph
 
 SCENE_CLASSES = "scenes10"
@@ -428,8 +429,7 @@ def write_scenes(out: Path, *, look: Look, counts: Mapping[str, int], size_hw: t
     Raises:
         DataError: the folder exists and is not empty, or the size or a count cannot be used.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise DataError(f"{out} exists and is not empty; give another folder")
+    check_new_folder(out, cure="give another folder")
     if min(size_hw) < 32 or min(counts.values(), default=0) < 0:
         raise DataError(f"scenes of {size_hw[0]}x{size_hw[1]} in numbers {dict(counts)}; give at least 32x32 and 0")
     for position, (split, count) in enumerate(counts.items()):

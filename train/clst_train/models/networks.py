@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from clst_runtime.errors import ConfigError, did_you_mean
+from clst_train.config import NETWORKS
 from clst_train.models.ddrnet import DDRNetSlim
 from clst_train.models.deeplab import DeepLabV2
 from clst_train.models.segmenter import Segmenter
-
-NETWORKS = ("ddrnet23_slim", "deeplabv2_resnet101")
 
 
 def build_segmenter(network: str, class_count: int) -> Segmenter:

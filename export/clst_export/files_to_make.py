@@ -1,0 +1,90 @@
+"""Which files an export makes of which checkpoint, and what can be found wrong before PyTorch is imported."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from clst_runtime.atomic import check_can_write
+from clst_runtime.dataset import check_dataset
+from clst_runtime.engines.sidecar import sidecar_path
+from clst_runtime.errors import DataError, ModelFileError
+from clst_runtime.media import is_video
+from clst_runtime.numbers import parse_size
+from clst_runtime.paths import check_checkpoint
+from clst_runtime.places import pictures_of
+
+
+def newest_checkpoint(runs: Path = Path("runs")) -> Path:
+    """The newest run's adapted checkpoint, else its source checkpoint; says on stderr which.
+
+    Raises:
+        ModelFileError: there is none.
+    """
+    found = sorted(runs.glob("*/checkpoints/*.pt"), key=lambda path: path.stat().st_mtime)
+    results = [path for path in found if path.stem in ("adapted", "source")]
+    if not results:
+        raise ModelFileError(f"no checkpoint given and none below {runs.resolve()}; train one with clst-train")
+    adapted = results[-1].with_name("adapted.pt")
+    chosen = adapted if adapted.is_file() else results[-1]
+    click.echo(f"taking the newest run's checkpoint, {chosen}", err=True)
+    return chosen
+
+
+def output_paths(checkpoint: Path, precision: str, trt: str | None, options: Mapping[str, Any]) -> dict[str, Path]:
+    """Files to make: `onnx` always, `engine` beside it for --trt, `bundle` the folder that it goes into and is gone.
+
+    For an int8 engine or bundle also `rival_onnx`, and `rival_engine` for --trt: the same as fp16.
+    """
+    flavour = {"fp32": "", "fp16": ".fp16", "int8": ".int8-cpu" if options["target"] == "cpu" else ".int8"}[precision]
+    stem = checkpoint.with_name(checkpoint.stem + flavour)
+    out = options["out"]
+    if options["bundle"]:
+        folder = out or stem.with_name(stem.name + ".bundle")
+        names = {"onnx": "for-bundle"} | ({"rival_onnx": "rival-for-bundle"} if precision == "int8" else {})
+        return {"bundle": folder} | {key: folder.with_name(f"{folder.name}-{name}.onnx") for key, name in names.items()}
+    if trt is None:
+        return {"onnx": out or stem.with_name(stem.name + ".onnx")}
+    engine = out or stem.with_name(stem.name + ".engine")
+    paths = {"engine": engine, "onnx": engine.with_suffix(".onnx")}
+    if precision == "int8":
+        paths |= {"rival_engine": engine.with_suffix(".fp16.engine"), "rival_onnx": engine.with_suffix(".fp16.onnx")}
+    return paths
+
+
+def refuse_existing(paths: Mapping[str, Path], *, overwrite: bool) -> None:
+    """Find out before any work that a file to be made is there already, engines' manifests among them.
+
+    Raises:
+        DataError: one is, and it may not be overwritten (a folder that holds something never may); or its folder
+            cannot be written.
+    """
+    folder = paths.get("bundle")
+    if overwrite and folder is not None and folder.is_dir() and any(folder.iterdir()):
+        raise DataError(f"{folder} is a folder with files, which --overwrite does not replace; remove it first")
+    beside = [sidecar_path(path) for path in paths.values() if path.suffix == ".engine"]
+    for path in [*paths.values(), *beside]:
+        if path.exists() and not overwrite:
+            raise DataError(f"{path} exists; give --overwrite or another --out")
+        check_can_write(path)
+
+
+def check_given(checkpoint: Path, options: Mapping[str, Any]) -> None:
+    """The checkpoint, the size and the places of pictures that the command was given.
+
+    Raises:
+        ClstError: one is missing or cannot be used.
+    """
+    check_checkpoint(checkpoint)
+    if options["size"] is not None:
+        parse_size(options["size"])
+    if options["data"] is not None:
+        check_dataset(options["data"], split=options["split"], mapping_file=options["mapping"])
+    for place in (options["frames_from"], *map(Path, options["calib"])):
+        if place is not None and not is_video(place):
+            pictures_of(place, split="train")
+    if options["timing_cache"] is not None:
+        check_can_write(options["timing_cache"])

@@ -1,0 +1,59 @@
+"""Paths that a command was given, looked at before any work: each is refused by the words that fit what is there."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterable
+from pathlib import Path
+
+from clst_runtime.atomic import check_can_write
+from clst_runtime.errors import ClstError, DataError, ModelFileError
+
+
+def check_folder(place: Path) -> None:
+    """Refuse what is no folder, by the right words.
+
+    Raises:
+        DataError: it is none.
+    """
+    if not place.is_dir():
+        raise DataError(f"{place}: {'not a folder' if place.exists() else 'no such folder'}")
+
+
+def check_file(path: Path, what: str = "file", error: type[ClstError] = DataError) -> None:
+    """Refuse what is no file; `what` it should be.
+
+    Raises:
+        ClstError: of the given kind.
+    """
+    if not path.is_file():
+        raise error(f"{path}: {'a folder, where a file is needed' if path.is_dir() else f'no such {what}'}")
+
+
+def check_checkpoint(path: Path) -> None:
+    """Refuse, without PyTorch, what cannot be a checkpoint.
+
+    Raises:
+        ModelFileError: missing, a folder, cut short or of another kind.
+    """
+    check_file(path, "checkpoint", ModelFileError)
+    if not zipfile.is_zipfile(path):
+        raise ModelFileError(f"{path} is damaged or no PyTorch checkpoint (it is no whole archive)")
+
+
+def check_new_folder(path: Path, *, cure: str, leftovers: Iterable[str] = ()) -> None:
+    """Find out before any work that a folder can be made; one that is there has to be empty but for `leftovers`.
+
+    Args:
+        path: the folder.
+        cure: what to do where it is in use.
+        leftovers: beginnings of names of files that do not count.
+
+    Raises:
+        DataError: it is in use, or cannot be made.
+    """
+    if path.exists() and not path.is_dir():
+        raise DataError(f"{path} is a file; {cure}")
+    if path.is_dir() and any(not each.name.startswith(tuple(leftovers)) for each in path.iterdir()):
+        raise DataError(f"{path} exists and is not empty; {cure}")
+    check_can_write(path / "file")
