@@ -68,6 +68,13 @@ def test_sinks_that_hold_every_frame_make_drops_and_no_frame_changes_under_them(
         assert next_frame(source).index > SLOTS
 
 
+def test_frames_that_are_let_go_make_room_for_others_for_ever(tmp_path):
+    with live(write_plans(tmp_path / "c", {"pause": 0.002})) as source:
+        for _ in range(10 * SLOTS):
+            next_frame(source)
+        assert source.drops[HELD] == 0
+
+
 @pytest.mark.parametrize(
     ("event", "reason"), [("hang", "no frame for 0.4 s"), ("die", "reader has died"), ("lost", "no frames any more")]
 )

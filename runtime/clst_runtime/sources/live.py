@@ -243,7 +243,8 @@ class LiveSource(Source):
             Exception: there can be no such frame.
         """
         slot, index, shape = int(message["frame"]), first + int(message["index"]), tuple(message["shape"])
-        if slot not in range(SLOTS) or slot in self._held() or index < self._next_index:
+        held = slot in self._lent or (self._newest is not None and slot == self._newest.slot)
+        if slot not in range(SLOTS) or held or index < self._next_index:
             raise DataError(f"frame {index} in slot {slot}")
         view = np.frombuffer(self._memory, np.uint8, min(math.prod(shape), SLOT_BYTES), slot * SLOT_BYTES)
         picture, layout = view.reshape(shape), Layout(message["layout"])
