@@ -141,9 +141,13 @@ class Judge:
 def labelled_frames(
     dataset: LabelledDataset, input_hw: tuple[int, int], count: int, fit: Fit = Fit.STRETCH
 ) -> tuple[list[Frame], list[Any]]:
-    """At most `count` pictures of a labelled data set, evenly spread: frames at the input size, labels at their own."""
-    count = min(count, len(dataset))
-    samples = [dataset[place * len(dataset) // count] for place in range(count)]
+    """At most `count` pictures of a labelled data set, evenly spread: frames at the input size, labels at their own.
+
+    Raises:
+        DataError: one is unreadable, or none has a labelled pixel.
+    """
+    chosen = dataset.spread(count)
+    samples = [chosen[place] for place in range(len(chosen))]
     return [fit_frame(sample.image, input_hw, fit) for sample in samples], [sample.labels for sample in samples]
 
 

@@ -10,7 +10,6 @@ On other pictures than the export's nothing can be judged; the mIoU is told.
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import math
 from dataclasses import dataclass, field
@@ -128,12 +127,10 @@ def labelled(data: Path, backend: Backend, judgement: Judgement) -> LabelledData
         return None
     try:
         dataset = open_dataset(data, split="val", classes=backend.manifest.classes)
+        return dataset.spread(int(backend.manifest.parity.get("frames", len(dataset))) or len(dataset))
     except ClstError as error:
         judgement.add("labels", f"no labels were used ({error.message})", {}, holds=None)
         return None
-    count = min(len(dataset), int(backend.manifest.parity.get("frames", len(dataset))))
-    files = tuple(dataset.files[place * len(dataset) // count] for place in range(count)) if count else dataset.files
-    return dataclasses.replace(dataset, files=files)
 
 
 def pictures_of(data: Path) -> Path:

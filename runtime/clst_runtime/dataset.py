@@ -5,16 +5,17 @@ Legend: H rows, W columns of the picture as it lies on disk.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from clst_runtime.errors import DataError
-from clst_runtime.formats import Files, Format, find_format
-from clst_runtime.images import read_image
-from clst_runtime.labels import ClassList, LabelMapping, load_mapping, read_json_object, relate, unrelated
+from clst_runtime.formats import Files, Format, files_of_split, find_format, shared_labels
+from clst_runtime.images import is_turned, read_image
+from clst_runtime.json_values import read_json_object
+from clst_runtime.labels import IGNORE_ID, ClassList, LabelMapping, load_mapping, relate, unrelated
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +50,15 @@ class LabelledDataset:
     def __len__(self) -> int:
         return len(self.files)
 
+    def labels(self, index: int) -> npt.NDArray[np.uint8]:
+        """Class ids H,W of one sample, without its image.
+
+        Raises:
+            DataError: unreadable, or a label id is outside the map.
+        """
+        path = self.files[index].label
+        return self.mapping.apply(self.form.read(path, self.mapping), where=str(path))
+
     def __getitem__(self, index: int) -> Sample:
         """Read one sample.
 
@@ -57,14 +67,44 @@ class LabelledDataset:
         """
         pair = self.files[index]
         image = read_image(pair.image)
-        raw = self.form.read(pair.label)
-        if image.shape[:2] != raw.shape:
-            raise DataError(
-                f"{pair.image} is {image.shape[0]}x{image.shape[1]} but {pair.label} is {raw.shape[0]}x{raw.shape[1]}; "
-                "image and label must have the same size"
-            )
+        labels = self.labels(index)
+        if image.shape[:2] != labels.shape:
+            raise DataError(other_size(pair, image.shape[:2], labels.shape))
         name = str(pair.image.relative_to(self.root))
-        return Sample(name=name, image=image, labels=self.mapping.apply(raw, where=str(pair.label)))
+        return Sample(name=name, image=image, labels=labels)
+
+    def spread(self, count: int) -> LabelledDataset:
+        """At most `count` of the samples, evenly spread.
+
+        Raises:
+            DataError: none of them has a labelled pixel.
+        """
+        count = min(count, len(self))
+        part = replace(self, files=tuple(self.files[place * len(self) // count] for place in range(count)))
+        part.check_labelled()
+        return part
+
+    def check_labelled(self) -> None:
+        """Read labels until one has a labelled pixel, which mostly is the first.
+
+        Raises:
+            DataError: no pixel of all of them carries a class, or a file is unreadable.
+        """
+        if all((self.labels(index) == IGNORE_ID).all() for index in range(len(self))):
+            raise DataError(
+                f"{self.root}: no pixel of its {len(self)} labels carries one of the classes "
+                f"({', '.join(self.classes.names)}); check the label ids with clst-data check, or give --mapping"
+            )
+
+
+def other_size(pair: Files, image_hw: tuple[int, ...], label_hw: tuple[int, ...]) -> str:
+    """What to say of an image and a label of different sizes."""
+    turned = is_turned(pair.image)
+    upright = " when upright, as its EXIF orientation says," if turned else ""
+    cure = "; label the upright picture, or remove the orientation" if turned else ""
+    sizes = [f"{rows}x{columns}" for rows, columns in (image_hw, label_hw)]
+    told = f"{pair.image} is {sizes[0]}{upright} but {pair.label} is {sizes[1]}"
+    return f"{told}; image and label must have the same size{cure}"
 
 
 def classes_and_mapping(
@@ -102,20 +142,25 @@ def open_dataset(
         mapping_file: JSON that relates the data set's classes to `classes`; None = by equal names.
 
     Raises:
-        DataError: missing folder, empty split, images without labels. ConfigError: the classes do not fit.
+        DataError: missing folder, empty split, images without labels, or not one labelled pixel.
+        ConfigError: the classes do not fit.
     """
     form = find_format(root, format)
     wanted, mapping, remarks = classes_and_mapping(form, root, classes, mapping_file)
-    files = form.files(root, split)
-    if not files:
-        raise DataError(f"{root}: no images in split {split!r} of the {form.name} layout")
+    files = files_of_split(form, root, split)
+    if shared := shared_labels(files):
+        raise DataError(shared[0])
     missing = [pair for pair in files if not pair.label.is_file()]
     if missing:
         raise DataError(
             f"{root}: {len(missing)} of {len(files)} images in split {split!r} have no label, "
             f"e.g. {missing[0].image.name} needs {missing[0].label}"
         )
-    return LabelledDataset(root=root, form=form, files=tuple(files), classes=wanted, mapping=mapping, remarks=remarks)
+    dataset = LabelledDataset(
+        root=root, form=form, files=tuple(files), classes=wanted, mapping=mapping, remarks=remarks
+    )
+    dataset.check_labelled()
+    return dataset
 
 
 def check_dataset(root: Path, *, split: str, format: str | None = None, mapping_file: Path | None = None) -> None:

@@ -5,7 +5,7 @@ A label file's raw ids become ids of the format's class list; `dataset` then rel
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,15 +14,15 @@ import numpy.typing as npt
 
 from clst_runtime.errors import ConfigError, DataError, did_you_mean
 from clst_runtime.images import read_label
+from clst_runtime.json_values import read_json_object, read_text
 from clst_runtime.labels import (
     IGNORE_ID,
     ClassList,
     LabelMapping,
     identity_mapping,
     load_class_list,
-    read_json_object,
 )
-from clst_runtime.media import pictures_below
+from clst_runtime.media import files_below, pictures_below, without_suffix
 from clst_runtime.paths import check_folder
 
 
@@ -34,6 +34,10 @@ class Files:
     """The picture."""
     label: Path
     """The label file; it may be missing, which `dataset` reports."""
+
+
+def _read_ids(path: Path, mapping: LabelMapping) -> npt.NDArray[np.int32]:
+    return read_label(path, np.flatnonzero(mapping.table >= 0).tolist())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,8 +54,10 @@ class Format:
     """The class list of its labels."""
     mapping: Callable[[ClassList], LabelMapping]
     """Raw ids to that list's ids."""
-    read: Callable[[Path], npt.NDArray[np.int32]] = read_label
-    """Raw ids of a label file, H,W."""
+    splits: Callable[[Path], list[str]]
+    """The splits that are there."""
+    read: Callable[[Path, LabelMapping], npt.NDArray[np.int32]] = _read_ids
+    """Raw ids of a label file, H,W; those that the mapping knows tell in which of two ways a file is meant."""
 
 
 # Cityscapes label id → road19 class; GTA5's labels use the same ids.
@@ -65,6 +71,8 @@ SYNTHIA_IDS = {
     19: "bus", 21: "wall",
 }  # fmt: skip
 SYNTHIA_LAST_ID = 22
+PARTS = ("train", "val")
+"""Splits of a layout that has none of its own."""
 # CamVid's 32 colours, by the 11 classes of the usual grouping; void and the rest are ignored.
 CAMVID_COLOURS: Mapping[str, tuple[tuple[int, int, int], ...]] = {
     "sky": ((128, 128, 128),),
@@ -109,13 +117,38 @@ def _synthia_mapping(classes: ClassList) -> LabelMapping:
     return _table(SYNTHIA_LAST_ID + 1, {raw: classes.names.index(name) for raw, name in SYNTHIA_IDS.items()})
 
 
+class _Labels:
+    """The label files below a folder by their path without suffix, which may be missing or in capitals."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._found: dict[str, list[Path]] = {}
+        for path in files_below(folder) if folder.is_dir() else ():
+            self._found.setdefault(without_suffix(path.relative_to(folder)).as_posix(), []).append(path)
+
+    def of(self, *names: str) -> Path:
+        """The label of the first name that has one, else where it ought to be.
+
+        Raises:
+            DataError: it has several.
+        """
+        for name in names:
+            found = self._found.get(name, [])
+            found = [path for path in found if path.suffix.lower() == ".png"] or found
+            if len(found) > 1:
+                raise DataError(f"{found[0]} and {found[1].name} are labels of one image; take one out")
+            if found:
+                return found[0]
+        return self.folder / f"{names[-1]}.png"
+
+
 def _city_files(suffix: str, image_suffix: str) -> Callable[[Path, str], list[Files]]:
     def files(root: Path, split: str) -> list[Files]:
-        base, found = root / "leftImg8bit" / split, []
+        base, labels, found = root / "leftImg8bit" / split, _Labels(root / "gtFine" / split), []
         for image in pictures_below(base):
-            if image.stem.endswith(image_suffix):
-                name = image.stem.removesuffix(image_suffix) + suffix
-                found.append(Files(image=image, label=root / "gtFine" / split / image.parent.relative_to(base) / name))
+            name = without_suffix(image.relative_to(base)).as_posix()
+            if name.endswith(image_suffix):
+                found.append(Files(image=image, label=labels.of(name.removesuffix(image_suffix) + suffix)))
         return found
 
     return files
@@ -125,40 +158,48 @@ def _flat_files(images: str, labels: str) -> Callable[[Path, str], list[Files]]:
     """Layouts without splits; the split `val` is every tenth image, `train` the others, `all` all of them."""
 
     def files(root: Path, split: str) -> list[Files]:
-        found = [
-            Files(image=image, label=root / labels / f"{image.stem}.png") for image in pictures_below(root / images)
-        ]
-        if split == "all":
-            return found
-        return [pair for index, pair in enumerate(found) if (index % 10 == 9) == (split == "val")]
+        base, beside = root / images, _Labels(root / labels)
+        names = [(image, without_suffix(image.relative_to(base))) for image in pictures_below(base)]
+        return _part([Files(image=image, label=beside.of(str(name), name.name)) for image, name in names], split)
 
     return files
 
 
+def _part(files: list[Files], split: str) -> list[Files]:
+    parts = {"all": files, "val": files[9::10], "train": [pair for i, pair in enumerate(files) if i % 10 != 9]}
+    return parts.get(split, [])
+
+
 def _folder_files(root: Path, split: str) -> list[Files]:
-    base = root / "images" / split
+    base, labels = root / "images" / split, _Labels(root / "labels" / split)
     return [
-        Files(image=image, label=(root / "labels" / split / image.relative_to(base)).with_suffix(".png"))
+        Files(image=image, label=labels.of(without_suffix(image.relative_to(base)).as_posix()))
         for image in pictures_below(base)
     ]
 
 
 def _camvid_files(root: Path, split: str) -> list[Files]:
-    base = root / "701_StillsRaw_full"
-    found = [
-        Files(image=image, label=root / "LabeledApproved_full" / f"{image.stem}_L.png")
-        for image in pictures_below(base)
-    ]
+    labels = _Labels(root / "LabeledApproved_full")
+    names = [(image, without_suffix(image).name) for image in pictures_below(root / "701_StillsRaw_full")]
+    found = [Files(image=image, label=labels.of(f"{name}_L")) for image, name in names]
     listing = root / f"{split}.txt"
-    if listing.is_file():
-        wanted = {Path(line).stem for line in listing.read_text().split()}
-        return [pair for pair in found if pair.image.stem in wanted]
-    if split == "all":
-        return found
-    return [pair for index, pair in enumerate(found) if (index % 10 == 9) == (split == "val")]
+    if not listing.is_file():
+        return found if split == "all" else [] if _camvid_lists(root) else _part(found, split)
+    wanted = {without_suffix(Path(line)).name for line in read_text(listing).split()}
+    if lacking := sorted(wanted - {name for _, name in names}):
+        raise DataError(f"{listing} names {len(lacking)} images that are not there, e.g. {lacking[0]}; mend the list")
+    return [pair for pair, (_, name) in zip(found, names, strict=True) if name in wanted]
 
 
-def _read_camvid(path: Path) -> npt.NDArray[np.int32]:
+def _camvid_lists(root: Path) -> list[str]:
+    return sorted(path.stem for path in root.glob("*.txt") if path.stem in ("train", "val", "test", "trainval"))
+
+
+def _folders(images: str) -> Callable[[Path], list[str]]:
+    return lambda root: sorted(p.name for p in (root / images).iterdir() if p.is_dir() and not p.name.startswith("."))
+
+
+def _read_camvid(path: Path, mapping: LabelMapping) -> npt.NDArray[np.int32]:
     """CamVid's colours as camvid11 ids; a colour that CamVid does not have becomes 254, which the map refuses."""
     from clst_runtime.images import read_image
 
@@ -187,14 +228,16 @@ FORMATS: dict[str, Format] = {
         Format(
             name="cityscapes",
             looks_for="gtFine/*/*/*_gtFine_labelIds.png",
-            files=_city_files("_gtFine_labelIds.png", "_leftImg8bit"),
+            files=_city_files("_gtFine_labelIds", "_leftImg8bit"),
+            splits=_folders("leftImg8bit"),
             classes=_shipped("road19"),
             mapping=_cityscapes_mapping,
         ),
         Format(
             name="cityscapes-trainids",
             looks_for="gtFine/*/*/*_gtFine_labelTrainIds.png",
-            files=_city_files("_gtFine_labelTrainIds.png", "_leftImg8bit"),
+            files=_city_files("_gtFine_labelTrainIds", "_leftImg8bit"),
+            splits=_folders("leftImg8bit"),
             classes=_shipped("road19"),
             mapping=identity_mapping,
         ),
@@ -202,6 +245,7 @@ FORMATS: dict[str, Format] = {
             name="synthia",
             looks_for="GT/LABELS/*.png",
             files=_flat_files("RGB", "GT/LABELS"),
+            splits=lambda root: [*PARTS, "all"],
             classes=_shipped("road16"),
             mapping=_synthia_mapping,
         ),
@@ -209,6 +253,7 @@ FORMATS: dict[str, Format] = {
             name="camvid",
             looks_for="LabeledApproved_full/*_L.png",
             files=_camvid_files,
+            splits=lambda root: [*(_camvid_lists(root) or PARTS), "all"],
             classes=_shipped("camvid11"),
             mapping=identity_mapping,
             read=_read_camvid,
@@ -216,7 +261,8 @@ FORMATS: dict[str, Format] = {
         Format(
             name="idd",
             looks_for="gtFine/*/*/*_label.png",
-            files=_city_files("_label.png", "_image"),
+            files=_city_files("_label", "_image"),
+            splits=_folders("leftImg8bit"),
             classes=_shipped("idd7"),
             mapping=identity_mapping,
         ),
@@ -224,6 +270,7 @@ FORMATS: dict[str, Format] = {
             name="folder",
             looks_for="labels/*/**/*.png",
             files=_folder_files,
+            splits=_folders("images"),
             classes=_folder_classes,
             mapping=identity_mapping,
         ),
@@ -231,6 +278,7 @@ FORMATS: dict[str, Format] = {
             name="gta5",
             looks_for="labels/*.png",
             files=_flat_files("images", "labels"),
+            splits=lambda root: [*PARTS, "all"],
             classes=_shipped("road19"),
             mapping=_gta5_mapping,
         ),
@@ -252,7 +300,31 @@ def find_format(root: Path, name: str | None = None) -> Format:
     if (root / "classes.json").is_file():
         return FORMATS["folder"]
     for each in FORMATS.values():
-        if next(root.glob(each.looks_for), None) is not None:
+        if next(root.glob(each.looks_for.replace(".png", ".[pP][nN][gG]")), None) is not None:
             return each
     told = "; ".join(f"{each.name}: {each.looks_for}" for each in FORMATS.values())
     raise DataError(f"{root}: no known layout (looked for {told}); give --format, or convert it to the folder layout")
+
+
+def files_of_split(form: Format, root: Path, split: str) -> list[Files]:
+    """Images and labels of a split, sorted; a label may be missing.
+
+    Raises:
+        DataError: there are no images; it tells the splits that there are.
+    """
+    files = form.files(root, split)
+    if files:
+        return files
+    there = [name for name in form.splits(root) if name != split and form.files(root, name)]
+    told = f"its splits are {', '.join(there)}" if there else "nor in any other"
+    raise DataError(f"{root}: no images in split {split!r} of the {form.name} layout; {told}")
+
+
+def shared_labels(files: Sequence[Files]) -> list[str]:
+    """What is wrong where two images have one label, in words."""
+    first: dict[Path, Path] = {}
+    return [
+        f"{first[pair.label]} and {pair.image} share the label {pair.label}; rename one with its label, or take it out"
+        for pair in files
+        if first.setdefault(pair.label, pair.image) is not pair.image
+    ]

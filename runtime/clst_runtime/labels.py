@@ -5,6 +5,7 @@ Class lists are data. A model's ids run 0 … C−1 without gaps; `IGNORE_ID` ma
 
 from __future__ import annotations
 
+import difflib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,8 +16,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from clst_runtime import json_values
 from clst_runtime.errors import ConfigError, DataError, did_you_mean
-from clst_runtime.numbers import json_value
+from clst_runtime.json_values import field, no_others, read_json_object, several, shown, whole
 
 IGNORE_ID = 255
 MAX_CLASSES = 255  # ids 0 … 254; 255 is IGNORE_ID
@@ -64,14 +66,32 @@ class ClassList:
             ConfigError: the names are missing or the entries are not of that form.
         """
         try:
-            names = tuple(str(entry) for entry in value["names"])
-            given = value.get("colors") or distinct_colours(len(names))
-            colours = tuple((int(r), int(g), int(b)) for r, g, b in given)
-        except (KeyError, TypeError, ValueError) as error:
+            _check_keys(value)
+            if not isinstance(value.get("names"), (list, tuple)):
+                raise ValueError(f"names is {shown(value.get('names'))}, expected a list")
+            if len(value["names"]) > MAX_CLASSES:
+                raise ValueError(f"{len(value['names'])} classes, at most {MAX_CLASSES} are possible")
+            names = field(value, "names", several(len(value["names"]), json_values.name))
+            given = {"colors": value.get("colors"), "name": value.get("name")}
+            colours: tuple[tuple[int, ...], ...] = distinct_colours(len(names))
+            if given["colors"] is not None:
+                colours = field(given, "colors", several(len(names), several(3, whole(0, 255))))
+            called = name if given["name"] is None else field(given, "name", json_values.name)
+        except ValueError as error:
             raise ConfigError(
-                f'class list {name!r}: expected {{"names": ["road", …], "colors": [[r, g, b], …]}} ({error})'
+                f'class list {name!r}: {error} (expected {{"names": ["road", …], "colors": [[r, g, b], …]}})'
             ) from error
-        return ClassList(name=str(value.get("name", name)), names=names, colours=colours)
+        return ClassList(name=called, names=names, colours=tuple((r, g, b) for r, g, b in colours))
+
+
+def _check_keys(value: Mapping[str, Any]) -> None:
+    """Notes of other names are welcome, but not what is nearly a known name, nor another id to ignore."""
+    known = ("name", "names", "colors")
+    for key in value:
+        if key not in known and difflib.get_close_matches(key, known, n=1, cutoff=0.7):
+            no_others({key: None}, known)
+        if key.startswith("ignore") and value[key] != IGNORE_ID:
+            raise ValueError(f"{key} is {shown(value[key])}, but {IGNORE_ID} is ignored in labels; give a mapping file")
 
 
 def distinct_colours(count: int) -> tuple[tuple[int, int, int], ...]:
@@ -115,21 +135,6 @@ def load_class_list(name_or_path: str | Path) -> ClassList:
             f"no class list {text_name!r}: neither a file nor shipped; {did_you_mean(text_name, builtin_names())}"
         )
     return ClassList.from_json(read_json_object(path), name=path.stem)
-
-
-def read_json_object(path: Path) -> dict[str, Any]:
-    """The JSON object in a file.
-
-    Raises:
-        DataError: unreadable, not JSON, or not an object.
-    """
-    try:
-        value = json_value(path.read_text())
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} is not readable JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise DataError(f"{path} holds a {type(value).__name__}, expected a JSON object")
-    return value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -233,6 +238,6 @@ def load_mapping(path: Path, source: ClassList, target: ClassList) -> LabelMappi
         DataError: unreadable. ConfigError: it does not fit the two lists.
     """
     pairs = read_json_object(path).get("map")
-    if not isinstance(pairs, dict):
+    if not isinstance(pairs, dict) or not all(wanted is None or isinstance(wanted, str) for wanted in pairs.values()):
         raise ConfigError(f'{path}: expected {{"map": {{"source class": "target class" or null}}}}')
     return relate(source, target, pairs)

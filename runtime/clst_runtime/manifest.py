@@ -10,8 +10,8 @@ from typing import Any
 
 from clst_runtime.errors import ClstError, ModelFileError
 from clst_runtime.frames import Fit, fit_named
+from clst_runtime.json_values import parse_object
 from clst_runtime.labels import ClassList
-from clst_runtime.numbers import json_value
 
 FORMAT_VERSION = 1
 METADATA_KEY = "clst_manifest"
@@ -72,7 +72,7 @@ class Manifest:
             ModelFileError: not JSON, another format version, or a field is missing, unknown or of a wrong form.
         """
         try:
-            value = json_value(text)
+            value = parse_object(text)
             version = value["format_version"]
         except (ValueError, KeyError, TypeError) as error:
             raise ModelFileError(f"{where}: its manifest is damaged ({error}); export the model again") from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from typing import Any
 
@@ -63,22 +62,3 @@ def parse_size(text: str) -> tuple[int, int]:
     if not (0 < int(rows) <= LARGEST_SIDE and 0 < int(columns) <= LARGEST_SIDE):
         raise ConfigError(f"size {text!r}; give rows and columns from 1 to {LARGEST_SIDE}")
     return int(rows), int(columns)
-
-
-def json_value(text: str) -> Any:
-    """The value of a JSON text, whose numbers are usable.
-
-    Raises:
-        ValueError: it is no JSON, or a number is NaN, infinite or beyond 64 bits.
-    """
-
-    def checked(kind: type[float]) -> Any:
-        def parse(written: str) -> float:
-            value = kind(written)
-            if not is_usable(value):
-                raise ValueError(f"{written[:40]} is not a usable number")
-            return value
-
-        return parse
-
-    return json.loads(text, parse_constant=checked(float), parse_float=checked(float), parse_int=checked(int))

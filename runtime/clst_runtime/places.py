@@ -138,11 +138,12 @@ def own_names(paths: Sequence[Path]) -> list[str]:
     whole = [_printable(path.as_posix()) for path in paths]
     short = [_printable(without_suffix(path).as_posix()) for path in paths]
     folders = {_folded(parent.as_posix()) for name in short for parent in Path(name).parents}
-    uses = Counter(map(_folded, short))
+    uses, whole_uses = Counter(map(_folded, short)), Counter(map(_folded, whole))
     names = []
     taken: set[str] = set()
     for with_suffix, name in zip(whole, short, strict=True):
-        if uses[_folded(name)] > 1 or _folded(f"{name}.png") in folders:
+        alike = uses[_folded(name)] > 1 and whole_uses[_folded(with_suffix)] == 1
+        if alike or _folded(f"{name}.png") in folders:
             name = with_suffix
         number, first = 1, name
         while _folded(name) in taken:

@@ -8,9 +8,10 @@ from tests.command_line import call
 from tests.conftest import rgb_manifest
 
 from clst_runtime.errors import ConfigError, DataError, ModelFileError
+from clst_runtime.json_values import parse_object
 from clst_runtime.labels import load_class_list
 from clst_runtime.manifest import Manifest
-from clst_runtime.numbers import json_value, parse_size
+from clst_runtime.numbers import parse_size
 from clst_runtime.sources import open_source
 
 COMMANDS = ["run", "bench", "eval", "parity", "doctor", "train", "data", "export", "demo"]
@@ -60,7 +61,7 @@ def test_a_size_is_rows_and_columns():
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999", "1" + "0" * 30, "1" * 5000])
 def test_files_of_json_hold_only_usable_numbers(number, tmp_path):
     with pytest.raises(ValueError):
-        json_value(f'{{"a": [1, {number}]}}')
+        parse_object(f'{{"a": [1, {number}]}}')
     (tmp_path / "c.json").write_text(f'{{"names": ["a", "b"], "colors": [[1, 2, 3], [1, 2, {number}]]}}')
     with pytest.raises(DataError, match="c.json"):
         load_class_list(tmp_path / "c.json")
@@ -70,7 +71,7 @@ def test_files_of_json_hold_only_usable_numbers(number, tmp_path):
 
 
 def test_usable_numbers_of_json_stay_what_they_are():
-    assert json_value('{"a": [1, -2.5, 1e3, 9223372036854775807]}') == {"a": [1, -2.5, 1000.0, 2**63 - 1]}
+    assert parse_object('{"a": [1, -2.5, 1e3, 9223372036854775807]}') == {"a": [1, -2.5, 1000.0, 2**63 - 1]}
 
 
 @pytest.mark.parametrize(

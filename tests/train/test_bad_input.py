@@ -320,13 +320,13 @@ def test_a_paletted_picture_among_target_images_is_taken_for_a_label(tmp_path):
         open_target([str(tmp_path)], input_hw=(2, 4))
 
 
-def test_an_exif_rotation_is_not_applied_and_said(tmp_path):
+def test_an_exif_orientation_is_applied_and_said(tmp_path):
     exif = Image.Exif()
     exif[274] = 6  # "turn by 90 degrees"
     Image.new("RGB", (48, 32)).save(tmp_path / "a.jpg", exif=exif)
     target = open_target([str(tmp_path)], input_hw=(32, 48))
-    assert "1 images carry an EXIF rotation, which is not applied" in target.remarks[0]
-    assert read_header(tmp_path / "a.jpg").size_hw == read_image(tmp_path / "a.jpg").shape[:2] == (32, 48)
+    assert "1 images carry an EXIF orientation, which is applied" in target.remarks[0]
+    assert read_header(tmp_path / "a.jpg").size_hw == read_image(tmp_path / "a.jpg").shape[:2] == (48, 32)
 
 
 def test_no_pictures_are_nothing_to_remark_and_a_head_without_a_picture_is_refused(tmp_path):

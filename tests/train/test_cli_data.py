@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import numpy as np
 from tests.command_line import call
@@ -6,6 +7,7 @@ from tests.conftest import write_labelled
 from tests.shell import shell
 
 from clst_runtime.images import read_label, write_png
+from clst_runtime.media import files_below
 from clst_train.cli_data import main as clst_data
 
 
@@ -32,7 +34,7 @@ def test_what_is_wrong_is_said_in_words_with_counts(tmp_path):
     done = shell("clst-data", "check", data, "--split", "val", "--sheet", tmp_path / "s.png")
     assert done.returncode == 3
     assert "label ids outside the map: 77 (3 pixels)" in done.stdout
-    assert "sizes differ" in done.stdout
+    assert "image and label must have the same size" in done.stdout
     assert "2.png: No such file" in done.stdout
     assert "3.png: not a readable image" in done.stdout
     assert "4 things to mend" in done.stderr
@@ -46,6 +48,20 @@ def test_scenes_are_written_and_can_be_checked(tmp_path):
     assert call(clst_data, "scenes", out).exit_code == 3
     assert call(clst_data, "scenes", tmp_path / "t", "--look", "newest").exit_code == 3
     assert call(clst_data, "scenes", tmp_path / "t", "--size", "48").exit_code == 3
+
+
+def test_every_image_of_a_converted_data_set_has_a_file_of_its_own(tmp_path):
+    data = write_labelled(tmp_path / "d", count=1)
+    for kind in ("images", "labels"):
+        for name in ("a/b", "a__b", "A/B"):
+            (data / kind / "val" / name).parent.mkdir(exist_ok=True)
+            shutil.copy(data / kind / "val/0.png", data / kind / "val" / f"{name}.png")
+    assert shell("clst-data", "convert", data, tmp_path / "out", "--split", "val").returncode == 0
+    for kind in ("images", "labels"):
+        found = [
+            str(path.relative_to(tmp_path / "out" / kind / "val")) for path in files_below(tmp_path / "out" / kind)
+        ]
+        assert found == ["0.png", "A/B.png", "a/b~2.png", "a__b.png"]
 
 
 def test_a_converted_data_set_has_the_same_labels(tmp_path):

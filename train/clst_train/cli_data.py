@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -107,6 +108,7 @@ def convert(
     from clst_runtime.images import write_png
     from clst_runtime.labels import load_class_list
     from clst_runtime.paths import check_new_folder
+    from clst_runtime.places import own_names
 
     check_new_folder(out, cure="give another folder")
     wanted = load_class_list(classes) if classes else None
@@ -114,11 +116,12 @@ def convert(
         open_dataset(folder, split=split, format=form, classes=wanted, mapping_file=mapping) for split in splits
     ]
     for split, dataset in zip(splits, datasets, strict=True):
-        for index in range(len(dataset)):
+        images = [pair.image for pair in dataset.files]
+        above = os.path.commonpath([image.parent for image in images])
+        for index, name in enumerate(own_names([image.relative_to(above) for image in images])):
             sample = dataset[index]
-            name = Path(sample.name).with_suffix("").as_posix().replace("/", "__") + ".png"
-            write_png(out / "images" / split / name, sample.image)
-            write_png(out / "labels" / split / name, sample.labels)
+            write_png(out / "images" / split / f"{name}.png", sample.image)
+            write_png(out / "labels" / split / f"{name}.png", sample.labels)
         write_text(out / "classes.json", json.dumps(dataset.classes.to_json(), indent=1) + "\n")
         click.echo(f"{split}: {len(dataset)} images")
 

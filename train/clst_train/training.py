@@ -20,7 +20,7 @@ from clst_train.adaptation_stage import adapt
 from clst_train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from clst_train.config import Config, ModelConfig
 from clst_train.data.cache import cached
-from clst_train.data.headers import check_pairs, check_something_is_labelled
+from clst_train.data.headers import check_pairs
 from clst_train.data.sampling import rare_classes_of
 from clst_train.data.target import TargetImages, open_target
 from clst_train.distributed import (
@@ -176,7 +176,6 @@ def _open_data(config: Config, started: Checkpoint | None) -> Data:
         wanted = started.classes
     source = _labelled(data.source, data.source_split, data.source_format, data.mapping, wanted)
     _note(data.source, check_pairs(source, used_hw=config.source_hw))
-    check_something_is_labelled(source)
     if len(source.classes) < 2:
         raise ConfigError(
             f"{source.classes.name} has one class ({source.classes.names[0]}): every pixel would be that; give two or "

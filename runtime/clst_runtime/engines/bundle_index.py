@@ -24,7 +24,7 @@ from clst_runtime.engines.verification import Expected
 from clst_runtime.errors import DataError, ModelFileError
 from clst_runtime.hashing import file_sha256
 from clst_runtime.images import read_image, read_label
-from clst_runtime.labels import read_json_object
+from clst_runtime.json_values import read_json_object
 
 ALONE_VERSION, RIVAL_VERSION = 1, 2
 """Versions of `bundle.json`: a model alone, and one with a rival, which a program of version 1 would overlook."""

@@ -1,6 +1,6 @@
-"""What the heads of image files tell before hours of training: size, kind of pixels, EXIF rotation.
+"""What the heads of image files tell before hours of training: size, kind of pixels, EXIF orientation.
 
-Legend: H rows, W columns as the file stores them.
+Legend: H rows, W columns of the upright picture.
 """
 
 from __future__ import annotations
@@ -10,13 +10,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from clst_runtime.dataset import LabelledDataset
+from clst_runtime.dataset import LabelledDataset, other_size
 from clst_runtime.errors import DataError
-from clst_runtime.images import png_layout
-from clst_runtime.labels import IGNORE_ID
+from clst_runtime.images import SIDEWAYS, orientation, png_layout
 from clst_runtime.optional import require
-
-_EXIF_ORIENTATION, _AS_STORED = 274, 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,11 +21,11 @@ class Header:
     """The head of one image file."""
 
     size_hw: tuple[int, int]
-    """H and W as stored."""
+    """H and W of the upright picture."""
     mode: str
     """Pillow's name of its pixels: L, RGB, RGBA, P …"""
     turned: bool
-    """It carries an EXIF rotation or mirror. None is applied anywhere: labels and live frames have none either."""
+    """It carries an EXIF orientation, which is applied wherever it is read."""
 
 
 def read_header(path: Path) -> Header:
@@ -40,10 +37,9 @@ def read_header(path: Path) -> Header:
     image_module = require("PIL.Image")
     try:
         with image_module.open(path) as picture:
-            columns, rows = picture.size
-            exif = picture.getexif() if picture.format in ("JPEG", "MPO", "WEBP", "TIFF") else {}
-            turned = exif.get(_EXIF_ORIENTATION, _AS_STORED) not in (0, _AS_STORED)
-            return Header(size_hw=(rows, columns), mode=picture.mode, turned=turned)
+            turn = orientation(path, picture)
+            size_hw = picture.size if turn in SIDEWAYS else picture.size[::-1]
+            return Header(size_hw=size_hw, mode=picture.mode, turned=turn > 1)
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file") from error
     except (OSError, SyntaxError, ValueError, image_module.DecompressionBombError) as error:
@@ -53,7 +49,7 @@ def read_header(path: Path) -> Header:
 def check_pictures(
     paths: Iterable[Path], *, used_hw: tuple[int, int]
 ) -> tuple[tuple[str, ...], tuple[tuple[int, int], ...]]:
-    """Remarks on camera pictures that become `used_hw` (rows, columns): several sizes, EXIF rotations.
+    """Remarks on camera pictures that become `used_hw` (rows, columns): several sizes, EXIF orientations.
 
     Returns the remarks, and rows and columns of each picture.
 
@@ -75,7 +71,7 @@ def check_pictures(
 
 
 def check_pairs(dataset: LabelledDataset, *, used_hw: tuple[int, int]) -> tuple[str, ...]:
-    """Remarks on labelled images that become `used_hw` (rows, columns): several sizes, EXIF rotations.
+    """Remarks on labelled images that become `used_hw` (rows, columns): several sizes, EXIF orientations.
 
     Raises:
         DataError: one is no image, or an image and its label have different sizes.
@@ -85,30 +81,11 @@ def check_pairs(dataset: LabelledDataset, *, used_hw: tuple[int, int]) -> tuple[
     for pair in dataset.files:
         image, label = read_header(pair.image), read_header(pair.label)
         if image.size_hw != label.size_hw:
-            cure = "; its EXIF rotation is not applied, labels must fit it as stored" if image.turned else ""
-            raise DataError(
-                f"{pair.image} is {_told(image.size_hw)} but {pair.label} is {_told(label.size_hw)}; "
-                f"image and label must have the same size{cure}"
-            )
+            raise DataError(other_size(pair, image.size_hw, label.size_hw))
         sizes[image.size_hw] += 1
         if image.turned:
             turned.append(pair.image)
     return (*_on_sizes(sizes, used_hw), *_on_turns(turned))
-
-
-def check_something_is_labelled(dataset: LabelledDataset) -> None:
-    """Read labels until one has a labelled pixel, which mostly is the first.
-
-    Raises:
-        DataError: no pixel of the whole data set carries a class, or a file is unreadable.
-    """
-    for index in range(len(dataset)):
-        if (dataset[index].labels != IGNORE_ID).any():
-            return
-    raise DataError(
-        f"{dataset.root}: no pixel of its {len(dataset)} labels carries one of the classes "
-        f"({', '.join(dataset.classes.names)}); check the label ids with clst-data check, or give --mapping"
-    )
 
 
 def _told(size_hw: tuple[int, int]) -> str:
@@ -123,9 +100,12 @@ def _on_sizes(sizes: Counter[tuple[int, int]], used_hw: tuple[int, int]) -> list
 
 
 def _on_turns(turned: list[Path]) -> list[str]:
-    if not turned:
-        return []
-    return [
-        f"{len(turned)} images carry an EXIF rotation, which is not applied: they are taken as stored, "
-        f"e.g. {turned[0].name}"
-    ]
+    return [on_turns(len(turned), turned[0])] if turned else []
+
+
+def on_turns(count: int, example: Path) -> str:
+    """The remark on images that carry an EXIF orientation."""
+    return (
+        f"{count} images carry an EXIF orientation, which is applied (labels must fit the upright picture), "
+        f"e.g. {example.name}"
+    )

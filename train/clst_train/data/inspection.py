@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from clst_runtime.dataset import classes_and_mapping
+from clst_runtime.dataset import classes_and_mapping, other_size
 from clst_runtime.errors import DataError
-from clst_runtime.formats import find_format
-from clst_runtime.images import read_image
+from clst_runtime.formats import files_of_split, find_format, shared_labels
+from clst_runtime.images import is_turned, read_image
 from clst_runtime.labels import IGNORE_ID, ClassList, LabelMapping
 from clst_runtime.overlay import blend, contact_sheet
+from clst_train.data.headers import on_turns
 
 SHEET_PICTURES = 12
 
@@ -65,26 +66,29 @@ def inspect(
     form = find_format(root, format)
     wanted, mapping, remarks = classes_and_mapping(form, root, classes, mapping_file)
     found = Inspection(form=form.name, classes=wanted, remarks=list(remarks))
-    files = form.files(root, split)
-    if not files:
-        raise DataError(f"{root}: no images in split {split!r} of the {form.name} layout")
+    files = files_of_split(form, root, split)
+    found.problems.extend(shared_labels(files))
+    turned: list[Path] = []
     every = max(1, len(files) // SHEET_PICTURES)
     for index, pair in enumerate(files):
         found.images += 1
         try:
             image = read_image(pair.image)
             found.sizes[image.shape[0], image.shape[1]] += 1
-            raw = form.read(pair.label)
+            if is_turned(pair.image):
+                turned.append(pair.image)
+            raw = form.read(pair.label, mapping)
         except DataError as error:
             found.problems.append(error.message)
             continue
         if raw.shape != image.shape[:2]:
-            found.problems.append(f"{pair.image.name}: image {image.shape[:2]}, label {raw.shape}: sizes differ")
+            found.problems.append(other_size(pair, image.shape[:2], raw.shape))
             continue
         labels = _count(found, mapping, raw)
         if index % every == 0 and len(found.examples) < SHEET_PICTURES:
             found.examples.append([image, blend(image, labels, wanted)])
     _conclude(found)
+    found.remarks.extend([on_turns(len(turned), turned[0])] if turned else [])
     return found
 
 

@@ -82,9 +82,8 @@ def count_classes(dataset: LabelledDataset, input_hw: tuple[int, int], fit: Fit 
     """
 
     def count(index: int) -> npt.NDArray[np.int64]:
-        path = dataset.files[index].label
-        labels = dataset.mapping.apply(dataset.form.read(path), where=str(path))
-        return np.bincount(fit_labels(labels, input_hw, fit).ravel(), minlength=256)[: len(dataset.classes)]
+        labels = fit_labels(dataset.labels(index), input_hw, fit)
+        return np.bincount(labels.ravel(), minlength=256)[: len(dataset.classes)]
 
     workers = min(16, os.cpu_count() or 1)
     with ThreadPoolExecutor(workers, thread_name_prefix="counter") as pool:
