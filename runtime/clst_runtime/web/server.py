@@ -10,6 +10,7 @@ import struct
 import threading
 import time
 from collections.abc import Awaitable, Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from importlib import resources
 from typing import TYPE_CHECKING, Any, cast
@@ -140,6 +141,7 @@ class WebServer:
     async def _begin(self, runner: Any) -> asyncio.AbstractServer:
         await runner.setup()
         self._loop = loop = asyncio.get_running_loop()
+        loop.set_default_executor(_Threads())
         loop.set_exception_handler(lambda _, context: self._faults.mishap(context))
         accepting = await loop.create_server(
             lambda: self._accepted(runner.server), sock=self._listening, backlog=BACKLOG
@@ -324,6 +326,24 @@ class WebServer:
 def _abort(speaker: Any) -> None:
     if speaker.transport is not None:
         speaker.transport.abort()
+
+
+class _Threads(ThreadPoolExecutor):
+    """A thread for each call. The end of the program waits for none of them, because a disk may hang in it."""
+
+    def submit(self, call: Callable[..., Any], /, *args: Any, **options: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+
+        def work() -> None:
+            if not future.set_running_or_notify_cancel():
+                return
+            try:
+                future.set_result(call(*args, **options))
+            except BaseException as error:  # noqa: BLE001  it belongs to who asked
+                future.set_exception(error)
+
+        threading.Thread(target=work, name="web call", daemon=True).start()
+        return future
 
 
 class _Full(asyncio.Protocol):

@@ -2,9 +2,13 @@
 
 import json
 import logging
+import os
 import socket
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from tests.runtime.web.run import next_picture, served
@@ -14,6 +18,7 @@ from clst_runtime.errors import ConfigError, DataError
 from clst_runtime.web.recording import Recorder
 
 OPEN = "0.0.0.0:0"
+ROOT = Path(__file__).parents[3]
 
 
 def raw(page, request, *, seconds=5.0):
@@ -357,3 +362,56 @@ def test_while_a_recording_is_finished_the_page_says_so(tmp_path):
     go_on.set()
     stopping.join()
     assert recorder.to_json()["message"] == f"{told['file']}: 1 frames saved"
+
+
+HANGING = """
+import threading, time
+from pathlib import Path
+from tests.conftest import rgb_manifest
+from tests.runtime.web.run import Served
+from tests.runtime.web.test_faults import Video
+from clst_runtime.statistics import RunStatistics
+from clst_runtime.web import RunFacts, open_web, parse_web_address
+
+closing, statistics = threading.Event(), RunStatistics()
+facts = RunFacts(manifest=rgb_manifest(), model="m", source="s", backend="b")
+run = Served(open_web(parse_web_address("0"), statistics=statistics, facts=facts, recordings=Path(".")), statistics)
+run.sink._recorder._make_video = lambda path: Video(on_close=lambda: (closing.set(), time.sleep(60)))
+run.record(True)
+run.give()
+threading.Thread(target=run.record, args=(False,), daemon=True).start()
+closing.wait(10)
+print("at its end", flush=True)
+"""
+
+
+def test_a_recording_whose_disk_hangs_while_a_viewer_ends_it_does_not_keep_the_program_from_ending(tmp_path):
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([*sys.path, str(ROOT)])}
+    call = [sys.executable, "-c", HANGING]
+    done = subprocess.run(call, capture_output=True, text=True, timeout=30, cwd=tmp_path, env=environment)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "at its end\n", "")
+
+
+def test_the_end_waits_neither_for_half_a_body_nor_for_a_download_nor_for_the_silent(tmp_path):
+    with served(recordings=tmp_path) as page:
+        page.record(True)
+        page.give()
+        name = json.loads(page.record(False)[1])["file"]
+        (tmp_path / name).write_bytes(b"0" * (32 << 20))
+        asked = [
+            b"",
+            b"GET",
+            b"POST /recording HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+            b"Content-Length: 9\r\n\r\n{",
+            b"GET /recordings/%s HTTP/1.1\r\nHost: localhost\r\n\r\n" % name.encode(),
+        ]
+        waiting = [socket.create_connection(("127.0.0.1", page.port)) for _ in asked]
+        for connection, request in zip(waiting, asked, strict=True):
+            connection.sendall(request)
+        assert waiting[-1].recv(12) == b"HTTP/1.1 200"
+        begins = time.monotonic()
+        page.sink.close()
+        assert time.monotonic() - begins < 3.0
+        assert not [thread for thread in threading.enumerate() if thread.name == "web server"]
+        for connection in waiting:
+            connection.close()
