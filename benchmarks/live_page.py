@@ -78,7 +78,10 @@ async def look_at(url: str, out: Path, show: Show, *, seconds: float, scene: int
     async with opened(url, profile, width=1440, height=900) as tab:
         await tab.until("document.body.dataset.state === 'ready'", 180)
         await asyncio.sleep(seconds)
-        await tab.value("document.getElementById('record').click()")
+        for pressed in ("true", "false", "true"):  # a finished one, and one that goes on
+            await tab.value("document.getElementById('record').click()")
+            await tab.until(f"document.getElementById('record').getAttribute('aria-pressed') === '{pressed}'")
+            await asyncio.sleep(2.0)
         show.held = scene
         await asyncio.sleep(4.0)
         await tab.until("document.body.dataset.state === 'ready'")
