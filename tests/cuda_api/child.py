@@ -106,6 +106,28 @@ def mapped():
     return {"differs": differs, "before": before, "after": after}
 
 
+def closed_in_the_midst():
+    """Closed while the stream still works: results that are held get their bytes before memory is freed."""
+    found = {}
+    device = open_cuda("cuda-python")
+    frame, result, there = device.pinned((4,)), device.pinned((4,)), device.allocate(4)
+    frame[...] = 7
+    device.copy_in(there, frame)
+    device.copy_out(result, there)
+    LIB.stand_in_forget()
+    device.close()
+    found["result"] = result.tolist()
+    found["log"] = log()
+    with open_cuda("cuda-python") as second:
+        result, there = second.pinned((4,)), second.allocate(4)
+        recorded = second.record_graph(lambda into=result: second.copy_out(into, there))
+        second.launch(recorded)
+        LIB.stand_in_forget()
+        second.release_graph(recorded)
+        found["graph"] = log()
+    return found
+
+
 def allocate_elsewhere():
     """What a decoder in another thread may do at any time."""
     address = ctypes.c_uint64()
@@ -330,8 +352,8 @@ def whole_backend():
     return found
 
 
-SCENARIOS = [there_and_back, mapped, graph, graphs_that_fail, results_outlive_the_device, sticky, memory, not_there,
-             half_open, older_driver, threads, misuse, whole_backend]  # fmt: skip
+SCENARIOS = [there_and_back, closed_in_the_midst, mapped, graph, graphs_that_fail, results_outlive_the_device, sticky,
+             memory, not_there, half_open, older_driver, threads, misuse, whole_backend]  # fmt: skip
 
 
 def forked(scenario):

@@ -116,6 +116,13 @@ def test_calls_come_in_the_order_that_the_driver_wants(answers):
     assert calls[18:23] == frame
 
 
+def test_a_gpu_that_still_works_is_waited_for_before_anything_is_freed(answers):
+    told = found(answers, "closed_in_the_midst")
+    assert told["result"] == [7, 7, 7, 7]
+    assert told["log"] == ["cuStreamSynchronize", "cuMemFree", "cuStreamDestroy", "cuCtxPopCurrent"]
+    assert told["graph"] == ["cuStreamSynchronize", "cuGraphExecDestroy"]
+
+
 def test_mapped_memory_is_read_and_written_in_place_at_the_gpu_s_own_address(answers):
     told = found(answers, "mapped")
     assert told["differs"], "the stand-in must not let host addresses pass for the GPU's"

@@ -55,6 +55,8 @@ class Behaviour:
     """Added to each byte of a graph's outputs; None of it is queued when it is -1."""
     graphs: int = 0
     """Graphs that were made."""
+    gone: list[tuple[str, bool]] = field(default_factory=list)
+    """TensorRT's objects as they were freed, and whether work was queued then."""
     host_code_allowed: list[bool] = field(default_factory=list)
     """`engine_host_code_allowed` at each deserialisation."""
 

@@ -157,6 +157,7 @@ class FakeCuda:
             for address in self.addresses:
                 del MEMORY[address]
             del STREAMS[self.stream_handle]
+            assert not self.queue or self.fails_with, "memory was freed that queued work uses"
 
     def __enter__(self):
         return self

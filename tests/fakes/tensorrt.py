@@ -99,6 +99,10 @@ class IProgressMonitor:
         raise AssertionError("not overridden")
 
 
+def _freed(name):
+    _behaviour.current.gone.append((name, any(_cuda.STREAMS.values())))
+
+
 def _complain(logger, severity, text):
     logger.log(getattr(ILogger.Severity, severity), text)
 
@@ -326,6 +330,9 @@ class Builder:
 class Runtime:
     __slots__ = ("DLA_core", "_logger", "engine_host_code_allowed")
 
+    def __del__(self):
+        _freed("Runtime")
+
     def __init__(self, logger) -> None:
         if not _behaviour.current.starts:
             raise TypeError("pybind11::init(): factory function returned nullptr")
@@ -349,6 +356,9 @@ class Runtime:
 
 class ICudaEngine:
     __slots__ = ("_model", "_session")
+
+    def __del__(self):
+        _freed("ICudaEngine")
 
     def __init__(self, model) -> None:
         self._model, self._session = model, _session(model)
@@ -386,6 +396,9 @@ class ICudaEngine:
 
 class IExecutionContext:
     __slots__ = ("_addresses", "_session")
+
+    def __del__(self):
+        _freed("IExecutionContext")
 
     def __init__(self, session) -> None:
         self._session, self._addresses = session, {}

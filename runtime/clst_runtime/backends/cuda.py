@@ -126,7 +126,7 @@ class CudaDevice(Protocol):
         """Queue recorded work as a whole."""
 
     def release_graph(self, graph: Graph) -> None:
-        """Free recorded work before `close`, and before what it uses is gone; never raises."""
+        """Free recorded work, once it does not run, before `close` and before what it uses is gone; never raises."""
 
     def synchronise(self) -> None:
         """Wait until everything queued is done.
@@ -136,7 +136,7 @@ class CudaDevice(Protocol):
         """
 
     def close(self) -> None:
-        """Free the device memory and let the device go; a second call does nothing."""
+        """Wait for the stream, free the device memory and let the device go; a second call does nothing."""
 
     def __enter__(self) -> CudaDevice: ...
 

@@ -90,7 +90,7 @@ class GuardedDevice(ABC):
 
     @abstractmethod
     def _release(self) -> None:
-        """Free everything that still can be freed, without raising."""
+        """Wait for the stream, then free everything that still can be freed, without raising."""
 
     @property
     def name(self) -> str:
@@ -182,8 +182,9 @@ class GuardedDevice(ABC):
             self._queue_graph(graph)
 
     def release_graph(self, graph: Graph) -> None:
-        """Free recorded work; what cannot be freed now is tried again by `close`."""
+        """Free recorded work once it does not run; what cannot be freed now is tried again by `close`."""
         with suppress(ClstError), self._calling("releasing a CUDA graph"):
+            self._wait()
             self._free_graph(graph)
 
     def synchronise(self) -> None:
@@ -218,7 +219,7 @@ class GuardedDevice(ABC):
             raise ClstError("a GPU was used after it was closed; open the model again")
 
     def close(self) -> None:
-        """Free everything, then let the context go; after a sticky error only what still can be freed."""
+        """Wait, free everything, then let the context go; after a sticky error only what still can be freed."""
         if self._open:
             self._open = False
             self._release()

@@ -118,6 +118,9 @@ class PycudaDevice(GuardedDevice):
 
     def _release(self) -> None:
         context, self._context = self._context, None
+        with suppress(self._driver.Error):
+            if self._stream is not None:
+                self._stream.synchronize()  # what is queued uses the memory
         for buffer in self._buffers.values():
             with suppress(self._driver.Error):
                 buffer.free()

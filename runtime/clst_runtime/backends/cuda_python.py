@@ -239,6 +239,9 @@ class CudaPythonDevice(GuardedDevice):
         if threading.get_ident() != self._thread:  # which has its own stack of contexts, and keeps ours on its own
             with suppress(DriverCallFailed):
                 self._driver.call("cuCtxPushCurrent", self._context.handle)
+        with suppress(DriverCallFailed):
+            if self._stream is not None:
+                self._driver.call("cuStreamSynchronize", self._stream)  # what is queued uses all of it
         held = [("cuGraphExecDestroy", self._graphs), ("cuEventDestroy", self._events), ("cuMemFree", self._buffers)]
         held.append(("cuStreamDestroy", [self._stream] if self._stream is not None else []))
         for function, values in held:

@@ -8,7 +8,7 @@ of this has run on a GPU yet, mapped buffers and CUDA graphs included; the tests
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType, TracebackType
@@ -239,11 +239,19 @@ class TrtBackend:
         return inspect_engine(self._trt, self._engine)
 
     def _forget(self) -> None:
-        """Let TensorRT's objects go, the dependent ones first; TensorRT frees them with the last reference."""
-        if self._graph is not None:
-            self._device.release_graph(self._graph)
-        self._context = self._engine = self._runtime = self._logger = None
-        self._buffers, self._graph, self._marks = None, None, []
+        """Let TensorRT's objects and the buffers go, the dependent ones first; each is freed with the last reference.
+
+        What is still queued uses all of them, as after a Ctrl-C in the midst of a frame: it is waited for.
+        """
+        try:
+            with suppress(ClstError):  # a GPU that has failed runs nothing more
+                self._device.synchronise()
+        finally:
+            if self._graph is not None:
+                self._device.release_graph(self._graph)
+            self._graph = None
+            self._context = self._engine = self._runtime = self._logger = None
+            self._buffers, self._marks = None, []
 
     def close(self) -> None:
         """Release engine and GPU; a second call does nothing."""

@@ -48,7 +48,17 @@ def test_the_primary_context_is_retained_and_everything_runs_on_one_own_stream(d
     # The stream does not wait for the default one (flag 1); device memory is freed before the context is let go,
     # page-locked memory with its last array, so that a result that somebody still holds can be read.
     begin = ["init", "retain", "push", "stream 1", "pagelocked", "mem_alloc"]
-    assert driver.calls == [*begin, "record", "htod", "dtoh", "record", "synchronize", "free", "pop"]
+    assert driver.calls == [*begin, "record", "htod", "dtoh", "record", "synchronize", "synchronize", "free", "pop"]
+
+
+def test_a_gpu_waits_for_its_stream_before_it_frees_memory_also_where_the_wait_fails(driver):
+    for failure in (None, driver.LaunchError("an illegal memory access")):
+        device = open_cuda()
+        device.copy_in(device.allocate(6), device.pinned((2, 3)))
+        if failure is not None:
+            driver.raises["synchronize"] = failure
+        device.close()
+        assert driver.calls[-4:] == ["htod", "synchronize", "free", "pop"]
 
 
 def test_closing_twice_is_well_and_a_closed_gpu_says_so(driver):

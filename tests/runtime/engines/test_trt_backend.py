@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import threading
+import zipfile
 
 import numpy as np
 import pytest
@@ -123,7 +124,7 @@ def test_buffers_and_addresses_are_made_once_and_never_for_a_frame(engine, machi
         assert device.allocations == 8
         assert len(places) == 1, "nobody holds a result, so one buffer is enough"
     assert machine.does.calls[:3] == ["deserialise", "address frame", "address classes"]
-    assert machine.does.calls[3:] == ["execute", "synchronise"] * 20
+    assert machine.does.calls[3:] == [*["execute", "synchronise"] * 20, "synchronise"]  # once more before it is closed
 
 
 def test_stages_are_timed_only_when_asked_for(engine, frames):
@@ -264,6 +265,57 @@ def test_closing_twice_is_well_and_a_closed_model_says_so(engine, frames):
         backend.predict(frames[0])
 
 
+LET_GO = ["IExecutionContext", "ICudaEngine", "Runtime"]
+
+
+@pytest.mark.parametrize("gpu", WAYS)
+def test_what_is_still_queued_is_waited_for_before_anything_it_uses_is_let_go(
+    engine, machine, frames, monkeypatch, gpu
+):
+    """As after Ctrl-C in the midst of a frame."""
+
+    def interrupted(self):
+        raise KeyboardInterrupt
+
+    with FakeCuda() as device:
+        backend = TrtBackend(engine, device=device, gpu=gpu)
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(FakeCuda, "synchronise", interrupted)
+            backend.predict(frames[0])
+        assert device.queue
+        machine.does.calls.clear()
+        machine.does.gone.clear()
+        for _ in range(2):  # the second time nothing happens
+            backend.close()
+        assert machine.does.calls == (["synchronise", "release graph"] if gpu.graph else ["synchronise"])
+        assert machine.does.gone == [(name, False) for name in LET_GO]
+
+
+def test_a_gpu_that_has_failed_lets_everything_go_all_the_same(engine, machine, frames):
+    with FakeCuda() as device:
+        backend = TrtBackend(engine, device=device)
+        machine.does.gone.clear()
+        device.fails_with = "illegal memory access"
+        with pytest.raises(ClstError, match="restart it"):
+            backend.predict(frames[0])
+        backend.close()
+        device.queue.clear()
+        assert sorted(name for name, _ in machine.does.gone) == sorted(LET_GO)
+
+
+def test_a_second_ctrl_c_while_it_waits_does_not_keep_anything(engine, machine, monkeypatch):
+    def interrupted(self):
+        raise KeyboardInterrupt
+
+    with FakeCuda() as device:
+        backend = TrtBackend(engine, device=device)
+        machine.does.gone.clear()
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(FakeCuda, "synchronise", interrupted)
+            backend.close()
+        assert [name for name, _ in machine.does.gone] == LET_GO
+
+
 def write_confidence_model(path):
     """Classes as in the RGB model, and the strongest channel's value as confidence."""
     from onnx import TensorProto, helper, save
@@ -301,8 +353,8 @@ def test_confidence_comes_back_as_the_second_output(machine, tmp_path, frames, g
 
 def test_the_fake_would_give_stale_results_without_waiting(engine, frames, monkeypatch):
     """The fake GPU is worth something: a backend that forgets to synchronise fails on it."""
-    monkeypatch.setattr(FakeCuda, "synchronise", lambda self: None)
-    with open_model(engine) as backend:
+    with open_model(engine) as backend, monkeypatch.context() as patch:
+        patch.setattr(FakeCuda, "synchronise", lambda self: None)
         assert np.unique(backend.predict(red()).classes).tolist() == [77]
 
 
@@ -344,12 +396,13 @@ def test_mapped_buffers_copy_nothing_and_addresses_never_change(engine, machine,
         held = [backend.predict(frames[index % 3]).classes for index in range(6)]
         assert len({each.ctypes.data for each in held}) == 6
         assert FakeCuda.opened[-1].allocations == 2
-    assert machine.does.calls == ["deserialise", "address frame", "address classes", *["execute", "synchronise"] * 6]
+    runs = ["execute", "synchronise"] * 6
+    assert machine.does.calls == ["deserialise", "address frame", "address classes", *runs, "synchronise"]
 
 
 def test_a_mapped_result_would_be_stale_without_waiting(engine, monkeypatch):
-    monkeypatch.setattr(FakeCuda, "synchronise", lambda self: None)
-    with open_model(engine, gpu=GpuOptions(io="mapped")) as backend:
+    with open_model(engine, gpu=GpuOptions(io="mapped")) as backend, monkeypatch.context() as patch:
+        patch.setattr(FakeCuda, "synchronise", lambda self: None)
         assert np.unique(backend.predict(red()).classes).tolist() == [77]
 
 
@@ -483,7 +536,7 @@ def test_gpu_options_are_refused_where_they_would_do_nothing(rgb_model, tmp_path
     with pytest.raises(ConfigError, match="computed by ort-cpu, where io mapped, graph True means nothing"):
         open_model(rgb_model, backend="ort-cpu", gpu=GpuOptions(io="mapped", graph=True))
     open_model(rgb_model, backend="ort-cpu", gpu=GpuOptions()).close()
-    (tmp_path / "c.pt").write_bytes(b"x")
+    zipfile.ZipFile(tmp_path / "c.pt", "w").close()  # whole, as a checkpoint has to be
     with pytest.raises(ConfigError, match="where cuda pycuda means nothing"):
         open_model(tmp_path / "c.pt", gpu=GpuOptions(cuda="pycuda"))
 
