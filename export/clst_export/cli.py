@@ -94,7 +94,9 @@ def convert(checkpoint: Path | None, onnx: str | None, trt: str | None, **option
     if onnx is None and trt is None:
         raise click.UsageError("say what to make: --onnx or --trt, each with fp32, fp16 or int8")
     if onnx is not None and trt is not None:
-        raise click.UsageError("two things were asked; give --onnx or --trt, one at a time (--trt writes its ONNX file too)")
+        raise click.UsageError(
+            "two things were asked; give --onnx or --trt (which writes its ONNX file too), one at a time"
+        )
     precision = onnx or trt or ""
     refuse_contradictions(precision, trt, options)
     from clst_runtime.optional import check_installed, require

@@ -46,5 +46,8 @@ def test_ctrl_c_in_training_keeps_a_checkpoint_to_go_on_from(tmp_path):
     code, _, errors = interrupted(resume.exists, "clst-train", *settings, "--source", tmp_path / "old", "--out", out)
     assert code == 130
     assert "Traceback" not in errors
-    assert load_checkpoint(resume).iteration >= 1
+    saved = load_checkpoint(resume).iteration
+    assert saved >= 1
+    last = f"interrupted; source training is saved at step {saved}; go on with: clst-train --resume {out}"
+    assert errors.splitlines()[-1] == last
     assert [path.name for path in resume.parent.iterdir()] == ["resume.pt"]

@@ -159,9 +159,13 @@ def test_the_run_folder_has_the_same_files(alone, two):
     assert (two / "config.toml").read_text() == (alone / "config.toml").read_text()
 
 
-def test_a_resumed_run_of_two_is_the_unbroken_one_to_the_bit(two, tmp_path):
+def test_a_run_of_two_that_one_was_asked_to_end_goes_on_to_the_bits_of_the_unbroken_one(two, tmp_path):
     half = tmp_path / "half"
     shutil.copytree(two.with_name("half"), half)
+    codes, _, errors = start(("--resume", half), count=2, STOP_AT="3")
+    assert codes == [130, 130], errors
+    assert f"adaptation is saved at step 3; go on with: clst-train --resume {half}\n" in errors[0]
+    assert "interrupted" not in errors[1]
     codes, _, errors = start(("--resume", half), count=2)
     assert codes == [0, 0], errors
     states = [load_checkpoint(run / "checkpoints" / "adapted.pt").segmenter_state for run in (two, half)]

@@ -4,18 +4,20 @@
 
 In float32 the pooled layers of DDRNet, which normalise over the four values of a batch, turn a rounding of 1e-7 into
 per cents of the gradient. COPY_AT names a folder: the run is copied there when step 2 of the adaptation is saved.
-FAULT names what to break, so that the tests can be seen to fail.
+STOP_AT is a step of the adaptation in which the second process is asked to end. FAULT names what to break, so that the
+tests can be seen to fail.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
+import signal
 from pathlib import Path
 
 import torch
 
-from clst_train import adaptation_state, passes, prototypes, training
+from clst_train import adaptation_stage, adaptation_state, passes, prototypes, training
 from clst_train.losses import contrastive, entropy, segmentation
 from clst_train.models.ddrnet import DDRNetSlim
 
@@ -39,6 +41,17 @@ def copying(destination: Path) -> None:
             shutil.copytree(checkpoints.parent, destination)
 
     adaptation_state.remove_other_snapshots = removed
+
+
+def asked_to_end(step: int) -> None:
+    set_rate = adaptation_stage.set_rate
+
+    def trap(optimiser: object, peak: float, iteration: int, iterations: int) -> None:
+        if iteration + 1 == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+        set_rate(optimiser, peak, iteration, iterations)
+
+    adaptation_stage.set_rate = trap
 
 
 def local_mean(sums: torch.Tensor, count: torch.Tensor) -> torch.Tensor:
@@ -65,4 +78,6 @@ if __name__ == "__main__":
     broken(os.environ.get("FAULT", ""))
     if "COPY_AT" in os.environ and os.environ.get("RANK", "0") == "0":
         copying(Path(os.environ["COPY_AT"]))
+    if "STOP_AT" in os.environ and os.environ.get("RANK") == "1":
+        asked_to_end(int(os.environ["STOP_AT"]))
     main()

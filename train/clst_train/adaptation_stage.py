@@ -31,7 +31,7 @@ from clst_train.data.loading import (
 )
 from clst_train.data.target import TargetImages
 from clst_train.diagnostics import START_IMAGES, CollapseWatch
-from clst_train.distributed import each_alone, is_split, tell, together, wait_for_all
+from clst_train.distributed import each_alone, is_split, on_any_rank, tell, together, wait_for_all
 from clst_train.entropy_first import entropy_step
 from clst_train.learner import Learner
 from clst_train.models.deployable import normalise
@@ -40,6 +40,7 @@ from clst_train.progress import with_progress
 from clst_train.run import ADAPTED, Run, loaded, log_step, needed
 from clst_train.schedule import ramp, steps_before_labels
 from clst_train.step import StepResult, adaptation_step
+from clst_train.stopping import Stopped, asked, finishing_steps
 
 
 def adapt(run: Run, resume: Checkpoint | None) -> None:
@@ -60,25 +61,28 @@ def adapt(run: Run, resume: Checkpoint | None) -> None:
         return _expected(learner, both_batches(run, iteration))
 
     batches = loaded(run, make, first, settings.iterations)
-    for iteration, (source, unlabelled) in with_progress(run, ADAPTED, batches, settings.iterations):
-        set_rate(descent.optimiser, settings.learning_rate, iteration, settings.iterations)
-        if iteration == begin:
-            _begin_labels(run, learner, anew=begin > 0)
-        result = _step(learner, source, unlabelled, iteration, begin)
-        values = {"loss": descent.descend(result.loss, iteration), **result.parts}
-        if is_split():  # the next step may ask any rank about these images
-            learner.ensemble.flush()
-            wait_for_all()
-        done = iteration + 1
-        if done == settings.iterations and learner.start is not None:
-            learner.start.join(run.segmenter)  # before it is scored and saved
-        values |= _looked_at(run, learner, watch, done)
-        log_step(
-            run, ADAPTED, done, values, iterations=settings.iterations, batches=target_batches(run), descent=descent,
-            make=both_batches,
-        )  # fmt: skip
-        if done % run.config.run.checkpoint_every == 0 or done == settings.iterations:
-            save_state(run, learner, descent, done)
+    with finishing_steps():
+        for iteration, (source, unlabelled) in with_progress(run, ADAPTED, batches, settings.iterations):
+            set_rate(descent.optimiser, settings.learning_rate, iteration, settings.iterations)
+            if iteration == begin:
+                _begin_labels(run, learner, anew=begin > 0)
+            result = _step(learner, source, unlabelled, iteration, begin)
+            values = {"loss": descent.descend(result.loss, iteration), **result.parts}
+            if is_split():  # the next step may ask any rank about these images
+                learner.ensemble.flush()
+                wait_for_all()
+            done, stops = iteration + 1, on_any_rank(asked())
+            if done == settings.iterations and learner.start is not None:
+                learner.start.join(run.segmenter)  # before it is scored and saved
+            values |= _looked_at(run, learner, watch, done)
+            log_step(
+                run, ADAPTED, done, values, iterations=settings.iterations, batches=target_batches(run),
+                descent=descent, make=both_batches, stops=stops,
+            )  # fmt: skip
+            if stops or done % run.config.run.checkpoint_every == 0 or done == settings.iterations:
+                save_state(run, learner, descent, done)
+            if stops:
+                raise Stopped
     _finish(run)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from clst_runtime.command import command
+from clst_runtime.command import INTERRUPTED, command
 from clst_runtime.errors import ClstError
 from clst_runtime.numbers import SEED
 
@@ -38,14 +38,33 @@ def main(recipe: str, out: Path | None, init: Path | None, resume: Path | None, 
     """Train on the old camera's labels, then adapt to the new camera's unlabelled images.
 
     Without --target it stops after source training. The results are RUN/checkpoints/source.pt and adapted.pt.
+    Ctrl-C and SIGTERM finish and save the step at hand, and say how to go on; a second one ends at once.
     """
     given = {name: value for name, value in options.items() if value not in (None, ())}
     if resume is not None and (given or out or init or recipe != RECIPE):
         raise click.UsageError("--resume goes on with the run as it was configured; give it alone")
+    from clst_train.ranks import ranks
+    from clst_train.stopping import heeding_signals
+
+    with heeding_signals():
+        try:
+            run(recipe, out, init, resume, given)
+        except KeyboardInterrupt as stopped:
+            if ranks().first:
+                click.echo(str(stopped) or "interrupted before the first step; nothing was made or changed", err=True)
+            raise click.exceptions.Exit(INTERRUPTED) from stopped
+
+
+def run(recipe: str, out: Path | None, init: Path | None, resume: Path | None, options: dict[str, Any]) -> None:
+    """Look at everything that was given, train, and print which checkpoint came of it.
+
+    Raises:
+        What `start_run` raises.
+    """
     from clst_runtime.optional import check_installed, require
 
     check_installed(*PACKAGES)
-    check_first(recipe, out, init, resume, given)
+    check_first(recipe, out, init, resume, options)
     for module in PACKAGES:
         require(module)
     from clst_train.distributed import told_by_first
@@ -53,7 +72,7 @@ def main(recipe: str, out: Path | None, init: Path | None, resume: Path | None, 
     from clst_train.training import start_run
 
     try:
-        folder = start_run(recipe=recipe, out=out, init=init, resume=resume, options=given)
+        folder = start_run(recipe=recipe, out=out, init=init, resume=resume, options=options)
     except ClstError as error:
         if told_by_first(error):
             raise click.exceptions.Exit(error.exit_code) from error

@@ -138,6 +138,11 @@ def from_first(value: Item) -> Item:
     return box[0]  # type: ignore[no-any-return]
 
 
+def on_any_rank(what: bool) -> bool:  # noqa: FBT001
+    """Whether it holds on one of the ranks; every rank has to ask."""
+    return bool(total(torch.tensor(float(what))) > 0)
+
+
 def wait_for_all() -> None:
     """Go on when every rank has come here."""
     if is_split():

@@ -150,6 +150,7 @@ def log_step(
     batches: Iterable[Tensor] | None,
     descent: Descent,
     make: Callable[[Run, int], object],
+    stops: bool = False,
 ) -> None:
     """Read the values off the device every n steps only; stop on a loss or gradient that is not finite.
 
@@ -161,13 +162,14 @@ def log_step(
         batches: whole target images that give validation its BatchNorm statistics; None = the network's own.
         descent: what has watched the losses.
         make: makes the batch of an iteration; called again to name the files of a bad one.
+        stops: the run is saved after this step and ends.
 
     Raises:
         ClstError: a loss or a gradient was not finite.
     """
     settings = run.config.run
     last = done == iterations
-    if last or done % settings.log_every == 0 or done % settings.checkpoint_every == 0:
+    if last or stops or done % settings.log_every == 0 or done % settings.checkpoint_every == 0:
         with together():
             stop_if_bad(run, stage, descent, make)
     if last or done % settings.log_every == 0:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from clst_runtime.labels import IGNORE_ID
 from clst_train.checkpoint import Checkpoint, save_checkpoint
 from clst_train.data.loading import SourceBatch, source_batch
-from clst_train.distributed import together, total
+from clst_train.distributed import on_any_rank, together, total
 from clst_train.losses.segmentation import segmentation_loss
 from clst_train.models.deployable import normalise_in_training
 from clst_train.optimisation import Descent, adamw, set_rate
@@ -23,6 +23,7 @@ from clst_train.passes import Passes, passes_of
 from clst_train.progress import with_progress
 from clst_train.ranks import Ranks
 from clst_train.run import SOURCE, Run, loaded, log_step, needed
+from clst_train.stopping import Stopped, asked, finishing_steps
 
 
 def train_source(run: Run, resume: Checkpoint | None) -> None:
@@ -46,18 +47,24 @@ def train_source(run: Run, resume: Checkpoint | None) -> None:
     segmenter.train()
     passes = passes_of(segmenter, None, auxiliary_weight=settings.auxiliary_weight)
     batches = loaded(run, _batch, first, settings.iterations)
-    for iteration, batch in with_progress(run, SOURCE, batches, settings.iterations):
-        set_rate(optimiser, settings.learning_rate, iteration, settings.iterations)
-        for loss in partial_losses(run, batch, passes):
-            descent.backward(loss)
-        values = {"loss": descent.step(iteration)}
-        done = iteration + 1
-        log_step(run, SOURCE, done, values, iterations=settings.iterations, batches=None, descent=descent, make=_batch)
-        if done % run.config.run.checkpoint_every == 0 or done == settings.iterations:
-            state = {"optimiser": optimiser.state_dict(), "descent": descent.state_dict()}
-            with together():
-                if run.ranks.first:
-                    save_checkpoint(run.folder.resume, run.checkpoint(SOURCE, done, state))
+    with finishing_steps():
+        for iteration, batch in with_progress(run, SOURCE, batches, settings.iterations):
+            set_rate(optimiser, settings.learning_rate, iteration, settings.iterations)
+            for loss in partial_losses(run, batch, passes):
+                descent.backward(loss)
+            values = {"loss": descent.step(iteration)}
+            done, stops = iteration + 1, on_any_rank(asked())
+            log_step(
+                run, SOURCE, done, values, iterations=settings.iterations, batches=None, descent=descent, make=_batch,
+                stops=stops,
+            )  # fmt: skip
+            if stops or done % run.config.run.checkpoint_every == 0 or done == settings.iterations:
+                state = {"optimiser": optimiser.state_dict(), "descent": descent.state_dict()}
+                with together():
+                    if run.ranks.first:
+                        save_checkpoint(run.folder.resume, run.checkpoint(SOURCE, done, state))
+            if stops:
+                raise Stopped
     with together():
         if run.ranks.first:
             save_checkpoint(run.folder.source, run.checkpoint(SOURCE, settings.iterations))

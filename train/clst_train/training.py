@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -45,6 +46,7 @@ from clst_train.run import ADAPTED, SOURCE, Run, resume_point
 from clst_train.run_folder import RunFolder, create_run, open_run
 from clst_train.seeding import seed_everything
 from clst_train.source_stage import train_source
+from clst_train.stopping import Stopped
 from clst_train.teachers import open_distiller
 
 
@@ -61,10 +63,11 @@ def start_run(
     with process_group(torch.device("cuda" if torch.cuda.is_available() else "cpu")):
         if resume is None:
             return _begin_run(recipe, out, init, options)
-        with together():
-            folder, config = open_run(resume)
-            point = resume_point(folder)
-        return finish_run(folder, config, point)
+        with _ending_well(RunFolder(resume)):
+            with together():
+                folder, config = open_run(resume)
+                point = resume_point(folder)
+            return finish_run(folder, config, point)
 
 
 def _begin_run(recipe: str, out: Path | None, init: Path | None, options: Mapping[str, Any]) -> RunFolder:
@@ -81,13 +84,14 @@ def _begin_run(recipe: str, out: Path | None, init: Path | None, options: Mappin
         _check_split(config, data[1], ranks())
         _rehearse(config, data, device, trains_source=started is None)
     folder = RunFolder(out or from_first(Path("runs") / time.strftime("%Y%m%d-%H%M%S")))
-    with together():
-        if ranks().first:
-            create_run(folder.path, config)
-            if started is not None:
-                save_checkpoint(folder.source, dataclasses.replace(started, training_state=None, stage=SOURCE))
-    with _going_on(folder):
-        return _train(folder, config, None, data, device)
+    with _ending_well(folder):
+        with together():
+            if ranks().first:
+                create_run(folder.path, config)
+                if started is not None:
+                    save_checkpoint(folder.source, dataclasses.replace(started, training_state=None, stage=SOURCE))
+        with _going_on(folder):
+            return _train(folder, config, None, data, device)
 
 
 def finish_run(folder: RunFolder, config: Config, point: Checkpoint | None) -> RunFolder:
@@ -112,6 +116,37 @@ def _going_on(folder: RunFolder) -> Iterator[None]:
         raise DataError(f"{error.message}{kept}; mend it and go on with --resume {folder.path}") from error
 
 
+@contextmanager
+def _ending_well(folder: RunFolder) -> Iterator[None]:
+    """Say beside an interrupt what of the run is kept and how to go on with it.
+
+    Raises:
+        Stopped: with these words.
+    """
+    try:
+        yield
+    except KeyboardInterrupt as interrupt:
+        words = "interrupted"
+        try:
+            words = _what_is_kept(folder) if ranks().first else words
+        finally:  # one more interrupt cuts the words short
+            raise Stopped(words) from interrupt
+
+
+def _what_is_kept(folder: RunFolder) -> str:
+    """In words, by what lies there."""
+    if not folder.config.is_file():
+        return "interrupted before the first step; nothing was made"
+    way_on = f"go on with: clst-train --resume {shlex.quote(str(folder.path))}"
+    if folder.adapted.is_file():
+        return f"interrupted when {folder.adapted} was whole and only pictures were left to draw; {way_on}"
+    point = resume_point(folder)
+    if point is None:
+        return f"interrupted before a step was saved; {way_on}"
+    return f"interrupted; {STAGES[point.stage]} is saved at step {point.iteration}; {way_on}"
+
+
+STAGES = {SOURCE: "source training", ADAPTED: "adaptation"}
 Data = tuple[LabelledDataset | None, TargetImages | None, LabelledDataset | None, ClassList]
 
 
