@@ -101,6 +101,21 @@ def test_a_signal_is_a_clean_end_with_a_report(running, rgb_model, tmp_path, num
     )
 
 
+@pytest.mark.parametrize("live", ["yes", "no"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_a_run_whose_writer_has_stopped_within_a_frame(running, rgb_model, tmp_path, live, number):
+    log = tmp_path / "out" / "frames.jsonl"
+    run = running(rgb_model, "--out", log.parent, "--no-video", source=f"raw:{SIZE}?live={live}")
+    run.give_until(lambda: lines_of(log))
+    run.process.stdin.write(red(0)[:100])
+    time.sleep(0.2)
+    begun = time.monotonic()
+    code, told, errors = run.end(number)
+    assert code == 0, errors
+    assert time.monotonic() - begun < 10
+    assert b"frames in" in told
+
+
 def test_the_service_manager_is_told_and_goes_on_being_told_without_frames(running, rgb_model, tmp_path):
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(str(tmp_path / "notify"))

@@ -4,6 +4,7 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -19,6 +20,7 @@ from clst_runtime.sources import SourceEnded, open_source
 from clst_runtime.sources.address import LiveAddress, live_address
 from clst_runtime.sources.base import CORRUPT, HELD, OVERTAKEN
 from clst_runtime.sources.live import SLOTS, LiveSource, Patience
+from clst_runtime.sources.raw import RawSource
 
 QUICK = Patience(
     start_seconds=20, open_seconds=10, stall_seconds=0.4, first_pause_seconds=0.01, longest_pause_seconds=0.05
@@ -69,10 +71,12 @@ def test_sinks_that_hold_every_frame_make_drops_and_no_frame_changes_under_them(
 
 
 def test_frames_that_are_let_go_make_room_for_others_for_ever(tmp_path):
-    with live(write_plans(tmp_path / "c", {"pause": 0.002})) as source:
-        for _ in range(10 * SLOTS):
-            next_frame(source)
-        assert source.drops[HELD] == 0
+    with live(write_plans(tmp_path / "c", {"pause": 0.002}), Patience(stall_seconds=60)) as source:
+        for _ in range(5 * SLOTS):
+            held = next_frame(source, seconds=10)
+            time.sleep(0.003)
+            del held
+        assert len([next_frame(source, seconds=10) for _ in range(SLOTS)]) == SLOTS, "as many may be held as at first"
 
 
 @pytest.mark.parametrize(
@@ -445,6 +449,74 @@ def test_live_raw_frames_stay_in_step_however_many_are_dropped():
         assert line == f"{index} (3, 4) [9, 0, {index}] [9, 0, {index}]"
     assert end == f"[] {200 - len(lines)}"
     assert lines
+
+
+@pytest.fixture
+def raw_pipe():
+    """Every raw frame of 3×4 of a pipe, and the pipe's other end."""
+    taking, giving = os.pipe()
+    address = LiveAddress(kind="raw", place=taking, layout=Layout.RGB, size_hw=(3, 4))
+    with os.fdopen(giving, "wb", buffering=0) as writer, RawSource(address) as source:
+        yield source, writer
+
+
+def test_a_stalled_writer_is_waited_for_no_longer_than_asked_and_its_frame_stays_whole(raw_pipe):
+    source, writer = raw_pipe
+    assert source.take(0.0) is source.take(0.05) is None
+    before = time.monotonic_ns()
+    writer.write(bytes(range(20)))
+    assert source.take(0.02) is None
+    between = time.monotonic_ns()
+    writer.write(bytes(range(20, 40)))
+    timed = source.take(5.0)
+    assert timed.picture.ravel().tolist() == list(range(36))
+    assert (timed.index, before < timed.captured_ns < between) == (0, True), "its first byte's arrival is its time"
+    assert source.take(0.0) is None
+    writer.write(bytes(range(40, 72)))
+    assert source.take(5.0).picture.ravel().tolist() == list(range(36, 72))
+
+
+def test_a_writer_that_trickles_does_not_hold_up_who_asks(raw_pipe):
+    source, writer = raw_pipe
+    stop = threading.Event()
+
+    def trickle():
+        for _ in range(35):
+            writer.write(bytes(1))
+            if stop.wait(0.05):
+                return
+
+    thread = threading.Thread(target=trickle)
+    thread.start()
+    assert source.take(0.1) is None, "and not after two seconds, when the frame would nearly be whole"
+    assert thread.is_alive()
+    stop.set()
+    thread.join()
+
+
+@pytest.mark.parametrize("live", ["yes", "no"])
+def test_a_pipe_that_was_made_non_blocking_is_no_end(live):
+    taking, giving = os.pipe()
+    os.set_blocking(taking, False)
+    command = [sys.executable, "-c", RAW, f"raw:4x3?live={live}"]
+    with subprocess.Popen(command, stdin=taking, stdout=subprocess.PIPE) as process:
+        os.close(taking)
+        for part in (bytes(30), bytes(6)):
+            time.sleep(0.2)
+            os.write(giving, part)
+        os.close(giving)
+        assert process.stdout.read().decode().splitlines() == ["0 (3, 4) [0, 0, 0] [0, 0, 0]", "[] 0"]
+
+
+def test_standard_input_that_gives_no_frames_is_told_in_words():
+    opening = [sys.executable, "-c", RAW, "raw:4x3"]
+    closed = subprocess.run(["sh", "-c", 'exec "$@" <&-', "sh", *opening], capture_output=True, check=False)
+    assert "DataError: raw:4x3: standard input is closed; write frames into it" in closed.stderr.decode()
+    master, terminal = os.openpty()
+    typed = subprocess.run(opening, stdin=terminal, capture_output=True, check=False)
+    for each in (master, terminal):
+        os.close(each)
+    assert "DataError: raw:4x3: standard input is a terminal; write frames into it" in typed.stderr.decode()
 
 
 def test_a_folder_is_read_in_order_and_names_its_frames(tmp_path):

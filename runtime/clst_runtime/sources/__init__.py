@@ -61,10 +61,13 @@ def raw_address(uri: str) -> tuple[LiveAddress, bool]:
     """`raw:1280x720?layout=nv12&fps=30&live=no` and whether frames may be dropped.
 
     Raises:
-        ConfigError: an option that cannot be.
+        ConfigError: an option that cannot be. DataError: nobody can write frames to standard input.
     """
     size, _, query = uri.removeprefix("raw:").partition("?")
     options = read_options(uri, f"size={size}&{query}" if query else f"size={size}", ("size", "layout", "fps", "live"))
+    if sys.stdin is None or sys.stdin.isatty():
+        told = "closed" if sys.stdin is None else "a terminal"
+        raise DataError(f"{uri}: standard input is {told}; write frames into it: camera-program | clst-run …")
     place = os.dup(sys.stdin.fileno())
     address = LiveAddress(kind="raw", place=place, layout=options.layout, size_hw=options.size_hw, fps=options.fps)
     return address, options.live

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import select
 import time
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 import numpy as np
 
@@ -18,21 +19,56 @@ FRAMES_HELD = 8
 """Frames that may be held at a time without new memory."""
 
 
+class _Pipe:
+    """Another program's pipe, waited for no longer than asked, also where that program has made it non-blocking."""
+
+    def __init__(self, descriptor: int) -> None:
+        """Args: descriptor: closed by `close`."""
+        self._stream = os.fdopen(descriptor, "rb", buffering=0)
+        self._ready = select.poll()
+        self._ready.register(self._stream, select.POLLIN)
+
+    def read_into(self, rest: memoryview, seconds: float | None) -> int | None:
+        """Read some bytes: how many, 0 at the end of the pipe, None if there were none in time (None = for ever).
+
+        Raises:
+            DataError: it cannot be read.
+        """
+        if not self._ready.poll(None if seconds is None else 1000 * seconds):
+            return None
+        try:
+            return self._stream.readinto(rest)
+        except OSError as error:
+            raise DataError(f"raw frames cannot be read from standard input: {error.strerror}") from error
+
+    def close(self) -> None:
+        """Close this end."""
+        self._stream.close()
+
+
+def _shape_of(address: LiveAddress) -> tuple[int, ...]:
+    if address.size_hw is None:
+        raise DataError("raw frames need their size, as raw:1280x720")
+    return address.layout.shape(address.size_hw)
+
+
+def _bytes_of(picture: Picture) -> memoryview:
+    return memoryview(cast(Any, picture)).cast("B")
+
+
 class RawCapture:
     """Frames of a known size and layout, with the few methods of `cv2.VideoCapture` that are used here."""
 
     def __init__(self, address: LiveAddress) -> None:
-        """Args: address: its place is a file descriptor.
+        """Args: address: its place is a file descriptor, closed by `release`.
 
         Raises:
             DataError: no size was given, or one that its layout cannot have.
         """
-        if address.size_hw is None:
-            raise DataError("raw frames need their size, as raw:1280x720")
-        self.shape, self.fps = address.layout.shape(address.size_hw), address.fps or 0.0
-        self._stream = os.fdopen(os.dup(int(address.place)), "rb", buffering=0)
+        self.shape, self.fps = _shape_of(address), address.fps or 0.0
+        self._pipe = _Pipe(int(address.place))
         self._begun = False
-        self._first = b""
+        self._first = bytearray(1)
 
     def isOpened(self) -> bool:  # noqa: N802  OpenCV's name
         """A pipe always is."""
@@ -46,14 +82,13 @@ class RawCapture:
         """Wait for the first byte of a frame, whose arrival is its time of capture; a frame not retrieved is skipped.
 
         Raises:
-            EOFError: the writer has closed the pipe.
+            EOFError: the writer has closed the pipe. DataError: it cannot be read.
         """
         if self._begun:
             self.retrieve()
-        self._first = self._stream.read(1)
-        if not self._first:
+        self._begun = self._fill(memoryview(self._first))
+        if not self._begun:
             raise EOFError
-        self._begun = True
         return True
 
     def retrieve(self, picture: Picture | None = None) -> tuple[bool, Picture]:
@@ -61,45 +96,65 @@ class RawCapture:
         self._begun = False
         if picture is None or picture.shape != self.shape:
             picture = np.empty(self.shape, np.uint8)
-        flat = memoryview(cast(Any, picture)).cast("B")
-        flat[0], place = self._first[0], 1
-        while place < len(flat):
-            count = self._stream.readinto(flat[place:])
-            if not count:
-                return False, picture
-            place += count
-        return True, picture
+        flat = _bytes_of(picture)
+        flat[:1] = self._first
+        return self._fill(flat[1:]), picture
+
+    def _fill(self, rest: memoryview) -> bool:
+        """Wait until every byte is there; False when the pipe ends before."""
+        while rest:
+            count = self._pipe.read_into(rest, None)
+            if count == 0:
+                return False
+            rest = rest[count or 0 :]
+        return True
 
     def release(self) -> None:
         """Close this end."""
-        self._stream.close()
+        self._pipe.close()
 
 
 class RawSource(Source):
     """Every raw frame of a pipe, without loss: the writer waits."""
 
     def __init__(self, address: LiveAddress) -> None:
+        """Args: address: its place is a file descriptor, closed by `close`.
+
+        Raises:
+            DataError: no size was given, or one that its layout cannot have.
+        """
         super().__init__()
         self.fps = address.fps
-        self._layout, self._capture = address.layout, RawCapture(address)
-        self._pool, self._next = Pool(FRAMES_HELD), 0
+        self._layout, self._shape = address.layout, _shape_of(address)
+        self._pipe, self._pool = _Pipe(int(address.place)), Pool(FRAMES_HELD)
+        self._picture = self._pool.take(self._shape)
+        self._place = self._next = self._captured_ns = 0
 
-    def take(self, timeout_seconds: float) -> TimedFrame:
-        """The next frame, however long it takes."""
-        try:
-            self._capture.grab()
-        except EOFError:
-            raise SourceEnded from None
-        captured_ns, index = time.monotonic_ns(), self._next
-        whole, picture = self._capture.retrieve(self._pool.take(self._capture.shape))
-        if not whole:
-            self.warnings.append(f"raw frames: the pipe ended within frame {index}; is the size right?")
-            raise SourceEnded
-        self._next += 1
+    def take(self, timeout_seconds: float) -> TimedFrame | None:
+        """The next frame; None when it is not whole in time, and what there is of it is kept."""
+        end = time.monotonic() + timeout_seconds
+        flat = _bytes_of(self._picture)
+        while self._place < len(flat):
+            count = self._pipe.read_into(flat[self._place :], max(0.0, end - time.monotonic()))
+            if count == 0:
+                self._end()
+            if count and self._place == 0:
+                self._captured_ns = time.monotonic_ns()
+            self._place += count or 0
+            if self._place < len(flat) and time.monotonic() >= end:
+                return None
+        index, picture = self._next, self._picture
+        self._next, self._place, self._picture = index + 1, 0, self._pool.take(self._shape)
         return TimedFrame(
-            index=index, picture=picture, layout=self._layout, captured_ns=captured_ns, name=f"{index:06d}"
+            index=index, picture=picture, layout=self._layout, captured_ns=self._captured_ns, name=f"{index:06d}"
         )
+
+    def _end(self) -> NoReturn:
+        if self._place:
+            self._place = 0
+            self.warnings.append(f"raw frames: the pipe ended within frame {self._next}; is the size right?")
+        raise SourceEnded
 
     def close(self) -> None:
         """Close this end of the pipe."""
-        self._capture.release()
+        self._pipe.close()
