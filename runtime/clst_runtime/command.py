@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import io
-import os
 import sys
 import traceback
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any, NoReturn
+from typing import Any
 
 import click
 
 from clst_runtime.credentials import keeping_secret, without_credentials
 from clst_runtime.errors import DataError
+from clst_runtime.standard_streams import open_standard_streams, silence_standard_output
 
 INTERRUPTED = 130
 
@@ -40,34 +40,44 @@ def ending_well(main: Callable[..., Any], *args: Any, **options: Any) -> Any:
     """Call click's `main`, turning Ctrl-C into exit code 130, a closed pipe into a quiet end, OSError into a line."""
     if not options.pop("standalone_mode", True):
         return main(*args, standalone_mode=False, **options)
+    open_standard_streams()
     sys.excepthook = _tell_fault
     given = options.get("args") or (args[0] if args else None)
     with keeping_secret(sys.argv[1:] if given is None else given):
-        _run_and_exit(main, *args, **options)
+        try:
+            code = _exit_code(main, *args, **options)
+            sys.stdout.flush()
+        except OSError as error:
+            code = _told(error)
+    sys.exit(code)
 
 
-def _run_and_exit(main: Callable[..., Any], *args: Any, **options: Any) -> NoReturn:
+def _exit_code(main: Callable[..., Any], *args: Any, **options: Any) -> int:
+    """Run it; an error of click's or ours is told. Raises: OSError."""
     try:
         result = main(*args, standalone_mode=False, **options)
     except click.exceptions.Exit as done:
-        sys.exit(done.exit_code)
+        return done.exit_code
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted", err=True)
-        sys.exit(INTERRUPTED)
+        return INTERRUPTED
     except click.ClickException as error:
         words = io.StringIO()
         error.show(words)
         click.echo(without_credentials(words.getvalue()), err=True, nl=False)  # click repeats what was typed
-        sys.exit(error.exit_code)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
-    except OSError as error:  # a full disk, a folder without permission, wherever it was met
-        place = f"{error.filename}: " if error.filename else ""
-        failed = DataError(f"{place}{error.strerror or error}")
-        failed.show()
-        sys.exit(failed.exit_code)
-    sys.exit(result if isinstance(result, int) else 0)
+        return error.exit_code
+    return result if isinstance(result, int) else 0
+
+
+def _told(error: OSError) -> int:
+    """A full disk, a folder without permission, wherever it was met, in one line; a reader that has gone in none."""
+    silence_standard_output()
+    if isinstance(error, BrokenPipeError):
+        return 1
+    place = f"{error.filename}: " if error.filename else ""
+    failed = DataError(f"{place}{error.strerror or error}")
+    failed.show()
+    return failed.exit_code
 
 
 def _tell_fault(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

@@ -1,0 +1,95 @@
+"""Standard input, output and error as a program may find them: closed, full, or read by nobody."""
+
+from __future__ import annotations
+
+import io
+import os
+import select
+import stat
+import sys
+from contextlib import suppress
+from typing import IO, Any, cast
+
+
+class _Output(io.FileIO):
+    """Standard output: takes everything that is written, and its errors say that it was it."""
+
+    def write(self, data: Any, /) -> int:
+        left = memoryview(data).cast("B")
+        size = len(left)
+        try:
+            while len(left):
+                written = super().write(left)
+                if written is None:  # whoever started this program made it non-blocking
+                    select.select([], [self], [])
+                left = left[written or 0 :]
+        except OSError as error:
+            error.filename = "standard output"
+            raise
+        return size
+
+
+class _Unfailing(io.FileIO):
+    """What cannot be written is left out: a word that nobody hears must not end what goes on."""
+
+    def write(self, data: Any, /) -> int:
+        written = None
+        with suppress(OSError):
+            written = super().write(data)
+        return memoryview(data).nbytes if written is None else written
+
+
+def open_standard_streams() -> None:
+    """Give the null device to each that is closed, so that no file takes its number; standard error never fails.
+
+    `sys.__stdout__` and its like stay None for what was closed.
+    """
+    while (null := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(null, True)
+    os.close(null)
+    if sys.stdin is None:
+        sys.stdin = open(0, closefd=False)  # noqa: SIM115  as long as the process
+    if sys.stdout is sys.__stdout__:  # in tests it may be anything
+        sys.stdout = _text(_Output(1, "w", closefd=False), sys.stdout)
+    if sys.stderr is sys.__stderr__:
+        sys.stderr = _text(_Unfailing(2, "w", closefd=False), sys.stderr)
+
+
+def _text(raw: io.FileIO, before: Any) -> io.TextIOWrapper:
+    encoding = "utf-8" if before is None else before.encoding
+    lines = raw.isatty() or raw.fileno() == 2
+    return io.TextIOWrapper(io.BufferedWriter(raw), encoding, "backslashreplace", line_buffering=lines)
+
+
+def standard_output() -> IO[bytes]:
+    """Standard output without a buffer: a thread that hangs in it leaves nothing locked and nothing to be flushed."""
+    if isinstance(getattr(sys.stdout.buffer, "raw", None), _Output):
+        sys.stdout.flush()
+        return cast(IO[bytes], _Output(os.dup(1), "w"))
+    return sys.stdout.buffer
+
+
+def never_wait_for_standard_error() -> None:
+    """From now on what standard error cannot take at once is left out, also what libraries write there.
+
+    A pipe or terminal is opened anew, because how it is open is shared with the programs that have it too.
+    """
+    buffered = getattr(sys.stderr, "buffer", None)
+    if not isinstance(getattr(buffered, "raw", None), _Unfailing):
+        return
+    if stat.S_ISFIFO(os.fstat(2).st_mode) or os.isatty(2):
+        with suppress(OSError):  # another user's, or its reader has gone
+            anew = os.open("/proc/self/fd/2", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY)
+            os.dup2(anew, 2)
+            os.close(anew)
+            return
+    if not stat.S_ISREG(os.fstat(2).st_mode):
+        os.set_blocking(2, False)
+
+
+def silence_standard_output() -> None:
+    """What was not written stays unwritten: the interpreter tries it again at its end, and would fail again."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    with suppress(OSError, ValueError):  # in tests it may have no number
+        os.dup2(null, sys.stdout.fileno())
+    os.close(null)
