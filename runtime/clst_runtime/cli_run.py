@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,21 +14,25 @@ import click
 
 from clst_runtime.command import command
 from clst_runtime.credentials import all_without_credentials, without_credentials
-from clst_runtime.errors import ClstError, DataError, ModelFileError
+from clst_runtime.errors import ClstError, DataError, ModelFileError, words_of
 from clst_runtime.gpu_command import gpu_of, gpu_options
 from clst_runtime.numbers import THREADS, Real, Whole
+from clst_runtime.standard_streams import never_wait_for_standard_error, standard_output
 
 if TYPE_CHECKING:
     from clst_runtime.backends.base import Backend
     from clst_runtime.backends.choice import Choice
     from clst_runtime.backends.gpu_options import GpuOptions
     from clst_runtime.monitor.watch import WatchSink
-    from clst_runtime.pipeline import Watchers
+    from clst_runtime.out_folder import OutFolder
+    from clst_runtime.pipeline import Stop, Watchers
     from clst_runtime.sinks.base import Sink
     from clst_runtime.sources import Patience, Source
     from clst_runtime.statistics import RunStatistics
 
 UNKNOWN_FPS = 10.0
+REPORT_SECONDS = 3.0
+"""How long the report may take to be written: a full disk is told at once, a stalled one never."""
 
 
 @command()
@@ -65,14 +70,18 @@ UNKNOWN_FPS = 10.0
 @click.option("--json", "as_json", is_flag=True, help="Statistics as JSON.")
 def main(model: Path, source: str, out: Path | None, **options: Any) -> None:
     """Segment what --source gives with MODEL. Ctrl-C and SIGTERM are the normal end: it reports and exits with 0."""
+    never_wait_for_standard_error()
     check(model, source, out, options)
     from clst_runtime.backends.choice import choose_backend, has_choice
-    from clst_runtime.pipeline import run_pipeline
+    from clst_runtime.out_folder import locked
+    from clst_runtime.pipeline import Stop, run_pipeline, stopped_by_signals
     from clst_runtime.sources import open_source
     from clst_runtime.statistics import Deadline, RunStatistics
 
     deadline = Deadline(milliseconds=options["deadline_ms"], stale_after=options["stale_after"])
+    stop = Stop()
     with ExitStack() as opened:
+        folder = None if out is None else opened.enter_context(claim(out, options))
         gpu = gpu_of(options)
         choice = choose_backend(model, options["backend"]) if has_choice(model) else None
         name = options["backend"] if choice is None else choice.name
@@ -82,19 +91,24 @@ def main(model: Path, source: str, out: Path | None, **options: Any) -> None:
         described = {"model": str(model), "source": without_credentials(source)}
         for warning in getattr(backend, "warnings", ()):
             statistics.warn(warning)
+        if options["collect"] is not None:
+            opened.enter_context(locked(options["collect"]))
         sinks = open_sinks(backend, frames, statistics, out, options)
-        watch = open_monitor(backend, frames, statistics, options)
-        sinks.extend([watch] if watch is not None else [])
+        sinks.extend(each for each in (open_monitor(backend, frames, statistics, options),
+                                       open_log(statistics, folder, options)) if each is not None)  # fmt: skip
         if options["web"] is not None:
             sinks.append(open_page(backend, frames, statistics, out, options, described))
-        watchers = opened.enter_context(watching(description_of(backend, choice), out, options))
-        try:
-            run_pipeline(frames, backend, sinks, limit=options["limit"], statistics=statistics, watchers=watchers)
-        except ClstError:
-            if frames.live and statistics.frames:  # what was driven until then is worth its report
-                tell(statistics, backend, out, options, described)
-            raise
-        tell(statistics, backend, out, options, described)
+        watchers = opened.enter_context(watching(description_of(backend, choice), folder))
+        telling = Telling(statistics, backend, folder, options, described, stop, watchers)
+        with stopped_by_signals(stop):
+            try:
+                run_pipeline(frames, backend, sinks, limit=options["limit"], statistics=statistics,
+                             watchers=watchers, stop=stop)  # fmt: skip
+            except (ClstError, KeyboardInterrupt):
+                if (frames.live or stop.at_once) and statistics.frames:  # what was driven is worth its report
+                    tell(telling)
+                raise
+            tell(telling)
     if statistics.failures:
         raise DataError(f"not everything was recorded: {'; '.join(statistics.failures)}")
 
@@ -103,7 +117,7 @@ def check(model: Path, source: str, out: Path | None, options: dict[str, Any]) -
     """Refuse what cannot be before anything is opened.
 
     Raises:
-        UsageError: options that contradict each other. DataError: the output folder is in use.
+        UsageError: options that contradict each other. DataError: a standard stream that is closed.
     """
     if out is None and (options["masks"] or options["pictures"]):
         raise click.UsageError("--masks and --pictures need --out")
@@ -116,8 +130,19 @@ def check(model: Path, source: str, out: Path | None, options: dict[str, Any]) -
         )
     if len([stream for stream in options["streams"] if writes_to_stdout(stream)]) > 1:
         raise click.UsageError("only one --stream can have standard output; give the others a socket")
-    if out is not None and out.exists() and not options["overwrite"] and (not out.is_dir() or any(out.iterdir())):
-        raise DataError(f"{out} exists and is not empty; give another --out or --overwrite")
+    if source.startswith("raw:") and sys.__stdin__ is None:
+        raise DataError(f"{source}: standard input is closed")
+    for stream in options["streams"]:
+        if writes_to_stdout(stream) and sys.__stdout__ is None:
+            raise DataError(f"--stream {stream}: standard output is closed")
+
+
+def claim(out: Path, options: dict[str, Any]) -> AbstractContextManager[OutFolder]:
+    """The folder for results, which nothing else may write and a failed start leaves as it is."""
+    from clst_runtime.out_folder import claimed
+
+    strange = [name for name, option in (("masks", "masks"), ("overlays", "pictures")) if options[option]]
+    return claimed(out, overwrite=options["overwrite"], strange=strange)
 
 
 def open_backend(model: Path, source: str, name: str, gpu: GpuOptions, options: dict[str, Any]) -> Backend:
@@ -167,41 +192,46 @@ def description_of(backend: Backend, choice: Choice | None) -> str:
 
 
 @contextmanager
-def watching(description: str, out: Path | None, options: dict[str, Any]) -> Iterator[Watchers]:
-    """What follows the run beside the sinks: the terminal, the log of statistics, the service manager."""
-    from clst_runtime.json_lines import JsonLines
+def watching(description: str, folder: OutFolder | None) -> Iterator[Watchers]:
+    """What follows the run beside the sinks: the folder for results, the terminal, the service manager."""
     from clst_runtime.pipeline import Watchers
     from clst_runtime.statistics import ENDED, LOST, STARTING
-    from clst_runtime.statistics_log import StatisticsLog
     from clst_runtime.systemd import Notifier
 
-    notifier, log, every = Notifier(), None, options["statistics_every"]
+    notifier = Notifier()
     states = [STARTING]
-    with ExitStack() as opened:
-        if every is not None and out is not None:
-            lines = JsonLines(out / "statistics.jsonl")
-            opened.callback(lines.close)
-            log = StatisticsLog(lines.append, every)
-        elif every is not None:
-            log = StatisticsLog(lambda facts: click.echo(json.dumps(facts), err=True), every)
 
-        def ready(_: RunStatistics) -> None:
-            click.echo(f"ready: {description}", err=True)
-            notifier.ready()
+    def ready(_: RunStatistics) -> None:
+        if folder is not None:
+            folder.begin()
+        click.echo(f"ready: {description}", err=True)
+        notifier.ready()
 
-        def tick(statistics: RunStatistics) -> None:
-            show_progress(statistics)
-            state = statistics.state
-            if state not in (states[-1], ENDED):
-                why = f" ({statistics.warnings[-1]})" if state == LOST and statistics.warnings else ""
-                click.echo(f"state: {state}{why}", err=True)
-                states[:] = [state]
-            notifier.alive(state)
-            if log is not None:
-                log.tick(statistics)
+    def tick(statistics: RunStatistics) -> None:
+        show_progress(statistics)
+        state = statistics.state
+        if state not in (states[-1], ENDED):
+            why = f" ({statistics.warnings[-1]})" if state == LOST and statistics.warnings else ""
+            click.echo(f"state: {state}{why}", err=True)
+            states[:] = [state]
+        notifier.alive(state)
 
-        yield Watchers(ready=ready, tick=tick)
-        notifier.stopping()
+    yield Watchers(ready=ready, tick=tick)
+    notifier.stopping()
+
+
+def open_log(statistics: RunStatistics, folder: OutFolder | None, options: dict[str, Any]) -> Sink | None:
+    """The log of statistics that was asked for; in a folder it begins with the first frame."""
+    from clst_runtime.json_lines import JsonLines
+    from clst_runtime.statistics_log import StatisticsLog
+
+    every = options["statistics_every"]
+    if every is None:
+        return None
+    if folder is None:
+        return StatisticsLog(statistics, lambda facts: click.echo(json.dumps(facts), err=True), every)
+    lines = JsonLines(folder.path / "statistics.jsonl")
+    return StatisticsLog(statistics, lines.append, every, begun=lambda: folder.begun, close=lines.close)
 
 
 def open_sinks(
@@ -216,7 +246,7 @@ def open_sinks(
 
     classes, alpha = backend.manifest.classes, options["alpha"]
     streams = [
-        open_stream(each, classes, alpha, stdout=sys.stdout.buffer, statistics=statistics)
+        open_stream(each, classes, alpha, stdout=standard_output(), statistics=statistics)
         for each in options["streams"]
     ]
     sinks: list[Sink] = [*streams]
@@ -288,27 +318,67 @@ def open_monitor(
     return watch
 
 
-def tell(
-    statistics: RunStatistics,
-    backend: Backend,
-    out: Path | None,
-    options: dict[str, Any],
-    described: dict[str, str],
-) -> None:
-    """Write statistics.json and the legend; print the report."""
+@dataclass(frozen=True)
+class Telling:
+    """What the report is made of, and whom its writing keeps informed."""
+
+    statistics: RunStatistics
+    backend: Backend
+    folder: OutFolder | None
+    options: dict[str, Any]
+    described: dict[str, str]
+    stop: Stop
+    watchers: Watchers
+
+    def as_text(self) -> str:
+        """All statistics as JSON."""
+        facts = {**self.described, "backend": self.backend.description, **self.statistics.to_json()}
+        return json.dumps(all_without_credentials(facts), indent=1)
+
+    def try_to(self, work: Callable[[], None], what: str) -> bool:
+        """Do it, unless it fails or takes too long, which is noted among the run's failures."""
+        from clst_runtime.in_time import in_time
+        from clst_runtime.pipeline import HURRY_SECONDS
+
+        seconds = lambda: HURRY_SECONDS if self.stop.at_once else REPORT_SECONDS  # noqa: E731
+        try:
+            in_time(work, seconds, meanwhile=lambda: self.watchers.tick(self.statistics))
+        except BrokenPipeError:
+            raise
+        except (ClstError, OSError) as error:
+            self.statistics.failures.append(f"{what}: {words_of(error)}")
+            return False
+        return True
+
+
+def tell(telling: Telling) -> None:
+    """Write statistics.json and the legend, print the report; on standard error what cannot go where it belongs."""
+    statistics, folder, options = telling.statistics, telling.folder, telling.options
+    if folder is not None and folder.begun and not telling.try_to(lambda: keep(telling, folder.path), "report"):
+        click.echo(telling.as_text(), err=True)
+    for warning in statistics.warnings:
+        click.echo(f"warning: {warning}", err=True)
+    words = telling.as_text() if options["as_json"] else report(statistics)
+    aside = any(writes_to_stdout(stream) for stream in options["streams"])
+    if aside or not telling.try_to(lambda: print_whole(words), "report on standard output"):
+        click.echo(words, err=True)
+
+
+def keep(telling: Telling, folder: Path) -> None:
+    """Write statistics.json and the legend. Raises: DataError: that cannot be."""
     from clst_runtime.atomic import write_text
     from clst_runtime.images import write_png
     from clst_runtime.overlay import legend
 
-    facts: dict[str, Any] = {**described, "backend": backend.description, **statistics.to_json()}
-    text = json.dumps(all_without_credentials(facts), indent=1)
-    if out is not None:
-        write_text(out / "statistics.json", text + "\n")
-        write_png(out / "legend.png", legend(backend.manifest.classes))
-    for warning in statistics.warnings:
-        click.echo(f"warning: {warning}", err=True)
-    aside = any(writes_to_stdout(stream) for stream in options["streams"])
-    click.echo(text if options["as_json"] else report(statistics), err=aside)
+    write_text(folder / "statistics.json", telling.as_text() + "\n")
+    write_png(folder / "legend.png", legend(telling.backend.manifest.classes))
+
+
+def print_whole(words: str) -> None:
+    """Print it. Raises: OSError: standard output is full, or its reader has gone."""
+    stream = standard_output()
+    stream.write(f"{words}\n".encode(errors="backslashreplace"))
+    stream.flush()
 
 
 def report(statistics: RunStatistics) -> str:

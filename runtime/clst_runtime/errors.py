@@ -70,6 +70,9 @@ def words_of(error: BaseException) -> str:
     """An error in one line; with its kind where it is none of ours."""
     if isinstance(error, ClstError):
         return error.message
+    if isinstance(error, OSError):
+        reason = error.strerror or str(error)
+        return f"{error.filename}: {reason}" if error.filename else reason
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 

@@ -22,6 +22,10 @@ from clst_runtime.statistics import INTERRUPTS, Deadline, RunStatistics
 WARM_UP_RUNS = 3
 TICK_SECONDS = 0.1
 """How often the loop shows signs of life while no frame comes."""
+CLOSING_SECONDS = 5.0
+"""How long the end waits for all sinks together: with the report it is shorter than the 10 s of `docker stop`."""
+HURRY_SECONDS = 1.0
+"""How long after a second signal: what can be whole by then is."""
 MASKS_HELD = 8
 """Masks at camera size that sinks may hold without new memory."""
 
@@ -44,10 +48,17 @@ class Stop:
     """Empty while there is none."""
     times: int = field(default=0)
     """How often a signal asked for it."""
+    breakable: bool = field(default=False)
+    """Whether a second signal interrupts what goes on; while files are finished it only shortens that."""
 
     def ask(self, reason: str) -> None:
         """End after the frame at hand; the first reason is kept."""
         self.reason = self.reason or reason
+
+    @property
+    def at_once(self) -> bool:
+        """Whether a second signal has come."""
+        return self.times > 1
 
 
 class Segmenter:
@@ -104,23 +115,30 @@ def run_pipeline(
     """Segment frames until the source ends, `limit` is reached or somebody asks for the end; sinks are always closed.
 
     Files are segmented without loss: a slow sink slows the run, a failing one ends it. A live source never waits:
-    what a slow sink cannot take is counted as its drops, and a failing one is left out from then on.
+    what a slow sink cannot take is counted as its drops, and a failing one is left out from then on. Sinks are closed
+    side by side; one that hangs is left after `CLOSING_SECONDS` and named in the statistics' failures.
 
     Raises:
-        DataError: the source cannot go on. Of files also what a sink raised.
+        DataError: the source cannot go on. Of files also what a sink raised. KeyboardInterrupt: a second signal.
     """
     statistics = statistics or RunStatistics(deadline, live=source.live)
     watchers, stop = watchers or Watchers(), stop or Stop()
     outlets = [Outlet(sink, statistics, lossless=not source.live) for sink in sinks]
     segmenter = Segmenter(backend, at_camera_size=any(sink.wants_camera_size for sink in sinks))
-    try:
-        with stopped_by_signals(stop):
+    with stopped_by_signals(stop):
+        try:
+            stop.breakable = True
             _loop(source, segmenter, outlets, statistics, limit=limit, watchers=watchers, stop=stop)
-    finally:
-        statistics.end = statistics.end or stop.reason or "error"
-        for outlet in outlets:
-            outlet.finish()
-    _tell_failures(outlets, statistics)
+        finally:
+            stop.breakable = False
+            statistics.end = statistics.end or stop.reason or "error"
+            _close(outlets, stop, tick=lambda: watchers.tick(statistics))
+            _note_failures(outlets, statistics)
+    if stop.at_once:
+        raise KeyboardInterrupt
+    for outlet in outlets:
+        if outlet.failure is not None and outlet.lossless and not outlet.hangs:
+            raise outlet.failure
     return statistics
 
 
@@ -134,6 +152,10 @@ def _loop(
     watchers: Watchers,
     stop: Stop,
 ) -> None:
+    def wanted() -> bool:
+        watchers.tick(statistics)
+        return bool(stop.reason)
+
     warm = False
     while not stop.reason:
         timed = None
@@ -153,11 +175,20 @@ def _loop(
         if timed is not None and not (begins and source.live):  # a camera has newer frames by now
             result = segmenter.segment(timed)
             statistics.took(result, fresh=not begins)
-            for outlet in outlets:
-                outlet.offer(result)
+            _hand_out(result, outlets, stop, wanted)
         watchers.tick(statistics)
         if limit is not None and statistics.frames >= limit:
             stop.ask("the wanted number of frames")
+
+
+def _hand_out(result: Result, outlets: Sequence[Outlet], stop: Stop, wanted: Callable[[], bool]) -> None:
+    for outlet in outlets:
+        try:
+            outlet.offer(result, wanted=wanted)
+        except KeyboardInterrupt:  # a key in the window
+            if stop.at_once:
+                raise
+            stop.ask(INTERRUPTS[signal.SIGINT])
 
 
 def _take_over(source: Source, statistics: RunStatistics) -> None:
@@ -167,20 +198,37 @@ def _take_over(source: Source, statistics: RunStatistics) -> None:
     statistics.passed(status.drops, lost=status.lost, losses=status.losses)
 
 
-def _tell_failures(outlets: Sequence[Outlet], statistics: RunStatistics) -> None:
+def _close(outlets: Sequence[Outlet], stop: Stop, *, tick: Callable[[], None]) -> None:
+    """Close all sinks side by side. What hangs is left; of files, a slow sink that still takes results is no such."""
     for outlet in outlets:
-        if outlet.failure is None:
-            continue
-        if outlet.lossless:
-            raise outlet.failure
-        statistics.failures.append(f"{outlet.sink.name}: {words_of(outlet.failure)}")
+        outlet.finish()
+    left, taken, since, limit = list(outlets), -1, time.monotonic(), CLOSING_SECONDS
+    while left := [outlet for outlet in left if outlet.is_open(0.0)]:
+        taken_before, taken = taken, sum(outlet.taken for outlet in left if outlet.lossless)
+        if stop.at_once and limit > HURRY_SECONDS:
+            since, limit = time.monotonic(), HURRY_SECONDS
+        elif taken != taken_before and not stop.at_once:
+            since = time.monotonic()
+        elif time.monotonic() - since > limit:
+            break
+        tick()
+        left[0].is_open(TICK_SECONDS)
+    for outlet in left:
+        outlet.leave()
+
+
+def _note_failures(outlets: Sequence[Outlet], statistics: RunStatistics) -> None:
+    for outlet in outlets:
+        if outlet.failure is not None and (outlet.hangs or not outlet.lossless):
+            statistics.failures.append(f"{outlet.sink.name}: {words_of(outlet.failure)}")
 
 
 @contextmanager
 def stopped_by_signals(stop: Stop) -> Iterator[None]:
-    """SIGINT and SIGTERM end the loop after the frame at hand; a second one ends the program at once.
+    """SIGINT, SIGTERM and SIGHUP end the loop after the frame at hand; a second one ends the program at once.
 
-    So every sink has every frame or none has it. In another thread than the main one nothing is changed.
+    So every sink has every frame or none has it. In another thread than the main one nothing is changed, nor for a
+    hang-up that is ignored already, as `nohup` does.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -188,11 +236,12 @@ def stopped_by_signals(stop: Stop) -> Iterator[None]:
 
     def asked(number: int, _: FrameType | None) -> None:
         stop.times += 1
-        stop.ask(INTERRUPTS[number == signal.SIGTERM])
-        if stop.times > 1:
+        stop.ask(INTERRUPTS[signal.Signals(number)])
+        if stop.times == 2 and stop.breakable:  # only once, so that whoever catches it can finish
             raise KeyboardInterrupt
 
-    previous = {number: signal.signal(number, asked) for number in (signal.SIGINT, signal.SIGTERM)}
+    heeded = [number for number in INTERRUPTS if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN]
+    previous = {number: signal.signal(number, asked) for number in heeded}
     try:
         yield
     finally:

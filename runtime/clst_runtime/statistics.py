@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
 from collections import Counter, deque
@@ -23,8 +24,8 @@ WARNINGS_KEPT = 100
 
 STARTING, READY, STALE, LOST, ENDED = STATES = ("starting", "ready", "stale", "lost", "ended")
 """What a run can be: no mask yet; masks in time; masks too old or none; no camera; over."""
-INTERRUPTS = ("Ctrl-C", "SIGTERM")
-"""Ends that somebody asked for."""
+INTERRUPTS = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM", signal.SIGHUP: "SIGHUP"}
+"""Ends that somebody asked for, by signal."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,8 +158,8 @@ class RunStatistics:
 
     @property
     def interrupted(self) -> bool:
-        """Ended by Ctrl-C or SIGTERM."""
-        return self.end in INTERRUPTS
+        """Ended by a signal."""
+        return self.end in INTERRUPTS.values()
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, latencies summed up."""

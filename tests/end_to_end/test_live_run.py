@@ -1,5 +1,6 @@
 """`clst-run` on a live source, as a service runs it: frames through a pipe, signals, other programs, a full disk."""
 
+import errno
 import json
 import os
 import resource
@@ -80,7 +81,10 @@ def lines_of(path):
     return path.read_text().splitlines() if path.exists() else []
 
 
-@pytest.mark.parametrize(("number", "words"), [(signal.SIGTERM, "SIGTERM"), (signal.SIGINT, "Ctrl-C")])
+ENDS = [(signal.SIGTERM, "SIGTERM"), (signal.SIGINT, "Ctrl-C"), (signal.SIGHUP, "SIGHUP")]
+
+
+@pytest.mark.parametrize(("number", "words"), ENDS)
 def test_a_signal_is_a_clean_end_with_a_report(running, rgb_model, tmp_path, number, words):
     out = tmp_path / "out"
     run = running(rgb_model, "--out", out, "--deadline-ms", "1000", "--json", "--statistics-every", "0.2")
@@ -154,11 +158,11 @@ def test_masks_go_to_another_program_and_words_to_standard_error(running, rgb_mo
 def test_a_recording_that_fails_does_not_end_the_drive_but_its_end_says_so(running, rgb_model, tmp_path):
     out, place = tmp_path / "out", tmp_path / "s"
     run = running(rgb_model, "--out", out, "--no-video", "--stream", f"masks:unix:{place}")
-    run.give_until(place.exists)
-    resource.prlimit(run.process.pid, resource.RLIMIT_FSIZE, (3000, 3000))
     with socket.socket(socket.AF_UNIX) as reader:
-        reader.connect(str(place))
-        run.give(80)
+        run.give_until(lambda: reader.connect_ex(str(place)) in (0, errno.EISCONN))
+        resource.prlimit(run.process.pid, resource.RLIMIT_FSIZE, (3000, 3000))
+        run.give_until(lambda: (out / "frames.jsonl").exists() and (out / "frames.jsonl").stat().st_size > 2500)
+        run.give(50)
         reader.settimeout(0.2)
         seen = b""
         try:
@@ -174,6 +178,30 @@ def test_a_recording_that_fails_does_not_end_the_drive_but_its_end_says_so(runni
     assert 0 < len(lines) < 60
     assert [json.loads(line) for line in lines]
     assert seen.count(b'"frame"') > len(lines), "masks went on after the disk was full"
+
+
+def test_a_report_whose_disk_is_full_is_on_standard_error_and_the_drive_has_gone_on(running, rgb_model, tmp_path):
+    out, place = tmp_path / "out", tmp_path / "s"
+    run = running(rgb_model, "--out", out, "--no-video", "--masks", "--stream", f"masks:unix:{place}",
+                  "--statistics-every", "0.02")  # fmt: skip
+    run.give_until(lambda: len(lines_of(out / "frames.jsonl")) > 5 and lines_of(out / "statistics.jsonl"))
+    resource.prlimit(run.process.pid, resource.RLIMIT_FSIZE, (1, 1))
+    before = len(lines_of(out / "frames.jsonl"))
+    run.give(30)
+    code, told, errors = run.end(signal.SIGTERM)
+    assert code == 3
+    assert b" frames in " in told
+    last = errors.splitlines()[-1]
+    assert last.startswith("error: not everything was recorded: ")
+    for name in ("frame log", "masks", "statistics log", "report"):
+        assert f"{name}: cannot write {out}" in last
+    facts = json.loads(errors[errors.index("{") : errors.rindex("}") + 1])
+    assert facts["frames"] > before + 5, "it has gone on"
+    assert len(facts["failures"]) == 4
+    assert not (out / "statistics.json").exists()
+    for name in ("frames.jsonl", "statistics.jsonl"):
+        assert [json.loads(line) for line in lines_of(out / name)]
+    assert [path.name for path in (out / "masks").iterdir() if path.name.startswith(".")] == []
 
 
 def test_an_absent_camera_is_one_line_and_code_3_after_the_patience_given(rgb_model):

@@ -37,7 +37,7 @@ def test_closed_streams_are_silence_and_the_files_are_right(tmp_path, rgb_model,
 
     data = write_labelled(tmp_path / "data")
     out = tmp_path / "out"
-    code, _, errors = ended(how, "clst-run", rgb_model, "--source", data / "images", "--out", out, "--masks")
+    code, _, errors = ended(how, "clst-run", rgb_model, "--source", data / "images" / "val", "--out", out, "--masks")
     assert code == 0, errors
     assert "Traceback" not in errors
     assert sorted(path.name for path in (out / "masks").iterdir()) == ["0.png", "1.png", "2.png"]

@@ -44,7 +44,7 @@ def test_the_vehicle_has_no_torch_and_runs(vehicle, tmp_path):
     done = on(vehicle, "clst-run", model, "--source", data / "images", "--out", tmp_path / "out", "--masks", "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["frames"] == 3
-    assert read_label(tmp_path / "out/masks/0.png")[0, 31] == 2
+    assert read_label(tmp_path / "out/masks/val/0.png")[0, 31] == 2
     assert on(vehicle, "clst-doctor").returncode == 0
 
 

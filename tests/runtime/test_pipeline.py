@@ -13,6 +13,7 @@ from PIL import Image
 from tests.conftest import RGB_CLASSES, rgb_manifest, write_rgb_model
 from tests.fakes.live import FakeBackend, FakeSource
 
+from clst_runtime import pipeline
 from clst_runtime.backends.base import Prediction
 from clst_runtime.backends.ort import OrtBackend
 from clst_runtime.errors import DataError
@@ -25,6 +26,8 @@ from clst_runtime.sources import TimedFrame
 from clst_runtime.statistics import Deadline, RunStatistics
 from clst_runtime.statistics_log import StatisticsLog
 from clst_runtime.web.pictures import Painter
+
+ENDS = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM", signal.SIGHUP: "SIGHUP"}
 
 
 class Kept(Sink):
@@ -194,15 +197,15 @@ def old(source):
     return TimedFrame(index=3, picture=frame.picture, captured_ns=frame.captured_ns - 600_000_000, name=frame.name)
 
 
-@pytest.mark.parametrize(("number", "words"), [(signal.SIGINT, "Ctrl-C"), (signal.SIGTERM, "SIGTERM")])
+@pytest.mark.parametrize(("number", "words"), ENDS.items())
 def test_a_signal_ends_the_run_after_the_frame_at_hand(number, words):
     sink = Kept()
     items = [*range(5), lambda: os.kill(os.getpid(), number), *range(5, 50)]
-    handlers = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
+    handlers = [signal.getsignal(each) for each in ENDS]
     statistics = run_pipeline(FakeSource(items, live=False), FakeBackend(), [sink])
     assert (statistics.end, statistics.interrupted) == (words, True)
     assert sink.indices == list(range(5))
-    assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == handlers
+    assert [signal.getsignal(each) for each in ENDS] == handlers
 
 
 def test_a_second_signal_ends_it_at_once():
@@ -215,6 +218,110 @@ def test_a_second_signal_ends_it_at_once():
     with pytest.raises(KeyboardInterrupt):
         run_pipeline(FakeSource([0, 1, 2, twice, 3]), FakeBackend(), [sink])
     assert sink.closings == 1
+
+
+class Hanging(Kept):
+    """Never comes back from `write`, or from `close`."""
+
+    name = "hanging"
+
+    def __init__(self, *, in_close=False):
+        super().__init__()
+        self.in_close, self.never = in_close, threading.Event()
+
+    def write(self, result):
+        return super().write(result) if self.in_close else self.never.wait()
+
+    def close(self):
+        self.never.wait()
+
+
+HANGS = "hanging: hangs, as when nobody reads it; what it holds is left as it is"
+
+
+@pytest.mark.parametrize("in_close", [False, True])
+def test_all_sinks_that_hang_share_one_deadline_and_the_others_are_whole(monkeypatch, in_close):
+    """Forty, one after the other, would take 20 s."""
+    monkeypatch.setattr(pipeline, "CLOSING_SECONDS", 0.5)
+    hanging, good, ticks = [Hanging(in_close=in_close) for _ in range(40)], Kept(), []
+    watchers = Watchers(tick=lambda statistics: ticks.append(statistics.state))
+    begun = time.monotonic()
+    source = FakeSource(range(9))
+    statistics = run_pipeline(source, FakeBackend(seconds=0.01), [*hanging, good], watchers=watchers)
+    assert time.monotonic() - begun < 10
+    assert statistics.failures == [HANGS] * 40
+    assert good.closings == 1
+    assert ticks.count("ended") >= 2, "the service manager hears of it while the end takes long"
+
+
+def test_a_run_of_files_that_waits_for_a_hanging_sink_can_be_ended(monkeypatch):
+    monkeypatch.setattr(pipeline, "CLOSING_SECONDS", 0.3)
+    stop, good, waits = Stop(), Kept(), []
+
+    def tick(statistics):
+        waits.append(statistics.frames)
+        if waits[-5:] == [waits[-1]] * 5:  # no frame between five ticks: it waits
+            stop.ask("the test")
+
+    source = FakeSource(range(50), live=False)
+    sinks = [Hanging(), good]
+    statistics = run_pipeline(source, FakeBackend(), sinks, watchers=Watchers(tick=tick), stop=stop)
+    assert statistics.failures == [HANGS]
+    assert statistics.frames == QUEUED + 2, "one in the sink's hands, a full queue, and the one that found no room"
+    assert good.indices == list(range(QUEUED + 2))
+    assert good.closings == 1
+
+
+def test_a_slow_sink_of_files_that_still_gets_on_is_waited_for(monkeypatch):
+    monkeypatch.setattr(pipeline, "CLOSING_SECONDS", 0.8)
+    slow = Kept(seconds=0.25)
+    statistics = run_pipeline(FakeSource(range(QUEUED + 1), live=False), FakeBackend(), [slow])
+    assert (slow.indices, slow.closings, statistics.failures) == (list(range(QUEUED + 1)), 1, [])
+
+
+def test_a_second_signal_while_sinks_are_closed_ends_it_soon_and_tears_nothing(monkeypatch):
+    monkeypatch.setattr(pipeline, "HURRY_SECONDS", 0.3)
+
+    class Finishing(Kept):
+        def close(self):
+            time.sleep(0.1)
+            super().close()
+
+    def tick(statistics):
+        if statistics.end:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    finishing, begun = Finishing(), time.monotonic()
+    source = FakeSource([0, 1, lambda: os.kill(os.getpid(), signal.SIGINT)])
+    with pytest.raises(KeyboardInterrupt):
+        run_pipeline(source, FakeBackend(), [Hanging(), finishing], watchers=Watchers(tick=tick))
+    assert time.monotonic() - begun < pipeline.CLOSING_SECONDS
+    assert finishing.closings == 1
+
+
+def test_a_hang_up_that_is_ignored_stays_so():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        items = [0, lambda: os.kill(os.getpid(), signal.SIGHUP), 1, 2]
+        statistics = run_pipeline(FakeSource(items, live=False), FakeBackend(), [])
+        assert (statistics.end, statistics.frames) == ("the source has ended", 3)
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_key_in_the_window_is_the_normal_end():
+    class Window(Kept):
+        in_main_thread = True
+
+        def write(self, result):
+            super().write(result)
+            if len(self.results) == 3:
+                raise KeyboardInterrupt
+
+    window, file = Window(), Kept()
+    statistics = run_pipeline(FakeSource(range(9), live=False), FakeBackend(), [window, file])
+    assert (statistics.end, window.indices, file.indices) == ("Ctrl-C", [0, 1, 2], [0, 1, 2])
 
 
 def test_another_thread_may_run_it_and_may_ask_for_its_end():
@@ -344,11 +451,11 @@ def test_a_jump_of_the_wall_clock_is_no_age_no_miss_and_no_silence(monkeypatch):
     true, told, lines = time.time, itertools.count(), []
     monkeypatch.setattr(time, "time", lambda: true() + 86_400 * (-1) ** next(told))
     statistics = RunStatistics(Deadline(milliseconds=20_000, stale_after=1), live=True)
-    log = StatisticsLog(lines.append, 0.01)
+    log = StatisticsLog(statistics, lines.append, 0.01)
     source = FakeSource([*range(5), None, *range(5, 20)])
     states = []
-    watchers = Watchers(tick=lambda now: (log.tick(now), states.append(now.state)))
-    run_pipeline(source, FakeBackend(seconds=0.01), [], statistics=statistics, watchers=watchers)
+    watchers = Watchers(tick=lambda now: states.append(now.state))
+    run_pipeline(source, FakeBackend(seconds=0.02), [log], statistics=statistics, watchers=watchers)
     facts = statistics.to_json()
     assert (facts["frames"], statistics.misses) == (19, 0)  # the first frame of a live source warms up
     assert 0 <= facts["capture_to_mask_ms"]["max"] < 20_000

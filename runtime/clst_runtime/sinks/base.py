@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 from abc import ABC, abstractmethod
-from contextlib import suppress
+from collections.abc import Callable
 
 from clst_runtime.errors import DataError, words_of
 from clst_runtime.results import Result
@@ -13,9 +13,7 @@ from clst_runtime.statistics import RunStatistics
 
 QUEUED = 4
 """Results that may wait for a sink."""
-POLL_SECONDS = 0.2
-PATIENCE_SECONDS = 10.0
-"""How long the end of a live run waits for a sink."""
+POLL_SECONDS = 0.1
 
 
 class Sink(ABC):
@@ -27,10 +25,16 @@ class Sink(ABC):
     """Whether it needs masks at the camera's size."""
     in_main_thread = False
     """Whether it must be called by the main thread, as windows must."""
+    idle_seconds: float | None = None
+    """After so long without a result `idle` is called, again and again; None = never."""
 
     @abstractmethod
     def write(self, result: Result) -> None:
         """Take one result. Raises: ClstError, OSError: it cannot go on; it is closed then."""
+
+    def idle(self) -> None:
+        """No result came. Raises: as `write`."""
+        return
 
     @abstractmethod
     def close(self) -> None:
@@ -38,7 +42,7 @@ class Sink(ABC):
 
 
 class Outlet:
-    """A sink with a thread and a short queue of its own.
+    """A sink with a thread and a short queue of its own; the thread closes it, too.
 
     Without loss (`lossless`), who offers waits, and the sink's failure ends the run. Live, a full queue drops the
     result for this sink alone, counted as `sink <name>`, and a sink that fails is closed while the run goes on.
@@ -47,15 +51,23 @@ class Outlet:
     def __init__(self, sink: Sink, statistics: RunStatistics, *, lossless: bool) -> None:
         self.sink, self.lossless = sink, lossless
         self.failure: Exception | None = None
+        self.hangs = False
+        """Whether the end did not wait for it any longer."""
+        self.taken = 0
+        """Results that it is done with."""
         self._statistics = statistics
-        self._queue: queue.Queue[Result | None] = queue.Queue(QUEUED)
+        self._queue: queue.SimpleQueue[Result | None] = queue.SimpleQueue()
+        self._room = threading.Semaphore(QUEUED)
         self._thread: threading.Thread | None = None
         if not sink.in_main_thread:
             self._thread = threading.Thread(target=self._work, name=f"sink {sink.name}", daemon=True)
             self._thread.start()
 
-    def offer(self, result: Result) -> None:
+    def offer(self, result: Result, *, wanted: Callable[[], bool] = lambda: False) -> None:
         """Hand over a result.
+
+        Args:
+            wanted: whether the run is to end; asked again and again while there is no room, which is made then.
 
         Raises:
             The sink's exception, when it has failed and nothing may be lost.
@@ -66,51 +78,65 @@ class Outlet:
             return
         if self._thread is None:
             self._write(result)
-        elif self.lossless:
-            self._wait(result)
+        elif self._has_room(wanted):
+            self._queue.put(result)
         else:
-            try:
-                self._queue.put_nowait(result)
-            except queue.Full:
-                self._statistics.dropped(f"sink {self.sink.name}")
+            self._statistics.dropped(f"sink {self.sink.name}")
 
-    def _wait(self, item: Result | None) -> None:
-        while self.failure is None:
-            with suppress(queue.Full):
-                return self._queue.put(item, timeout=POLL_SECONDS)
+    def _has_room(self, wanted: Callable[[], bool]) -> bool:
+        if not self.lossless:
+            return self._room.acquire(blocking=False)
+        while not self._room.acquire(timeout=POLL_SECONDS):
+            if self.failure is not None or wanted():
+                break
+        return True
 
     def _work(self) -> None:
         while self.failure is None:
-            result = self._queue.get()
+            try:
+                result = self._queue.get(timeout=self.sink.idle_seconds)
+            except queue.Empty:
+                self._do(self.sink.idle)
+                continue
             if result is None:
-                return
+                break
+            self._room.release()
             self._write(result)
+        self._close()
 
     def _write(self, result: Result) -> None:
+        self._do(lambda: self.sink.write(result))
+        self.taken += 1
+
+    def _do(self, work: Callable[[], None]) -> None:
         try:
-            self.sink.write(result)
+            work()
         except Exception as error:  # noqa: BLE001  whatever it is, the thread must not end unseen
-            self._fail(error)
+            self.failure = error
+            if not self.lossless:
+                self._statistics.warn(f"{self.sink.name} has stopped: {words_of(error)}")
 
-    def _fail(self, error: Exception) -> None:
-        self.failure = error
-        if not self.lossless:
-            self._statistics.warn(f"{self.sink.name} has stopped: {words_of(error)}")
-            self.close_sink()
-
-    def close_sink(self) -> None:
-        """Close the sink; a failure of that is kept like one of writing."""
+    def _close(self) -> None:
         try:
             self.sink.close()
         except Exception as error:  # noqa: BLE001  the other sinks must be closed all the same
             self.failure = self.failure or error
 
     def finish(self) -> None:
-        """Let the sink take what still waits, then close it."""
-        if self._thread is not None:
-            self._wait(None)
-            self._thread.join(None if self.lossless else PATIENCE_SECONDS)
-            if self._thread.is_alive():
-                self.failure = DataError(f"{self.sink.name} hangs; what it holds is left as it is")
-                return
-        self.close_sink()
+        """Begin the end: the sink takes what still waits and is closed. `is_open` tells when that is done."""
+        if self._thread is None:
+            self._close()
+        else:
+            self._queue.put(None)
+
+    def is_open(self, wait_seconds: float) -> bool:
+        """Whether it is still being closed, after waiting so long at most."""
+        if self._thread is None:
+            return False
+        self._thread.join(wait_seconds)
+        return self._thread.is_alive()
+
+    def leave(self) -> None:
+        """Do not wait for it any longer."""
+        self.hangs = True
+        self.failure = self.failure or DataError("hangs, as when nobody reads it; what it holds is left as it is")

@@ -151,11 +151,11 @@ def test_viewers_are_told_with_every_status(watched):
 
 def test_the_log_of_statistics_tells_the_camera_of_that_moment(manifest):  # noqa: F811
     statistics, lines = RunStatistics(), []
-    log = StatisticsLog(lines.append, 1.0)
-    log.write(statistics)
+    log = StatisticsLog(statistics, lines.append, 1.0, clock=iter((0.0, 1.0, 2.0)).__next__)
+    log.idle()
     watch = open_watch(manifest, Live())
     statistics.domain = watch.snapshot
     watch.write(result(0))
-    log.write(statistics)
+    log.idle()
     assert [line["domain"] and line["domain"]["looks"] for line in lines] == [None, 1]
     assert json.loads(json.dumps(lines[1]))["domain"]["state"] == "unknown"
