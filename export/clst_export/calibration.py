@@ -9,7 +9,6 @@ import enum
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeVar, overload
 
 import numpy as np
@@ -19,8 +18,6 @@ from clst_export.activations import stream_activations
 from clst_runtime.backends.base import Frame
 from clst_runtime.errors import ConfigError, DataError
 from clst_runtime.frames import Content, Fit
-from clst_runtime.media import is_video, name_for_opencv
-from clst_runtime.optional import require
 from clst_train.data.target import SHAPE_TOLERANCE, TargetImages, open_target
 
 LEVELS = 128  # int8 gives |x| the values 0 … 127
@@ -264,6 +261,13 @@ class ChosenFrames(Sequence[Frame]):
         return [self.images.content(place) for place in self.places]
 
 
+def some_of(frames: Sequence[Frame], places: Sequence[int]) -> Sequence[Frame]:
+    """The frames at these places, still read when asked for if they were."""
+    if isinstance(frames, ChosenFrames):
+        return ChosenFrames(images=frames.images, places=tuple(frames.places[place] for place in places))
+    return [frames[place] for place in places]
+
+
 def calibration_frames(
     places: Sequence[str],
     input_hw: tuple[int, int],
@@ -285,42 +289,19 @@ def calibration_frames(
     """
     if count is not None and count < 1:
         raise DataError(f"{count} calibration images asked; give --calib-count at least 1")
-    images = open_target(places, input_hw=input_hw, fit=fit)
-    if count is None:
-        count = min(len(images), USUAL_COUNT)
-    if len(images) < count:
-        raise DataError(f"{count} calibration images asked, {len(images)} found; add images or lower --calib-count")
-    chosen = tuple(evenly_spaced(len(images), count))
-    sizes = [(str(path), _picture_hw(path)) for path in (images.paths[place] for place in chosen) if path is not None]
-    videos = [Path(place) for place in places if images.video_frames and Path(place).is_file()]
-    sizes.extend((str(path), size) for path in videos if (size := _video_hw(path)) is not None)
-    for name, (rows, columns) in sizes:
-        expected = expected_aspect or sizes[0][1][1] / sizes[0][1][0]
+    images = open_target(places, input_hw=input_hw, fit=fit, choose=lambda total: _evenly(total, count))
+    for origin, (rows, columns) in dict(zip(images.origins, images.sizes, strict=True)).items():
+        expected = expected_aspect or images.sizes[0][1] / images.sizes[0][0]
         if abs(columns / rows / expected - 1.0) > SHAPE_TOLERANCE:
             raise DataError(
-                f"{name} is {columns}×{rows} (aspect {columns / rows:.3f}), the model's camera has aspect "
+                f"{origin} is {columns}×{rows} (aspect {columns / rows:.3f}), the model's camera has aspect "
                 f"{expected:.3f}; calibrate on pictures of the camera it will drive with"
             )
-    return ChosenFrames(images=images, places=chosen)
+    return ChosenFrames(images=images, places=tuple(range(len(images))))
 
 
-def _picture_hw(path: Path) -> tuple[int, int]:
-    """Rows and columns by the file's header."""
-    try:
-        with require("PIL.Image").open(path) as picture:
-            return (int(picture.height), int(picture.width))
-    except (OSError, SyntaxError, ValueError) as error:
-        raise DataError(f"{path}: not a readable image ({error})") from error
-
-
-def _video_hw(path: Path) -> tuple[int, int] | None:
-    """Rows and columns of a video's pictures; None where the file is no video."""
-    if not is_video(path):
-        return None
-    cv2 = require("cv2")
-    with name_for_opencv(path) as name:
-        capture = cv2.VideoCapture(name)
-    try:
-        return (int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT)), int(capture.get(cv2.CAP_PROP_FRAME_WIDTH)))
-    finally:
-        capture.release()
+def _evenly(total: int, count: int | None) -> list[int]:
+    """`count` positions of `total`; None = all, at most 64."""
+    if total < (count or 0):
+        raise DataError(f"{count} calibration images asked, {total} found; add images or lower --calib-count")
+    return evenly_spaced(total, count or min(total, USUAL_COUNT))

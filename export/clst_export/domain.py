@@ -5,6 +5,7 @@ Legend: H rows, W columns of the model's input; N frames, D numbers of a fingerp
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,13 +19,13 @@ from clst_runtime.backends.base import Backend, Frame
 from clst_runtime.backends.ort import OrtBackend
 from clst_runtime.frames import Content, Fit
 from clst_runtime.manifest import Manifest
-from clst_runtime.media import is_video, name_for_opencv
+from clst_runtime.media import is_video
 from clst_runtime.monitor.features import Vector, feature_names, fingerprint
 from clst_runtime.monitor.reference import LEAST_FRAMES, Matrix, Reference
 from clst_runtime.monitor.watch import PERIOD_SECONDS
-from clst_runtime.optional import require
 from clst_runtime.pipeline import without_padding
-from clst_train.data.target import TargetImages, open_target
+from clst_runtime.video_frames import VideoFile
+from clst_train.data.target import TargetImages, find_target, open_target
 
 MOST_FRAMES = 256
 """Frames that are measured, at most."""
@@ -81,18 +82,33 @@ def reference_stretches(
     """
     if not places:
         return [], "clst-run will not notice another camera: no pictures of this one; give --calib IMAGES"
-    sets = [open_target([place], input_hw=input_hw, fit=fit, every=_every(Path(place))) for place in places]
-    total = sum(map(len, sets))
+    steps = [_every(Path(place)) for place in places]
+    counts = [len(find_target([place], every=every)) for place, every in zip(places, steps, strict=True)]
+    total = sum(counts)
     if total < LEAST_FRAMES:
         return [], (
             f"clst-run will not notice another camera: {total} pictures of this one, {LEAST_FRAMES} needed; "
             "give more with --calib"
         )
     stretches = []
-    for images in sets:
-        share = max(1, MOST_FRAMES * len(images) // max(total, MOST_FRAMES))
-        stretches += [Stretch(images, begin, end) for begin, end in spread_over(len(images), share)]
+    for place, every, count in zip(places, steps, counts, strict=True):
+        share = max(1, MOST_FRAMES * count // max(total, MOST_FRAMES))
+        stretches += _stretches(place, every, share, input_hw, fit)
     return stretches, ""
+
+
+def _stretches(place: str, every: int, wanted: int, input_hw: tuple[int, int], fit: Fit) -> list[Stretch]:
+    """Runs of neighbouring images of one place that hold `wanted` of them in all; no others are read."""
+    lengths: list[int] = []
+
+    def positions(total: int) -> list[int]:
+        runs = spread_over(total, wanted)
+        lengths[:] = [end - begin for begin, end in runs]
+        return [position for begin, end in runs for position in range(begin, end)]
+
+    images = open_target([place], input_hw=input_hw, fit=fit, every=every, choose=positions)
+    ends = [min(end, len(images)) for end in itertools.accumulate(lengths)]  # a damaged video may give fewer
+    return [Stretch(images, begin, end) for begin, end in itertools.pairwise([0, *ends])]
 
 
 def spread_over(total: int, wanted: int) -> list[tuple[int, int]]:
@@ -151,10 +167,6 @@ def _every(place: Path) -> int:
     """Of a video's frames, which n-th is a period after the one before; 1 for pictures."""
     if not is_video(place):
         return 1
-    cv2 = require("cv2")
-    with name_for_opencv(place) as name:
-        capture = cv2.VideoCapture(name)
-    try:
-        return max(1, round(PERIOD_SECONDS * float(capture.get(cv2.CAP_PROP_FPS))))
-    finally:
-        capture.release()
+    video = VideoFile(place)
+    video.close()
+    return max(1, round(PERIOD_SECONDS * (video.fps or 0.0)))

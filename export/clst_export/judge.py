@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from clst_export.calibration import some_of
 from clst_runtime.backends.base import Backend, Classes, Frame
 from clst_runtime.dataset import LabelledDataset
 from clst_runtime.errors import DataError
@@ -97,7 +98,7 @@ class Judge:
         if not frames:
             raise DataError("no frames to compare on; give --frames a folder of pictures, or --data labelled ones")
         self.classes = reference.manifest.classes
-        self.frames, self.labels = tuple(frames), None if labels is None else tuple(labels)
+        self.frames, self.labels = frames, None if labels is None else tuple(labels)
         whole = Content(0, 0, *reference.manifest.input_hw)
         self.contents = tuple(contents) or (whole,) * len(self.frames)
         self.maps: tuple[Classes, ...] = tuple(
@@ -111,7 +112,7 @@ class Judge:
         if kept is None:
             return self
         part = object.__new__(Judge)
-        part.classes, part.frames = self.classes, tuple(self.frames[i] for i in kept)
+        part.classes, part.frames = self.classes, some_of(self.frames, kept)
         part.labels = None if self.labels is None else tuple(self.labels[i] for i in kept)
         part.contents = tuple(self.contents[i] for i in kept)
         part.maps = tuple(self.maps[i] for i in kept)

@@ -11,7 +11,7 @@ import click
 import numpy as np
 import numpy.typing as npt
 
-from clst_export.calibration import ChosenFrames, Method, calibration_frames, evenly_spaced, split_frames
+from clst_export.calibration import ChosenFrames, Method, calibration_frames, evenly_spaced, some_of, split_frames
 from clst_export.convert import Material, Request
 from clst_export.domain import reference_stretches
 from clst_export.gate import BOUNDS, Bounds
@@ -21,7 +21,6 @@ from clst_runtime.backends.base import Frame
 from clst_runtime.dataset import open_dataset
 from clst_runtime.errors import ConfigError, DataError
 from clst_runtime.frames import Content
-from clst_runtime.images import read_image
 from clst_runtime.numbers import parse_size
 from clst_train.checkpoint import Checkpoint, load_checkpoint
 from clst_train.data.camera_looks import LOOKS
@@ -93,6 +92,7 @@ def _bounds(precision: Precision, options: Mapping[str, Any]) -> Bounds:
 def _material(
     checkpoint: Checkpoint, precision: Precision, input_hw: tuple[int, int], options: Mapping[str, Any]
 ) -> Material:
+    frames: Sequence[Frame]
     calibration: Sequence[Frame] = ()
     if precision is not Precision.FP32:
         calibration = _calibration(checkpoint, precision, input_hw, options)
@@ -102,11 +102,10 @@ def _material(
         return Material(frames=frames, labels=labels, contents=contents, calibration=calibration)
     if calibration and options["frames_from"] is None:
         held_out = min(options["count"] or USUAL_FRAMES, max(1, len(calibration) // 4))
-        whole = [Content(0, 0, *input_hw)] * len(calibration)
-        contents = calibration.contents if isinstance(calibration, ChosenFrames) else whole
-        rest, kept = split_frames(list(zip(calibration, contents, strict=True)), held_out=held_out)
-        frames, contents = [frame for frame, _ in kept], [content for _, content in kept]
-        return Material(frames=frames, contents=contents, calibration=[frame for frame, _ in rest])
+        rest, kept = split_frames(range(len(calibration)), held_out=held_out)
+        frames = some_of(calibration, kept)
+        contents = frames.contents if isinstance(frames, ChosenFrames) else [Content(0, 0, *input_hw)] * len(kept)
+        return Material(frames=frames, contents=contents, calibration=some_of(calibration, rest))
     frames, contents = verification_frames(checkpoint, options, input_hw)
     return Material(frames=frames, contents=contents, calibration=calibration)
 
@@ -146,19 +145,16 @@ def _targets(checkpoint: Checkpoint) -> list[str]:
 
 
 def _aspect(places: list[str]) -> float | None:
-    """Columns / rows of the first target picture; None for a video, whose frames are brought to the input size."""
+    """Columns / rows of the first target picture; None where there is none."""
     if not places:
         return None
-    path = next((path for path in open_target(places[:1], input_hw=(32, 32)).paths if path is not None), None)
-    if path is None:
-        return None
-    rows, columns, _ = read_image(path).shape
+    rows, columns = open_target(places[:1], input_hw=(32, 32), choose=lambda _: [0]).sizes[0]
     return float(columns / rows)
 
 
 def verification_frames(
     checkpoint: Checkpoint, options: Mapping[str, Any], input_hw: tuple[int, int]
-) -> tuple[list[Frame], list[Content]]:
+) -> tuple[Sequence[Frame], list[Content]]:
     """Frames H,W,3 to compare on: `--frames`, else the target images of the checkpoint's run, else drawn scenes.
 
     And where the camera's picture lies in each; empty for drawn ones, which are of the input's size.
@@ -167,9 +163,11 @@ def verification_frames(
     places = [str(given)] if given is not None else _targets(checkpoint)
     if not places:
         return drawn_frames(input_hw, count), []
-    images = open_target(places, input_hw=input_hw, fit=checkpoint.fit)
-    chosen = evenly_spaced(len(images), min(count, len(images)))
-    return [images[place] for place in chosen], [images.content(place) for place in chosen]
+    images = open_target(
+        places, input_hw=input_hw, fit=checkpoint.fit, choose=lambda total: evenly_spaced(total, min(count, total))
+    )
+    chosen = ChosenFrames(images=images, places=tuple(range(len(images))))
+    return chosen, chosen.contents
 
 
 def drawn_frames(input_hw: tuple[int, int], count: int) -> list[Frame]:

@@ -104,8 +104,10 @@ class VideoFile:
         if not self._capture.isOpened():
             raise DataError(f"{path}: not a video that this OpenCV can read")
         self._frames = Frames(self._capture)
-        announced = float(self._capture.get(FPS))
-        self.fps = announced if announced > 0 else None
+        fps = float(self._capture.get(FPS))
+        self.fps = fps if fps > 0 else None
+        self.announced = float(self._capture.get(COUNT))
+        """Frames that it says it has: counted, an estimate, or nonsense."""
         self.position = -1
         """Of the frame read last, counted from 0; damaged ones before it count."""
         self.damaged = 0
@@ -139,17 +141,15 @@ class VideoFile:
                 return True
         return False
 
-    def warnings(self) -> list[str]:
-        """What is wrong with the file, once it has been read to its end."""
+    def warnings(self, *, ended: bool = True) -> list[str]:
+        """What is wrong with the file; `ended` says whether it was read to its end."""
         told = [f"{self.path}: {self.damaged} damaged frames were left out"] if self.damaged else []
-        announced, found = int(self._capture.get(COUNT)), self.position + 1
+        announced, found = int(self.announced), self.position + 1
         read = f"{self.path}: {found} of {max(announced, found)} announced frames could be read"
         if is_cut(self.path):
-            told.append(f"{read}; it is truncated")
-        elif found < LEAST_SHARE * announced - (self.fps or 25) and not is_mp4(
-            self.path
-        ):  # MP4 counts frames that it hides, too
-            told.append(f"{read}; is it damaged?")
+            told.append(f"{read}; it is truncated" if ended else f"{self.path}: it is truncated")
+        elif ended and found < LEAST_SHARE * announced - (self.fps or 25) and not is_mp4(self.path):
+            told.append(f"{read}; is it damaged?")  # MP4 counts frames that it hides, too
         return told
 
     def close(self) -> None:
@@ -162,3 +162,32 @@ class VideoFile:
             f"{self.path}: frame {self.position}: {self._frames.reason}; make another video of it: "
             f"ffmpeg -i {self.path.name} {cure}new.mp4"
         )
+
+
+def count_frames(path: Path) -> int:
+    """How many frames a video file has, by its packets, of which none is decoded; 0 where it has none.
+
+    Damaged and hidden frames count. A file of half an hour takes about 0.3 s.
+
+    Raises:
+        DataError: it is no video that can be read.
+    """
+    let_decoders_speak()
+    cv2 = require("cv2")
+    with name_for_opencv(path) as name:
+        packets = cv2.VideoCapture(name, cv2.CAP_FFMPEG, [cv2.CAP_PROP_FORMAT, -1])
+    count = 0
+    while packets.grab():
+        count += 1
+    packets.release()
+    return count or _announced(path)
+
+
+def _announced(path: Path) -> int:
+    """What a file says; frames are counted one by one where it says nothing, as by an OpenCV without FFmpeg."""
+    video = VideoFile(path)
+    count = max(0, int(video.announced))
+    while count == 0 and video.skip():
+        pass
+    video.close()
+    return count or video.position + 1

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from tests.export.precision.graphs import SIZE_HW, chain, frames
+from tests.fakes.videos import jpeg, plain, write_avi
 
 from clst_export.calibration import (
     CalibrationConfig,
@@ -15,10 +16,12 @@ from clst_export.calibration import (
     fingerprint,
     histogram,
     percentile_threshold,
+    some_of,
     split_frames,
 )
 from clst_runtime.errors import ConfigError, DataError
 from clst_runtime.images import write_png
+from clst_train.data import video_store
 
 SMALL = {"first_relu", "middle", "middle_relu"}
 
@@ -243,3 +246,18 @@ def test_a_damaged_picture_is_named(tmp_path):
     (folder / "01.png").write_bytes(b"not a picture")
     with pytest.raises(DataError, match="01.png: not a readable image"):
         calibration_frames([str(folder)], SIZE_HW, 2)
+
+
+def test_two_passes_over_a_video_decode_it_once_and_only_what_is_wanted(tmp_path, monkeypatch):
+    path = write_avi(tmp_path / "drive.avi", [jpeg(plain(10 * number)) for number in range(24)])
+    opened = []
+    monkeypatch.setattr(
+        video_store, "VideoFile", lambda path, real=video_store.VideoFile: opened.append(path) or real(path)
+    )
+    found = calibration_frames([str(path)], SIZE_HW, 3)
+    passes = [[round(float(frame[0, -1, 0]), -1) for frame in found] for _ in range(2)]
+    assert passes == [[40, 120, 200]] * 2
+    assert len(opened) == 1
+    assert found.images.video_frames.nbytes == 3 * 3 * SIZE_HW[0] * SIZE_HW[1]
+    rest, kept = some_of(found, [0, 2]), some_of(found, [1])
+    assert [round(float(frame[0, -1, 0]), -1) for frame in (*rest, *kept)] == [40, 200, 120]

@@ -171,7 +171,7 @@ def test_a_plan_is_told_with_what_is_free(cameras, tmp_path, capsys):
 
 
 PLAN = memory_plan.MemoryPlan(
-    stage="adaptation", crops=4, weights=3, activations=30, batches=300, ensemble=3000, images=30000
+    stage="adaptation", crops=4, weights=3, activations=30, batches=300, ensemble=3000, images=30000, frames=0
 )
 
 

@@ -43,8 +43,8 @@ class DataConfig:
     """JSON file that relates the source's classes to the model's; empty = by equal names."""
     target: tuple[str, ...] = ()
     """Image folders or video files of the new camera; never labels."""
-    target_every: int = 1
-    """Take every n-th frame of a target video."""
+    target_every: int = 0
+    """Take every n-th frame of a target video; 0 = every one, of long videos so many that all give at most 3000."""
     ignore_mask: str = ""
     """PNG of the new camera's size; non-zero pixels (bonnet, lens border) are never learned from."""
     val: str = ""
@@ -66,7 +66,7 @@ class DataConfig:
             f"data.source_hw = {list(self.source_hw)}; give rows and columns of at least 32, or [0, 0]",
         )
         _check_sides("data.source_hw", self.source_hw)
-        _need(self.target_every >= 1, f"data.target_every = {self.target_every}; give 1 or more")
+        _need(self.target_every >= 0, f"data.target_every = {self.target_every}; give 0 or more")
         _need(self.rare_class_sampling >= 0, f"data.rare_class_sampling = {self.rare_class_sampling}; give 0 or more")
 
 

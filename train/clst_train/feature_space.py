@@ -124,17 +124,18 @@ def labelled_views(
     dataset: LabelledDataset, size_hw: tuple[int, int], count: int, fit: Fit = Fit.STRETCH
 ) -> Iterator[View]:
     """At most `count` labelled images, evenly spread, brought to H,W = `size_hw` by `fit`."""
-    for index in _spread(len(dataset), count):
+    for index in spread(len(dataset), count):
         sample = fitted(dataset[index], size_hw, fit)
         yield View(sample.image, labels=sample.labels)
 
 
 def unlabelled_views(target: TargetImages, count: int) -> Iterator[View]:
     """At most `count` target images, evenly spread, without labels."""
-    return (View(target[index], ignored=target.ignored(index)) for index in _spread(len(target), count))
+    return (View(target[index], ignored=target.ignored(index)) for index in spread(len(target), count))
 
 
-def _spread(length: int, count: int) -> list[int]:
+def spread(length: int, count: int) -> list[int]:
+    """At most `count` of so many positions, evenly spread, from the first on."""
     count = min(length, count)
     return [place * length // count for place in range(count)]
 

@@ -33,7 +33,9 @@ class MemoryPlan:
     ensemble: int
     """The temporal ensemble of all target images: a file in the run folder, mapped into memory, which gives way."""
     images: int
-    """Frames of target videos and images kept by `run.cache_mib`, in the computer's memory."""
+    """Images kept by `run.cache_mib`, in the computer's memory."""
+    frames: int
+    """Frames of target videos: a file on the disk, of which the system keeps in memory what has room."""
 
     def on_device(self) -> int:
         """Bytes that lie where the network is."""
@@ -52,8 +54,9 @@ class MemoryPlan:
             "images kept": self.images,
         }
         listed = ", ".join(f"{name} {amount(size)}" for name, size in parts.items() if size)
-        file = f", and a file of {amount(self.ensemble)} for the ensemble" if self.ensemble else ""
-        return f"{self.stage}: about {amount(self.on_device() + self.on_host())} ({listed}){file}"
+        files = {"the ensemble": self.ensemble, "frames of videos": self.frames}
+        told = "".join(f", and a file of {amount(size)} for {name}" for name, size in files.items() if size)
+        return f"{self.stage}: about {amount(self.on_device() + self.on_host())} ({listed}){told}"
 
 
 def amount(size: int) -> str:

@@ -105,6 +105,7 @@ def memory_plans(play: Play, segmenter: Segmenter) -> list[MemoryPlan]:
                 batches=ahead * batch * 5 * crop,  # image 3, labels 1, mixing 1
                 ensemble=0,
                 images=images,
+                frames=0,
             )
         )
     if target is not None:
@@ -124,7 +125,8 @@ def memory_plans(play: Play, segmenter: Segmenter) -> list[MemoryPlan]:
                 activations=passes * once,
                 batches=ahead * batch * ((4 if hides(target) else 3) * whole + 9 * crop),
                 ensemble=store.file_bytes,
-                images=images + sum(frame.nbytes for frame in target.video_frames.values()),
+                images=images,
+                frames=3 * whole * len(target.video_frames),
             )
         )
     return plans

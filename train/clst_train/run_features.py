@@ -16,7 +16,7 @@ from clst_train.batchnorm import estimate_statistics
 from clst_train.checkpoint import Checkpoint, build_from_checkpoint, load_checkpoint
 from clst_train.config import Config
 from clst_train.data.target import open_target
-from clst_train.feature_space import Stage, View, cloud_of, labelled_views, unlabelled_views
+from clst_train.feature_space import Stage, View, cloud_of, labelled_views, spread, unlabelled_views
 from clst_train.models.deployable import normalise
 from clst_train.run_folder import open_run
 
@@ -97,4 +97,5 @@ def _old_views(config: Config, source: str | None, split: str | None, before: Ch
 
 
 def _new_views(target: Sequence[str], before: Checkpoint, count: int) -> list[View]:
-    return list(unlabelled_views(open_target(target, input_hw=before.input_hw, fit=before.fit), count))
+    images = open_target(target, input_hw=before.input_hw, fit=before.fit, choose=lambda total: spread(total, count))
+    return list(unlabelled_views(images, count))

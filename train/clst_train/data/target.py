@@ -7,7 +7,7 @@ no labels. One file counts once, however many names it has or places it lies in.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,10 +17,11 @@ import numpy.typing as npt
 from clst_runtime.errors import DataError
 from clst_runtime.frames import Content, Fit, content_of, fit_frame, resize_classes
 from clst_runtime.images import read_image
-from clst_runtime.media import is_video, name_for_opencv
-from clst_runtime.optional import require
+from clst_runtime.media import is_video
 from clst_runtime.places import pictures_of
+from clst_runtime.video_frames import count_frames
 from clst_train.data.headers import check_pictures
+from clst_train.data.video_store import FrameFile, decode
 
 LABELS_LOOKED_AT = 5
 """How many pictures of a place are looked at for whether they are labels."""
@@ -32,16 +33,19 @@ CamVid's and IDD's labels have up to 12 and 0.94 to 0.99, their pictures more th
 LIKE_LABELS = "as label files are; give the camera's images"
 SHAPE_TOLERANCE = 0.02
 """How far a mask's aspect ratio may be from the camera's."""
+MOST_FRAMES = 3000
+"""Frames of videos that are taken unless `data.target_every` says otherwise: the recipe's 12,000 looks at target images
+show each four times, and of half an hour they are 0.6 s apart."""
 Image = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True, kw_only=True)
 class TargetImages:
-    """All target images, by position; image files are read when asked for, video frames are kept in memory."""
+    """All target images, by position; each is read when asked for."""
 
     paths: tuple[Path | None, ...]
     """File of each image, None for a video's frame."""
-    video_frames: dict[int, Image]
+    video_frames: Mapping[int, Image]
     """Frames of videos H,W,3 at the model's input size, by position."""
     input_hw: tuple[int, int]
     """Rows and columns that every image is brought to."""
@@ -49,6 +53,8 @@ class TargetImages:
     """How."""
     sizes: tuple[tuple[int, int], ...] = ()
     """Rows and columns of each image as the camera gave it."""
+    origins: tuple[Path, ...] = ()
+    """The file that each image comes from, videos too."""
     mask: npt.NDArray[np.bool_] | None = None
     """The ignore mask as it was drawn, over a whole picture of any size; None = there is none."""
     remarks: tuple[str, ...] = ()
@@ -83,6 +89,38 @@ class TargetImages:
         return ignored
 
 
+Choice = Callable[[int], Sequence[int]]
+"""Of a number of images the positions of those that are wanted, ascending."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoundTarget:
+    """What lies in the places of a target: image files first, then each video's frames."""
+
+    files: tuple[Path, ...]
+    """Image files."""
+    videos: tuple[Path, ...]
+    """Video files."""
+    counts: tuple[int, ...]
+    """Frames of each video."""
+    every: int
+    """Which n-th frame of a video counts as an image."""
+    remarks: tuple[str, ...]
+    """What was taken of a place and what was left out, in words."""
+
+    def __len__(self) -> int:
+        return len(self.files) + sum(len(range(0, count, self.every)) for count in self.counts)
+
+    def frames_of(self, chosen: Sequence[int]) -> list[list[int]]:
+        """For each video the frames that `chosen` images stand for."""
+        begin, wanted = len(self.files), []
+        for count in self.counts:
+            images = len(range(0, count, self.every))
+            wanted.append([self.every * (place - begin) for place in chosen if begin <= place < begin + images])
+            begin += images
+        return wanted
+
+
 def open_target(
     places: Sequence[str],
     *,
@@ -90,31 +128,41 @@ def open_target(
     fit: Fit = Fit.STRETCH,
     ignore_mask: str = "",
     every: int = 1,
+    choose: Choice | None = None,
 ) -> TargetImages:
-    """Find the target's images.
+    """Find the target's images; frames of videos are decoded, once, into a file on the disk.
 
     Args:
         places: image folders, single images, video files.
         input_hw: rows and columns every image is brought to.
         fit: how they are.
         ignore_mask: image of the camera's own picture; its non-zero pixels are ignored.
-        every: take each n-th frame of a video.
+        every: take each n-th frame of a video; 0 = so that all videos together give at most `MOST_FRAMES`.
+        choose: which of so many images are wanted, ascending; None = all.
 
     Raises:
-        DataError: a place is missing, empty, unreadable or full of labels, an image is no 8-bit picture, or the mask
-            leaves nothing.
+        DataError: a place is missing, empty, unreadable or full of labels, an image is no 8-bit picture, the mask
+            leaves nothing, or the disk has no room for the frames.
+    """
+    found = find_target(places, every=every)
+    target = _taken(found, input_hw, fit, choose)
+    return with_mask(target, Path(ignore_mask)) if ignore_mask else target
+
+
+def find_target(places: Sequence[str], *, every: int = 1) -> FoundTarget:
+    """What lies in the places, as `open_target` takes it; no frame is decoded.
+
+    Raises:
+        DataError: a place is missing, empty, unreadable or full of labels.
     """
     if not places:
         raise DataError("no target images: give --target a folder of images or a video of the new camera")
     files: list[Path] = []
-    frames: list[Image] = []
-    sizes: list[tuple[int, int]] = []
+    videos: list[Path] = []
     remarks: list[str] = []
     for place in map(Path, places):
         if is_video(place):
-            size_hw, read = _read_video(place, input_hw, fit, every)
-            sizes.extend([size_hw] * len(read))
-            frames.extend(read)
+            videos.append(place)
         else:
             found = pictures_of(place, split="train")
             _check_no_labels(place, found.paths)
@@ -123,16 +171,41 @@ def open_target(
     files, repeated = _each_once(files)
     if repeated:
         remarks.append(f"{repeated} target images have several names or lie in several places; each counts once")
-    of_files, file_sizes = check_pictures(files, used_hw=input_hw)
-    target = TargetImages(
-        paths=(*files, *(None for _ in frames)),
-        video_frames=dict(enumerate(frames, start=len(files))),
+    counts = tuple(map(count_frames, videos))
+    for video, count in zip(videos, counts, strict=True):
+        if count == 0:
+            raise DataError(f"{video}: not one frame could be read; the file is damaged")
+    every = every or max(1, -(-sum(counts) // MOST_FRAMES))
+    return FoundTarget(files=tuple(files), videos=tuple(videos), counts=counts, every=every, remarks=tuple(remarks))
+
+
+def _taken(found: FoundTarget, input_hw: tuple[int, int], fit: Fit, choose: Choice | None) -> TargetImages:
+    chosen = choose(len(found)) if choose else range(len(found))
+    files = [found.files[place] for place in chosen if place < len(found.files)]
+    wanted = found.frames_of(chosen)
+    cure = f"take fewer (--set data.target_every={10 * found.every})" if choose is None else "ask for fewer"
+    frames = FrameFile(sum(map(len, wanted)), input_hw, len(files), cure) if any(wanted) else None
+    of_files, sizes = check_pictures(files, used_hw=input_hw)
+    origins, remarks, counts = list(files), [*found.remarks, *of_files], list(found.counts)
+    for place, (video, positions) in enumerate(zip(found.videos, wanted, strict=True)):
+        if frames is None or not positions:
+            continue
+        taken, count, told = decode(video, positions, frames, input_hw, fit)
+        if choose is not None and len(taken) < len(positions) and count < counts[place]:
+            counts[place] = count
+            return _taken(dataclasses.replace(found, counts=tuple(counts)), input_hw, fit, choose)
+        sizes, origins = (*sizes, *taken), [*origins, *[video] * len(taken)]
+        each = f", each {found.every}th" if found.every > 1 else ""
+        remarks += [*told, f"{video}: {len(taken)} of {counts[place]} frames are taken{each} (data.target_every)"]
+    return TargetImages(
+        paths=(*files, *[None] * (len(origins) - len(files))),
+        video_frames={} if frames is None else frames,
         input_hw=input_hw,
         fit=fit,
-        sizes=(*file_sizes, *sizes),
-        remarks=(*remarks, *of_files),
+        sizes=sizes,
+        origins=tuple(origins),
+        remarks=tuple(remarks),
     )
-    return with_mask(target, Path(ignore_mask)) if ignore_mask else target
 
 
 def hides(target: TargetImages) -> bool:
@@ -197,26 +270,3 @@ def _read_mask(path: Path, camera_hw: tuple[int, int]) -> npt.NDArray[np.bool_]:
             "draw it on a picture of this camera"
         )
     return np.asarray(pixels > 0)
-
-
-def _read_video(path: Path, input_hw: tuple[int, int], fit: Fit, every: int) -> tuple[tuple[int, int], list[Image]]:
-    """Rows and columns of the camera's picture, and every n-th frame at the model's input size."""
-    cv2 = require("cv2")
-    with name_for_opencv(path) as name:
-        capture = cv2.VideoCapture(name)
-    frames: list[Image] = []
-    size_hw = (0, 0)
-    try:
-        position = 0
-        while capture.isOpened() and capture.grab():
-            if position % every == 0:
-                intact, frame = capture.retrieve()
-                if intact:
-                    size_hw = frame.shape[:2]
-                    frames.append(fit_frame(np.ascontiguousarray(frame[..., ::-1]), input_hw, fit))
-            position += 1
-    finally:
-        capture.release()
-    if not frames:
-        raise DataError(f"{path}: no frame could be read; is it a video that OpenCV can decode?")
-    return size_hw, frames
