@@ -20,8 +20,8 @@ from clst_train.data.fitting import fitted
 from clst_train.data.loading import source_batch, target_batch
 from clst_train.data.sampling import count_classes
 from clst_train.data.target import open_target
-from clst_train.distributed import ONE_PROCESS
 from clst_train.ensemble.store import target_hash
+from clst_train.ranks import ONE_PROCESS
 from clst_train.recipe import config_from_mapping
 
 BOX, LETTERBOX = (32, 32), Fit.LETTERBOX
