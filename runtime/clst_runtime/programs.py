@@ -54,6 +54,8 @@ def run_program(arguments: Sequence[str], *, seconds: float = 10.0, endless: boo
         with suppress(subprocess.TimeoutExpired):
             process.wait(1.0)
         return written.decode(errors="replace") if process.returncode == 0 else None
+    except OSError:  # no descriptor is left to wait with
+        return None
     finally:
         _leave(process)
 

@@ -174,6 +174,17 @@ def test_a_camera_that_may_not_be_opened_hangs_gives_no_pictures_or_cannot_be_as
     assert [finding.name for finding in camera(tmp_path, NEW, number=2)] == ["Camera 0", "Camera 2", "Camera 10"]
 
 
+def test_what_only_begins_like_a_camera_is_none_and_a_user_may_have_no_name(tmp_path, monkeypatch):
+    def nameless():
+        raise KeyError("getpwuid(): uid not found: 1000")
+
+    for name in ("video1-left", "video2x", "videodev"):
+        write(tmp_path / "dev" / name, "")
+    monkeypatch.setattr("clst_runtime.doctor.cameras.getpass.getuser", nameless)
+    (found,) = camera(tmp_path, NEW, allowed=lambda _: False)
+    assert found.told == f"Front Camera: {os.getuid()} may not open /dev/video0"
+
+
 def test_no_camera(tmp_path):
     assert examine_cameras(Platform.X86_CPU, tmp_path, answering())[0].state is State.MISSING
 

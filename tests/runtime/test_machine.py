@@ -202,6 +202,14 @@ def test_a_program_is_asked_and_one_that_fails_or_is_absent_says_nothing():
     assert run_program(python("pass")) == ""
 
 
+def test_a_program_that_cannot_be_waited_for_says_nothing(monkeypatch):
+    def full():
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr("clst_runtime.programs.selectors.DefaultSelector", full)
+    assert run_program(python("print('hello')")) is None
+
+
 def test_a_program_that_hangs_is_left_after_its_time():
     started = time.monotonic()
     assert run_program(python("import time; print('x', flush=True); time.sleep(60)"), seconds=0.5) is None

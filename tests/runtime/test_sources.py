@@ -140,6 +140,19 @@ def test_a_camera_comes_back_however_many_descriptors_are_in_use(tmp_path):
             assert next_frame(source).index > last
 
 
+def test_a_camera_is_read_by_a_program_without_standard_files(tmp_path):
+    folder = write_plans(tmp_path / "c", {})
+    program = (
+        "import sys; sys.path.insert(0, '.')\n"
+        "from tests.runtime.test_sources import Path, live, next_frame\n"
+        "with live(Path(sys.argv[1])) as source:\n"
+        "    Path(sys.argv[1], 'index').write_text(str(next_frame(source).index))\n"
+    )
+    shell = ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", sys.executable, "-c", program, str(folder)]
+    assert subprocess.run(shell, check=False).returncode == 0
+    assert int((folder / "index").read_text()) >= 0
+
+
 def test_no_descriptor_left_is_a_loss_like_any_other(tmp_path):
     folder = write_plans(tmp_path / "c", {"events": {"30": "die"}}, {})
     with live(folder) as source:

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,7 +62,8 @@ def examine_cameras(
         allowed: whether this user may open a device.
         has_tool: whether v4l2-ctl is installed.
     """
-    nodes = sorted((root / "dev").glob("video[0-9]*"), key=lambda path: int(path.name.removeprefix("video") or 0))
+    numbers = [re.fullmatch(r"video([0-9]+)", path.name) for path in (root / "dev").glob("video*")]
+    nodes = [root / "dev" / f"video{number}" for number in sorted(int(each[1]) for each in numbers if each)]
     findings = [_camera(node, platform, root, run, allowed, has_tool) for node in nodes]
     if findings:
         return findings
@@ -78,12 +80,13 @@ def _camera(
     allowed: Callable[[Path], bool],
     has_tool: Callable[[], bool],
 ) -> Finding:
-    label = root / "sys/class/video4linux" / node.name / "name"
-    title = label.read_text(errors="replace").strip() if label.is_file() else "name unknown"
+    title = "name unknown"
+    with suppress(OSError):  # also when it is unplugged just now
+        title = (root / "sys/class/video4linux" / node.name / "name").read_text(errors="replace").strip()
     name = f"Camera {node.name.removeprefix('video')}"
     if not allowed(node):
-        told = f"{title}: {getpass.getuser()} may not open /dev/{node.name}"
-        remedy = f"sudo usermod -aG video {getpass.getuser()}, then log in again"
+        told = f"{title}: {_user()} may not open /dev/{node.name}"
+        remedy = f"sudo usermod -aG video {_user()}, then log in again"
         return Finding(name=name, state=State.MISSING, told=told, cure=remedy)
     if not has_tool():
         return Finding(name=name, state=State.NOTE, told=f"{title}; formats unknown", cure=cure("v4l", platform))
@@ -97,6 +100,13 @@ def _camera(
         return Finding(name=name, state=State.NOTE, told=f"{title}: gives no pictures (metadata of another camera)")
     told = "; ".join(each.told for each in formats)
     return Finding(name=name, state=State.GOOD, told=f"{title}: {told}; --source camera:{name.split()[1]}")
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # containers run under numbers that have no name
+        return str(os.getuid())
 
 
 def parse_formats(text: str) -> list[CameraFormat]:

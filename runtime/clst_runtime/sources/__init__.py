@@ -6,6 +6,7 @@ had to drop.
 
 from __future__ import annotations
 
+import fcntl
 import math
 import os
 import sys
@@ -68,6 +69,7 @@ def raw_address(uri: str) -> tuple[LiveAddress, bool]:
     if sys.stdin is None or sys.stdin.isatty():
         told = "closed" if sys.stdin is None else "a terminal"
         raise DataError(f"{uri}: standard input is {told}; write frames into it: camera-program | clst-run …")
-    place = os.dup(sys.stdin.fileno())
+    # Passed on to a child, which has standard files of its own
+    place = fcntl.fcntl(sys.stdin.fileno(), fcntl.F_DUPFD_CLOEXEC, 3)
     address = LiveAddress(kind="raw", place=place, layout=options.layout, size_hw=options.size_hw, fps=options.fps)
     return address, options.live

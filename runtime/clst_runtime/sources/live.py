@@ -6,6 +6,7 @@ growing intervals. A frame is never repeated and never invented; while the sourc
 
 from __future__ import annotations
 
+import fcntl
 import json
 import math
 import mmap
@@ -278,6 +279,7 @@ class _Process:
         with ExitStack() as opened, ExitStack() as passed_on:
             self._messages, theirs = os.pipe()
             opened.callback(os.close, self._messages)
+            theirs = _not_standard(theirs)
             passed_on.callback(os.close, theirs)
             whole = Order(**order, shared=shared, messages=theirs)
             descriptors = [shared, theirs]
@@ -340,8 +342,18 @@ class _Process:
 def _shared_file(size: int) -> IO[bytes]:
     """A file without a name that two processes can map; sparse, so that only what is written costs memory."""
     if hasattr(os, "memfd_create"):  # not bounded by the size of /dev/shm, which containers keep small
-        file: IO[bytes] = os.fdopen(os.memfd_create("clst-frames"), "w+b")
+        file: IO[bytes] = os.fdopen(_not_standard(os.memfd_create("clst-frames")), "w+b")
     else:
         file = tempfile.TemporaryFile()  # noqa: SIM115  the caller's
     file.truncate(size)
     return file
+
+
+def _not_standard(descriptor: int) -> int:
+    """The same file under a number above 2: this program's own standard files may be closed, a child's never are."""
+    if descriptor > 2:
+        return descriptor
+    try:
+        return fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 3)
+    finally:
+        os.close(descriptor)
