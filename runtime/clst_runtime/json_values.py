@@ -128,6 +128,16 @@ def field(values: Mapping[str, Any], name: str, check: Callable[[Any], Value]) -
         raise ValueError(f"{name} is {error}") from error
 
 
+def optional(values: Mapping[str, Any], name: str, check: Callable[[Any], Value]) -> Value | None:
+    """As `field`, or None where it is missing."""
+    return field(values, name, check) if name in values else None
+
+
+def or_none(check: Callable[[Any], Value]) -> Callable[[Any], Value | None]:
+    """A check that lets null pass."""
+    return lambda value: None if value is None else check(value)
+
+
 def no_others(values: Mapping[str, Any], known: tuple[str, ...]) -> None:
     """Refuse fields of other names.
 
@@ -184,6 +194,11 @@ def name(value: Any) -> str:
     if not isinstance(value, str) or not value.isprintable() or not value.strip() or len(value) > MOST_LETTERS:
         raise ValueError(f"{shown(value)}, expected a name of 1 to {MOST_LETTERS} printable characters")
     return value
+
+
+def printable(text: str) -> str:
+    """A text that passes `name`: cut, and with `?` for what cannot be shown."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)[:MOST_LETTERS].strip() or "?"
 
 
 def one_of(*known: object) -> Callable[[Any], Any]:

@@ -76,7 +76,7 @@ class ClassList:
             colours: tuple[tuple[int, ...], ...] = distinct_colours(len(names))
             if given["colors"] is not None:
                 colours = field(given, "colors", several(len(names), several(3, whole(0, 255))))
-            called = name if given["name"] is None else field(given, "name", json_values.name)
+            called = json_values.printable(name) if given["name"] is None else field(given, "name", json_values.name)
         except ValueError as error:
             raise ConfigError(
                 f'class list {name!r}: {error} (expected {{"names": ["road", …], "colors": [[r, g, b], …]}})'

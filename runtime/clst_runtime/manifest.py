@@ -4,17 +4,36 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from clst_runtime.errors import ClstError, ModelFileError
 from clst_runtime.frames import Fit, fit_named
-from clst_runtime.json_values import parse_object
-from clst_runtime.labels import ClassList
+from clst_runtime.json_values import (
+    field,
+    mapping,
+    name,
+    no_others,
+    number,
+    one_of,
+    optional,
+    or_none,
+    parse_object,
+    several,
+    sha256,
+    shown,
+    truth,
+    whole,
+)
+from clst_runtime.labels import IGNORE_ID, ClassList
+from clst_runtime.numbers import LARGEST_COUNT, LARGEST_INTEGER, LARGEST_SIDE
 
 FORMAT_VERSION = 1
 METADATA_KEY = "clst_manifest"
+MOST_PIXELS = 64 << 20
+"""Of a model's input; an 8K camera has half of it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,22 +66,22 @@ class Manifest:
     """SHA-256 of the checkpoint it was made of."""
     model_sha256: str | None = None
     """SHA-256 of the ONNX file without this manifest (initialisers and nodes); None for a checkpoint."""
-    tool_versions: Mapping[str, str] = field(default_factory=dict)
+    tool_versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """Versions of clst, torch, onnx, onnxruntime that made the file."""
-    parity: Mapping[str, Any] = field(default_factory=dict)
+    parity: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """What was measured against PyTorch at export: frames, agreement, difference in mIoU when labels were given."""
-    calibration: Mapping[str, Any] = field(default_factory=dict)
+    calibration: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """INT8: method, number of frames, SHA-256 over them, and the convolutions kept in a higher precision."""
-    engine: Mapping[str, Any] = field(default_factory=dict)
+    engine: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """TensorRT engines: GPU, compute capability, TensorRT version, SHA-256 of the engine and of its ONNX file."""
-    domain: Mapping[str, Any] = field(default_factory=dict)
+    domain: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """What the camera looks like that the model is for, as `monitor.reference` measures it; empty if not measured."""
 
     def to_json(self) -> str:
         """One JSON object as text."""
         value = dataclasses.asdict(self)
         value["classes"] = self.classes.to_json()
-        return json.dumps(value, indent=1)
+        return json.dumps(value, indent=1, allow_nan=False)
 
     @staticmethod
     def from_json(text: str, *, where: str) -> Manifest:
@@ -74,20 +93,103 @@ class Manifest:
         try:
             value = parse_object(text)
             version = value["format_version"]
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError) as error:
             raise ModelFileError(f"{where}: its manifest is damaged ({error}); export the model again") from error
-        if version != FORMAT_VERSION:
+        if type(version) is not int or version != FORMAT_VERSION:
             raise ModelFileError(
-                f"{where}: manifest format version {version}, expected {FORMAT_VERSION}; "
+                f"{where}: manifest format version {shown(version)}, expected {FORMAT_VERSION}; "
                 "export the model again with this version of clst"
             )
         try:
-            value["classes"] = ClassList.from_json(value["classes"], name=where)
-            for name, count in (("input_hw", 2), ("mean", 3), ("std", 3)):
-                if len(value[name]) != count:
-                    raise ValueError(f"{name} has {len(value[name])} values, expected {count}")
-                value[name] = tuple(value[name])
-            value["fit"] = fit_named(value.get("fit", Fit.STRETCH.value))
-            return Manifest(**value)
-        except (KeyError, TypeError, ValueError, ClstError) as error:
+            return Manifest(**_checked(value, where))
+        except (ValueError, ClstError) as error:
             raise ModelFileError(f"{where}: its manifest does not fit ({error}); export the model again") from error
+
+
+def input_size(value: Any) -> tuple[int, int]:
+    """Rows and columns of a model's input, checked.
+
+    Raises:
+        ValueError: they are none.
+    """
+    rows, columns = several(2, whole(1, LARGEST_SIDE))(value)
+    if rows * columns > MOST_PIXELS:
+        raise ValueError(f"{rows}x{columns}, more than {MOST_PIXELS >> 20} Mi pixels")
+    return rows, columns
+
+
+def channels(low: float = -math.inf) -> Callable[[Any], tuple[float, float, float]]:
+    """A check for a number above `low` for each of three channels."""
+
+    def check(value: Any) -> tuple[float, float, float]:
+        red, green, blue = several(3, number(low))(value)
+        return red, green, blue
+
+    return check
+
+
+def _fit(value: Any) -> Fit:
+    try:
+        return fit_named(value if isinstance(value, str) else shown(value))
+    except ValueError as error:
+        raise ValueError(f"unknown: {error}") from error
+
+
+def _parity(value: Any) -> dict[str, Any]:
+    """What is read of it again: the frames, and the bounds that held."""
+    found = mapping(value)
+    optional(found, "frames", whole(0, LARGEST_COUNT))
+    optional(found, "miou", or_none(number()))
+    bounds = optional(found, "bounds", mapping) or {}
+    for bound in ("min_agreement", "max_miou_drop"):
+        optional(bounds, bound, number())
+    return found
+
+
+def _engine(value: Any) -> dict[str, Any]:
+    """Facts that an engine is judged by, where there are any."""
+    found = mapping(value)
+    for text in ("gpu", "compute_capability", "tensorrt"):
+        optional(found, text, name)
+    for digest in ("engine_sha256", "onnx_sha256"):
+        optional(found, digest, sha256)
+    for count in ("engine_bytes", "multiprocessors"):
+        optional(found, count, whole(0, LARGEST_INTEGER))
+    optional(found, "options", mapping)
+    return found
+
+
+def _versions(value: Any) -> dict[str, str]:
+    return {tool: field(value, tool, name) for tool in mapping(value)}
+
+
+CHECKS: Mapping[str, Callable[[Any], Any]] = {
+    "format_version": one_of(FORMAT_VERSION),
+    "network": name,
+    "input_hw": input_size,
+    "colour_order": one_of("RGB"),
+    "fit": _fit,
+    "mean": channels(),
+    "std": channels(0.0),
+    "ignore_id": one_of(IGNORE_ID),
+    "precision": one_of("fp32", "fp16", "int8"),
+    "has_confidence": truth,
+    "source_checkpoint_sha256": sha256,
+    "model_sha256": or_none(sha256),
+    "tool_versions": _versions,
+    "parity": _parity,
+    "calibration": mapping,
+    "engine": _engine,
+    "domain": mapping,
+}
+"""Every field but the classes, which check themselves."""
+
+
+def _checked(value: Mapping[str, Any], where: str) -> dict[str, Any]:
+    no_others(value, (*CHECKS, "classes"))
+    classes = ClassList.from_json(field(value, "classes", mapping), name=where)
+    found = {each: field(value, each, check) for each, check in CHECKS.items() if each in value}
+    for each in dataclasses.fields(Manifest):
+        if each.default is dataclasses.MISSING and each.default_factory is dataclasses.MISSING:
+            field(value, each.name, lambda given: given)
+    return found | {"classes": classes}

@@ -37,6 +37,8 @@ def read_onnx_manifest(path: Path) -> Manifest:
                 continue
             pair = {each: bytes(part) for each, _, part in _fields(value)}
             if pair[1].decode() == METADATA_KEY:
+                if text:
+                    raise ValueError("it has two manifests")
                 text = pair[2].decode()
     except (IndexError, KeyError, ValueError) as error:
         raise ModelFileError(f"{path} is damaged or no ONNX file ({error}); export it again") from error

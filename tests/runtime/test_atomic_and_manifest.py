@@ -1,6 +1,7 @@
 import json
 import os
 import stat
+import time
 
 import pytest
 from tests.conftest import rgb_manifest
@@ -60,8 +61,20 @@ def test_another_format_version_is_refused_with_both_numbers():
 
 
 @pytest.mark.parametrize(
-    "change", [{"input_hw": [1]}, {"surprise": 1}, {"fit": "pad"}, {"fit": None}, {"classes": {"names": []}}]
-)
+    "change",
+    [
+        {"input_hw": [1]}, {"input_hw": [8, 16.0]}, {"input_hw": [0, 16]}, {"input_hw": [True, 16]}, {"input_hw": "88"},
+        {"input_hw": [32768, 8]}, {"input_hw": [16384, 16384]}, {"input_hw": {"0": 8, "1": 16}}, {"surprise": 1},
+        {"fit": "pad"}, {"fit": None}, {"fit": []}, {"classes": {"names": []}}, {"classes": {"names": "rgb"}},
+        {"classes": []}, {"classes": None}, {"network": 3}, {"network": "a\nb"}, {"network": "x" * 300},
+        {"network": ""}, {"colour_order": "BGR"}, {"mean": [0, 0]}, {"mean": [0, 0, "0"]}, {"std": [1, 1, 0]},
+        {"std": [1, 1, None]}, {"ignore_id": 0}, {"ignore_id": 255.0}, {"precision": "int4"}, {"has_confidence": 1},
+        {"source_checkpoint_sha256": "0"}, {"source_checkpoint_sha256": None}, {"model_sha256": 0},
+        {"tool_versions": {"onnx": 1}}, {"tool_versions": []}, {"parity": []}, {"parity": {"frames": "many"}},
+        {"parity": {"bounds": {"min_agreement": "0.9"}}}, {"parity": {"miou": []}}, {"calibration": 1}, {"domain": "x"},
+        {"engine": {"gpu": 3}}, {"engine": {"engine_bytes": -1}}, {"engine": {"onnx_sha256": "ff"}},
+    ],
+)  # fmt: skip
 def test_a_garbled_manifest_is_refused(change):
     text = json.dumps(json.loads(rgb_manifest().to_json()) | change)
     with pytest.raises(ModelFileError, match="does not fit"):
@@ -88,3 +101,33 @@ def test_a_letterbox_survives_and_files_from_before_it_stretch():
 def test_text_that_is_no_json_is_refused():
     with pytest.raises(ModelFileError, match="damaged"):
         Manifest.from_json("{", where="x")
+
+
+@pytest.mark.parametrize("field", ["network", "input_hw", "mean", "std", "classes", "source_checkpoint_sha256"])
+def test_a_manifest_without_a_field_is_refused(field):
+    value = json.loads(rgb_manifest().to_json())
+    del value[field]
+    with pytest.raises(ModelFileError, match=f"does not fit .{field} is missing"):
+        Manifest.from_json(json.dumps(value), where="x")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[" * 1_000_000, "nested too deep"),
+        ('{"a":' * 100_000, "nested too deep"),
+        ('{"format_version": ' + "9" * 4_000_000 + "}", "is not a usable number"),
+        ('{"format_version": 1e999}', "is not a usable number"),
+        ('{"format_version": NaN}', "is not a usable number"),
+        ('{"format_version": 1, "format_version": 1}', "is there twice"),
+        ('{"format_version": "' + "x" * 5_000_000 + '"}', "MiB of text"),
+        ("[]", "expected a JSON object"),
+        ('{"format_version": true}', "format version True, expected 1"),
+    ],
+)
+def test_a_manifest_that_means_harm_is_refused_at_once_in_a_short_line(text, words):
+    begun = time.process_time()
+    with pytest.raises(ModelFileError, match=words) as caught:
+        Manifest.from_json(text, where="x")
+    assert time.process_time() - begun < 2
+    assert len(str(caught.value)) < 300

@@ -1,4 +1,5 @@
 import json
+import re
 
 import numpy as np
 import pytest
@@ -103,3 +104,54 @@ def test_a_label_with_three_channels_is_refused():
 def test_a_class_named_twice_is_refused():
     with pytest.raises(ConfigError, match="twice"):
         ClassList(name="x", names=("a", "a"), colours=((0, 0, 0), (1, 1, 1)))
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ({}, "names is None, expected a list"),
+        ({"names": "road"}, "names is 'road', expected a list"),
+        ({"names": {"0": "road"}}, "expected a list"),
+        ({"names": ["road", 7]}, "names is 7, expected a name"),
+        ({"names": ["road", ""]}, "names is '', expected a name"),
+        ({"names": ["road", " "]}, "expected a name"),
+        ({"names": ["road", "a\nb"]}, "expected a name"),
+        ({"names": ["road", "\u202eback"]}, "expected a name"),
+        ({"names": ["road", "x" * 201]}, "expected a name of 1 to 200"),
+        ({"names": ["road", "road"]}, "names a class twice"),
+        ({"names": [f"c{i}" for i in range(256)]}, "256 classes, at most 255"),
+        ({"names": ["a", "b"], "colors": [[1, 2, 3]]}, "expected a list of 2 values"),
+        ({"names": ["a"], "colors": [[1, 2, 300]]}, "colors is 300, expected a whole number from 0 to 255"),
+        ({"names": ["a"], "colors": [[1, 2]]}, "expected a list of 3 values"),
+        ({"names": ["a"], "colors": [[1, 2, 3.5]]}, "3.5, expected a whole number"),
+        ({"names": ["a"], "colors": ["red"]}, "expected a list of 3 values"),
+        ({"names": ["a"], "colours": [[1, 2, 3]]}, "'colours' is unknown; did you mean 'colors'"),
+        ({"names": ["a"], "ignore_id": 0}, "ignore_id is 0, but 255 is ignored in labels; give a mapping file"),
+        ({"names": ["a"], "name": 3}, "name is 3, expected a name"),
+    ],
+)
+def test_a_class_list_of_another_form_is_refused_with_what_is_wrong(value, words, tmp_path):
+    path = tmp_path / "classes.json"
+    path.write_text(json.dumps(value))
+    with pytest.raises(ConfigError, match=re.escape(words)):
+        load_class_list(path)
+
+
+def test_a_class_list_may_begin_with_a_mark_and_hold_notes_and_no_colours(tmp_path):
+    path = tmp_path / "classes.json"
+    path.write_bytes(b'\xef\xbb\xbf{"names": ["a", "b"], "look": "old", "ignore": 255}')
+    classes = load_class_list(path)
+    assert (classes.name, classes.names, len(set(classes.colours))) == ("classes", ("a", "b"), 2)
+    path.write_text('{"names": ["a"]}', encoding="utf-16")
+    with pytest.raises(DataError, match=r"classes\.json is in UTF-16; save it in UTF-8"):
+        load_class_list(path)
+    path.write_bytes(b'{"names": ["\xe9"]}')
+    with pytest.raises(DataError, match="not in UTF-8"):
+        load_class_list(path)
+
+
+def test_a_mapping_to_something_else_than_a_name_is_refused(tmp_path):
+    classes = ClassList(name="x", names=("a",), colours=((0, 0, 0),))
+    (tmp_path / "m.json").write_text('{"map": {"a": ["b"]}}')
+    with pytest.raises(ConfigError, match="expected"):
+        load_mapping(tmp_path / "m.json", classes, classes)

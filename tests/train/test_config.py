@@ -111,3 +111,15 @@ def test_a_share_never_gives_more_than_the_image_and_a_larger_crop_is_refused():
     values["augmentation"] = {"crop_hw": [32, 64]}
     with pytest.raises(ConfigError, match=r"crop_hw = \[32, 64\] is larger than model.input_hw = \[50, 50\]"):
         config_from_mapping(values, where="test")
+
+
+def test_a_recipe_may_begin_with_a_mark_and_one_in_utf_16_is_refused_in_words(tmp_path):
+    path = tmp_path / "r.toml"
+    path.write_bytes(b"\xef\xbb\xbf[model]\r\nclasses = 'road19'\r\n")
+    assert read_recipe(path) == {"model": {"classes": "road19"}}
+    path.write_text("[model]", encoding="utf-16")
+    with pytest.raises(ConfigError, match=r"r\.toml is in UTF-16; save it in UTF-8"):
+        read_recipe(path)
+    path.write_text("a = " + "[" * 10_000)
+    with pytest.raises(ConfigError, match=r"recipe .*r\.toml"):
+        read_recipe(path)

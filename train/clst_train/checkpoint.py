@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pickle
 import zipfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,10 @@ from torch import Tensor
 from clst_runtime.atomic import written_whole
 from clst_runtime.errors import ClstError, ModelFileError
 from clst_runtime.frames import Fit, fit_named
+from clst_runtime.json_values import field, mapping, name, one_of, or_none, shown, whole
 from clst_runtime.labels import ClassList
+from clst_runtime.manifest import channels, input_size
+from clst_runtime.numbers import LARGEST_INTEGER
 from clst_runtime.paths import check_file
 from clst_train.models.networks import build_segmenter
 from clst_train.models.segmenter import Segmenter
@@ -44,7 +48,7 @@ class Checkpoint:
     """Parameters and statistics of F, C and the auxiliary head; never of the projection head."""
     training_state: dict[str, Any] | None = None
     """Optimiser, projection head, prototypes, the name of the ensemble's snapshot; only in a resume file."""
-    config: dict[str, Any] = field(default_factory=dict)
+    config: dict[str, Any] = dataclasses.field(default_factory=dict)
     """The run's configuration."""
 
     @property
@@ -111,23 +115,36 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise ModelFileError(f"{path}: checkpoint format {found!r}, expected {FORMAT!r}; train it with clst-train")
     try:
         return Checkpoint(
-            network=content["network"],
-            classes=ClassList.from_json(content["classes"], name=str(path)),
-            input_hw=(int(content["input_hw"][0]), int(content["input_hw"][1])),
-            mean=_three(content["mean"]),
-            std=_three(content["std"]),
-            stage=content["stage"],
-            iteration=content["iteration"],
-            segmenter_state=content["segmenter_state"],
-            training_state=content["training_state"],
-            config=content["config"],
+            network=field(content, "network", name),
+            classes=ClassList.from_json(field(content, "classes", mapping), name=path.stem),
+            input_hw=field(content, "input_hw", input_size),
+            mean=field(content, "mean", channels()),
+            std=field(content, "std", channels(0.0)),
+            stage=field(content, "stage", one_of("source", "adapted")),
+            iteration=field(content, "iteration", whole(0, LARGEST_INTEGER)),
+            segmenter_state=field(content, "segmenter_state", _weights),
+            training_state=field(content, "training_state", or_none(mapping)),
+            config=field(content, "config", _config),
         )
-    except (KeyError, TypeError, IndexError, ClstError) as error:
-        raise ModelFileError(f"{path}: the checkpoint lacks or garbles {error}") from error
+    except (ValueError, ClstError) as error:
+        raise ModelFileError(f"{path}: the checkpoint is damaged ({error}); train it again") from error
 
 
-def _three(values: list[float]) -> tuple[float, float, float]:
-    return (float(values[0]), float(values[1]), float(values[2]))
+def _weights(value: Any) -> dict[str, Tensor]:
+    if not isinstance(value, dict) or not all(isinstance(each, Tensor) for each in value.values()):
+        raise ValueError(f"{type(value).__name__}, expected the network's tensors")
+    return value
+
+
+def _config(value: Any) -> dict[str, Any]:
+    """Sections of settings; of them the places of the target are read again."""
+    sections = mapping(value)
+    for section in sections:
+        field(sections, section, mapping)
+    target = sections.get("data", {}).get("target", [])
+    if not isinstance(target, (list, tuple)) or not all(isinstance(place, str) for place in target):
+        raise ValueError(f"{shown(target)} in data.target, expected places")
+    return sections
 
 
 def build_from_checkpoint(checkpoint: Checkpoint) -> Segmenter:

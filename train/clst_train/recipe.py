@@ -9,7 +9,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from clst_runtime.errors import ConfigError, did_you_mean
+from clst_runtime.errors import ConfigError, DataError, did_you_mean
+from clst_runtime.json_values import read_text
 from clst_runtime.numbers import is_usable
 from clst_train.config import Config
 
@@ -76,15 +77,15 @@ def read_recipe(name_or_path: str | Path) -> dict[str, Any]:
     """The values of a shipped recipe by its name, or of any TOML file, not yet checked.
 
     Raises:
-        ConfigError: no such recipe, or it is not TOML.
+        ConfigError: no such recipe, or it is not TOML in UTF-8.
     """
     name, path = str(name_or_path), Path(name_or_path)
     if name not in recipe_names() and not path.is_file():
         raise ConfigError(f"no recipe {name!r}: neither a file nor shipped; {did_you_mean(name, recipe_names())}")
     shipped = resources.files("clst_train") / "recipes" / f"{name}.toml"
     try:
-        return tomllib.loads((shipped if name in recipe_names() else path).read_text())
-    except ValueError as error:  # no TOML, no text, or an integer of thousands of digits
+        return tomllib.loads(shipped.read_text() if name in recipe_names() else read_text(path))
+    except (DataError, ValueError, RecursionError) as error:  # no text, no TOML, a huge integer, nested too deep
         raise ConfigError(f"recipe {name}: {error}") from error
 
 

@@ -24,7 +24,7 @@ from clst_runtime.engines.verification import Expected
 from clst_runtime.errors import DataError, ModelFileError
 from clst_runtime.hashing import file_sha256
 from clst_runtime.images import read_image, read_label
-from clst_runtime.json_values import read_json_object
+from clst_runtime.json_values import field, mapping, name, one_of, read_json_object, sha256, shown
 
 ALONE_VERSION, RIVAL_VERSION = 1, 2
 """Versions of `bundle.json`: a model alone, and one with a rival, which a program of version 1 would overlook."""
@@ -62,14 +62,14 @@ class BundledModel:
         """Read the form of `to_json`.
 
         Raises:
-            KeyError, TypeError, ValueError: it has another form.
+            ValueError: it has another form.
         """
         return BundledModel(
             file=file,
             expected_folder=expected_folder,
-            sha256=str(value["model_sha256"]),
-            reference=str(value["reference"]),
-            expected_sha256=dict(value["expected_sha256"]),
+            sha256=field(value, "model_sha256", sha256),
+            reference=field(value, "reference", name),
+            expected_sha256=field(value, "expected_sha256", _digests),
         )
 
 
@@ -113,9 +113,8 @@ def read_bundle(folder: Path) -> Bundle:
         raise ModelFileError(f"{folder}: a folder without {INDEX}, so no bundle; make one with clst-export … --bundle")
     try:
         bundle = _read_index(index)
-    except (DataError, KeyError, TypeError, ValueError, AttributeError) as error:
-        told = error.message if isinstance(error, DataError) else f"{type(error).__name__} {error}"
-        raise ModelFileError(f"{index} is damaged ({told}); {CURE}") from error
+    except (DataError, ValueError) as error:
+        raise ModelFileError(f"{index} is damaged ({error}); {CURE}") from error
     for model in bundle.models:
         if not bundle.frame_sha256 or bundle.frame_sha256.keys() != model.expected_sha256.keys():
             raise ModelFileError(f"{index} names no frames, or not the same ones as class maps of {model.file}; {CURE}")
@@ -130,19 +129,25 @@ def read_bundle(folder: Path) -> Bundle:
 def _read_index(index: Path) -> Bundle:
     value = read_json_object(index)
     version = value.get("format_version")
-    if version not in (ALONE_VERSION, RIVAL_VERSION):
-        raise ModelFileError(f"{index}: bundle version {version}, expected {ALONE_VERSION} or {RIVAL_VERSION}; {CURE}")
+    if type(version) is not int or version not in (ALONE_VERSION, RIVAL_VERSION):
+        raise ModelFileError(
+            f"{index}: bundle version {shown(version)}, expected {ALONE_VERSION} or {RIVAL_VERSION}; {CURE}"
+        )
     rival = None
     if version == RIVAL_VERSION:
-        if value["rival"]["file"] != RIVAL:
-            raise ValueError(f"rival {value['rival']['file']!r}, expected {RIVAL}")
-        rival = BundledModel.from_json(value["rival"], file=RIVAL, expected_folder=RIVAL_EXPECTED)
+        facts = field(value, "rival", mapping)
+        field(facts, "file", one_of(RIVAL))
+        rival = BundledModel.from_json(facts, file=RIVAL, expected_folder=RIVAL_EXPECTED)
     return Bundle(
         model=BundledModel.from_json(value, file=MODEL, expected_folder=EXPECTED),
         rival=rival,
-        options=BuildOptions.from_json(value["options"], where=str(index)),
-        frame_sha256=dict(value["frame_sha256"]),
+        options=BuildOptions.from_json(field(value, "options", mapping), where=str(index)),
+        frame_sha256=field(value, "frame_sha256", _digests),
     )
+
+
+def _digests(value: Any) -> dict[str, str]:
+    return {file: field(value, file, sha256) for file in mapping(value)}
 
 
 def load_frames(folder: Path, bundle: Bundle) -> list[Frame]:
@@ -165,9 +170,9 @@ def load_expected(folder: Path, model: BundledModel) -> Expected:
 
 
 def _checked(folder: Path, digests: Mapping[str, str]) -> list[Path]:
-    for name, digest in digests.items():
-        _check_file(folder / name, digest)
-    return [folder / name for name in sorted(digests)]
+    for file, digest in digests.items():
+        _check_file(folder / file, digest)
+    return [folder / file for file in sorted(digests)]
 
 
 def _check_file(path: Path, sha256: str) -> None:

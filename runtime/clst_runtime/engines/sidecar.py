@@ -15,7 +15,8 @@ from typing import Any
 
 from clst_runtime.atomic import written_whole
 from clst_runtime.backends.cuda import CudaDevice
-from clst_runtime.errors import ModelFileError
+from clst_runtime.errors import DataError, ModelFileError
+from clst_runtime.json_values import read_text
 from clst_runtime.manifest import Manifest
 from clst_runtime.paths import check_file
 
@@ -70,8 +71,8 @@ def read_engine(path: Path) -> tuple[bytes, Manifest]:
     if not beside.is_file():
         raise ModelFileError(f"{path} has no manifest {beside.name} beside it, so it is not run; copy both, or {CURE}")
     try:
-        manifest, plan = Manifest.from_json(beside.read_text(), where=str(beside)), path.read_bytes()
-    except (OSError, ValueError) as error:
+        manifest, plan = Manifest.from_json(read_text(beside), where=str(beside)), path.read_bytes()
+    except (OSError, DataError) as error:
         raise ModelFileError(f"{path}: it or its manifest cannot be read ({error}); {CURE}") from error
     check_hash(plan, manifest, where=path)
     return plan, manifest

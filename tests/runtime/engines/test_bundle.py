@@ -170,7 +170,7 @@ def test_an_index_that_does_not_fit_is_refused(machine, bundle, tmp_path):
     for values, told in (
         ({"format_version": 3}, "bundle version 3, expected 1 or 2"),
         ({"frame_sha256": {}}, "names no frames"),
-        ({"expected_sha256": {"0000.png": "0"}}, "not the same ones"),
+        ({"expected_sha256": {"0000.png": "0" * 64}}, "not the same ones"),
         ({"options": None}, "damaged"),
     ):
         change(bundle, **values)

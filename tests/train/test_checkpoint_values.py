@@ -1,0 +1,52 @@
+"""What a checkpoint says of itself is checked when it is read, by the code that checks manifests."""
+
+import pytest
+import torch
+
+from clst_runtime.errors import ModelFileError
+from clst_train.checkpoint import FORMAT, load_checkpoint
+
+GOOD = {
+    "format": FORMAT,
+    "network": "ddrnet23_slim",
+    "classes": {"name": "ab", "names": ["a", "b"], "colors": [[0, 0, 0], [1, 1, 1]]},
+    "input_hw": [64, 96],
+    "mean": [1.0, 2.0, 3.0],
+    "std": [1.0, 1.0, 1.0],
+    "stage": "source",
+    "iteration": 3,
+    "segmenter_state": {"w": torch.zeros(1)},
+    "training_state": None,
+    "config": {"data": {"target": ["new"]}},
+}
+
+
+def saved(path, **changes):
+    torch.save({**GOOD, **changes}, path)
+    return path
+
+
+def test_a_good_one_is_read(tmp_path):
+    checkpoint = load_checkpoint(saved(tmp_path / "c.pt"))
+    assert (checkpoint.input_hw, checkpoint.iteration, checkpoint.classes.names) == ((64, 96), 3, ("a", "b"))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"network": 1}, {"classes": []}, {"classes": {"names": "ab"}}, {"input_hw": [64]}, {"input_hw": [10**9, 1]},
+        {"input_hw": [64, 96.5]}, {"mean": [1.0, float("nan"), 1.0]}, {"std": [1.0, 0.0, 1.0]}, {"stage": "trained"},
+        {"iteration": -1}, {"iteration": True}, {"segmenter_state": {"w": 1}}, {"segmenter_state": None},
+        {"training_state": 5}, {"config": None}, {"config": {"data": 3}}, {"config": {"data": {"target": "new"}}},
+        {"config": {"data": {"target": [1]}}},
+    ],
+)  # fmt: skip
+def test_a_value_of_another_form_is_one_line_that_names_it(change, tmp_path):
+    with pytest.raises(ModelFileError, match=f"c.pt: the checkpoint is damaged .({next(iter(change))} is|class list)"):
+        load_checkpoint(saved(tmp_path / "c.pt", **change))
+
+
+def test_a_missing_value_is_named(tmp_path):
+    torch.save({name: value for name, value in GOOD.items() if name != "std"}, tmp_path / "c.pt")
+    with pytest.raises(ModelFileError, match="std is missing"):
+        load_checkpoint(tmp_path / "c.pt")
