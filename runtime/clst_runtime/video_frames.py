@@ -41,10 +41,10 @@ class Frames:
         """Why the last picture was none, by what decoded it."""
         self._before: Picture | None = None
         backend = str(getattr(capture, "getBackendName", str)())
-        self._by_ffmpeg = backend == "FFMPEG"
-        self._is_jpeg = self._by_ffmpeg and capture.get(FOURCC) in MOTION_JPEG
+        self.by_ffmpeg = backend == "FFMPEG"
+        self._is_jpeg = self.by_ffmpeg and capture.get(FOURCC) in MOTION_JPEG
         # A picture upside down is turned where it lies, so that one that was not converted differs from the one before
-        self._always = backend == "V4L2" or (self._by_ffmpeg and capture.get(ORIENTATION) == 180)
+        self._always = backend == "V4L2" or (self.by_ffmpeg and capture.get(ORIENTATION) == 180)
 
     def grab(self) -> bool:
         """Go on to the next frame; False if there is none, or it is damaged."""
@@ -58,14 +58,15 @@ class Frames:
         """The picture that was grabbed, in `into` if it fits; None if there is none or it could not be converted."""
         if self.complaint:
             return None
-        if self._always or (self._by_ffmpeg and self._before is None):
+        if self._always or (self.by_ffmpeg and self._before is None):
             (good, picture), self.complaint = overheard(lambda: self.capture.retrieve(into))
         else:
             good, picture = self.capture.retrieve(into)
         if not good or picture is None or picture.size == 0:
             return None
-        if self._by_ffmpeg and not self._always and not self.complaint and self._is_suspect(picture):
+        if self.by_ffmpeg and not self._always and not self.complaint and self._is_suspect(picture):
             _, self.complaint = overheard(lambda: self.capture.retrieve(picture))
+        self._always = self._always or bool(self.complaint)  # there will be more, each with lines of its own
         self._before = picture[::STEP, ::STEP].copy()
         return None if self.complaint else picture
 
@@ -104,6 +105,7 @@ class VideoFile:
         if not self._capture.isOpened():
             raise DataError(f"{path}: not a video that this OpenCV can read")
         self._frames = Frames(self._capture)
+        self.by_ffmpeg = self._frames.by_ffmpeg
         fps = float(self._capture.get(FPS))
         self.fps = fps if fps > 0 else None
         self.announced = float(self._capture.get(COUNT))
@@ -143,7 +145,7 @@ class VideoFile:
 
     def warnings(self, *, ended: bool = True) -> list[str]:
         """What is wrong with the file; `ended` says whether it was read to its end."""
-        told = [f"{self.path}: {self.damaged} damaged frames were left out"] if self.damaged else []
+        told = [f"{self.path}: damaged frames were left out: {self.damaged}"] if self.damaged else []
         announced, found = int(self.announced), self.position + 1
         read = f"{self.path}: {found} of {max(announced, found)} announced frames could be read"
         if is_cut(self.path):
@@ -172,21 +174,15 @@ def count_frames(path: Path) -> int:
     Raises:
         DataError: it is no video that can be read.
     """
-    let_decoders_speak()
-    cv2 = require("cv2")
-    with name_for_opencv(path) as name:
-        packets = cv2.VideoCapture(name, cv2.CAP_FFMPEG, [cv2.CAP_PROP_FORMAT, -1])
-    count = 0
-    while packets.grab():
-        count += 1
-    packets.release()
-    return count or _announced(path)
-
-
-def _announced(path: Path) -> int:
-    """What a file says; frames are counted one by one where it says nothing, as by an OpenCV without FFmpeg."""
-    video = VideoFile(path)
-    count = max(0, int(video.announced))
+    video, count = VideoFile(path), 0
+    if video.by_ffmpeg:
+        cv2 = require("cv2")
+        with name_for_opencv(path) as name:
+            packets = cv2.VideoCapture(name, cv2.CAP_FFMPEG, [cv2.CAP_PROP_FORMAT, -1])
+        while packets.grab():
+            count += 1
+        packets.release()
+    count = count or max(0, int(video.announced))
     while count == 0 and video.skip():
         pass
     video.close()

@@ -140,7 +140,8 @@ def seen(plan, **options):
 
 
 def test_a_frame_that_was_not_converted_is_found_wherever_it_stands():
-    assert seen(["same", "same", 5, 6, "same", 7, "same", 8]) == ([None, None, 5, 6, None, 7, None, 8], 11)
+    assert seen(["same", "same", 5, 6, "same", 7, "same", 8]) == ([None, None, 5, 6, None, 7, None, 8], 8)
+    assert seen([5, 6, "same", 7, "same"]) == ([5, 6, None, 7, None], 6)
     assert seen([5, 5, 5, 6]) == ([5, 5, 5, 6], 6), "equal ones are asked about once more, and taken"
     assert seen([5, "same", "same", 6], orientation=180)[0] == [5, None, None, 6]
 
@@ -169,7 +170,7 @@ def test_a_damaged_packet_in_the_middle_costs_one_frame_and_the_others_keep_thei
     packets[2] = bytes(len(packets[2]))
     read, (warning,) = levels(write_avi(tmp_path / "v.avi", packets))
     assert read == {0: 20, 1: 60, 3: 140, 4: 180}
-    assert warning == f"{tmp_path}/v.avi: 1 damaged frames were left out"
+    assert warning == f"{tmp_path}/v.avi: damaged frames were left out: 1"
 
 
 def test_a_frame_that_is_cut_short_is_left_out(tmp_path):
@@ -179,14 +180,14 @@ def test_a_frame_that_is_cut_short_is_left_out(tmp_path):
     packets[1] = packets[1][: len(packets[1]) // 2]
     with open_source(str(write_avi(tmp_path / "v.avi", packets, (64, 64)))) as source:
         assert [timed.index for timed in source] == [0, 2, 3]
-        assert "1 damaged" in source.warnings[0]
+        assert "left out: 1" in source.warnings[0]
 
 
 def test_many_damaged_packets_in_a_row_do_not_end_a_file(tmp_path):
     packets = [jpeg(PICTURES[0]), *[bytes(200)] * 60, jpeg(PICTURES[4])]
     read, (warning,) = levels(write_avi(tmp_path / "v.avi", packets))
     assert read == {0: 20, 61: 180}
-    assert "60 damaged" in warning
+    assert "left out: 60" in warning
 
 
 def test_a_file_that_gives_no_frame_is_damaged(tmp_path):
