@@ -138,7 +138,7 @@ def draw(folder: Path) -> None:
 def main(kills: int, fps: float, folder: Path | None) -> None:
     """Measure and write the result file."""
     from clst_runtime.atomic import write_text
-    from clst_runtime.machine import machine_facts, package_version
+    from clst_runtime.machine import machine_facts
 
     told: dict[str, Any] = {}
     chance = random.Random(0)
@@ -157,7 +157,7 @@ def main(kills: int, fps: float, folder: Path | None) -> None:
     git = ["git", "-C", str(HERE), "rev-parse", "--short", "HEAD"]
     commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
     facts = {"name": "recording", "size": "720x1280", "fps": fps, "date": time.strftime("%Y-%m-%d"), "commit": commit,
-             "machine": machine_facts(), "av": package_version("av")}  # fmt: skip
+             "machine": machine_facts()}  # fmt: skip
     write_text(HERE / "results" / "recording.json", json.dumps(facts | told, indent=1) + "\n")
 
 

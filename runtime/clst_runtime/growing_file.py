@@ -1,4 +1,4 @@
-"""A file that grows by whole pieces and is on the disk, not only in memory, within about a second."""
+"""A file that grows by whole pieces and is on the disk, and not only in memory, within a second."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import threading
 from contextlib import suppress
 from pathlib import Path
 
-SYNC_SECONDS = 1.0
-"""At least so long between two flushes to the disk; each takes milliseconds, and much longer on a slow disk."""
+SYNC_SECONDS = 0.5
+"""From one flush to the next at least: each takes milliseconds, and much longer on a slow disk."""
 
 
 class GrowingFile:

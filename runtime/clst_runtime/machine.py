@@ -10,7 +10,7 @@ from typing import Any
 
 from clst_runtime.programs import Runner, run_program
 
-PACKAGES = ("numpy", "opencv-python", "opencv-python-headless", "onnxruntime", "onnxruntime-gpu", "torch", "onnx",
+PACKAGES = ("numpy", "opencv-python", "opencv-python-headless", "av", "onnxruntime", "onnxruntime-gpu", "torch", "onnx",
             "tensorrt", "pycuda", "cuda-bindings", "click")  # fmt: skip
 
 

@@ -14,6 +14,7 @@ _ANY: dict[str, str] = {
     "ort-gpu": "pip uninstall onnxruntime; pip install 'clst[ort-gpu]'",
     "torch": "pip install 'clst[train]' where you train; a vehicle does not need it",
     "onnx": "pip install 'clst[export]' where you export; a vehicle does not need it",
+    "video": "pip install 'clst[video]'; without it recordings are Motion JPEG, larger and not for browsers",
     "plot": "pip install 'clst[plot]'",
     "tensorrt": "pip install 'clst[trt]'",
     "pycuda": "pip install 'clst[trt-cuda-python]' (nothing to compile), or 'clst[trt]' (CUDA headers and g++)",

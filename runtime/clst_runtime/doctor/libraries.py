@@ -28,6 +28,7 @@ BOARD_GPU = "the board's own, with JetPack's driver; whether programs may use it
 CUDA_LIBRARY = "CUDA in Python"
 """Name of the finding of PyCUDA or cuda-python."""
 OPTIONAL = {
+    "av": ("PyAV (recordings in H.264)", "video"),
     "torch": ("PyTorch (training)", "torch"),
     "onnx": ("ONNX (export)", "onnx"),
     "matplotlib": ("Matplotlib (plots)", "plot"),
@@ -147,7 +148,7 @@ def examine_cuda(platform: Platform, run: Runner = run_program) -> list[Finding]
 
 
 def examine_optional(platform: Platform) -> list[Finding]:
-    """What training, export and plots need; present or not, without importing it."""
+    """What recordings, training, export and plots need; present or not, without importing it."""
     findings = []
     for module, (name, need) in OPTIONAL.items():
         if importlib.util.find_spec(module) is not None:

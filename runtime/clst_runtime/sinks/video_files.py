@@ -102,6 +102,7 @@ class H264Video(VideoFile):
         if self._is_due(ticks):
             frame.pict_type = self._av.video.frame.PictureType.I
         self._encode(frame)
+        self._pass_on()
         self.given += 1
 
     def _is_due(self, ticks: int) -> bool:
@@ -120,7 +121,6 @@ class H264Video(VideoFile):
                 self._container.mux(packet)
         except self._av.error.FFmpegError as error:
             raise OSError(f"FFmpeg: {error}") from error
-        self._pass_on()
 
     def _pass_on(self) -> None:
         if self._written:
@@ -132,8 +132,8 @@ class H264Video(VideoFile):
         try:
             if self.given:
                 self._encode(None)
-                self._container.close()
-                self._pass_on()
+            self._container.close()
+            self._pass_on()
         finally:
             self._file.close()
 
