@@ -5,7 +5,7 @@
 A process of its own records drawn frames of 1280x720 in real time, in H.264 and in Motion JPEG. It is killed with
 SIGKILL at random moments, and the frames that can be read are counted. What a power cut would have taken in the worst
 moment is told by the frames that were given but not yet flushed. Last, the time that a frame takes the recording
-thread, with flushing and without. The result goes to benchmarks/results/recording.json.
+thread, with flushing and without by turns. The result goes to benchmarks/results/recording.json.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ HERE = Path(__file__).parent
 SIZE_HW = (720, 1280)
 DRAWN = 90
 LONGEST_SECONDS = 8.0
+COST_TURNS = 3
 
 
 def record(folder: Path, suffix: str, fps: float, seconds: float, *, flushed: bool = True) -> None:
@@ -107,15 +108,21 @@ def kill(folder: Path, suffix: str, fps: float, seconds: float) -> dict[str, Any
     return told
 
 
-def cost(folder: Path, suffix: str, fps: float, *, flushed: bool) -> dict[str, Any]:
-    """Milliseconds of a frame in the recording thread, and bytes of a frame."""
-    started(folder, suffix, fps, LONGEST_SECONDS, flushed=flushed).wait()
-    taken = np.array([row[2] for row in notes_of(folder)])
-    path = folder / f"v{suffix}"
-    told = {f"p{share}_ms": round(float(np.percentile(taken, share)), 2) for share in (50, 99, 100)}
-    told["kib_a_frame"] = round(path.stat().st_size / len(taken) / 1024, 1)
-    clean(folder)
-    return told
+def costs(folder: Path, suffix: str, fps: float) -> dict[str, Any]:
+    """Milliseconds of a frame in the recording thread, with flushing and without by turns, and KiB of a frame."""
+    taken: dict[str, list[float]] = {"flushed": [], "not_flushed": []}
+    for turn in range(2 * COST_TURNS):
+        name = ("flushed", "not_flushed")[turn % 2]
+        started(folder, suffix, fps, LONGEST_SECONDS, flushed=name == "flushed").wait()
+        rows = notes_of(folder)
+        kib = (folder / f"v{suffix}").stat().st_size / len(rows) / 1024
+        taken[name] += [row[2] for row in rows]
+        clean(folder)
+    shares = {
+        name: {f"p{share}_ms": round(float(np.percentile(values, share)), 2) for share in (50, 99, 100)}
+        for name, values in taken.items()
+    }
+    return {**shares, "kib_a_frame": round(kib, 1)}
 
 
 def draw(folder: Path) -> None:
@@ -149,8 +156,7 @@ def main(kills: int, fps: float, folder: Path | None) -> None:
             told[suffix] = {
                 "lost_most_seconds": round(max(row["written"] - row["readable"] for row in rows) / fps, 2),
                 "unflushed_most_seconds": round(max(row["unflushed_most"] for row in rows) / fps, 2),
-                "flushed": cost(Path(name), suffix, fps, flushed=True),
-                "not_flushed": cost(Path(name), suffix, fps, flushed=False),
+                **costs(Path(name), suffix, fps),
                 "kills": rows,
             }
             print(suffix, {key: value for key, value in told[suffix].items() if key != "kills"}, flush=True)
