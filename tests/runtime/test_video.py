@@ -133,6 +133,16 @@ def test_what_a_killed_run_left_is_kept_and_can_be_seen(tmp_path, suffix):
     assert len(frames_of(tmp_path / f"v{suffix}")) == 1
 
 
+@FORMATS
+def test_a_run_that_was_killed_before_its_first_frame_was_written_takes_no_name_for_good(tmp_path, suffix):
+    (tmp_path / f"v-unfinished{suffix}").touch()
+    sink = VideoSink(tmp_path / f"v{suffix}", RGB_CLASSES, None, 0.5)
+    sink.write(result(0))
+    assert [path.name for path in tmp_path.iterdir()] == [f"v-unfinished{suffix}"]
+    sink.close()
+    assert [path.name for path in tmp_path.iterdir()] == [f"v{suffix}"]
+
+
 ENDLESS = """
 import sys
 from pathlib import Path

@@ -68,7 +68,8 @@ class VideoSink(Sink):
     def _begin(self, size_hw: tuple[int, int]) -> VideoFile:
         names = chain([""], (f"-{number}" for number in count(2)))
         paths = (self.path.with_name(f"{self.path.stem}-unfinished{name}{self.path.suffix}") for name in names)
-        self._unfinished = next(path for path in paths if not path.exists())
+        self._unfinished = next(path for path in paths if not path.exists() or path.stat().st_size == 0)
+        self._unfinished.unlink(missing_ok=True)  # the empty file of a run that was killed in its first second
         return begin_video(self._unfinished, size_hw, self._tick)
 
     def _check_room(self, video: VideoFile) -> None:

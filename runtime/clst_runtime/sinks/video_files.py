@@ -99,10 +99,12 @@ class H264Video(VideoFile):
             picture = np.pad(picture, ((0, rows % 2), (0, columns % 2), (0, 0)), mode="edge")
         frame = self._av.VideoFrame.from_ndarray(picture, format="rgb24")
         frame.pts, frame.time_base = ticks, self._tick
-        if self._is_due(ticks):
+        due = self._is_due(ticks)
+        if due:
             frame.pict_type = self._av.video.frame.PictureType.I
         self._encode(frame)
-        self._pass_on()
+        if due and self.given:
+            self._pass_on()
         self.given += 1
 
     def _is_due(self, ticks: int) -> bool:
@@ -123,10 +125,9 @@ class H264Video(VideoFile):
             raise OSError(f"FFmpeg: {error}") from error
 
     def _pass_on(self) -> None:
-        if self._written:
-            self._file.append(bytes(self._written))
-            self._written.clear()
-            self.frames = self.given
+        self._file.append(bytes(self._written))
+        self._written.clear()
+        self.frames = self.given
 
     def finish(self) -> None:
         try:

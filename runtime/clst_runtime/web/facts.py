@@ -24,7 +24,7 @@ class RunFacts:
     alpha: float = 0.5
     """Strength of the classes' colours over the picture, 0 … 1."""
     fps: float | None = None
-    """Frames a second of recordings; None = as many as the run makes. Of use for files only."""
+    """Rate of a file, which recordings keep; None = frames are shown from their times of capture on."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for the page."""
