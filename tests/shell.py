@@ -21,13 +21,18 @@ def shell(command: str, *arguments: object, **options: object) -> subprocess.Com
 
 def heed_interrupts() -> None:
     """In a child: Ctrl-C counts, even where the tests themselves run in the background of a shell, which ignores it."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def interrupted(
-    ready: Callable[[], bool], command: str, *arguments: object, environment: dict[str, str] | None = None
+    ready: Callable[[], bool],
+    command: str,
+    *arguments: object,
+    environment: dict[str, str] | None = None,
+    number: int = signal.SIGINT,
 ) -> tuple[int, str, str]:
-    """Start a command, send Ctrl-C when `ready()` holds; returns its exit code, output and errors."""
+    """Start a command, send Ctrl-C or `number` when `ready()` holds; returns its exit code, output and errors."""
     call = [str(Path(sys.executable).with_name(command)), *map(str, arguments)]
     variables = os.environ | {"OMP_NUM_THREADS": "1"} | (environment or {})
     with subprocess.Popen(
@@ -36,6 +41,6 @@ def interrupted(
         end = time.time() + 120
         while not ready() and process.poll() is None and time.time() < end:
             time.sleep(0.02)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         out, errors = process.communicate(timeout=60)
         return process.returncode, out, errors

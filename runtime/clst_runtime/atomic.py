@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -36,6 +37,32 @@ def written_whole(path: Path) -> Iterator[Path]:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def folder_written_whole(path: Path) -> Iterator[Path]:
+    """Give a temporary folder; on success it becomes `path`, which may be there if it is empty, else it vanishes.
+
+    Raises:
+        DataError: it cannot be written, or the disk is full.
+    """
+    temporary = None
+    try:
+        place = path if path.is_dir() else path.parent
+        place.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name[:40]}-", dir=place))
+        os.chmod(temporary, 0o777 & ~_umask())
+        yield temporary
+        if place == path:
+            for each in temporary.iterdir():
+                os.replace(each, path / each.name)
+        else:
+            os.replace(temporary, path)
+    except OSError as error:
+        raise DataError(f"cannot write {path}: {error.strerror or error}; nothing was left behind") from error
+    finally:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def check_can_write(path: Path) -> None:

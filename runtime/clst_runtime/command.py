@@ -13,13 +13,14 @@ import click
 
 from clst_runtime.credentials import keeping_secret, without_credentials
 from clst_runtime.errors import DataError
+from clst_runtime.signals import heard_as_interrupts
 from clst_runtime.standard_streams import open_standard_streams, silence_standard_output
 
 INTERRUPTED = 130
 
 
 class Command(click.Command):
-    """A click command that ends with 130 on Ctrl-C and keeps quiet when its reader (`| head`) has gone."""
+    """A click command that ends with 130 on Ctrl-C and SIGTERM and keeps quiet when its reader (`| head`) has gone."""
 
     def main(self, *args: Any, **options: Any) -> Any:
         """Run as the console script; with `standalone_mode=False` exceptions pass through to the caller."""
@@ -37,13 +38,13 @@ class Group(click.Group):
 
 
 def ending_well(main: Callable[..., Any], *args: Any, **options: Any) -> Any:
-    """Call click's `main`, turning Ctrl-C into exit code 130, a closed pipe into a quiet end, OSError into a line."""
+    """Call click's `main`; an interrupt becomes exit code 130, a closed pipe a quiet end, OSError a line."""
     if not options.pop("standalone_mode", True):
         return main(*args, standalone_mode=False, **options)
     open_standard_streams()
     sys.excepthook = _tell_fault
     given = options.get("args") or (args[0] if args else None)
-    with keeping_secret(sys.argv[1:] if given is None else given):
+    with keeping_secret(sys.argv[1:] if given is None else given), heard_as_interrupts():
         try:
             code = _exit_code(main, *args, **options)
             sys.stdout.flush()
@@ -58,8 +59,9 @@ def _exit_code(main: Callable[..., Any], *args: Any, **options: Any) -> int:
         result = main(*args, standalone_mode=False, **options)
     except click.exceptions.Exit as done:
         return done.exit_code
-    except (click.Abort, KeyboardInterrupt):
-        click.echo("interrupted", err=True)
+    except (click.Abort, KeyboardInterrupt) as interrupt:
+        reason = interrupt.__cause__ or interrupt  # click raises its own; training's says how to go on
+        click.echo(str(reason) or "interrupted", err=True)
         return INTERRUPTED
     except click.ClickException as error:
         words = io.StringIO()

@@ -2,8 +2,11 @@
 
 import json
 import os
+import signal
+import sys
 
 import numpy as np
+import pytest
 from tests.shell import interrupted, shell
 
 from clst_runtime.images import write_png
@@ -51,3 +54,53 @@ def test_ctrl_c_in_training_keeps_a_checkpoint_to_go_on_from(tmp_path):
     last = f"interrupted; source training is saved at step {saved}; go on with: clst-train --resume {out}"
     assert errors.splitlines()[-1] == last
     assert [path.name for path in resume.parent.iterdir()] == ["resume.pt"]
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGINT"])
+def test_a_data_set_that_is_being_written_is_whole_or_absent(tmp_path, name):
+    def begun():
+        return len(list(tmp_path.rglob("*.png"))) > 2
+
+    arguments = ("scenes", tmp_path / "made" / "old", "--count", 100000, "--size", "64x96")
+    code, _, errors = interrupted(begun, "clst-data", *arguments, number=getattr(signal, name))
+    assert code == 130
+    assert errors.split() == ["interrupted"]
+    assert list((tmp_path / "made").iterdir()) == []
+
+
+CALLER = """
+import os, signal, sys
+from clst_export import convert, files_to_make
+from clst_export.cli import main
+
+trace = convert.trace
+def told(*arguments, **options):
+    traced = trace(*arguments, **options)
+    os.kill(os.getpid(), signal.SIGTERM)
+    return traced
+convert.trace = told
+main(sys.argv[1:])
+"""
+
+
+def test_an_export_that_is_asked_to_end_leaves_no_file(tmp_path):
+    import subprocess
+
+    from clst_runtime.labels import load_class_list
+    from clst_train.checkpoint import Checkpoint, save_checkpoint
+    from clst_train.models.networks import build_segmenter
+
+    classes = load_class_list("scenes10")
+    made = Checkpoint(
+        network="ddrnet23_slim", classes=classes, input_hw=(64, 96), mean=(0, 0, 0), std=(1, 1, 1), stage="source",
+        iteration=1, segmenter_state=build_segmenter("ddrnet23_slim", len(classes)).state_dict(),
+    )  # fmt: skip
+    save_checkpoint(tmp_path / "c.pt", made)
+    call = [sys.executable, "-c", CALLER, str(tmp_path / "c.pt"), "--onnx", "--bundle", "--out", str(tmp_path / "b")]
+    (tmp_path / "temporary").mkdir()
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "TMPDIR": str(tmp_path / "temporary")}
+    done = subprocess.run(call, capture_output=True, text=True, env=environment, timeout=120, check=False)
+    assert done.returncode == 130, done.stderr
+    assert done.stderr.splitlines()[-1] == "interrupted"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["c.pt", "temporary"]
+    assert list((tmp_path / "temporary").rglob("*.onnx")) == []

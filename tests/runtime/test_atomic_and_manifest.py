@@ -6,7 +6,7 @@ import time
 import pytest
 from tests.conftest import rgb_manifest
 
-from clst_runtime.atomic import check_can_write, write_text, written_whole
+from clst_runtime.atomic import check_can_write, folder_written_whole, write_text, written_whole
 from clst_runtime.errors import DataError, ModelFileError
 from clst_runtime.frames import Fit
 from clst_runtime.manifest import Manifest
@@ -20,6 +20,21 @@ def test_an_interrupt_while_writing_keeps_the_old_file_and_leaves_no_other(tmp_p
         raise KeyboardInterrupt
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_a_folder_is_whole_or_as_it_was(tmp_path, there):
+    path = tmp_path / "f"
+    if there:
+        path.mkdir()
+    with pytest.raises(KeyboardInterrupt), folder_written_whole(path) as temporary:
+        write_text(temporary / "a" / "b.txt", "half")
+        raise KeyboardInterrupt
+    assert list(tmp_path.rglob("*")) == ([path] if there else [])
+    with folder_written_whole(path) as temporary:
+        write_text(temporary / "a" / "b.txt", "whole")
+    assert sorted(tmp_path.rglob("*")) == [path, path / "a", path / "a" / "b.txt"]
+    assert stat.S_IMODE(path.stat().st_mode) == stat.S_IMODE((path / "a").stat().st_mode)
 
 
 def test_what_cannot_be_written_is_found_before_the_work(tmp_path, monkeypatch):

@@ -103,7 +103,7 @@ def convert(
     folder: Path, out: Path, splits: tuple[str, ...], form: str | None, classes: str | None, mapping: Path | None
 ) -> None:
     """Write the labelled data set FOLDER to OUT in the folder layout, with class ids as labels."""
-    from clst_runtime.atomic import write_text
+    from clst_runtime.atomic import folder_written_whole, write_text
     from clst_runtime.dataset import open_dataset
     from clst_runtime.images import write_png
     from clst_runtime.labels import load_class_list
@@ -115,15 +115,16 @@ def convert(
     datasets = [
         open_dataset(folder, split=split, format=form, classes=wanted, mapping_file=mapping) for split in splits
     ]
-    for split, dataset in zip(splits, datasets, strict=True):
-        images = [pair.image for pair in dataset.files]
-        above = os.path.commonpath([image.parent for image in images])
-        for index, name in enumerate(own_names([image.relative_to(above) for image in images])):
-            sample = dataset[index]
-            write_png(out / "images" / split / f"{name}.png", sample.image)
-            write_png(out / "labels" / split / f"{name}.png", sample.labels)
-        write_text(out / "classes.json", json.dumps(dataset.classes.to_json(), indent=1) + "\n")
-        click.echo(f"{split}: {len(dataset)} images")
+    with folder_written_whole(out) as made:
+        for split, dataset in zip(splits, datasets, strict=True):
+            images = [pair.image for pair in dataset.files]
+            above = os.path.commonpath([image.parent for image in images])
+            for index, name in enumerate(own_names([image.relative_to(above) for image in images])):
+                sample = dataset[index]
+                write_png(made / "images" / split / f"{name}.png", sample.image)
+                write_png(made / "labels" / split / f"{name}.png", sample.labels)
+            write_text(made / "classes.json", json.dumps(dataset.classes.to_json(), indent=1) + "\n")
+            click.echo(f"{split}: {len(dataset)} images")
 
 
 @main.command()

@@ -22,6 +22,7 @@ from clst_runtime.engines.library import Messages, make_builder, make_logger
 from clst_runtime.engines.options import BuildOptions
 from clst_runtime.engines.progress import BuildProgress, make_monitor
 from clst_runtime.errors import ClstError, ConfigError, DataError, ModelFileError
+from clst_runtime.signals import ENDING
 
 if TYPE_CHECKING:
     import tensorrt as trt
@@ -185,15 +186,17 @@ def _built(
 
 @contextmanager
 def interrupt_cancels(cancelled: threading.Event) -> Iterator[None]:
-    """Ctrl-C, once or often, sets `cancelled` and is raised after the block: never under a build that still runs."""
+    """Ctrl-C or SIGTERM sets `cancelled` and is raised after the block: never under a build that still runs."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    previous = signal.signal(signal.SIGINT, lambda *_: cancelled.set())
+    heeded = [each for each in (signal.SIGINT, *ENDING) if signal.getsignal(each) is not signal.SIG_IGN]
+    previous = {each: signal.signal(each, lambda *_: cancelled.set()) for each in heeded}
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, previous)
+        for each, handler in previous.items():
+            signal.signal(each, handler)
     if cancelled.is_set():
         raise KeyboardInterrupt
 

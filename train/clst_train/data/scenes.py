@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from clst_runtime.atomic import write_text
+from clst_runtime.atomic import folder_written_whole, write_text
 from clst_runtime.errors import DataError
 from clst_runtime.images import write_png
 from clst_runtime.labels import load_class_list
@@ -432,10 +432,11 @@ def write_scenes(out: Path, *, look: Look, counts: Mapping[str, int], size_hw: t
     check_new_folder(out, cure="give another folder")
     if min(size_hw) < 32 or min(counts.values(), default=0) < 0:
         raise DataError(f"scenes of {size_hw[0]}x{size_hw[1]} in numbers {dict(counts)}; give at least 32x32 and 0")
-    for position, (split, count) in enumerate(counts.items()):
-        for index in range(count):
-            image, labels = draw_scene(np.random.default_rng([seed, position, index]), look, size_hw)
-            write_png(out / "images" / split / f"{index:05d}.png", image)
-            write_png(out / "labels" / split / f"{index:05d}.png", labels)
-    classes = load_class_list(SCENE_CLASSES).to_json() | {"look": look.name}
-    write_text(out / "classes.json", json.dumps(classes, indent=1) + "\n")
+    with folder_written_whole(out) as made:
+        for position, (split, count) in enumerate(counts.items()):
+            for index in range(count):
+                image, labels = draw_scene(np.random.default_rng([seed, position, index]), look, size_hw)
+                write_png(made / "images" / split / f"{index:05d}.png", image)
+                write_png(made / "labels" / split / f"{index:05d}.png", labels)
+        classes = load_class_list(SCENE_CLASSES).to_json() | {"look": look.name}
+        write_text(made / "classes.json", json.dumps(classes, indent=1) + "\n")
