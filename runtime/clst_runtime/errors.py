@@ -32,8 +32,12 @@ class ClstError(click.ClickException):
         super().__init__(without_credentials(message))
 
     def show(self, file: IO[Any] | None = None) -> None:
-        """Print `error: …` as one line on stderr (or on `file`)."""
-        click.echo(f"error: {self.format_message()}", file=file, err=file is None)
+        """Print `error: …` as one line on stderr (or on `file`), whatever names of files stand in it."""
+        words = "".join(
+            letter if letter.isprintable() else letter.encode("unicode_escape").decode()
+            for letter in self.format_message()
+        )
+        click.echo(f"error: {words}", file=file, err=file is None)
 
 
 class ConfigError(ClstError):

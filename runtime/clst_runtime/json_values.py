@@ -18,7 +18,7 @@ from clst_runtime.numbers import LARGEST_INTEGER, is_usable
 
 MOST_BYTES = 4 << 20
 """Size of a text that is read at all; the largest known (a manifest with a camera's reference) has 0.3 MiB."""
-MOST_DIGITS = 30
+MOST_DIGITS, MOST_DEPTH = 30, 20
 MOST_LETTERS = 200
 """Length of a name."""
 SHOWN = 60
@@ -76,7 +76,22 @@ def parse_object(text: str) -> dict[str, Any]:
         raise ValueError("nested too deep") from error
     if not isinstance(value, dict):
         raise ValueError(f"a {type(value).__name__}, expected a JSON object")
+    _check_depth(value)
     return value
+
+
+def _check_depth(value: Any) -> None:
+    level = [value]
+    for _ in range(MOST_DEPTH):
+        level = [
+            inner
+            for each in level
+            for inner in (each.values() if isinstance(each, dict) else each)
+            if isinstance(inner, (dict, list))
+        ]
+        if not level:
+            return
+    raise ValueError("nested too deep")
 
 
 def _no_number(text: str) -> NoReturn:

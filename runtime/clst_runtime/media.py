@@ -55,14 +55,15 @@ def kind_of(path: Path) -> Kind | None:
     Raises:
         DataError: it cannot be opened.
     """
+    suffix = path.suffix.lower()
     try:
         with path.open("rb") as stream:
             head = stream.read(HEAD_BYTES)
     except OSError as error:
-        if error.errno not in _NOWHERE:  # a link that leads nowhere is told by who reads it
-            raise DataError(f"{path}: {error.strerror}; make it readable, or take it out") from error
-        head = b""
-    suffix = path.suffix.lower()
+        if error.errno in _NOWHERE and suffix not in IMAGE_SUFFIXES | VIDEO_SUFFIXES:
+            return None
+        told = "no such file, a link that leads nowhere" if error.errno in _NOWHERE else error.strerror
+        raise DataError(f"{path}: {told}; make it readable, or take it out") from error
     if _PICTURES.match(head) and suffix not in JPEGS_IN_A_ROW:
         return Kind.PICTURE
     text = _is_text(head)

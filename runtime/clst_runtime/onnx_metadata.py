@@ -17,6 +17,8 @@ from clst_runtime.manifest import METADATA_KEY, Manifest
 
 _METADATA_PROPS = 14
 _FIXED_BYTES = {1: 8, 5: 4}
+_MOST_FIELDS = 100_000
+"""Of a message; a model has some tens."""
 
 
 def read_onnx_manifest(path: Path) -> Manifest:
@@ -55,8 +57,11 @@ def read_onnx_manifest(path: Path) -> Manifest:
 
 def _fields(message: memoryview) -> Iterator[tuple[int, memoryview, memoryview]]:
     """Number, bytes and content of each field; ValueError or IndexError where the message is cut off or none."""
-    place = 0
+    place = number = 0
     while place < len(message):
+        number += 1
+        if number > _MOST_FIELDS:
+            raise ValueError(f"more than {_MOST_FIELDS} fields")
         begin = place
         key, place = _varint(message, place)
         kind = key & 7

@@ -132,6 +132,7 @@ def test_a_manifest_without_a_field_is_refused(field):
         ("[" * 1_000_000, "nested too deep"),
         ('{"a":' * 100_000, "nested too deep"),
         ('{"format_version": ' + "9" * 4_000_000 + "}", "is not a usable number"),
+        ('{"format_version": 1, "parity": ' + "[" * 30 + "]" * 30 + "}", "nested too deep"),
         ('{"format_version": 1e999}', "is not a usable number"),
         ('{"format_version": NaN}', "is not a usable number"),
         ('{"format_version": 1, "format_version": 1}', "is there twice"),

@@ -1,6 +1,7 @@
 """The manifest read out of an ONNX file without the package onnx."""
 
 import hashlib
+import time
 
 import pytest
 from tests.conftest import rgb_manifest, write_rgb_model
@@ -86,3 +87,16 @@ def test_the_hash_is_the_files(tmp_path):
     content = bytes(range(256)) * 5000  # more than one block
     (tmp_path / "x").write_bytes(content)
     assert file_sha256(tmp_path / "x") == hashlib.sha256(content).hexdigest()
+
+
+def test_a_file_of_nothing_but_tiny_fields_and_one_of_two_manifests_are_refused_at_once(tmp_path, rgb_model):
+    (tmp_path / "many.onnx").write_bytes(b"\x08\x01" * 5_000_000)
+    begun = time.process_time()
+    with pytest.raises(ModelFileError, match="more than 100000 fields"):
+        read_onnx_manifest(tmp_path / "many.onnx")
+    assert time.process_time() - begun < 2
+    content = rgb_model.read_bytes()
+    entry = b"\x0a\x0dclst_manifest\x12\x02{}"
+    rgb_model.write_bytes(content + b"\x72" + bytes([len(entry)]) + entry)
+    with pytest.raises(ModelFileError, match="it has two manifests"):
+        read_onnx_manifest(rgb_model)

@@ -177,3 +177,15 @@ def test_a_data_set_driven_through_gives_all_its_images_and_learned_from_those_o
     write_labelled(tmp_path / "data", count=3, split="val")
     assert len(pictures_of(data).paths) == 5
     assert len(pictures_of(data, split="train").paths) == 2
+
+
+def test_a_link_that_leads_nowhere_is_told_before_anything_is_run(tmp_path):
+    write_png(tmp_path / "a.png", GREY)
+    (tmp_path / "b.png").symlink_to("nothing")
+    with pytest.raises(DataError, match=r"b\.png: no such file, a link that leads nowhere"):
+        open_source(str(tmp_path))
+
+
+def test_a_message_is_one_line_whatever_a_file_is_called(capsys):
+    DataError("a\nb\udcff: no such file").show()
+    assert capsys.readouterr().err == "error: a\\nb\\udcff: no such file\n"

@@ -111,7 +111,7 @@ def _conclude(found: Inspection) -> None:
         told = ", ".join(f"{value} ({count} pixels)" for value, count in sorted(found.unknown_ids.items())[:12])
         found.problems.append(f"label ids outside the map: {told}")
     empty = [name for index, name in enumerate(found.classes.names) if found.pixels[index] == 0]
-    if len(empty) == len(found.classes):
+    if len(empty) == len(found.classes) and found.pixels.any():
         found.problems.append("no pixel carries any of the classes")
     elif empty:
         found.remarks.append(f"classes without a single pixel: {', '.join(empty)}")
