@@ -274,17 +274,15 @@ def test_the_end_gives_what_is_left_to_those_who_take_it_and_waits_for_nobody_el
     stuck.close()
 
 
-def test_of_files_a_reader_gets_every_picture_however_long_it_takes_and_one_that_takes_none_is_waited_for_once(
-    tmp_path, monkeypatch
-):
-    monkeypatch.setattr(readers_module, "LOSSLESS_SECONDS", 0.3)
-    sink = opened(f"masks:unix:{tmp_path}/s", statistics=RunStatistics(live=False))
-    stuck, slow = connect(sink, 2)
+def test_a_run_of_files_goes_at_the_pace_of_the_fastest_reader_and_waits_for_no_other(tmp_path):
+    statistics = RunStatistics(live=False)
+    sink = opened(f"masks:unix:{tmp_path}/s", statistics=statistics)
+    stuck, fast = connect(sink, 2)
     seen = []
 
     def read():
         for _ in range(40):
-            seen.append(received(slow)[0]["frame"])
+            seen.append(received(fast)[0]["frame"])
             time.sleep(0.01)
 
     thread = threading.Thread(target=read)
@@ -292,11 +290,26 @@ def test_of_files_a_reader_gets_every_picture_however_long_it_takes_and_one_that
     begun = time.monotonic()
     for index in range(40):
         sink.write(result(index, LARGE))
-    assert time.monotonic() - begun < 10, "0.3 s for the one that takes nothing, not for each picture"
+    assert time.monotonic() - begun < 10, "not a second for each picture"
     sink.close()
     thread.join(timeout=10)
-    assert seen == list(range(40))
+    assert seen == list(range(40)), "10 ms for each picture, of which 16 may wait"
+    assert statistics.drops["reader of stream of masks"] > 10, "what the other one did not get"
     stuck.close()
+
+
+def test_a_run_of_files_does_not_wait_long_for_readers_that_take_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(readers_module, "LOSSLESS_SECONDS", 0.2)
+    monkeypatch.setattr(readers_module, "END_SECONDS", 0.1)
+    sink = opened(f"masks:unix:{tmp_path}/s", statistics=RunStatistics(live=False))
+    stuck = connect(sink, 2)
+    begun = time.monotonic()
+    for index in range(60):
+        sink.write(result(index, LARGE))
+    sink.close()
+    assert time.monotonic() - begun < 5, "once, not for each picture"
+    for reader in stuck:
+        reader.close()
 
 
 def test_a_socket_file_left_over_is_taken_and_one_in_use_is_not(tmp_path):

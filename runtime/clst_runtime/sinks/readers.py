@@ -23,7 +23,7 @@ PROMPT_AGAIN = 30
 STUCK_SECONDS = 10.0
 """A reader that takes not one byte for so long is put out."""
 LOSSLESS_SECONDS = 1.0
-"""How long a run that may lose nothing waits for a reader with a full queue, which counts as slow from then on."""
+"""How long a run that may lose nothing waits while every reader's queue is full; they count as slow from then on."""
 END_SECONDS = 1.0
 """How long the end waits for readers to take what is left, and for one that takes nothing of it."""
 LOSSLESS_END_SECONDS = 5.0
@@ -51,7 +51,7 @@ class Readers:
 
         Args:
             server: a listening socket, closed by `close`.
-            lossless: wait a little for readers before anything is left out for them.
+            lossless: go at the pace of the fastest reader, so that it misses nothing.
             skipped: told how many pictures a slow reader did not get.
             warn: told in words what goes wrong.
 
@@ -109,7 +109,7 @@ class Readers:
                 self._warn(f"a reader that took nothing for {STUCK_SECONDS:g} s was put out")
                 self.put_out(reader)
         server.close()
-        await self._wait_for(self._takes_more, LOSSLESS_END_SECONDS if self._lossless else END_SECONDS)
+        await self._wait_while(self._somebody_takes_more, LOSSLESS_END_SECONDS if self._lossless else END_SECONDS)
         for reader in list(self._readers):
             self.put_out(reader)
         await asyncio.sleep(0)  # the connections are closed in the turn after this one
@@ -117,17 +117,23 @@ class Readers:
 
     async def _queue(self, picture: bytes) -> None:
         if self._lossless:
-            await self._wait_for(lambda each: each.is_full, LOSSLESS_SECONDS)
+            await self._wait_while(self._everybody_is_full, LOSSLESS_SECONDS)
         for reader in list(self._readers):
             self._skipped(reader.offer(picture))
 
-    async def _wait_for(self, is_waited_for: Callable[[_Reader], bool], seconds: float) -> None:
+    async def _wait_while(self, condition: Callable[[], bool], seconds: float) -> None:
         end = self._loop.time() + seconds
-        while any(is_waited_for(reader) for reader in self._readers) and self._loop.time() < end:
+        while condition() and self._loop.time() < end:
             await asyncio.sleep(ROOM_SECONDS)
 
-    def _takes_more(self, reader: _Reader) -> bool:
-        return not reader.finished and not reader.is_stuck(self._loop.time(), END_SECONDS)
+    def _everybody_is_full(self) -> bool:
+        """Whether waiting helps: with the fastest reader's pace nothing is lost for it, and nobody waits for others."""
+        prompt = [reader for reader in self._readers if not reader.is_slow]
+        return bool(prompt) and all(reader.is_full for reader in prompt)
+
+    def _somebody_takes_more(self) -> bool:
+        now = self._loop.time()
+        return any(not (reader.finished or reader.is_stuck(now, END_SECONDS)) for reader in self._readers)
 
     def admit(self, reader: _Reader) -> bool:
         """Whether there is room for one more."""
@@ -161,7 +167,7 @@ class _Reader(asyncio.Protocol):
     def __init__(self, readers: Readers) -> None:
         self._readers = readers
         self._waiting: deque[bytes] = deque()
-        self._full = self._slow = False
+        self._full = self.is_slow = False
         self._prompt = self._begun = self._buffer_bytes = 0
         self._moved: tuple[float, tuple[int, int]] = (0.0, (0, 0))
 
@@ -202,12 +208,12 @@ class _Reader(asyncio.Protocol):
     @property
     def is_full(self) -> bool:
         """Whether a picture more would make it slow."""
-        return not self._slow and bool(self._waiting) and len(self._waiting) >= self._room(len(self._waiting[-1]))
+        return bool(self._waiting) and len(self._waiting) >= self._room(len(self._waiting[-1]))
 
     @property
     def finished(self) -> bool:
         """Whether it has all that it still gets; a slow one gets no more than what was begun."""
-        if self._slow:
+        if self.is_slow:
             self._waiting.clear()
         return not self._full and not self._waiting
 
@@ -221,17 +227,17 @@ class _Reader(asyncio.Protocol):
     def offer(self, picture: bytes) -> int:
         """Queue a picture; how many others it will not get because of that."""
         self._prompt = 0 if self._full else self._prompt + 1
-        self._slow = self._slow and self._prompt < PROMPT_AGAIN
+        self.is_slow = self.is_slow and self._prompt < PROMPT_AGAIN
         skipped = 0
         if len(self._waiting) >= self._room(len(picture)):
-            self._slow, skipped = True, len(self._waiting)
+            self.is_slow, skipped = True, len(self._waiting)
             self._waiting.clear()
         self._waiting.append(picture)
         self._send()
         return skipped
 
     def _room(self, picture_bytes: int) -> int:
-        return 1 if self._slow else max(1, min(QUEUED, QUEUED_BYTES // picture_bytes))
+        return 1 if self.is_slow else max(1, min(QUEUED, QUEUED_BYTES // picture_bytes))
 
     def _send(self) -> None:
         while self._waiting and not self._full:

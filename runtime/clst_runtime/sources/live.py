@@ -335,8 +335,9 @@ class _Process:
         lines = self._said.decode(errors="replace").strip().splitlines()
         if self._cut:
             del lines[:1]  # its beginning is missing, and with it what tells a password
-        # Where a part of a library lies in memory is new each time, and no reason of its own
-        return re.sub(r" @ 0x[0-9a-f]+", "", without_credentials(lines[-1]))[:200] if lines else ""
+        words = without_credentials(lines[-1]) if lines else ""
+        # What is new each time, a place in memory or in the stream, would make a warning of its own of each loss
+        return re.sub(r"\d{5,}", "#", re.sub(r" @ 0x[0-9a-f]+", "", words))[:200]
 
 
 def _shared_file(size: int) -> IO[bytes]:
