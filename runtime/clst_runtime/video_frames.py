@@ -23,6 +23,8 @@ from clst_runtime.optional import require
 
 DAMAGED_IN_A_ROW = 250
 """Reads that may fail one after another before a video is taken to be over; at the end each costs about 10 µs."""
+SWSCALE = "swscaler"
+"""FFmpeg's part that converts colours."""
 STEP = 16
 """Of a picture so many rows and columns apart are compared with the one before."""
 LEAST_SHARE = 0.9
@@ -40,6 +42,7 @@ class Frames:
         self.complaint = ""
         """Why the last picture was none, by what decoded it."""
         self._before: Picture | None = None
+        self._was_clean = False
         backend = str(getattr(capture, "getBackendName", str)())
         self.by_ffmpeg = backend == "FFMPEG"
         self._is_jpeg = self.by_ffmpeg and capture.get(FOURCC) in MOTION_JPEG
@@ -55,20 +58,30 @@ class Frames:
         return bool(good)
 
     def retrieve(self, into: Picture | None = None) -> Picture | None:
-        """The picture that was grabbed, in `into` if it fits; None if there is none or it could not be converted."""
-        if self.complaint:
-            return None
-        if self._always or (self.by_ffmpeg and self._before is None):
-            (good, picture), self.complaint = overheard(lambda: self.capture.retrieve(into))
-        else:
-            good, picture = self.capture.retrieve(into)
+        """The picture that was grabbed, in `into` if it fits; None if there is none or it could not be converted.
+
+        A source of which the decoder complains from the first frame on has a habit and no damage.
+        """
+        good, picture = self._converted(into)
         if not good or picture is None or picture.size == 0:
             return None
-        if self.by_ffmpeg and not self._always and not self.complaint and self._is_suspect(picture):
-            _, self.complaint = overheard(lambda: self.capture.retrieve(picture))
-        self._always = self._always or bool(self.complaint)  # there will be more, each with lines of its own
         self._before = picture[::STEP, ::STEP].copy()
+        if not self.complaint:
+            self._was_clean = True
+        elif SWSCALE not in self.complaint and not self._was_clean:
+            self.complaint = ""
         return None if self.complaint else picture
+
+    def _converted(self, into: Picture | None) -> tuple[bool, Picture | None]:
+        if self._always or (self.by_ffmpeg and self._before is None):
+            (good, picture), complaint = overheard(lambda: self.capture.retrieve(into))
+        else:
+            (good, picture), complaint = self.capture.retrieve(into), ""
+            if good and self.by_ffmpeg and self._is_suspect(picture):
+                (good, picture), complaint = overheard(lambda: self.capture.retrieve(picture))
+        self._always = self._always or SWSCALE in complaint  # there will be more, each with lines of its own
+        self.complaint = self.complaint or complaint
+        return good, picture
 
     @property
     def reason(self) -> str:
@@ -127,7 +140,7 @@ class VideoFile:
             if picture is not None:
                 self._read += 1
                 return picture
-            if "swscaler" in self._frames.complaint:
+            if SWSCALE in self._frames.complaint:
                 raise DataError(self._not_converted())
             self.damaged += 1
         if self._read == 0:

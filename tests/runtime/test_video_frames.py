@@ -183,6 +183,13 @@ def test_a_frame_that_is_cut_short_is_left_out(tmp_path):
         assert "left out: 1" in source.warnings[0]
 
 
+def test_a_source_of_which_the_decoder_always_complains_has_a_habit(tmp_path):
+    rng = np.random.default_rng(3)
+    packets = [jpeg(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8))[:-200] for _ in range(4)]
+    with open_source(str(write_avi(tmp_path / "v.avi", packets, (64, 64)))) as source:
+        assert [timed.index for timed in source] == [0, 1, 2, 3]
+
+
 def test_many_damaged_packets_in_a_row_do_not_end_a_file(tmp_path):
     packets = [jpeg(PICTURES[0]), *[bytes(200)] * 60, jpeg(PICTURES[4])]
     read, (warning,) = levels(write_avi(tmp_path / "v.avi", packets))
