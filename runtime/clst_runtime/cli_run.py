@@ -66,7 +66,7 @@ REPORT_SECONDS = 3.0
 @click.option("--frames", "limit", type=Whole(1), help="Stop after so many frames.")
 @click.option("--threads", type=THREADS, help="CPU threads.")
 @click.option("--alpha", default=0.5, show_default=True, type=Real(0, 1), help="Strength of the colours.")
-@click.option("--overwrite", is_flag=True, help="Write into an existing folder.")
+@click.option("--overwrite", is_flag=True, help="Replace an older run's files in --out.")
 @click.option("--json", "as_json", is_flag=True, help="Statistics as JSON.")
 def main(model: Path, source: str, out: Path | None, **options: Any) -> None:
     """Segment what --source gives with MODEL. Ctrl-C and SIGTERM are the normal end: it reports and exits with 0."""
@@ -74,13 +74,14 @@ def main(model: Path, source: str, out: Path | None, **options: Any) -> None:
     check(model, source, out, options)
     from clst_runtime.backends.choice import choose_backend, has_choice
     from clst_runtime.out_folder import locked
-    from clst_runtime.pipeline import Stop, run_pipeline, stopped_by_signals
+    from clst_runtime.pipeline import Stop, interrupted_by_signals, run_pipeline, stopped_by_signals
     from clst_runtime.sources import open_source
     from clst_runtime.statistics import Deadline, RunStatistics
 
     deadline = Deadline(milliseconds=options["deadline_ms"], stale_after=options["stale_after"])
     stop = Stop()
     with ExitStack() as opened:
+        opened.enter_context(interrupted_by_signals())
         folder = None if out is None else opened.enter_context(claim(out, options))
         gpu = gpu_of(options)
         choice = choose_backend(model, options["backend"]) if has_choice(model) else None

@@ -46,7 +46,8 @@ class OutFolder:
             for old in [*older_files(self.path)]:
                 old.unlink(missing_ok=True)
             for name in (*PICTURES, "recordings"):
-                _remove_empty(self.path / name)
+                for folder, _, _ in os.walk(self.path / name, topdown=False):
+                    _remove_empty(Path(folder))
         except OSError as error:
             raise DataError(f"{error.filename}: an older run's file cannot be removed: {error.strerror}") from error
         self.begun = True

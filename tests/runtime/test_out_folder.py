@@ -2,13 +2,16 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
 from tests.command_line import call
 from tests.conftest import write_labelled, write_rgb_model
+from tests.shell import heed_interrupts
 
 from clst_runtime.cli_run import main as clst_run
 from clst_runtime.errors import DataError
@@ -48,6 +51,7 @@ def test_what_a_run_has_left_is_known_and_nothing_else_is_taken_for_it(tmp_path)
     assert sorted(str(path.relative_to(out)) for path in older_files(out)) == sorted((*OURS, "frames.jsonl"))
     OutFolder(out).begin()
     assert names_below(out) == sorted(OTHERS)
+    assert not (out / "masks" / "deep").exists()
     (out / "frames.jsonl").unlink(missing_ok=True)
     assert [*older_files(written(out, "masks/000001.png"))] == [], "without a log they are somebody else's"
 
@@ -132,6 +136,30 @@ def test_a_second_run_is_refused_with_the_process_that_holds_the_folder(tmp_path
         assert f"(process {process.pid})" in done.output or not os.path.exists("/proc/locks")
         process.kill()
     assert call(clst_run, model, "--source", data, "--out", out).exit_code == 0, "the lock has died with the process"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_start_that_is_ended_leaves_nothing_behind(tmp_path, number):
+    """As when an engine is built: what the build has begun is taken back by whoever began it."""
+    program = ("import pathlib, sys, time\n"
+               "from clst_runtime import cli_run\n"
+               "def build(*_):\n"
+               "    part = pathlib.Path(sys.argv[1] + '.part')\n"
+               "    try: part.touch(); time.sleep(60)\n"
+               "    finally: part.unlink()\n"
+               "cli_run.open_backend = build\n"
+               "cli_run.main()\n")  # fmt: skip
+    model, part, out = write_rgb_model(tmp_path / "m.onnx"), tmp_path / "m.onnx.part", tmp_path / "deep" / "out"
+    call = [sys.executable, "-c", program, model, "--source", "camera:97", "--out", out]
+    with subprocess.Popen(call, stderr=subprocess.PIPE, preexec_fn=heed_interrupts) as process:
+        while not part.exists() and process.poll() is None:
+            time.sleep(0.02)
+        assert out.is_dir()
+        process.send_signal(number)
+        assert process.communicate(timeout=30)[1].split() == [b"interrupted"]
+    assert process.returncode == 130
+    assert not part.exists()
+    assert not (tmp_path / "deep").exists()
 
 
 def test_a_folder_that_was_made_to_be_locked_and_stayed_empty_goes(tmp_path):
