@@ -19,9 +19,10 @@ def written_whole(path: Path) -> Iterator[Path]:
     The temporary name keeps the suffix of `path`, because OpenCV and others choose a format by it.
 
     Raises:
-        DataError: the folder cannot be written, or the disk is full.
+        DataError: the folder cannot be written, the disk is full, or something that is no file has the name.
     """
     temporary = None
+    _refuse_device(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.stem[:40]}-", suffix=path.suffix, dir=path.parent)
@@ -69,12 +70,19 @@ def check_can_write(path: Path) -> None:
     """Find out before long work whether `path` could be written afterwards; makes nothing.
 
     Raises:
-        DataError: the nearest folder above it that exists is none, or may not be written.
+        DataError: it is there and no file; the nearest folder above it that exists is none, or may not be written.
     """
+    _refuse_device(path)
     above = next(folder for folder in path.absolute().parents if folder.exists())
     if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
         reason = "may not be written" if above.is_dir() else "is a file"
         raise DataError(f"cannot write {path}: {above} {reason}; give another --out")
+
+
+def _refuse_device(path: Path) -> None:
+    """A file would take the place of /dev/null, for everybody."""
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise DataError(f"cannot write {path}: it is a device or a pipe, whose place a file would take; give a file")
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -124,17 +124,13 @@ def measure(wish: Wish) -> tuple[list[Score], dict[str, Any]]:
 
 
 def tell(wish: Wish, scores: list[Score], facts: dict[str, Any]) -> None:
-    """Files, result and warnings."""
+    """Result, warnings, and then files: what was measured is told also where a disk is full."""
     from clst_runtime.atomic import write_text
     from clst_runtime.bench_plot import plot_scores
     from clst_runtime.contest import Level
     from clst_runtime.contest_report import level_table, scores_json, warnings
     from clst_runtime.device_facts import brief_state
 
-    if wish.out is not None:
-        write_text(wish.out, json.dumps(facts | {"results": scores_json(scores, samples=True)}) + "\n")
-    if wish.plot is not None:
-        plot_scores(scores, wish.plot)
     if wish.as_json:
         click.echo(json.dumps(facts | {"results": scores_json(scores, samples=False)}, indent=1))
     else:
@@ -147,6 +143,10 @@ def tell(wish: Wish, scores: list[Score], facts: dict[str, Any]) -> None:
                 click.echo(f"\n{level_table(own)}")
     for warning in warnings(scores, facts["doubts"]):
         click.echo(f"warning: {warning}", err=True)
+    if wish.out is not None:
+        write_text(wish.out, json.dumps(facts | {"results": scores_json(scores, samples=True)}) + "\n")
+    if wish.plot is not None:
+        plot_scores(scores, wish.plot)
 
 
 def check_budgets(wish: Wish, scores: list[Score]) -> None:

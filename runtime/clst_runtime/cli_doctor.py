@@ -128,7 +128,7 @@ def verify(chosen: Options) -> None:
         max_p99_ms=chosen.max_p99_ms,
     )
     acceptance = accept(plan, tell=lambda words: click.echo(words, err=True))
-    write_text(chosen.report, report_text(acceptance))
     click.echo(json.dumps(to_json(acceptance), indent=1) if chosen.as_json else brief(acceptance))
+    write_text(chosen.report, report_text(acceptance))
     click.echo(f"report: {chosen.report}", err=True)
     acceptance.raise_verdict()

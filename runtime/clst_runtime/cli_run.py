@@ -347,7 +347,8 @@ class Telling:
         except BrokenPipeError:
             raise
         except (ClstError, OSError) as error:
-            self.statistics.failures.append(f"{what}: {words_of(error)}")
+            reason = getattr(error, "strerror", None) or words_of(error)
+            self.statistics.failures.append(f"{what}: {reason}")
             return False
         return True
 

@@ -113,6 +113,15 @@ def test_an_onnx_file_is_written_whole_or_not_at_all(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["c.pt"]
 
 
+def test_what_was_measured_is_told_where_its_file_cannot_be_written(tmp_path, rgb_model):
+    out = tmp_path / "b" / "bench.json"
+    done = shell("clst-bench", rgb_model, "--runs", "3", "--warm-up", "0", "--json", "--out", out,
+                 preexec_fn=limited(100))  # fmt: skip
+    assert done.returncode == 3
+    assert "cannot write" in one_error_line(done)
+    assert json.loads(done.stdout)["results"]
+
+
 def test_the_size_limit_of_these_tests_is_felt(tmp_path):
     program = "import sys; f = open(sys.argv[1], 'wb', 0); f.write(bytes(4096)); f.write(b'x')"
     done = shell("python", "-c", program, tmp_path / "f", preexec_fn=limited(1024))

@@ -48,6 +48,18 @@ def test_what_cannot_be_written_is_found_before_the_work(tmp_path, monkeypatch):
         check_can_write(tmp_path / "f.onnx")
 
 
+def test_a_device_or_a_pipe_is_not_replaced_by_a_file(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", tmp_path / "link"):
+        with pytest.raises(DataError, match="is a device or a pipe"):
+            write_text(path, "x")
+        with pytest.raises(DataError, match="is a device or a pipe"):
+            check_can_write(path)
+    assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
+    assert len([*tmp_path.iterdir()]) == 2
+
+
 def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path):
     path = tmp_path / "f.txt"
     with pytest.raises(DataError, match=r"cannot write .*No space left"), written_whole(path):
