@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, cast
 from clst_runtime.errors import ConfigError, DataError
 from clst_runtime.optional import require
 from clst_runtime.web.access import HEADERS, Guard, refusal
+from clst_runtime.web.address import files_to_spare
 from clst_runtime.web.board import Board
 from clst_runtime.web.faults import Faults, one_line
 from clst_runtime.web.figures import RunCollector, exposition, registry_of
@@ -31,7 +32,7 @@ HEARTBEAT_SECONDS = 20.0
 """A viewer that answers nothing for so long is let go."""
 MAX_VIEWERS = 32
 MAX_CONNECTIONS = 128
-"""More are closed at once, so that nobody in a network can use up the files that the run may open."""
+"""More, or more than `files_to_spare`, are closed at once, so that nobody in a network can use up the run's files."""
 MAX_SILENT = 64
 """Of connections that have asked for nothing yet, the oldest goes when there are more, so that they keep nobody out."""
 BACKLOG = 16
@@ -77,6 +78,8 @@ class WebServer:
         self._faults = Faults(board.statistics.warn)
         self._failure: BaseException | None = None
         self._runner: Any = None
+        self._most = min(MAX_CONNECTIONS, files_to_spare())
+        self._most_silent = min(MAX_SILENT, files_to_spare() // 2)
         self._open: set[asyncio.Task[Any]] = set()
         self._silent: dict[Any, asyncio.TimerHandle] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -126,7 +129,7 @@ class WebServer:
             shutdown_timeout=0.1,
             keepalive_timeout=KEPT_SECONDS,
             lingering_time=LINGERING_SECONDS,
-            auto_decompress=False,  # a few bytes could become gigabytes; `_body` refuses them
+            auto_decompress=False,  # a few bytes could become gigabytes; the guard refuses them
         )  # fmt: skip  no tokens in logs
         accepting = await self._begin(runner)
         self._running.set()
@@ -151,9 +154,9 @@ class WebServer:
 
     def _accepted(self, server: Any) -> asyncio.BaseProtocol:
         """What speaks on a new connection."""
-        if len(server.connections) >= MAX_CONNECTIONS:
+        if len(server.connections) >= self._most:
             return _Full()
-        if len(self._silent) >= MAX_SILENT:
+        if len(self._silent) >= self._most_silent:
             self._let_go(next(iter(self._silent)))
         speaker = server()
         self._silent[speaker] = asyncio.get_running_loop().call_later(SILENT_SECONDS, self._let_go, speaker)
