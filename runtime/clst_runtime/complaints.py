@@ -15,6 +15,8 @@ COMPLAINTS = (
     b"overread", b"error dc", b"error count", b"error y=",  # FFmpeg's JPEG: the same
 )  # fmt: skip
 """What is in lines that tell of a damaged picture. Others are about nothing that can be seen, as bytes too many."""
+CONTINUED = b" (Invalid argument): fmt:"
+"""How the second line of a complaint about colours begins."""
 LOG_LEVELS = ("OPENCV_FFMPEG_LOGLEVEL", "OPENCV_FFMPEG_DEBUG")
 _alone = threading.Lock()
 
@@ -45,11 +47,10 @@ def overheard(call: Callable[[], T]) -> tuple[T, str]:
             lines = _everything(heard).splitlines(keepends=True)
             os.close(heard)
     complaints = [line for line in lines if any(words in line for words in COMPLAINTS)]
-    if not complaints:
-        with suppress(OSError):
-            os.write(2, b"".join(lines))
-        return result, ""
-    return result, complaints[0].decode(errors="replace").strip()
+    others = [line for line in lines if line not in complaints and not line.startswith(CONTINUED)]
+    with suppress(OSError):
+        os.write(2, b"".join(others))
+    return result, complaints[0].decode(errors="replace").strip() if complaints else ""
 
 
 def _standard_error() -> int:

@@ -158,6 +158,14 @@ def test_what_else_is_written_meanwhile_goes_where_it_was_meant_to_go(capfd):
     assert capfd.readouterr().err == "another line\nby a decoder: 3 extraneous bytes before marker 0xd9\n"
 
 
+def test_beside_a_complaint_other_lines_go_on_too(capfd):
+    import os
+
+    lines = b"[swscaler @ 1] Cannot convert\n (Invalid argument): fmt:yuv420p\nof another thread\n"
+    assert overheard(lambda: os.write(2, lines)) == (len(lines), "[swscaler @ 1] Cannot convert")
+    assert capfd.readouterr().err == "of another thread\n"
+
+
 def test_an_error_meanwhile_leaves_standard_error_as_it_was(capfd):
     with pytest.raises(ZeroDivisionError):
         overheard(lambda: 1 // 0)

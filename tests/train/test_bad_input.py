@@ -224,7 +224,7 @@ def test_a_folder_gives_every_image_below_it_and_no_label(new, tmp_path):
     assert named == ["00000.png", "00002.png", "00003.png", "deep/er/A B.PNG", "sequence/linked.png", "ü.JPG"]
     assert len(target) == 7
     assert "2 files named like labels are left out" in target.remarks[0]
-    assert "2 target images have several names" in target.remarks[1]
+    assert "2 target images or videos have several names" in target.remarks[1]
 
 
 def test_the_root_of_cityscapes_gives_its_train_images_only_with_or_without_labels(tmp_path):

@@ -32,7 +32,7 @@ def numbers(target):
 def test_each_nth_frame_is_taken_and_said(tmp_path):
     target = open_target([str(numbered(tmp_path / "v.avi", 10))], input_hw=SIZE_HW, every=4)
     assert numbers(target) == [0, 4, 8]
-    assert target.remarks == (f"{tmp_path}/v.avi: 3 of 10 frames are taken, each 4th (data.target_every)",)
+    assert target.remarks == (f"{tmp_path}/v.avi: 3 of 10 frames are taken, one in 4 (data.target_every)",)
     assert target.sizes == (SIZE_HW,) * 3
 
 
@@ -41,6 +41,14 @@ def test_of_long_videos_so_many_are_taken_that_there_are_not_too_many_in_all(tmp
     assert numbers(open_target(places, input_hw=SIZE_HW, every=0)) == [*range(7), *range(50, 55)]
     monkeypatch.setattr(target_module, "MOST_FRAMES", 4)
     assert numbers(open_target(places, input_hw=SIZE_HW, every=0)) == [0, 3, 6, 50, 53]
+
+
+def test_a_video_that_is_named_twice_counts_once(tmp_path):
+    path = numbered(tmp_path / "v.avi", 3)
+    (tmp_path / "link.avi").symlink_to(path)
+    target = open_target([str(path), str(tmp_path / "link.avi")], input_hw=SIZE_HW)
+    assert numbers(target) == [0, 1, 2]
+    assert "1 target images or videos have several names" in target.remarks[0]
 
 
 def test_only_the_frames_that_are_chosen_are_decoded_and_each_video_once(tmp_path, monkeypatch):

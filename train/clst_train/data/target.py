@@ -168,9 +168,11 @@ def find_target(places: Sequence[str], *, every: int = 1) -> FoundTarget:
             _check_no_labels(place, found.paths)
             files.extend(found.paths)
             remarks.extend(found.remarks)
-    files, repeated = _each_once(files)
-    if repeated:
-        remarks.append(f"{repeated} target images have several names or lie in several places; each counts once")
+    (files, repeated), (videos, videos_repeated) = _each_once(files), _each_once(videos)
+    if repeated := repeated + videos_repeated:
+        remarks.append(
+            f"{repeated} target images or videos have several names or lie in several places; each counts once"
+        )
     counts = tuple(map(count_frames, videos))
     for video, count in zip(videos, counts, strict=True):
         if count == 0:
@@ -195,7 +197,7 @@ def _taken(found: FoundTarget, input_hw: tuple[int, int], fit: Fit, choose: Choi
             counts[place] = count
             return _taken(dataclasses.replace(found, counts=tuple(counts)), input_hw, fit, choose)
         sizes, origins = (*sizes, *taken), [*origins, *[video] * len(taken)]
-        each = f", each {found.every}th" if found.every > 1 else ""
+        each = f", one in {found.every}" if found.every > 1 else ""
         remarks += [*told, f"{video}: {len(taken)} of {counts[place]} frames are taken{each} (data.target_every)"]
     return TargetImages(
         paths=(*files, *[None] * (len(origins) - len(files))),
