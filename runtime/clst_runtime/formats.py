@@ -196,7 +196,11 @@ def _camvid_lists(root: Path) -> list[str]:
 
 
 def _folders(images: str) -> Callable[[Path], list[str]]:
-    return lambda root: sorted(p.name for p in (root / images).iterdir() if p.is_dir() and not p.name.startswith("."))
+    def splits(root: Path) -> list[str]:
+        inside = (root / images).iterdir() if (root / images).is_dir() else ()
+        return sorted(path.name for path in inside if path.is_dir() and not path.name.startswith("."))
+
+    return splits
 
 
 def _read_camvid(path: Path, mapping: LabelMapping) -> npt.NDArray[np.int32]:

@@ -94,8 +94,12 @@ def _pictures_below(folder: Path) -> Pictures:
     found = [path for path, kind in kinds.items() if kind is Kind.PICTURE]
     videos = [path for path, kind in kinds.items() if kind is Kind.VIDEO]
     labels = [path for path in found if _is_named_like_a_label(path.relative_to(folder))]
-    kept = tuple(path for path in found if path not in set(labels))
+    written = {place for place in {path.parent for path in kinds} if _results_of(place) is not None}
+    results = [path for path in found if not written.isdisjoint(path.parents)]
+    left_out = {*labels, *results}
+    kept = tuple(path for path in found if path not in left_out)
     beside = [f"{len(labels)} files named like labels are left out, e.g. {labels[0]}"] if labels else []
+    beside += [f"{len(results)} results of commands are left out, e.g. {results[0]}"] if results else []
     beside += [f"{len(videos)} videos are left out, e.g. {videos[0]}; name a video itself"] if videos else []
     if not kept:
         others = Counter(path.suffix.lower() or "no suffix" for path, kind in kinds.items() if kind is None)
@@ -120,14 +124,20 @@ def _is_named_like_a_label(relative: Path) -> bool:
 def _refuse_results(folder: Path) -> None:
     """A folder that commands have written, one of its folders, or the labels of a data set."""
     place = Path(os.path.abspath(folder))
-    for signs, inner, what in RESULTS:
-        root = place.parent if place.name in inner else place
-        if all((root / sign).exists() for sign in signs):
-            raise DataError(f"{folder}: {what}, no pictures of a camera; give the camera's own folder or video")
+    what = _results_of(place) or next(
+        (what for _, inner, what in RESULTS if place.name in inner and _results_of(place.parent) == what), None
+    )
+    if what is not None:
+        raise DataError(f"{folder}: {what}, no pictures of a camera; give the camera's own folder or video")
     for labels in (place, *place.parents[:2]):
         images = [inner for inner, _ in LAYOUTS if (labels.parent / inner).is_dir()]
         if labels.name.lower() in LABEL_FOLDERS and images:
             raise DataError(f"{folder}: labels of a data set, no pictures; give {labels.parent / images[0]}")
+
+
+def _results_of(folder: Path) -> str | None:
+    """Which command has written a folder; None = none has."""
+    return next((what for signs, _, what in RESULTS if all((folder / sign).exists() for sign in signs)), None)
 
 
 def own_names(paths: Sequence[Path]) -> list[str]:

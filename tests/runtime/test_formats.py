@@ -143,6 +143,8 @@ def test_a_split_that_is_not_there_is_answered_with_those_that_are(tmp_path):
             DataError, match=r"no images in split 'valid' of the folder layout; its splits are train, val"
         ):
             look(data, split="valid")
+    with pytest.raises(DataError, match="no images in split 'val' of the cityscapes layout; nor in any other"):
+        open_dataset(data, split="val", format="cityscapes")
     gta5 = tmp_path / "gta5"
     for place in ("images", "labels"):
         (gta5 / place).mkdir(parents=True)

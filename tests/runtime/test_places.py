@@ -155,6 +155,10 @@ def test_results_and_labels_are_no_pictures_of_a_camera(tmp_path):
         with pytest.raises(DataError, match="results of clst-run, no pictures of a camera"):
             pictures_of(folder)
     assert len(pictures_of(tmp_path / "driven" / "camera").paths) == 1
+    write_png(tmp_path / "b.png", GREY)
+    inside = pictures_of(tmp_path)
+    assert "2 results of commands are left out" in inside.remarks[1]
+    assert [path.name for path in inside.paths if path.parent == tmp_path or "driven" in path.parts] == ["b.png"]
     (tmp_path / "run" / "checkpoints").mkdir(parents=True)
     (tmp_path / "run" / "config.toml").touch()
     with pytest.raises(DataError, match="a run of clst-train"):
