@@ -105,7 +105,7 @@ def main(model: Path, source: str, out: Path | None, **options: Any) -> None:
             try:
                 run_pipeline(frames, backend, sinks, limit=options["limit"], statistics=statistics,
                              watchers=watchers, stop=stop)  # fmt: skip
-            except (ClstError, KeyboardInterrupt):
+            except (Exception, KeyboardInterrupt):
                 if (frames.live or stop.at_once) and statistics.frames:  # what was driven is worth its report
                     tell(telling)
                 raise
@@ -345,7 +345,9 @@ class Telling:
         try:
             in_time(work, seconds, meanwhile=lambda: self.watchers.tick(self.statistics))
         except BrokenPipeError:
-            raise
+            if not self.statistics.failures:  # else the exit code must tell of them
+                raise
+            return False
         except (ClstError, OSError) as error:
             reason = getattr(error, "strerror", None) or words_of(error)
             self.statistics.failures.append(f"{what}: {reason}")

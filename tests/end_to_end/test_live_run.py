@@ -204,6 +204,41 @@ def test_a_report_whose_disk_is_full_is_on_standard_error_and_the_drive_has_gone
     assert [path.name for path in (out / "masks").iterdir() if path.name.startswith(".")] == []
 
 
+def test_a_backend_that_fails_in_mid_drive_leaves_the_report(rgb_model, tmp_path):
+    program = ("from clst_runtime import cli_run\n"
+               "from clst_runtime.backends.ort import OrtBackend\n"
+               "predict, calls = OrtBackend.predict, []\n"
+               "def failing(self, frame):\n"
+               "    calls.append(frame)\n"
+               "    if len(calls) > 5: raise RuntimeError('the device is gone')\n"
+               "    return predict(self, frame)\n"
+               "OrtBackend.predict = failing\n"
+               "cli_run.main()\n")  # fmt: skip
+    call = [
+        sys.executable,
+        "-c",
+        program,
+        rgb_model,
+        "--source",
+        f"raw:{SIZE}",
+        "--out",
+        tmp_path / "out",
+        "--no-video",
+    ]
+    with subprocess.Popen(call, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        with pytest.raises(BrokenPipeError):
+            while True:
+                process.stdin.write(red(0))
+                process.stdin.flush()
+                time.sleep(0.01)
+        process.stdin = None
+        told, errors = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert errors.decode().splitlines()[-1] == "RuntimeError: the device is gone"
+    assert b"2 frames in" in told, "three of five predictions warm up"
+    assert json.loads((tmp_path / "out" / "statistics.json").read_text())["end"] == "error"
+
+
 def test_an_absent_camera_is_one_line_and_code_3_after_the_patience_given(rgb_model):
     begun = time.monotonic()
     done = shell("clst-run", rgb_model, "--source", "camera:97", "--patience", "0.5")
