@@ -181,10 +181,11 @@ class _Reader(asyncio.Protocol):
             return self.transport.close()
         connection = self.transport.get_extra_info("socket")
         if connection.family != socket.AF_UNIX:
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            for name, value in KEEPALIVE.items():
-                if hasattr(socket, name):
-                    connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+            with suppress(OSError):  # it has gone already
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+                for name, value in KEEPALIVE.items():
+                    if hasattr(socket, name):
+                        connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
     def eof_received(self) -> None:
         """It has gone."""
@@ -251,4 +252,5 @@ class _Reader(asyncio.Protocol):
         wanted = max(picture_bytes, SMALLEST_BUFFER)
         if wanted != self._buffer_bytes:
             self._buffer_bytes = wanted
-            self.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, wanted)
+            with suppress(OSError):  # it has just gone
+                self.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, wanted)
