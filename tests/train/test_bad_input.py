@@ -119,9 +119,9 @@ def test_validation_labels_of_other_classes_are_refused_and_a_few_are_noted(came
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"", "no frame could be read; is it a video that OpenCV can decode"),
+        (b"", "not a video that this OpenCV can read"),
         (b"no video at all", "not a picture or video by what it holds"),
-        (b"\x00\x00\x00\x18ftypmp42", "no frame could be read"),
+        (b"\x00\x00\x00\x18ftypmp42", "not a video that this OpenCV can read"),
     ],
 )
 def test_a_video_that_is_none_is_refused(content, words, tmp_path):
