@@ -12,7 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from clst_runtime.backends.base import Frame
+from clst_runtime.backends.ort_errors import told_in_one_line
 from clst_runtime.optional import require
+
+DOING = "measuring what flows through the graph"
 
 
 def stream_activations(
@@ -24,6 +27,9 @@ def stream_activations(
         model: an ONNX ModelProto by the artifact contract; it is not changed.
         names: names of float tensors that nodes of the graph produce.
         frames: RGB frames of the model's input size.
+
+    Raises:
+        ClstError: ONNX Runtime cannot open or run the graph, or has too little memory.
     """
     onnx, ort = require("onnx"), require("onnxruntime")
     wanted = list(dict.fromkeys(names))
@@ -33,6 +39,9 @@ def stream_activations(
     watched.graph.output.extend(onnx.ValueInfoProto(name=name) for name in wanted if name not in present)
     options = ort.SessionOptions()
     options.log_severity_level = 3
-    session = ort.InferenceSession(watched.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    with told_in_one_line(DOING):
+        session = ort.InferenceSession(watched.SerializeToString(), options, providers=["CPUExecutionProvider"])
     for frame in frames:
-        yield dict(zip(wanted, session.run(wanted, {"frame": frame[None]}), strict=True))
+        with told_in_one_line(DOING):
+            values = session.run(wanted, {"frame": frame[None]})
+        yield dict(zip(wanted, values, strict=True))

@@ -18,9 +18,11 @@ import numpy.typing as npt
 
 from clst_export.tidying import infer_types, tidy
 from clst_runtime.backends.base import Frame
+from clst_runtime.backends.ort_errors import told_in_one_line
 from clst_runtime.errors import DataError, ModelFileError
 from clst_runtime.optional import require
 
+DOING = "measuring ranges"
 LARGEST = 65504.0
 HEADROOM = 4.0  # frames that were not measured may reach further
 SMALLEST_NORMAL = 2.0**-14  # below it float16 loses a bit with every halving
@@ -48,18 +50,21 @@ def measure_ranges(model: Any, frames: Iterable[Frame]) -> dict[str, float]:
     NaN and infinity stay what they are.
 
     Raises:
-        DataError: no frames.
+        DataError: no frames. ClstError: ONNX Runtime cannot open or run the graph, or has too little memory.
     """
     ort = require("onnxruntime")
     watched, names = _with_maxima(model)
     options = ort.SessionOptions()
     options.log_severity_level = 3
     options.enable_mem_pattern = False  # it plans one block in which all tensors live at once
-    session = ort.InferenceSession(watched.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    with told_in_one_line(DOING):
+        session = ort.InferenceSession(watched.SerializeToString(), options, providers=["CPUExecutionProvider"])
     ranges, count = np.zeros(len(names)), 0
     for frame in frames:
         count += 1
-        maxima, sums = np.array(session.run(["clst_maxima", "clst_sums"], {"frame": frame[None]}))
+        with told_in_one_line(DOING):
+            found = session.run(["clst_maxima", "clst_sums"], {"frame": frame[None]})
+        maxima, sums = np.array(found)
         # ReduceMax passes over NaN, so the sum has to say whether there is one; NaN stays NaN through np.maximum.
         ranges = np.maximum(ranges, np.where(np.isfinite(sums), maxima, sums))
     if count == 0:

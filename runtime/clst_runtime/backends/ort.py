@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import base64
 import functools
+import shutil
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import click
 import numpy as np
 
 from clst_runtime.backends.base import Frame, Prediction, check_frame
-from clst_runtime.errors import ConfigError, MissingDependency, ModelFileError
+from clst_runtime.backends.ort_errors import is_onnxruntime, onnxruntime_failure, reason_of, told_in_one_line
+from clst_runtime.backends.ort_tensorrt import cache_folder, engine_cache, precision_options, precision_warning
+from clst_runtime.errors import ClstError, ConfigError, MissingDependency, ModelFileError
 from clst_runtime.manifest import Manifest
 from clst_runtime.onnx_metadata import read_onnx_manifest
 from clst_runtime.optional import require
@@ -37,8 +41,9 @@ PROVIDERS = {
 def rounds_float16() -> bool:
     """Whether this ONNX Runtime's CPU rounds to the nearest when it quantises float16 (1.23 cuts off)."""
     ort = require("onnxruntime")
-    session = ort.InferenceSession(base64.b64decode(_QUANTISE_FLOAT16), providers=["CPUExecutionProvider"])
-    return int(session.run(None, {"x": np.array([0.75], np.float16)})[0][0]) == 1
+    with told_in_one_line("finding out how it rounds float16"):
+        session = ort.InferenceSession(base64.b64decode(_QUANTISE_FLOAT16), providers=["CPUExecutionProvider"])
+        return int(session.run(None, {"x": np.array([0.75], np.float16)})[0][0]) == 1
 
 
 def check_float16_rounding(where: str) -> None:
@@ -63,7 +68,8 @@ class OrtBackend:
 
         Raises:
             ConfigError: no provider of `PROVIDERS`. ModelFileError: damaged, or not by the artifact contract.
-            MissingDependency: this ONNX Runtime has no such provider, or it does not start.
+            MissingDependency: this ONNX Runtime has no such provider, or it does not start. ClstError: too little
+                memory.
         """
         ort = require("onnxruntime")
         if provider not in PROVIDERS:
@@ -77,6 +83,9 @@ class OrtBackend:
         self._manifest = read_onnx_manifest(path)
         if provider == "cpu" and self._manifest.calibration.get("rest") == "fp16":
             check_float16_rounding(str(path))
+        self._where = path
+        self.warnings: list[str] = []
+        """What was wanted and could not be had, a line each."""
         options = ort.SessionOptions()
         options.log_severity_level = 3
         if provider == "cpu" and self._manifest.calibration.get("target") == "tensorrt":
@@ -84,17 +93,36 @@ class OrtBackend:
             options.add_session_config_entry("session.disable_quant_qdq", "1")
         if threads is not None:
             options.intra_op_num_threads = threads
-        try:
-            self._session: Any = ort.InferenceSession(str(path), options, providers=list(PROVIDERS[provider]))
-        except Exception as error:
-            reason = str(error).strip().splitlines()[0][:160]
-            raise ModelFileError(f"{path} is damaged or no ONNX file ONNX Runtime can read ({reason})") from error
+        self._session: Any = self._opened(ort, options, provider)
         if self._session.get_providers()[0] != wanted:
             raise MissingDependency(f"ONNX Runtime could not start {wanted} for {path}; see clst-doctor")
         self._check_ports(path)
+        if provider != "cpu":
+            self.warnings += nodes_elsewhere(self._session, wanted, path)
         self._binding = self._session.io_binding()
         self._pools = [Pool(RESULTS_HELD) for _ in range(1 + self._manifest.has_confidence)]
         self._description = f"ONNX Runtime {ort.__version__} {wanted.removesuffix('ExecutionProvider')}"
+
+    def _opened(self, ort: Any, options: Any, provider: str) -> Any:
+        """The session; nothing but the providers that were asked for is tried."""
+        path, (wanted, *others) = self._where, PROVIDERS[provider]
+        if provider != "cpu":
+            options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+        if provider != "tensorrt":
+            return _session(ort, path, options, [wanted, *others])
+        told = precision_options(self._manifest, where=path)
+        self.warnings += precision_warning(self._manifest, where=path)
+        folder = cache_folder(path, ort.__version__)
+        had_engines = folder.is_dir() and any(folder.iterdir())
+        first: list[Any] = [(wanted, {**told, **engine_cache(folder)}), *others]
+        try:
+            return _session(ort, path, options, first)
+        except (ModelFileError, MissingDependency) as error:
+            if not had_engines:
+                raise
+            click.echo(f"{error.message}; removing the engines kept in {folder} and trying once more", err=True)
+        shutil.rmtree(folder, ignore_errors=True)
+        return _session(ort, path, options, [(wanted, {**told, **engine_cache(folder)}), *others])
 
     def _check_ports(self, path: Path) -> None:
         manifest = self._manifest
@@ -127,16 +155,19 @@ class OrtBackend:
         The result's arrays are read-only; they may be held as long as wanted, also after `close`.
 
         Raises:
-            DataError: another shape or type.
+            DataError: another shape or type. ClstError: ONNX Runtime failed; CudaFailed: the process must be restarted.
         """
         check_frame(frame, self._manifest.input_hw)
+        if self._session is None:
+            raise ClstError(f"{self._where} was closed; open it again")
         rows, columns = self._manifest.input_hw
         outputs = [pool.take((rows, columns)) for pool in self._pools]
         given = np.ascontiguousarray(frame)[None]  # held until the run is over: the binding keeps its address only
-        self._binding.bind_cpu_input("frame", given)
-        for name, output in zip(OUTPUTS, outputs, strict=False):
-            self._binding.bind_output(name, "cpu", 0, np.uint8, (1, rows, columns), output.ctypes.data)
-        self._session.run_with_iobinding(self._binding)
+        with told_in_one_line(f"running {self._where}"):
+            self._binding.bind_cpu_input("frame", given)
+            for name, output in zip(OUTPUTS, outputs, strict=False):
+                self._binding.bind_output(name, "cpu", 0, np.uint8, (1, rows, columns), output.ctypes.data)
+            self._session.run_with_iobinding(self._binding)
         for output in outputs:
             output.flags.writeable = False
         return Prediction(classes=outputs[0], confidence=outputs[1] if len(outputs) > 1 else None)
@@ -152,3 +183,44 @@ class OrtBackend:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _session(ort: Any, path: Path, options: Any, providers: list[Any]) -> Any:
+    """A session that ONNX Runtime does not open by other providers behind our back, telling standard output.
+
+    Raises:
+        ModelFileError, MissingDependency, ClstError: as the constructor.
+    """
+    try:
+        return ort.InferenceSession(str(path), options, providers=providers, enable_fallback=0)
+    except Exception as error:
+        if not is_onnxruntime(error):
+            raise
+        reason, kind = reason_of(error), type(error).__name__
+        blamed = onnxruntime_failure(error, f"opening {path}")
+        if blamed is not None:
+            raise blamed from error
+        first = providers[0] if isinstance(providers[0], str) else providers[0][0]
+        if kind == "EPFail" or (kind == "RuntimeError" and first != "CPUExecutionProvider"):
+            raise MissingDependency(
+                f"ONNX Runtime could not start {first} for {path} ({reason}); see clst-doctor"
+            ) from error
+        if kind == "NotImplemented":
+            raise ModelFileError(
+                f"{path}: ONNX Runtime {ort.__version__} cannot compute it ({reason}); install a newer one"
+            ) from error
+        raise ModelFileError(f"{path} is damaged or no ONNX file ONNX Runtime can read ({reason})") from error
+
+
+def nodes_elsewhere(session: Any, wanted: str, path: Path) -> list[str]:
+    """A line if another provider computes a part of the graph, or if that cannot be known."""
+    assigned = getattr(session, "get_provider_graph_assignment_info", None)
+    if assigned is None:
+        return [f"{path}: this ONNX Runtime does not tell whether {wanted} computes all of it (1.24 and newer do)"]
+    counts: dict[str, int] = {}
+    for part in assigned():
+        counts[part.ep_name] = counts.get(part.ep_name, 0) + len(part.get_nodes())
+    elsewhere = ", ".join(f"{count} by {name}" for name, count in sorted(counts.items()) if name != wanted)
+    if not elsewhere:
+        return []
+    return [f"{path}: {wanted} does not compute all of its {sum(counts.values())} nodes; {elsewhere}"]

@@ -1,0 +1,102 @@
+"""ONNX Runtime's TensorRT provider: what it is told of a graph, and where it keeps its engines.
+
+The provider does not read a precision out of the graph (its networks are weakly typed up to ONNX Runtime 1.31): FP16
+and INT8 have to be allowed, and TensorRT then chooses for each layer. The names of the options are those that the
+wheels 1.23.2 and 1.31.1 know.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import click
+
+from clst_runtime.errors import ConfigError
+from clst_runtime.hashing import file_sha256
+from clst_runtime.machine import package_version
+from clst_runtime.manifest import Manifest
+from clst_runtime.programs import Runner, run_program
+
+KEPT = 8
+"""Models whose engines are kept; the ones that were used longest ago are removed."""
+
+
+def precision_options(manifest: Manifest, *, where: Path) -> dict[str, Any]:
+    """What a graph of that precision needs.
+
+    Raises:
+        ConfigError: TensorRT cannot compute such a graph.
+    """
+    if manifest.precision == "int8" and manifest.calibration.get("target") == "cpu":
+        raise ConfigError(
+            f"{where} was made for ONNX Runtime's CPU: TensorRT computes no INT8 with zero-points; "
+            "export it with --for tensorrt, or use --backend ort-cpu"
+        )
+    half = manifest.precision == "fp16" or manifest.calibration.get("rest") == "fp16"
+    return {"trt_fp16_enable": half, "trt_int8_enable": manifest.precision == "int8"}  # its ranges are in the graph
+
+
+def precision_warning(manifest: Manifest, *, where: Path) -> list[str]:
+    """Said where the graph asks for more than the provider can be told."""
+    kept = manifest.calibration.get("kept_fp32")
+    if not kept or manifest.precision == "fp32":
+        return []
+    return [
+        f"{where}: {len(kept)} of its nodes are to compute in float32, but ONNX Runtime's TensorRT chooses by itself; "
+        "an engine of clst-export --trt or --bundle keeps them, and is proven"
+    ]
+
+
+def cache_root() -> Path:
+    """Where caches of this program lie: what systemd gives (`CacheDirectory=`), else the user's cache folder."""
+    given = os.environ.get("CACHE_DIRECTORY", "").partition(":")[0]
+    if given:
+        return Path(given) / "ort-tensorrt"
+    users = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))  # expands or leaves it
+    if not users.is_absolute():  # a service without a home
+        users = Path("/var/cache")
+    return users / "clst" / "ort-tensorrt"
+
+
+def cache_folder(model: Path, ort_version: str, run: Runner = run_program, root: Path = Path("/")) -> Path:
+    """The folder of one model on one kind of machine.
+
+    The provider's own file names do not tell two models of one architecture apart, nor two modules of one compute
+    capability, so the folder does: by the model's hash, the GPUs and driver, the board and the versions.
+    """
+    gpus = run(["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"], seconds=20.0)
+    board = root / "proc/device-tree/compatible"
+    try:
+        module = board.read_text(errors="replace")
+    except OSError:
+        module = ""
+    versions = {name: package_version(name) for name in ("tensorrt", "tensorrt-cu12", "tensorrt-cu13")}
+    facts = [ort_version, gpus, module, versions, os.environ.get("CUDA_VISIBLE_DEVICES"), file_sha256(model)]
+    return cache_root() / hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:24]
+
+
+def engine_cache(folder: Path) -> dict[str, Any]:
+    """The options that keep engines and layer times in that folder; none, and a line, where it cannot be written."""
+    try:
+        is_new = not folder.is_dir()
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".probe"
+        probe.write_bytes(b"")
+        probe.unlink()
+        os.utime(folder)
+        for old in sorted(folder.parent.iterdir(), key=lambda each: each.stat().st_mtime)[:-KEPT]:
+            shutil.rmtree(old, ignore_errors=True)
+    except OSError as error:
+        click.echo(f"no engine is kept for ONNX Runtime's TensorRT, each start builds it again: {error}", err=True)
+        return {}
+    if is_new:
+        click.echo(
+            f"ONNX Runtime's TensorRT builds its engine, which takes minutes, and keeps it in {folder}", err=True
+        )
+    place = {"trt_engine_cache_path": str(folder), "trt_timing_cache_path": str(folder)}
+    return {"trt_engine_cache_enable": True, "trt_timing_cache_enable": True, **place}

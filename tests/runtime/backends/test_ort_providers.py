@@ -1,0 +1,346 @@
+"""ONNX Runtime's errors in one line, and its TensorRT provider: a stand-in for the provider around the real CPU."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import onnxruntime
+import pytest
+from onnxruntime.capi import onnxruntime_pybind11_state as state
+from tests.conftest import SIZE_HW, rgb_manifest, write_rgb_model
+from tests.shell import shell
+
+from clst_export.activations import stream_activations
+from clst_export.precision.fp16 import measure_ranges
+from clst_runtime.backends import open_model, ort_tensorrt
+from clst_runtime.backends import ort as ort_module
+from clst_runtime.backends.cuda import CudaFailed, GpuOutOfMemory
+from clst_runtime.backends.ort import OrtBackend
+from clst_runtime.backends.ort_tensorrt import KEPT, cache_folder, cache_root
+from clst_runtime.errors import ClstError, ConfigError, MissingDependency, ModelFileError
+
+TRT, CUDA, CPU = (f"{name}ExecutionProvider" for name in ("Tensorrt", "CUDA", "CPU"))
+FRAME = np.zeros((*SIZE_HW, 3), np.uint8)
+
+
+class Machine:
+    """ONNX Runtime with TensorRT: what sessions were opened with, and what they raise."""
+
+    def __init__(self):
+        self.opened, self.raises, self.running, self.parts = [], [], None, {TRT: 5}
+
+    def session(self, path, options, providers, enable_fallback):
+        assert enable_fallback == 0, "would print on standard output and go on with other providers"
+        self.opened.append(providers)
+        if self.raises:
+            error = self.raises.pop(0)
+            if error is not None:
+                raise error
+        place = providers[0][1].get("trt_engine_cache_path") if isinstance(providers[0], tuple) else None
+        if place:
+            (Path(place) / "kernel_sm87.engine").write_bytes(b"engine")
+        return Session(
+            usual(path, options, providers=[CPU]), self, [n if isinstance(n, str) else n[0] for n in providers]
+        )
+
+    @property
+    def options(self):
+        return self.opened[-1][0][1]
+
+
+class Session:
+    def __init__(self, session, machine, names):
+        self._real, self._machine, self._names = session, machine, names
+
+    def __getattr__(self, name):
+        return getattr(self._real, name)
+
+    def get_providers(self):
+        return self._names
+
+    def get_provider_graph_assignment_info(self):
+        parts = self._machine.parts.items()
+        return [SimpleNamespace(ep_name=name, get_nodes=lambda count=count: [None] * count) for name, count in parts]
+
+    def run_with_iobinding(self, binding):
+        if self._machine.running is not None:
+            raise self._machine.running
+        self._real.run_with_iobinding(binding)
+
+
+usual = onnxruntime.InferenceSession
+
+
+@pytest.fixture
+def machine(monkeypatch, tmp_path):
+    made = Machine()
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [TRT, CUDA, CPU])
+    monkeypatch.setattr(onnxruntime, "InferenceSession", made.session)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.delenv("CACHE_DIRECTORY", raising=False)
+    return made
+
+
+def model(path, **manifest):
+    return write_rgb_model(path, manifest=rgb_manifest(**manifest).to_json())
+
+
+def one_line(error):
+    assert "\n" not in error.value.message
+    return error.value.message
+
+
+@pytest.mark.parametrize(
+    ("raised", "kind", "code", "words"),
+    [
+        (
+            state.InvalidProtobuf("Load model failed:\nProtobuf parsing failed."),
+            ModelFileError,
+            4,
+            "damaged or no ONNX",
+        ),
+        (state.InvalidGraph("This is an invalid model.\nError"), ModelFileError, 4, "damaged or no ONNX"),
+        (
+            state.NotImplemented("Could not find an implementation"),
+            ModelFileError,
+            4,
+            "install a newer one",
+        ),
+        (
+            state.Fail("Unsupported model IR version: 12, at most 11"),
+            ModelFileError,
+            4,
+            "IR version: 12",
+        ),
+        (state.EPFail("TensorRT EP could not build engine"), MissingDependency, 5, "could not start Tensorrt"),
+        (RuntimeError("libcudnn.so.9: cannot open"), MissingDependency, 5, "libcudnn.so.9"),
+        (MemoryError(), ClstError, 1, "ran out of memory while opening"),
+        (
+            state.RuntimeException("Failed to allocate memory for a buffer of 99"),
+            ClstError,
+            1,
+            "out of memory",
+        ),
+        (state.EPFail("CUDA failure 2: out of memory"), GpuOutOfMemory, 1, "the GPU ran out of memory"),
+        (state.EPFail("CUDA failure 700: an illegal memory access was encountered"), CudaFailed, 1, "restart it"),
+    ],
+)
+def test_what_a_session_raises_is_one_line_with_the_code_that_fits(machine, tmp_path, raised, kind, code, words):
+    path = model(tmp_path / "m.onnx")
+    machine.raises = [raised]
+    with pytest.raises(ClstError, match=words) as error:
+        open_model(path, backend="ort-tensorrt")
+    assert (type(error.value), error.value.exit_code) == (kind, code)
+    one_line(error)
+
+
+@pytest.mark.parametrize(
+    ("raised", "kind", "words"),
+    [
+        (state.EPFail("CUDA failure 719: unspecified launch failure\nmore"), CudaFailed, "restart it"),
+        (state.EPFail("CUBLAS_STATUS_ALLOC_FAILED"), ClstError, "ran out of memory while running .*m.onnx"),
+        (
+            state.RuntimeException("Non-zero status code\nwhile running Conv"),
+            ClstError,
+            "failed while running",
+        ),
+        (MemoryError(), ClstError, "ran out of memory"),
+    ],
+)
+def test_a_run_that_fails_midway_is_one_line(machine, tmp_path, raised, kind, words):
+    with open_model(model(tmp_path / "m.onnx"), backend="ort-cuda") as backend:
+        backend.predict(FRAME)
+        machine.running = raised
+        with pytest.raises(kind, match=words) as error:
+            backend.predict(FRAME)
+        assert (error.value.exit_code, "\n" in error.value.message) == (1, False)
+        machine.running = KeyError("ours")
+        with pytest.raises(KeyError):
+            backend.predict(FRAME)  # a defect of our own is none of ONNX Runtime's errors
+
+
+def test_a_closed_model_says_so(rgb_model):
+    backend = open_model(rgb_model)
+    backend.close()
+    backend.close()
+    with pytest.raises(ClstError, match="was closed; open it again"):
+        backend.predict(FRAME)
+
+
+def test_a_graph_that_onnx_runtime_cannot_read_is_one_line_and_code_4(rgb_model, tmp_path):
+    import onnx
+
+    broken = onnx.load(str(rgb_model))
+    broken.ir_version = 99
+    onnx.save(broken, str(tmp_path / "new.onnx"))
+    done = shell("clst-run", tmp_path / "new.onnx", "--source", tmp_path)
+    assert done.returncode == 4, done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("measure", [lambda made, frame: list(stream_activations(made, ["real"], [frame])),
+                                     lambda made, frame: measure_ranges(made, [frame])])  # fmt: skip
+def test_measuring_a_graph_tells_what_is_wrong_in_one_line(rgb_model, measure):
+    import onnx
+
+    made = onnx.load(str(rgb_model))
+    with pytest.raises(ClstError, match="ONNX Runtime failed while measuring .*invalid dimensions") as error:
+        measure(made, FRAME[:3])
+    one_line(error)
+    made.graph.node[0].op_type = "Nonsense"
+    with pytest.raises(ClstError, match="ONNX Runtime failed while measuring") as error:
+        measure(made, FRAME)
+    one_line(error)
+
+
+@pytest.mark.parametrize(
+    ("manifest", "half", "int8"),
+    [
+        ({"precision": "fp32"}, False, False),
+        ({"precision": "fp16"}, True, False),
+        ({"precision": "int8", "calibration": {"target": "tensorrt", "rest": "fp16"}}, True, True),
+        ({"precision": "int8", "calibration": {"target": "tensorrt"}}, False, True),
+    ],
+)
+def test_tensorrt_is_told_the_precision_of_the_graph_and_where_to_keep_its_engine(
+    machine, tmp_path, capsys, manifest, half, int8
+):
+    path = model(tmp_path / "m.onnx", **manifest)
+    with open_model(path, backend="ort-tensorrt") as backend:
+        assert backend.predict(FRAME).classes.shape == SIZE_HW
+        assert backend.warnings == []
+    assert (machine.options["trt_fp16_enable"], machine.options["trt_int8_enable"]) == (half, int8)
+    folder = cache_folder(path, onnxruntime.__version__)
+    assert folder.parent == tmp_path / "cache" / "clst" / "ort-tensorrt"
+    assert machine.options["trt_engine_cache_path"] == machine.options["trt_timing_cache_path"] == str(folder)
+    assert machine.opened[-1][1:] == [CUDA, CPU]
+    assert f"takes minutes, and keeps it in {folder}" in capsys.readouterr().err
+    open_model(path, backend="ort-tensorrt").close()
+    assert capsys.readouterr().err == ""
+
+
+def test_an_int8_file_for_the_cpu_is_refused_by_tensorrt(machine, tmp_path):
+    path = model(tmp_path / "m.onnx", precision="int8", calibration={"target": "cpu"})
+    with pytest.raises(ConfigError, match="was made for ONNX Runtime's CPU.*--for tensorrt, or use --backend ort-cpu"):
+        open_model(path, backend="ort-tensorrt")
+    assert machine.opened == []
+
+
+def test_nodes_that_must_stay_float32_cannot_be_told_to_it_and_that_is_said(machine, tmp_path):
+    path = model(tmp_path / "m.onnx", precision="fp16", calibration={"kept_fp32": {"conv1": "a", "conv2": "b"}})
+    with open_model(path, backend="ort-tensorrt") as backend:
+        assert len(backend.warnings) == 1
+        assert (
+            "2 of its nodes are to compute in float32, but ONNX Runtime's TensorRT chooses by itself"
+            in backend.warnings[0]
+        )
+
+
+@pytest.mark.parametrize(("backend", "wanted"), [("ort-tensorrt", TRT), ("ort-cuda", CUDA)])
+def test_nodes_that_another_provider_computes_are_told(machine, tmp_path, backend, wanted):
+    machine.parts = {wanted: 3, CPU: 2}
+    with open_model(model(tmp_path / "m.onnx"), backend=backend) as opened:
+        assert opened.warnings[0].endswith(f"{wanted} does not compute all of its 5 nodes; 2 by {CPU}")
+
+
+def test_an_onnx_runtime_that_does_not_tell_is_said(machine, tmp_path, monkeypatch):
+    monkeypatch.delattr(Session, "get_provider_graph_assignment_info")
+    monkeypatch.setattr(Session, "__getattr__", lambda self, name: getattr(vars(self)["_real"], name)
+                        if "assignment" not in name else object.__getattribute__(self, name))  # fmt: skip
+    with open_model(model(tmp_path / "m.onnx"), backend="ort-cuda") as opened:
+        assert "does not tell whether CUDAExecutionProvider computes all of it" in opened.warnings[0]
+
+
+def test_the_real_onnx_runtime_tells_who_computes_its_nodes(rgb_model):
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    session = onnxruntime.InferenceSession(str(rgb_model), options, providers=[CPU], enable_fallback=0)
+    if not hasattr(session, "get_provider_graph_assignment_info"):
+        pytest.skip("this ONNX Runtime is older than 1.24")
+    assert ort_module.nodes_elsewhere(session, CPU, rgb_model) == []
+    assert "5 by CPUExecutionProvider" in ort_module.nodes_elsewhere(session, CUDA, rgb_model)[0]
+
+
+def test_two_models_of_one_architecture_two_boards_and_two_versions_never_share_an_engine(machine, tmp_path):
+    first = model(tmp_path / "a.onnx")
+    other = model(tmp_path / "b.onnx", source_checkpoint_sha256="1" * 64)
+    nano, agx = (tmp_path / name for name in ("nano", "agx"))
+    for root, module in ((nano, "nvidia,p3767-0004"), (agx, "nvidia,p3701-0005")):
+        (root / "proc/device-tree").mkdir(parents=True)
+        (root / "proc/device-tree/compatible").write_text(f"{module}\0nvidia,tegra234\0")
+
+    def gpu(name):
+        return lambda *_, **__: f"{name}, 580.1\n"
+
+    folders = [
+        cache_folder(first, "1.31.1", gpu("A"), nano),
+        cache_folder(first, "1.31.1", gpu("A"), agx),
+        cache_folder(first, "1.31.1", gpu("B"), nano),
+        cache_folder(first, "1.32.0", gpu("A"), nano),
+        cache_folder(other, "1.31.1", gpu("A"), nano),
+    ]
+    assert len(set(folders)) == 5
+    assert cache_folder(first, "1.31.1", gpu("A"), nano) == folders[0]
+
+
+def test_a_kept_engine_that_cannot_be_used_is_removed_and_built_again(machine, tmp_path, capsys):
+    path = model(tmp_path / "m.onnx")
+    open_model(path, backend="ort-tensorrt").close()
+    kept = Path(machine.options["trt_engine_cache_path"])
+    (kept / "old.engine").write_bytes(b"cut short by a power failure")
+    machine.raises = [state.EPFail("TensorRT EP could not deserialize engine from cache: old.engine")]
+    open_model(path, backend="ort-tensorrt").close()
+    assert "removing the engines kept in" in capsys.readouterr().err
+    assert [each.name for each in kept.iterdir()] == ["kernel_sm87.engine"]
+    machine.raises = [state.EPFail("no"), state.EPFail("still no")]
+    with pytest.raises(MissingDependency, match="still no"):
+        open_model(path, backend="ort-tensorrt")
+
+
+def test_without_a_place_to_keep_it_the_run_goes_on(machine, tmp_path, capsys, monkeypatch):
+    (tmp_path / "cache").write_text("a file")
+    with open_model(model(tmp_path / "m.onnx"), backend="ort-tensorrt") as backend:
+        assert backend.predict(FRAME).classes.shape == SIZE_HW
+    assert "trt_engine_cache_enable" not in machine.options
+    told = capsys.readouterr().err
+    assert told.startswith("no engine is kept for ONNX Runtime's TensorRT, each start builds it again: ")
+    assert told.count("\n") == 1
+
+
+def test_the_engines_of_a_few_models_are_kept(machine, tmp_path):
+    for number in range(KEPT + 3):
+        path = model(tmp_path / f"{number}.onnx", source_checkpoint_sha256=f"{number:064}")
+        open_model(path, backend="ort-tensorrt").close()
+    assert len(list(cache_root().iterdir())) == KEPT
+    assert Path(machine.options["trt_engine_cache_path"]).is_dir(), "the newest one stays"
+
+
+def test_a_service_keeps_them_where_its_manager_says(monkeypatch, tmp_path):
+    monkeypatch.setenv("CACHE_DIRECTORY", f"{tmp_path}/service:{tmp_path}/other")
+    assert cache_root() == tmp_path / "service" / "ort-tensorrt"
+    monkeypatch.delenv("CACHE_DIRECTORY")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(ort_tensorrt.os.path, "expanduser", lambda path: path)  # no home
+    assert cache_root() == Path("/var/cache/clst/ort-tensorrt")
+
+
+def test_every_option_is_a_name_that_onnx_runtime_s_wheels_know(machine, tmp_path):
+    """An unknown name fails when the session is opened. These are in the wheels 1.23.2 and 1.31.1."""
+    known = {f"trt_{name}" for name in ("fp16_enable", "int8_enable", "engine_cache_enable", "engine_cache_path",
+                                        "timing_cache_enable", "timing_cache_path")}  # fmt: skip
+    open_model(model(tmp_path / "m.onnx"), backend="ort-tensorrt").close()
+    assert machine.options.keys() <= known
+    json.dumps(machine.options)
+
+
+def test_the_cpu_is_opened_without_a_second_try_by_other_providers(monkeypatch, rgb_model):
+    asked = []
+
+    def session(*arguments, **named):
+        asked.append(named)
+        return usual(*arguments, **named)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", session)
+    OrtBackend(rgb_model).close()
+    assert asked == [{"providers": [CPU], "enable_fallback": 0}]
