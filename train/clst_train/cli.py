@@ -62,7 +62,9 @@ def run(recipe: str, out: Path | None, init: Path | None, resume: Path | None, o
         What `start_run` raises.
     """
     from clst_runtime.optional import check_installed, require
+    from clst_runtime.waiting import wait_passively
 
+    wait_passively()
     check_installed(*PACKAGES)
     check_first(recipe, out, init, resume, options)
     for module in PACKAGES:
