@@ -165,7 +165,7 @@ def test_a_run_whose_camera_is_lost_leaves_the_secret_in_no_file_and_no_stream(r
     assert told["source"] == "rtsp://…@127.0.0.1:1/live/…?token=…"
     lost = next(words for words in told["warnings"] if "was lost" in words)
     assert lost.startswith("rtsp://…@127.0.0.1:1/live/…?token=… was lost: ")
-    assert "[rtsp @ 0x5] cannot play rtsp://…@127.0.0.1:1/live/…?token=… for …" in lost
+    assert "cannot play rtsp://…@127.0.0.1:1/live/…?token=… for …" in lost
     assert lost in done.stderr
     assert_nowhere(done, out)
 
