@@ -394,6 +394,9 @@ def test_addresses_of_live_sources():
         kind="camera", place=1, size_hw=(720, 1280), fps=30.0, pixel_format="YUYV", layout=Layout.YUYV
     )
     assert live_address("rtsp://a/b?x=1") == LiveAddress(kind="stream", place="rtsp://a/b?x=1")
+    assert live_address("RTSP://A/B") == LiveAddress(kind="stream", place="rtsp://A/B")
+    assert live_address("rtmp://a/live") == LiveAddress(kind="stream", place="rtmp://a/live")
+    assert live_address("rtps://a/b") is None
     assert live_address("gst+nv12:videotestsrc ! appsink") == LiveAddress(
         kind="gstreamer", place="videotestsrc ! appsink", layout=Layout.NV12
     )

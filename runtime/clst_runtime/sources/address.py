@@ -10,7 +10,8 @@ from clst_runtime.errors import ConfigError, did_you_mean
 from clst_runtime.frames import Layout
 from clst_runtime.numbers import LARGEST_SIDE
 
-STREAMS = ("rtsp://", "rtsps://", "http://", "https://", "udp://", "tcp://")
+STREAMS = ("rtsp", "rtsps", "rtmp", "rtmps", "rtp", "srt", "http", "https", "udp", "tcp")
+"""Schemes of streams; which of them can be opened depends on how OpenCV was built."""
 GSTREAMER = {"gst:": Layout.BGR, "gst+bgr:": Layout.BGR, "gst+nv12:": Layout.NV12, "gst+yuyv:": Layout.YUYV}
 FORMATS = {"MJPG": Layout.BGR, "YUYV": Layout.YUYV, "NV12": Layout.NV12}
 """Pixel formats that a camera can be asked for, and what then arrives."""
@@ -48,8 +49,9 @@ def live_address(uri: str) -> LiveAddress | None:
     Raises:
         ConfigError: a camera with an unknown option or a value that cannot be.
     """
-    if uri.startswith(STREAMS):
-        return LiveAddress(kind="stream", place=uri)
+    scheme, found_scheme, rest = uri.partition("://")
+    if found_scheme and scheme.lower() in STREAMS:  # FFmpeg knows schemes in small letters only
+        return LiveAddress(kind="stream", place=f"{scheme.lower()}://{rest}")
     for prefix, layout in GSTREAMER.items():
         if uri.startswith(prefix):
             return LiveAddress(kind="gstreamer", place=uri.removeprefix(prefix), layout=layout)
