@@ -95,7 +95,7 @@ def test_another_format_version_is_refused_with_both_numbers():
         {"fit": "pad"}, {"fit": None}, {"fit": []}, {"classes": {"names": []}}, {"classes": {"names": "rgb"}},
         {"classes": []}, {"classes": None}, {"network": 3}, {"network": "a\nb"}, {"network": "x" * 300},
         {"network": ""}, {"colour_order": "BGR"}, {"mean": [0, 0]}, {"mean": [0, 0, "0"]}, {"std": [1, 1, 0]},
-        {"std": [1, 1, None]}, {"ignore_id": 0}, {"ignore_id": 255.0}, {"precision": "int4"}, {"has_confidence": 1},
+        {"std": [1, 1, None]}, {"ignore_id": 0}, {"ignore_id": 255.0}, {"precision": 8}, {"has_confidence": 1},
         {"source_checkpoint_sha256": "0"}, {"source_checkpoint_sha256": None}, {"model_sha256": 0},
         {"tool_versions": {"onnx": 1}}, {"tool_versions": []}, {"parity": []}, {"parity": {"frames": "many"}},
         {"parity": {"bounds": {"min_agreement": "0.9"}}}, {"parity": {"miou": []}}, {"calibration": 1}, {"domain": "x"},
