@@ -74,14 +74,13 @@ def main(model: Path, source: str, out: Path | None, **options: Any) -> None:
     check(model, source, out, options)
     from clst_runtime.backends.choice import choose_backend, has_choice
     from clst_runtime.out_folder import locked
-    from clst_runtime.pipeline import Stop, interrupted_by_signals, run_pipeline, stopped_by_signals
+    from clst_runtime.pipeline import Stop, run_pipeline, stopped_by_signals
     from clst_runtime.sources import open_source
     from clst_runtime.statistics import Deadline, RunStatistics
 
     deadline = Deadline(milliseconds=options["deadline_ms"], stale_after=options["stale_after"])
     stop = Stop()
     with ExitStack() as opened:
-        opened.enter_context(interrupted_by_signals())
         folder = None if out is None else opened.enter_context(claim(out, options))
         gpu = gpu_of(options)
         choice = choose_backend(model, options["backend"]) if has_choice(model) else None

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import FrameType
 
 from clst_runtime.backends.base import Backend, Classes, Prediction
@@ -15,6 +14,7 @@ from clst_runtime.errors import words_of
 from clst_runtime.frames import Content, Fitter, resize_classes
 from clst_runtime.pool import Pool
 from clst_runtime.results import Result
+from clst_runtime.signals import handled, not_ignored
 from clst_runtime.sinks.base import Outlet, Sink
 from clst_runtime.sources.base import Source, SourceEnded, TimedFrame
 from clst_runtime.statistics import INTERRUPTS, Deadline, RunStatistics
@@ -46,9 +46,9 @@ class Stop:
 
     reason: str = ""
     """Empty while there is none."""
-    times: int = field(default=0)
+    times: int = 0
     """How often a signal asked for it."""
-    breakable: bool = field(default=False)
+    breakable: bool = False
     """Whether a second signal interrupts what goes on; while files are finished it only shortens that."""
 
     def ask(self, reason: str) -> None:
@@ -230,9 +230,6 @@ def stopped_by_signals(stop: Stop) -> Iterator[None]:
     So every sink has every frame or none has it. In another thread than the main one nothing is changed, nor for a
     hang-up that is ignored already, as `nohup` does.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
 
     def asked(number: int, _: FrameType | None) -> None:
         stop.times += 1
@@ -240,26 +237,5 @@ def stopped_by_signals(stop: Stop) -> Iterator[None]:
         if stop.times == 2 and stop.breakable:  # only once, so that whoever catches it can finish
             raise KeyboardInterrupt
 
-    heeded = [number for number in INTERRUPTS if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN]
-    previous = {number: signal.signal(number, asked) for number in heeded}
-    try:
+    with handled([signal.SIGINT, signal.SIGTERM, *not_ignored([signal.SIGHUP])], asked):
         yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
-@contextmanager
-def interrupted_by_signals() -> Iterator[None]:
-    """SIGTERM and SIGHUP interrupt as Ctrl-C does, so that what was begun is cleaned up; not if they are ignored."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    deadly = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) == signal.SIG_DFL]
-    for number in deadly:
-        signal.signal(number, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        for number in deadly:
-            signal.signal(number, signal.SIG_DFL)

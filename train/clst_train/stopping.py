@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
+from clst_runtime.signals import ENDING, handled, not_ignored
 from clst_train.ranks import ranks
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 SAME_SECONDS = 5.0
 """Of several processes: torchrun hands on what the terminal has sent to all of them already."""
 
@@ -42,18 +41,12 @@ def heeding_signals() -> Iterator[None]:
 
     In another thread than the main one nothing is changed.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    heard = [each for each in SIGNALS if signal.getsignal(each) is not signal.SIG_IGN]
-    before = {each: signal.signal(each, _take_note) for each in heard}
     _wish.since = None
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        _wish.since = None
+    with handled(not_ignored([signal.SIGINT, *ENDING]), _take_note):
+        try:
+            yield
+        finally:
+            _wish.since = None
 
 
 @contextmanager

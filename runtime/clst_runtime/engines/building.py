@@ -22,7 +22,7 @@ from clst_runtime.engines.library import Messages, make_builder, make_logger
 from clst_runtime.engines.options import BuildOptions
 from clst_runtime.engines.progress import BuildProgress, make_monitor
 from clst_runtime.errors import ClstError, ConfigError, DataError, ModelFileError
-from clst_runtime.signals import ENDING
+from clst_runtime.signals import ENDING, handled, not_ignored
 
 if TYPE_CHECKING:
     import tensorrt as trt
@@ -187,16 +187,8 @@ def _built(
 @contextmanager
 def interrupt_cancels(cancelled: threading.Event) -> Iterator[None]:
     """Ctrl-C or SIGTERM sets `cancelled` and is raised after the block: never under a build that still runs."""
-    if threading.current_thread() is not threading.main_thread():
+    with handled(not_ignored([signal.SIGINT, *ENDING]), lambda *_: cancelled.set()):
         yield
-        return
-    heeded = [each for each in (signal.SIGINT, *ENDING) if signal.getsignal(each) is not signal.SIG_IGN]
-    previous = {each: signal.signal(each, lambda *_: cancelled.set()) for each in heeded}
-    try:
-        yield
-    finally:
-        for each, handler in previous.items():
-            signal.signal(each, handler)
     if cancelled.is_set():
         raise KeyboardInterrupt
 
