@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from clst_runtime.credentials import keeping_secret, without_credentials
-from clst_runtime.errors import DataError
+from clst_runtime.errors import DataError, words_of
 from clst_runtime.signals import heard_as_interrupts
 from clst_runtime.standard_streams import open_standard_streams, silence_standard_output
 
@@ -76,8 +76,7 @@ def _told(error: OSError) -> int:
     silence_standard_output()
     if isinstance(error, BrokenPipeError):
         return 1
-    place = f"{error.filename}: " if error.filename else ""
-    failed = DataError(f"{place}{error.strerror or error}")
+    failed = DataError(words_of(error))
     failed.show()
     return failed.exit_code
 

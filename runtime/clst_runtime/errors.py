@@ -77,7 +77,8 @@ def words_of(error: BaseException) -> str:
     if isinstance(error, OSError):
         reason = error.strerror or str(error)
         return f"{error.filename}: {reason}" if error.filename else reason
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+    told = " ".join(str(error).split())
+    return f"{type(error).__name__}: {told}" if told else type(error).__name__
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

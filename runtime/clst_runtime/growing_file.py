@@ -26,12 +26,11 @@ class GrowingFile:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
         self._stream = path.open("xb", buffering=0)
-        self._whole_bytes, self._failure = 0, None
+        self._whole_bytes = 0
+        self._failure: OSError | None = None
         self._grown, self._closing = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._flush, name=f"flush {path.name}", daemon=True)
         self._thread.start()
-
-    _failure: OSError | None
 
     def append(self, piece: bytes) -> None:
         """Add a piece.

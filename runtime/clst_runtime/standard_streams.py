@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import IO, Any, cast
 
 
-class _Output(io.FileIO):
+class Output(io.FileIO):
     """Standard output: takes everything that is written, and its errors say that it was it."""
 
     def write(self, data: Any, /) -> int:
@@ -21,7 +21,9 @@ class _Output(io.FileIO):
             while len(left):
                 written = super().write(left)
                 if written is None:  # whoever started this program made it non-blocking
-                    select.select([], [self], [])
+                    waiting = select.poll()  # select itself knows no descriptor above 1023
+                    waiting.register(self, select.POLLOUT)
+                    waiting.poll()
                 left = left[written or 0 :]
         except OSError as error:
             error.filename = "standard output"
@@ -50,7 +52,7 @@ def open_standard_streams() -> None:
     if sys.stdin is None:
         sys.stdin = open(0, closefd=False)  # noqa: SIM115  as long as the process
     if sys.stdout is sys.__stdout__:  # in tests it may be anything
-        sys.stdout = _text(_Output(1, "w", closefd=False), sys.stdout)
+        sys.stdout = _text(Output(1, "w", closefd=False), sys.stdout)
     if sys.stderr is sys.__stderr__:
         sys.stderr = _text(_Unfailing(2, "w", closefd=False), sys.stderr)
 
@@ -63,9 +65,9 @@ def _text(raw: io.FileIO, before: Any) -> io.TextIOWrapper:
 
 def standard_output() -> IO[bytes]:
     """Standard output without a buffer: a thread that hangs in it leaves nothing locked and nothing to be flushed."""
-    if isinstance(getattr(sys.stdout.buffer, "raw", None), _Output):
+    if isinstance(getattr(sys.stdout.buffer, "raw", None), Output):
         sys.stdout.flush()
-        return cast(IO[bytes], _Output(os.dup(1), "w"))
+        return cast(IO[bytes], Output(os.dup(1), "w"))
     return sys.stdout.buffer
 
 

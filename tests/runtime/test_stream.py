@@ -17,6 +17,7 @@ from clst_runtime.results import Result
 from clst_runtime.sinks import readers as readers_module
 from clst_runtime.sinks.stream import open_stream
 from clst_runtime.sources import TimedFrame
+from clst_runtime.standard_streams import Output
 from clst_runtime.statistics import RunStatistics
 
 
@@ -117,7 +118,7 @@ def test_a_pipe_that_takes_a_part_at_a_time_or_nothing_just_now_tears_no_picture
             seen.extend(block)
 
     thread = threading.Thread(target=read)
-    with os.fdopen(giving, "wb") as stdout:
+    with Output(giving, "w") as stdout:
         sink = opened("masks:-", stdout)
         thread.start()
         sink.write(result(0, LARGE, class_id=1))

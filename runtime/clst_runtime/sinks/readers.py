@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, cast
 
-from clst_runtime.errors import DataError
+from clst_runtime.errors import DataError, words_of
 
 MOST_READERS = 32
 QUEUED = 16
@@ -94,7 +94,7 @@ class Readers:
         try:
             self._loop.run_until_complete(self._serve())
         except Exception as error:  # noqa: BLE001  whatever it is, it must not end unseen
-            self._warn(f"readers cannot be served any more: {type(error).__name__}: {error}")
+            self._warn(f"readers cannot be served any more: {words_of(error)}")
         finally:
             self._loop.close()
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import select
 import socket
 from abc import abstractmethod
 from pathlib import Path
@@ -77,28 +76,12 @@ class PipeSink(_StreamSink):
         self._size_hw = self._size_hw or (picture.shape[0], picture.shape[1])
         resize = resize_classes if self.kind == "masks" else resize_frame
         try:
-            write_all(self._stream, np.ascontiguousarray(resize(picture, self._size_hw)).data)
+            self._stream.write(np.ascontiguousarray(resize(picture, self._size_hw)).data)
         except BrokenPipeError as error:
             raise DataError("its reader has gone") from error
 
     def close(self) -> None:
         """Standard output is not ours to close."""
-
-
-def write_all(stream: IO[bytes], data: memoryview) -> None:
-    """Write every byte, also where the stream takes only a part at a time or nothing just now.
-
-    Past the stream's own buffer: a thread that hangs in it would hold the lock that the interpreter's end needs.
-    """
-    stream.flush()
-    bare, rest = getattr(stream, "raw", stream), data.cast("B")
-    while rest:
-        taken = bare.write(rest)
-        if taken is None:  # another program has made the pipe non-blocking
-            waiting = select.poll()
-            waiting.register(bare, select.POLLOUT)
-            waiting.poll()
-        rest = rest[taken or 0 :]
 
 
 class SocketSink(_StreamSink):

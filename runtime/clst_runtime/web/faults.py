@@ -28,7 +28,7 @@ class Faults:
 
     def take(self, error: BaseException) -> None:
         """Tell an error, unless it is told already."""
-        self.say(one_line(error))
+        self.say(words_of(error))
 
     def say(self, words: str) -> None:
         """The same of one that is in words."""
@@ -57,11 +57,6 @@ class Faults:
         logger = logging.Logger("clst-run web page", logging.WARNING)
         logger.addHandler(_Teller(self))
         return logger
-
-
-def one_line(error: BaseException) -> str:
-    """An error in one line."""
-    return words_of(error) if isinstance(error, Exception) else repr(error)
 
 
 class _Teller(logging.Handler):

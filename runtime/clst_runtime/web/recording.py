@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from clst_runtime.errors import ClstError, ConfigError, words_of
+from clst_runtime.errors import ConfigError, words_of
 from clst_runtime.results import Result
 from clst_runtime.sinks.base import Sink
 from clst_runtime.sinks.video_files import video_suffix
@@ -48,7 +48,7 @@ class Recorder:
                 path = self._new_path(self.folder)
                 video = self._make_video(path)
             except Exception as error:
-                self._failed, self._message = True, f"recording is impossible: {_words(error)}"
+                self._failed, self._message = True, f"recording is impossible: {words_of(error)}"
                 raise ConfigError(self._message) from error
             with self._writing:
                 self._frames, self._begun, self._message, self._failed = 0, time.monotonic(), "", False
@@ -77,7 +77,7 @@ class Recorder:
                 return
             except Exception as error:  # noqa: BLE001  OpenCV's are none of ours, and the page must go on
                 # told and taken away before anybody else can stop it as if it were whole, or begin another one
-                self._failed, self._message, self._video = True, _words(error), None
+                self._failed, self._message, self._video = True, words_of(error), None
                 frames = self._frames
         with suppress(Exception):  # the first failure is the one to tell
             video.close()
@@ -97,7 +97,7 @@ class Recorder:
                 video.close()
                 self._keep(path, frames)
             except Exception as error:  # noqa: BLE001  the page has to end all the same
-                failure = _words(error)
+                failure = words_of(error)
             saved = f"{name}: {frames} frames saved" if frames else "no frame came, so no file was made"
             with self._writing:
                 self._failed, self._message = bool(failure), failure or saved
@@ -126,10 +126,3 @@ class Recorder:
             "failed": self._failed,
             "finished": list(self._finished),
         }
-
-
-def _words(error: Exception) -> str:
-    if isinstance(error, ClstError) or not isinstance(error, OSError):
-        return words_of(error)
-    reason = error.strerror or str(error)
-    return f"{error.filename}: {reason}" if error.filename else reason

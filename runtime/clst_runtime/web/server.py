@@ -15,12 +15,12 @@ from contextlib import suppress
 from importlib import resources
 from typing import TYPE_CHECKING, Any, cast
 
-from clst_runtime.errors import ConfigError, DataError
+from clst_runtime.errors import ConfigError, DataError, words_of
 from clst_runtime.optional import require
 from clst_runtime.web.access import HEADERS, Guard, refusal
 from clst_runtime.web.address import files_to_spare
 from clst_runtime.web.board import Board
-from clst_runtime.web.faults import Faults, one_line
+from clst_runtime.web.faults import Faults
 from clst_runtime.web.figures import RunCollector, exposition, registry_of
 from clst_runtime.web.pictures import Pictures
 
@@ -98,12 +98,12 @@ class WebServer:
         except RuntimeError as error:  # no more threads
             self._failure = error
         if self._failure is not None:
-            raise ConfigError(f"the web page cannot start: {one_line(self._failure)}") from self._failure
+            raise ConfigError(f"the web page cannot start: {words_of(self._failure)}") from self._failure
 
     def check(self) -> None:
         """Raises: DataError: the server has ended although nobody has stopped it; nobody can see the page any more."""
         if not self._thread.is_alive() and not self._ending.is_set():
-            why = "" if self._failure is None else f": {one_line(self._failure)}"
+            why = "" if self._failure is None else f": {words_of(self._failure)}"
             raise DataError(f"the server of the web page has ended{why}")
 
     def stop(self) -> None:
