@@ -12,10 +12,9 @@ from clst_runtime.atomic import check_can_write
 from clst_runtime.dataset import check_dataset
 from clst_runtime.engines.sidecar import sidecar_path
 from clst_runtime.errors import DataError, ModelFileError
-from clst_runtime.media import is_video
 from clst_runtime.numbers import parse_size
 from clst_runtime.paths import check_checkpoint
-from clst_runtime.places import pictures_of
+from clst_runtime.places import check_place
 
 
 def newest_checkpoint(runs: Path = Path("runs")) -> Path:
@@ -84,7 +83,7 @@ def check_given(checkpoint: Path, options: Mapping[str, Any]) -> None:
     if options["data"] is not None:
         check_dataset(options["data"], split=options["split"], mapping_file=options["mapping"])
     for place in (options["frames_from"], *map(Path, options["calib"])):
-        if place is not None and not is_video(place):
-            pictures_of(place, split="train")
+        if place is not None:
+            check_place(place)
     if options["timing_cache"] is not None:
         check_can_write(options["timing_cache"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import re
@@ -109,9 +110,10 @@ def _logged_frames(path: Path) -> set[str] | None:
     """Names in a log of frames; None where there is no such log."""
     names = set[str]()
     try:
-        for line in path.read_text().splitlines():
-            with suppress(ValueError, TypeError, KeyError):
-                names.add(str(json.loads(line)["name"]))
+        with path.open() as lines:  # of a long drive it may not fit into memory
+            for line in lines:
+                with suppress(ValueError, TypeError, KeyError):
+                    names.add(str(json.loads(line)["name"]))
     except (OSError, ValueError):
         return None
     return names
@@ -141,8 +143,6 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def _lock(path: Path) -> int:
-    import fcntl
-
     while True:
         descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
         try:

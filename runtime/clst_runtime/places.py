@@ -17,7 +17,7 @@ from pathlib import Path
 
 from clst_runtime.errors import DataError
 from clst_runtime.formats import FORMATS
-from clst_runtime.media import IMAGE_SUFFIXES, Kind, files_below, kind_of, without_suffix
+from clst_runtime.media import IMAGE_SUFFIXES, Kind, files_below, is_video, kind_of, without_suffix
 from clst_runtime.paths import check_folder
 
 LAYOUTS = (
@@ -76,6 +76,16 @@ def pictures_of(place: Path, *, split: str | None = None) -> Pictures:
         if split is not None and (place / inner).is_dir():
             return _images_of_split(place, inner, formats, split)
     return _pictures_below(place)
+
+
+def check_place(place: Path) -> None:
+    """Find out before any work that a place of target images is a video, or holds pictures.
+
+    Raises:
+        DataError: neither.
+    """
+    if not is_video(place):
+        pictures_of(place, split="train")
 
 
 def _images_of_split(root: Path, inner: str, formats: tuple[str, ...], split: str) -> Pictures:

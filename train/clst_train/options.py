@@ -10,10 +10,9 @@ from typing import Any
 from clst_runtime.dataset import check_dataset, open_dataset
 from clst_runtime.errors import ConfigError, DataError, ModelFileError
 from clst_runtime.labels import load_class_list
-from clst_runtime.media import is_video
 from clst_runtime.numbers import parse_size
 from clst_runtime.paths import check_checkpoint, check_file, check_folder
-from clst_runtime.places import pictures_of
+from clst_runtime.places import check_place
 from clst_train.config import Config
 from clst_train.recipe import config_from_mapping, read_recipe, with_settings
 from clst_train.run_folder import check_new_run, open_run
@@ -122,8 +121,7 @@ def check_places(config: Config, *, knows_classes: bool) -> None:
         elif place:
             check_dataset(Path(place), split=split, format=form, mapping_file=file)
     for name in data.target:
-        if not is_video(Path(name)):
-            pictures_of(Path(name), split="train")
+        check_place(Path(name))
     if data.ignore_mask:
         check_file(Path(data.ignore_mask))
 
@@ -145,5 +143,4 @@ def check_finished_run(
     if labels is not None:
         check_dataset(labels, split=labels_split)
     for place in target:
-        if not is_video(Path(place)):
-            pictures_of(Path(place), split="train")
+        check_place(Path(place))

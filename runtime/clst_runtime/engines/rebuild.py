@@ -16,8 +16,9 @@ from clst_runtime.engines.build import build_engine
 from clst_runtime.engines.options import BuildOptions
 from clst_runtime.engines.progress import BuildProgress, show_progress
 from clst_runtime.engines.sidecar import sidecar_path
-from clst_runtime.errors import ModelFileError
+from clst_runtime.errors import DataError, ModelFileError
 from clst_runtime.hashing import file_sha256
+from clst_runtime.json_values import read_text
 from clst_runtime.manifest import Manifest
 from clst_runtime.onnx_metadata import read_onnx_manifest
 
@@ -66,9 +67,9 @@ def origin_of(engine: Path) -> tuple[Path, BuildOptions]:
     """
     beside, same_name = sidecar_path(engine), engine.with_suffix(".onnx")
     try:
-        facts = Manifest.from_json(beside.read_text(), where=str(beside)).engine
-        wanted, options = str(facts["onnx_sha256"]), facts.get("options", {})
-    except (OSError, ValueError, KeyError, ModelFileError) as error:
+        facts = Manifest.from_json(read_text(beside), where=str(beside)).engine
+        wanted, options = facts["onnx_sha256"], facts.get("options", {})
+    except (DataError, KeyError, ModelFileError) as error:
         if not same_name.is_file():
             raise ModelFileError(
                 f"{engine}: its manifest {beside.name} cannot be read, and there is no {same_name.name} to build it "

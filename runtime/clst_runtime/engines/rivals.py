@@ -27,6 +27,7 @@ from clst_runtime.backends.trt import TrtBackend
 from clst_runtime.engines.build import device_for_building
 from clst_runtime.engines.sidecar import read_engine, sidecar_path
 from clst_runtime.errors import BudgetNotHeld, ClstError, ConfigError, DataError, MissingDependency, ModelFileError
+from clst_runtime.json_values import read_json_object
 from clst_runtime.manifest import Manifest
 
 CHOICE_VERSION = 2
@@ -182,11 +183,8 @@ def read_choice(path: Path) -> Choice:
         ModelFileError: it cannot be read, or is damaged.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(value, dict):
-            raise ValueError("no JSON object")
-        return Choice.from_json(value)
-    except (OSError, ValueError) as error:
+        return Choice.from_json(read_json_object(path))
+    except (DataError, ValueError) as error:
         raise ModelFileError(f"{path} is damaged ({error}); remove it, and the engines are timed again") from error
 
 
