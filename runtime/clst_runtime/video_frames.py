@@ -8,7 +8,6 @@ and one again that is the same as the one before, as each is whose conversion fa
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -101,12 +100,8 @@ class Frames:
 class VideoFile:
     """The frames of a video file in order, over damaged places."""
 
-    def __init__(self, path: Path, opener: Callable[..., Any] | None = None) -> None:
+    def __init__(self, path: Path) -> None:
         """Open it.
-
-        Args:
-            path: the file.
-            opener: opens it; None = `cv2.VideoCapture`.
 
         Raises:
             DataError: it is no video that can be read.
@@ -114,7 +109,7 @@ class VideoFile:
         let_decoders_speak()
         self.path = path
         with name_for_opencv(path) as name:
-            self._capture = (opener or require("cv2").VideoCapture)(name)
+            self._capture = require("cv2").VideoCapture(name)
         if not self._capture.isOpened():
             raise DataError(f"{path}: not a video that this OpenCV can read")
         self._frames = Frames(self._capture)

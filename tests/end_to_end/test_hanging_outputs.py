@@ -20,8 +20,10 @@ from clst_runtime.sinks.video_files import video_suffix
 
 PAGE = 4096
 PROGRAM = """
+import os
 from clst_runtime import cli_run, pipeline
-pipeline.CLOSING_SECONDS, cli_run.REPORT_SECONDS = 2.0, 0.6  # so that tests need not wait for 5 and 3
+# So that tests need not wait for 5 and 3
+pipeline.CLOSING_SECONDS, cli_run.REPORT_SECONDS = float(os.environ.get("CLOSING", "2")), 0.6
 cli_run.main()
 """
 
@@ -103,10 +105,10 @@ def test_a_second_signal_ends_it_soon_with_whole_files_and_a_report(started, rgb
     out = tmp_path / "out"
     reading, writing = full_pipe()
     process = started(rgb_model, "--source", linked_pictures(tmp_path / "in", 50), "--out", out, "--stream", "masks:-",
-                      stdout=writing, stderr=subprocess.PIPE)  # fmt: skip
+                      stdout=writing, stderr=subprocess.PIPE, environment={"CLOSING": "60"})  # fmt: skip
     until(grown(out / "frames.jsonl", 5), process)
     process.send_signal(signal.SIGTERM)
-    time.sleep(0.1)
+    until((out / f"overlay{video_suffix()}").exists, process)  # sinks are being closed
     process.send_signal(signal.SIGTERM)
     errors = process.communicate(timeout=30)[1].decode()
     for end in (reading, writing):

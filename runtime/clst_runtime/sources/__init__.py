@@ -10,10 +10,8 @@ import fcntl
 import math
 import os
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from clst_runtime.credentials import without_credentials
 from clst_runtime.errors import DataError
@@ -28,13 +26,12 @@ from clst_runtime.sources.raw import RawSource
 __all__ = ["Patience", "Source", "SourceEnded", "TimedFrame", "open_source"]
 
 
-def open_source(uri: str, *, capture: Callable[..., Any] | None = None, patience: Patience | None = None) -> Source:
+def open_source(uri: str, *, patience: Patience | None = None) -> Source:
     """Open a source by what it names.
 
     Args:
         uri: a folder or file of pictures, a video file, `camera:0` or `0` or `/dev/video0`, `csi:0`, `rtsp://…`,
             `gst:` with a GStreamer pipeline that ends in appsink, or `raw:1280x720` for frames on standard input.
-        capture: opens a video file; None = `cv2.VideoCapture`.
         patience: how long a live source may give nothing.
 
     Raises:
@@ -42,7 +39,7 @@ def open_source(uri: str, *, capture: Callable[..., Any] | None = None, patience
     """
     path = Path(uri)
     if os.path.isfile(uri) and is_video(path):
-        return VideoSource(path, capture)
+        return VideoSource(path)
     if os.path.isfile(uri) or os.path.isdir(uri):
         return ImageSource(pictures_of(path))
     if uri.startswith("raw:"):

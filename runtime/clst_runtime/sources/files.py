@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from clst_runtime.frames import Layout
 from clst_runtime.images import read_image
@@ -43,9 +41,9 @@ class ImageSource(Source):
 class VideoSource(Source):
     """A video file, every frame of it that can be read."""
 
-    def __init__(self, path: Path, capture: Callable[..., Any] | None = None) -> None:
+    def __init__(self, path: Path) -> None:
         super().__init__()
-        self._video = VideoFile(path, capture)
+        self._video = VideoFile(path)
         self.fps = self._video.fps
         self._pool, self._shape = Pool(FRAMES_HELD), (0, 0, 3)
 
