@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import platform
+import resource
+import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -38,6 +40,12 @@ def gpu_names(run: Runner = run_program) -> list[str]:
     """NVIDIA devices with their drivers, as nvidia-smi names them; empty without one."""
     text = run(["nvidia-smi", "--query-gpu=name,driver_version,power.limit", "--format=csv,noheader"], seconds=20.0)
     return [line.strip() for line in (text or "").splitlines() if line.strip()]
+
+
+def files_allowed(*, parts: int = 1) -> int:
+    """How many files this program may have open, divided by `parts`: strangers' connections must not use up all."""
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return sys.maxsize if most == resource.RLIM_INFINITY else most // parts
 
 
 def machine_facts() -> dict[str, Any]:

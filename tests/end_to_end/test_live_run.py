@@ -11,6 +11,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -178,6 +179,32 @@ def test_a_recording_that_fails_does_not_end_the_drive_but_its_end_says_so(runni
     assert 0 < len(lines) < 60
     assert [json.loads(line) for line in lines]
     assert seen.count(b'"frame"') > len(lines), "masks went on after the disk was full"
+
+
+def test_connections_of_others_never_take_the_files_that_results_need(running, rgb_model, tmp_path):
+    """Of 40 files that it may open the program has about 20 when it is ready, and 60 readers knock."""
+    out, place = tmp_path / "out", f"{tmp_path}/s"
+    run = running(
+        rgb_model, "--out", out, "--masks", "--stream", f"masks:unix:{place}",
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40)),
+    )  # fmt: skip
+    readers = [socket.socket(socket.AF_UNIX) for _ in range(60)]
+    for reader in readers:
+        reader.setblocking(False)
+
+    def knock():
+        for reader in readers:
+            with suppress(OSError):  # connected already, or the queue is full
+                reader.connect(place)
+
+    run.give_until(lambda: knock() or len(lines_of(out / "frames.jsonl")) > 20)
+    code, _, errors = run.end(signal.SIGTERM)
+    for reader in readers:
+        reader.close()
+    assert code == 0, errors
+    assert "a reader was refused: 6 are there" in errors
+    names = [json.loads(line)["name"] for line in lines_of(out / "frames.jsonl")]
+    assert sorted(names)[-1] in {path.stem for path in (out / "masks").glob("*.png")}
 
 
 def test_a_report_whose_disk_is_full_is_on_standard_error_and_the_drive_has_gone_on(running, rgb_model, tmp_path):

@@ -12,8 +12,14 @@ from contextlib import suppress
 from typing import Any, cast
 
 from clst_runtime.errors import DataError, words_of
+from clst_runtime.machine import files_allowed
 
 MOST_READERS = 32
+"""More, or more than a sixth of the files that may be open, are refused: the files of the run must not fail of them."""
+AT_ONCE = 4
+"""So many are accepted before they are counted."""
+BACKLOG = 128
+"""So many may wait to be accepted."""
 QUEUED = 16
 """Pictures that may wait for one reader before it counts as slow."""
 QUEUED_BYTES = 64 << 20
@@ -101,7 +107,8 @@ class Readers:
     async def _serve(self) -> None:
         at_path = self._server.family == socket.AF_UNIX
         start: Any = self._loop.create_unix_server if at_path else self._loop.create_server
-        server = await start(lambda: _Reader(self), sock=self._server)
+        server = await start(lambda: _Reader(self), sock=self._server, backlog=AT_ONCE)
+        self._server.listen(BACKLOG)  # asyncio has made it as short as what it accepts at once
         while not self._closing.is_set():
             with suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._closing.wait(), CHECK_SECONDS)
@@ -138,8 +145,9 @@ class Readers:
     def admit(self, reader: _Reader) -> bool:
         """Whether there is room for one more."""
         self._out_of_descriptors = False
-        if len(self._readers) >= MOST_READERS:
-            self._warn(f"a reader was refused: {MOST_READERS} are there, which is as many as there may be")
+        most = min(MOST_READERS, files_allowed(parts=6))
+        if len(self._readers) >= most:
+            self._warn(f"a reader was refused: {most} are there, which is as many as there may be")
             return False
         self._readers.add(reader)
         return True

@@ -6,9 +6,7 @@ import errno
 import ipaddress
 import os
 import re
-import resource
 import socket
-import sys
 from dataclasses import dataclass
 
 from clst_runtime.errors import ConfigError
@@ -85,12 +83,6 @@ def need_files() -> None:
     finally:
         for each in opened:
             os.close(each)
-
-
-def files_to_spare() -> int:
-    """A third of the files that this program may have open: more of them must not be the page's."""
-    most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    return sys.maxsize if most == resource.RLIM_INFINITY else most // 3
 
 
 def listen(address: WebAddress) -> socket.socket:

@@ -16,9 +16,9 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any, cast
 
 from clst_runtime.errors import ConfigError, DataError, words_of
+from clst_runtime.machine import files_allowed
 from clst_runtime.optional import require
 from clst_runtime.web.access import HEADERS, Guard, refusal
-from clst_runtime.web.address import files_to_spare
 from clst_runtime.web.board import Board
 from clst_runtime.web.faults import Faults
 from clst_runtime.web.figures import RunCollector, exposition, registry_of
@@ -32,7 +32,7 @@ HEARTBEAT_SECONDS = 20.0
 """A viewer that answers nothing for so long is let go."""
 MAX_VIEWERS = 32
 MAX_CONNECTIONS = 128
-"""More, or more than `files_to_spare`, are closed at once, so that nobody in a network can use up the run's files."""
+"""More, or more than a third of the files that may be open, are closed at once: a network must not use up the run's."""
 MAX_SILENT = 64
 """Of connections that have asked for nothing yet, the oldest goes when there are more, so that they keep nobody out."""
 BACKLOG = 16
@@ -78,8 +78,8 @@ class WebServer:
         self._faults = Faults(board.statistics.warn)
         self._failure: BaseException | None = None
         self._runner: Any = None
-        self._most = min(MAX_CONNECTIONS, files_to_spare())
-        self._most_silent = min(MAX_SILENT, files_to_spare() // 2)
+        self._most = min(MAX_CONNECTIONS, files_allowed(parts=3))
+        self._most_silent = min(MAX_SILENT, files_allowed(parts=6))
         self._open: set[asyncio.Task[Any]] = set()
         self._silent: dict[Any, asyncio.TimerHandle] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
