@@ -13,7 +13,7 @@ import click
 
 from clst_runtime.credentials import keeping_secret, without_credentials
 from clst_runtime.errors import DataError, words_of
-from clst_runtime.signals import heard_as_interrupts
+from clst_runtime.signals import heard_as_interrupts, unheard_at_exit
 from clst_runtime.standard_streams import open_standard_streams, silence_standard_output
 
 INTERRUPTED = 130
@@ -43,6 +43,7 @@ def ending_well(main: Callable[..., Any], *args: Any, **options: Any) -> Any:
         return main(*args, standalone_mode=False, **options)
     open_standard_streams()
     sys.excepthook = _tell_fault
+    unheard_at_exit()
     given = options.get("args") or (args[0] if args else None)
     with keeping_secret(sys.argv[1:] if given is None else given), heard_as_interrupts():
         try:
@@ -50,6 +51,8 @@ def ending_well(main: Callable[..., Any], *args: Any, **options: Any) -> Any:
             sys.stdout.flush()
         except OSError as error:
             code = _told(error)
+        except KeyboardInterrupt:  # one more, while the first was told
+            code = INTERRUPTED
     sys.exit(code)
 
 

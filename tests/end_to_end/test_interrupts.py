@@ -3,11 +3,12 @@
 import json
 import os
 import signal
+import subprocess
 import sys
 
 import numpy as np
 import pytest
-from tests.shell import interrupted, shell
+from tests.shell import heed_interrupts, interrupted, shell
 
 from clst_runtime.images import write_png
 from clst_runtime.sinks.video_files import video_suffix
@@ -84,8 +85,6 @@ main(sys.argv[1:])
 
 
 def test_an_export_that_is_asked_to_end_leaves_no_file(tmp_path):
-    import subprocess
-
     from clst_runtime.labels import load_class_list
     from clst_train.checkpoint import Checkpoint, save_checkpoint
     from clst_train.models.networks import build_segmenter
@@ -104,3 +103,57 @@ def test_an_export_that_is_asked_to_end_leaves_no_file(tmp_path):
     assert done.stderr.splitlines()[-1] == "interrupted"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["c.pt", "temporary"]
     assert list((tmp_path / "temporary").rglob("*.onnx")) == []
+
+
+def ended(program, environment=None):
+    """Exit code and words on standard error of a Python program in which signals count."""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, preexec_fn=heed_interrupts,
+        env=os.environ | (environment or {}),
+    )  # fmt: skip
+    return done.returncode, done.stderr.split()
+
+
+IMPORTED = """
+import os, signal, time
+try:
+    os.kill(os.getpid(), signal.{name})
+    time.sleep(0.1)
+except BaseException:
+    raise ImportError("initialization failed")  # as libraries in C do
+"""
+IMPORTING = """
+import time
+from clst_runtime.command import command
+from clst_runtime.optional import require
+
+@command()
+def main():
+    require("library_in_c")
+    time.sleep(60)
+
+main()
+"""
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGINT"])
+def test_a_signal_while_a_library_is_imported_is_no_missing_library(tmp_path, name):
+    (tmp_path / "library_in_c.py").write_text(IMPORTED.format(name=name))
+    assert ended(IMPORTING, {"PYTHONPATH": str(tmp_path)}) == (130, ["interrupted"])
+
+
+AT_EXIT = """
+import atexit, os, signal
+from clst_runtime.command import command
+
+@command()
+def main():
+    pass
+
+atexit.register(lambda: [os.kill(os.getpid(), number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)])
+main()
+"""
+
+
+def test_a_signal_while_the_interpreter_takes_itself_down_does_not_change_the_exit_code():
+    assert ended(AT_EXIT) == (0, [])
