@@ -19,8 +19,8 @@ LEAST_KNOWN, LEAST_WITHIN = 4, 8
 """Letters of a secret that is looked for by itself, and of one that is looked for inside of words as well."""
 
 _NAME = (
-    r"(?<![\w.-])(?:[\w.-]*(?:pass|pwd|token|secret|key|auth|cred|user|login|session|signature|stream-?id|playpath"
-    r"|cookie|jwt)[\w.-]*|(?:[\w.-]*[_.-])?(?:pw|pin|sig|uid))"
+    r"(?<![\w.-])(?:[\w.-]{0,99}(?:pass|pwd|token|secret|key|auth|cred|user|login|session|signature|stream-?id|playpath"
+    r"|cookie|jwt)[\w.-]{0,99}|(?:[\w.-]{0,99}[_.-])?(?:pw|pin|sig|uid))"
 )
 _SECRET_NAME = re.compile(rf"{_NAME}\Z", re.IGNORECASE)
 _SETTING = re.compile(  # but key=value, which messages of this project say of how to write a setting
@@ -31,7 +31,7 @@ _HEADER = re.compile(
     r"\b((?:proxy-)?authorization|(?:set-)?cookie|x-[\w-]*(?:key|token|auth))([\"']?\s*[:=]\s*)\S[^\n]*", re.IGNORECASE
 )
 _ADDRESS = re.compile(
-    r"""([A-Za-z][A-Za-z0-9+.-]+):(/+)   # scheme; one slash where a path was made of it
+    r"""([A-Za-z][A-Za-z0-9+.-]{1,30}):(/+)   # scheme; one slash where a path was made of it
     (   [^\s/@:]*:(?!\d{1,5}(?:[\s/?#"'),;]|$))[^@\n]*@[^\s"'<>]*   # no port: a password, may hold spaces
     |   (?:\S*@)?[^\s"'<>]*
     )""",

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -230,3 +231,10 @@ def test_a_token_that_was_given_is_not_told(rgb_model, tmp_path):
     assert done.returncode == 0
     assert SECRET not in done.stdout + done.stderr
     assert "/?token=…\n" in done.stderr
+
+
+@pytest.mark.parametrize("text", ["a" * 200_000, "pass" * 50_000, "key." * 50_000])
+def test_a_long_text_without_a_space_costs_no_minutes(text):
+    begun = time.process_time()
+    without_credentials(text)
+    assert time.process_time() - begun < 10.0, "it took more than a minute when each letter could begin a name"
