@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from clst_runtime.atomic import write_text
+from clst_runtime.atomic import folder_written_whole, write_text
 from clst_runtime.backends.base import Frame
 from clst_runtime.engines.bundle import build_bundle
 from clst_runtime.engines.bundle_index import (
@@ -25,7 +23,7 @@ from clst_runtime.engines.bundle_index import (
 )
 from clst_runtime.engines.options import BuildOptions
 from clst_runtime.engines.verification import Expected, check_frames, onnx_class_maps
-from clst_runtime.errors import DataError, ModelFileError
+from clst_runtime.errors import ModelFileError
 from clst_runtime.hashing import file_sha256
 from clst_runtime.images import write_png
 from clst_runtime.manifest import Manifest
@@ -80,12 +78,7 @@ def write_bundle(
     check_new_folder(out_dir, cure="remove it or give another --out")
     sources = [(onnx_path, MODEL, EXPECTED)] + ([(rival, RIVAL, RIVAL_EXPECTED)] if rival is not None else [])
     expected = [onnx_class_maps(source, frames) for source, _, _ in sources]
-    try:
-        out_dir.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=f".{out_dir.name}-", dir=out_dir.parent))
-    except OSError as error:
-        raise DataError(f"cannot write {out_dir}: {error.strerror or error}; give another --out") from error
-    try:
+    with folder_written_whole(out_dir) as folder:
         models = [_add_model(folder, *source, maps) for source, maps in zip(sources, expected, strict=True)]
         bundle = Bundle(
             model=models[0],
@@ -95,11 +88,6 @@ def write_bundle(
         )
         write_text(folder / "README.txt", _readme(manifest, out_dir.name, bundle))
         write_text(folder / INDEX, json.dumps(bundle.to_json(), indent=1) + "\n")
-        _take_name(folder, out_dir)
-    except OSError as error:
-        raise DataError(f"cannot write {out_dir}: {error.strerror or error}; nothing was left behind") from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
     return bundle
 
 
@@ -160,10 +148,3 @@ def _readme(manifest: Manifest, name: str, bundle: Bundle) -> str:
         frames=len(bundle.frame_sha256),
     )
     return text if bundle.rival is None else text + RIVAL_README
-
-
-def _take_name(folder: Path, out_dir: Path) -> None:
-    """Give the finished folder its name and the rights of a folder made the usual way."""
-    probe = folder / FRAMES
-    os.chmod(folder, probe.stat().st_mode)
-    os.replace(folder, out_dir)

@@ -10,6 +10,7 @@ import click
 
 from clst_runtime.atomic import check_can_write
 from clst_runtime.dataset import check_dataset
+from clst_runtime.engines.bundle_index import INDEX
 from clst_runtime.engines.sidecar import sidecar_path
 from clst_runtime.errors import DataError, ModelFileError
 from clst_runtime.numbers import parse_size
@@ -68,7 +69,7 @@ def refuse_existing(paths: Mapping[str, Path], *, overwrite: bool) -> None:
     for path in [*paths.values(), *beside]:
         if path.exists() and not overwrite:
             raise DataError(f"{path} exists; give --overwrite or another --out")
-        check_can_write(path)
+        check_can_write(path / INDEX if path == folder else path)
 
 
 def check_given(checkpoint: Path, options: Mapping[str, Any]) -> None:

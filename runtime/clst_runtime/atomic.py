@@ -67,16 +67,22 @@ def folder_written_whole(path: Path) -> Iterator[Path]:
 
 
 def check_can_write(path: Path) -> None:
-    """Find out before long work whether `path` could be written afterwards; makes nothing.
+    """Find out before long work whether `path` could be written afterwards; leaves nothing.
 
     Raises:
-        DataError: it is there and no file; the nearest folder above it that exists is none, or may not be written.
+        DataError: it is there and no file; the nearest folder above it that exists is none, or cannot be written.
     """
     _refuse_device(path)
+    if path.is_dir():
+        raise DataError(f"cannot write {path}: it is a folder; give a file")
     above = next(folder for folder in path.absolute().parents if folder.exists())
-    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
-        reason = "may not be written" if above.is_dir() else "is a file"
-        raise DataError(f"cannot write {path}: {above} {reason}; give another --out")
+    if not above.is_dir():
+        raise DataError(f"cannot write {path}: {above} is a file; give another place")
+    try:
+        with tempfile.NamedTemporaryFile(prefix=".probe-", dir=above):
+            pass
+    except OSError as error:
+        raise DataError(f"cannot write {path}: {above}: {error.strerror or error}; give another place") from error
 
 
 def _refuse_device(path: Path) -> None:

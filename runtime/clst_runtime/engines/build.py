@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
 import click
 
+from clst_runtime.atomic import check_can_write
 from clst_runtime.backends.base import Frame
 from clst_runtime.backends.cuda import CudaDevice
 from clst_runtime.backends.cuda_open import open_cuda
@@ -83,7 +83,7 @@ def build_engine(
     check_frames(frames, model.input_hw)
     trt = tensorrt_for_building()
     options.check_device(version=version_numbers(trt.__version__), precision=model.precision)
-    check_writable(out.parent)
+    check_can_write(out)
     gpu = (gpu or GpuOptions()).without_graph()
     with device_for_building(gpu.cuda) as device:
         wanted = expected or onnx_class_maps(onnx_path, frames)
@@ -129,20 +129,6 @@ def device_for_building(library: str = AUTO) -> CudaDevice:
         return open_cuda(library)
     except MissingDependency as error:
         raise MissingDependency(f"{error.message}; {ELSEWHERE}") from error
-
-
-def check_writable(folder: Path) -> None:
-    """Find out before a build of minutes whether its result can be kept.
-
-    Raises:
-        DataError: the folder cannot be made or written.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=folder, prefix=".probe-"):
-            pass
-    except OSError as error:
-        raise DataError(f"cannot write into {folder}: {error.strerror or error}; give another folder") from error
 
 
 def _manifest(

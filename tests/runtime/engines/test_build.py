@@ -393,7 +393,7 @@ def test_dla_does_not_compute_fp32(machine, rgb_model, tmp_path, frames):
 def test_a_folder_that_cannot_be_written_is_found_before_the_build(machine, rgb_model, tmp_path, frames):
     (tmp_path / "file").write_text("")
     for out in (tmp_path / "file" / "a.engine", "/proc/self/a.engine"):
-        with pytest.raises(DataError, match="cannot write into"):
+        with pytest.raises(DataError, match="cannot write .*/a.engine: /"):
             build(rgb_model, type(tmp_path)(out), frames)
     assert machine.does.calls == []
 

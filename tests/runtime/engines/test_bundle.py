@@ -203,7 +203,7 @@ def test_a_bundle_on_a_read_only_place_is_refused_before_the_build(machine, bund
         raise OSError(30, "Read-only file system")
 
     monkeypatch.setattr(tempfile, "NamedTemporaryFile", read_only)
-    with pytest.raises(DataError, match="cannot write into .*Read-only file system"):
+    with pytest.raises(DataError, match="cannot write .*Read-only file system"):
         build_bundle(bundle)
     assert machine.does.calls == []
 
