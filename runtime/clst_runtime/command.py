@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import sys
 import traceback
 from collections.abc import Callable
@@ -21,6 +22,19 @@ INTERRUPTED = 130
 
 class Command(click.Command):
     """A click command that ends with 130 on Ctrl-C and SIGTERM and keeps quiet when its reader (`| head`) has gone."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """As click does, but an empty value is refused: a shell makes one of a variable that is not set, and an empty
+        path would be the current folder.
+
+        Raises:
+            click.UsageError: there is one.
+        """
+        for before, value in zip(["", *args], args, strict=False):
+            if value == "" or re.fullmatch(r"--[\w-]+=", value):
+                name = value.rstrip("=") or (before if before.startswith("--") else "an argument")
+                raise click.UsageError(f"{name} is empty; give it a value, or leave it out", ctx)
+        return super().parse_args(ctx, args)
 
     def main(self, *args: Any, **options: Any) -> Any:
         """Run as the console script; with `standalone_mode=False` exceptions pass through to the caller."""

@@ -316,7 +316,9 @@ def files_of_split(form: Format, root: Path, split: str) -> list[Files]:
     Raises:
         DataError: there are no images; it tells the splits that there are.
     """
-    files = form.files(root, split)
+    inside = Path(split)  # a folder below that of the images, and not that one itself, whose splits it would mix
+    named = bool(inside.parts) and not inside.is_absolute() and ".." not in inside.parts
+    files = form.files(root, split) if named else []
     if files:
         return files
     there = [name for name in form.splits(root) if name != split and form.files(root, name)]

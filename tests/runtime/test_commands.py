@@ -1,7 +1,9 @@
 """The runtime's commands, as a user types them."""
 
 import json
+from importlib.metadata import entry_points
 
+import click
 import numpy as np
 import pytest
 from tests.command_line import call
@@ -140,3 +142,19 @@ def test_how_an_engine_is_to_be_run_reaches_it(rgb_model, monkeypatch, arguments
     monkeypatch.setattr("clst_runtime.backends.open_model", open_model)
     done = call(run_command, rgb_model, "--source", "camera:97", *arguments)
     assert (asked, done.exit_code) == ([expected], 4)
+
+
+@pytest.mark.parametrize("command", ["run", "bench", "eval", "parity", "doctor", "train", "data", "export", "demo"])
+def test_an_empty_value_is_refused_and_never_means_the_current_folder(command):
+    """As `--target "$VIDEO"` gives where the variable is not set."""
+    for each in every_command(command):
+        valued = [option.opts[0] for option in each.params if isinstance(option, click.Option) and not option.is_flag]
+        for arguments in (*(["model", option, ""] for option in valued), *([f"{each}="] for each in valued), [""]):
+            done = call(each, *arguments)
+            assert done.exit_code == 2, arguments
+            assert "is empty; give it a value, or leave it out" in done.stderr, arguments
+
+
+def every_command(name):
+    (found,) = entry_points(group="console_scripts", name=f"clst-{name}")
+    return list(getattr(found.load(), "commands", {"": found.load()}).values())

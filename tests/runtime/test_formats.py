@@ -26,6 +26,16 @@ def test_cityscapes_label_ids_become_train_ids(tmp_path):
     assert data[0].labels.tolist() == [[0, 13, 255]]
 
 
+@pytest.mark.parametrize("split", ["", ".", "..", "../images/val", "val/.."])
+def test_a_split_is_a_folder_of_its_own_and_never_all_of_them(tmp_path, split):
+    for each in ("train", "val"):
+        write_labelled(tmp_path, count=1, split=each)
+    with pytest.raises(DataError, match="its splits are train, val"):
+        open_dataset(tmp_path, split=split)
+    with pytest.raises(DataError, match="its splits are train, val"):
+        open_dataset(tmp_path, split=str(tmp_path / "images"))
+
+
 def test_cityscapes_train_ids_stay_as_they_are(tmp_path):
     write_png(tmp_path / "leftImg8bit/val/ulm/ulm_0_leftImg8bit.png", PICTURE)
     write_png(tmp_path / "gtFine/val/ulm/ulm_0_gtFine_labelTrainIds.png", np.array([[0, 18, 255]], np.uint8))
