@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from typing import Any
 
 import click
@@ -17,6 +18,7 @@ LARGEST_COUNT = 2**31 - 1
 LARGEST_SIDE = 16384
 """Rows or columns of a picture."""
 MOST_THREADS = 1024
+"""Of a setting, which another machine may use."""
 
 
 def is_usable(value: float) -> bool:
@@ -46,8 +48,27 @@ class Whole(click.IntRange):
         return number
 
 
+class Threads(Whole):
+    """An option's number of CPU threads, at most one for each core: more wait for one another for minutes."""
+
+    def __init__(self) -> None:
+        super().__init__(1)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Raises: click.BadParameter: it is none, or more than there are cores."""
+        number, cores = super().convert(value, param, ctx), cores_here()
+        if number > cores:
+            self.fail(f"{value} threads, but this machine has {cores} cores; give at most {cores}.", param, ctx)
+        return number
+
+
 SEED = Whole(0, LARGEST_INTEGER)
-THREADS = Whole(1, MOST_THREADS)
+THREADS = Threads()
+
+
+def cores_here() -> int:
+    """Logical cores of this machine."""
+    return os.cpu_count() or 1
 
 
 def parse_size(text: str) -> tuple[int, int]:

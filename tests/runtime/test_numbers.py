@@ -1,5 +1,6 @@
 """NaN, infinity and what no counter holds are refused wherever a number can be given: one line, the right exit code."""
 
+import os
 from importlib.metadata import entry_points
 
 import click
@@ -13,6 +14,8 @@ from clst_runtime.labels import load_class_list
 from clst_runtime.manifest import Manifest
 from clst_runtime.numbers import parse_size
 from clst_runtime.sources import open_source
+from clst_train.config import Config, RunConfig
+from clst_train.options import check_settings
 
 COMMANDS = ["run", "bench", "eval", "parity", "doctor", "train", "data", "export", "demo"]
 UNUSABLE = ("nan", "NaN", "inf", "-inf", "Infinity", "1e999", "-1e999", "9" * 400, str(2**63), str(-(2**63)))
@@ -94,3 +97,20 @@ def test_a_refused_option_is_one_line_and_code_2():
     done = call(run.load(), "m.onnx", "--source", "camera:0", "--deadline-ms", "nan")
     assert done.exit_code == 2
     assert done.output.splitlines()[-1].startswith("Error: Invalid value for '--deadline-ms': nan is not a finite")
+
+
+@pytest.mark.parametrize("name", ["run", "bench", "eval", "doctor"])
+def test_more_threads_than_cores_are_refused(name, monkeypatch):
+    (found,) = entry_points(group="console_scripts", name=f"clst-{name}")
+    (option,) = (each for each in found.load().params if each.name == "threads")
+    monkeypatch.setattr(os, "cpu_count", lambda: 3)
+    assert option.type.convert("3", option, None) == 3
+    with pytest.raises(click.BadParameter, match="4 threads, but this machine has 3 cores"):
+        option.type.convert("4", option, None)
+
+
+def test_training_takes_no_more_threads_than_cores(monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 3)
+    check_settings(Config(run=RunConfig(threads=3)))
+    with pytest.raises(ConfigError, match=r"run.threads = 4; this machine has 3 cores"):
+        check_settings(Config(run=RunConfig(threads=4)))

@@ -10,7 +10,7 @@ from typing import Any
 from clst_runtime.dataset import check_dataset, open_dataset
 from clst_runtime.errors import ConfigError, DataError, ModelFileError
 from clst_runtime.labels import load_class_list
-from clst_runtime.numbers import parse_size
+from clst_runtime.numbers import cores_here, parse_size
 from clst_runtime.paths import check_checkpoint, check_file, check_folder
 from clst_runtime.places import check_place
 from clst_train.config import Config
@@ -82,10 +82,14 @@ def check_settings(config: Config) -> None:
     """Settings that name something outside the configuration.
 
     Raises:
-        ConfigError: no such kind of device. ModelFileError: weights are not there.
+        ConfigError: no such kind of device, or more threads than cores. ModelFileError: weights are not there.
     """
     if re.fullmatch(r"[a-z]+(:\d{1,3})?", config.run.device) is None:
         raise ConfigError(f"run.device = {config.run.device!r}; give auto, cpu, cuda or cuda:N")
+    if config.run.threads > cores_here():
+        raise ConfigError(
+            f"run.threads = {config.run.threads}; this machine has {cores_here()} cores, give at most that"
+        )
     if config.adaptation.distil_from:
         check_checkpoint(Path(config.adaptation.distil_from))
     if config.model.backbone_weights:
