@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 from clst_runtime.acceptance import Acceptance
-from clst_runtime.credentials import without_credentials
+from clst_runtime.credentials import all_without_credentials
 from clst_runtime.machine import machine_facts
 from clst_runtime.report import format_table
 
@@ -23,12 +23,11 @@ def brief(acceptance: Acceptance) -> str:
 def to_json(acceptance: Acceptance) -> dict[str, Any]:
     """Plain values, raw samples included."""
     plan = {name: str(value) if value is not None else None for name, value in vars(acceptance.plan).items()}
-    plan |= {"source": acceptance.plan.source and without_credentials(acceptance.plan.source)}
     return {
         "verdict": acceptance.verdict,
         "exit_code": acceptance.exit_code,
         "date": acceptance.date,
-        "plan": plan,
+        "plan": all_without_credentials(plan),
         "machine": machine_facts(),
         "findings": [dataclasses.asdict(finding) for finding in acceptance.findings],
         "steps": [dataclasses.asdict(step) for step in acceptance.steps],

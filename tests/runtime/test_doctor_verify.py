@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -224,6 +225,13 @@ def test_the_report_is_one_file_for_people_and_programs(tmp_path):
     assert values["exit_code"] == 6
     assert [step["status"] for step in values["steps"]] == ["holds", "failed"]
     assert markdown_table(["a"], []) == "| a |\n| --- |"
+
+
+def test_no_password_of_any_address_in_a_plan_stands_in_the_report(tmp_path):
+    asked = plan(
+        Path("https://h/Xq7tokenPart/m.onnx"), data=Path("http://me:Xq7secret@h/x"), source="rtsp://me:Xq7secret@h/"
+    )
+    assert "Xq7" not in report_text(Acceptance(plan=asked, date="today", steps=[]))
 
 
 def test_the_command_writes_its_report_whole_and_ends_by_the_verdict(tmp_path):
