@@ -273,9 +273,20 @@ def test_a_run_of_files_that_waits_for_a_hanging_sink_can_be_ended(monkeypatch):
 
 
 def test_a_slow_sink_of_files_that_still_gets_on_is_waited_for(monkeypatch):
-    monkeypatch.setattr(pipeline, "CLOSING_SECONDS", 0.8)
-    slow = Kept(seconds=0.25)
-    statistics = run_pipeline(FakeSource(range(QUEUED + 1), live=False), FakeBackend(), [slow])
+    """Five results of 0.5 s each, by a clock that is moved on, one after each look at the sink."""
+    monkeypatch.setattr(pipeline, "CLOSING_SECONDS", 1.9)
+    now, turns = [0.0], threading.Semaphore(0)
+    monkeypatch.setattr(pipeline.time, "monotonic", lambda: now[0])
+
+    class Slow(Kept):
+        def write(self, result):
+            turns.acquire()
+            now[0] += 0.5
+            super().write(result)
+
+    slow, watchers = Slow(), Watchers(tick=lambda statistics: statistics.end and turns.release())
+    source = FakeSource(range(QUEUED + 1), live=False)
+    statistics = run_pipeline(source, FakeBackend(), [slow], watchers=watchers)
     assert (slow.indices, slow.closings, statistics.failures) == (list(range(QUEUED + 1)), 1, [])
 
 
