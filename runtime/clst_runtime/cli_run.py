@@ -81,7 +81,7 @@ def main(model: Path, source: str, out: Path | None, **options: Any) -> None:
     deadline = Deadline(milliseconds=options["deadline_ms"], stale_after=options["stale_after"])
     stop = Stop()
     with ExitStack() as opened:
-        folder = None if out is None else opened.enter_context(claim(out, options))
+        folder = None if out is None else opened.enter_context(claim(out, source, options))
         gpu = gpu_of(options)
         choice = choose_backend(model, options["backend"]) if has_choice(model) else None
         name = options["backend"] if choice is None else choice.name
@@ -137,12 +137,12 @@ def check(model: Path, source: str, out: Path | None, options: dict[str, Any]) -
             raise DataError(f"--stream {stream}: standard output is closed")
 
 
-def claim(out: Path, options: dict[str, Any]) -> AbstractContextManager[OutFolder]:
+def claim(out: Path, source: str, options: dict[str, Any]) -> AbstractContextManager[OutFolder]:
     """The folder for results, which nothing else may write and a failed start leaves as it is."""
     from clst_runtime.out_folder import claimed
 
     strange = [name for name, option in (("masks", "masks"), ("overlays", "pictures")) if options[option]]
-    return claimed(out, overwrite=options["overwrite"], strange=strange)
+    return claimed(out, overwrite=options["overwrite"], strange=strange, source=source)
 
 
 def open_backend(model: Path, source: str, name: str, gpu: GpuOptions, options: dict[str, Any]) -> Backend:

@@ -55,21 +55,25 @@ class OutFolder:
 
 
 @contextmanager
-def claimed(path: Path, *, overwrite: bool, strange: Iterable[str] = ()) -> Iterator[OutFolder]:
+def claimed(path: Path, *, overwrite: bool, strange: Iterable[str] = (), source: str = "") -> Iterator[OutFolder]:
     """Make the folder, or take one that is empty or may be overwritten; without `begin` it is left as it was found.
 
     Args:
         path: the folder.
         overwrite: whether it may hold an older run's files.
         strange: its folders that pictures of frames will go to, so that no others may be there.
+        source: what the run reads, a path or an address.
 
     Raises:
-        DataError: it is no folder, is in use, cannot be written, or holds files that would be taken for this run's.
+        DataError: it is no folder, is in use, cannot be written, or holds files that would be taken for this run's, or
+            an older run's that this one is to read.
     """
     with locked(path):
         if any(path.iterdir()) and not overwrite:
             raise DataError(f"{path} exists and is not empty; give another --out or --overwrite")
         ours = set(older_files(path))
+        if _is_among(source, path, ours):
+            raise DataError(f"{source} is read by this run and removed by --overwrite; give another --out")
         for name in strange:
             others = [each for each in sorted((path / name).rglob("*.png")) if each not in ours]
             if others:
@@ -79,6 +83,13 @@ def claimed(path: Path, *, overwrite: bool, strange: Iterable[str] = ()) -> Iter
         if not os.access(path, os.W_OK | os.X_OK):
             raise DataError(f"cannot write into {path}: it may not be written; give another --out")
         yield OutFolder(path)
+
+
+def _is_among(source: str, path: Path, files: Iterable[Path]) -> bool:
+    """Whether a source within the folder is one of its files, or holds some; of one around it they are left out."""
+    read, root = Path(os.path.realpath(source)), Path(os.path.realpath(path))
+    places = [root / each.relative_to(path) for each in files]
+    return root in read.parents and any(read in (place, *place.parents) for place in places)
 
 
 def older_files(path: Path) -> Iterator[Path]:

@@ -56,6 +56,23 @@ def test_what_a_run_has_left_is_known_and_nothing_else_is_taken_for_it(tmp_path)
     assert [*older_files(written(out, "masks/000001.png"))] == [], "without a log they are somebody else's"
 
 
+@pytest.mark.parametrize("source", ["overlay.mp4", "recordings/overlay-20260102-030405.mp4", "overlays", "link.mp4"])
+def test_what_a_run_is_to_read_is_not_removed_by_overwrite(tmp_path, source):
+    out = written(logged(tmp_path / "out", "b"), *OURS)
+    (tmp_path / "link.mp4").symlink_to(out / "overlay.mp4")
+    before, source = names_below(out), next(each for each in (out / source, tmp_path / source) if each.exists())
+    with (
+        pytest.raises(DataError, match=f"{source} is read by this run and removed by --overwrite; give another --out"),
+        claimed(out, overwrite=True, source=str(source)),
+    ):
+        pass
+    assert names_below(out) == before
+    with claimed(
+        out, overwrite=True, source=str(tmp_path)
+    ):  # a folder of pictures around it, whose results are left out
+        pass
+
+
 def test_pictures_that_nobody_knows_are_neither_removed_nor_mixed_with_new_ones(tmp_path):
     out = written(logged(tmp_path / "out", "b"), "masks/b.png", "masks/mine.png")
     with (
