@@ -456,8 +456,11 @@ def test_raw_frames_of_a_pipe_are_all_taken_when_nothing_may_be_lost():
 
 
 def test_a_raw_pipe_that_ends_within_a_frame_is_warned_of():
-    assert "ended within frame 1" in raw_run("raw:4x3?live=no&layout=bgr", bytes(36 + 5))[-1]
-    assert raw_run("raw:4x3?live=no", b"") == ["[] 0"]
+    for live in ("yes", "no"):
+        words = ["raw frames: the pipe ended within a frame; is the size right?"]
+        *frames, end = raw_run(f"raw:4x3?live={live}&layout=bgr", bytes(36 + 5))
+        assert (len(frames), end) == (1, f"{words} 0")
+        assert raw_run(f"raw:4x3?live={live}", b"") == ["[] 0"]
 
 
 def test_live_raw_frames_stay_in_step_however_many_are_dropped():

@@ -203,7 +203,7 @@ class LiveSource(Source):
                 if "failed" in message:
                     return str(message["failed"])
                 if "ended" in message:
-                    return self._end()
+                    return self._end(str(message["ended"]))
                 opened = opened or "opened" in message
                 self._take_in(message, first)
             if any("frame" in message or "opened" in message for message in messages):
@@ -213,8 +213,9 @@ class LiveSource(Source):
                 return f"no frame for {silence:g} s" if opened else f"opening took more than {silence:g} s"
         return ""
 
-    def _end(self) -> str:
+    def _end(self, warning: str = "") -> str:
         with self._changed:
+            self.warnings += [warning] if warning else []
             self._ended = True
             self._changed.notify_all()
         return ""

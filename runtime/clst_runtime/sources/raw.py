@@ -19,6 +19,9 @@ FRAMES_HELD = 8
 """Frames that may be held at a time without new memory."""
 
 
+CUT = "raw frames: the pipe ended within a frame; is the size right?"
+
+
 class _Pipe:
     """Another program's pipe, waited for no longer than asked, also where that program has made it non-blocking."""
 
@@ -82,7 +85,7 @@ class RawCapture:
         """Wait for the first byte of a frame, whose arrival is its time of capture; a frame not retrieved is skipped.
 
         Raises:
-            EOFError: the writer has closed the pipe. DataError: it cannot be read.
+            EOFError: the writer has closed the pipe; within a frame it says so. DataError: it cannot be read.
         """
         if self._begun:
             self.retrieve()
@@ -92,13 +95,15 @@ class RawCapture:
         return True
 
     def retrieve(self, picture: Picture | None = None) -> tuple[bool, Picture]:
-        """The rest of the frame; False when the pipe ends within it."""
+        """The rest of the frame. Raises: EOFError: the pipe ended within it. DataError: it cannot be read."""
         self._begun = False
         if picture is None or picture.shape != self.shape:
             picture = np.empty(self.shape, np.uint8)
         flat = _bytes_of(picture)
         flat[:1] = self._first
-        return self._fill(flat[1:]), picture
+        if not self._fill(flat[1:]):
+            raise EOFError(CUT)
+        return True, picture
 
     def _fill(self, rest: memoryview) -> bool:
         """Wait until every byte is there; False when the pipe ends before."""
@@ -152,7 +157,7 @@ class RawSource(Source):
     def _end(self) -> NoReturn:
         if self._place:
             self._place = 0
-            self.warnings.append(f"raw frames: the pipe ended within frame {self._next}; is the size right?")
+            self.warnings.append(CUT)
         raise SourceEnded
 
     def close(self) -> None:

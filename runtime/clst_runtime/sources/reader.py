@@ -238,8 +238,8 @@ def main() -> None:
         threading.Thread(target=reader.slots.refill_from, args=refill, daemon=True).start()
         reader.tell(opened=True, fps=float(capture.get(5)))  # CAP_PROP_FPS
         reader.run()
-    except EOFError:
-        os.write(order.messages, b'{"ended": true}\n')
+    except EOFError as end:
+        os.write(order.messages, json.dumps({"ended": str(end)}).encode() + b"\n")
     except Exception as error:  # noqa: BLE001  whatever it is, the parent is told why
         tell_failure(words_of(error))
     finally:
