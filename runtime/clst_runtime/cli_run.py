@@ -199,7 +199,7 @@ def watching(description: str, folder: OutFolder | None) -> Iterator[Watchers]:
     from clst_runtime.systemd import Notifier
 
     notifier = Notifier()
-    states = [STARTING]
+    states, waited_for = [STARTING], {""}
 
     def ready(_: RunStatistics) -> None:
         if folder is not None:
@@ -209,11 +209,11 @@ def watching(description: str, folder: OutFolder | None) -> Iterator[Watchers]:
 
     def tick(statistics: RunStatistics) -> None:
         show_progress(statistics)
-        state = statistics.state
-        if state not in (states[-1], ENDED):
-            why = f" ({statistics.warnings[-1]})" if state == LOST and statistics.warnings else ""
-            click.echo(f"state: {state}{why}", err=True)
+        state, why = statistics.state, statistics.why
+        if state not in (states[-1], ENDED) or (state == STARTING and why not in waited_for):
+            click.echo(f"state: {state} ({why})" if why and state in (STARTING, LOST) else f"state: {state}", err=True)
             states[:] = [state]
+            waited_for.add(why)
         notifier.alive(state)
 
     yield Watchers(ready=ready, tick=tick)

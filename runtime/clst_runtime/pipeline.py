@@ -195,7 +195,7 @@ def _take_over(source: Source, statistics: RunStatistics) -> None:
     status = source.status()
     for words in status.warnings:
         statistics.warn(words)
-    statistics.passed(status.drops, lost=status.lost, losses=status.losses)
+    statistics.passed(status.drops, lost=status.lost, losses=status.losses, why=status.why)
 
 
 def _close(outlets: Sequence[Outlet], stop: Stop, *, tick: Callable[[], None]) -> None:

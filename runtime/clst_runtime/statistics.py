@@ -56,6 +56,8 @@ class RunStatistics:
         self.drops: Counter[str] = Counter()
         self.failures: list[str] = []
         """Sinks that stopped before the end, and why."""
+        self.why = ""
+        """Why the source gives nothing just now, where that is known."""
         self.end = ""
         """Why the run ended; empty while it runs."""
         self.domain: Callable[[], dict[str, Any]] | None = None
@@ -90,13 +92,13 @@ class RunStatistics:
             self._recent.append((round(seconds, 3), result.age_ns / 1e6, result.inference_ns / 1e6))
             self._note_stale()
 
-    def passed(self, drops: Mapping[str, int], *, lost: bool, losses: int) -> None:
+    def passed(self, drops: Mapping[str, int], *, lost: bool, losses: int, why: str = "") -> None:
         """Take over what the source says of itself; called whether or not there was a frame.
 
         Nobody missed what a camera dropped before `begin`; of a file every frame counts.
         """
         with self._lock:
-            self._lost, self.losses = lost, max(self.losses, losses)
+            self._lost, self.losses, self.why = lost, max(self.losses, losses), why
             if self.live and self._begun_ns == 0:
                 self._unseen = Counter(drops)
             for cause, count in (Counter(drops) - self._unseen).items():

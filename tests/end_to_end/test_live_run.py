@@ -274,6 +274,21 @@ def test_an_absent_camera_is_one_line_and_code_3_after_the_patience_given(rgb_mo
     assert time.monotonic() - begun < 20
 
 
+def test_why_a_camera_gives_nothing_yet_is_said_at_once_and_in_the_report(running, rgb_model):
+    run = running(rgb_model, "--json", "--patience", "86400", source="rtsp://127.0.0.1:1/live")
+    words = "rtsp://127.0.0.1:1/live gives no frame yet: it cannot be opened"
+    for line in run.process.stderr:
+        if words.encode() in line:
+            break
+    assert line.startswith(b"state: starting (")
+    code, told, errors = run.end(signal.SIGTERM)
+    assert code == 0
+    assert "state: " not in errors, "once"
+    facts = json.loads(told)
+    assert (facts["frames"], facts["losses"]) == (0, 0)
+    assert words in facts["warnings"][-1]
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [

@@ -61,6 +61,8 @@ class SourceStatus:
     """Whether it gives nothing just now."""
     losses: int
     """How many times it was lost since it was opened."""
+    why: str
+    """Why it gives nothing just now, where that is known."""
 
 
 class Source(ABC):
@@ -74,6 +76,8 @@ class Source(ABC):
     """Whether a live source gives nothing just now and is being opened again."""
     losses = 0
     """How many times it was lost since it was opened."""
+    why = ""
+    """Why it gives nothing just now, where that is known."""
 
     def __init__(self) -> None:
         self.drops: Counter[str] = Counter()
@@ -87,7 +91,9 @@ class Source(ABC):
         """A copy of the counters that fit each other; every warning is handed over once."""
         with self._lock:
             warnings, self.warnings[:] = tuple(self.warnings), ()
-            return SourceStatus(drops=Counter(self.drops), warnings=warnings, lost=self.lost, losses=self.losses)
+            return SourceStatus(
+                drops=Counter(self.drops), warnings=warnings, lost=self.lost, losses=self.losses, why=self.why
+            )
 
     @abstractmethod
     def take(self, timeout_seconds: float) -> TimedFrame | None:

@@ -235,7 +235,7 @@ class LiveSource(Source):
                 self._lent[self._newest.slot] = Lent(self._newest.picture)  # lent to nobody: free again
             self._newest = arrival
             self._next_index, self._seen_ns = arrival.index + 1, time.monotonic_ns()
-            self._had_frames, self.lost, self._failure = True, False, ""
+            self._had_frames, self.lost, self._failure, self.why = True, False, "", ""
             self._changed.notify_all()
 
     def _arrival(self, message: dict[str, Any], first: int) -> _Arrival:
@@ -264,11 +264,13 @@ class LiveSource(Source):
         reason = without_credentials(reason)
         with self._changed:
             self._failure = reason
-            if self._had_frames and not self.lost:
-                self.lost = True
-                self.losses += 1
-                self.warnings.append(f"{self.uri} was lost: {reason}")
-                del self.warnings[:-WARNINGS_KEPT]
+            if self.lost:
+                return
+            self.lost = self._had_frames
+            self.losses += self.lost
+            self.why = f"{self.uri} {'was lost' if self.lost else 'gives no frame yet'}: {reason}"
+            self.warnings.append(self.why)
+            del self.warnings[:-WARNINGS_KEPT]
 
 
 class _Process:
