@@ -55,7 +55,8 @@ def serialise_engine(trt: ModuleType, onnx_path: Path, options: BuildOptions, pr
     parser = parse_onnx(trt, network, logger, onnx_path)  # owns weights of the network: it lives until the end
     config = builder.create_builder_config()
     configure(trt, builder, config, options)
-    cache = attach_timing_cache(config, options.timing_cache)  # must live as long as the build
+    cache = attach_timing_cache(config, options.timing_cache, messages)  # must live as long as the build
+    messages.clear()  # what was logged before the build is not why it fails
     cancelled = threading.Event()
     monitor = make_monitor(trt, progress, cancelled)
     config.progress_monitor = monitor
@@ -100,6 +101,8 @@ def parser_complaint(error: trt.ParserError) -> str:
     """One complaint of the parser: operator, node, reason."""
     node = " ".join(part for part in (error.node_operator(), error.node_name()) if part)
     reason = " ".join(str(error.desc()).split())
+    if reason == "false":  # the parser quotes its assertion; for an operator that it lacks, that is all it says
+        reason = "not supported"
     return f"{node}: {reason}" if node else reason
 
 
@@ -126,7 +129,7 @@ def configure(trt: ModuleType, builder: trt.Builder, config: trt.IBuilderConfig,
     config.set_flag(trt.BuilderFlag.GPU_FALLBACK)
 
 
-def attach_timing_cache(config: trt.IBuilderConfig, path: Path | None) -> trt.ITimingCache | None:
+def attach_timing_cache(config: trt.IBuilderConfig, path: Path | None, messages: Messages) -> trt.ITimingCache | None:
     """Give the build its cache of measured layer times: from the file, else empty; None if there is to be none.
 
     A cache of another GPU or TensorRT, or a damaged one, is replaced, and that is said: it can only cost time, never
@@ -148,7 +151,8 @@ def attach_timing_cache(config: trt.IBuilderConfig, path: Path | None) -> trt.IT
         stored = b""
     for content in (stored, b""):
         cache: Any = config.create_timing_cache(content)
-        if cache is not None and config.set_timing_cache(cache, ignore_mismatch=False):
+        taken = cache is not None and config.set_timing_cache(cache, ignore_mismatch=False)
+        if taken and not (content and messages.refused_timing_cache()):
             return cache
         if content:
             click.echo(f"timing cache {path} is of another GPU or TensorRT, or damaged; starting a new one", err=True)

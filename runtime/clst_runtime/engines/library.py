@@ -27,6 +27,7 @@ _BROKEN = re.compile(
     re.IGNORECASE,
 )
 """How CUDA names errors that stay until the process ends."""
+_TIMING_CACHE = re.compile(r"timing cache will not be used|deserialize timing cache", re.IGNORECASE)
 _NOTHING_LEFT = re.compile(r"could not find any implementation", re.IGNORECASE)
 
 
@@ -65,6 +66,15 @@ class Messages:
         """The last distinct errors in one line."""
         distinct = list(dict.fromkeys(self.errors))[-count:]
         return "; ".join(distinct) if distinct else "TensorRT logged no error"
+
+    def clear(self) -> None:
+        """Forget them."""
+        self.errors.clear()
+        self.warnings.clear()
+
+    def refused_timing_cache(self) -> bool:
+        """Whether TensorRT could not read a timing cache: it returns one all the same, which is empty."""
+        return any(_TIMING_CACHE.search(text) for text in (*self.errors, *self.warnings))
 
     def broken_gpu(self) -> str | None:
         """The message of an error of CUDA's that stays until the process ends, if there is one."""
