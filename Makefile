@@ -12,7 +12,7 @@ demo: $(VENV)/installed
 	$(BIN)/clst-demo --out demo
 
 # One process a core, one thread each: PyTorch's own threads would only wait for one another here.
-test: $(VENV)/installed
+test: $(VENV)/rtx
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadscope
 
 lint: $(VENV)/installed
@@ -28,6 +28,10 @@ $(VENV)/installed: pyproject.toml constraints-cpu.txt
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet -c constraints-cpu.txt -e '.[$(EXTRAS)]'
 	touch $@
+
+# A real TensorRT for the tests, 150 MB; the markers in pyproject.toml say where there is one.
+$(VENV)/rtx: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --group rtx && touch $@ || echo "TensorRT for RTX could not be installed" >&2
 
 clean:
 	rm -rf $(VENV) demo

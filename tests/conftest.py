@@ -11,6 +11,7 @@ import pytest
 from clst_runtime.images import write_png
 from clst_runtime.labels import ClassList
 from clst_runtime.manifest import METADATA_KEY, Manifest
+from tests import rtx
 
 RGB_CLASSES = ClassList(name="rgb", names=("red", "green", "blue"), colours=((255, 0, 0), (0, 255, 0), (0, 0, 255)))
 SIZE_HW = (8, 16)
@@ -72,3 +73,18 @@ def write_labelled(root: Path, *, count: int = 3, split: str = "val", size_hw: t
         write_png(root / "images" / split / f"{index}.png", image)
         write_png(root / "labels" / split / f"{index}.png", labels)
     return root
+
+
+@pytest.fixture(scope="session")
+def trt():
+    """The module of TensorRT for RTX; without it the test is skipped, and the run's last lines say so once."""
+    module = rtx.load()
+    if module is None:
+        (pytest.fail if rtx.must_be_there() else pytest.skip)(rtx.LACKING)
+    return module
+
+
+def pytest_terminal_summary(terminalreporter):
+    skipped = terminalreporter.stats.get("skipped", [])
+    if any(rtx.LACKING in str(each.longrepr) for each in skipped):
+        terminalreporter.write_line(rtx.LACKING)

@@ -87,10 +87,10 @@ def test_an_int8_engine_is_timed_beside_its_fp16_rival(machine, export, tmp_path
     assert names(tmp_path) == PAIR
     sentence = f"INT8 takes {int8:.2f} ms, FP16 7.50 ms on this GPU: {told}"
     assert f"{sentence}, prefer {tmp_path / preferred}\n" in done.stdout
-    assert machine.does.config["level"] == 1
     for name, precision in (("m", "int8"), ("m.fp16", "fp16")):
         manifest = read_engine(tmp_path / f"{name}.engine")[1]
         assert manifest.precision == read_onnx_manifest(tmp_path / f"{name}.onnx").precision == precision
+        assert manifest.engine["options"]["optimisation_level"] == 1
         assert manifest.engine["rival"]["preferred"] == preferred
         assert manifest.engine["rival"]["why"] == sentence
     both = [read_onnx_manifest(tmp_path / f"m{kind}.onnx").calibration["frames_sha256"] for kind in ("", ".fp16")]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 
 @dataclass
@@ -13,16 +12,10 @@ class Behaviour:
 
     calls: list[str] = field(default_factory=list)
     """Calls in their order, as far as a test looks at them."""
-    parse_errors: list[tuple[str, str, str]] = field(default_factory=list)
-    """Operator, node and reason of each complaint of the parser."""
     builds: bool = True
     """False: `build_serialized_network` returns None."""
     logs: list[tuple[str, str]] = field(default_factory=list)
     """Severity and text, logged during the build."""
-    steps: int = 3
-    """Steps of the build's phase."""
-    on_step: Callable[[int], None] | None = None
-    """Called in the builder's thread before each step is reported."""
     on_build: Callable[[str], None] | None = None
     """Called with the model's precision at the begin of each build; may change what follows."""
     compute_ms: Callable[[str], float] | None = None
@@ -39,10 +32,6 @@ class Behaviour:
     """Data type that the engine gives its outputs."""
     dla_cores: int = 0
     """DLA cores of the device."""
-    layers_measured: int = 0
-    """Layers whose time was not in the cache in the last build."""
-    config: dict[str, Any] = field(default_factory=dict)
-    """What the last build was asked for."""
     strongly_typed: bool | None = None
     """Whether the last network was."""
     integrated: bool = False

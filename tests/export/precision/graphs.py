@@ -35,8 +35,8 @@ class Builder:
 
     def start(self):
         """The frame as float 1,3,H,W."""
-        self.add("Transpose", ["frame"], "turned", perm=[0, 3, 1, 2])
-        return self.add("Cast", ["turned"], "real", to=TensorProto.FLOAT)
+        self.add("Cast", ["frame"], "pixels", to=TensorProto.FLOAT)
+        return self.add("Transpose", ["pixels"], "real", perm=[0, 3, 1, 2])
 
     def finish(self, logits, size_hw=SIZE_HW):
         """Resize, ArgMax, the two Casts; the whole model."""

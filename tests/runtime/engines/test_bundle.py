@@ -17,6 +17,7 @@ from clst_runtime.backends import open_model
 from clst_runtime.engines import build as build_module
 from clst_runtime.engines.bundle import device_name
 from clst_runtime.engines.options import BuildOptions
+from clst_runtime.engines.sidecar import read_engine
 from clst_runtime.errors import BudgetNotHeld, ConfigError, DataError, MissingDependency, ModelFileError
 from clst_runtime.images import read_image, read_label
 
@@ -108,15 +109,14 @@ def test_a_damaged_engine_is_built_again_and_that_is_said(machine, bundle, capsy
 def test_other_options_build_again(machine, bundle, capsys):
     build_bundle(bundle)
     machine.does.calls.clear()
-    build_bundle(bundle, options=BuildOptions(workspace_mib=32))
-    assert machine.does.config["pools"] == {"WORKSPACE": 32 << 20}
+    engine = build_bundle(bundle, options=BuildOptions(workspace_mib=32))
+    assert read_engine(engine)[1].engine["options"]["workspace_mib"] == 32
     assert "with other options" in capsys.readouterr().err
 
 
 def test_the_bundles_own_options_are_used(machine, rgb_model, tmp_path, frames):
     write_bundle(rgb_model, tmp_path / "b", frames, options=BuildOptions(optimisation_level=1))
-    build_bundle(tmp_path / "b")
-    assert machine.does.config["level"] == 1
+    assert read_engine(build_bundle(tmp_path / "b"))[1].engine["options"]["optimisation_level"] == 1
 
 
 def test_an_engine_that_differs_is_not_used(machine, bundle):
