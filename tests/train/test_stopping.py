@@ -83,7 +83,7 @@ def test_a_second_signal_ends_at_once(capfd):
     with heeding_signals(), pytest.raises(Stopped), finishing_steps():
         signal.raise_signal(signal.SIGTERM)
         assert asked()
-        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGTERM)
         raise AssertionError("not reached")
     assert not asked()
     assert capfd.readouterr().err.count("ending after this step") == 1
