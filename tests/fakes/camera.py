@@ -24,6 +24,7 @@ class FakeCamera:
         self._number = -1
 
     def isOpened(self):  # noqa: N802
+        time.sleep(self.plan.get("opening", 0.0))
         return not self.plan.get("absent", False)
 
     def get(self, what):

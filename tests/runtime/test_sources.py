@@ -349,13 +349,16 @@ def test_a_reader_that_hangs_does_not_hold_up_the_end(tmp_path):
     assert not [name for name in processes() if str(tmp_path) in name]
 
 
-def test_a_reader_ends_with_the_program_however_that_ends(tmp_path):
-    folder = write_plans(tmp_path / "c", {"events": {"50": "hang"}})
+@pytest.mark.parametrize("plan", [{"events": {"50": "hang"}}, {"opening": 1000}], ids=["reading", "opening"])
+def test_a_reader_ends_with_the_program_however_that_ends(tmp_path, plan):
+    folder = write_plans(tmp_path / "c", plan)
     program = (
         "import os, signal, sys; sys.path.insert(0, '.')\n"
-        "from tests.runtime.test_sources import live, next_frame\n"
+        "from tests.fakes.camera import openings\n"
+        "from tests.runtime.test_sources import live, until\n"
         "from pathlib import Path\n"
-        "source = live(Path(sys.argv[1])); next_frame(source)\n"
+        "folder = Path(sys.argv[1])\n"
+        "source = live(folder); until(lambda: openings(folder))\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     assert subprocess.run([sys.executable, "-c", program, folder], check=False).returncode == -9

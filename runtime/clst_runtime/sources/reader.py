@@ -143,9 +143,8 @@ def _configure(cv2: Any, capture: Any, address: LiveAddress) -> None:
 class Reader:
     """Reads frames into slots and tells the parent."""
 
-    def __init__(self, order: Order, capture: Any) -> None:
-        self.order, self.capture, self._frames = order, capture, Frames(capture)
-        self.slots = Slots(order.shared, order.slot_bytes, order.free)
+    def __init__(self, order: Order, capture: Any, slots: Slots) -> None:
+        self.order, self.capture, self.slots, self._frames = order, capture, slots, Frames(capture)
         self._shape: tuple[int, ...] | None = None
         self._index = self._bad = 0
         self._tells_time = str(getattr(capture, "getBackendName", str)()) == "V4L2"
@@ -229,13 +228,14 @@ def main() -> None:
         os.write(order.messages, json.dumps({"failed": words}).encode() + b"\n")
 
     try:
+        slots = Slots(order.shared, order.slot_bytes, order.free)
+        freed = os.fdopen(sys.stdin.fileno(), "rb", buffering=0, closefd=False)
+        # Before anything can hang: a reader without a parent would keep the camera from the next one
+        threading.Thread(target=slots.refill_from, args=(freed, lambda: os._exit(0)), daemon=True).start()
         capture = getattr(importlib.import_module(module), name)(order.address)
         if not capture.isOpened():
             return tell_failure("it cannot be opened; is it plugged in and free?")
-        reader = Reader(order, capture)
-        freed = os.fdopen(sys.stdin.fileno(), "rb", buffering=0, closefd=False)
-        refill = (freed, lambda: os._exit(0))
-        threading.Thread(target=reader.slots.refill_from, args=refill, daemon=True).start()
+        reader = Reader(order, capture, slots)
         reader.tell(opened=True, fps=float(capture.get(5)))  # CAP_PROP_FPS
         reader.run()
     except EOFError as end:
