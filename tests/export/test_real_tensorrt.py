@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 from collections import Counter
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -22,8 +23,8 @@ from clst_export.precision import Precision, Target
 from clst_export.precision.fp16 import measure_ranges, to_fp16
 from clst_export.precision.int8 import activations, quantisable, to_int8
 from clst_export.precision.placement import check_placement, placement_problems
-from clst_runtime.engines.building import parse_onnx, serialise_engine
-from clst_runtime.engines.library import Messages, make_builder, make_logger
+from clst_runtime.engines import building
+from clst_runtime.engines.building import serialise_engine
 from clst_runtime.engines.options import BuildOptions
 from clst_runtime.engines.progress import QuietProgress
 from clst_runtime.errors import ModelFileError
@@ -47,16 +48,24 @@ def ranges(name, confidence):
     return calibrate(base, random_frames(1, SIZES_HW[name]), activations(base), [Method.MAX])[Method.MAX]
 
 
+@functools.cache
+def rest_ranges(name, confidence):
+    """Of the graph with all in INT8: those with some kept have no other float tensors."""
+    model = to_int8(traced(name, confidence), ranges(name, confidence), target=Target.TENSORRT)
+    return measure_ranges(model, random_frames(1, SIZES_HW[name]))
+
+
 def graph(name, flavour, confidence):
     """The graph as the exporter makes it, step by step; weights are random."""
-    base, frames = traced(name, confidence), random_frames(1, SIZES_HW[name])
+    base = traced(name, confidence)
     if flavour == "fp32":
         return base
-    if flavour != "fp16":
-        keep = frozenset(KEPT[name] if "kept" in flavour else ())
-        base = to_int8(base, ranges(name, confidence), target=Target.TENSORRT, keep=keep)
-        check_placement(base)
-    return to_fp16(base, ranges=measure_ranges(base, frames)).model
+    if flavour == "fp16":
+        return to_fp16(base, ranges=measure_ranges(base, random_frames(1, SIZES_HW[name]))).model
+    keep = frozenset(KEPT[name] if "kept" in flavour else ())
+    model = to_int8(base, ranges(name, confidence), target=Target.TENSORRT, keep=keep)
+    check_placement(model)
+    return to_fp16(model, ranges=rest_ranges(name, confidence)).model
 
 
 def saved(model, path):
@@ -68,46 +77,43 @@ def built(trt, path):
     return serialise_engine(trt, path, BuildOptions(), QuietProgress()).plan
 
 
-def read(trt, path):
-    """What the parser made of a file: its ports, its layers by type, its convolutions by the type that they give."""
-    messages = Messages()
-    logger = make_logger(trt, messages)
-    builder = make_builder(trt, logger, messages)
-    net = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-    parser = parse_onnx(trt, net, logger, path)
-    ports = [net.get_input(index) for index in range(net.num_inputs)]
-    ports += [net.get_output(index) for index in range(net.num_outputs)]
-    layers = [net.get_layer(index) for index in range(net.num_layers)]
-    convolutions = Counter(each.get_output(0).dtype.name for each in layers if each.type == trt.LayerType.CONVOLUTION)
-    told = (
-        [(each.name, each.dtype.name, tuple(each.shape)) for each in ports],
-        Counter(each.type.name for each in layers),
-        convolutions,
-        list(messages.errors),
-    )
-    del parser
-    return told
+@pytest.fixture
+def parsed(monkeypatch):
+    """What the parser made of a file: ports, layers by type, convolutions by the type that they give."""
+    usual, facts = building.parse_onnx, SimpleNamespace()
+
+    def parse_onnx(trt, net, logger, path):
+        parser = usual(trt, net, logger, path)
+        ports = [net.get_input(index) for index in range(net.num_inputs)]
+        ports += [net.get_output(index) for index in range(net.num_outputs)]
+        layers = [net.get_layer(index) for index in range(net.num_layers)]
+        convolutions = [each for each in layers if each.type == trt.LayerType.CONVOLUTION]
+        facts.ports = [(each.name, each.dtype.name, tuple(each.shape)) for each in ports]
+        facts.layers = Counter(each.type.name for each in layers)
+        facts.convolutions = Counter(each.get_output(0).dtype.name for each in convolutions)
+        return parser
+
+    monkeypatch.setattr(building, "parse_onnx", parse_onnx)
+    return facts
 
 
 @pytest.mark.parametrize(("name", "flavour", "confidence"), CASES)
-def test_every_network_in_every_precision_is_parsed_and_built(trt, tmp_path, name, flavour, confidence):
+def test_every_network_in_every_precision_is_parsed_and_built(trt, parsed, tmp_path, name, flavour, confidence):
     model = graph(name, flavour, confidence)
     check_hygiene(model)
-    path = saved(model, tmp_path / "m.onnx")
-    ports, layers, convolutions, errors = read(trt, path)
+    plan = built(trt, saved(model, tmp_path / "m.onnx"))
     size_hw = SIZES_HW[name]
     classes = [(each, "UINT8", (1, *size_hw)) for each in ("classes", "confidence")[: 1 + confidence]]
-    assert ports == [("frame", "UINT8", (1, *size_hw, 3)), *classes]
-    assert errors == []
+    assert parsed.ports == [("frame", "UINT8", (1, *size_hw, 3)), *classes]
     # Strongly typed: as many convolutions of each type, and as many Q and DQ, as the graph says.
     types = Counter(convolution_types(model))
-    assert convolutions == +Counter(FLOAT=types["fp32"], HALF=types["fp16"] + types["int8"])
+    assert parsed.convolutions == +Counter(FLOAT=types["fp32"], HALF=types["fp16"] + types["int8"])
     inner = len(quantisable(traced(name, confidence)))
     assert types["int8"] == {"int8": inner, "int8, some kept": inner - 2}.get(flavour, 0)
-    assert layers["QUANTIZE"] == kinds(model)["QuantizeLinear"]
-    assert layers["DEQUANTIZE"] == kinds(model)["DequantizeLinear"]
+    assert parsed.layers["QUANTIZE"] == kinds(model)["QuantizeLinear"]
+    assert parsed.layers["DEQUANTIZE"] == kinds(model)["DequantizeLinear"]
     weights = sum(numpy_helper.to_array(entry).nbytes for entry in model.graph.initializer)
-    assert 0.9 * weights < len(built(trt, path)) < 3 * weights + 2_000_000
+    assert 0.9 * weights < len(plan) < 3 * weights + 2_000_000
 
 
 @needs_rounding
