@@ -93,11 +93,12 @@ def main(model: Path, source: str, out: Path | None, **options: Any) -> None:
             statistics.warn(warning)
         if options["collect"] is not None:
             opened.enter_context(locked(options["collect"]))
-        sinks = open_sinks(backend, frames, statistics, out, options)
-        sinks.extend(each for each in (open_monitor(backend, frames, statistics, options),
-                                       open_log(statistics, folder, options)) if each is not None)  # fmt: skip
-        if options["web"] is not None:
-            sinks.append(open_page(backend, frames, statistics, out, options, described))
+        sinks: list[Sink] = []
+        with ExitStack() as undone:  # of a start that fails no socket stays behind
+            undone.callback(lambda: [sink.close() for sink in sinks])
+            for sink in open_sinks(backend, frames, statistics, folder, options, described):
+                sinks.append(sink)
+            undone.pop_all()
         watchers = opened.enter_context(watching(description_of(backend, choice), folder))
         telling = Telling(statistics, backend, folder, options, described, stop, watchers)
         with stopped_by_signals(stop):
@@ -220,69 +221,79 @@ def watching(description: str, folder: OutFolder | None) -> Iterator[Watchers]:
     notifier.stopping()
 
 
-def open_log(statistics: RunStatistics, folder: OutFolder | None, options: dict[str, Any]) -> Sink | None:
-    """The log of statistics that was asked for; in a folder it begins with the first frame."""
+def open_log(statistics: RunStatistics, folder: OutFolder | None, every_seconds: float) -> Sink:
+    """The log of statistics; in a folder it begins with the first frame."""
     from clst_runtime.json_lines import JsonLines
     from clst_runtime.statistics_log import StatisticsLog
 
-    every = options["statistics_every"]
-    if every is None:
-        return None
     if folder is None:
-        return StatisticsLog(statistics, lambda facts: click.echo(json.dumps(facts), err=True), every)
+        return StatisticsLog(statistics, lambda facts: click.echo(json.dumps(facts), err=True), every_seconds)
     lines = JsonLines(folder.path / "statistics.jsonl")
-    return StatisticsLog(statistics, lines.append, every, begun=lambda: folder.begun, close=lines.close)
+    return StatisticsLog(statistics, lines.append, every_seconds, begun=lambda: folder.begun, close=lines.close)
 
 
 def open_sinks(
-    backend: Backend, source: Source, statistics: RunStatistics, out: Path | None, options: dict[str, Any]
-) -> list[Sink]:
-    """The sinks that were asked for."""
-    from clst_runtime.sinks.files import FrameLogSink, MaskSink, PictureSink
+    backend: Backend,
+    source: Source,
+    statistics: RunStatistics,
+    folder: OutFolder | None,
+    options: dict[str, Any],
+    facts: dict[str, str],
+) -> Iterator[Sink]:
+    """The sinks that were asked for, opened one after the other."""
     from clst_runtime.sinks.stream import open_stream
-    from clst_runtime.sinks.video import VideoSink
-    from clst_runtime.sinks.video_files import video_suffix
     from clst_runtime.sinks.window import WindowSink
 
     classes, alpha = backend.manifest.classes, options["alpha"]
-    streams = [
-        open_stream(each, classes, alpha, stdout=standard_output(), statistics=statistics)
-        for each in options["streams"]
-    ]
-    sinks: list[Sink] = [*streams]
-    if out is not None:
-        sinks.append(FrameLogSink(out / "frames.jsonl", classes))
-        if options["video"]:
-            fps = None if source.live else source.fps or UNKNOWN_FPS
-            suffix = video_suffix()
-            if suffix != ".mp4":
-                click.echo(
-                    "overlay.mkv: Motion JPEG, large; pip install 'clst[video]' for H.264 (overlay.mp4)", err=True
-                )
-            sinks.append(VideoSink(out / f"overlay{suffix}", classes, fps, alpha))
-        if options["masks"]:
-            sinks.append(MaskSink(out / "masks"))
-        if options["pictures"]:
-            sinks.append(PictureSink(out / "overlays", classes, alpha))
-    if options["window"]:
-        sinks.append(WindowSink(classes, alpha))
-    return sinks
+    for each in options["streams"]:
+        yield open_stream(each, classes, alpha, stdout=standard_output(), statistics=statistics)
+    if folder is not None:
+        yield from open_files(backend, source, folder.path, options)
+    watch = open_monitor(backend, source, statistics, options)
+    if watch is not None:
+        yield watch
+    if options["statistics_every"] is not None:
+        yield open_log(statistics, folder, options["statistics_every"])
+    if options["web"] is not None:
+        yield open_page(backend, source, statistics, folder, options, facts)
+    if options["window"]:  # last: the loop itself shows a picture, and the others have it by then
+        yield WindowSink(classes, alpha)
+
+
+def open_files(backend: Backend, source: Source, out: Path, options: dict[str, Any]) -> Iterator[Sink]:
+    """The sinks that write into `--out`; each makes its file with the first frame."""
+    from clst_runtime.sinks.files import FrameLogSink, MaskSink, PictureSink
+    from clst_runtime.sinks.video import VideoSink
+    from clst_runtime.sinks.video_files import video_suffix
+
+    classes, alpha = backend.manifest.classes, options["alpha"]
+    yield FrameLogSink(out / "frames.jsonl", classes)
+    if options["video"]:
+        fps = None if source.live else source.fps or UNKNOWN_FPS
+        suffix = video_suffix()
+        if suffix != ".mp4":
+            click.echo("overlay.mkv: Motion JPEG, large; pip install 'clst[video]' for H.264 (overlay.mp4)", err=True)
+        yield VideoSink(out / f"overlay{suffix}", classes, fps, alpha)
+    if options["masks"]:
+        yield MaskSink(out / "masks")
+    if options["pictures"]:
+        yield PictureSink(out / "overlays", classes, alpha)
 
 
 def open_page(
     backend: Backend,
     source: Source,
     statistics: RunStatistics,
-    out: Path | None,
+    folder: OutFolder | None,
     options: dict[str, Any],
     facts: dict[str, str],
 ) -> Sink:
-    """Serve the live page; recordings that its viewers start go below `out`."""
+    """Serve the live page; recordings that its viewers start go below the folder."""
     from clst_runtime.web import RunFacts, open_web, parse_web_address
 
     fps = None if source.live else source.fps
     told = RunFacts(manifest=backend.manifest, backend=backend.description, alpha=options["alpha"], fps=fps, **facts)
-    recordings = None if out is None else out / "recordings"
+    recordings = None if folder is None else folder.path / "recordings"
     page = open_web(parse_web_address(options["web"]), statistics=statistics, facts=told, recordings=recordings,
                     token=options["web_token"])  # fmt: skip
     # A token made for this run has to be told; one that was given is known, and may be in use for years

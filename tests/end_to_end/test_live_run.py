@@ -18,6 +18,7 @@ import pytest
 from tests.shell import shell
 from tests.videos import frames_of
 
+from clst_runtime.images import write_png
 from clst_runtime.sinks.video_files import video_suffix
 
 SIZE = "16x8"
@@ -272,6 +273,26 @@ def test_an_absent_camera_is_one_line_and_code_3_after_the_patience_given(rgb_mo
     assert done.returncode == 3
     assert done.stderr.splitlines()[-1].startswith("error: camera:97: no frame for 0.5 s: it cannot be opened")
     assert time.monotonic() - begun < 20
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (("--window",), 5, "error: --window needs a desktop"),
+        (("--web", "{port}"), 3, "error: the web page cannot listen"),
+        (("--stream", "overlay:unix:{folder}/s"), 3, "error: cannot listen at unix:"),
+    ],
+)
+def test_an_output_that_cannot_be_opened_leaves_nothing_of_those_before(rgb_model, tmp_path, arguments, code, words):
+    write_png(tmp_path / "in/0.png", np.zeros((8, 16, 3), np.uint8))
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        given = [each.format(port=taken.getsockname()[1], folder=tmp_path) for each in arguments]
+        done = shell("clst-run", rgb_model, "--source", tmp_path / "in", "--out", tmp_path / "out", "--stream",
+                     f"masks:unix:{tmp_path}/s", *given,
+                     environment={"DISPLAY": "", "WAYLAND_DISPLAY": "", "QT_QPA_PLATFORM": ""})  # fmt: skip
+    assert done.returncode == code, done.stderr
+    assert done.stderr.splitlines()[-1].startswith(words)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "rgb.onnx"]
 
 
 def test_why_a_camera_gives_nothing_yet_is_said_at_once_and_in_the_report(running, rgb_model):

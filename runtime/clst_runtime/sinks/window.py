@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from clst_runtime.errors import DataError
+import os
+import sys
+
+from clst_runtime.errors import MissingDependency
 from clst_runtime.labels import ClassList
 from clst_runtime.optional import require
 from clst_runtime.overlay import blend
 from clst_runtime.results import Result
 from clst_runtime.sinks.base import Sink
+
+TITLE = "clst-run"
+DESKTOPS = ("DISPLAY", "WAYLAND_DISPLAY", "QT_QPA_PLATFORM")
 
 
 class WindowSink(Sink):
@@ -17,17 +23,23 @@ class WindowSink(Sink):
     in_main_thread = True
 
     def __init__(self, classes: ClassList, alpha: float) -> None:
+        """Open it. Raises: MissingDependency: there is no desktop, or this OpenCV has no windows."""
         self.classes, self.alpha = classes, alpha
+        cv2 = require("cv2")
+        if sys.platform == "linux" and not any(map(os.environ.get, DESKTOPS)):  # Qt would abort the program
+            raise MissingDependency("--window needs a desktop, and none is here (DISPLAY is not set); leave it out")
+        try:
+            cv2.namedWindow(TITLE, cv2.WINDOW_AUTOSIZE)
+        except cv2.error as error:
+            raise MissingDependency(
+                "this OpenCV has no windows; install 'clst[desktop]', or leave out --window"
+            ) from error
 
     def write(self, result: Result) -> None:
         """Show one frame."""
         cv2 = require("cv2")
-        try:
-            cv2.imshow("clst-run", blend(result.timed.rgb, result.mask, self.classes, self.alpha)[..., ::-1])
-            key = cv2.waitKey(1)
-        except cv2.error as error:
-            raise DataError("this OpenCV has no windows; install 'clst[desktop]', or leave out --window") from error
-        if key in (27, ord("q")):
+        cv2.imshow(TITLE, blend(result.timed.rgb, result.mask, self.classes, self.alpha)[..., ::-1])
+        if cv2.waitKey(1) in (27, ord("q")):
             raise KeyboardInterrupt
 
     def close(self) -> None:
