@@ -144,7 +144,7 @@ def locked(path: Path) -> Iterator[None]:
         path.mkdir(parents=True, exist_ok=True)
         descriptor = _lock(path)
     except OSError as error:
-        raise DataError(f"{path} cannot be used as a folder: {error.strerror}; give another --out") from error
+        raise DataError(f"{path} cannot be used as a folder: {error.strerror}; give another one") from error
     try:
         yield
     finally:

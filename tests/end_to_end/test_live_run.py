@@ -295,6 +295,13 @@ def test_an_output_that_cannot_be_opened_leaves_nothing_of_those_before(rgb_mode
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "rgb.onnx"]
 
 
+def test_a_limit_on_files_that_leaves_no_memory_for_frames_is_said(rgb_model):
+    limited = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))  # noqa: E731
+    done = shell("clst-run", rgb_model, "--source", "camera:97", preexec_fn=limited)
+    assert done.returncode == 3
+    assert done.stderr.splitlines()[-1].startswith("error: no room for frames in memory (1536 MiB, sparse): ")
+
+
 def test_why_a_camera_gives_nothing_yet_is_said_at_once_and_in_the_report(running, rgb_model):
     run = running(rgb_model, "--json", "--patience", "86400", source="rtsp://127.0.0.1:1/live")
     words = "rtsp://127.0.0.1:1/live gives no frame yet: it cannot be opened"

@@ -336,6 +336,11 @@ def test_other_forms_are_refused(text):
         opened(text)
 
 
+def test_a_folder_that_is_not_there_is_no_other_program(tmp_path):
+    with pytest.raises(DataError, match="cannot listen at unix:.*: No such file or directory$"):
+        opened(f"masks:unix:{tmp_path}/none/s")
+
+
 def test_a_port_that_cannot_be_is_refused():
     with pytest.raises(DataError, match="cannot listen at tcp:127.0.0.1:99999"):
         opened("masks:tcp:127.0.0.1:99999")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
@@ -145,7 +146,8 @@ def listen(place: str) -> socket.socket:
         return socket.create_server((host.strip("[]"), int(port)), family=family)
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise DataError(f"cannot listen at {place}: {reason}; is another program there?") from error
+        cure = "; is another program there?" if getattr(error, "errno", None) == errno.EADDRINUSE else ""
+        raise DataError(f"cannot listen at {place}: {reason}{cure}") from error
 
 
 def _listen_at_path(path: str) -> socket.socket:

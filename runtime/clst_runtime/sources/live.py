@@ -344,12 +344,20 @@ class _Process:
 
 
 def _shared_file(size: int) -> IO[bytes]:
-    """A file without a name that two processes can map; sparse, so that only what is written costs memory."""
+    """A file without a name that two processes can map; sparse, so that only what is written costs memory.
+
+    Raises:
+        DataError: there is no room, or a limit on files (ulimit -f) forbids it.
+    """
     if hasattr(os, "memfd_create"):  # not bounded by the size of /dev/shm, which containers keep small
         file: IO[bytes] = os.fdopen(_not_standard(os.memfd_create("clst-frames")), "w+b")
     else:
         file = tempfile.TemporaryFile()  # noqa: SIM115  the caller's
-    file.truncate(size)
+    try:
+        file.truncate(size)
+    except OSError as error:
+        file.close()
+        raise DataError(f"no room for frames in memory ({size >> 20} MiB, sparse): {error.strerror}") from error
     return file
 
 
