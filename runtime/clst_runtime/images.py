@@ -35,7 +35,13 @@ def read_image(path: Path) -> npt.NDArray[np.uint8]:
     pixels, _ = _decoded(path)
     if pixels.mode.startswith(("I", "F")) or (png_layout(path) or (8, 0))[0] == 16:  # Pillow cuts 16-bit RGB silently
         raise DataError(f"{path}: {pixels.mode} pixels (more than 8 bits a channel); convert the images to 8 bits")
-    return np.array(pixels.convert("RGB"))  # a copy: Pillow's own memory is read-only
+    return np.array(_rgb(pixels))  # a copy: Pillow's own memory is read-only
+
+
+def _rgb(pixels: Any) -> Any:
+    """Without transparency, of which Pillow would warn on standard error."""
+    pixels.info.pop("transparency", None)
+    return pixels.convert("RGB")
 
 
 def read_label(path: Path, known: Collection[int] = range(256)) -> npt.NDArray[np.int32]:
@@ -60,7 +66,7 @@ def read_label(path: Path, known: Collection[int] = range(256)) -> npt.NDArray[n
         )
     values = np.asarray(pixels).astype(np.int32)
     if pixels.mode == "P":
-        return _of_palette(path, values, pixels.convert("RGB"), known)
+        return _of_palette(path, values, _rgb(pixels), known)
     bits = 1 if pixels.mode == "1" else _bits(layout, as_stored)
     if bits >= 8:
         return values

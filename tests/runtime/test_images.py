@@ -21,6 +21,15 @@ def test_a_paletted_label_gives_its_indices_not_its_colours(tmp_path):
     assert read_label(tmp_path / "l.png").tolist() == [[7, 8]]
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_palette_with_transparency_is_read_without_a_warning(tmp_path):
+    picture = Image.fromarray(np.array([[1, 2]], np.uint8))
+    picture.putpalette([0, 0, 0, 10, 20, 30, 40, 50, 60])
+    picture.save(tmp_path / "p.png", transparency=b"\0\x80\xff")
+    assert read_image(tmp_path / "p.png").tolist() == [[[10, 20, 30], [40, 50, 60]]]
+    assert read_label(tmp_path / "p.png").tolist() == [[1, 2]]
+
+
 def test_a_16_bit_colour_label_gives_its_first_channel_in_full(tmp_path):
     import cv2
 
