@@ -17,8 +17,10 @@ from pathlib import Path
 
 from clst_runtime.errors import DataError
 from clst_runtime.formats import FORMATS
+from clst_runtime.images import read_image
 from clst_runtime.media import IMAGE_SUFFIXES, Kind, files_below, is_video, kind_of, without_suffix
 from clst_runtime.paths import check_folder
+from clst_runtime.video_frames import VideoFile
 
 LAYOUTS = (
     ("leftImg8bit", ("cityscapes", "idd")),
@@ -79,13 +81,19 @@ def pictures_of(place: Path, *, split: str | None = None) -> Pictures:
 
 
 def check_place(place: Path) -> None:
-    """Find out before any work that a place of target images is a video, or holds pictures.
+    """Find out before any work that a place of target images is a video or holds pictures, and that the first is whole.
 
     Raises:
-        DataError: neither.
+        DataError: it is not so.
     """
     if not is_video(place):
-        pictures_of(place, split="train")
+        read_image(pictures_of(place, split="train").paths[0])
+        return
+    video = VideoFile(place)
+    try:
+        video.read()
+    finally:
+        video.close()
 
 
 def _images_of_split(root: Path, inner: str, formats: tuple[str, ...], split: str) -> Pictures:

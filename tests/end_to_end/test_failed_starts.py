@@ -43,6 +43,8 @@ def places(tmp_path_factory):
         (folder / name).mkdir()
     (folder / "used" / "file").write_text("x")
     (folder / "file").write_text("x")
+    (folder / "novideo.mp4").touch()
+    (folder / "nopicture.png").write_text("x")
     (folder / "cut.pt").write_bytes(b"PK\x03\x04 and no more")
     with zipfile.ZipFile(folder / "good.pt", "w") as archive:
         archive.writestr("archive/data.pkl", b"x")
@@ -106,6 +108,10 @@ CASES = [
     ((*EXPORT, "--data", "{p}/old", "--mapping", "{p}/none.json"), 3, "none.json"),
     ((*EXPORT, "--frames", "{p}/empty"), 3, "empty: no image"),
     ((*EXPORT, "--calib", "{p}/none"), 3, "none: no such folder"),
+    ((*EXPORT, "--calib", "{p}/novideo.mp4"), 3, "novideo.mp4: not a video"),
+    ((*EXPORT, "--frames", "{p}/nopicture.png"), 3, "nopicture.png: not a readable image"),
+    ((*TRAIN, "--target", "{p}/novideo.mp4"), 3, "novideo.mp4: not a video"),
+    ((*TRAIN, "--target", "{p}/nopicture.png"), 3, "nopicture.png: not a readable image"),
     ((*EXPORT, "--bundle", "--timing-cache", "{p}/file/c"), 3, "is a file"),
     (("clst-eval", "{p}/good.pt", "--data", "{p}/none"), 3, "none: no such folder"),
     (("clst-eval", "{p}/cut.pt", "--data", "{p}/old"), 4, "cut.pt is damaged"),
