@@ -93,12 +93,7 @@ def main(model: Path, source: str, out: Path | None, **options: Any) -> None:
             statistics.warn(warning)
         if options["collect"] is not None:
             opened.enter_context(locked(options["collect"]))
-        sinks: list[Sink] = []
-        with ExitStack() as undone:  # of a start that fails no socket stays behind
-            undone.callback(lambda: [sink.close() for sink in sinks])
-            for sink in open_sinks(backend, frames, statistics, folder, options, described):
-                sinks.append(sink)
-            undone.pop_all()
+        sinks = all_or_none(open_sinks(backend, frames, statistics, folder, options, described))
         watchers = opened.enter_context(watching(description_of(backend, choice), folder))
         telling = Telling(statistics, backend, folder, options, described, stop, watchers)
         with stopped_by_signals(stop):
@@ -110,6 +105,8 @@ def main(model: Path, source: str, out: Path | None, **options: Any) -> None:
                     tell(telling)
                 raise
             tell(telling)
+    if stop.at_once:  # the second signal came while the report was written
+        raise KeyboardInterrupt
     if statistics.failures:
         raise DataError(f"not everything was recorded: {'; '.join(statistics.failures)}")
 
@@ -230,6 +227,17 @@ def open_log(statistics: RunStatistics, folder: OutFolder | None, every_seconds:
         return StatisticsLog(statistics, lambda facts: click.echo(json.dumps(facts), err=True), every_seconds)
     lines = JsonLines(folder.path / "statistics.jsonl")
     return StatisticsLog(statistics, lines.append, every_seconds, begun=lambda: folder.begun, close=lines.close)
+
+
+def all_or_none(sinks: Iterator[Sink]) -> list[Sink]:
+    """Open one after the other; where one cannot be, those before it are closed, and no socket stays behind."""
+    opened: list[Sink] = []
+    with ExitStack() as undone:
+        for sink in sinks:
+            undone.callback(sink.close)
+            opened.append(sink)
+        undone.pop_all()
+    return opened
 
 
 def open_sinks(

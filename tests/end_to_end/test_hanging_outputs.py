@@ -23,7 +23,8 @@ PROGRAM = """
 import os
 from clst_runtime import cli_run, pipeline
 # So that tests need not wait for 5 and 3
-pipeline.CLOSING_SECONDS, cli_run.REPORT_SECONDS = float(os.environ.get("CLOSING", "2")), 0.6
+pipeline.CLOSING_SECONDS = float(os.environ.get("CLOSING", "2"))
+cli_run.REPORT_SECONDS = float(os.environ.get("REPORT", "0.6"))
 cli_run.main()
 """
 
@@ -196,3 +197,18 @@ def test_a_report_that_nobody_reads_is_written_elsewhere(started, rgb_model, tmp
     *_, last = errors.splitlines()
     assert last == "error: not everything was recorded: report on standard output: it takes more than 0.6 s"
     assert json.loads(errors[errors.index("{") : errors.rindex("}") + 1])["frames"] == 3
+
+
+def test_a_second_signal_while_nobody_reads_the_report_ends_the_wait(started, rgb_model, tmp_path):
+    reading, writing = full_pipe()
+    process = started(rgb_model, "--source", linked_pictures(tmp_path / "in", 3), "--out", tmp_path / "out",
+                      stdout=writing, stderr=subprocess.PIPE, environment={"REPORT": "60"})  # fmt: skip
+    until((tmp_path / "out" / "legend.png").exists, process)  # the last file: the report comes next
+    for _ in range(2):
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.1)
+    errors = process.communicate(timeout=30)[1].decode()
+    os.close(reading)
+    os.close(writing)
+    assert process.returncode == 130, errors
+    assert "3 frames in" in errors
