@@ -15,7 +15,8 @@ from clst_runtime.manifest import Manifest
 from clst_runtime.numbers import parse_size
 from clst_runtime.sources import open_source
 from clst_train.config import Config, RunConfig
-from clst_train.options import check_settings
+from clst_train.options import check_settings, check_threads
+from clst_train.training import _threads_here
 
 COMMANDS = ["run", "bench", "eval", "parity", "doctor", "train", "data", "export", "demo"]
 UNUSABLE = ("nan", "NaN", "inf", "-inf", "Infinity", "1e999", "-1e999", "9" * 400, str(2**63), str(-(2**63)))
@@ -109,8 +110,11 @@ def test_more_threads_than_cores_are_refused(name, monkeypatch):
         option.type.convert("4", option, None)
 
 
-def test_training_takes_no_more_threads_than_cores(monkeypatch):
+def test_training_takes_at_most_a_thread_a_core_and_a_run_of_a_larger_machine_goes_on(monkeypatch, capsys):
     monkeypatch.setattr(os, "cpu_count", lambda: 3)
-    check_settings(Config(run=RunConfig(threads=3)))
+    check_threads(Config(run=RunConfig(threads=3)))
     with pytest.raises(ConfigError, match=r"run.threads = 4; this machine has 3 cores"):
-        check_settings(Config(run=RunConfig(threads=4)))
+        check_threads(Config(run=RunConfig(threads=4)))
+    check_settings(Config(run=RunConfig(threads=4)))  # as of a run to go on with
+    assert [_threads_here(3), _threads_here(4)] == [3, 3]
+    assert capsys.readouterr().err == "note: run.threads = 4, but this machine has 3 cores, which are taken\n"

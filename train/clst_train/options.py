@@ -56,6 +56,7 @@ def check_start(recipe: str, out: Path | None, init: Path | None, options: Mappi
         ClstError: a setting, a path or the folder to make cannot be used.
     """
     config = configure(recipe, options)
+    check_threads(config)
     if out is not None:
         check_new_run(out)
     if init is not None:
@@ -82,18 +83,26 @@ def check_settings(config: Config) -> None:
     """Settings that name something outside the configuration.
 
     Raises:
-        ConfigError: no such kind of device, or more threads than cores. ModelFileError: weights are not there.
+        ConfigError: no such kind of device. ModelFileError: weights are not there.
     """
     if re.fullmatch(r"[a-z]+(:\d{1,3})?", config.run.device) is None:
         raise ConfigError(f"run.device = {config.run.device!r}; give auto, cpu, cuda or cuda:N")
-    if config.run.threads > cores_here():
-        raise ConfigError(
-            f"run.threads = {config.run.threads}; this machine has {cores_here()} cores, give at most that"
-        )
     if config.adaptation.distil_from:
         check_checkpoint(Path(config.adaptation.distil_from))
     if config.model.backbone_weights:
         check_file(Path(config.model.backbone_weights), "file of weights", ModelFileError)
+
+
+def check_threads(config: Config) -> None:
+    """Of a new run only: one from a larger machine goes on here with fewer.
+
+    Raises:
+        ConfigError: more threads than cores.
+    """
+    if config.run.threads > cores_here():
+        raise ConfigError(
+            f"run.threads = {config.run.threads}; this machine has {cores_here()} cores, give at most that"
+        )
 
 
 def check_places(config: Config, *, knows_classes: bool) -> None:

@@ -15,6 +15,7 @@ import torch
 from clst_runtime.dataset import LabelledDataset, open_dataset
 from clst_runtime.errors import ConfigError, DataError, MissingDependency
 from clst_runtime.labels import ClassList, load_class_list
+from clst_runtime.numbers import cores_here
 from clst_runtime.optional import require
 from clst_train.acceleration import accelerate, keep_memory, repeat_exactly
 from clst_train.adaptation_stage import adapt
@@ -168,12 +169,19 @@ def _train(folder: RunFolder, config: Config, point: Checkpoint | None, data: Da
     return folder
 
 
+def _threads_here(wanted: int) -> int:
+    """At most one a core; a run that is resumed may come from a larger machine."""
+    if wanted > cores_here():
+        tell(f"note: run.threads = {wanted}, but this machine has {cores_here()} cores, which are taken")
+    return min(wanted, cores_here())
+
+
 def _run_of(folder: RunFolder, config: Config, data: Data, device: torch.device) -> Run:
     source, target, validation, classes = data
     seed_everything(config.run.seed)
     keep_memory()
     if config.run.threads:
-        torch.set_num_threads(config.run.threads)
+        torch.set_num_threads(_threads_here(config.run.threads))
     require("cv2").setNumThreads(1)  # the loaders are what runs beside each other, not the rows of one picture
     here = ranks()
     return Run(
