@@ -31,14 +31,24 @@ def check_file(path: Path, what: str = "file", error: type[ClstError] = DataErro
 
 
 def check_checkpoint(path: Path) -> None:
-    """Refuse, without PyTorch, what cannot be a checkpoint.
+    """Refuse, without PyTorch, what cannot be a checkpoint; PyTorch itself does not look at check sums.
 
     Raises:
-        ModelFileError: missing, a folder, cut short or of another kind.
+        ModelFileError: missing, a folder, cut short, changed since it was written, or of another kind.
     """
     check_file(path, "checkpoint", ModelFileError)
     if not zipfile.is_zipfile(path):
         raise ModelFileError(f"{path} is damaged or no PyTorch checkpoint (it is no whole archive)")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            stored = all(entry.compress_type == zipfile.ZIP_STORED for entry in archive.infolist())
+            damaged = archive.testzip() if stored else None
+    except (zipfile.BadZipFile, RuntimeError, EOFError) as error:  # RuntimeError: encrypted
+        raise ModelFileError(f"{path} is damaged or no PyTorch checkpoint ({error})") from error
+    if not stored:
+        raise ModelFileError(f"{path} is no PyTorch checkpoint (its archive is compressed)")
+    if damaged is not None:
+        raise ModelFileError(f"{path} is damaged (a check sum in it does not hold); copy it again or train again")
 
 
 def check_new_folder(path: Path, *, cure: str, leftovers: Iterable[str] = ()) -> None:

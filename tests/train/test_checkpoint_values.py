@@ -1,9 +1,12 @@
 """What a checkpoint says of itself is checked when it is read, by the code that checks manifests."""
 
+import zipfile
+
 import pytest
 import torch
 
 from clst_runtime.errors import ModelFileError
+from clst_runtime.paths import check_checkpoint
 from clst_train.checkpoint import FORMAT, load_checkpoint
 
 GOOD = {
@@ -50,3 +53,20 @@ def test_a_missing_value_is_named(tmp_path):
     torch.save({name: value for name, value in GOOD.items() if name != "std"}, tmp_path / "c.pt")
     with pytest.raises(ModelFileError, match="std is missing"):
         load_checkpoint(tmp_path / "c.pt")
+
+
+def test_a_checkpoint_of_which_one_byte_has_changed_is_refused_before_pytorch_takes_it(tmp_path):
+    path = saved(tmp_path / "c.pt", segmenter_state={"w": torch.full((4096,), 7, dtype=torch.uint8)})
+    check_checkpoint(path)
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b"\7" * 64, b"\7" * 63 + b"\6", 1))
+    assert load_checkpoint(path).segmenter_state["w"].sum() == 4096 * 7 - 1
+    with pytest.raises(ModelFileError, match="c.pt is damaged"):
+        check_checkpoint(path)
+
+
+def test_a_compressed_archive_is_no_checkpoint_and_is_not_unpacked(tmp_path):
+    with zipfile.ZipFile(tmp_path / "c.pt", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", bytes(1 << 20))
+    with pytest.raises(ModelFileError, match="its archive is compressed"):
+        check_checkpoint(tmp_path / "c.pt")
