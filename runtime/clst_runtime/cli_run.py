@@ -119,6 +119,8 @@ def check(model: Path, source: str, out: Path | None, options: dict[str, Any]) -
     """
     if out is None and (options["masks"] or options["pictures"]):
         raise click.UsageError("--masks and --pictures need --out")
+    if out is not None and options["collect"] is not None and out.absolute() == options["collect"].absolute():
+        raise click.UsageError("--collect and --out each need a folder of their own")
     if options["rebuild"] and model.suffix.lower() != ".engine":
         raise click.UsageError("--rebuild is for an .engine file; a bundle is built again by itself where it has to be")
     if options["rebuild"] and source.startswith("raw:"):

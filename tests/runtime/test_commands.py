@@ -48,6 +48,7 @@ def test_run_reads_its_own_video_again(tmp_path, rgb_model):
         (["clst-run", "{model}", "--source", "{data}", "--out", "{data}"], 3, "exists and is not empty"),
         (["clst-run", "{model}", "--source", "camera:97", "--patience", "0.1"], 3, "cannot be opened"),
         (["clst-run", "{model}", "--source", "{data}", "--masks"], 2, "need --out"),
+        (["clst-run", "{model}", "--source", "{data}", "--out", "new", "--collect", "new"], 2, "a folder of their own"),
         (["clst-eval", "{model}", "--data", "{none}"], 3, "no such folder"),
         (["clst-eval", "{damaged}", "--data", "{data}"], 4, "damaged"),
         (["clst-bench", "{model}", "--data", "{none}", "--runs", "1"], 3, "no such folder"),

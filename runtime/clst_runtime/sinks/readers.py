@@ -32,8 +32,8 @@ LOSSLESS_SECONDS = 1.0
 """How long a run that may lose nothing waits while every reader's queue is full; they count as slow from then on."""
 END_SECONDS = 1.0
 """How long the end waits for readers to take what is left, and for one that takes nothing of it."""
-LOSSLESS_END_SECONDS = 5.0
-"""How long it waits where nothing may be lost."""
+LOSSLESS_END_SECONDS = 3.0
+"""How long it waits where nothing may be lost; less than the 5 s that all sinks have together."""
 CHECK_SECONDS = 0.25
 ROOM_SECONDS = 0.002
 SMALLEST_BUFFER = 1 << 16
