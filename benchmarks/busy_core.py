@@ -23,36 +23,45 @@ from typing import Any
 
 import click
 
+from clst_train.cores import WISHES
+
 WAYS: dict[str, dict[str, str]] = {
-    "usual": {},
+    "usual": {"KMP_BLOCKTIME": "200"},
+    "clst-train": {},
     "passive": {"OMP_WAIT_POLICY": "passive"},
     "1000 spins": {"GOMP_SPINCOUNT": "1000"},
-    "10000 spins": {"GOMP_SPINCOUNT": "10000"},
     "one thread": {"OMP_NUM_THREADS": "1"},
 }
+"""Variables; KMP_BLOCKTIME, which GNU's OpenMP does not read, tells `bind_threads` that somebody has chosen."""
 COUNTS = "while True: pass"
 
 
 def serve(folder: Path, steps: int) -> None:
     """In a child: steps of a block each time that a line comes; tells the seconds of one step."""
+    from clst_train.cores import bind_threads, on_first_core, use_all_cores
+
+    bind_threads()
     import cv2
 
     from clst_train.adaptation_stage import both_batches
     from training_speed import block, changed, clst_step, prepare
 
+    use_all_cores()
+
     cv2.setNumThreads(1)
     run = prepare(folder, ())
     batches = [both_batches(run, iteration) for iteration in range(3)]
     step = clst_step(changed(run))
-    block(step, batches, steps)
-    print("ready", flush=True)
-    for _ in sys.stdin:
-        print(block(step, batches, steps), flush=True)
+    with on_first_core(run.device.type):
+        block(step, batches, steps)
+        print("ready", flush=True)
+        for _ in sys.stdin:
+            print(block(step, batches, steps), flush=True)
 
 
 def begin(folder: Path, steps: int, variables: dict[str, str]) -> subprocess.Popen[str]:
     """A child that has made its first steps."""
-    plain = {name: value for name, value in os.environ.items() if name not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
+    plain = {name: value for name, value in os.environ.items() if name not in WISHES}
     call = [sys.executable, __file__, "--serve", str(folder), "--steps", str(steps)]
     child = subprocess.Popen(
         call, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1, env=plain | variables

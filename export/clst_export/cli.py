@@ -100,9 +100,7 @@ def convert(checkpoint: Path | None, onnx: str | None, trt: str | None, **option
     precision = onnx or trt or ""
     refuse_contradictions(precision, trt, options)
     from clst_runtime.optional import check_installed, require
-    from clst_runtime.waiting import wait_passively
 
-    wait_passively()
     check_installed(*PACKAGES)
     from clst_export.files_to_make import check_given, newest_checkpoint, output_paths, refuse_existing
 

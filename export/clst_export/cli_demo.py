@@ -18,9 +18,7 @@ def main(out: Path, scenes: int, settings: tuple[str, ...]) -> None:
     """Draw an old and a new camera, train, adapt, export, prove parity, drive; leaves pictures and a table."""
     from clst_runtime.optional import check_installed, require
     from clst_runtime.paths import check_new_folder
-    from clst_runtime.waiting import wait_passively
 
-    wait_passively()
     packages = ("torch", "onnx", "onnxruntime", "cv2", "matplotlib", "tomli_w")
     check_installed(*packages)
     from clst_train.options import check_settings, configure

@@ -19,6 +19,7 @@ from clst_runtime.optional import require
 from clst_train.adaptation_state import learner_of, restore_state, save_state
 from clst_train.batchnorm import estimate_statistics
 from clst_train.checkpoint import Checkpoint, save_checkpoint
+from clst_train.cores import on_first_core
 from clst_train.data.colours import CHANNELS, colour_shift, evenly
 from clst_train.data.fitting import fitted
 from clst_train.data.loading import (
@@ -61,7 +62,7 @@ def adapt(run: Run, resume: Checkpoint | None) -> None:
         return _expected(learner, both_batches(run, iteration))
 
     batches = loaded(run, make, first, settings.iterations)
-    with finishing_steps():
+    with finishing_steps(), on_first_core(run.device.type):
         for iteration, (source, unlabelled) in with_progress(run, ADAPTED, batches, settings.iterations):
             set_rate(descent.optimiser, settings.learning_rate, iteration, settings.iterations)
             if iteration == begin:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from clst_runtime.command import INTERRUPTED, command
 from clst_runtime.errors import ClstError
 from clst_runtime.numbers import SEED
+
+if TYPE_CHECKING:
+    from clst_train.config import Config
 
 RECIPE = "new_camera"
 PACKAGES = ("torch", "cv2", "tqdm", "matplotlib", "tomli_w")
@@ -62,13 +65,14 @@ def run(recipe: str, out: Path | None, init: Path | None, resume: Path | None, o
         What `start_run` raises.
     """
     from clst_runtime.optional import check_installed, require
-    from clst_runtime.waiting import wait_passively
+    from clst_train.cores import bind_threads, use_all_cores
 
-    wait_passively()
     check_installed(*PACKAGES)
-    check_first(recipe, out, init, resume, options)
+    if check_first(recipe, out, init, resume, options).run.threads == 0:
+        bind_threads()
     for module in PACKAGES:
         require(module)
+    use_all_cores()
     from clst_train.distributed import told_by_first
     from clst_train.ranks import ranks
     from clst_train.training import start_run
@@ -83,8 +87,13 @@ def run(recipe: str, out: Path | None, init: Path | None, resume: Path | None, o
         click.echo(str(folder.adapted if folder.adapted.is_file() else folder.source))
 
 
-def check_first(recipe: str, out: Path | None, init: Path | None, resume: Path | None, options: dict[str, Any]) -> None:
+def check_first(
+    recipe: str, out: Path | None, init: Path | None, resume: Path | None, options: dict[str, Any]
+) -> Config:
     """What can be found wrong before PyTorch is imported, which takes seconds; of several processes the first tells it.
+
+    Returns:
+        The run's configuration.
 
     Raises:
         ClstError: a setting, a path or the folder to make cannot be used.
@@ -94,9 +103,8 @@ def check_first(recipe: str, out: Path | None, init: Path | None, resume: Path |
 
     try:
         if resume is not None:
-            check_resume(resume)
-        else:
-            check_start(recipe, out, init, options)
+            return check_resume(resume)
+        return check_start(recipe, out, init, options)
     except ClstError as error:
         if not ranks().first:
             raise click.exceptions.Exit(error.exit_code) from error

@@ -160,9 +160,7 @@ def features(
         raise click.UsageError("--labels and --target both name images of the new camera; give one of them")
     from clst_runtime.atomic import check_can_write
     from clst_runtime.optional import check_installed, require
-    from clst_runtime.waiting import wait_passively
 
-    wait_passively()
     packages = ("torch", "cv2", "matplotlib")
     check_installed(*packages)
     from clst_train.options import check_finished_run

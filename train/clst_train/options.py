@@ -49,8 +49,8 @@ def configure(recipe: str, options: Mapping[str, Any]) -> Config:
     return config_from_mapping(values, where=f"recipe {recipe}")
 
 
-def check_start(recipe: str, out: Path | None, init: Path | None, options: Mapping[str, Any]) -> None:
-    """Everything about a new run that takes no time to find out.
+def check_start(recipe: str, out: Path | None, init: Path | None, options: Mapping[str, Any]) -> Config:
+    """Everything about a new run that takes no time to find out; returns its configuration.
 
     Raises:
         ClstError: a setting, a path or the folder to make cannot be used.
@@ -63,9 +63,10 @@ def check_start(recipe: str, out: Path | None, init: Path | None, options: Mappi
         check_checkpoint(init)
     check_settings(config)
     check_places(config, knows_classes=init is None)
+    return config
 
 
-def check_resume(path: Path) -> None:
+def check_resume(path: Path) -> Config:
     """The same of a run to go on with.
 
     Raises:
@@ -77,6 +78,7 @@ def check_resume(path: Path) -> None:
             check_checkpoint(checkpoint)
     check_settings(config)
     check_places(config, knows_classes=not folder.source.exists())
+    return config
 
 
 def check_settings(config: Config) -> None:

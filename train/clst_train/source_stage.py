@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from clst_runtime.labels import IGNORE_ID
 from clst_train.checkpoint import Checkpoint, save_checkpoint
+from clst_train.cores import on_first_core
 from clst_train.data.loading import SourceBatch, source_batch
 from clst_train.distributed import on_any_rank, together, total
 from clst_train.losses.segmentation import segmentation_loss
@@ -47,7 +48,7 @@ def train_source(run: Run, resume: Checkpoint | None) -> None:
     segmenter.train()
     passes = passes_of(segmenter, None, auxiliary_weight=settings.auxiliary_weight)
     batches = loaded(run, _batch, first, settings.iterations)
-    with finishing_steps():
+    with finishing_steps(), on_first_core(run.device.type):
         for iteration, batch in with_progress(run, SOURCE, batches, settings.iterations):
             set_rate(optimiser, settings.learning_rate, iteration, settings.iterations)
             for loss in partial_losses(run, batch, passes):

@@ -12,7 +12,6 @@ from clst_runtime.backends.gpu_options import GpuOptions
 from clst_runtime.errors import ConfigError, MissingDependency, ModelFileError
 from clst_runtime.optional import check_installed
 from clst_runtime.paths import check_checkpoint
-from clst_runtime.waiting import wait_passively
 
 ENTRY_POINTS = "clst.backends"
 
@@ -65,7 +64,6 @@ def check_model_file(path: Path) -> None:
     if not path.exists():
         raise ModelFileError(f"{path}: no such model file")
     if path.suffix.lower() == ".pt":
-        wait_passively()  # its reader will import PyTorch
         check_installed("torch", "clst_train")
         check_checkpoint(path)
 

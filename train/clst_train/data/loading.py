@@ -18,6 +18,7 @@ from clst_runtime.dataset import LabelledDataset
 from clst_runtime.frames import PADDING_RGB, Content
 from clst_runtime.labels import IGNORE_ID
 from clst_train.config import AugmentationConfig, Config
+from clst_train.cores import use_all_cores
 from clst_train.data.augment import Geometry, draw_geometry, hiding_mask, mixing_mask, vary_colours
 from clst_train.data.colours import colours_of, with_colours
 from clst_train.data.fitting import fitted
@@ -186,7 +187,7 @@ def prefetched(
     What `make` raises is raised here, when the batch's turn has come. `make` is called by several threads at once.
     """
     ahead = max(ahead, loaders)
-    with ThreadPoolExecutor(max_workers=loaders, thread_name_prefix="loader") as pool:
+    with ThreadPoolExecutor(loaders, thread_name_prefix="loader", initializer=use_all_cores) as pool:
         waiting: deque[tuple[int, Future[Batch]]] = deque()
         upcoming = iter(range(first, end))
         try:
