@@ -63,13 +63,11 @@ TRAPS: list[Callable[[], None]] = [
     lambda: before(training, "rehearse", signal.SIGINT),  # a new run: there is no folder yet
     lambda: before(training, "_run_of", signal.SIGTERM),  # a new run: the folder is there, no step
     lambda: in_step(source_stage, 0, signal.SIGINT),
-    lambda: before(training, "rehearse", signal.SIGHUP),  # going on
     lambda: in_step(source_stage, 1, signal.SIGINT, 2),  # at once: this step is lost
     lambda: in_step(source_stage, 2, signal.SIGTERM),  # the last step
     lambda: before(adaptation_stage, "estimate_statistics", signal.SIGINT),  # between the stages
     lambda: before(run, "validation_miou", signal.SIGHUP),  # in step 2: told when it is over
     lambda: in_step(adaptation_stage, 3, signal.SIGTERM),
-    lambda: before(adaptation_stage, "_finish", signal.SIGINT),
     lambda: before(training, "draw_examples", signal.SIGTERM),
 ]
 
