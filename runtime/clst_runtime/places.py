@@ -86,6 +86,8 @@ def check_place(place: Path) -> None:
     Raises:
         DataError: it is not so.
     """
+    if not place.exists():
+        raise DataError(f"{place}: no such folder, picture or video")
     if not is_video(place):
         read_image(pictures_of(place, split="train").paths[0])
         return

@@ -64,7 +64,7 @@ CASES = [
     ((*TRAIN, "--source", "{p}/empty"), 3, "empty: no known layout"),
     ((*TRAIN, "--split", "tain"), 3, "'tain'"),
     ((*TRAIN, "--format", "citscapes"), 3, "did you mean 'cityscapes'"),
-    ((*TRAIN, "--target", "{p}/none"), 3, "none: no such folder"),
+    ((*TRAIN, "--target", "{p}/none"), 3, "none: no such folder, picture or video"),
     ((*TRAIN, "--target", "{p}/file"), 3, "file: not a picture or video"),
     ((*TRAIN, "--target", "{p}/empty"), 3, "empty: no image in it"),
     ((*TRAIN, "--classes", "road91"), 3, "no class list 'road91'"),
