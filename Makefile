@@ -29,9 +29,9 @@ $(VENV)/installed: pyproject.toml constraints-cpu.txt
 	$(BIN)/python -m pip install --quiet -c constraints-cpu.txt -e '.[$(EXTRAS)]'
 	touch $@
 
-# A real TensorRT for the tests, 150 MB; the markers in pyproject.toml say where there is one.
+# NVIDIA's parser and builder, 150 MB, for tests and exports; the markers in pyproject.toml say where there is one.
 $(VENV)/rtx: $(VENV)/installed
-	$(BIN)/python -m pip install --quiet --group rtx && touch $@ || echo "TensorRT for RTX could not be installed" >&2
+	$(BIN)/python -m pip install --quiet -c constraints-cpu.txt -e '.[rtx]' && touch $@ || echo "TensorRT for RTX could not be installed" >&2
 
 clean:
 	rm -rf $(VENV) demo

@@ -8,10 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from clst_runtime.engines.rtx import load_rtx
+from clst_runtime.errors import MissingDependency
 from clst_runtime.images import write_png
 from clst_runtime.labels import ClassList
 from clst_runtime.manifest import METADATA_KEY, Manifest
-from tests import rtx
+from tests.rtx import LACKING, must_be_there
 
 RGB_CLASSES = ClassList(name="rgb", names=("red", "green", "blue"), colours=((255, 0, 0), (0, 255, 0), (0, 0, 255)))
 SIZE_HW = (8, 16)
@@ -78,13 +80,14 @@ def write_labelled(root: Path, *, count: int = 3, split: str = "val", size_hw: t
 @pytest.fixture(scope="session")
 def trt():
     """The module of TensorRT for RTX; without it the test is skipped, and the run's last lines say so once."""
-    module = rtx.load()
-    if module is None:
-        (pytest.fail if rtx.must_be_there() else pytest.skip)(rtx.LACKING)
-    return module
+    try:
+        return load_rtx()
+    except MissingDependency as error:
+        (pytest.fail if must_be_there() else pytest.skip)(f"{LACKING}: {error.message}")
 
 
 def pytest_terminal_summary(terminalreporter):
-    skipped = terminalreporter.stats.get("skipped", [])
-    if any(rtx.LACKING in str(each.longrepr) for each in skipped):
-        terminalreporter.write_line(rtx.LACKING)
+    reasons = {each.longrepr[2].removeprefix("Skipped: ") for each in terminalreporter.stats.get("skipped", [])}
+    for reason in sorted(reasons):
+        if reason.startswith(LACKING):
+            terminalreporter.write_line(reason)

@@ -16,6 +16,7 @@ _CURES = {
     "onnx": "ONNX: pip install 'clst[export]'",
     "matplotlib": "Matplotlib: pip install 'clst[plot]'",
     "tensorrt": "TensorRT: pip install 'clst[trt]', or the one of JetPack on a Jetson",
+    "tensorrt_rtx_bindings": "TensorRT for RTX: pip install --force-reinstall 'clst[rtx]' with this Python",
     "av": "PyAV: pip install 'clst[video]'",
     "aiohttp": "the web page: pip install 'clst[web]'",
     "prometheus_client": "the web page: pip install 'clst[web]'",

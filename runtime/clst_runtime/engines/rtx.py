@@ -1,0 +1,74 @@
+"""TensorRT for RTX: NVIDIA's ONNX parser and engine builder, which need no GPU.
+
+Its bindings come without libraries; ONNX Runtime's plugin for TensorRT for RTX is the wheel that has them.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import importlib.util
+import platform
+import sys
+from pathlib import Path
+from types import ModuleType
+
+from clst_runtime.errors import MissingDependency
+from clst_runtime.machine import package_version
+from clst_runtime.optional import require
+
+BINDINGS, LIBRARIES = "tensorrt_rtx_bindings", "onnxruntime_ep_nv_tensorrt_rtx"
+COMPLETE = "tensorrt_rtx"
+"""Module of NVIDIA's own distribution `tensorrt-rtx`, which brings its libraries from NVIDIA's server."""
+BINDINGS_PACKAGE = "tensorrt-rtx-cu13-bindings"
+CURE = "pip install 'clst[rtx]'"
+REINSTALL = "pip install --force-reinstall 'clst[rtx]'"
+
+
+@functools.cache
+def load_rtx() -> ModuleType:
+    """Its bindings, with the parser's and the builder's libraries loaded.
+
+    Raises:
+        MissingDependency: bindings or libraries are not installed, do not fit each other or this Python, or do not
+            load.
+    """
+    bindings, folder = _folder(BINDINGS), _folder(LIBRARIES)
+    if bindings is None or folder is None:
+        if _folder(COMPLETE) is not None:
+            return require(COMPLETE)
+        lacks = "" if bindings is folder else f" as a whole: {LIBRARIES if bindings else BINDINGS} is missing"
+        raise MissingDependency(f"TensorRT for RTX is not installed{lacks}; {cure()}")
+    for name in ("libtensorrt_rtx", "libtensorrt_onnxparser_rtx"):
+        _load_library(folder, name)
+    return require(BINDINGS)
+
+
+def cure() -> str:
+    """How to get it on this machine, or that there is nothing to get."""
+    if sys.platform == "linux" and platform.machine() == "x86_64" and sys.version_info < (3, 14):
+        return CURE
+    here = f"{platform.system()} {platform.machine()} with Python {platform.python_version()}"
+    return f"there is no package of it for {here}, only for x86-64 Linux with Python up to 3.13"
+
+
+def _folder(package: str) -> Path | None:
+    """Where a package lies; None if it is not installed."""
+    found = importlib.util.find_spec(package)
+    return None if found is None or found.origin is None else Path(found.origin).parent
+
+
+def _load_library(folder: Path, name: str) -> None:
+    """Load it for all to see: the bindings look for it by a shorter name, which is in no folder."""
+    found = sorted(folder.glob(f"{name}.so.*"))
+    if len(found) != 1:
+        raise MissingDependency(f"TensorRT for RTX: {folder} has {len(found)} files {name}.so.*, not 1; {REINSTALL}")
+    library, bindings = found[0].name.partition(".so.")[2], package_version(BINDINGS_PACKAGE)
+    if bindings is not None and not f"{bindings}.".startswith(f"{library}."):
+        raise MissingDependency(
+            f"TensorRT for RTX: bindings {bindings} and library {library} do not fit each other; {REINSTALL}"
+        )
+    try:
+        ctypes.CDLL(str(found[0]), mode=ctypes.RTLD_GLOBAL)
+    except OSError as error:
+        raise MissingDependency(f"TensorRT for RTX does not load ({error}); {REINSTALL}") from error
