@@ -217,8 +217,8 @@ def make_bundle(paths: dict[str, Path], rival: Path | None, material: Material, 
 def build(model: Path, frames: str | None, cuda: str, *, as_json: bool) -> None:
     """Build and verify the engine of a bundle for this machine's GPU and TensorRT; a good one is kept as it is.
 
-    MODEL may be an .engine file of another GPU or TensorRT, or a damaged one: it is built again from the ONNX file
-    beside it, as it was built before. Needs TensorRT and a GPU, but neither PyTorch nor onnx.
+    MODEL may be an .engine file of another GPU, TensorRT or driver, or a damaged one: it is built again from the ONNX
+    file beside it, as it was built before. Needs TensorRT and a GPU, but neither PyTorch nor onnx.
     """
     is_engine = model.suffix.lower() == ".engine" and not model.is_dir()
     if is_engine != (frames is not None):

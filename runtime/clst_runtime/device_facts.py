@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from clst_runtime.machine import text_of
 from clst_runtime.programs import Runner, run_program
 
 GPU_FIELDS = {
@@ -142,9 +143,9 @@ def cpu_clocks(root: Path = Path("/")) -> dict[str, Any]:
     """Governors and frequencies in MHz of the CPU's cores, from /sys; empty where a virtual machine hides them."""
     governors, now, most = set(), [], []
     for core in sorted((root / "sys/devices/system/cpu").glob("cpu[0-9]*/cpufreq")):
-        governors.add(_text(core / "scaling_governor"))
-        now.append(_text(core / "scaling_cur_freq"))
-        most.append(_text(core / "scaling_max_freq"))
+        governors.add(text_of(core / "scaling_governor"))
+        now.append(text_of(core / "scaling_cur_freq"))
+        most.append(text_of(core / "scaling_max_freq"))
     found: dict[str, Any] = {"governors": sorted(name for name in governors if name)}
     found["now_mhz"] = [int(value) / 1e3 for value in now if value.isdigit()]
     found["max_mhz"] = max((int(value) / 1e3 for value in most if value.isdigit()), default=None)
@@ -155,17 +156,10 @@ def thermal_zones(root: Path = Path("/")) -> dict[str, float]:
     """Temperatures in °C of the thermal zones below /sys, by their type; the warmest of those of one type."""
     zones: dict[str, float] = {}
     for zone in sorted((root / "sys/class/thermal").glob("thermal_zone*")):
-        name, value = _text(zone / "type"), _text(zone / "temp")
+        name, value = text_of(zone / "type"), text_of(zone / "temp")
         if name and re.fullmatch(r"-?\d+", value) and int(value) / 1e3 > NO_SENSOR_C:
             zones[name] = max(int(value) / 1e3, zones.get(name, NO_SENSOR_C))
     return zones
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(errors="replace").strip("\0\n ")
-    except OSError:  # absent, or a sensor that is switched off
-        return ""
 
 
 def unsteadiness(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import resource
 import sys
 from importlib.metadata import PackageNotFoundError, version
@@ -11,6 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from clst_runtime.programs import Runner, run_program
+
+UNKNOWN = "unknown"
+"""A version that nothing tells."""
 
 PACKAGES = ("numpy", "opencv-python", "opencv-python-headless", "av", "onnxruntime", "onnxruntime-gpu", "torch", "onnx",
             "tensorrt", "pycuda", "cuda-bindings", "click")  # fmt: skip
@@ -40,6 +44,35 @@ def gpu_names(run: Runner = run_program) -> list[str]:
     """NVIDIA devices with their drivers, as nvidia-smi names them; empty without one."""
     text = run(["nvidia-smi", "--query-gpu=name,driver_version,power.limit", "--format=csv,noheader"], seconds=20.0)
     return [line.strip() for line in (text or "").splitlines() if line.strip()]
+
+
+def driver_version(root: Path = Path("/"), run: Runner = run_program) -> str:
+    """The version of the GPU's driver, as `580.65.06`; on a Jetson, whose driver belongs to its system, that system's.
+
+    Two files tell it; nvidia-smi is asked only where neither is there. `unknown` if nothing tells it; never raises.
+    """
+    release = parse_tegra_release(text_of(root / "etc/nv_tegra_release"))
+    if release is not None:
+        return f"Jetson Linux {release[0]}.{release[1]}"
+    told = text_of(root / "proc/driver/nvidia/version").partition("\n")[0]
+    if not told:
+        told = run(["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]) or ""
+    found = re.search(r"(?:^|\s)(\d+(?:\.\d+)+)(?:\s|$)", told)
+    return found[1] if found else UNKNOWN
+
+
+def parse_tegra_release(text: str) -> tuple[int, str] | None:
+    """`# R36 (release), REVISION: 4.3, GCID: …` as (36, "4.3"); None if it is another text."""
+    found = re.match(r"#\s*R(\d+)\s*\(release\),\s*REVISION:\s*([\d.]+)", text)
+    return (int(found[1]), found[2].rstrip(".")) if found else None
+
+
+def text_of(path: Path) -> str:
+    """A short file of the system; empty if it cannot be read."""
+    try:
+        return path.read_text(errors="replace").strip("\0\n ")
+    except OSError:
+        return ""
 
 
 def files_allowed(*, parts: int = 1) -> int:

@@ -72,6 +72,7 @@ def there_and_back():
             device.compute_capability,
             device.integrated,
             device.multiprocessors,
+            device.cuda_version,
         ]
         frame, result = device.pinned((2, 3)), device.pinned((2, 3))
         found["zeroed"] = [str(frame.dtype), frame.tolist()]

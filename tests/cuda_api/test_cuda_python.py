@@ -99,7 +99,7 @@ def found(answers, scenario, state=CLEAN):
 
 def test_a_frame_goes_there_and_back_only_after_waiting(answers):
     told = found(answers, "there_and_back")
-    assert told["facts"] == ["cuda-python", "Orin", "8.7", True, 14]
+    assert told["facts"] == ["cuda-python", "Orin", "8.7", True, 14, "13.0"]
     assert told["zeroed"] == ["uint8", [[0, 0, 0], [0, 0, 0]]]
     assert told["before_waiting"] == [[0, 0, 0], [0, 0, 0]]
     assert told["after_waiting"] == [[246, 246, 246], [246, 246, 246]]  # 255 - 9: what was there when the copy ran

@@ -31,6 +31,7 @@ def test_the_gpu_says_what_it_is(device):
     assert float(device.compute_capability) >= 5.0
     assert isinstance(device.integrated, bool)
     assert device.multiprocessors >= 1
+    assert float(device.cuda_version) >= 12.0
     assert device.stream_handle != 0
 
 

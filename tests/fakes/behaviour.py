@@ -34,6 +34,8 @@ class Behaviour:
     """DLA cores of the device."""
     strongly_typed: bool | None = None
     """Whether the last network was."""
+    cuda: str = "12.6"
+    """The newest CUDA that the driver offers."""
     integrated: bool = False
     """Whether the GPU shares the processor's memory."""
     has_graphs: bool = True

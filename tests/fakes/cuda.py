@@ -38,6 +38,7 @@ class FakeCuda:
 
     def __init__(self, name: str = "Orin", compute_capability: str = "8.7", multiprocessors: int = 16) -> None:
         self.name, self.compute_capability, self.multiprocessors = name, compute_capability, multiprocessors
+        self.cuda_version = behaviour.current.cuda
         self.stream_handle = 7000 + next(_numbers)
         self.queue: list[Callable[[], float | None]] = []
         STREAMS[self.stream_handle] = self.queue

@@ -4,7 +4,7 @@ Names, parameters and error classes as in PyCUDA 2026.1 (src/wrapper/wrap_cudadr
 stream)`, `memcpy_dtoh_async(dest, src, stream)`, `Stream(flags)` with `handle`, `Event` with `record(stream)` and
 `end.time_since(start)`, `pagelocked_empty(shape, dtype, order, mem_flags)` whose array's `base` has
 `get_device_pointer()`, `mem_alloc(bytes)` that becomes an address by `int`, `Device.get_attribute(attribute)`,
-`Device.retain_primary_context()` whose `push` is an ordinary and `pop` a static method.
+`Device.retain_primary_context()` whose `push` is an ordinary and `pop` a static method, `get_driver_version()`.
 """
 
 import numpy as np
@@ -40,6 +40,11 @@ def called(name):
 
 def init():
     called("init")
+
+
+def get_driver_version():
+    called("get_driver_version")
+    return 12060
 
 
 class Context:

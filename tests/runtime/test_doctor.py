@@ -16,8 +16,9 @@ from clst_runtime.doctor.cameras import CameraFormat, examine_cameras, parse_for
 from clst_runtime.doctor.cures import cure
 from clst_runtime.doctor.examination import examine_clocks, examine_disk, examine_python
 from clst_runtime.doctor.findings import look
-from clst_runtime.doctor.platforms import Platform, detect_machine, parse_l4t_core, parse_tegra_release
+from clst_runtime.doctor.platforms import Platform, detect_machine, parse_l4t_core
 from clst_runtime.doctor.probe import ask, parse_build_information, probe_provider
+from clst_runtime.machine import parse_tegra_release
 from clst_runtime.programs import run_program
 
 ROOT = Path(__file__).parents[2]

@@ -17,7 +17,7 @@ from clst_runtime.device_facts import (
     thermal_zones,
     unsteadiness,
 )
-from clst_runtime.machine import cpu_name, gpu_names
+from clst_runtime.machine import cpu_name, driver_version, gpu_names
 from clst_runtime.programs import run_program
 
 AGX_ORIN = (
@@ -237,3 +237,31 @@ def test_a_program_that_hung_and_its_children_are_ended(tmp_path):
     assert run_program(python(parent), seconds=0.6) is None
     time.sleep(1.6)
     assert not (tmp_path / "late").exists()
+
+
+ORIN_5 = (
+    "NVRM version: NVIDIA UNIX Open Kernel Module for aarch64  35.3.1  Release Build "
+    " (buildbrain@mobile-u64-6289-d7000)  Sun Mar 19 08:09:33 PDT 2023\nGCC version:  gcc 9.3.0\n"
+)
+X86 = "NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.129.03  Thu Oct 19 18:56:32 UTC 2023\nGCC version:  gcc\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "version"), [(ORIN_5, "35.3.1"), (X86, "535.129.03"), ("NVRM version: ?\n", "unknown")]
+)
+def test_the_drivers_version_is_read_from_its_file_and_no_program_is_asked(tmp_path, text, version):
+    write(tmp_path / "proc/driver/nvidia/version", text)
+    assert driver_version(tmp_path, answering(nvidia_smi="1.2.3\n")) == version
+
+
+def test_a_jetsons_driver_is_that_of_its_system(tmp_path):
+    write(tmp_path / "etc/nv_tegra_release", "# R36 (release), REVISION: 4.3, GCID: 38968081, BOARD: generic\n")
+    write(tmp_path / "proc/driver/nvidia/version", ORIN_5)
+    assert driver_version(tmp_path, answering()) == "Jetson Linux 36.4.3"
+
+
+@pytest.mark.parametrize(
+    ("answer", "version"), [("580.65.06\n580.65.06\n", "580.65.06"), ("[N/A]\n", "unknown"), (None, "unknown")]
+)
+def test_without_the_file_nvidia_smi_is_asked_and_silence_is_unknown(tmp_path, answer, version):
+    assert driver_version(tmp_path, lambda *_, **__: answer) == version

@@ -83,6 +83,10 @@ class CudaDevice(Protocol):
         """How many of them it has: modules of one name and compute capability differ in it (Orin: 4 to 16)."""
 
     @property
+    def cuda_version(self) -> str:
+        """The newest CUDA that the driver offers, e.g. `12.6`; `unknown` where the library cannot tell."""
+
+    @property
     def integrated(self) -> bool:
         """Whether processor and GPU share one memory, as on a Jetson."""
 
@@ -158,6 +162,11 @@ def out_of_memory(doing: str, reason: object) -> GpuOutOfMemory:
         f"the GPU ran out of memory while {doing} ({told}); end other programs that use it, "
         "or take a smaller input size"
     )
+
+
+def version_words(number: int) -> str:
+    """CUDA's number of a version as people write it: 12060 → `12.6`."""
+    return f"{number // 1000}.{number % 1000 // 10}"
 
 
 def check_library(library: str, *, graphs: bool) -> None:

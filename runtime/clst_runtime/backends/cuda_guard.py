@@ -13,6 +13,7 @@ from typing import Any
 
 from clst_runtime.backends.cuda import Bytes, Graph, GraphFailed, Mapped, Mark, cuda_failure, out_of_memory
 from clst_runtime.errors import ClstError
+from clst_runtime.machine import UNKNOWN
 
 NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING: does not wait for the legacy default stream
 
@@ -43,6 +44,7 @@ class GuardedDevice(ABC):
     def __init__(self) -> None:
         self._thread, self._failure, self._open = threading.get_ident(), "", False
         self._name, self._capability, self._multiprocessors, self._is_integrated = "", "", 0, False
+        self._cuda_version = UNKNOWN
 
     @abstractmethod
     def _kind_of(self, error: Exception) -> Failure:
@@ -106,6 +108,11 @@ class GuardedDevice(ABC):
     def multiprocessors(self) -> int:
         """How many of them it has."""
         return self._multiprocessors
+
+    @property
+    def cuda_version(self) -> str:
+        """The newest CUDA that the driver offers."""
+        return self._cuda_version
 
     @property
     def integrated(self) -> bool:

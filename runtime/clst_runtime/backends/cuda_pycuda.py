@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from clst_runtime.backends.cuda import CURE, PYCUDA, Bytes, NotImportable, out_of_memory
+from clst_runtime.backends.cuda import CURE, PYCUDA, Bytes, NotImportable, out_of_memory, version_words
 from clst_runtime.backends.cuda_guard import NON_BLOCKING, Failure, GuardedDevice
 from clst_runtime.errors import MissingDependency
 from clst_runtime.optional import require
@@ -45,6 +45,8 @@ class PycudaDevice(GuardedDevice):
         self._stream: Any = None
         try:
             driver.init()
+            with suppress(driver.Error):  # it is only told
+                self._cuda_version = version_words(int(driver.get_driver_version()))
             if driver.Device.count() == 0:
                 raise MissingDependency(f"no CUDA device is visible; {CURE}")
             device = driver.Device(0)

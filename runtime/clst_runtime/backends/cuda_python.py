@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from clst_runtime.backends.cuda import CUDA_PYTHON, CURE, Bytes, NotImportable, out_of_memory
+from clst_runtime.backends.cuda import CUDA_PYTHON, CURE, Bytes, NotImportable, out_of_memory, version_words
 from clst_runtime.backends.cuda_guard import NON_BLOCKING, Failure, GuardedDevice
 from clst_runtime.errors import MissingDependency
 from clst_runtime.optional import require
@@ -144,7 +144,9 @@ class CudaPythonDevice(GuardedDevice):
     def _open_first(self) -> None:
         call = self._driver.call
         call("cuInit", 0)
-        self._check_version(int(call("cuDriverGetVersion")))
+        driver = int(call("cuDriverGetVersion"))
+        self._check_version(driver)
+        self._cuda_version = version_words(driver)
         if int(call("cuDeviceGetCount")) == 0:
             raise MissingDependency(f"no CUDA device is visible; {CURE}")
         device = call("cuDeviceGet", 0)
@@ -167,8 +169,8 @@ class CudaPythonDevice(GuardedDevice):
         bindings = int(self._bindings.CUDA_VERSION)
         if bindings // 1000 > driver // 1000:
             raise MissingDependency(
-                f"cuda-python is made for CUDA {_version(bindings)}, this driver for CUDA {_version(driver)}; "
-                f"pip install 'cuda-bindings<{driver // 1000 + 1}'"
+                f"cuda-python is made for CUDA {version_words(bindings)}, this driver for CUDA "
+                f"{version_words(driver)}; pip install 'cuda-bindings<{driver // 1000 + 1}'"
             )
 
     def _kind_of(self, error: Exception) -> Failure:
@@ -262,7 +264,3 @@ def _start(host: Bytes) -> int:
     if not host.flags.c_contiguous:
         raise ValueError(f"page-locked memory of shape {host.shape} and strides {host.strides} is not one block")
     return int(host.ctypes.data)
-
-
-def _version(number: int) -> str:
-    return f"{number // 1000}.{number % 1000 // 10}"

@@ -23,7 +23,7 @@ from clst_runtime.backends.cuda_open import open_cuda
 from clst_runtime.backends.gpu_options import GpuOptions
 from clst_runtime.backends.graphs import Outputs, drawn_frames, prove_graph
 from clst_runtime.engines.library import Messages, gpu_failure, load_tensorrt, make_logger, make_runtime
-from clst_runtime.engines.sidecar import CURE, check_gpu, check_tensorrt, read_engine
+from clst_runtime.engines.sidecar import CURE, changes, check_gpu, check_tensorrt, proof_facts, read_engine
 from clst_runtime.engines.summary import EngineSummary, inspect_engine
 from clst_runtime.errors import ClstError, ConfigError, ModelFileError
 from clst_runtime.manifest import Manifest
@@ -84,7 +84,7 @@ class TrtBackend:
         self._closing = ExitStack()
         self._where, self._failure, self._gpu = path, "", gpu or GpuOptions()
         self.warnings: list[str] = []
-        """What was wanted and could not be had, a line each."""
+        """What was wanted and could not be had, or is another than when it was proved; a line each."""
         self._buffers: Buffers | None = None
         self._graph: Graph | None = None
         self._marks: list[Mark] = []
@@ -98,6 +98,7 @@ class TrtBackend:
                 device = self._closing.enter_context(open_cuda(self._gpu.cuda, graphs=self._gpu.graph))
             self._device = device
             check_gpu(self._manifest, self._device, where=path)
+            self.warnings += [] if built else proof_warning(self._manifest, device, str(trt.__version__), where=path)
             self._load(trt, plan)
             self._allocate(timed=timed)
             self._record_graph()
@@ -264,6 +265,15 @@ class TrtBackend:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def proof_warning(manifest: Manifest, device: CudaDevice, version: str, *, where: Path) -> list[str]:
+    """A line where the engine runs, but by another CUDA or driver than it was compared with its ONNX file."""
+    changed = changes(manifest.engine, proof_facts(device, version))
+    if not changed:
+        return []
+    cure = f"prove it again: clst-export build {where} --frames PICTURES"
+    return [f"{where} was proved by another CUDA or driver ({changed}); {cure}"]
 
 
 def check_tensors(trt: ModuleType, engine: trt.ICudaEngine, manifest: Manifest, *, where: Path) -> None:

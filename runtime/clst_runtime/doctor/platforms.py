@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
+from clst_runtime.machine import parse_tegra_release, text_of
 from clst_runtime.programs import Runner, run_program
 
 NVIDIA = "0x10de"
@@ -64,8 +65,8 @@ def detect_machine(
         system: as `platform.system()`; None = this machine's.
     """
     architecture, system = architecture or platform.machine(), system or platform.system()
-    board = _text(root / "proc/device-tree/model")
-    release = parse_tegra_release(_text(root / "etc/nv_tegra_release"))
+    board = text_of(root / "proc/device-tree/model")
+    release = parse_tegra_release(text_of(root / "etc/nv_tegra_release"))
     if system != "Linux":
         return Machine(platform=Platform.OTHER, told=f"{system} {architecture}")
     if architecture == "aarch64" and (release or "jetson" in board.lower()):
@@ -78,7 +79,7 @@ def detect_machine(
         "aarch64": (Platform.ARM_CUDA, Platform.ARM_CPU),
     }
     with_gpu, without = kinds.get(architecture, (Platform.OTHER, Platform.OTHER))
-    distribution = parse_os_release(_text(root / "etc/os-release"))
+    distribution = parse_os_release(text_of(root / "etc/os-release"))
     told = ", ".join(part for part in (f"Linux {architecture}", distribution, board) if part)
     return Machine(platform=with_gpu if has_gpu else without, told=told)
 
@@ -95,12 +96,6 @@ def _jetson(board: str, release: tuple[int, str] | None, run: Runner) -> Machine
     kinds = {6: Platform.JETPACK_6, 7: Platform.JETPACK_7}
     kind = kinds.get(number, Platform.JETPACK_7 if number > 7 else Platform.JETPACK_5)
     return Machine(platform=kind, told=", ".join(parts))
-
-
-def parse_tegra_release(text: str) -> tuple[int, str] | None:
-    """`# R36 (release), REVISION: 4.3, GCID: …` as (36, "4.3"); None if it is another text."""
-    found = re.match(r"#\s*R(\d+)\s*\(release\),\s*REVISION:\s*([\d.]+)", text)
-    return (int(found[1]), found[2].rstrip(".")) if found else None
 
 
 def parse_l4t_core(version: str) -> tuple[int, str] | None:
@@ -125,15 +120,8 @@ def parse_os_release(text: str) -> str:
 def has_nvidia_gpu(root: Path, run: Runner) -> bool:
     """Whether one is on the PCI bus, has a driver, or answers nvidia-smi; a driver may be missing."""
     for device in (root / "sys/bus/pci/devices").glob("*"):
-        if _text(device / "vendor") == NVIDIA and _text(device / "class").startswith("0x03"):
+        if text_of(device / "vendor") == NVIDIA and text_of(device / "class").startswith("0x03"):
             return True
     if (root / "proc/driver/nvidia/version").is_file():
         return True
     return bool((run(["nvidia-smi", "-L"]) or "").strip())
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(errors="replace").strip("\0\n ")
-    except OSError:
-        return ""

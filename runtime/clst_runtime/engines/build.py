@@ -19,7 +19,7 @@ from clst_runtime.engines.building import keep_timing_cache, serialise_engine
 from clst_runtime.engines.library import load_tensorrt, version_numbers
 from clst_runtime.engines.options import BuildOptions
 from clst_runtime.engines.progress import BuildProgress, QuietProgress
-from clst_runtime.engines.sidecar import engine_manifest, gpu_facts, sidecar_path, write_engine
+from clst_runtime.engines.sidecar import engine_manifest, proof_facts, sidecar_path, write_engine
 from clst_runtime.engines.verification import Expected, check_frames, compare_engine, onnx_class_maps
 from clst_runtime.errors import BudgetNotHeld, DataError, MissingDependency
 from clst_runtime.hashing import file_sha256
@@ -134,11 +134,7 @@ def device_for_building(library: str = AUTO) -> CudaDevice:
 def _manifest(
     trt: ModuleType, device: CudaDevice, model: Manifest, onnx_path: Path, plan: bytes, options: BuildOptions
 ) -> Manifest:
-    facts = {
-        **gpu_facts(device),
-        "tensorrt": str(trt.__version__),
-        "options": options.to_json(),
-    }
+    facts = {**proof_facts(device, str(trt.__version__)), "options": options.to_json()}
     return engine_manifest(model, plan=plan, onnx_sha256=file_sha256(onnx_path), facts=facts)
 
 

@@ -17,10 +17,13 @@ from clst_runtime.atomic import written_whole
 from clst_runtime.backends.cuda import CudaDevice
 from clst_runtime.errors import DataError, ModelFileError
 from clst_runtime.json_values import read_text
+from clst_runtime.machine import UNKNOWN, driver_version
 from clst_runtime.manifest import Manifest
 from clst_runtime.paths import check_file
 
 FACTS = ("gpu", "compute_capability", "multiprocessors", "tensorrt", "engine_sha256", "onnx_sha256", "engine_bytes")
+WORDS = {"tensorrt": "TensorRT", "cuda": "CUDA", "driver": "driver"}
+"""Facts that an update changes on the same device."""
 CURE = (
     "build it again on this machine from the ONNX file beside it: clst-export build ENGINE --frames PICTURES, "
     "or clst-run --rebuild"
@@ -113,12 +116,26 @@ def check_tensorrt(manifest: Manifest, version: str, *, where: Path) -> None:
 
 
 def gpu_facts(device: CudaDevice) -> dict[str, Any]:
-    """What tells kinds of GPUs apart: an engine, and what was measured of it, is of one of them."""
+    """What tells kinds of GPUs apart: an engine is of one of them."""
     return {
         "gpu": device.name,
         "compute_capability": device.compute_capability,
         "multiprocessors": device.multiprocessors,
     }
+
+
+def proof_facts(device: CudaDevice, tensorrt: str) -> dict[str, Any]:
+    """All that a proof holds for: kind of GPU, TensorRT, the CUDA that its driver offers, and the driver itself."""
+    return {**gpu_facts(device), "tensorrt": tensorrt, "cuda": device.cuda_version, "driver": driver_version()}
+
+
+def changes(proved: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """What of TensorRT, CUDA and driver is another one now: `driver 580.65.06 → 590.10`; empty if nothing is.
+
+    Manifests from before say nothing of CUDA and driver, which counts as unknown.
+    """
+    pairs = [(WORDS[name], proved.get(name, UNKNOWN), now[name]) for name in WORDS]
+    return ", ".join(f"{words} {old} → {new}" for words, old, new in pairs if old != new)
 
 
 def gpu_words(facts: Mapping[str, Any]) -> str:

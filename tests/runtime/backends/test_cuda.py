@@ -35,6 +35,7 @@ def test_the_primary_context_is_retained_and_everything_runs_on_one_own_stream(d
     with open_cuda() as device:
         assert (device.name, device.compute_capability, device.stream_handle) == ("Orin", "8.7", 4242)
         assert device.multiprocessors == 8
+        assert device.cuda_version == "12.6"
         host, address = device.pinned((2, 3)), device.allocate(6)
         assert host.dtype == np.uint8
         assert host.tolist() == [[0, 0, 0], [0, 0, 0]]
@@ -47,7 +48,7 @@ def test_the_primary_context_is_retained_and_everything_runs_on_one_own_stream(d
         assert device.elapsed_ms(start, end) == 1.5
     # The stream does not wait for the default one (flag 1); device memory is freed before the context is let go,
     # page-locked memory with its last array, so that a result that somebody still holds can be read.
-    begin = ["init", "retain", "push", "stream 1", "pagelocked", "mem_alloc"]
+    begin = ["init", "get_driver_version", "retain", "push", "stream 1", "pagelocked", "mem_alloc"]
     assert driver.calls == [*begin, "record", "htod", "dtoh", "record", "synchronize", "synchronize", "free", "pop"]
 
 
@@ -81,6 +82,12 @@ def test_no_pycuda_no_driver_and_no_gpu_say_what_is_needed(driver, monkeypatch):
     with pytest.raises(MissingDependency, match=r"PyCUDA cannot be imported .*pip install 'clst\[trt\]'") as error:
         open_cuda()
     assert "\n" not in error.value.message
+
+
+def test_a_driver_that_does_not_tell_its_cuda_is_opened_all_the_same(driver):
+    driver.raises["get_driver_version"] = driver.LogicError("cuDriverGetVersion failed: invalid argument")
+    with open_cuda() as device:
+        assert device.cuda_version == "unknown"
 
 
 def test_an_error_is_sticky_and_nothing_is_called_after_it(driver):

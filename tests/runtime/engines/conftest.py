@@ -12,7 +12,7 @@ from tests.fakes import tensorrt as fake_tensorrt
 from tests.fakes.cuda import MEMORY, STREAMS, FakeCuda
 
 from clst_runtime.backends import trt as trt_backend
-from clst_runtime.engines import build, bundle
+from clst_runtime.engines import build, bundle, sidecar
 
 VERSIONS = ("10.3.0", "10.16.1.11", "11.4.0.106")
 
@@ -30,6 +30,7 @@ class Machine:
         for module in (trt_backend, build, bundle):
             monkeypatch.setattr(module, "open_cuda", self.opens)
         self.has_tensorrt("10.3.0")
+        self.has_driver("Jetson Linux 36.4.3")
 
     def opens(self, library: str = "auto", *, graphs: bool = False) -> FakeCuda:
         """What stands for `open_cuda`."""
@@ -42,6 +43,10 @@ class Machine:
             self._patch.setitem(sys.modules, "tensorrt", None)
         else:
             self._patch.setattr(fake_tensorrt, "__version__", version)
+
+    def has_driver(self, version: str) -> None:
+        """Another version of the GPU's driver."""
+        self._patch.setattr(sidecar, "driver_version", lambda: version)
 
     def has_no_gpu(self) -> None:
         """Opening the GPU goes through PyCUDA or cuda-python, which are not installed here."""

@@ -77,6 +77,45 @@ def test_a_frame_whose_memory_is_not_in_a_row_is_taken(engine):
         assert np.unique(backend.predict(wide[:, ::2]).classes).tolist() == [1]
 
 
+def another(engine, told):
+    cure = f"prove it again: clst-export build {engine} --frames PICTURES"
+    return f"{engine} was proved by another CUDA or driver ({told}); {cure}"
+
+
+@pytest.mark.parametrize(
+    ("driver", "cuda", "told"),
+    [
+        ("Jetson Linux 36.4.4", "12.6", "driver Jetson Linux 36.4.3 → Jetson Linux 36.4.4"),
+        ("unknown", "13.0", "CUDA 12.6 → 13.0, driver Jetson Linux 36.4.3 → unknown"),
+    ],
+)
+def test_an_engine_runs_by_another_driver_than_it_was_proved_with_and_that_is_said(engine, machine, driver, cuda, told):
+    with open_model(engine) as backend:
+        assert backend.warnings == []
+    machine.has_driver(driver)
+    machine.does.cuda = cuda
+    with open_model(engine) as backend:
+        assert backend.warnings == [another(engine, told)]
+        assert np.unique(backend.predict(red()).classes).tolist() == [0]
+
+
+def test_a_driver_that_is_unknown_then_and_now_has_not_changed(machine, rgb_model, tmp_path, frames):
+    machine.has_driver("unknown")
+    manifest = build_engine(rgb_model, tmp_path / "rgb.engine", options=BuildOptions(), frames=frames)
+    assert (manifest.engine["driver"], manifest.engine["cuda"]) == ("unknown", "12.6")
+    with open_model(tmp_path / "rgb.engine") as backend:
+        assert backend.warnings == []
+
+
+def test_a_manifest_from_before_which_says_nothing_of_driver_and_cuda_is_read(engine):
+    value = json.loads(sidecar_path(engine).read_text())
+    del value["engine"]["driver"], value["engine"]["cuda"]
+    sidecar_path(engine).write_text(json.dumps(value))
+    with open_model(engine) as backend:
+        told = "CUDA unknown → 12.6, driver unknown → Jetson Linux 36.4.3"
+        assert backend.warnings == [another(engine, told)]
+
+
 @pytest.mark.parametrize(
     "frame",
     [
