@@ -338,6 +338,7 @@ def test_a_planted_violation_is_refused_by_tensorrt_as_by_us(trt, tmp_path, prec
     with pytest.raises(ModelFileError, match=told) as error:
         built(trt, path)
     assert "\n" not in error.value.message
+    assert "cuda" not in error.value.message.lower(), "that there is no GPU is not why"
 
 
 @pytest.mark.parametrize(

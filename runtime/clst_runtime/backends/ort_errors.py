@@ -30,7 +30,7 @@ def reason_of(error: BaseException) -> str:
 def onnxruntime_failure(error: BaseException, doing: str) -> ClstError | None:
     """The error where memory or the GPU are to blame; None where they are not."""
     reason, messages = reason_of(error), Messages()
-    messages.errors.append(reason)
+    messages.add_error(reason)
     if isinstance(error, MemoryError) or _MEMORY.search(reason):
         return ClstError(
             f"ONNX Runtime ran out of memory while {doing} ({reason}); end other programs, or take a smaller input size"

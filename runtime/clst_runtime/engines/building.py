@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ import click
 
 from clst_runtime.atomic import write_bytes
 from clst_runtime.backends.cuda import GpuOutOfMemory, cuda_failure
-from clst_runtime.engines.library import Messages, make_builder, make_logger
+from clst_runtime.engines.library import Messages, make_builder, make_logger, without_gpu_complaint
 from clst_runtime.engines.options import BuildOptions
 from clst_runtime.engines.progress import BuildProgress, make_monitor
 from clst_runtime.errors import ClstError, ConfigError, DataError, ModelFileError
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     import tensorrt as trt
 
 POLL_SECONDS = 0.1  # how soon Ctrl-C is noticed
+HOST_MEMORY = "std::bad_alloc"  # how C++ says that the computer's own memory is used up
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +47,7 @@ def serialise_engine(trt: ModuleType, onnx_path: Path, options: BuildOptions, pr
     Raises:
         ModelFileError: TensorRT cannot parse the file or build it. ConfigError: a DLA core that cannot be used, or a
             folder as timing cache. MissingDependency: TensorRT finds no GPU. GpuOutOfMemory, CudaFailed: as said.
-        KeyboardInterrupt: Ctrl-C; TensorRT was stopped first.
+        ClstError: this machine has no memory left. KeyboardInterrupt: Ctrl-C; TensorRT was stopped first.
     """
     messages = Messages()
     logger = make_logger(trt, messages)
@@ -85,12 +86,12 @@ def parse_onnx(trt: ModuleType, network: trt.INetworkDefinition, logger: trt.ILo
     """Read an ONNX file into `network`; every complaint of the parser in one line.
 
     Raises:
-        ModelFileError: it cannot be parsed.
+        ModelFileError: it cannot be parsed. ClstError: this machine has no memory left for it.
     """
     parser: Any = trt.OnnxParser(network, logger)
     if not parser.parse_from_file(str(path)):
         told = [parser_complaint(parser.get_error(index)) for index in range(parser.num_errors)]
-        raise ModelFileError(
+        raise host_out_of_memory(path, told) or ModelFileError(
             f"{path}: TensorRT {trt.__version__} cannot parse it: {'; '.join(told) or 'no reason given'}; "
             "export it again with clst-export (opset 19 or 20), or run the ONNX file with ONNX Runtime"
         )
@@ -103,6 +104,7 @@ def parser_complaint(error: trt.ParserError) -> str:
     reason = " ".join(str(error.desc()).split())
     if reason == "false":  # the parser quotes its assertion; for an operator that it lacks, that is all it says
         reason = "not supported"
+    reason = without_gpu_complaint(reason)
     return f"{node}: {reason}" if node else reason
 
 
@@ -208,7 +210,19 @@ def build_failure(onnx_path: Path, messages: Messages, options: BuildOptions) ->
             f"{onnx_path}: the GPU ran out of memory during the build ({memory}); end other programs that use it, "
             f"lower the workspace (now {limit}) or export a smaller input size"
         )
-    return ModelFileError(
-        f"{onnx_path}: TensorRT could not build it: {messages.last_errors()}; "
-        "try a larger workspace or another optimisation level, or run the ONNX file with ONNX Runtime"
+    cure = "try a larger workspace or another optimisation level" if messages.nothing_left() else "export it again"
+    return host_out_of_memory(onnx_path, messages.errors) or ModelFileError(
+        f"{onnx_path}: TensorRT could not build it: {messages.last_errors()}; {cure}, or run the ONNX file with ONNX "
+        "Runtime"
+    )
+
+
+def host_out_of_memory(path: Path, told: Iterable[str]) -> ClstError | None:
+    """The error where a complaint blames the computer's own memory, which says nothing of the file."""
+    memory = next((text for text in told if HOST_MEMORY in text), None)
+    if memory is None:
+        return None
+    return ClstError(
+        f"this machine ran out of memory while TensorRT read or built {path} ({memory}); end other programs or "
+        "export a smaller input size"
     )

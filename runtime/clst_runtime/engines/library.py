@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections import deque
+import threading
 from collections.abc import Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -27,6 +27,8 @@ _BROKEN = re.compile(
     re.IGNORECASE,
 )
 """How CUDA names errors that stay until the process ends."""
+_NO_GPU = re.compile(r"\[[^\[\]]*\] Error Code \d+: Cuda Runtime \(.*\(cudaError (35|100): .*\)\)")
+"""What TensorRT for RTX adds to a complaint on a machine without a driver (35) or without a GPU (100)."""
 _TIMING_CACHE = re.compile(r"timing cache will not be used|deserialize timing cache", re.IGNORECASE)
 _NOTHING_LEFT = re.compile(r"could not find any implementation", re.IGNORECASE)
 
@@ -56,16 +58,31 @@ def version_numbers(text: str) -> tuple[int, ...]:
 
 
 class Messages:
-    """What TensorRT logged: the last errors and warnings, from whatever thread they came."""
+    """What TensorRT logged, from whatever thread: the last distinct errors and warnings, newest last."""
 
     def __init__(self) -> None:
-        self.errors: deque[str] = deque(maxlen=KEPT_MESSAGES)
-        self.warnings: deque[str] = deque(maxlen=KEPT_MESSAGES)
+        self.errors: dict[str, None] = {}
+        self.warnings: dict[str, None] = {}
+        self._lock = threading.Lock()
+
+    def add_error(self, text: str) -> None:
+        """Keep an error."""
+        self._add(self.errors, text)
+
+    def add_warning(self, text: str) -> None:
+        """Keep a warning."""
+        self._add(self.warnings, text)
+
+    def _add(self, kept: dict[str, None], text: str) -> None:
+        with self._lock:
+            kept.pop(text, None)
+            kept[text] = None
+            if len(kept) > KEPT_MESSAGES:
+                del kept[next(iter(kept))]
 
     def last_errors(self, count: int = 3) -> str:
-        """The last distinct errors in one line."""
-        distinct = list(dict.fromkeys(self.errors))[-count:]
-        return "; ".join(distinct) if distinct else "TensorRT logged no error"
+        """The last errors in one line."""
+        return "; ".join([*self.errors][-count:]) if self.errors else "TensorRT logged no error"
 
     def clear(self) -> None:
         """Forget them."""
@@ -80,6 +97,10 @@ class Messages:
         """The message of an error of CUDA's that stays until the process ends, if there is one."""
         return next((text for text in self.errors if _BROKEN.search(text)), None)
 
+    def nothing_left(self) -> bool:
+        """Whether there was a layer for which TensorRT found no implementation, of which more memory may allow one."""
+        return any(_NOTHING_LEFT.search(text) for text in self.errors)
+
     def out_of_memory(self) -> str | None:
         """The message that says the build failed for want of GPU memory, if one does.
 
@@ -87,9 +108,14 @@ class Messages:
         together with the error that no implementation of a layer was left.
         """
         certain = [text for text in self.errors if _MEMORY.search(text)]
-        if not certain and any(_NOTHING_LEFT.search(text) for text in self.errors):
+        if not certain and self.nothing_left():
             certain = [text for text in self.warnings if _MEMORY.search(text)]
         return certain[-1] if certain else None
+
+
+def without_gpu_complaint(text: str) -> str:
+    """A complaint without its remark that this machine has no GPU, which is not why; as it is where it says no more."""
+    return _NO_GPU.sub("", text).strip() or text
 
 
 def gpu_failure(messages: Messages, doing: str) -> ClstError | None:
@@ -114,9 +140,9 @@ def make_logger(trt: ModuleType, messages: Messages) -> trt.ILogger:
         def log(self, severity: Any, msg: str) -> None:
             text = " ".join(msg.split())
             if severity in severe:
-                messages.errors.append(text)
+                messages.add_error(text)
             elif severity == warning:
-                messages.warnings.append(text)
+                messages.add_warning(text)
 
     return Logger()
 

@@ -13,7 +13,7 @@ from tests.runtime.engines.conftest import VERSIONS
 from clst_runtime.backends import open_model
 from clst_runtime.backends.cuda import CudaFailed, GpuOutOfMemory
 from clst_runtime.engines.build import build_engine, built_engine_note
-from clst_runtime.engines.library import Messages, gpu_failure
+from clst_runtime.engines.library import KEPT_MESSAGES, Messages, gpu_failure
 from clst_runtime.engines.options import BuildOptions
 from clst_runtime.engines.verification import Expected
 from clst_runtime.errors import BudgetNotHeld, ClstError, ConfigError, DataError, MissingDependency, ModelFileError
@@ -73,7 +73,7 @@ def test_an_engine_is_built_proven_and_written_with_its_manifest(machine, rgb_mo
 def test_a_build_that_gives_nothing_quotes_tensorrts_last_errors(machine, rgb_model, tmp_path, frames):
     machine.does.builds = False
     machine.does.logs = [("INFO", "fine"), ("WARNING", "hm"), ("ERROR", "Error Code 9:\n  no kernel"), ("ERROR", "end")]
-    with pytest.raises(ModelFileError, match="could not build it: Error Code 9: no kernel; end; try") as error:
+    with pytest.raises(ModelFileError, match="could not build it: Error Code 9: no kernel; end; export it") as error:
         build(rgb_model, tmp_path / "a.engine", frames)
     one_line(error)
     assert names(tmp_path) == ["rgb.onnx"]
@@ -87,6 +87,36 @@ def test_a_build_that_gives_nothing_and_logs_nothing_says_that(machine, rgb_mode
 
 NOTHING_LEFT = ("ERROR", "Error Code 10: Could not find any implementation for node conv1")
 SKIPPED = ("WARNING", "Skipping tactic 3 due to insufficient memory on requested size of 4294967296")
+
+
+def test_a_larger_workspace_is_advised_only_where_it_can_help(machine, rgb_model, tmp_path, frames):
+    machine.does.builds = False
+    for logs, helps in (([("ERROR", "Error Code 4: API Usage Error")], False), ([NOTHING_LEFT], True)):
+        machine.does.logs = logs
+        with pytest.raises(ModelFileError) as error:
+            build(rgb_model, tmp_path / "a.engine", frames)
+        assert ("try a larger workspace" in one_line(error)) is helps
+
+
+def test_a_text_that_comes_again_and_again_leaves_room_for_the_others():
+    messages = Messages()
+    for index in range(KEPT_MESSAGES):
+        messages.add_warning(f"warning {index}")
+    for _ in range(100):
+        messages.add_warning("scales are converted")
+        messages.add_error("the same")
+    assert [*messages.warnings] == [*(f"warning {index}" for index in range(1, KEPT_MESSAGES)), "scales are converted"]
+    messages.add_warning("warning 5")
+    assert [*messages.warnings][-2:] == ["scales are converted", "warning 5"], "the order is that of the last time"
+    assert len(messages.warnings) == KEPT_MESSAGES
+    assert [*messages.errors] == ["the same"]
+
+
+def test_memory_of_the_computer_that_is_used_up_is_no_fault_of_the_file(machine, rgb_model, tmp_path, frames):
+    machine.does.builds, machine.does.logs = False, [("ERROR", "Unexpected exception std::bad_alloc")]
+    with pytest.raises(ClstError, match=r"this machine ran out of memory .*std::bad_alloc\); end other") as error:
+        build(rgb_model, tmp_path / "a.engine", frames)
+    assert error.value.exit_code == 1
 
 
 @pytest.mark.parametrize(
@@ -140,7 +170,7 @@ def test_a_skipped_tactic_alone_is_not_out_of_memory(machine, rgb_model, tmp_pat
 )
 def test_what_tensorrt_logs_tells_a_broken_gpu_and_a_full_one_from_a_bad_engine(log, kind):
     messages = Messages()
-    messages.errors.append(log)
+    messages.add_error(log)
     assert type(gpu_failure(messages, "loading it")) is kind
 
 

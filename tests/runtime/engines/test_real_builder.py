@@ -19,7 +19,7 @@ from clst_runtime.engines.library import Messages, make_builder, make_logger
 from clst_runtime.engines.options import BuildOptions
 from clst_runtime.engines.progress import BarProgress, LineProgress, QuietProgress
 from clst_runtime.engines.sidecar import engine_manifest, read_engine, write_engine
-from clst_runtime.errors import ConfigError, DataError, ModelFileError
+from clst_runtime.errors import ClstError, ConfigError, DataError, ModelFileError
 
 
 @pytest.fixture
@@ -200,6 +200,24 @@ def test_a_network_that_cannot_be_built_is_refused_with_tensorrts_words(trt, tmp
     with pytest.raises(ModelFileError, match="could not build it: .*must have at least one output") as error:
         built(trt, changed(tmp_path / "m.onnx", no_output))
     assert "\n" not in error.value.message
+    assert "workspace" not in error.value.message
+
+
+def test_a_file_of_no_bytes_is_parsed_as_an_empty_graph_and_not_built(trt, tmp_path):
+    (tmp_path / "m.onnx").touch()
+    with pytest.raises(ModelFileError, match="could not build it: .*one output.*; export it again"):
+        built(trt, tmp_path / "m.onnx")
+
+
+def test_a_parser_that_finds_no_memory_does_not_blame_the_file(tmp_path):
+    complaint = SimpleNamespace(node_operator=str, node_name=str, desc=lambda: "std::bad_alloc")
+    parser = SimpleNamespace(parse_from_file=lambda path: False, num_errors=1, get_error=lambda index: complaint)
+    stand_in = SimpleNamespace(__version__="1", OnnxParser=lambda network, logger: parser)
+    with pytest.raises(
+        ClstError, match=r"this machine ran out of memory while TensorRT read or built .*\(std::bad_alloc\)"
+    ) as error:
+        building.parse_onnx(stand_in, None, None, tmp_path / "m.onnx")
+    assert error.value.exit_code == 1
 
 
 @pytest.mark.filterwarnings("ignore:Use Deprecated")
