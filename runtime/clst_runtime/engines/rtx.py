@@ -59,16 +59,19 @@ def _folder(package: str) -> Path | None:
 
 
 def _load_library(folder: Path, name: str) -> None:
-    """Load it for all to see: the bindings look for it by a shorter name, which is in no folder."""
-    found = sorted(folder.glob(f"{name}.so.*"))
-    if len(found) != 1:
-        raise MissingDependency(f"TensorRT for RTX: {folder} has {len(found)} files {name}.so.*, not 1; {REINSTALL}")
-    library, bindings = found[0].name.partition(".so.")[2], package_version(BINDINGS_PACKAGE)
+    """Load it for all to see: the bindings look for it by a shorter name.
+
+    Files of shorter names lie beside it once its package was imported, which this program does not wait for.
+    """
+    path = max(folder.glob(f"{name}.so.*"), key=lambda each: len(each.name), default=None)
+    if path is None:
+        raise MissingDependency(f"TensorRT for RTX: {folder} lacks {name}.so.*; {REINSTALL}")
+    library, bindings = path.name.partition(".so.")[2], package_version(BINDINGS_PACKAGE)
     if bindings is not None and not f"{bindings}.".startswith(f"{library}."):
         raise MissingDependency(
             f"TensorRT for RTX: bindings {bindings} and library {library} do not fit each other; {REINSTALL}"
         )
     try:
-        ctypes.CDLL(str(found[0]), mode=ctypes.RTLD_GLOBAL)
+        ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
     except OSError as error:
         raise MissingDependency(f"TensorRT for RTX does not load ({error}); {REINSTALL}") from error

@@ -120,10 +120,20 @@ def test_a_damaged_library_is_a_line(packages, content, told):
     refused("does not load", told, "--force-reinstall 'clst[rtx]'")
 
 
+def test_names_that_the_libraries_package_adds_when_it_is_imported_do_not_matter(packages, libraries, tmp_path):
+    """Links, or where those cannot be made copies."""
+    packages("rtx_test_bindings", "__version__ = '1.7.1.116'")
+    packages("rtx_test_libraries", files=NAMES, content=libraries)
+    for name in NAMES:
+        (tmp_path / "rtx_test_libraries" / name.replace(".1.7.1", "")).symlink_to(name)
+        (tmp_path / "rtx_test_libraries" / name.replace(".1.7.1", ".1")).write_bytes(libraries)
+    assert load().__version__ == "1.7.1.116"
+
+
 def test_a_library_that_is_gone_is_a_line(packages):
     packages("rtx_test_bindings")
     packages("rtx_test_libraries", files=NAMES[1:])
-    refused("has 0 files libtensorrt_rtx.so.*, not 1", "--force-reinstall 'clst[rtx]'")
+    refused("rtx_test_libraries lacks libtensorrt_rtx.so.*", "--force-reinstall 'clst[rtx]'")
 
 
 def test_the_message_of_bindings_that_do_not_load_names_the_extra(monkeypatch):
