@@ -1,29 +1,34 @@
-"""Our device by the real cuda-bindings on a real GPU (marker gpu); what TensorRT does in a recording is not tested."""
+"""Our device by the real PyCUDA and cuda-bindings on a real GPU (marker gpu); no engine is recorded here."""
 
-import importlib.util
 import threading
 
 import numpy as np
 import pytest
 
-from clst_runtime.backends.cuda import GraphFailed
-from clst_runtime.errors import ClstError
+from clst_runtime.backends.cuda import CUDA_PYTHON, LIBRARIES, PYCUDA, GraphFailed
+from clst_runtime.backends.cuda_open import open_cuda
+from clst_runtime.errors import ClstError, MissingDependency
 
 pytestmark = pytest.mark.gpu
 
 
-@pytest.fixture
-def device():
-    if importlib.util.find_spec("cuda") is None or importlib.util.find_spec("cuda.bindings") is None:
-        pytest.skip("no cuda-bindings on this machine")
-    from clst_runtime.backends.cuda_open import open_cuda
-
+def opened(library):
     try:
-        opened = open_cuda("cuda-python")
-    except ClstError as error:
-        pytest.skip(f"no GPU: {error.message}")
-    with opened:
-        yield opened
+        return open_cuda(library)
+    except MissingDependency as error:
+        pytest.skip(error.message.partition("; ")[0])
+
+
+@pytest.fixture(params=LIBRARIES)
+def device(request):
+    with opened(request.param) as one:
+        yield one
+
+
+@pytest.fixture
+def recorder():
+    with opened(CUDA_PYTHON) as one:
+        yield one
 
 
 def test_the_gpu_says_what_it_is(device):
@@ -61,37 +66,42 @@ def test_mapped_memory_is_one_memory_for_both(device):
     assert (box.host == 9).all()
 
 
-def test_a_graph_repeats_with_new_bytes_and_another_thread_may_allocate_meanwhile(device):
-    frame, result, there = device.pinned((64,)), device.pinned((64,)), device.allocate(64)
-    other = device.pinned((8,))
+def test_a_graph_repeats_with_new_bytes_and_another_thread_may_allocate_meanwhile(recorder):
+    frame, result, there = recorder.pinned((64,)), recorder.pinned((64,)), recorder.allocate(64)
+    other = recorder.pinned((8,))
 
     def queue():
-        device.copy_in(there, frame)
-        device.copy_out(result, there)
+        recorder.copy_in(there, frame)
+        recorder.copy_out(result, there)
         thread = threading.Thread(target=lambda: other.copy())
         thread.start()
         thread.join()
 
-    graph = device.record_graph(queue)
-    device.synchronise()
+    graph = recorder.record_graph(queue)
+    recorder.synchronise()
     assert (result == 0).all()  # recorded and not run
     for value in (1, 2):
         frame[...] = value
-        device.launch(graph)
-        device.synchronise()
+        recorder.launch(graph)
+        recorder.synchronise()
         assert (result == value).all()
-    device.release_graph(graph)
+    recorder.release_graph(graph)
 
 
-def test_what_cannot_be_recorded_leaves_the_gpu_as_it_was(device):
-    frame, result, there = device.pinned((64,)), device.pinned((64,)), device.allocate(64)
+def test_what_cannot_be_recorded_leaves_the_gpu_as_it_was(recorder):
+    frame, result, there = recorder.pinned((64,)), recorder.pinned((64,)), recorder.allocate(64)
     with pytest.raises(GraphFailed):
-        device.record_graph(device.synchronise)
+        recorder.record_graph(recorder.synchronise)
     frame[...] = 3
-    device.copy_in(there, frame)
-    device.copy_out(result, there)
-    device.synchronise()
+    recorder.copy_in(there, frame)
+    recorder.copy_out(result, there)
+    recorder.synchronise()
     assert (result == 3).all()
+
+
+def test_pycuda_says_that_it_has_no_graphs():
+    with opened(PYCUDA) as one, pytest.raises(MissingDependency, match="cuda-python"):
+        one.record_graph(lambda: None)
 
 
 def test_results_outlive_the_device(device):

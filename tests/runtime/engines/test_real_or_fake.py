@@ -1,6 +1,5 @@
 """The whole way once more, by the same test on the fake and, where there is one, on a real GPU (marker gpu)."""
 
-import importlib.util
 import time
 
 import numpy as np
@@ -10,9 +9,10 @@ from tests.conftest import rgb_manifest, write_rgb_model
 from clst_export.bundle import build_bundle, write_bundle
 from clst_runtime.backends import open_model
 from clst_runtime.benchmark import measure_latency
+from clst_runtime.engines.build import check_can_build
 from clst_runtime.engines.rivals import read_choice
 from clst_runtime.engines.sidecar import read_engine, sidecar_path
-from clst_runtime.errors import ModelFileError
+from clst_runtime.errors import MissingDependency, ModelFileError
 
 
 @pytest.fixture(params=["fake", pytest.param("real", marks=pytest.mark.gpu)])
@@ -20,8 +20,11 @@ def gpu(request):
     """A GPU with TensorRT: the fake one, or this machine's."""
     if request.param == "fake":
         request.getfixturevalue("machine")
-    elif not all(importlib.util.find_spec(module) for module in ("tensorrt", "pycuda")):
-        pytest.skip("no TensorRT or no PyCUDA on this machine")
+    else:
+        try:
+            check_can_build()
+        except MissingDependency as error:
+            pytest.skip(error.message.partition("; ")[0])
 
 
 def test_a_bundle_becomes_an_engine_that_is_exact_kept_and_guarded(gpu, tmp_path, frames):
