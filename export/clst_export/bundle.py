@@ -21,6 +21,7 @@ from clst_runtime.engines.bundle_index import (
     BundledModel,
     read_bundle,
 )
+from clst_runtime.engines.library import Library
 from clst_runtime.engines.options import BuildOptions
 from clst_runtime.engines.verification import Expected, check_frames, onnx_class_maps
 from clst_runtime.errors import ModelFileError
@@ -35,12 +36,12 @@ __all__ = ["build_bundle", "read_bundle", "write_bundle"]
 README = """\
 {network}, {rows}x{columns}, {precision}: a model on its way to the device that runs it.
 
-On the device, with TensorRT 10.3 to 11.x, PyCUDA and clst[trt] installed:
+On the device, with {needs} installed:
 
     clst-export build {name}
 
-builds an engine for that GPU and TensorRT version, compares it with the {frames} class maps in expected/ and keeps it
-here. clst-run {name} --source camera:0 does the same on its first start. Without TensorRT or a GPU, model.onnx runs
+builds an engine for that GPU and version, compares it with the {frames} class maps in expected/ and keeps it
+here. clst-run {name} --source camera:0 does the same on its first start. Without these or a GPU, model.onnx runs
 with ONNX Runtime: clst-run {name}/model.onnx --source camera:0
 """
 RIVAL_README = """
@@ -145,6 +146,7 @@ def _readme(manifest: Manifest, name: str, bundle: Bundle) -> str:
         columns=columns,
         precision=manifest.precision,
         name=name,
+        needs="clst[rtx]" if bundle.options.library is Library.RTX else "TensorRT 10.3 to 11.x, PyCUDA and clst[trt]",
         frames=len(bundle.frame_sha256),
     )
     return text if bundle.rival is None else text + RIVAL_README

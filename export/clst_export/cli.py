@@ -113,7 +113,7 @@ def convert(checkpoint: Path | None, onnx: str | None, trt: str | None, **option
     if trt is not None:
         from clst_export.engine import check_can_build
 
-        check_can_build(options["cuda"])  # before minutes of work
+        check_can_build(cuda=options["cuda"])  # before minutes of work
     from clst_export.material import gather
 
     request, material = gather(chosen, precision, options)

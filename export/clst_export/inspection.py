@@ -10,7 +10,7 @@ from typing import Any
 
 from clst_runtime.engines.bundle_index import INDEX, MODEL, read_bundle
 from clst_runtime.engines.rivals import read_choice
-from clst_runtime.engines.sidecar import check_hash, read_engine
+from clst_runtime.engines.sidecar import check_hash, library_of, read_engine
 from clst_runtime.errors import ModelFileError
 from clst_runtime.fingerprint import KEY as FINGERPRINT
 from clst_runtime.hashing import file_sha256
@@ -41,7 +41,11 @@ def facts_of(path: Path) -> dict[str, Any]:
         case ".engine":
             plan, manifest = read_engine(path)
             check_hash(plan, manifest, where=path)
-            return {"kind": "TensorRT engine", **_file(path), "manifest": _plain(manifest)}
+            return {
+                "kind": f"{library_of(manifest, where=path).words} engine",
+                **_file(path),
+                "manifest": _plain(manifest),
+            }
     raise ModelFileError(f"{path}: unknown kind of model file; give an .onnx or .engine file, or a bundle")
 
 

@@ -30,6 +30,8 @@ class Behaviour:
     """Share of the class map's pixels that the engine gets wrong."""
     output_type: str = "UINT8"
     """Data type that the engine gives its outputs."""
+    takes_kernels: bool = True
+    """False: what a runtime cache holds is of another driver."""
     dla_cores: int = 0
     """DLA cores of the device."""
     strongly_typed: bool | None = None

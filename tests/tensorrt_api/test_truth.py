@@ -1,4 +1,5 @@
-"""Every TensorRT name that our code and our fake use exists in the real TensorRT 10.3.0, 10.16.1 and 11.4.0.
+"""Every TensorRT name that our code and our fakes use exists in the real TensorRT 10.3.0, 10.16.1 and 11.4.0, and in
+TensorRT for RTX 1.7.1.
 
 The real Python bindings import without a GPU once TensorRT's native libraries exist by name; here a few lines of C
 stand in for them. Nothing of TensorRT runs: what is tested is that names, members, parameters and types are there.
@@ -15,12 +16,18 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-SOURCES = [ROOT / "runtime/clst_runtime/backends/trt.py", *sorted((ROOT / "runtime/clst_runtime/engines").glob("*.py"))]
+RUNTIME = ROOT / "runtime/clst_runtime"
+FOR_RTX = [RUNTIME / "engines/rtx_target.py", RUNTIME / "backends/rtx_kernels.py"]
+"""What TensorRT itself has not."""
+SOURCES = [RUNTIME / "backends/trt.py", *sorted(set((RUNTIME / "engines").glob("*.py")) - set(FOR_RTX))]
+RTX = "1.7.1.116"
 BINDINGS = {
     "10.3.0": "tensorrt_cu12_bindings",
     "10.16.1.11": "tensorrt_cu12_bindings",
     "11.4.0.106": "tensorrt_cu13_bindings",
+    RTX: "tensorrt_rtx_cu13_bindings",
 }
+TENSORRTS = [version for version in BINDINGS if version != RTX]
 STAND_IN = """
 void *createInferBuilder_INTERNAL(void *logger, int version) { return 0; }
 void *createInferRuntime_INTERNAL(void *logger, int version) { return 0; }
@@ -50,33 +57,40 @@ def stand_ins(tmp_path_factory):
         lacking("no C compiler (gcc) for the stand-in libraries")
     folder = tmp_path_factory.mktemp("stand_ins")
     (folder / "stand_in.c").write_text(STAND_IN)
-    for library in ("nvinfer", "nvinfer_plugin", "nvonnxparser"):
-        for major in (10, 11):
-            name = f"lib{library}.so.{major}"
-            call = [compiler, "-shared", "-fPIC", "-w", f"-Wl,-soname,{name}", "-o", name, "stand_in.c"]
-            subprocess.run(call, cwd=folder, check=True, capture_output=True)
+    names = [f"lib{each}.so.{major}" for each in ("nvinfer", "nvinfer_plugin", "nvonnxparser") for major in (10, 11)]
+    for name in (*names, "libtensorrt_rtx.so.1", "libtensorrt_onnxparser_rtx.so.1"):
+        call = [compiler, "-shared", "-fPIC", "-w", f"-Wl,-soname,{name}", "-o", name, "stand_in.c"]
+        subprocess.run(call, cwd=folder, check=True, capture_output=True)
     return folder
+
+
+class Bindings(dict):
+    """Version → folder with the unpacked bindings, when it is asked for; the wheels are kept between runs."""
+
+    def __init__(self, folders):
+        self._folders = folders
+        default = Path.home() / ".cache" / "clst-tests"
+        self._kept = Path(os.environ.get("CLST_TEST_CACHE", default)) / f"tensorrt-{sys.implementation.cache_tag}"
+
+    def __missing__(self, version):
+        name = BINDINGS[version]
+        wheels = list(self._kept.glob(f"{name}-{version}-*.whl"))
+        if not wheels:
+            call = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:"]
+            call += ["--dest", str(self._kept), f"{name}=={version}"]
+            done = subprocess.run(call, capture_output=True, text=True, check=False, timeout=120)
+            wheels = list(self._kept.glob(f"{name}-{version}-*.whl"))
+            if done.returncode or not wheels:
+                lacking(f"{name} {version} cannot be downloaded for this Python: {done.stderr.strip()[-200:]}")
+        self[version] = self._folders.mktemp(f"bindings-{version}")
+        with zipfile.ZipFile(wheels[0]) as archive:
+            archive.extractall(self[version])
+        return self[version]
 
 
 @pytest.fixture(scope="session")
 def bindings(tmp_path_factory):
-    """Version → folder with the unpacked bindings; the wheels are kept between runs."""
-    default = Path.home() / ".cache" / "clst-tests"
-    kept = Path(os.environ.get("CLST_TEST_CACHE", default)) / f"tensorrt-{sys.implementation.cache_tag}"
-    folders = {}
-    for version, name in BINDINGS.items():
-        wheels = list(kept.glob(f"{name}-{version}-*.whl"))
-        if not wheels:
-            call = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:"]
-            call += ["--dest", str(kept), f"{name}=={version}"]
-            done = subprocess.run(call, capture_output=True, text=True, check=False, timeout=120)
-            wheels = list(kept.glob(f"{name}-{version}-*.whl"))
-            if done.returncode or not wheels:
-                lacking(f"{name} {version} cannot be downloaded for this Python: {done.stderr.strip()[-200:]}")
-        folders[version] = tmp_path_factory.mktemp(f"bindings-{version}")
-        with zipfile.ZipFile(wheels[0]) as archive:
-            archive.extractall(folders[version])
-    return folders
+    return Bindings(tmp_path_factory)
 
 
 def truth(stand_ins, folder, *, sources=SOURCES, fake="tests.fakes.tensorrt", paths=()):
@@ -114,6 +128,24 @@ def test_every_name_we_use_is_in_the_real_tensorrt(stand_ins, bindings, version)
     assert len(told["checked"]) >= 70
 
 
+def test_every_name_that_only_tensorrt_for_rtx_has_is_there(stand_ins, bindings):
+    told = truth(stand_ins, bindings[RTX], sources=FOR_RTX, fake="tests.fakes.tensorrt_rtx")
+    assert told["failures"] == []
+    assert {
+        "IBuilderConfig.num_compute_capabilities",
+        "IBuilderConfig.set_compute_capability",
+        "BuilderFlag.REQUIRE_USER_ALLOCATION",
+        "ICudaEngine.create_runtime_config",
+        "ICudaEngine.create_execution_context",
+        "IRuntimeConfig.create_runtime_cache",
+        "IRuntimeConfig.set_runtime_cache",
+        "IRuntimeCache.deserialize",
+        "IRuntimeCache.serialize",
+    } <= set(told["checked"])
+    assert told["fake_failures"] == []
+    assert told["fake_names"] >= 60
+
+
 @pytest.mark.parametrize("version", BINDINGS)
 def test_the_fake_has_nothing_that_the_real_tensorrt_lacks(stand_ins, bindings, version):
     told = truth(stand_ins, bindings[version])
@@ -143,10 +175,19 @@ PLANTS = [
 ]
 
 
-def planted(tmp_path, file, old, new):
+FOR_RTX_PLANTS = [
+    ("rtx_target.py", "config.set_compute_capability(", "config.set_capability(", "no IBuilderConfig.set_capability"),
+    ("rtx_target.py", "REQUIRE_USER_ALLOCATION", "USER_ALLOCATION", "no BuilderFlag.USER_ALLOCATION"),
+    ("rtx_kernels.py", "create_runtime_cache()", "create_cache()", "no IRuntimeConfig.create_cache"),
+    ("rtx_kernels.py", "(runtime_config=", "(config=", "ICudaEngine.create_execution_context takes"),
+    ("rtx_kernels.py", "self._cache.deserialize(", "self._cache.load(", "no IRuntimeCache.load"),
+]
+
+
+def planted(tmp_path, file, old, new, sources=SOURCES):
     """A copy of our sources with one text replaced."""
     copies = []
-    for source in SOURCES:
+    for source in sources:
         copy = tmp_path / source.name
         text = source.read_text()
         if source.name == file:
@@ -163,6 +204,13 @@ def test_a_planted_wrong_name_is_found(stand_ins, bindings, tmp_path, file, old,
     assert any(told in failure for failure in failures), failures
 
 
+@pytest.mark.parametrize(("file", "old", "new", "told"), FOR_RTX_PLANTS)
+def test_a_planted_wrong_name_of_tensorrt_for_rtx_is_found(stand_ins, bindings, tmp_path, file, old, new, told):
+    sources = planted(tmp_path, file, old, new, FOR_RTX)
+    failures = truth(stand_ins, bindings[RTX], sources=sources, fake="")["failures"]
+    assert any(told in failure for failure in failures), failures
+
+
 def test_an_object_whose_type_is_lost_is_a_failure_not_a_gap(stand_ins, bindings, tmp_path):
     sources = planted(tmp_path, "building.py", "config: trt.IBuilderConfig, options", "config, options")
     failures = truth(stand_ins, bindings["10.3.0"], sources=sources, fake="")["failures"]
@@ -173,7 +221,7 @@ def test_what_tensorrt_11_removed_is_found_there_and_not_in_10(stand_ins, bindin
     sources = planted(tmp_path, "building.py", "trt.BuilderFlag.TF32", "trt.BuilderFlag.FP16")
     found = {
         version: [f for f in truth(stand_ins, bindings[version], sources=sources, fake="")["failures"] if "FP16" in f]
-        for version in BINDINGS
+        for version in TENSORRTS
     }
     assert (found["10.3.0"], found["10.16.1.11"]) == ([], [])
     assert len(found["11.4.0.106"]) == 1

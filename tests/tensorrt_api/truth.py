@@ -19,8 +19,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-LOADERS = ("load_tensorrt", "tensorrt_for_building")
-CPP_NAMES = {"nvonnxparser::IParserError": "ParserError"}
+LOADERS = ("load_tensorrt", "load_library", "library_for_building")
+CPP_NAMES = {"nvonnxparser::IParserError": "ParserError", "nvinfer1::IRuntimeCache": "IRuntimeCache"}
+PACKAGES = ("tensorrt_bindings", "tensorrt_rtx_bindings")
 SIGNATURE = re.compile(r"^(?:\d+\. )?(\w+)\((.*)\) -> (.+)$")
 PLAIN_TYPES = re.compile(r"^(None|bool|int|float|str|bytes|object|(list|List|tuple|Tuple)\[.*\]|capsule)$")
 
@@ -358,15 +359,14 @@ def public(entries: Any) -> list[tuple[str, Any]]:
 def main() -> None:
     bindings, fake_name, *files = sys.argv[1:]
     sys.path.insert(0, bindings)
-    import tensorrt_bindings
-
-    checker = Checker(tensorrt_bindings)
+    trt = importlib.import_module(next(name for name in PACKAGES if (Path(bindings) / name).is_dir()))
+    checker = Checker(trt)
     checker.run([Path(file) for file in files])
-    wrong, compared = check_fake(tensorrt_bindings, importlib.import_module(fake_name)) if fake_name else ([], 0)
+    wrong, compared = check_fake(trt, importlib.import_module(fake_name)) if fake_name else ([], 0)
     print(
         json.dumps(
             {
-                "version": tensorrt_bindings.__version__,
+                "version": trt.__version__,
                 "checked": sorted(checker.checked),
                 "failures": sorted(set(checker.failures)),
                 "fake_failures": wrong,

@@ -10,20 +10,17 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 from pathlib import Path
 from typing import Any
 
 import click
 
+from clst_runtime.caches import cache_root, use_folder
 from clst_runtime.errors import ConfigError
 from clst_runtime.hashing import file_sha256
 from clst_runtime.machine import package_version
 from clst_runtime.manifest import Manifest
 from clst_runtime.programs import Runner, run_program
-
-KEPT = 8
-"""Models whose engines are kept; the ones that were used longest ago are removed."""
 
 
 def precision_options(manifest: Manifest, *, where: Path) -> dict[str, Any]:
@@ -52,17 +49,6 @@ def precision_warning(manifest: Manifest, *, where: Path) -> list[str]:
     ]
 
 
-def cache_root() -> Path:
-    """Where caches of this program lie: what systemd gives (`CacheDirectory=`), else the user's cache folder."""
-    given = os.environ.get("CACHE_DIRECTORY", "").partition(":")[0]
-    if given:
-        return Path(given) / "ort-tensorrt"
-    users = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))  # expands or leaves it
-    if not users.is_absolute():  # a service without a home
-        users = Path("/var/cache")
-    return users / "clst" / "ort-tensorrt"
-
-
 def cache_folder(model: Path, ort_version: str, run: Runner = run_program, root: Path = Path("/")) -> Path:
     """The folder of one model on one kind of machine.
 
@@ -77,20 +63,13 @@ def cache_folder(model: Path, ort_version: str, run: Runner = run_program, root:
         module = ""
     versions = {name: package_version(name) for name in ("tensorrt", "tensorrt-cu12", "tensorrt-cu13")}
     facts = [ort_version, gpus, module, versions, os.environ.get("CUDA_VISIBLE_DEVICES"), file_sha256(model)]
-    return cache_root() / hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:24]
+    return cache_root("ort-tensorrt") / hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:24]
 
 
 def engine_cache(folder: Path) -> dict[str, Any]:
     """The options that keep engines and layer times in that folder; none, and a line, where it cannot be written."""
     try:
-        is_new = not folder.is_dir()
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".probe"
-        probe.write_bytes(b"")
-        probe.unlink()
-        os.utime(folder)
-        for old in sorted(folder.parent.iterdir(), key=lambda each: each.stat().st_mtime)[:-KEPT]:
-            shutil.rmtree(old, ignore_errors=True)
+        is_new = use_folder(folder)
     except OSError as error:
         click.echo(f"no engine is kept for ONNX Runtime's TensorRT, each start builds it again: {error}", err=True)
         return {}

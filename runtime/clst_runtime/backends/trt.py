@@ -1,4 +1,4 @@
-"""A native TensorRT engine. Legend: H rows, W columns of the model's input.
+"""An engine of TensorRT or of TensorRT for RTX. Legend: H rows, W columns of the model's input.
 
 Shapes are static: every buffer is allocated and every address is set when the model is opened. A frame costs
 H·W·3 bytes to the device and H·W bytes back (twice that with confidence), and no buffer is allocated for it. Nothing
@@ -22,8 +22,9 @@ from clst_runtime.backends.cuda import CudaDevice, GpuOutOfMemory, Graph, GraphF
 from clst_runtime.backends.cuda_open import open_cuda
 from clst_runtime.backends.gpu_options import GpuOptions
 from clst_runtime.backends.graphs import Outputs, drawn_frames, prove_graph
-from clst_runtime.engines.library import Messages, gpu_failure, load_tensorrt, make_logger, make_runtime
-from clst_runtime.engines.sidecar import CURE, changes, check_gpu, check_tensorrt, proof_facts, read_engine
+from clst_runtime.backends.rtx_kernels import Kernels, kernels_file
+from clst_runtime.engines.library import Library, Messages, gpu_failure, make_logger, make_runtime, title_of
+from clst_runtime.engines.sidecar import CURE, check_gpu, library_of, load_library, proof_warning, read_engine
 from clst_runtime.engines.summary import EngineSummary, inspect_engine
 from clst_runtime.errors import ClstError, ConfigError, ModelFileError
 from clst_runtime.manifest import Manifest
@@ -57,6 +58,7 @@ class TrtBackend:
     _runtime: trt.Runtime | None
     _engine: trt.ICudaEngine | None
     _context: trt.IExecutionContext | None = None
+    _kernels: Kernels | None = None
 
     def __init__(
         self,
@@ -92,20 +94,19 @@ class TrtBackend:
             raise ConfigError("the stages inside a CUDA graph cannot be timed one by one; leave the graph out")
         try:
             plan, self._manifest = read_engine(path) if built is None else (built.plan, built.manifest)
-            trt = load_tensorrt()
-            check_tensorrt(self._manifest, trt.__version__, where=path)
+            trt = load_library(self._manifest, where=path)
             if device is None:
                 device = self._closing.enter_context(open_cuda(self._gpu.cuda, graphs=self._gpu.graph))
             self._device = device
             check_gpu(self._manifest, self._device, where=path)
-            self.warnings += [] if built else proof_warning(self._manifest, device, str(trt.__version__), where=path)
+            self.warnings += [] if built else proof_warning(self._manifest, device, where=path)
             self._load(trt, plan)
             self._allocate(timed=timed)
             self._record_graph()
         except BaseException:
             self.close()
             raise
-        self._description = self._words(str(trt.__version__))
+        self._description = self._words(title_of(trt))
 
     def _load(self, trt: ModuleType, plan: bytes) -> None:
         """Deserialise the engine and make its execution context."""
@@ -123,12 +124,20 @@ class TrtBackend:
                 f"{self._where}: TensorRT cannot load it ({self._messages.last_errors()}); {CURE}"
             )
         check_tensors(trt, self._engine, self._manifest, where=self._where)
-        self._context = self._engine.create_execution_context()
+        self._context = self._create_context(self._engine)
         if self._context is None:
             raise gpu_failure(self._messages, f"loading {self._where}") or GpuOutOfMemory(
                 f"{self._where}: TensorRT could not make an execution context ({self._messages.last_errors()}); "
                 "end other programs that use the GPU's memory"
             )
+
+    def _create_context(self, engine: trt.ICudaEngine) -> trt.IExecutionContext | None:
+        """The execution context; by TensorRT for RTX with the kernels that an earlier start has compiled."""
+        if library_of(self._manifest, where=self._where) is Library.TENSORRT:
+            context: Any = engine.create_execution_context()
+            return context
+        self._kernels = Kernels(engine, kernels_file(self._manifest, self._device))
+        return self._kernels.create_context(engine)
 
     def _allocate(self, *, timed: bool) -> None:
         """Every buffer, address, result and event, once."""
@@ -165,7 +174,7 @@ class TrtBackend:
 
     def _words(self, version: str) -> str:
         device, io = self._device, "" if self._buffers is None else self._buffers.io
-        words = f"TensorRT {version} on {device.name} (compute capability {device.compute_capability})"
+        words = f"{version} on {device.name} (compute capability {device.compute_capability})"
         words += f", {self._manifest.precision}, {io} I/O by {device.library}"
         if not self._gpu.graph:
             return words
@@ -210,6 +219,8 @@ class TrtBackend:
         self._record(3)
         self._device.synchronise()
         buffers.finish(slot)
+        if self._kernels is not None:
+            self._kernels.keep()
         return buffers.give(slot)
 
     def _queue(self, buffers: Buffers) -> None:
@@ -251,7 +262,7 @@ class TrtBackend:
             if self._graph is not None:
                 self._device.release_graph(self._graph)
             self._graph = None
-            self._context = self._engine = self._runtime = self._logger = None
+            self._context = self._kernels = self._engine = self._runtime = self._logger = None
             self._buffers, self._marks = None, []
 
     def close(self) -> None:
@@ -265,15 +276,6 @@ class TrtBackend:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def proof_warning(manifest: Manifest, device: CudaDevice, version: str, *, where: Path) -> list[str]:
-    """A line where the engine runs, but by another CUDA or driver than it was compared with its ONNX file."""
-    changed = changes(manifest.engine, proof_facts(device, version))
-    if not changed:
-        return []
-    cure = f"prove it again: clst-export build {where} --frames PICTURES"
-    return [f"{where} was proved by another CUDA or driver ({changed}); {cure}"]
 
 
 def check_tensors(trt: ModuleType, engine: trt.ICudaEngine, manifest: Manifest, *, where: Path) -> None:

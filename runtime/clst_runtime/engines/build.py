@@ -1,11 +1,16 @@
-"""An ONNX file becomes an engine that is proven on the GPU it was built on, or nothing under the final name."""
+"""An ONNX file becomes an engine that is proven on the GPU it was built on, or nothing under the final name.
+
+TensorRT for RTX builds without a GPU too. Then nothing can be proven, and the manifest says so.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import click
 
@@ -15,11 +20,12 @@ from clst_runtime.backends.cuda import CudaDevice
 from clst_runtime.backends.cuda_open import open_cuda
 from clst_runtime.backends.gpu_options import AUTO, GpuOptions
 from clst_runtime.backends.trt import BuiltEngine, TrtBackend
-from clst_runtime.engines.building import keep_timing_cache, serialise_engine
-from clst_runtime.engines.library import load_tensorrt, version_numbers
+from clst_runtime.engines.building import Serialised, keep_timing_cache, serialise_engine
+from clst_runtime.engines.library import Library, version_numbers
 from clst_runtime.engines.options import BuildOptions
 from clst_runtime.engines.progress import BuildProgress, QuietProgress
-from clst_runtime.engines.sidecar import engine_manifest, proof_facts, sidecar_path, write_engine
+from clst_runtime.engines.rtx_target import CAPABILITIES
+from clst_runtime.engines.sidecar import OTHER_GPU, engine_manifest, proof_facts, sidecar_path, write_engine
 from clst_runtime.engines.verification import Expected, check_frames, compare_engine, onnx_class_maps
 from clst_runtime.errors import BudgetNotHeld, DataError, MissingDependency
 from clst_runtime.hashing import file_sha256
@@ -54,8 +60,11 @@ def build_engine(
     progress: BuildProgress | None = None,
     expected: Expected | None = None,
     gpu: GpuOptions | None = None,
+    must_compare: bool = True,
 ) -> Manifest:
     """Build for this machine's GPU, compare with the ONNX file on `frames`, then write `out` and its manifest.
+
+    By TensorRT for RTX it is built for the GPUs of `CAPABILITIES`, and compared if this machine has one.
 
     Args:
         onnx_path: a file of clst-export; its graph says the precision.
@@ -65,6 +74,8 @@ def build_engine(
         progress: shows TensorRT's phases; None = nothing is shown.
         expected: the ONNX file's class maps for `frames`; None = ONNX Runtime computes them.
         gpu: the CUDA library and the I/O that the engine is proven by.
+        must_compare: False = without a GPU that it can be compared on, an engine of TensorRT for RTX is written all the
+            same, with `not_compared` (why) in its manifest in place of the agreement.
 
     Returns:
         The manifest, with the engine's facts, its agreement, times and layers in `engine`.
@@ -81,41 +92,46 @@ def build_engine(
         raise DataError(f"{out}: an engine's name ends in .engine; give another --out")
     model = read_onnx_manifest(onnx_path)
     check_frames(frames, model.input_hw)
-    trt = tensorrt_for_building()
+    trt = library_for_building(options.library)
     options.check_device(version=version_numbers(trt.__version__), precision=model.precision)
     check_can_write(out)
     gpu = (gpu or GpuOptions()).without_graph()
-    with device_for_building(gpu.cuda) as device:
-        wanted = expected or onnx_class_maps(onnx_path, frames)
+    with _device_to_compare_on(options.library, gpu.cuda, must_compare=must_compare) as (device, why_not):
+        wanted = None if device is None else expected or onnx_class_maps(onnx_path, frames)
         made = serialise_engine(trt, onnx_path, options, progress or QuietProgress())
         try:
-            manifest = _manifest(trt, device, model, onnx_path, made.plan, options)
-            manifest = _measured(device, gpu, manifest, made.plan, out, frames, wanted, options)
+            manifest = _manifest(trt, device, model, onnx_path, made, options, why_not)
+            if device is not None and wanted is not None:
+                manifest = _measured(device, gpu, manifest, made.plan, out, frames, wanted, options)
             _write_or_reject(out, made.plan, manifest)
         finally:  # last, so that it takes no room from the engine
             keep_timing_cache(options.timing_cache, made.timing_cache)
     return manifest
 
 
-def check_can_build(library: str = AUTO) -> None:
+def check_can_build(library: Library = Library.TENSORRT, cuda: str = AUTO) -> None:
     """Find out in a moment whether this machine can build by that CUDA library, before minutes are spent on a graph.
 
     Raises:
-        MissingDependency: no TensorRT of a known version, or no GPU; says where else to build.
+        MissingDependency: the library cannot be used; or there is no GPU, and it needs one or `cuda` was named to
+            compare on it. Says where else to build.
     """
-    tensorrt_for_building()
-    device_for_building(library).close()
+    library_for_building(library)
+    if library is Library.TENSORRT or cuda != AUTO:
+        device_for_building(cuda).close()
 
 
-def tensorrt_for_building() -> ModuleType:
-    """TensorRT, or where else to build.
+def library_for_building(library: Library) -> ModuleType:
+    """The module, or where else to build.
 
     Raises:
-        MissingDependency: there is none, or one of an unknown version.
+        MissingDependency: it is not there, or of an unknown version.
     """
     try:
-        return load_tensorrt()
+        return library.load()
     except MissingDependency as error:
+        if library is Library.RTX:
+            raise
         raise MissingDependency(f"{error.message}; {ELSEWHERE}") from error
 
 
@@ -131,11 +147,46 @@ def device_for_building(library: str = AUTO) -> CudaDevice:
         raise MissingDependency(f"{error.message}; {ELSEWHERE}") from error
 
 
+@contextmanager
+def _device_to_compare_on(
+    library: Library, cuda: str, *, must_compare: bool
+) -> Iterator[tuple[CudaDevice | None, str]]:
+    """The GPU; or None and why, where an engine for others is built."""
+    try:
+        device = device_for_building(cuda)
+    except MissingDependency as error:
+        if library is Library.TENSORRT or must_compare or cuda != AUTO:
+            raise
+        yield None, f"no GPU could be opened: {error.message.partition('; ')[0]}"
+        return
+    with device:
+        if library is Library.TENSORRT or device.compute_capability in CAPABILITIES:
+            yield device, ""
+            return
+        told = f"{device.name} has compute capability {device.compute_capability}, it is for {', '.join(CAPABILITIES)}"
+        if must_compare:
+            raise MissingDependency(f"an engine of TensorRT for RTX cannot be compared here: {told}; {OTHER_GPU}")
+        yield None, told
+
+
 def _manifest(
-    trt: ModuleType, device: CudaDevice, model: Manifest, onnx_path: Path, plan: bytes, options: BuildOptions
+    trt: ModuleType,
+    device: CudaDevice | None,
+    model: Manifest,
+    onnx_path: Path,
+    made: Serialised,
+    options: BuildOptions,
+    why_not: str,
 ) -> Manifest:
-    facts = {**proof_facts(device, str(trt.__version__)), "options": options.to_json()}
-    return engine_manifest(model, plan=plan, onnx_sha256=file_sha256(onnx_path), facts=facts)
+    version = str(trt.__version__)
+    facts: dict[str, Any] = (
+        {"tensorrt": version, "not_compared": why_not} if device is None else proof_facts(device, version)
+    )
+    facts |= {"options": options.to_json(), "layers_before_fusion": made.layers}
+    facts |= {"build_seconds": round(made.seconds, 1)}
+    if options.library is Library.RTX:
+        facts |= {"compute_capabilities": list(CAPABILITIES)}
+    return engine_manifest(model, plan=made.plan, onnx_sha256=file_sha256(onnx_path), facts=facts)
 
 
 def _measured(
@@ -158,9 +209,9 @@ def _measured(
 
 
 def _write_or_reject(out: Path, plan: bytes, manifest: Manifest) -> None:
-    agreement = manifest.engine["agreement"]
+    agreement = manifest.engine.get("agreement")
     rejected = out.with_suffix(".rejected.engine")
-    if agreement["holds"]:
+    if agreement is None or agreement["holds"]:
         try:
             write_engine(out, plan, manifest)
         except DataError as error:
@@ -180,8 +231,14 @@ def _write_or_reject(out: Path, plan: bytes, manifest: Manifest) -> None:
 
 
 def built_engine_note(manifest: Manifest) -> str:
-    """One line for people: agreement, times and layers of a built engine."""
+    """One line for people: agreement, times and layers of a built engine; or that nothing is known of these."""
     facts = manifest.engine
+    if "not_compared" in facts:
+        return (
+            f"{facts['engine_bytes'] / 2**20:.1f} MiB of {facts['layers_before_fusion']} layers for compute capability "
+            f"{', '.join(facts['compute_capabilities'])}, built in {facts['build_seconds']} s; not compared with its "
+            f"ONNX file ({facts['not_compared']}), which clst-export build ENGINE --frames PICTURES does on its GPU"
+        )
     agreement, summary = facts["agreement"], facts["summary"]
     layers = ", ".join(f"{count} {name}" for name, count in summary["per_precision"].items())
     return (

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,9 +19,17 @@ import click
 
 from clst_runtime.atomic import write_bytes
 from clst_runtime.backends.cuda import GpuOutOfMemory, cuda_failure
-from clst_runtime.engines.library import Messages, make_builder, make_logger, without_gpu_complaint
+from clst_runtime.engines.library import (
+    Library,
+    Messages,
+    make_builder,
+    make_logger,
+    title_of,
+    without_gpu_complaint,
+)
 from clst_runtime.engines.options import BuildOptions
 from clst_runtime.engines.progress import BuildProgress, make_monitor
+from clst_runtime.engines.rtx_target import aim
 from clst_runtime.errors import ClstError, ConfigError, DataError, ModelFileError
 from clst_runtime.signals import ENDING, handled, not_ignored
 
@@ -37,12 +46,16 @@ class Serialised:
 
     plan: bytes
     """The engine."""
+    layers: int
+    """Layers of the network before they are fused."""
+    seconds: float
+    """How long it was built."""
     timing_cache: bytes | None
     """Layer times for later builds; None if none were asked for, or TensorRT gives none."""
 
 
 def serialise_engine(trt: ModuleType, onnx_path: Path, options: BuildOptions, progress: BuildProgress) -> Serialised:
-    """Build an engine for the GPU of this machine.
+    """Build an engine for the GPU of this machine, or by TensorRT for RTX for `rtx.CAPABILITIES`.
 
     Raises:
         ModelFileError: TensorRT cannot parse the file or build it. ConfigError: a DLA core that cannot be used, or a
@@ -61,6 +74,7 @@ def serialise_engine(trt: ModuleType, onnx_path: Path, options: BuildOptions, pr
     cancelled = threading.Event()
     monitor = make_monitor(trt, progress, cancelled)
     config.progress_monitor = monitor
+    started = time.monotonic()
     try:
         plan = _built(builder, network, config, cancelled)
     finally:
@@ -68,8 +82,9 @@ def serialise_engine(trt: ModuleType, onnx_path: Path, options: BuildOptions, pr
     if plan is None:
         raise build_failure(onnx_path, messages, options)
     times = None if cache is None else config.get_timing_cache().serialize()
+    seconds, layers = time.monotonic() - started, network.num_layers
     del monitor, cache, parser
-    return Serialised(plan=plan, timing_cache=None if times is None else bytes(times))
+    return Serialised(plan=plan, layers=layers, seconds=seconds, timing_cache=None if times is None else bytes(times))
 
 
 def keep_timing_cache(path: Path | None, content: bytes | None) -> None:
@@ -92,7 +107,7 @@ def parse_onnx(trt: ModuleType, network: trt.INetworkDefinition, logger: trt.ILo
     if not parser.parse_from_file(str(path)):
         told = [parser_complaint(parser.get_error(index)) for index in range(parser.num_errors)]
         raise host_out_of_memory(path, told) or ModelFileError(
-            f"{path}: TensorRT {trt.__version__} cannot parse it: {'; '.join(told) or 'no reason given'}; "
+            f"{path}: {title_of(trt)} cannot parse it: {'; '.join(told) or 'no reason given'}; "
             "export it again with clst-export (opset 19 or 20), or run the ONNX file with ONNX Runtime"
         )
     return parser
@@ -117,6 +132,8 @@ def configure(trt: ModuleType, builder: trt.Builder, config: trt.IBuilderConfig,
     config.builder_optimization_level = options.optimisation_level
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # what the inspector can tell later
     config.clear_flag(trt.BuilderFlag.TF32)  # fp32 in the graph means fp32, not its shortened form
+    if options.library is Library.RTX:
+        aim(trt, config)
     if options.workspace_mib is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_mib << 20)
     if options.dla_core is None:
@@ -204,7 +221,7 @@ def build_failure(onnx_path: Path, messages: Messages, options: BuildOptions) ->
     broken, memory = messages.broken_gpu(), messages.out_of_memory()
     if broken is not None:
         return cuda_failure(f"building an engine of {onnx_path}", broken)
-    if memory is not None:
+    if memory is not None and options.library is Library.TENSORRT:
         limit = "all memory" if options.workspace_mib is None else f"{options.workspace_mib} MiB"
         return GpuOutOfMemory(
             f"{onnx_path}: the GPU ran out of memory during the build ({memory}); end other programs that use it, "
@@ -212,8 +229,8 @@ def build_failure(onnx_path: Path, messages: Messages, options: BuildOptions) ->
         )
     cure = "try a larger workspace or another optimisation level" if messages.nothing_left() else "export it again"
     return host_out_of_memory(onnx_path, messages.errors) or ModelFileError(
-        f"{onnx_path}: TensorRT could not build it: {messages.last_errors()}; {cure}, or run the ONNX file with ONNX "
-        "Runtime"
+        f"{onnx_path}: {options.library.words} could not build it: {messages.last_errors()}; {cure}, or run the ONNX "
+        "file with ONNX Runtime"
     )
 
 

@@ -33,7 +33,7 @@ from clst_runtime.backends.gpu_options import GpuOptions
 from clst_runtime.backends.trt import TrtBackend
 from clst_runtime.engines.build import EngineNotKept, build_engine
 from clst_runtime.engines.bundle_index import MODEL, Bundle, BundledModel, load_expected, load_frames, read_bundle
-from clst_runtime.engines.library import load_tensorrt
+from clst_runtime.engines.library import Library
 from clst_runtime.engines.options import BuildOptions
 from clst_runtime.engines.progress import BuildProgress, show_progress
 from clst_runtime.engines.rivals import (
@@ -59,14 +59,14 @@ BREAKS = 2
 again and again would else break at the same place for ever. The start after that tries again."""
 
 
-def device_name(facts: Mapping[str, Any], tensorrt: str) -> str:
-    """`orin-8.7-16sm-trt10.3.0`: GPU (as of `gpu_facts`) and TensorRT version as a part of file names.
+def device_name(facts: Mapping[str, Any], built_by: str) -> str:
+    """`orin-8.7-16sm-trt10.3.0`: GPU (as of `gpu_facts`) and what builds for it as a part of file names.
 
     One for each, so that a folder serves several devices. The multiprocessors tell apart the modules that have the
     same name and compute capability, as those of Jetson Orin.
     """
     kind = re.sub(r"[^a-z0-9]+", "-", str(facts["gpu"]).lower()).strip("-") or "gpu"
-    return f"{kind}-{facts['compute_capability']}-{facts['multiprocessors']}sm-trt{tensorrt}"
+    return f"{kind}-{facts['compute_capability']}-{facts['multiprocessors']}sm-{built_by}"
 
 
 def build_bundle(
@@ -118,9 +118,10 @@ class _Work:
         self, folder: Path, bundle: Bundle, options: BuildOptions, progress: BuildProgress | None, gpu: GpuOptions
     ) -> None:
         self.folder, self.bundle, self.progress, self.gpu = folder, bundle, progress, gpu.without_graph()
-        self.device = _device_here(folder, self.gpu.cuda)
+        self.device = _device_here(folder, self.gpu.cuda, options.library)
         cache = folder / f"model-{self.device}.cache"  # for both engines: an INT8 graph has FP16 layers too
-        self.options = options if options.timing_cache is not None else dataclasses.replace(options, timing_cache=cache)
+        own = options.timing_cache is not None or options.library is Library.RTX
+        self.options = options if own else dataclasses.replace(options, timing_cache=cache)
         self.note = folder / f"trying-{self.device}.txt"
         self.broke_at: list[str] = []
         self.errors: list[ClstError] = []
@@ -296,15 +297,15 @@ def _are_those_of(choice: Choice, int8: Contender, fp16: Contender) -> bool:
     return (choice.int8.engine_sha256, choice.fp16.engine_sha256) == (int8.engine_sha256, fp16.engine_sha256)
 
 
-def _device_here(folder: Path, library: str) -> str:
-    """GPU and TensorRT version as a part of file names; the GPU is only looked at."""
+def _device_here(folder: Path, library: str, built_by: Library) -> str:
+    """GPU and TensorRT's version as a part of file names; the GPU is only looked at."""
     try:
-        version = str(load_tensorrt().__version__)
+        version = f"{'rtx' if built_by is Library.RTX else 'trt'}{built_by.load().__version__}"
         with open_cuda(library) as device:
             return device_name(gpu_facts(device), version)
     except MissingDependency as error:
         raise MissingDependency(
-            f"{folder} becomes an engine where TensorRT and an NVIDIA GPU are: {error.message}; "
+            f"{folder} becomes an engine where {built_by.words} and an NVIDIA GPU are: {error.message}; "
             f"without them its ONNX file can be run: {folder / MODEL}"
         ) from error
 

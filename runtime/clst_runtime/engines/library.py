@@ -1,14 +1,19 @@
-"""NVIDIA's TensorRT: the only place that imports it, the versions this program knows, and what it logs."""
+"""NVIDIA's TensorRT and TensorRT for RTX: which of them an engine is of, the versions that are known, what they log.
+
+The only place that imports TensorRT; `rtx.py` is the one for the other.
+"""
 
 from __future__ import annotations
 
 import re
 import threading
 from collections.abc import Sequence
+from enum import Enum
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from clst_runtime.backends.cuda import cuda_failure, out_of_memory
+from clst_runtime.engines.rtx import load_rtx
 from clst_runtime.errors import ClstError, MissingDependency
 from clst_runtime.optional import require
 
@@ -31,6 +36,32 @@ _NO_GPU = re.compile(r"\[[^\[\]]*\] Error Code \d+: Cuda Runtime \(.*\(cudaError
 """What TensorRT for RTX adds to a complaint on a machine without a driver (35) or without a GPU (100)."""
 _TIMING_CACHE = re.compile(r"timing cache will not be used|deserialize timing cache", re.IGNORECASE)
 _NOTHING_LEFT = re.compile(r"could not find any implementation", re.IGNORECASE)
+
+
+class Library(str, Enum):
+    """What builds and runs an engine; neither loads an engine of the other."""
+
+    TENSORRT = "tensorrt"
+    RTX = "rtx"
+
+    @property
+    def words(self) -> str:
+        """For people."""
+        return "TensorRT for RTX" if self is Library.RTX else "TensorRT"
+
+    def load(self) -> ModuleType:
+        """Its module.
+
+        Raises:
+            MissingDependency: it cannot be imported, or is of a version that this program does not know.
+        """
+        return load_rtx() if self is Library.RTX else load_tensorrt()
+
+
+def title_of(trt: ModuleType) -> str:
+    """Name and version of a module that `Library.load` gave."""
+    library = Library.RTX if "rtx" in trt.__name__ else Library.TENSORRT
+    return f"{library.words} {trt.__version__}"
 
 
 def load_tensorrt() -> ModuleType:
@@ -174,6 +205,6 @@ def make_runtime(trt: ModuleType, logger: trt.ILogger, messages: Messages) -> tr
 def _not_started(trt: ModuleType, what: str, messages: Messages) -> MissingDependency:
     """The bindings raise TypeError (`factory function returned nullptr`) where TensorRT could not start."""
     return MissingDependency(
-        f"TensorRT {trt.__version__} cannot start its {what} ({messages.last_errors()}); it needs an NVIDIA GPU and a "
+        f"{title_of(trt)} cannot start its {what} ({messages.last_errors()}); it needs an NVIDIA GPU and a "
         "driver that fits; nvidia-smi and clst-doctor say what is there"
     )

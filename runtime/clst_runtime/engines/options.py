@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from clst_runtime.engines.library import Library
 from clst_runtime.errors import ConfigError, did_you_mean
 
 MIN_AGREEMENT = {"fp32": 0.999, "fp16": 0.995, "int8": 0.98}
@@ -18,12 +19,17 @@ two engines may round a value that lies half-way between two of them to differen
 
 DLA_GONE, DLA_BACK = (10, 8), (11, 4, 1)
 MAX_LEVEL = 5
+TENSORRT_ALONE = ("workspace_mib", "optimisation_level", "timing_cache", "dla_core")
+NOT_FOR_RTX = "TensorRT for RTX times no kernels when it builds, and runs on no DLA"
+"""Why it knows none of those options: at any level it makes the same engine to the bit."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class BuildOptions:
-    """How TensorRT builds an engine."""
+    """How an engine is built."""
 
+    library: Library = Library.TENSORRT
+    """What builds it, and runs it later."""
     workspace_mib: int | None = None
     """Largest scratch memory of a layer in MiB; None = all the GPU's memory."""
     optimisation_level: int = 3
@@ -44,6 +50,9 @@ class BuildOptions:
             raise ConfigError(f"dla_core {self.dla_core}; give 0 or 1, or leave it out for the GPU")
         if self.min_agreement is not None and not 0.0 <= self.min_agreement <= 1.0:
             raise ConfigError(f"min_agreement {self.min_agreement}; give a share of pixels, 0 … 1")
+        for name in TENSORRT_ALONE if self.library is Library.RTX else ():
+            if getattr(self, name) != getattr(type(self), name):
+                raise ConfigError(f"{name} {getattr(self, name)}: {NOT_FOR_RTX}; leave it out")
 
     def agreement_needed(self, precision: str) -> float:
         """The bound for a model of that precision.
@@ -81,7 +90,7 @@ class BuildOptions:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; the timing cache is a matter of one machine and left out."""
-        values = dataclasses.asdict(self)
+        values = dataclasses.asdict(self) | {"library": self.library.value}
         del values["timing_cache"]
         return values
 
@@ -96,7 +105,10 @@ class BuildOptions:
         for name in values:
             if name not in known:
                 raise ConfigError(f"{where}: build option {name!r} is unknown; {did_you_mean(name, known)}")
+        library, libraries = values.get("library", Library.TENSORRT.value), [each.value for each in Library]
+        if library not in libraries:
+            raise ConfigError(f"{where}: library {library!r} is unknown; {did_you_mean(str(library), libraries)}")
         try:
-            return BuildOptions(**values)
+            return BuildOptions(**{**values, "library": Library(library)})
         except TypeError as error:
             raise ConfigError(f"{where}: a build option has a wrong type ({error})") from error

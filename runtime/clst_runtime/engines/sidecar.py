@@ -1,7 +1,8 @@
 """The manifest beside an engine, and whether the engine may run here.
 
-An engine is executable code for one kind of GPU and one TensorRT version, so nothing of it is handed to TensorRT
-before its hash, the version and the GPU fit.
+An engine of TensorRT is executable code for one kind of GPU and one version, so nothing of it is handed to TensorRT
+before its hash, the version and the GPU fit. One of TensorRT for RTX is for the GPUs of a few compute capabilities, and
+may have been built where there is none: then nothing has compared it with its ONNX file yet.
 """
 
 from __future__ import annotations
@@ -11,22 +12,32 @@ import hashlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from clst_runtime.atomic import written_whole
 from clst_runtime.backends.cuda import CudaDevice
-from clst_runtime.errors import DataError, ModelFileError
+from clst_runtime.engines.library import Library
+from clst_runtime.errors import DataError, MissingDependency, ModelFileError
 from clst_runtime.json_values import read_text
 from clst_runtime.machine import UNKNOWN, driver_version
 from clst_runtime.manifest import Manifest
 from clst_runtime.paths import check_file
 
-FACTS = ("gpu", "compute_capability", "multiprocessors", "tensorrt", "engine_sha256", "onnx_sha256", "engine_bytes")
+FACTS = ("tensorrt", "engine_sha256", "onnx_sha256", "engine_bytes")
+FACTS_OF = {
+    Library.TENSORRT: ("gpu", "compute_capability", "multiprocessors", *FACTS),
+    Library.RTX: ("compute_capabilities", *FACTS),
+}
 WORDS = {"tensorrt": "TensorRT", "cuda": "CUDA", "driver": "driver"}
 """Facts that an update changes on the same device."""
 CURE = (
     "build it again on this machine from the ONNX file beside it: clst-export build ENGINE --frames PICTURES, "
     "or clst-run --rebuild"
+)
+
+OTHER_GPU = (
+    "for such a one make an engine by TensorRT itself (clst-export … --bundle), or run the ONNX file with ONNX Runtime"
 )
 
 
@@ -87,7 +98,7 @@ def check_hash(plan: bytes, manifest: Manifest, *, where: Path) -> None:
     Raises:
         ModelFileError: a fact is missing, or size or SHA-256 differ.
     """
-    missing = [name for name in FACTS if name not in manifest.engine]
+    missing = [name for name in FACTS_OF[library_of(manifest, where=where)] if name not in manifest.engine]
     if missing:
         raise ModelFileError(f"{where}: its manifest lacks engine.{', engine.'.join(missing)}; {CURE}")
     facts = manifest.engine
@@ -103,16 +114,36 @@ def check_hash(plan: bytes, manifest: Manifest, *, where: Path) -> None:
         )
 
 
-def check_tensorrt(manifest: Manifest, version: str, *, where: Path) -> None:
-    """Refuse an engine of another TensorRT version.
+def library_of(manifest: Manifest, *, where: Path) -> Library:
+    """What an engine was built by, as its build options tell.
 
     Raises:
-        ModelFileError: it is one.
+        ModelFileError: nothing that is known.
     """
-    if manifest.engine["tensorrt"] != version:
+    options = manifest.engine.get("options")
+    name = options.get("library", Library.TENSORRT) if isinstance(options, Mapping) else Library.TENSORRT
+    try:
+        return Library(name)
+    except ValueError as error:
+        raise ModelFileError(f"{where}: its manifest names the library {name!r}, which is not known; {CURE}") from error
+
+
+def load_library(manifest: Manifest, *, where: Path) -> ModuleType:
+    """What runs an engine, of the very version that built it.
+
+    Raises:
+        MissingDependency: it is not installed here. ModelFileError: it is of another version.
+    """
+    library, built_by = library_of(manifest, where=where), manifest.engine["tensorrt"]
+    try:
+        trt = library.load()
+    except MissingDependency as error:
+        raise MissingDependency(f"{where} is an engine of {library.words} {built_by}: {error.message}") from error
+    if built_by != trt.__version__:
         raise ModelFileError(
-            f"{where} was built by TensorRT {manifest.engine['tensorrt']}, found TensorRT {version}; {CURE}"
+            f"{where} was built by {library.words} {built_by}, found {library.words} {trt.__version__}; {CURE}"
         )
+    return trt
 
 
 def gpu_facts(device: CudaDevice) -> dict[str, Any]:
@@ -152,5 +183,32 @@ def check_gpu(manifest: Manifest, device: CudaDevice, *, where: Path) -> None:
         ModelFileError: it is one.
     """
     found = gpu_facts(device)
+    if library_of(manifest, where=where) is Library.RTX:
+        listed = manifest.engine["compute_capabilities"]
+        built_for = [str(each) for each in listed] if isinstance(listed, list) else []
+        if device.compute_capability not in built_for:
+            raise ModelFileError(
+                f"{where} was built for GPUs of compute capability {', '.join(built_for) or 'none'}, "
+                f"found {gpu_words(found)}; {OTHER_GPU}"
+            )
+        return
     if any(manifest.engine[name] != value for name, value in found.items()):
         raise ModelFileError(f"{where} was built for {gpu_words(manifest.engine)}, found {gpu_words(found)}; {CURE}")
+
+
+def proof_warning(manifest: Manifest, device: CudaDevice, *, where: Path) -> list[str]:
+    """A line where an engine that may run here was never compared with its ONNX file, or on another kind of GPU, which
+    both may be of TensorRT for RTX alone, or by another CUDA or driver.
+    """
+    facts = manifest.engine
+    changed = changes(facts, proof_facts(device, str(facts["tensorrt"])))
+    if "not_compared" in facts:
+        told = f"never compared with its ONNX file ({facts['not_compared']})"
+    elif any(facts.get(name) != value for name, value in gpu_facts(device).items()):
+        told = f"compared with its ONNX file on {gpu_words(facts)}, not on {gpu_words(gpu_facts(device))}"
+    elif changed:
+        told = f"proved by another CUDA or driver ({changed})"
+    else:
+        return []
+    again = "" if "not_compared" in facts else " again"
+    return [f"{where} was {told}; prove it{again}: clst-export build {where} --frames PICTURES"]

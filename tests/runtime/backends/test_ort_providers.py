@@ -13,11 +13,12 @@ from tests.shell import shell
 
 from clst_export.activations import stream_activations
 from clst_export.precision.fp16 import measure_ranges
-from clst_runtime.backends import open_model, ort_tensorrt
+from clst_runtime.backends import open_model
 from clst_runtime.backends import ort as ort_module
 from clst_runtime.backends.cuda import CudaFailed, GpuOutOfMemory
 from clst_runtime.backends.ort import OrtBackend
-from clst_runtime.backends.ort_tensorrt import KEPT, cache_folder, cache_root
+from clst_runtime.backends.ort_tensorrt import cache_folder
+from clst_runtime.caches import KEPT, cache_root
 from clst_runtime.errors import ClstError, ConfigError, MissingDependency, ModelFileError
 
 TRT, CUDA, CPU = (f"{name}ExecutionProvider" for name in ("Tensorrt", "CUDA", "CPU"))
@@ -312,17 +313,8 @@ def test_the_engines_of_a_few_models_are_kept(machine, tmp_path):
     for number in range(KEPT + 3):
         path = model(tmp_path / f"{number}.onnx", source_checkpoint_sha256=f"{number:064}")
         open_model(path, backend="ort-tensorrt").close()
-    assert len(list(cache_root().iterdir())) == KEPT
+    assert len(list(cache_root("ort-tensorrt").iterdir())) == KEPT
     assert Path(machine.options["trt_engine_cache_path"]).is_dir(), "the newest one stays"
-
-
-def test_a_service_keeps_them_where_its_manager_says(monkeypatch, tmp_path):
-    monkeypatch.setenv("CACHE_DIRECTORY", f"{tmp_path}/service:{tmp_path}/other")
-    assert cache_root() == tmp_path / "service" / "ort-tensorrt"
-    monkeypatch.delenv("CACHE_DIRECTORY")
-    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    monkeypatch.setattr(ort_tensorrt.os.path, "expanduser", lambda path: path)  # no home
-    assert cache_root() == Path("/var/cache/clst/ort-tensorrt")
 
 
 def test_every_option_is_a_name_that_onnx_runtime_s_wheels_know(machine, tmp_path):

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import sys
+from types import ModuleType
 
 import numpy as np
 import pytest
 from tests.conftest import SIZE_HW
 from tests.fakes import behaviour
 from tests.fakes import tensorrt as fake_tensorrt
+from tests.fakes import tensorrt_rtx as fake_rtx
 from tests.fakes.cuda import MEMORY, STREAMS, FakeCuda
 
 from clst_runtime.backends import trt as trt_backend
-from clst_runtime.engines import build, bundle, sidecar
+from clst_runtime.engines import build, bundle, library, sidecar
+from clst_runtime.errors import MissingDependency
 
 VERSIONS = ("10.3.0", "10.16.1.11", "11.4.0.106")
 
@@ -26,10 +29,10 @@ class Machine:
         """CUDA library and whether with graphs, for each GPU that was opened."""
         self.does = behaviour.reset()
         self.gpu: tuple[str, str] | tuple[str, str, int] = ("Orin", "8.7")
-        monkeypatch.setitem(sys.modules, "tensorrt", fake_tensorrt)
         for module in (trt_backend, build, bundle):
             monkeypatch.setattr(module, "open_cuda", self.opens)
         self.has_tensorrt("10.3.0")
+        self.has_rtx(None)
         self.has_driver("Jetson Linux 36.4.3")
 
     def opens(self, library: str = "auto", *, graphs: bool = False) -> FakeCuda:
@@ -42,7 +45,19 @@ class Machine:
         if version is None:
             self._patch.setitem(sys.modules, "tensorrt", None)
         else:
+            self._patch.setitem(sys.modules, "tensorrt", fake_tensorrt)
             self._patch.setattr(fake_tensorrt, "__version__", version)
+
+    def has_rtx(self, version: str | None) -> None:
+        """TensorRT for RTX in this version; None = it is not installed."""
+
+        def load() -> ModuleType:
+            if version is None:
+                raise MissingDependency("TensorRT for RTX is not installed; pip install 'clst[rtx]'")
+            return fake_rtx
+
+        self._patch.setattr(library, "load_rtx", load)
+        self._patch.setattr(fake_rtx, "__version__", version)
 
     def has_driver(self, version: str) -> None:
         """Another version of the GPU's driver."""
@@ -52,8 +67,8 @@ class Machine:
         """Opening the GPU goes through PyCUDA or cuda-python, which are not installed here."""
         from clst_runtime.backends.cuda_open import open_cuda
 
-        for library in ("pycuda", "cuda"):
-            self._patch.setitem(sys.modules, library, None)
+        for module in ("pycuda", "cuda"):
+            self._patch.setitem(sys.modules, module, None)
         for module in (trt_backend, build, bundle):
             self._patch.setattr(module, "open_cuda", open_cuda)
 

@@ -75,8 +75,8 @@ def test_each_gpu_and_tensorrt_gets_its_own_engine(machine, bundle):
 
 def test_names_of_gpus_become_names_of_files():
     facts = {"gpu": "NVIDIA H100 80GB HBM3", "compute_capability": "9.0", "multiprocessors": 132}
-    assert device_name(facts, "10.3.0") == "nvidia-h100-80gb-hbm3-9.0-132sm-trt10.3.0"
-    assert device_name(facts | {"gpu": "???"}, "10.3.0") == "gpu-9.0-132sm-trt10.3.0"
+    assert device_name(facts, "trt10.3.0") == "nvidia-h100-80gb-hbm3-9.0-132sm-trt10.3.0"
+    assert device_name(facts | {"gpu": "???"}, "trt10.3.0") == "gpu-9.0-132sm-trt10.3.0"
 
 
 def test_modules_of_one_name_with_other_multiprocessors_do_not_share_an_engine(machine, bundle):

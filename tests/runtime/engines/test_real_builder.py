@@ -25,7 +25,7 @@ from clst_runtime.errors import ClstError, ConfigError, DataError, ModelFileErro
 @pytest.fixture
 def real(machine, trt, monkeypatch):
     """A machine whose builder is NVIDIA's; its GPU is a stand-in that no test here gets as far as."""
-    monkeypatch.setattr(build_module, "tensorrt_for_building", lambda: trt)
+    monkeypatch.setattr(build_module, "library_for_building", lambda library: trt)
     return trt
 
 
