@@ -7,11 +7,13 @@ import importlib.util
 from types import ModuleType
 
 from clst_runtime.errors import MissingDependency
+from clst_runtime.packages import fault_of, lost_files
 
 _CURES = {
     "cv2": "OpenCV: pip install 'clst[desktop]' (windows), 'clst[headless]' (servers, containers), "
     "or on a Jetson the cv2 of JetPack (a virtual environment made with --system-site-packages)",
     "onnxruntime": "ONNX Runtime: pip install 'clst[ort]' (CPU) or 'clst[ort-gpu]' (CUDA), never both",
+    "PIL": "Pillow: pip install pillow",
     "torch": "PyTorch: pip install 'clst[train]'",
     "onnx": "ONNX: pip install 'clst[export]'",
     "matplotlib": "Matplotlib: pip install 'clst[plot]'",
@@ -23,30 +25,56 @@ _CURES = {
     "clst_train": "the training package: pip install 'clst[train]'",
 }
 
+LONGEST = 300
+"""Letters of a reason that are told: some packages give a page of advice."""
+
+
+class Unimportable(MissingDependency):
+    """A package that is not there or cannot be imported; `reason` is what is wrong with it, in one line."""
+
+    def __init__(self, module: str, reason: str, cure: str) -> None:
+        super().__init__(f"{module} cannot be imported ({reason}); {cure}")
+        self.reason = reason
+
 
 def check_installed(*modules: str) -> None:
     """Look for packages without importing them, which may take seconds.
 
     Raises:
-        MissingDependency: one is not there.
+        Unimportable: one is not there, or cannot be imported by this Python.
     """
     for module in modules:
         try:
             found = importlib.util.find_spec(module)
         except (ImportError, ValueError):
             found = None
-        if found is None:
+        if found is None or found.origin is None:
             require(module)
+        fault = fault_of(module)
+        if fault is not None:
+            raise Unimportable(module, *fault)
 
 
 def require(module: str) -> ModuleType:
     """Import `module`, or say which extra brings it.
 
     Raises:
-        MissingDependency: the module, or one of the shared libraries below it, is not there.
+        Unimportable: the module, or one of the shared libraries below it, is not there or does not fit.
     """
     try:
-        return importlib.import_module(module)
+        found = importlib.import_module(module)
     except ImportError as error:
-        cure = _CURES.get(module.split(".")[0], f"pip install {module}")
-        raise MissingDependency(f"{module} cannot be imported ({error}); {cure}") from error
+        raise unimportable(module, error) from error
+    if getattr(found, "__file__", "") is None:  # a folder without a module in it
+        raise unimportable(module, ImportError("there is no such module"))
+    return found
+
+
+def unimportable(module: str, error: ImportError) -> Unimportable:
+    """The error for a package that cannot be imported: what is wrong with it, and the cure."""
+    fault = fault_of(module) or lost_files(module, error)
+    if fault is not None:
+        return Unimportable(module, *fault)
+    told, package = " ".join(str(error).split()), module.split(".")[0]
+    told = told if len(told) <= LONGEST else f"{told[:LONGEST]}…"
+    return Unimportable(module, told, _CURES.get(package, f"pip install {package}"))

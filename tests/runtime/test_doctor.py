@@ -226,7 +226,7 @@ def test_onnx_runtime_is_not_needed_where_tensorrt_works():
 
 
 def test_two_wheels_of_one_module_are_a_conflict(monkeypatch):
-    monkeypatch.setattr(looked, "package_version", lambda name: "1")
+    monkeypatch.setattr(looked, "rivals", list)
     found = looked.examine_onnxruntime(Platform.X86_CPU, answering())
     assert [each.state for each in found] == [State.CONFLICT]
     assert "pip uninstall onnxruntime onnxruntime-gpu" in found[0].cure
@@ -283,6 +283,44 @@ def test_a_provider_that_does_not_start_is_told_with_its_cure():
     )
     found = {each.name.strip(): each for each in looked.examine_onnxruntime(Platform.JETPACK_6, alone)}
     assert "JetPack 6" in found["on CUDA"].cure
+
+
+def test_a_provider_without_its_libraries_gets_those_and_no_driver():
+    lacks = {"error": "libcublasLt.so.13: cannot open; it is built for CUDA 13.0", "lacks_libraries": True}
+    run = answers(onnxruntime={"version": "1.2", "providers": ["CUDAExecutionProvider"]}, provider_cuda=lacks)
+    found = looked.examine_onnxruntime(Platform.X86_CUDA, run)[1]
+    assert "libcublasLt.so.13" in found.told
+    assert "'onnxruntime-gpu[cuda,cudnn]'" in found.cure
+    assert "no NVIDIA GPU" in looked.examine_onnxruntime(Platform.X86_CPU, run)[1].cure
+    assert "nvidia-jetpack" in looked.examine_onnxruntime(Platform.JETPACK_6, run)[1].cure
+
+
+def test_what_is_broken_is_told_as_it_lies_there(monkeypatch):
+    monkeypatch.setattr(looked, "fault_of", lambda module: (f"{module} is of Python 3.9", "install it for this one"))
+    run = answers(onnxruntime={"error": "No module named 'onnxruntime.capi'"})
+    (found,) = looked.examine_onnxruntime(Platform.X86_CPU, run)
+    assert (found.state, found.told) == (State.CONFLICT, "onnxruntime is of Python 3.9")
+    assert {each.state for each in looked.examine_optional(Platform.X86_CPU)} == {State.CONFLICT}
+
+
+def test_a_tensorrt_of_a_newer_cuda_than_the_driver_s_and_one_that_hides_jetpack_s(monkeypatch):
+    monkeypatch.setattr(looked, "package_version", lambda name: "11.4" if "cu13" in name else None)
+
+    def run(arguments, **named):
+        if arguments[0] == "nvidia-smi":
+            return "| NVIDIA-SMI 550.54.15   Driver Version: 550.54.15   CUDA Version: 12.4 |\n"
+        return answers(tensorrt={"version": "11.4.0", "starts": False, "why": "error 35"}, cuda={"error": "no"})(
+            arguments, **named
+        )
+
+    found = looked.examine_tensorrt(Platform.X86_CUDA, run)[0]
+    assert found.told == (
+        "11.4.0, but it does not start: tensorrt-cu13-libs is of CUDA 13, the driver takes CUDA 12 at most"
+    )
+    assert "pip install 'tensorrt-cu12>=10.3,<12'" in found.cure
+    found = looked.examine_tensorrt(Platform.JETPACK_6, run)[0]
+    assert "hides JetPack's" in found.told
+    assert found.cure.startswith("pip uninstall tensorrt tensorrt-cu13 tensorrt-cu13-bindings tensorrt-cu13-libs; sudo")
 
 
 def test_a_package_whose_import_crashes_is_a_conflict():

@@ -12,7 +12,7 @@ import numpy as np
 from clst_runtime.backends.cuda import CURE, PYCUDA, Bytes, NotImportable, out_of_memory, version_words
 from clst_runtime.backends.cuda_guard import NON_BLOCKING, Failure, GuardedDevice
 from clst_runtime.errors import MissingDependency
-from clst_runtime.optional import require
+from clst_runtime.optional import Unimportable, require
 
 
 def import_pycuda() -> ModuleType:
@@ -23,8 +23,8 @@ def import_pycuda() -> ModuleType:
     """
     try:
         return require("pycuda.driver")
-    except MissingDependency as error:
-        raise NotImportable(f"PyCUDA cannot be imported ({error.__cause__})") from error
+    except Unimportable as error:
+        raise NotImportable(f"PyCUDA cannot be imported ({error.reason})") from error
 
 
 class PycudaDevice(GuardedDevice):

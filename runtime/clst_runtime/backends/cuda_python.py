@@ -16,7 +16,7 @@ import numpy as np
 from clst_runtime.backends.cuda import CUDA_PYTHON, CURE, Bytes, NotImportable, out_of_memory, version_words
 from clst_runtime.backends.cuda_guard import NON_BLOCKING, Failure, GuardedDevice
 from clst_runtime.errors import MissingDependency
-from clst_runtime.optional import require
+from clst_runtime.optional import Unimportable, require
 
 _DEVICE_MAP = 2  # CU_MEMHOSTALLOC_DEVICEMAP
 _OUT_OF_MEMORY = 2  # CUDA_ERROR_OUT_OF_MEMORY
@@ -103,8 +103,8 @@ def import_cuda_python() -> ModuleType:
     """
     try:
         return require("cuda.bindings.driver")
-    except MissingDependency as error:
-        raise NotImportable(f"cuda-python cannot be imported ({error.__cause__})") from error
+    except Unimportable as error:
+        raise NotImportable(f"cuda-python cannot be imported ({error.reason})") from error
 
 
 class CudaPythonDevice(GuardedDevice):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import functools
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -13,7 +14,15 @@ import click
 import numpy as np
 
 from clst_runtime.backends.base import Frame, Prediction, check_frame
-from clst_runtime.backends.ort_errors import is_onnxruntime, onnxruntime_failure, reason_of, told_in_one_line
+from clst_runtime.backends.ort_errors import (
+    is_onnxruntime,
+    lacking,
+    onnxruntime_failure,
+    reason_of,
+    starting_a_gpu_provider,
+    told_in_one_line,
+    why_not_loaded,
+)
 from clst_runtime.backends.ort_tensorrt import cache_folder, engine_cache, precision_options, precision_warning
 from clst_runtime.errors import ClstError, ConfigError, MissingDependency, ModelFileError
 from clst_runtime.manifest import Manifest
@@ -76,10 +85,7 @@ class OrtBackend:
             raise ConfigError(f"provider {provider!r}; give one of {', '.join(PROVIDERS)}")
         wanted = PROVIDERS[provider][0]
         if wanted not in ort.get_available_providers():
-            raise MissingDependency(
-                f"this ONNX Runtime has no {wanted}, only {', '.join(ort.get_available_providers())}; "
-                "install 'clst[ort-gpu]' instead of 'clst[ort]', or use --backend ort-cpu"
-            )
+            raise lacking(ort, wanted)
         self._manifest = read_onnx_manifest(path)
         if provider == "cpu" and self._manifest.calibration.get("rest") == "fp16":
             check_float16_rounding(str(path))
@@ -93,12 +99,18 @@ class OrtBackend:
             options.add_session_config_entry("session.disable_quant_qdq", "1")
         if threads is not None:
             options.intra_op_num_threads = threads
-        self._session: Any = self._opened(ort, options, provider)
+        with nullcontext() if provider == "cpu" else starting_a_gpu_provider(ort):
+            self._session: Any = self._opened(ort, options, provider)
         if self._session.get_providers()[0] != wanted:
-            raise MissingDependency(f"ONNX Runtime could not start {wanted} for {path}; see clst-doctor")
+            raise _not_started(ort, wanted, path, "it gave no reason")
         self._check_ports(path)
         if provider != "cpu":
             self.warnings += nodes_elsewhere(self._session, wanted, path)
+        if provider == "cuda" and self._manifest.precision == "int8":
+            self.warnings.append(
+                f"{path}: {wanted} has no INT8 convolutions and computes them in float, between Q and DQ; fp16 is the "
+                "file for it, --backend ort-tensorrt or an engine computes INT8"
+            )
         self._binding = self._session.io_binding()
         self._pools = [Pool(RESULTS_HELD) for _ in range(1 + self._manifest.has_confidence)]
         self._description = f"ONNX Runtime {ort.__version__} {wanted.removesuffix('ExecutionProvider')}"
@@ -202,14 +214,17 @@ def _session(ort: Any, path: Path, options: Any, providers: list[Any]) -> Any:
             raise blamed from error
         first = providers[0] if isinstance(providers[0], str) else providers[0][0]
         if kind == "EPFail" or (kind == "RuntimeError" and first != "CPUExecutionProvider"):
-            raise MissingDependency(
-                f"ONNX Runtime could not start {first} for {path} ({reason}); see clst-doctor"
-            ) from error
+            raise _not_started(ort, first, path, reason) from error
         if kind == "NotImplemented":
             raise ModelFileError(
                 f"{path}: ONNX Runtime {ort.__version__} cannot compute it ({reason}); install a newer one"
             ) from error
         raise ModelFileError(f"{path} is damaged or no ONNX file ONNX Runtime can read ({reason})") from error
+
+
+def _not_started(ort: Any, provider: str, path: Path, reason: str) -> MissingDependency:
+    told = why_not_loaded(ort, provider) or reason
+    return MissingDependency(f"ONNX Runtime could not start {provider} for {path} ({told}); see clst-doctor")
 
 
 def nodes_elsewhere(session: Any, wanted: str, path: Path) -> list[str]:

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import ctypes
+import io
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
+from typing import Any
 
 from clst_runtime.engines.library import Messages, gpu_failure
-from clst_runtime.errors import ClstError
+from clst_runtime.errors import ClstError, MissingDependency
+from clst_runtime.packages import ONNXRUNTIME_WHEELS, rivals
 
 _MEMORY = re.compile(r"failed to allocate|bad_?alloc|cannot allocate memory|_ALLOC_FAILED", re.IGNORECASE)
 _PREFIX = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ")
 LONGEST = 300
+_LIBRARIES = {"CUDAExecutionProvider": "cuda", "TensorrtExecutionProvider": "tensorrt"}
+_FATAL, _WARNING = 4, 2
 
 
 def is_onnxruntime(error: BaseException) -> bool:
@@ -55,3 +62,45 @@ def told_in_one_line(doing: str) -> Iterator[None]:
         raise onnxruntime_failure(error, doing) or ClstError(
             f"ONNX Runtime failed while {doing} ({reason_of(error)}); clst-doctor says what it can do here"
         ) from error
+
+
+@contextmanager
+def starting_a_gpu_provider(ort: Any) -> Iterator[None]:
+    """Load CUDA and cuDNN where their wheels brought them, and keep ONNX Runtime's own lines off the terminal."""
+    if hasattr(ort, "preload_dlls"):  # 1.21 and newer
+        with redirect_stdout(io.StringIO()):  # it prints what it does not find
+            ort.preload_dlls()
+    ort.set_default_logger_severity(_FATAL)
+    try:
+        yield
+    finally:
+        ort.set_default_logger_severity(_WARNING)
+
+
+def lacking(ort: Any, provider: str) -> MissingDependency:
+    """The error where this ONNX Runtime was built without a provider."""
+    from clst_runtime.doctor.cures import cure
+    from clst_runtime.doctor.platforms import detect_machine
+
+    told = f"this ONNX Runtime has no {provider}, only {', '.join(ort.get_available_providers())}"
+    both = rivals(ONNXRUNTIME_WHEELS)
+    if both:
+        told += f": {' and '.join(both)} are installed and own the same module, and the last one of them is used"
+        return MissingDependency(f"{told}; pip uninstall {' '.join(both)}, then install the one with it")
+    return MissingDependency(f"{told}; {cure('ort-gpu', detect_machine().platform)}; or use --backend ort-cpu")
+
+
+def why_not_loaded(ort: Any, provider: str) -> str:
+    """Why the library of a provider does not load, asked after ONNX Runtime has tried; empty if it does.
+
+    Not before: the library looks for ONNX Runtime when it is loaded.
+    """
+    library = Path(ort.__file__).parent / "capi" / f"libonnxruntime_providers_{_LIBRARIES.get(provider)}.so"
+    if not library.is_file():
+        return ""
+    try:
+        ctypes.CDLL(str(library))
+    except OSError as error:
+        version = getattr(ort, "cuda_version", "")  # 1.21 and newer tell
+        return f"{error}; it is built for CUDA {version}" if version else str(error)
+    return ""

@@ -12,6 +12,8 @@ _ANY: dict[str, str] = {
     "opencv": "pip install 'clst[desktop]' (windows) or 'clst[headless]' (servers, containers)",
     "ort": "pip install 'clst[ort]'",
     "ort-gpu": "pip uninstall onnxruntime; pip install 'clst[ort-gpu]'",
+    "ort-libraries": "pip install 'onnxruntime-gpu[cuda,cudnn]' brings CUDA's and cuDNN's libraries; or install a CUDA "
+    "of that version",
     "torch": "pip install 'clst[train]' where you train; a vehicle does not need it",
     "onnx": "pip install 'clst[export]' where you export; a vehicle does not need it",
     "video": "pip install 'clst[video]'; without it recordings are Motion JPEG, larger and not for browsers",
@@ -27,7 +29,9 @@ _ANY: dict[str, str] = {
     "a virtual environment made with --system-site-packages, where gst: sources are wanted",
 }
 _NO_GPU = "nothing to install: there is no NVIDIA GPU in this machine"
+_FOR_GPUS = ("driver", "cuda", "tensorrt", "pycuda", "ort-gpu", "ort-libraries")
 _JETSON: dict[str, str] = {
+    "ort-libraries": "sudo apt-get install nvidia-jetpack; the onnxruntime-gpu must be one made for this JetPack",
     "opencv": f"sudo apt-get install python3-opencv; {JETSON_VENV}",
     "gstreamer": f"pip uninstall the wheel, sudo apt-get install python3-opencv; {JETSON_VENV}",
     "tensorrt": f"sudo apt-get install nvidia-jetpack (brings TensorRT and its Python module); {JETSON_VENV}",
@@ -43,8 +47,8 @@ _BY_PLATFORM: dict[Platform, dict[str, str]] = {
         "cuda": "sudo apt-get install nvidia-cuda-toolkit, or NVIDIA's cuda-toolkit-12-x to the driver",
         "clocks": "sudo cpupower frequency-set -g performance; sudo nvidia-smi -lgc <MHz> fixes the GPU's clock",
     },
-    Platform.X86_CPU: dict.fromkeys(("driver", "cuda", "tensorrt", "pycuda", "ort-gpu"), _NO_GPU),
-    Platform.ARM_CPU: dict.fromkeys(("driver", "cuda", "tensorrt", "pycuda", "ort-gpu"), _NO_GPU),
+    Platform.X86_CPU: dict.fromkeys(_FOR_GPUS, _NO_GPU),
+    Platform.ARM_CPU: dict.fromkeys(_FOR_GPUS, _NO_GPU),
     Platform.JETPACK_5: {
         **_JETSON,
         "tensorrt": "JetPack 5 has TensorRT 8, too old; flash JetPack 6, or run the ONNX file with 'clst[ort]'",

@@ -13,15 +13,10 @@ from clst_runtime.doctor.findings import Finding, State
 from clst_runtime.doctor.platforms import Platform
 from clst_runtime.doctor.probe import ask
 from clst_runtime.machine import package_version
+from clst_runtime.packages import ONNXRUNTIME_WHEELS, OPENCV_WHEELS, fault_of, rivals
 from clst_runtime.programs import Runner, run_program
 
-OPENCV_WHEELS = (
-    "opencv-python",
-    "opencv-python-headless",
-    "opencv-contrib-python",
-    "opencv-contrib-python-headless",
-)
-RUNTIME_WHEELS = ("onnxruntime", "onnxruntime-gpu")
+TENSORRT_WHEELS = ("tensorrt-cu12-libs", "tensorrt-cu13-libs")
 NO_DEVICE = ("AzureExecutionProvider",)
 """Providers that compute nothing here."""
 BOARD_GPU = "the board's own, with JetPack's driver; whether programs may use it, 'CUDA in Python' tells"
@@ -36,9 +31,9 @@ OPTIONAL = {
 
 
 def conflict(name: str, wheels: Sequence[str]) -> Finding | None:
-    """More than one installed wheel that owns the same module; None if there is no such conflict."""
-    installed = [wheel for wheel in wheels if package_version(wheel)]
-    if len(installed) < 2:
+    """More than one wheel in one folder that owns the same module; None if there is no such conflict."""
+    installed = rivals(wheels)
+    if not installed:
         return None
     told = f"{' and '.join(installed)} are installed and own the same module"
     remedy = f"pip uninstall {' '.join(installed)}, then install one of them"
@@ -52,7 +47,7 @@ def examine_opencv(platform: Platform, run: Runner = run_program) -> list[Findin
         return [found]
     facts = ask("opencv", run=run)
     if "error" in facts:
-        return [_broken("OpenCV", facts, cure("opencv", platform), needed=True)]
+        return [_broken("OpenCV", facts, cure("opencv", platform), module="cv2", needed=True)]
     origin = next((wheel for wheel in OPENCV_WHEELS if package_version(wheel)), "the system's own")
     built = ", ".join(
         f"{words} {'yes' if facts.get(key) else 'no'}"
@@ -68,12 +63,12 @@ def examine_opencv(platform: Platform, run: Runner = run_program) -> list[Findin
 
 def examine_onnxruntime(platform: Platform, run: Runner = run_program) -> list[Finding]:
     """Version, and of each provider whether it starts."""
-    found = conflict("ONNX Runtime", RUNTIME_WHEELS)
+    found = conflict("ONNX Runtime", ONNXRUNTIME_WHEELS)
     if found is not None:
         return [found]
     facts = ask("onnxruntime", run=run)
     if "error" in facts:
-        return [_broken("ONNX Runtime", facts, cure("ort", platform), needed=True)]
+        return [_broken("ONNX Runtime", facts, cure("ort", platform), module="onnxruntime", needed=True)]
     providers = [name for name in facts["providers"] if name not in NO_DEVICE]
     told = f"{facts['version']}: {', '.join(map(_short, providers))}"
     findings = [Finding(name="ONNX Runtime", state=State.GOOD, told=told, needed=True)]
@@ -88,7 +83,8 @@ def _provider(name: str, platform: Platform, run: Runner) -> Finding:
     facts, label = ask("provider", name, run=run), f"  on {_short(name)}"
     if facts.get("started"):
         return Finding(name=label, state=State.GOOD, told="starts and computes")
-    remedy = cure("driver" if platform.has_gpu else "ort", platform) if name != "CPUExecutionProvider" else ""
+    need = "ort-libraries" if facts.get("lacks_libraries") else "driver"
+    remedy = cure(need, platform) if name != "CPUExecutionProvider" else ""
     return Finding(name=label, state=State.MISSING, told=f"does not start: {facts.get('error')}", cure=remedy)
 
 
@@ -99,10 +95,14 @@ def _short(provider: str) -> str:
 def examine_tensorrt(platform: Platform, run: Runner = run_program) -> list[Finding]:
     """TensorRT, and PyCUDA or cuda-python that opens the GPU for it."""
     facts = ask("tensorrt", run=run)
+    misfit = _misfit(platform, run)
     if "error" in facts:
-        findings = [_broken("TensorRT", facts, cure("tensorrt", platform))]
+        findings = [_broken("TensorRT", facts, cure("tensorrt", platform), module="tensorrt")]
     elif facts.get("starts"):
         findings = [Finding(name="TensorRT", state=State.GOOD, told=f"{facts['version']}, its builder starts")]
+    elif misfit is not None:
+        told = f"{facts['version']}, but it does not start: {misfit[0]}"
+        findings = [Finding(name="TensorRT", state=State.CONFLICT, told=told, cure=misfit[1])]
     else:
         told = f"{facts['version']}, but it does not start: {facts.get('why')}"
         findings = [Finding(name="TensorRT", state=State.CONFLICT, told=told, cure=cure("driver", platform))]
@@ -111,6 +111,23 @@ def examine_tensorrt(platform: Platform, run: Runner = run_program) -> list[Find
         return [*findings, _broken(CUDA_LIBRARY, facts, cure("pycuda", platform))]
     told = f"{facts['library']} opens {facts['gpu']} ({facts['compute_capability']})"
     return [*findings, Finding(name=CUDA_LIBRARY, state=State.GOOD, told=told)]
+
+
+def _misfit(platform: Platform, run: Runner) -> tuple[str, str] | None:
+    """Why PyPI's TensorRT, where it is installed, is not the one for this machine, and the cure; None if it may be."""
+    takes = parse_cuda_of_driver(run(["nvidia-smi"]) or "").partition(".")[0]
+    for wheel in filter(package_version, TENSORRT_WHEELS):
+        cuda = wheel.partition("-cu")[2].partition("-")[0]
+        remove = f"pip uninstall tensorrt tensorrt-cu{cuda} tensorrt-cu{cuda}-bindings {wheel}"
+        if platform in (Platform.JETPACK_5, Platform.JETPACK_6):
+            return (
+                f"{wheel} is made for PCs and servers, and hides JetPack's",
+                f"{remove}; {cure('tensorrt', platform)}",
+            )
+        if takes and int(takes) < int(cuda):
+            words = f"{wheel} is of CUDA {cuda}, the driver takes CUDA {takes} at most"
+            return words, f"{remove}; pip install 'tensorrt-cu{takes}>=10.3,<12'; or install a newer driver"
+    return None
 
 
 def examine_gpu(platform: Platform, run: Runner = run_program) -> list[Finding]:
@@ -151,13 +168,19 @@ def examine_optional(platform: Platform) -> list[Finding]:
     """What recordings, training, export and plots need; present or not, without importing it."""
     findings = []
     for module, (name, need) in OPTIONAL.items():
-        if importlib.util.find_spec(module) is not None:
+        fault = fault_of(module)
+        if fault is not None:
+            findings.append(Finding(name=name, state=State.CONFLICT, told=fault[0], cure=fault[1]))
+        elif importlib.util.find_spec(module) is not None:
             findings.append(Finding(name=name, state=State.GOOD, told=package_version(module) or "present"))
         else:
             findings.append(Finding(name=name, state=State.MISSING, told="not installed", cure=cure(need, platform)))
     return findings
 
 
-def _broken(name: str, facts: dict[str, Any], remedy: str, *, needed: bool = False) -> Finding:
+def _broken(name: str, facts: dict[str, Any], remedy: str, *, module: str = "", needed: bool = False) -> Finding:
+    fault = fault_of(module) if module else None
+    if fault is not None:
+        return Finding(name=name, state=State.CONFLICT, told=fault[0], cure=fault[1], needed=needed)
     state = State.CONFLICT if facts.get("crashed") else State.MISSING
     return Finding(name=name, state=state, told=str(facts["error"]), cure=remedy, needed=needed)

@@ -9,6 +9,7 @@ import base64
 import json
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 from clst_runtime.errors import MissingDependency
@@ -78,6 +79,7 @@ def probe_provider(name: str) -> dict[str, Any]:
     """Start a session of one node on a provider, without its falling back to the CPU, and run it."""
     import numpy as np
 
+    from clst_runtime.backends.ort_errors import starting_a_gpu_provider, why_not_loaded
     from clst_runtime.optional import require
 
     ort = require("onnxruntime")
@@ -85,9 +87,17 @@ def probe_provider(name: str) -> dict[str, Any]:
     options.log_severity_level = 4
     if name != "CPUExecutionProvider":
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-    session = ort.InferenceSession(base64.b64decode(_RELU), options, providers=[name])
-    if session.get_providers()[0] != name:
-        return {"error": "it fell back to the CPU: its libraries (CUDA, cuDNN, TensorRT) are missing or do not fit"}
+    try:
+        with nullcontext() if name == "CPUExecutionProvider" else starting_a_gpu_provider(ort):
+            session = ort.InferenceSession(base64.b64decode(_RELU), options, providers=[name])
+        started = session.get_providers()[0] == name
+    except Exception:
+        lacks = why_not_loaded(ort, name)
+        if not lacks:
+            raise
+        started = False
+    if not started:
+        return {"error": why_not_loaded(ort, name) or "it fell back to the CPU", "lacks_libraries": True}
     result = session.run(None, {"x": np.array([-1.0], np.float32)})[0]
     return {"started": True} if float(result[0]) == 0.0 else {"error": f"Relu(-1) came out as {float(result[0])}"}
 

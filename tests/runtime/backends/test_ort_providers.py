@@ -13,12 +13,13 @@ from tests.shell import shell
 
 from clst_export.activations import stream_activations
 from clst_export.precision.fp16 import measure_ranges
-from clst_runtime.backends import open_model
+from clst_runtime.backends import open_model, ort_errors
 from clst_runtime.backends import ort as ort_module
 from clst_runtime.backends.cuda import CudaFailed, GpuOutOfMemory
 from clst_runtime.backends.ort import OrtBackend
 from clst_runtime.backends.ort_tensorrt import cache_folder
 from clst_runtime.caches import KEPT, cache_root
+from clst_runtime.doctor.platforms import Platform
 from clst_runtime.errors import ClstError, ConfigError, MissingDependency, ModelFileError
 
 TRT, CUDA, CPU = (f"{name}ExecutionProvider" for name in ("Tensorrt", "CUDA", "CPU"))
@@ -324,6 +325,58 @@ def test_every_option_is_a_name_that_onnx_runtime_s_wheels_know(machine, tmp_pat
     open_model(model(tmp_path / "m.onnx"), backend="ort-tensorrt").close()
     assert machine.options.keys() <= known
     json.dumps(machine.options)
+
+
+def test_a_provider_whose_library_does_not_load_is_told_with_what_it_lacks(machine, tmp_path, monkeypatch):
+    """ONNX Runtime writes why to the terminal, and goes on with the CPU."""
+    path = model(tmp_path / "m.onnx")
+    monkeypatch.setattr(Session, "get_providers", lambda self: [CPU])
+    (tmp_path / "capi").mkdir()
+    (tmp_path / "capi/libonnxruntime_providers_cuda.so").write_bytes(b"no library")
+    monkeypatch.setattr(onnxruntime, "__file__", str(tmp_path / "__init__.py"))
+    monkeypatch.setattr(onnxruntime, "cuda_version", "13.0", raising=False)
+    severities, preloads = [], []
+    monkeypatch.setattr(onnxruntime, "set_default_logger_severity", severities.append)
+    monkeypatch.setattr(
+        onnxruntime, "preload_dlls", lambda: (preloads.append(1), print("Failed to load libcublas")), raising=False
+    )
+    with pytest.raises(MissingDependency, match=r"CUDAEx.*\(.*providers_cuda.so: .*built for CUDA 13.0\)") as error:
+        open_model(path, backend="ort-cuda")
+    one_line(error)
+    assert (severities, preloads) == ([4, 2], [1])  # quiet while it starts, and as usual after
+
+
+def test_nothing_is_printed_and_nothing_preloaded_for_the_cpu(machine, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: print("looking for CUDA"), raising=False)
+    path = model(tmp_path / "m.onnx")
+    open_model(path, backend="ort-cuda").close()
+    assert capsys.readouterr().out == ""
+    monkeypatch.delattr(onnxruntime, "preload_dlls")
+    monkeypatch.setattr(onnxruntime, "set_default_logger_severity", lambda level: pytest.fail("not for the CPU"))
+    open_model(path, backend="ort-cpu").close()
+
+
+def test_a_missing_provider_is_told_with_the_cure_for_what_is_installed(machine, tmp_path, monkeypatch):
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CPU])
+    monkeypatch.setattr(
+        "clst_runtime.doctor.platforms.detect_machine", lambda: SimpleNamespace(platform=Platform.X86_CUDA)
+    )
+    path = model(tmp_path / "m.onnx")
+    with pytest.raises(
+        MissingDependency, match=r"only CPUEx.*; pip uninstall onnxruntime; pip install 'clst\[ort-gpu\]"
+    ):
+        open_model(path, backend="ort-cuda")
+    monkeypatch.setattr(ort_errors, "rivals", list)
+    with pytest.raises(MissingDependency, match="own the same module, and the last one of them is used; pip uninstall"):
+        open_model(path, backend="ort-tensorrt")
+
+
+def test_int8_on_cuda_is_computed_in_float_and_that_is_said(machine, tmp_path):
+    machine.parts = {CUDA: 5}
+    path = model(tmp_path / "m.onnx", precision="int8", calibration={"target": "tensorrt"})
+    with open_model(path, backend="ort-cuda") as backend:
+        assert len(backend.warnings) == 1
+        assert "has no INT8 convolutions and computes them in float" in backend.warnings[0]
 
 
 def test_the_cpu_is_opened_without_a_second_try_by_other_providers(monkeypatch, rgb_model):
