@@ -44,6 +44,7 @@ builds an engine for that GPU and version, compares it with the {frames} class m
 here. clst-run {name} --source camera:0 does the same on its first start. Without these or a GPU, model.onnx runs
 with ONNX Runtime: clst-run {name}/model.onnx --source camera:0
 """
+NEEDS = {Library.TENSORRT: "TensorRT 10.3 to 11.x, PyCUDA and clst[trt]", Library.RTX: "clst[rtx] and cuda-bindings"}
 RIVAL_README = """
 rival.onnx is the same network as fp16. int8 is not faster on every GPU, so both become engines, both are timed on the
 device, and int8 is used only where it is really faster; choice-*.json says what was measured.
@@ -146,7 +147,7 @@ def _readme(manifest: Manifest, name: str, bundle: Bundle) -> str:
         columns=columns,
         precision=manifest.precision,
         name=name,
-        needs="clst[rtx]" if bundle.options.library is Library.RTX else "TensorRT 10.3 to 11.x, PyCUDA and clst[trt]",
+        needs=NEEDS[bundle.options.library],
         frames=len(bundle.frame_sha256),
     )
     return text if bundle.rival is None else text + RIVAL_README

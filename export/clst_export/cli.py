@@ -44,9 +44,11 @@ def main() -> None:
 @main.command(epilog="Also: clst-export inspect FILE, clst-export build BUNDLE|ENGINE (each with --help).")
 @click.argument("checkpoint", required=False, type=click.Path(path_type=Path))
 @click.option("--onnx", type=click.Choice(PRECISIONS), help="Write an ONNX file; bare --onnx is fp32.")
-@click.option("--trt", type=click.Choice(PRECISIONS), help="Build a TensorRT engine for this machine's GPU.")
-@click.option("--for", "target", type=click.Choice(["tensorrt", "cpu"]), default="tensorrt", show_default=True,
-              help="What an int8 ONNX file is made for.")  # fmt: skip
+@click.option(
+    "--trt", type=click.Choice(PRECISIONS), help="Build a TensorRT engine: for this machine's GPU, or --for rtx."
+)
+@click.option("--for", "target", type=click.Choice(["tensorrt", "rtx", "cpu"]), default="tensorrt", show_default=True,
+              help="rtx: engines of TensorRT for RTX, built without a GPU; cpu: an int8 ONNX file.")  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path), help="File to write  [default: beside the checkpoint]")
 @click.option("--size", help="Input size HxW  [default: the checkpoint's]")
 @click.option("--opset", type=click.Choice(["19", "20"]), default="20", show_default=True, help="ONNX operator set.")
@@ -113,7 +115,7 @@ def convert(checkpoint: Path | None, onnx: str | None, trt: str | None, **option
     if trt is not None:
         from clst_export.engine import check_can_build
 
-        check_can_build(cuda=options["cuda"])  # before minutes of work
+        check_can_build(build_options(options).library, options["cuda"])  # before minutes of work
     from clst_export.material import gather
 
     request, material = gather(chosen, precision, options)
@@ -154,30 +156,45 @@ def say(told: str) -> None:
 
 def refuse_contradictions(precision: str, trt: str | None, options: dict[str, Any]) -> None:
     """Options that do not fit each other are a usage error, not silently dropped."""
-    int8_only = {"target": "tensorrt", "calib_method": "best", "max_miou_drop": None}
-    for name, default in int8_only.items():
+    for name, default in {"calib_method": "best", "max_miou_drop": None}.items():
         if precision != "int8" and options[name] != default:
-            option = {"target": "for"}.get(name, name.replace("_", "-"))
-            raise click.UsageError(f"--{option} is for int8, not for {precision}")
-    if options["target"] == "cpu" and (trt is not None or options["bundle"]):
-        raise click.UsageError("--for cpu makes a file for ONNX Runtime's CPU; it is no use to TensorRT")
+            raise click.UsageError(f"--{name.replace('_', '-')} is for int8, not for {precision}")
+    if options["target"] == "cpu" and (precision != "int8" or trt is not None or options["bundle"]):
+        raise click.UsageError("--for cpu is for --onnx int8, a file for ONNX Runtime's CPU; it is no use to TensorRT")
+    if options["target"] == "rtx":
+        refuse_for_rtx(trt, options)
     if trt is not None and options["bundle"]:
         raise click.UsageError("--trt builds here, --bundle is for building on the device; give --onnx with --bundle")
     if trt is None and options["cuda"] != "auto":
         raise click.UsageError("--cuda is for --trt; of a bundle the device says what speaks to its GPU")
     if trt is None and not options["bundle"]:
-        for name in ("workspace_mib", "timing_cache", "optimisation_level", "dla"):
-            if options[name] is not None:
-                raise click.UsageError(f"--{name.replace('_', '-')} is for --trt or --bundle")
+        refuse_builders_options(options, "is for --trt or --bundle")
     if options["mapping"] is not None and options["data"] is None:
         raise click.UsageError("--mapping relates the classes of --data; give both")
 
 
+def refuse_for_rtx(trt: str | None, options: dict[str, Any]) -> None:
+    """What TensorRT for RTX makes nothing of."""
+    from clst_runtime.engines.options import NOT_FOR_RTX
+
+    if trt is None and not options["bundle"]:
+        raise click.UsageError("--for rtx is for --trt or --bundle; the ONNX file for it is the one for TensorRT")
+    refuse_builders_options(options, f"is not for RTX: {NOT_FOR_RTX}")
+
+
+def refuse_builders_options(options: dict[str, Any], why: str) -> None:
+    """What only TensorRT's builder is told."""
+    for name in ("workspace_mib", "timing_cache", "optimisation_level", "dla"):
+        if options[name] is not None:
+            raise click.UsageError(f"--{name.replace('_', '-')} {why}")
+
+
 def build_options(options: dict[str, Any]) -> Any:
     """What was asked of TensorRT."""
-    from clst_export.engine import BuildOptions
+    from clst_export.engine import BuildOptions, Library
 
-    given = {"workspace_mib": options["workspace_mib"], "timing_cache": options["timing_cache"],
+    given = {"library": Library.RTX if options["target"] == "rtx" else None,
+             "workspace_mib": options["workspace_mib"], "timing_cache": options["timing_cache"],
              "optimisation_level": options["optimisation_level"], "dla_core": options["dla"],
              "min_agreement": None if options["min_agreement"] is None else options["min_agreement"] / 100}  # fmt: skip
     return BuildOptions(**{name: value for name, value in given.items() if value is not None})
@@ -190,9 +207,11 @@ def make_engine(paths: dict[str, Path], rival: Path | None, material: Material, 
     gpu = GpuOptions(cuda=options["cuda"])
     manifest = build_engine(
         paths["onnx"], paths["engine"], options=build_options(options), frames=material.frames,
-        progress=show_progress(), gpu=gpu,
+        progress=show_progress(), gpu=gpu, must_compare=options["target"] != "rtx",
     )  # fmt: skip
     click.echo(f"{paths['engine']}: {built_engine_note(manifest)}", err=options["as_json"])
+    if options["target"] == "rtx" and manifest.precision == "int8":
+        say("its int8 was not timed beside fp16, as its GPU may be any; make that engine too and clst-bench both there")
     if rival is not None:
         from clst_export.rival import build_rival
 

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from clst_runtime.backends.gpu_options import GpuOptions
 from clst_runtime.engines.build import build_engine, built_engine_note, check_can_build
+from clst_runtime.engines.library import Library
 from clst_runtime.engines.options import BuildOptions
 from clst_runtime.engines.progress import show_progress
 
 __all__ = [
     "BuildOptions",
     "GpuOptions",
+    "Library",
     "build_engine",
     "built_engine_note",
     "check_can_build",

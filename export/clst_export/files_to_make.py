@@ -37,9 +37,11 @@ def newest_checkpoint(runs: Path = Path("runs")) -> Path:
 def output_paths(checkpoint: Path, precision: str, trt: str | None, options: Mapping[str, Any]) -> dict[str, Path]:
     """Files to make: `onnx` always, `engine` beside it for --trt, `bundle` the folder that it goes into and is gone.
 
-    For an int8 engine or bundle also `rival_onnx`, and `rival_engine` for --trt: the same as fp16.
+    For an int8 engine or bundle also `rival_onnx`, and `rival_engine` for --trt: the same as fp16; not of an engine for
+    RTX, which is for several kinds of GPUs.
     """
-    flavour = {"fp32": "", "fp16": ".fp16", "int8": ".int8-cpu" if options["target"] == "cpu" else ".int8"}[precision]
+    flavour = {"fp32": "", "fp16": ".fp16", "int8": ".int8"}[precision]
+    flavour += {"tensorrt": "", "rtx": "-rtx", "cpu": "-cpu"}[options["target"]]
     stem = checkpoint.with_name(checkpoint.stem + flavour)
     out = options["out"]
     if options["bundle"]:
@@ -50,7 +52,7 @@ def output_paths(checkpoint: Path, precision: str, trt: str | None, options: Map
         return {"onnx": out or stem.with_name(stem.name + ".onnx")}
     engine = out or stem.with_name(stem.name + ".engine")
     paths = {"engine": engine, "onnx": engine.with_suffix(".onnx")}
-    if precision == "int8":
+    if precision == "int8" and options["target"] != "rtx":
         paths |= {"rival_engine": engine.with_suffix(".fp16.engine"), "rival_onnx": engine.with_suffix(".fp16.onnx")}
     return paths
 

@@ -49,7 +49,7 @@ def gather(path: Path, precision: str, options: Mapping[str, Any]) -> tuple[Requ
     wanted = Precision(precision)
     request = Request(
         precision=wanted,
-        target=Target(options["target"]),
+        target=Target.CPU if options["target"] == "cpu" else Target.TENSORRT,
         input_hw=input_hw,
         opset=int(options["opset"]),
         with_confidence=options["confidence"],

@@ -202,13 +202,13 @@ def proof_warning(manifest: Manifest, device: CudaDevice, *, where: Path) -> lis
     """
     facts = manifest.engine
     changed = changes(facts, proof_facts(device, str(facts["tensorrt"])))
-    if "not_compared" in facts:
-        told = f"never compared with its ONNX file ({facts['not_compared']})"
+    never = not {"agreement", *gpu_facts(device)} <= facts.keys()
+    if never:
+        told = f"never compared with its ONNX file ({facts.get('not_compared', 'its manifest tells of no comparison')})"
     elif any(facts.get(name) != value for name, value in gpu_facts(device).items()):
         told = f"compared with its ONNX file on {gpu_words(facts)}, not on {gpu_words(gpu_facts(device))}"
     elif changed:
         told = f"proved by another CUDA or driver ({changed})"
     else:
         return []
-    again = "" if "not_compared" in facts else " again"
-    return [f"{where} was {told}; prove it{again}: clst-export build {where} --frames PICTURES"]
+    return [f"{where} was {told}; prove it{'' if never else ' again'}: clst-export build {where} --frames PICTURES"]

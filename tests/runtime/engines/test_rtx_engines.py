@@ -5,8 +5,7 @@ import json
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from tests.conftest import write_rgb_model
-from tests.fakes.cuda import FakeCuda
+from tests.conftest import rgb_manifest, write_rgb_model
 
 from clst_export.bundle import build_bundle, write_bundle
 from clst_export.cli import main as export
@@ -18,8 +17,8 @@ from clst_runtime.engines.building import serialise_engine
 from clst_runtime.engines.library import Library
 from clst_runtime.engines.options import BuildOptions
 from clst_runtime.engines.progress import QuietProgress
-from clst_runtime.engines.sidecar import read_engine, sidecar_path
-from clst_runtime.errors import BudgetNotHeld, ClstError, ConfigError, MissingDependency, ModelFileError
+from clst_runtime.engines.sidecar import engine_manifest, read_engine, sidecar_path, write_engine
+from clst_runtime.errors import BudgetNotHeld, ConfigError, MissingDependency, ModelFileError
 from clst_runtime.images import write_png
 
 FOR_RTX = BuildOptions(library=Library.RTX)
@@ -206,6 +205,15 @@ def test_what_does_not_fit_is_a_line(engine, facts, told):
     refused(ModelFileError, told, engine=engine)
 
 
+def test_a_manifest_that_tells_of_no_comparison_is_not_taken_for_proved(engine):
+    value = json.loads(sidecar_path(engine).read_text())
+    del value["engine"]["not_compared"]
+    sidecar_path(engine).write_text(json.dumps(value))
+    with open_model(engine) as backend:
+        (told,) = backend.warnings
+    assert "was never compared with its ONNX file (its manifest tells of no comparison)" in told
+
+
 def test_clst_run_rebuilds_an_engine_of_another_version(engine, pictures):
     rewrite(engine, tensorrt="1.6.0.34")
     arguments = [str(engine), "--source", str(pictures), "--frames", "1"]
@@ -294,7 +302,9 @@ def test_kernels_outlive_the_context_that_uses_them(engine, frames, monkeypatch)
 
 def test_a_bundle_for_it_is_built_and_compared_on_the_device(rtx, tmp_path, frames):
     write_bundle(write_rgb_model(tmp_path / "rgb.onnx"), tmp_path / "bundle", frames, options=FOR_RTX)
-    assert "On the device, with clst[rtx] installed" in (tmp_path / "bundle" / "README.txt").read_text()
+    assert (
+        "On the device, with clst[rtx] and cuda-bindings installed" in (tmp_path / "bundle" / "README.txt").read_text()
+    )
     engine = build_bundle(tmp_path / "bundle")
     assert engine.name == "model-nvidia-geforce-rtx-4090-8.9-128sm-rtx1.7.1.116.engine"
     assert read_engine(engine)[1].engine["agreement"]["differing_pixels"] == 0
@@ -327,12 +337,12 @@ def test_its_own_builder_makes_an_engine_for_all_kinds_that_no_level_changes(trt
     assert lowest.plan == plans[1].plan
 
 
-def test_its_own_runtime_without_a_driver_is_a_line(trt, rgb_model, tmp_path, frames, machine):
-    """The runner as it is, on NVIDIA's runtime; only the GPU is a stand-in."""
-    machine._patch.setattr("clst_runtime.engines.library.load_rtx", lambda: trt)
-    machine.gpu = ADA
-    machine._patch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    with pytest.raises(ClstError, match="TensorRT cannot load it") as error:
-        build(rgb_model, tmp_path / "a.engine", frames)
-    assert "\n" not in error.value.message
-    assert FakeCuda.opened
+@pytest.mark.parametrize(("content", "told"), [(None, "CUDA driver version is"), (b"rubbish" * 99, "magicTag")])
+def test_its_own_runtime_refuses_rubbish_and_works_on_no_driver(trt, rtx, rgb_model, tmp_path, content, told):
+    """The runner as it is, on NVIDIA's runtime; the GPU is a stand-in, of which that runtime finds no driver."""
+    rtx._patch.setattr("clst_runtime.engines.library.load_rtx", lambda: trt)
+    plan = content or serialise_engine(trt, rgb_model, FOR_RTX, QuietProgress()).plan
+    facts = {"tensorrt": trt.__version__, "options": FOR_RTX.to_json(), "compute_capabilities": ["8.9"]}
+    manifest = engine_manifest(rgb_manifest(), plan=plan, onnx_sha256="0" * 64, facts=facts)
+    write_engine(tmp_path / "a.engine", plan, manifest)
+    refused(ModelFileError, "TensorRT cannot load it", told, engine=tmp_path / "a.engine")
