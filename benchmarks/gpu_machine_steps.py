@@ -11,11 +11,14 @@ import subprocess
 import sys
 import time
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import distributions
 from pathlib import Path
+from types import ModuleType
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import numpy.typing as npt
@@ -24,9 +27,16 @@ import gpu_machine_carried as carried_files
 from clst_runtime.backends.base import Classes, Frame
 from clst_runtime.backends.cuda import CUDA_PYTHON, LIBRARIES, CudaDevice
 from clst_runtime.backends.cuda_open import open_cuda
+from clst_runtime.backends.gpu_options import COPY, MAPPED, GpuOptions
 from clst_runtime.backends.ort import OrtBackend
+from clst_runtime.backends.trt import TrtBackend
 from clst_runtime.benchmark import Effort, measure_rounds
-from clst_runtime.engines.options import MIN_AGREEMENT
+from clst_runtime.engines import build, building
+from clst_runtime.engines.build import check_can_build
+from clst_runtime.engines.library import Library
+from clst_runtime.engines.options import MIN_AGREEMENT, BuildOptions
+from clst_runtime.engines.rtx_target import CAPABILITIES
+from clst_runtime.engines.verification import Expected
 from clst_runtime.errors import ClstError, DataError, MissingDependency, words_of
 from clst_runtime.timing import summarise_ms
 from gpu_machine_material import DATA, MODELS
@@ -34,6 +44,7 @@ from gpu_machine_material import DATA, MODELS
 ROOT = Path(__file__).parents[1]
 COPY_HW = (1080, 1920)
 """The picture whose bytes go to the GPU and back."""
+WAYS = {"copy": GpuOptions(io=COPY), "mapped": GpuOptions(io=MAPPED), "graph": GpuOptions(io=COPY, graph=True)}
 EFFORT = Effort(runs=300, seconds=4.0)
 RELEVANT = re.compile(r"(onnx|tensorrt|nvidia|cuda|cupy|pycuda|torch|numpy|opencv|pytest)", re.IGNORECASE)
 Figures = dict[str, Any]
@@ -132,7 +143,7 @@ def latency(run: Callable[[Frame], object], frames: npt.NDArray[np.uint8]) -> Fi
     return summarise_ms(samples)
 
 
-# --- 1, the machine
+# --- the machine
 
 
 def packages(prepared: Prepared, figures: Figures) -> None:
@@ -161,7 +172,7 @@ def facts(prepared: Prepared, figures: Figures) -> None:
     figures["doctor"] = {each.name.strip(): f"{each.state.value}: {each.told}" for each in examine()}
 
 
-# --- 2 and 3, ONNX Runtime's providers
+# --- ONNX Runtime's providers
 
 
 def ort_cuda(prepared: Prepared, figures: Figures) -> None:
@@ -218,7 +229,94 @@ def _by_plugin(ort: Any, devices: list[Any], path: Path, arrays: dict[str, Any],
     return figures | {"host_to_host_ms": latency(run, arrays["frames"])}
 
 
-# --- 5 and 6, CUDA by our device
+# --- engines
+
+
+def trt_engines(prepared: Prepared, figures: Figures) -> None:
+    """Engines of TensorRT."""
+    check_can_build()
+    engines(Library.TENSORRT, MODELS, prepared, figures)
+
+
+def rtx_engines(prepared: Prepared, figures: Figures) -> None:
+    """Engines of TensorRT for RTX; on a GPU that it does not list, what one for another GPU does there."""
+    check_can_build(Library.RTX)
+    with open_cuda() as device:
+        name, capability = device.name, device.compute_capability
+    if capability in CAPABILITIES:
+        engines(Library.RTX, MODELS, prepared, figures)
+        return
+    for target in ("SM80", "CURRENT"):
+        with aimed_at(target, capability):
+            engines(Library.RTX, ("fp16",), prepared, figures.setdefault(target, {}), check=False)
+    told = [f"{target} {row['fp16'].get('error', 'runs')}" for target, row in figures.items()]
+    raise MissingDependency(
+        f"{name} of compute capability {capability} is not among {', '.join(CAPABILITIES)}; {'; '.join(told)}"
+    )
+
+
+@contextmanager
+def aimed_at(target: str, capability: str) -> Iterator[None]:
+    """Have engines of TensorRT for RTX built for one `target` of its `ComputeCapability`, and tried on this GPU."""
+
+    def aim(trt: ModuleType, config: Any) -> None:
+        config.num_compute_capabilities = 1
+        if not config.set_compute_capability(getattr(trt.ComputeCapability, target), 0):
+            raise MissingDependency(f"TensorRT for RTX {trt.__version__} builds nothing for {target}")
+        config.set_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)
+
+    with patch.object(building, "aim", aim), patch.object(build, "CAPABILITIES", (capability,)):
+        yield
+
+
+def engines(
+    library: Library, models: Sequence[str], prepared: Prepared, figures: Figures, *, check: bool = True
+) -> None:
+    """Build an engine of each model, compare it with the CPU, and run it in every way.
+
+    Raises:
+        DoesNotHold: one cannot be built or run, or says something else; only with `check`.
+    """
+    arrays = prepared.arrays()
+    for name in models:
+        row: Figures = figures.setdefault(name, {})
+        try:
+            path = prepared.work / f"{library.value}-{name}.engine"
+            options = BuildOptions(library=library, min_agreement=0.0)  # how much it is worth is said here
+            expected = Expected(maps=list(arrays[name]), reference="ONNX Runtime's CPU")
+            manifest = build.build_engine(
+                prepared.model(name), path, options=options, frames=list(arrays["frames"]), expected=expected
+            )
+            row |= {key: manifest.engine[key] for key in ("build_seconds", "summary", "agreement", "tensorrt")}
+            _run_in_every_way(path, arrays, name, row)
+        except ClstError as error:
+            row["error"] = error.message
+    if check:
+        check_all_hold(figures)
+
+
+def _run_in_every_way(path: Path, arrays: dict[str, Any], precision: str, row: Figures) -> None:
+    """The engine's class maps beside the CPU's, and each way's beside the first one's."""
+    first: Classes | None = None
+    for way, gpu in WAYS.items():
+        try:
+            with TrtBackend(path, gpu=gpu) as backend:
+                found = np.stack([np.array(backend.predict(frame).classes) for frame in arrays["frames"]])
+                told: Figures = {"by": backend.description, "warnings": backend.warnings}
+                told["host_to_host_ms"] = latency(backend.predict, arrays["frames"])
+        except MissingDependency as error:  # graphs need cuda-python
+            row[way] = {"not possible here": error.message}
+            continue
+        if first is None:
+            first = found
+            row |= compared(found, arrays[precision], precision)
+        told["equal"] = bool(np.array_equal(found, first))
+        row[way] = told
+        if not told["equal"]:
+            row["error"] = f"by {way} it gives other classes"
+
+
+# --- CUDA by our device
 
 
 def cuda_libraries(prepared: Prepared, figures: Figures) -> None:
@@ -295,16 +393,18 @@ def graph_of_copies(device: CudaDevice) -> Figures:
     return {"launches": 3, "equal": True}
 
 
-# --- 7 and 8, this project's own programs
+# --- this project's own programs
 
 
 def bench(prepared: Prepared, figures: Figures) -> None:
-    """clst-bench of every model that opens here."""
+    """clst-bench of every model that a step before has run on the GPU, beside the CPU."""
     from clst_runtime.optional import require
 
-    if "CUDAExecutionProvider" not in require("onnxruntime").get_available_providers():
-        raise MissingDependency("this ONNX Runtime has no CUDA provider: there is nothing to compare with the CPU")
-    models = [f"{prepared.model(name)}@ort-cuda" for name in MODELS]
+    models = [str(path) for path in sorted(prepared.work.glob("*.engine"))]
+    if "CUDAExecutionProvider" in require("onnxruntime").get_available_providers():
+        models += [f"{prepared.model(name)}@ort-cuda" for name in MODELS]
+    if not models:
+        raise MissingDependency("no engine was built, and this ONNX Runtime has no CUDA provider")
     done = _program(
         "-c", "from clst_runtime.cli_bench import main; main()",
         *models, f"{prepared.model('fp32')}@ort-cpu", "--runs", "200", "--seconds", "5",
@@ -364,6 +464,8 @@ STEPS = (
     Step(name="graph", seconds=30.0, work=cuda_graph),
     Step(name="ort-cuda", seconds=90.0, work=ort_cuda),
     Step(name="rtx-provider", seconds=120.0, work=rtx_provider),
+    Step(name="trt-engines", seconds=200.0, work=trt_engines),
+    Step(name="rtx-engines", seconds=150.0, work=rtx_engines),
     Step(name="bench", seconds=90.0, work=bench),
     Step(name="tests", seconds=180.0, work=marked_tests),
 )

@@ -9,13 +9,20 @@ import pytest
 from tests.command_line import call
 from tests.conftest import SIZE_HW, write_rgb_model
 from tests.fakes.cuda import FakeCuda
+from tests.runtime.engines import conftest as fakes_of_engines
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import gpu_machine
 import gpu_machine_carried as carried_files
 import gpu_machine_steps as steps
+from clst_runtime.engines.building import serialise_engine
+from clst_runtime.engines.library import Library
+from clst_runtime.engines.options import BuildOptions
+from clst_runtime.engines.progress import QuietProgress
 from clst_runtime.errors import BudgetNotHeld, DataError, MissingDependency
 from gpu_machine_steps import DoesNotHold, Prepared, Step, perform
+
+machine = fakes_of_engines.machine
 
 
 @pytest.fixture
@@ -183,6 +190,57 @@ def test_a_graph_that_repeats_its_first_frame_is_seen(monkeypatch):
     monkeypatch.setattr(FakeCuda, "launch", lambda self, graph: None)
     with FakeCuda() as device, pytest.raises(DoesNotHold, match="launch 1 of a graph gave other bytes"):
         steps.graph_of_copies(device)
+
+
+@pytest.fixture
+def gpu(machine, monkeypatch):
+    """The fake GPU with the fake TensorRT and TensorRT for RTX."""
+    monkeypatch.setattr(steps, "open_cuda", machine.opens)
+    monkeypatch.setattr(steps, "EFFORT", steps.Effort(runs=2, seconds=0.1, warm_up_runs=0, warm_up_ms=0.0))
+    return machine
+
+
+def test_engines_are_built_compared_and_run_in_every_way(gpu, prepared):
+    figures = {}
+    steps.trt_engines(prepared, figures)
+    assert list(figures) == list(steps.MODELS)
+    row = figures["int8"]
+    assert (row["agreement"], row["differing_pixels"], row["tensorrt"]) == (1.0, 0, "10.3.0")
+    assert [row[way]["equal"] for way in steps.WAYS] == [True, True, True]
+    assert "mapped I/O" in row["mapped"]["by"]
+    assert row["graph"]["by"].endswith("CUDA graph")
+    assert row["copy"]["host_to_host_ms"]["median"] > 0.0
+    assert sorted(path.name for path in prepared.work.glob("*.engine")) == [
+        f"tensorrt-{name}.engine" for name in ("fp16", "fp32", "int8")
+    ]
+
+
+def test_an_engine_that_says_something_else_and_one_that_is_not_built_are_named(gpu, prepared):
+    gpu.does.wrong_share = 0.03
+    with pytest.raises(DoesNotHold, match=r"fp16: 9\d\.\d+ % of pixels agree with the CPU, 99.5 % needed"):
+        steps.trt_engines(prepared, {})
+    gpu.has_tensorrt(None)
+    with pytest.raises(MissingDependency, match="tensorrt cannot be imported"):
+        steps.trt_engines(prepared, {})
+
+
+def test_a_gpu_that_tensorrt_for_rtx_does_not_list_is_tried_and_not_judged(gpu, prepared):
+    gpu.has_rtx("1.7.1")
+    gpu.gpu = ("NVIDIA H200", "9.0", 132)
+    figures = {}
+    told = "NVIDIA H200 of compute capability 9.0 is not among 8.6, 8.9, 12.0; SM80 runs; CURRENT runs"
+    with pytest.raises(MissingDependency, match=told):
+        steps.rtx_engines(prepared, figures)
+    assert figures["SM80"]["fp16"]["agreement"] == 1.0
+    gpu.gpu = ("NVIDIA GeForce RTX 4090", "8.9", 128)
+    steps.rtx_engines(prepared, figures := {})
+    assert list(figures) == list(steps.MODELS)
+
+
+def test_the_real_builder_builds_for_a_single_target(trt, prepared):
+    with steps.aimed_at("SM80", "9.0"):
+        made = serialise_engine(trt, prepared.model("fp16"), BuildOptions(library=Library.RTX), QuietProgress())
+    assert len(made.plan) > 1000
 
 
 def test_a_report_of_pytest_is_counted(tmp_path):

@@ -21,6 +21,8 @@ class BuilderFlag(_tensorrt.BuilderFlag):
 
 
 class ComputeCapability:
+    CURRENT = _tensorrt._Member("CURRENT", 1)
+    SM80 = _tensorrt._Member("SM80", 80)
     SM86 = _tensorrt._Member("SM86", 86)
     SM89 = _tensorrt._Member("SM89", 89)
     SM120 = _tensorrt._Member("SM120", 120)
