@@ -13,6 +13,7 @@ from clst_runtime.errors import MissingDependency
 from clst_runtime.images import write_png
 from clst_runtime.labels import ClassList
 from clst_runtime.manifest import METADATA_KEY, Manifest
+from tests.narrow import narrow_networks
 from tests.rtx import LACKING, must_be_there
 
 RGB_CLASSES = ClassList(name="rgb", names=("red", "green", "blue"), colours=((255, 0, 0), (0, 255, 0), (0, 0, 255)))
@@ -75,6 +76,13 @@ def write_labelled(root: Path, *, count: int = 3, split: str = "val", size_hw: t
         write_png(root / "images" / split / f"{index}.png", image)
         write_png(root / "labels" / split / f"{index}.png", labels)
     return root
+
+
+@pytest.fixture(scope="module")
+def narrow():
+    """The networks are narrow for all tests of a module."""
+    with narrow_networks():
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -1,19 +1,23 @@
 import json
 import re
 
+from tests.command_line import call
 from tests.conftest import write_labelled
 from tests.shell import shell
 
+from clst_export import demo
+from clst_export.cli_demo import main as clst_demo
 from clst_export.demo import watch_cameras
 from clst_runtime.sinks.video_files import video_suffix
 
 
-def test_the_demo_goes_through_the_whole_loop(tmp_path):
+def test_the_demo_goes_through_the_whole_loop(narrow, monkeypatch, tmp_path):
+    monkeypatch.setattr(demo, "DRIVE_FRAMES", 12)
     out = tmp_path / "demo"
     quick = ("source.iterations=3", "adaptation.iterations=3", "source.batch=2", "adaptation.batch=2")
     settings = [part for setting in quick for part in ("--set", setting)]
-    done = shell("clst-demo", "--out", out, "--scenes", 32, *settings)
-    assert done.returncode == 0, done.stderr
+    done = call(clst_demo, "--out", out, "--scenes", 32, *settings)
+    assert done.exit_code == 0, done.stderr
     drive = f"drive{video_suffix()}"
     for name in ("before_after.png", drive, "model.onnx", "report.txt", "run/curves.png", "run/config.toml"):
         assert (out / name).stat().st_size > 0, name

@@ -31,6 +31,7 @@ from clst_train.data.scenes import write_scenes
 from clst_train.run_folder import open_run
 from clst_train.training import start_run
 
+pytestmark = pytest.mark.usefixtures("narrow")
 SETTINGS = (
     *(
         "augmentation.crop_hw=[64,64]",

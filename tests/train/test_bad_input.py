@@ -22,6 +22,7 @@ from clst_train.data.headers import check_pictures, read_header
 from clst_train.data.target import open_target
 from clst_train.models.ddrnet import PooledNorm
 
+pytestmark = pytest.mark.usefixtures("narrow", "no_pictures")
 SMALL = (
     *("--recipe", "demo", "--size", "64x96", "--set", "augmentation.crop_hw=[64,64]", "--set", "source.batch=2"),
     *("--set", "source.iterations=2", "--set", "adaptation.iterations=1", "--set", "adaptation.batch=2"),

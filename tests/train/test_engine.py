@@ -10,12 +10,13 @@ import pytest
 import torch
 from tests.conftest import RGB_CLASSES, write_labelled
 from tests.miniature import drawn_cameras
+from tests.train.broken_off import broken_off_after_two_steps
 from torch import nn
 
 from clst_runtime.dataset import open_dataset
 from clst_runtime.errors import ClstError, ConfigError, DataError
 from clst_runtime.images import write_png
-from clst_train import adaptation_state, memory_plan, rehearsal, source_stage, training
+from clst_train import memory_plan, rehearsal, source_stage
 from clst_train.checkpoint import load_checkpoint
 from clst_train.data.loading import SOURCE_STREAM, SourceBatch, positions
 from clst_train.logbook import Logbook
@@ -26,6 +27,7 @@ from clst_train.run import SOURCE, Run, files_of, log_step, not_finite
 from clst_train.run_folder import RunFolder, open_run
 from clst_train.training import _autocast, finish_run, resume_point, start_run
 
+pytestmark = pytest.mark.usefixtures("narrow", "no_pictures")
 CPU = torch.device("cpu")
 SMALL = (
     *("augmentation.crop_hw=[64,64]", "source.batch=2", "source.iterations=4", "adaptation.iterations=2"),
@@ -36,13 +38,6 @@ SMALL = (
 @pytest.fixture(scope="module")
 def cameras(tmp_path_factory):
     return drawn_cameras(tmp_path_factory.mktemp("cameras"), train=4, val=1)
-
-
-@pytest.fixture(autouse=True)
-def no_pictures(monkeypatch):
-    """Curves and examples are tested elsewhere."""
-    monkeypatch.setattr(training, "draw_examples", lambda *arguments: None)
-    monkeypatch.setattr(Logbook, "draw", lambda self: None)
 
 
 def train(cameras, out, *settings, target=True, **more):
@@ -87,22 +82,6 @@ def test_a_loss_that_is_no_number_stops_the_run_names_its_images_and_leaves_the_
     assert not_finite(kept.segmenter_state) is None
 
 
-def broken_off(cameras, out, monkeypatch, stage, *settings):
-    """A run that ends right after the checkpoint of the second step of `stage`."""
-    save = source_stage.save_checkpoint
-
-    def stop(path, checkpoint):
-        save(path, checkpoint)
-        if path.name == "resume.pt" and (checkpoint.stage, checkpoint.iteration) == (stage, 2):
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        for module in (source_stage, adaptation_state):
-            patch.setattr(module, "save_checkpoint", stop)
-        with pytest.raises(KeyboardInterrupt):
-            train(cameras, out, *settings)
-
-
 FP16 = (
     *("run.precision=fp16", "adaptation.iterations=4", "source.batch=4", "source.accumulate=2"),
     *("augmentation.crop_hw=[32,32]", "source.iterations=3"),
@@ -115,8 +94,9 @@ def whole(cameras, tmp_path_factory):
 
 
 @pytest.mark.parametrize("stage", ["source", "adapted"])
-def test_a_run_in_fp16_and_in_parts_is_gone_on_with_to_the_bit(cameras, whole, tmp_path, monkeypatch, stage):
-    broken_off(cameras, tmp_path / "half", monkeypatch, stage, *FP16)
+def test_a_run_in_fp16_and_in_parts_is_gone_on_with_to_the_bit(cameras, whole, tmp_path, stage):
+    with broken_off_after_two_steps(stage):
+        train(cameras, tmp_path / "half", *FP16)
     folder, config = open_run(tmp_path / "half")
     half = finish_run(folder, config, resume_point(folder))
     assert same_weights(whole.adapted, half.adapted)

@@ -16,6 +16,7 @@ from clst_train.step import adaptation_step
 from clst_train.teachers import Distiller
 from clst_train.training import start_run
 
+pytestmark = pytest.mark.usefixtures("narrow", "no_pictures")
 SMALL = (
     *("augmentation.crop_hw=[64,64]", "adaptation.batch=2", "adaptation.iterations=4", "source.iterations=1"),
     *("source.batch=2", "run.log_every=1", "run.precision=fp32", "run.threads=1", "adaptation.target_warm_up=0.5"),

@@ -21,6 +21,8 @@ from clst_train.recipe import config_from_mapping
 from clst_train.run import Run
 from clst_train.run_folder import create_run
 
+pytestmark = pytest.mark.usefixtures("narrow")
+
 
 def cloud(*points_of_classes):
     """A cloud from one list of points per class."""

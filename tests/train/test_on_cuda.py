@@ -1,11 +1,15 @@
 """Training on a real GPU (marker gpu): what it computes is what the CPU computes, and nothing waits for the host."""
 
+import os
+import shutil
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
 from tests.miniature import drawn_cameras
 from tests.shell import shell
-from tests.train.test_training import half_way
 from tests.train.tiny import batches, learner
 
 from clst_train.checkpoint import load_checkpoint
@@ -92,6 +96,32 @@ def test_a_step_never_waits_for_the_device():
             descent.descend(adaptation_step(one, *both, target_weight=1.0, iteration=iteration).loss, iteration)
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+def half_way(whole, out, stage):
+    """A run with the configuration of `whole`, ended right after the second step of `stage` was saved."""
+    program = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from clst_train import adaptation_state, source_stage\n"
+        "from clst_train.training import finish_run\n"
+        "from clst_train.run_folder import open_run\n"
+        "save = adaptation_state.save_checkpoint\n"
+        "def stop(path, checkpoint):\n"
+        "    save(path, checkpoint)\n"
+        f"    if path.name == 'resume.pt' and checkpoint.stage == {stage!r} and checkpoint.iteration == 2:\n"
+        "        sys.exit(9)\n"
+        "adaptation_state.save_checkpoint = source_stage.save_checkpoint = stop\n"
+        "folder, config = open_run(Path(sys.argv[1]))\n"
+        "finish_run(folder, config, None)\n"
+    )
+    out.mkdir()
+    shutil.copy(whole / "config.toml", out)
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}  # as `shell` does: another number of threads rounds differently
+    call = [sys.executable, "-c", program, str(out)]
+    done = subprocess.run(call, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 9, done.stderr
+    return out
 
 
 @pytest.mark.parametrize("stage", ["source", "adapted"])

@@ -23,6 +23,7 @@ from clst_train.data.loading import source_batch
 from clst_train.models.deeplab import DeepLabV2
 from clst_train.recipe import config_from_mapping, load_recipe
 
+pytestmark = pytest.mark.usefixtures("narrow", "no_pictures")
 TINY = (
     *("--set", "source.iterations=1", "--set", "adaptation.iterations=1", "--set", "run.precision=fp32"),
     *("--set", "model.input_hw=[32,64]", "--set", "data.source_hw=[36,64]", "--set", "augmentation.crop_hw=[32,32]"),
@@ -195,4 +196,5 @@ def test_a_table_at_zero_still_has_its_lines(tmp_path):
 
 
 def test_the_literature_s_network_has_a_classifier_for_every_class():
-    assert DeepLabV2(16).logits(torch.zeros(1, 2048, 2, 2)).shape == (1, 16, 2, 2)
+    network = DeepLabV2(16)
+    assert network.logits(torch.zeros(1, network.feature_channels, 2, 2)).shape == (1, 16, 2, 2)

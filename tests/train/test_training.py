@@ -10,14 +10,21 @@ import torch
 from tests.command_line import call
 from tests.miniature import drawn_cameras
 from tests.shell import shell
+from tests.train.broken_off import broken_off_after_two_steps
 
 from clst_export.cli import main as clst_export
 from clst_runtime.cli_eval import main as clst_eval
+from clst_runtime.cli_parity import main as clst_parity
 from clst_runtime.errors import ModelFileError
 from clst_runtime.images import write_png
+from clst_train import training
 from clst_train.checkpoint import build_from_checkpoint, load_checkpoint
 from clst_train.cli import main as clst_train
+from clst_train.logbook import Logbook
+from clst_train.run_folder import open_run
+from clst_train.training import finish_run
 
+pytestmark = pytest.mark.usefixtures("narrow")
 SMALL = (
     *("--recipe", "demo", "--size", "64x96", "--set", "augmentation.crop_hw=[64,64]", "--set", "source.batch=2"),
     *("--set", "source.iterations=4", "--set", "adaptation.iterations=4", "--set", "adaptation.batch=2"),
@@ -34,10 +41,19 @@ def cameras(tmp_path_factory):
 def run(cameras, tmp_path_factory):
     out = tmp_path_factory.mktemp("runs") / "whole"
     places = ("--source", cameras / "old", "--target", cameras / "new" / "images" / "train", "--val", cameras / "new")
-    done = shell("clst-train", *SMALL, *places, "--out", out)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == str(out / "checkpoints" / "adapted.pt")
+    assert trained(*places, "--out", out, draws=True).stdout.strip() == str(out / "checkpoints" / "adapted.pt")
     return out
+
+
+def trained(*arguments, draws=False):
+    """A run in this process that must go well; `draws`: its pictures too, which take longer than these few steps."""
+    with pytest.MonkeyPatch.context() as patch:
+        if not draws:
+            patch.setattr(training, "draw_examples", lambda *arguments: None)
+            patch.setattr(Logbook, "draw", lambda self: None)
+        done = call(clst_train, *(() if "--resume" in arguments else SMALL), *arguments)
+    assert done.exit_code == 0, done.stderr
+    return done
 
 
 def weights(path):
@@ -73,58 +89,30 @@ def test_adaptation_changes_the_weights(run):
 
 @pytest.mark.parametrize("stage", ["source", "adapted"])
 def test_a_resumed_run_is_the_unbroken_one_to_the_bit(run, tmp_path, stage):
-    half = half_way(run, tmp_path / "half", stage)
+    half = tmp_path / "half"
+    half.mkdir()
+    shutil.copy(run / "config.toml", half)
+    with broken_off_after_two_steps(stage):
+        finish_run(*open_run(half), None)
     assert load_checkpoint(half / "checkpoints" / "resume.pt").iteration == 2
-    done = shell("clst-train", "--resume", half)
-    assert done.returncode == 0, done.stderr
+    trained("--resume", half)
     assert_same(weights(half / "checkpoints" / "adapted.pt"), weights(run / "checkpoints" / "adapted.pt"))
     logged = [json.loads(line) for line in (half / "log.jsonl").read_text().splitlines()]
     assert [e["iteration"] for e in logged if e["stage"] == stage and "loss" in e] == [1, 2, 3, 4]
-
-
-def half_way(whole, out, stage):
-    """A run with the configuration of `whole`, ended right after the second step of `stage` was saved."""
-    import subprocess
-    import sys
-
-    program = (
-        "import sys\n"
-        "from pathlib import Path\n"
-        "from clst_train import adaptation_state, source_stage\n"
-        "from clst_train.training import finish_run\n"
-        "from clst_train.run_folder import open_run\n"
-        "save = adaptation_state.save_checkpoint\n"
-        "def stop(path, checkpoint):\n"
-        "    save(path, checkpoint)\n"
-        f"    if path.name == 'resume.pt' and checkpoint.stage == {stage!r} and checkpoint.iteration == 2:\n"
-        "        sys.exit(9)\n"
-        "adaptation_state.save_checkpoint = source_stage.save_checkpoint = stop\n"
-        "folder, config = open_run(Path(sys.argv[1]))\n"
-        "finish_run(folder, config, None)\n"
-    )
-    out.mkdir()
-    shutil.copy(whole / "config.toml", out)
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}  # as `shell` does: another number of threads rounds differently
-    call = [sys.executable, "-c", program, str(out)]
-    done = subprocess.run(call, capture_output=True, text=True, check=False, env=environment)
-    assert done.returncode == 9, done.stderr
-    return out
 
 
 def test_target_labels_are_never_read(run, cameras, tmp_path):
     """Leak test: without the target's labels the weights are identical."""
     shutil.copytree(cameras / "new" / "images" / "train", tmp_path / "only_images")
     out = tmp_path / "out"
-    done = shell("clst-train", *SMALL, "--source", cameras / "old", "--target", tmp_path / "only_images", "--out", out)
-    assert done.returncode == 0, done.stderr
+    trained("--source", cameras / "old", "--target", tmp_path / "only_images", "--out", out)
     assert_same(weights(out / "checkpoints" / "adapted.pt"), weights(run / "checkpoints" / "adapted.pt"))
 
 
 def test_a_checkpoint_can_be_adapted_without_source_training(run, cameras, tmp_path):
     out = tmp_path / "out"
     places = ("--source", cameras / "old", "--target", cameras / "new" / "images" / "train")
-    done = shell("clst-train", *SMALL, *places, "--init", run / "checkpoints" / "source.pt", "--out", out)
-    assert done.returncode == 0, done.stderr
+    trained(*places, "--init", run / "checkpoints" / "source.pt", "--out", out)
     assert_same(weights(out / "checkpoints" / "adapted.pt"), weights(run / "checkpoints" / "adapted.pt"))
 
 
@@ -132,8 +120,7 @@ def test_a_checkpoint_can_be_adapted_at_another_size(run, cameras, tmp_path):
     out = tmp_path / "out"
     places = ("--source", cameras / "old", "--target", cameras / "new" / "images" / "train")
     init = ("--init", run / "checkpoints" / "source.pt", "--size", "96x128")
-    done = shell("clst-train", *SMALL, *places, *init, "--out", out)
-    assert done.returncode == 0, done.stderr
+    trained(*places, *init, "--out", out, draws=True)
     assert load_checkpoint(out / "checkpoints" / "adapted.pt").input_hw == (96, 128)
     assert (out / "examples" / "before_after.png").stat().st_size > 0
 
@@ -183,16 +170,16 @@ def test_a_checkpoint_with_code_in_it_is_not_executed(tmp_path):
 
 def test_the_exported_network_says_what_the_checkpoint_says(run, cameras, tmp_path):
     checkpoint, model = run / "checkpoints" / "adapted.pt", tmp_path / "m.onnx"
-    done = shell("clst-export", checkpoint, "--onnx", "--confidence", "--out", model)
-    assert done.returncode == 0, done.stderr
+    done = call(clst_export, checkpoint, "--onnx", "--confidence", "--out", model)
+    assert done.exit_code == 0, done.stderr
     assert "100.0000 %" in done.stdout
     import onnx
 
     graph = onnx.load(model)
     assert graph.opset_import[0].version == 20
     assert not [i.name for i in graph.graph.initializer if "projection" in i.name or "auxiliary" in i.name]
-    done = shell("clst-parity", model, "--checkpoint", checkpoint, "--data", cameras / "new", "--json")
-    assert done.returncode == 0, done.stderr
+    done = call(clst_parity, model, "--checkpoint", checkpoint, "--data", cameras / "new", "--json")
+    assert done.exit_code == 0, done.stderr
     assert json.loads(done.stdout)["agreement"] >= 0.999
     done = call(clst_export, checkpoint, "--onnx", "--out", model)
     assert done.exit_code == 3
@@ -200,18 +187,23 @@ def test_the_exported_network_says_what_the_checkpoint_says(run, cameras, tmp_pa
     assert call(clst_eval, checkpoint, "--data", cameras / "new").exit_code == 0
 
 
-def test_export_takes_the_newest_run_and_says_so(run, tmp_path):
+def test_export_takes_the_newest_run_and_says_so(run, tmp_path, monkeypatch):
     shutil.copytree(run, tmp_path / "runs" / "one")
-    done = shell("clst-export", "--onnx", "--out", tmp_path / "m.onnx", "--opset", "19", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    monkeypatch.chdir(tmp_path)
+    done = call(clst_export, "--onnx", "--out", tmp_path / "m.onnx", "--opset", "19")
+    assert done.exit_code == 0, done.stderr
     assert "newest run's checkpoint" in done.stderr
-    done = shell("clst-export", "--onnx", cwd=tmp_path / "runs")
-    assert done.returncode == 4
+    monkeypatch.chdir(tmp_path / "runs")
+    assert call(clst_export, "--onnx").exit_code == 4
 
 
-def test_a_log_file_gets_lines_not_a_redrawn_bar(run, cameras, tmp_path):
+def test_the_installed_command_trains_the_whole_network_and_a_log_file_gets_lines_not_a_redrawn_bar(cameras, tmp_path):
+    out = tmp_path / "run"
     places = ("--source", cameras / "old", "--target", cameras / "new" / "images" / "train")
-    done = shell("clst-train", *SMALL, *places, "--out", tmp_path / "run")
+    done = shell("clst-train", *SMALL, *places, "--out", out)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == str(out / "checkpoints" / "adapted.pt")
+    assert weights(out / "checkpoints" / "adapted.pt")["layer4.0.conv1.weight"].shape == (256, 128, 3, 3)
     assert "\r" not in done.stderr
     lines = done.stderr.splitlines()
     assert len([line for line in lines if line.startswith("source ")]) <= 3
@@ -227,8 +219,7 @@ def test_nothing_is_learnt_under_the_ignore_mask(run, cameras, tmp_path):
         write_png(tmp_path / f"{name}.png", mask)
         places = ("--source", cameras / "old", "--target", cameras / "new" / "images" / "train")
         options = ("--init", run / "checkpoints" / "source.pt", "--ignore-mask", tmp_path / f"{name}.png")
-        done = call(clst_train, *SMALL, *places, *options, "--out", tmp_path / name)
-        assert done.exit_code == 0, done.stderr
+        trained(*places, *options, "--out", tmp_path / name)
         entries = [json.loads(line) for line in (tmp_path / name / "log.jsonl").read_text().splitlines()]
         losses[name] = [entry["self_training"] for entry in entries if "self_training" in entry]
     assert losses["most"] != losses["none"]

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 from tests.miniature import drawn_cameras
+from tests.train.broken_off import broken_off_after_two_steps
 
 from clst_runtime.errors import ClstError, ConfigError, ModelFileError
-from clst_train import adaptation_state
 from clst_train import run as run_module
 from clst_train.adaptation_stage import statistics_batches
 from clst_train.adaptation_state import with_turns
@@ -21,6 +21,7 @@ from clst_train.diagnostics import CollapseWatch
 from clst_train.start_weights import StartWeights
 from clst_train.training import start_run
 
+pytestmark = pytest.mark.usefixtures("narrow", "no_pictures")
 SMALL = (
     *("augmentation.crop_hw=[64,64]", "adaptation.batch=2", "adaptation.iterations=4", "source.iterations=2"),
     *("source.batch=2", "run.log_every=1", "run.checkpoint_every=2", "run.precision=fp32", "run.threads=1"),
@@ -69,10 +70,6 @@ def test_turns_of_the_ensemble_go_by_the_images_where_they_are_left_to_them(give
     assert bool(said) == bool(line)
 
 
-class Stopped(Exception):
-    """Stands for the power going off."""
-
-
 @pytest.fixture(scope="module")
 def cameras(tmp_path_factory):
     return drawn_cameras(tmp_path_factory.mktemp("cameras"), train=4, val=2)
@@ -92,21 +89,6 @@ def adapted(cameras, source, out, settings, **more):
     return start_run(recipe="demo", out=out, init=source, resume=None, options=options)
 
 
-def stopped_half_way(monkeypatch, cameras, source, out, settings):
-    """The same run, ended right after the second step was saved."""
-    save = adaptation_state.save_checkpoint
-
-    def stop(path, checkpoint):
-        save(path, checkpoint)
-        if path.name == "resume.pt" and checkpoint.iteration == 2:
-            raise Stopped
-
-    with monkeypatch.context() as patch:
-        patch.setattr(adaptation_state, "save_checkpoint", stop)
-        with pytest.raises(Stopped):
-            adapted(cameras, source, out, settings)
-
-
 def resumed(out):
     return start_run(recipe="new_camera", out=None, init=None, resume=out, options={})
 
@@ -118,11 +100,12 @@ def assert_same(first: Path, second: Path):
 
 
 @pytest.mark.parametrize("kind", OPTIONS)
-def test_a_resumed_run_with_options_is_the_unbroken_one_to_the_bit(monkeypatch, cameras, source, tmp_path, kind):
+def test_a_resumed_run_with_options_is_the_unbroken_one_to_the_bit(cameras, source, tmp_path, kind):
     settings = OPTIONS[kind] + ((f"adaptation.distil_from={source}",) if kind == "ensemble" else ())
     whole, half = tmp_path / "whole", tmp_path / "half"
     adapted(cameras, source, whole, settings)
-    stopped_half_way(monkeypatch, cameras, source, half, settings)
+    with broken_off_after_two_steps():
+        adapted(cameras, source, half, settings)
     resumed(half)
     assert_same(whole, half)
     assert (whole / "log.jsonl").read_text() == (half / "log.jsonl").read_text()
@@ -133,10 +116,11 @@ def test_a_resumed_run_with_options_is_the_unbroken_one_to_the_bit(monkeypatch, 
     assert {"loss", "flip_rate", "confidence", wanted} <= last[1].keys()
 
 
-def test_another_distiller_than_the_run_began_with_is_refused(monkeypatch, cameras, source, tmp_path):
+def test_another_distiller_than_the_run_began_with_is_refused(cameras, source, tmp_path):
     teacher, out = tmp_path / "teacher.pt", tmp_path / "run"
     shutil.copy(source, teacher)
-    stopped_half_way(monkeypatch, cameras, source, out, (f"adaptation.distil_from={teacher}",))
+    with broken_off_after_two_steps():
+        adapted(cameras, source, out, (f"adaptation.distil_from={teacher}",))
     content = torch.load(teacher, weights_only=True)
     content["iteration"] += 1
     torch.save(content, teacher)

@@ -1,7 +1,7 @@
 """DeepLabV2 with ResNet-101 at output stride 8, the network of the adaptation literature.
 
 The backbone's modules carry torchvision's names, so that its ImageNet weights load from a file.
-Legend: N images, H rows, W columns of the input.
+Legend: N images, H rows, W columns of the input; P = 64 planes.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from clst_train.models.segmenter import Segmenter, TrainingOutputs, initialise
 
 ASPP_DILATIONS = (6, 12, 18, 24)
-EXPANSION = 4
+PLANES, EXPANSION = 64, 4
 
 
 class Bottleneck(nn.Module):
@@ -47,18 +47,18 @@ def _layer(inputs: int, planes: int, count: int, *, stride: int = 1, dilation: i
 class DeepLabV2(Segmenter):
     """F is ResNet-101 without its last two strides (2048 features at stride 8), C the sum of four dilated 3×3."""
 
-    feature_channels = 512 * EXPANSION
     output_stride = 8
 
     def __init__(self, class_count: int) -> None:
         super().__init__()
-        self.class_count = class_count
-        self.conv1, self.bn1 = nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False), nn.BatchNorm2d(64)
+        p, wide = PLANES, PLANES * EXPANSION
+        self.class_count, self.feature_channels = class_count, 8 * wide
+        self.conv1, self.bn1 = nn.Conv2d(3, p, 7, stride=2, padding=3, bias=False), nn.BatchNorm2d(p)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
-        self.layer1 = _layer(64, 64, 3)
-        self.layer2 = _layer(256, 128, 4, stride=2)
-        self.layer3 = _layer(512, 256, 23, dilation=2)
-        self.layer4 = _layer(1024, 512, 3, dilation=4)
+        self.layer1 = _layer(p, p, 3)
+        self.layer2 = _layer(wide, 2 * p, 4, stride=2)
+        self.layer3 = _layer(2 * wide, 4 * p, 23, dilation=2)
+        self.layer4 = _layer(4 * wide, 8 * p, 3, dilation=4)
         self.classifier = nn.ModuleList(
             nn.Conv2d(self.feature_channels, class_count, 3, padding=rate, dilation=rate) for rate in ASPP_DILATIONS
         )
