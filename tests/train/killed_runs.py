@@ -21,10 +21,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+import torch._dynamo  # the first step of a run would import it, a second in each child
 
 from clst_train import adaptation_state, training
 from clst_train.ensemble import snapshot
 from clst_train.logbook import Logbook
+from clst_train.models import ddrnet
 from clst_train.run import resume_point
 from clst_train.run_folder import open_run
 from clst_train.training import finish_run, start_run
@@ -153,6 +155,7 @@ def killed_at_random(path: Path, unbroken_s: float) -> list[str]:
 
 def main(source: str, target: str, out: Path) -> None:
     torch.set_num_threads(1)
+    ddrnet.PLANES, ddrnet.SPP_PLANES = 4, 8  # every layer, an eighth of the channels
     Logbook.draw = training.draw_examples = lambda *arguments: None  # pictures take longer than these few steps
     whole = out / "whole"
     options = {"source": source, "target": (target,), "settings": SETTINGS, "size": "64x96"}

@@ -39,22 +39,29 @@ EVERY_TERM = (
 PROGRAM = Path(__file__).with_name("two_ranks.py")
 
 
-def start(arguments, *, count, program=(PROGRAM,), **variables):
-    """`count` processes, told of each other by the variables that torchrun sets; their codes, outputs and errors."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    call = [sys.executable, *map(str, program), *map(str, arguments)]
-    common = os.environ | {"OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)} | variables
-    told = [common | {"RANK": str(r), "LOCAL_RANK": str(r), "WORLD_SIZE": str(count)} for r in range(count)]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    running = [subprocess.Popen(call, env=environment, **pipes) for environment in told]
-    try:
-        ends = [process.communicate(timeout=150) for process in running]
-    finally:
-        for process in running:
-            process.kill()
-    return [process.returncode for process in running], [end[0] for end in ends], [end[1] for end in ends]
+@pytest.fixture(scope="module")
+def start(tmp_path_factory):
+    """Runs of several ranks, told of each other by the variables that torchrun sets."""
+    call, environment = [sys.executable, str(PROGRAM), "serve"], os.environ | {"OMP_NUM_THREADS": "1"}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(call, env=environment, **pipes) as server:
+
+        def started(arguments, *, count, plain=False, **variables):
+            """Exit codes, outputs and errors of `count` ranks; `plain`: in float32 as clst-train is."""
+            with socket.socket() as free:
+                free.bind(("127.0.0.1", 0))
+                variables |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+            told = [{"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count)} for rank in range(count)]
+            words = tmp_path_factory.mktemp("words")
+            run = {"arguments": [*map(str, arguments)], "variables": [variables | each for each in told]}
+            server.stdin.write(json.dumps(run | {"words": f"{words}/", "plain": plain}) + "\n")
+            server.stdin.flush()
+            codes = json.loads(server.stdout.readline())
+            said = [[(words / f"{rank}.{name}").read_text() for rank in range(count)] for name in ("out", "err")]
+            return codes, *said
+
+        yield started
+        server.stdin.close()
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +74,7 @@ def places(cameras):
 
 
 @pytest.fixture(scope="module")
-def alone(cameras, tmp_path_factory):
+def alone(cameras, start, tmp_path_factory):
     out = tmp_path_factory.mktemp("alone") / "run"
     codes, _, errors = start((*SMALL, *EVERY_TERM, *places(cameras), "--val", cameras / "new", "--out", out), count=1)
     assert codes == [0], errors
@@ -159,7 +166,7 @@ def test_the_run_folder_has_the_same_files(alone, two):
     assert (two / "config.toml").read_text() == (alone / "config.toml").read_text()
 
 
-def test_a_run_of_two_that_one_was_asked_to_end_goes_on_to_the_bits_of_the_unbroken_one(two, tmp_path):
+def test_a_run_of_two_that_one_was_asked_to_end_goes_on_to_the_bits_of_the_unbroken_one(two, start, tmp_path):
     half = tmp_path / "half"
     shutil.copytree(two.with_name("half"), half)
     codes, _, errors = start(("--resume", half), count=2, STOP_AT="3")
@@ -175,7 +182,7 @@ def test_a_run_of_two_that_one_was_asked_to_end_goes_on_to_the_bits_of_the_unbro
     assert (half / "log.jsonl").read_text() == (two / "log.jsonl").read_text()
 
 
-def test_one_process_goes_on_with_a_run_of_two(two, alone, tmp_path):
+def test_one_process_goes_on_with_a_run_of_two(two, alone, start, tmp_path):
     half = tmp_path / "half"
     shutil.copytree(two.with_name("half"), half)
     codes, _, errors = start(("--resume", half), count=1)
@@ -183,12 +190,10 @@ def test_one_process_goes_on_with_a_run_of_two(two, alone, tmp_path):
     assert_same_learnt(half, alone)
 
 
-def test_a_batch_that_cannot_be_split_ends_all_with_one_line(cameras, tmp_path):
+def test_a_batch_that_cannot_be_split_ends_all_with_one_line(cameras, start, tmp_path):
     out, arguments = tmp_path / "run", ("--set", "adaptation.batch=3")
     words = "adaptation.batch = 3 cannot be split over 2 processes; give a multiple of it"
-    codes, outputs, errors = start(
-        (*SMALL, *places(cameras), "--out", out, *arguments), count=2, program=("-m", "clst_train")
-    )
+    codes, outputs, errors = start((*SMALL, *places(cameras), "--out", out, *arguments), count=2, plain=True)
     assert codes == [3, 3], errors
     assert outputs == ["", ""]
     assert [line for line in errors[0].splitlines() if not line.startswith("note: ")][-1].startswith("error: ")
@@ -197,7 +202,7 @@ def test_a_batch_that_cannot_be_split_ends_all_with_one_line(cameras, tmp_path):
     assert not out.exists()
 
 
-def test_a_damaged_image_of_one_rank_ends_all_with_one_line(cameras, tmp_path):
+def test_a_damaged_image_of_one_rank_ends_all_with_one_line(cameras, start, tmp_path):
     """It is found by the second rank, which alone reads it; the first says so, and how to go on."""
     shutil.copytree(cameras / "old", tmp_path / "old")
     of_second = positions(0, SOURCE_STREAM, 6, 4, 0)[2:]
@@ -206,7 +211,7 @@ def test_a_damaged_image_of_one_rank_ends_all_with_one_line(cameras, tmp_path):
     ]  # the first is looked at before
     damaged.write_bytes(damaged.read_bytes()[:2000])  # its header is whole
     arguments = (*SMALL, "--source", tmp_path / "old", "--out", tmp_path / "run")
-    codes, _, errors = start(arguments, count=2, program=("-m", "clst_train"))
+    codes, _, errors = start(arguments, count=2, plain=True)
     assert codes == [3, 3], errors
     assert str(damaged) in errors[0].splitlines()[-1]
     assert f"go on with --resume {tmp_path / 'run'}" in errors[0].splitlines()[-1]

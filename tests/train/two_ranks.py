@@ -1,6 +1,10 @@
 """clst-train with a network in float64, so that only a fault makes two processes differ from one.
 
-    python two_ranks.py ARGUMENTS…     the arguments of clst-train
+    python two_ranks.py ARGUMENTS…     the arguments of clst-train; torchrun has said which rank this is
+    python two_ranks.py serve          runs that standard input asks for, one a line, each rank a fork of this process
+
+A fork costs none of the seconds that importing PyTorch takes. The network has an eighth of DDRNet's channels, and no
+pictures are drawn.
 
 In float32 the pooled layers of DDRNet, which normalise over the four values of a batch, turn a rounding of 1e-7 into
 per cents of the gradient. COPY_AT names a folder: the run is copied there when step 2 of the adaptation is saved.
@@ -10,15 +14,22 @@ tests can be seen to fail.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
+import sys
+import traceback
 from pathlib import Path
 
 import torch
+import torch._dynamo  # the first step of a run would import it, a second in each child
 
 from clst_train import adaptation_stage, adaptation_state, passes, prototypes, training
+from clst_train.cli import main
+from clst_train.logbook import Logbook
 from clst_train.losses import contrastive, entropy, segmentation
+from clst_train.models import ddrnet
 from clst_train.models.ddrnet import DDRNetSlim
 
 
@@ -70,14 +81,57 @@ def broken(fault: str) -> None:
         passes.is_split = lambda: False
 
 
-if __name__ == "__main__":
-    from clst_train.cli import main
-
-    torch.set_num_threads(1)
+def as_asked() -> None:
+    """What the environment says of this rank."""
     in_float64()
     broken(os.environ.get("FAULT", ""))
     if "COPY_AT" in os.environ and os.environ.get("RANK", "0") == "0":
         copying(Path(os.environ["COPY_AT"]))
     if "STOP_AT" in os.environ and os.environ.get("RANK") == "1":
         asked_to_end(int(os.environ["STOP_AT"]))
-    main()
+
+
+def forked(arguments: list[str], variables: dict[str, str], *, words: str, plain: bool) -> int:
+    """One rank; `words` is where its output and errors go, less `.out` and `.err`. Returns its process id."""
+    child = os.fork()
+    if child:
+        return child
+    signal.alarm(150)  # one that waits for ever for the others
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    for number, name in ((1, "out"), (2, "err")):
+        os.dup2(os.open(f"{words}.{name}", os.O_CREAT | os.O_WRONLY), number)
+    os.environ.update(variables)
+    code = 99
+    try:
+        if not plain:
+            as_asked()
+        main(arguments)
+    except SystemExit as done:
+        code = int(done.code or 0)
+    except BaseException:  # noqa: BLE001  a child must never go on as its parent
+        traceback.print_exc()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def serve() -> None:
+    """Answers each line of standard input, a run as JSON, with the exit codes of its ranks."""
+    for line in sys.stdin:
+        run = json.loads(line)
+        ranks = [
+            forked(run["arguments"], each, words=f"{run['words']}{rank}", plain=run["plain"])
+            for rank, each in enumerate(run["variables"])
+        ]
+        print(json.dumps([os.waitstatus_to_exitcode(os.waitpid(rank, 0)[1]) for rank in ranks]), flush=True)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    ddrnet.PLANES, ddrnet.SPP_PLANES = 4, 8
+    Logbook.draw = training.draw_examples = lambda *arguments: None
+    if sys.argv[1:] == ["serve"]:
+        serve()
+    else:
+        as_asked()
+        main()
