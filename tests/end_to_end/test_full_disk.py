@@ -9,7 +9,7 @@ import sys
 
 import numpy as np
 import pytest
-import torch
+from tests.export.conftest import write_checkpoint
 from tests.miniature import drawn_cameras
 from tests.shell import shell
 from tests.videos import frames_of
@@ -93,19 +93,7 @@ def test_a_checkpoint_is_written_whole_or_not_at_all(tmp_path):
 
 
 def test_an_onnx_file_is_written_whole_or_not_at_all(tmp_path):
-    from clst_runtime.labels import load_class_list
-    from clst_train.checkpoint import Checkpoint, save_checkpoint
-    from clst_train.models.deployable import MEAN, STD
-    from clst_train.models.networks import build_segmenter
-
-    torch.manual_seed(0)
-    classes = load_class_list("scenes10")
-    network = build_segmenter("ddrnet23_slim", len(classes))
-    checkpoint = Checkpoint(
-        **{"network": "ddrnet23_slim", "classes": classes, "input_hw": (64, 96), "mean": MEAN, "std": STD},
-        **{"stage": "adapted", "iteration": 1, "segmenter_state": network.state_dict()},
-    )
-    save_checkpoint(tmp_path / "c.pt", checkpoint)
+    write_checkpoint(tmp_path / "c.pt")
     done = shell("clst-export", tmp_path / "c.pt", "--onnx", "--out", tmp_path / "m.onnx",
                  preexec_fn=limited(1_000_000))  # fmt: skip
     assert done.returncode == 3

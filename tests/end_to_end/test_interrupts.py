@@ -8,6 +8,7 @@ import sys
 
 import numpy as np
 import pytest
+from tests.export.conftest import needs_rounding, scene, write_checkpoint
 from tests.shell import heed_interrupts, interrupted, shell
 
 from clst_runtime.images import write_png
@@ -85,16 +86,7 @@ main(sys.argv[1:])
 
 
 def test_an_export_that_is_asked_to_end_leaves_no_file(tmp_path):
-    from clst_runtime.labels import load_class_list
-    from clst_train.checkpoint import Checkpoint, save_checkpoint
-    from clst_train.models.networks import build_segmenter
-
-    classes = load_class_list("scenes10")
-    made = Checkpoint(
-        network="ddrnet23_slim", classes=classes, input_hw=(64, 96), mean=(0, 0, 0), std=(1, 1, 1), stage="source",
-        iteration=1, segmenter_state=build_segmenter("ddrnet23_slim", len(classes)).state_dict(),
-    )  # fmt: skip
-    save_checkpoint(tmp_path / "c.pt", made)
+    write_checkpoint(tmp_path / "c.pt")
     call = [sys.executable, "-c", CALLER, str(tmp_path / "c.pt"), "--onnx", "--bundle", "--out", str(tmp_path / "b")]
     (tmp_path / "temporary").mkdir()
     environment = os.environ | {"OMP_NUM_THREADS": "1", "TMPDIR": str(tmp_path / "temporary")}
@@ -103,6 +95,32 @@ def test_an_export_that_is_asked_to_end_leaves_no_file(tmp_path):
     assert done.stderr.splitlines()[-1] == "interrupted"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["c.pt", "temporary"]
     assert list((tmp_path / "temporary").rglob("*.onnx")) == []
+
+
+@needs_rounding
+def test_ctrl_c_while_int8_is_searched_for_leaves_nothing(tmp_path):
+    (tmp_path / "trials").mkdir()
+    for index in range(12):
+        write_png(tmp_path / "pictures" / f"{index:02d}.png", scene(index)[0])
+
+    def searching():
+        return any((tmp_path / "trials").rglob("trial.onnx"))
+
+    arguments = (
+        write_checkpoint(tmp_path / "c.pt"),
+        "--onnx",
+        "int8",
+        "--calib",
+        tmp_path / "pictures",
+        "--max-miou-drop",
+        "0.01",
+    )
+    code, _, errors = interrupted(searching, "clst-export", *arguments, "--out", tmp_path / "out" / "q.onnx",
+                                  environment={"TMPDIR": str(tmp_path / "trials")})  # fmt: skip
+    assert code == 130, errors
+    assert errors.splitlines()[-1] == "interrupted"
+    assert not (tmp_path / "out").exists()
+    assert [path for path in (tmp_path / "trials").iterdir() if path.is_dir()] == []
 
 
 def ended(program, environment=None):

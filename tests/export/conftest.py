@@ -22,18 +22,28 @@ def scene(index, look="new"):
     return draw_scene(np.random.default_rng([3, index]), LOOKS[look], SIZE_HW)
 
 
-@pytest.fixture(scope="session")
-def checkpoint(tmp_path_factory):
+def write_checkpoint(path):
     """A `.pt` file of DDRNet-23-slim with 10 classes at 64x96."""
     torch.manual_seed(0)
     classes = load_class_list("scenes10")
     network = build_segmenter("ddrnet23_slim", len(classes))
     frames = [torch.from_numpy(scene(index)[0]) for index in range(8)]
     estimate_statistics(network, [normalise(torch.stack(frames))])
-    path = tmp_path_factory.mktemp("checkpoint") / "adapted.pt"
     content = {"network": "ddrnet23_slim", "classes": classes, "input_hw": SIZE_HW, "mean": MEAN, "std": STD}
     save_checkpoint(path, Checkpoint(**content, stage="adapted", iteration=1, segmenter_state=network.state_dict()))
     return path
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory):
+    """The whole network; in a module whose networks are narrow it cannot be loaded."""
+    return write_checkpoint(tmp_path_factory.mktemp("checkpoint") / "adapted.pt")
+
+
+@pytest.fixture(scope="module")
+def narrow_checkpoint(narrow, tmp_path_factory):
+    """The narrow network, for what is the same with few channels."""
+    return write_checkpoint(tmp_path_factory.mktemp("checkpoint") / "adapted.pt")
 
 
 @pytest.fixture(scope="session")

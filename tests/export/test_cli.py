@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from tests.conftest import write_labelled, write_rgb_model
-from tests.export.conftest import needs_rounding
-from tests.shell import interrupted, shell
+from tests.shell import shell
 
 from clst_export.cli import main
 from clst_runtime.images import write_png
@@ -16,6 +15,11 @@ from clst_runtime.images import write_png
 
 def run(*arguments):
     return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def checkpoint(narrow_checkpoint):
+    return narrow_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -170,22 +174,6 @@ def test_an_output_below_a_file_is_one_line_as_root_too(checkpoint, pictures, tm
     (tmp_path / "file").write_text("x")
     done = run(checkpoint, "--onnx", "--out", tmp_path / "file" / "m.onnx", "--frames", pictures, "--count", 1)
     refused(done, 3, "cannot write")
-
-
-@needs_rounding
-def test_ctrl_c_while_int8_is_searched_for_leaves_nothing(checkpoint, pictures, tmp_path):
-    (tmp_path / "trials").mkdir()
-
-    def searching():
-        return any((tmp_path / "trials").rglob("trial.onnx"))
-
-    arguments = (checkpoint, "--onnx", "int8", "--calib", pictures, "--max-miou-drop", "0.01")
-    code, _, errors = interrupted(searching, "clst-export", *arguments, "--out", tmp_path / "out" / "q.onnx",
-                                  environment={"TMPDIR": str(tmp_path / "trials")})  # fmt: skip
-    assert code == 130, errors
-    assert errors.splitlines()[-1] == "interrupted"
-    assert not (tmp_path / "out").exists()
-    assert [path for path in (tmp_path / "trials").iterdir() if path.is_dir()] == []
 
 
 def test_help_shows_the_conversion_and_names_the_other_commands():

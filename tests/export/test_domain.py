@@ -29,6 +29,11 @@ from clst_runtime.sources.base import TimedFrame
 
 
 @pytest.fixture(scope="module")
+def checkpoint(narrow_checkpoint):
+    return narrow_checkpoint
+
+
+@pytest.fixture(scope="module")
 def camera(tmp_path_factory):
     """A folder of 33 drawn scenes."""
     folder = tmp_path_factory.mktemp("camera")

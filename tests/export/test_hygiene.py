@@ -6,6 +6,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 from tests.conftest import write_rgb_model
+from tests.narrow import narrow_networks
 
 from clst_export import hygiene
 from clst_export.hygiene import SUPPORTED, check_hygiene
@@ -36,7 +37,8 @@ def built(network):
 @pytest.mark.parametrize("with_confidence", [False, True])
 @pytest.mark.parametrize("network", NETWORKS)
 def test_every_network_passes_in_float32_and_in_float16(network, with_confidence):
-    deployable = Deployable(built(network), MEAN, STD, SIZE_HW, with_confidence=with_confidence)
+    with narrow_networks():
+        deployable = Deployable(built(network), MEAN, STD, SIZE_HW, with_confidence=with_confidence)
     model = trace(deployable, SIZE_HW, opset=19 if with_confidence else 20, with_confidence=with_confidence)
     check_graph(model, deployable)
     converted = to_fp16(model, ranges=measure_ranges(model, [FRAME])).model

@@ -221,7 +221,7 @@ def test_a_grey_picture_cannot_tell_swapped_colours(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
+def checkpoint(narrow, tmp_path_factory):
     """DDRNet with BatchNorm statistics of the pictures it is exported with."""
     path = tmp_path_factory.mktemp("checkpoint") / "ddrnet.pt"
     torch.manual_seed(1)

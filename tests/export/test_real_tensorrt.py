@@ -39,7 +39,7 @@ CASES += [(DEEP, flavour, False) for flavour in FLAVOURS[:3]]  # each takes seco
 
 
 def traced(name, confidence):
-    return network(name, SIZES_HW[name], with_confidence=confidence)
+    return network(name, SIZES_HW[name], with_confidence=confidence, whole=True)
 
 
 @functools.cache
