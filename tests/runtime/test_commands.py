@@ -11,7 +11,10 @@ from tests.conftest import rgb_manifest, write_labelled, write_rgb_model
 from tests.shell import shell
 
 from clst_runtime.backends.gpu_options import GpuOptions
-from clst_runtime.cli_run import main as run_command
+from clst_runtime.cli_bench import main as clst_bench
+from clst_runtime.cli_eval import main as clst_eval
+from clst_runtime.cli_parity import main as clst_parity
+from clst_runtime.cli_run import main as clst_run
 from clst_runtime.errors import ModelFileError
 from clst_runtime.images import read_label
 from clst_runtime.sinks.video_files import video_suffix
@@ -34,24 +37,28 @@ def test_run_on_a_folder_writes_masks_video_and_statistics(tmp_path, rgb_model):
 
 def test_run_reads_its_own_video_again(tmp_path, rgb_model):
     data = write_labelled(tmp_path / "data", size_hw=(64, 64))
-    shell("clst-run", rgb_model, "--source", data / "images", "--out", tmp_path / "a")
-    done = shell("clst-run", rgb_model, "--source", tmp_path / "a" / f"overlay{video_suffix()}", "--json")
+    call(clst_run, rgb_model, "--source", data / "images", "--out", tmp_path / "a")
+    done = call(clst_run, rgb_model, "--source", tmp_path / "a" / f"overlay{video_suffix()}", "--json")
     assert json.loads(done.stdout)["frames"] == 3
 
 
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (["clst-run", "{none}.onnx", "--source", "{data}"], 4, "no such model"),
-        (["clst-run", "{model}", "--source", "{none}"], 3, "no such folder"),
-        (["clst-run", "{model}", "--source", "{text}"], 3, "not a picture or video"),
-        (["clst-run", "{model}", "--source", "{data}", "--out", "{data}"], 3, "exists and is not empty"),
-        (["clst-run", "{model}", "--source", "camera:97", "--patience", "0.1"], 3, "cannot be opened"),
-        (["clst-run", "{model}", "--source", "{data}", "--masks"], 2, "need --out"),
-        (["clst-run", "{model}", "--source", "{data}", "--out", "new", "--collect", "new"], 2, "a folder of their own"),
-        (["clst-eval", "{model}", "--data", "{none}"], 3, "no such folder"),
-        (["clst-eval", "{damaged}", "--data", "{data}"], 4, "damaged"),
-        (["clst-bench", "{model}", "--data", "{none}", "--runs", "1"], 3, "no such folder"),
+        ([clst_run, "{none}.onnx", "--source", "{data}"], 4, "no such model"),
+        ([clst_run, "{model}", "--source", "{none}"], 3, "no such folder"),
+        ([clst_run, "{model}", "--source", "{text}"], 3, "not a picture or video"),
+        ([clst_run, "{model}", "--source", "{data}", "--out", "{data}"], 3, "exists and is not empty"),
+        ([clst_run, "{model}", "--source", "camera:97", "--patience", "0.1"], 3, "cannot be opened"),
+        ([clst_run, "{model}", "--source", "{data}", "--masks"], 2, "need --out"),
+        (
+            [clst_run, "{model}", "--source", "{data}", "--out", "new", "--collect", "new"],
+            2,
+            "a folder of their own",
+        ),
+        ([clst_eval, "{model}", "--data", "{none}"], 3, "no such folder"),
+        ([clst_eval, "{damaged}", "--data", "{data}"], 4, "damaged"),
+        ([clst_bench, "{model}", "--data", "{none}", "--runs", "1"], 3, "no such folder"),
     ],
 )
 def test_bad_input_is_one_line_with_its_exit_code(tmp_path, rgb_model, arguments, code, words):
@@ -60,16 +67,16 @@ def test_bad_input_is_one_line_with_its_exit_code(tmp_path, rgb_model, arguments
     (tmp_path / "damaged.onnx").write_bytes(b"damaged")
     names = {"none": tmp_path / "none", "model": rgb_model, "data": data, "text": tmp_path / "text.mp4"}
     names["damaged"] = tmp_path / "damaged.onnx"
-    done = shell(*(argument.format(**names) for argument in arguments))
-    assert done.returncode == code, done.stderr
+    command, *words_given = arguments
+    done = call(command, *(argument.format(**names) for argument in words_given))
+    assert done.exit_code == code, done.stderr
     lines = [line for line in done.stderr.splitlines() if line.lower().startswith("error:")]
     assert len(lines) == 1
     assert words in lines[0]
-    assert "Traceback" not in done.stderr
 
 
 def test_eval_counts_by_hand(tmp_path, rgb_model):
-    done = shell("clst-eval", rgb_model, "--data", write_labelled(tmp_path / "data"), "--json")
+    done = call(clst_eval, rgb_model, "--data", write_labelled(tmp_path / "data"), "--json")
     values = json.loads(done.stdout)
     assert values["miou"] == 1.0
     assert values["iou"] == {"red": 1.0, "green": None, "blue": 1.0}
@@ -77,10 +84,10 @@ def test_eval_counts_by_hand(tmp_path, rgb_model):
 
 def test_parity_holds_with_itself_and_fails_with_a_model_that_sees_bgr(tmp_path, rgb_model):
     data = write_labelled(tmp_path / "data")
-    assert shell("clst-parity", rgb_model, "--reference", rgb_model, "--data", data).returncode == 0
+    assert call(clst_parity, rgb_model, "--reference", rgb_model, "--data", data).exit_code == 0
     swapped = write_rgb_model(tmp_path / "swapped.onnx", swapped=True)
-    done = shell("clst-parity", swapped, "--reference", rgb_model, "--data", data)
-    assert done.returncode == 6
+    done = call(clst_parity, swapped, "--reference", rgb_model, "--data", data)
+    assert done.exit_code == 6
     assert "0.000 % of pixels agree" in done.stdout
 
 
@@ -90,8 +97,8 @@ def test_parity_of_models_with_other_classes_is_refused(tmp_path, rgb_model):
     other = ClassList(name="o", names=("x", "y", "z"), colours=((0, 0, 0),) * 3)
     text = rgb_manifest(classes=other).to_json()
     model = write_rgb_model(tmp_path / "o.onnx", manifest=text)
-    done = shell("clst-parity", model, "--reference", rgb_model, "--data", write_labelled(tmp_path / "data"))
-    assert done.returncode == 4
+    done = call(clst_parity, model, "--reference", rgb_model, "--data", write_labelled(tmp_path / "data"))
+    assert done.exit_code == 4
 
 
 def test_bench_measures_as_many_runs_as_asked(tmp_path, rgb_model):
@@ -102,8 +109,7 @@ def test_bench_measures_as_many_runs_as_asked(tmp_path, rgb_model):
     ordered = [result["host_to_host_ms"][name] for name in ("min", "median", "p90", "p99", "max")]
     assert ordered == sorted(ordered)
     assert len(json.loads(out.read_text())["results"][0]["samples_ns"]) == 5
-    done = shell("clst-bench", rgb_model, "--runs", "5", "--max-p99-ms", "0.000001")
-    assert done.returncode == 6
+    assert call(clst_bench, rgb_model, "--runs", "5", "--max-p99-ms", "0.000001").exit_code == 6
 
 
 def test_doctor_is_content_where_the_runtime_works():
@@ -141,7 +147,7 @@ def test_how_an_engine_is_to_be_run_reaches_it(rgb_model, monkeypatch, arguments
         raise ModelFileError("seen")
 
     monkeypatch.setattr("clst_runtime.backends.open_model", open_model)
-    done = call(run_command, rgb_model, "--source", "camera:97", *arguments)
+    done = call(clst_run, rgb_model, "--source", "camera:97", *arguments)
     assert (asked, done.exit_code) == ([expected], 4)
 
 
