@@ -17,7 +17,7 @@ UNKNOWN = "unknown"
 """A version that nothing tells."""
 
 PACKAGES = ("numpy", "opencv-python", "opencv-python-headless", "av", "onnxruntime", "onnxruntime-gpu", "torch", "onnx",
-            "tensorrt", "pycuda", "cuda-bindings", "click")  # fmt: skip
+            "tensorrt", "tensorrt-rtx-cu13-bindings", "pycuda", "cuda-bindings", "click")  # fmt: skip
 
 
 def package_version(name: str) -> str | None:

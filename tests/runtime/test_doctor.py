@@ -222,6 +222,9 @@ def test_onnx_runtime_is_not_needed_where_tensorrt_works():
     assert lacking(without) == ["ONNX Runtime"]
     assert lacking([*without, finding("TensorRT"), finding("CUDA in Python", State.MISSING)]) == ["ONNX Runtime"]
     assert lacking([*without, finding("TensorRT"), finding("CUDA in Python")]) == []
+    assert lacking([*without, finding("TensorRT for RTX"), finding("CUDA in Python")]) == []
+    other_gpu = finding("TensorRT for RTX", State.NOTE)
+    assert lacking([*without, other_gpu, finding("CUDA in Python")]) == ["ONNX Runtime"]
     assert lacking([finding("OpenCV", State.CONFLICT, needed=True)]) == ["OpenCV"]
 
 
@@ -338,6 +341,27 @@ def test_tensorrt_that_does_not_start_and_a_gpu_that_opens(library):
     found = looked.examine_tensorrt(Platform.JETPACK_6, run)
     assert [each.state for each in found] == [State.CONFLICT, State.GOOD]
     assert found[1].told == f"{library} opens Orin (8.7)"
+
+
+@pytest.mark.parametrize(
+    ("facts", "gpu", "state", "told"),
+    [
+        ({"version": "1.7.1.116", "starts": True}, "8.9", State.GOOD, "1.7.1.116, its builder starts; engines for"),
+        ({"version": "1.7.1.116", "starts": True}, None, State.GOOD, "compute capability 8.6, 8.9, 12.0"),
+        ({"version": "1.7.1.116", "starts": True}, "9.0", State.NOTE, "8.6, 8.9, 12.0, not for this GPU (9.0)"),
+        ({"version": "1.7.1.116", "starts": False, "why": "error 2"}, "8.9", State.CONFLICT, "start: error 2"),
+        ({"error": "TensorRT for RTX is not installed"}, "8.9", State.MISSING, "not installed"),
+    ],
+)
+def test_tensorrt_for_rtx_and_whether_its_engines_are_for_this_gpu(facts, gpu, state, told):
+    cuda = {"error": "no"} if gpu is None else {"library": "PyCUDA", "gpu": "X", "compute_capability": gpu}
+    run = answers(tensorrt={"error": "no"}, rtx=facts, cuda=cuda)
+    found = looked.examine_tensorrt(Platform.X86_CUDA, run)[1]
+    assert (found.name, found.state) == ("TensorRT for RTX", state)
+    assert told in found.told
+    assert bool(found.cure) == (state is not State.GOOD)
+    names = [each.name for each in looked.examine_tensorrt(Platform.JETPACK_7, run)]
+    assert names == ["TensorRT", "CUDA in Python"], "there is none for a Jetson"
 
 
 def test_gpu_driver_and_toolkit():

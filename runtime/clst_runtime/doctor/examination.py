@@ -14,6 +14,7 @@ from clst_runtime.doctor.cures import cure
 from clst_runtime.doctor.findings import Finding, State, look
 from clst_runtime.doctor.libraries import (
     CUDA_LIBRARY,
+    RTX,
     examine_cuda,
     examine_gpu,
     examine_onnxruntime,
@@ -86,9 +87,10 @@ def examine_clocks(platform: Platform, root: Path, run: Runner) -> Finding:
 
 
 def lacking(findings: Sequence[Finding]) -> list[str]:
-    """What clst-run cannot do without and does not have; ONNX Runtime, or TensorRT with the GPU opened, is enough."""
+    """What clst-run cannot do without and does not have; ONNX Runtime, or a TensorRT with the GPU opened, is enough."""
     works = {finding.name for finding in findings if finding.state in (State.GOOD, State.NOTE)}
     missing = [finding.name for finding in findings if finding.needed and finding.name not in works]
-    if {"TensorRT", CUDA_LIBRARY} <= works:
+    for_this_gpu = any(finding.name == RTX and finding.state is State.GOOD for finding in findings)
+    if CUDA_LIBRARY in works and ("TensorRT" in works or for_this_gpu):
         missing = [name for name in missing if name != "ONNX Runtime"]
     return missing

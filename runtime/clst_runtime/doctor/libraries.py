@@ -12,6 +12,8 @@ from clst_runtime.doctor.cures import cure
 from clst_runtime.doctor.findings import Finding, State
 from clst_runtime.doctor.platforms import Platform
 from clst_runtime.doctor.probe import ask
+from clst_runtime.engines import rtx
+from clst_runtime.engines.rtx_target import CAPABILITIES
 from clst_runtime.machine import package_version
 from clst_runtime.packages import ONNXRUNTIME_WHEELS, OPENCV_WHEELS, fault_of, rivals
 from clst_runtime.programs import Runner, run_program
@@ -22,6 +24,7 @@ NO_DEVICE = ("AzureExecutionProvider",)
 BOARD_GPU = "the board's own, with JetPack's driver; whether programs may use it, 'CUDA in Python' tells"
 CUDA_LIBRARY = "CUDA in Python"
 """Name of the finding of PyCUDA or cuda-python."""
+RTX = "TensorRT for RTX"
 OPTIONAL = {
     "av": ("PyAV (recordings in H.264)", "video"),
     "torch": ("PyTorch (training)", "torch"),
@@ -93,7 +96,7 @@ def _short(provider: str) -> str:
 
 
 def examine_tensorrt(platform: Platform, run: Runner = run_program) -> list[Finding]:
-    """TensorRT, and PyCUDA or cuda-python that opens the GPU for it."""
+    """TensorRT, TensorRT for RTX where there is one, and PyCUDA or cuda-python that opens the GPU for both."""
     facts = ask("tensorrt", run=run)
     misfit = _misfit(platform, run)
     if "error" in facts:
@@ -107,10 +110,27 @@ def examine_tensorrt(platform: Platform, run: Runner = run_program) -> list[Find
         told = f"{facts['version']}, but it does not start: {facts.get('why')}"
         findings = [Finding(name="TensorRT", state=State.CONFLICT, told=told, cure=cure("driver", platform))]
     facts = ask("cuda", run=run)
+    if platform in (Platform.X86_CUDA, Platform.X86_CPU):
+        findings.append(_rtx(facts.get("compute_capability"), run))
     if "error" in facts:
         return [*findings, _broken(CUDA_LIBRARY, facts, cure("pycuda", platform))]
     told = f"{facts['library']} opens {facts['gpu']} ({facts['compute_capability']})"
     return [*findings, Finding(name=CUDA_LIBRARY, state=State.GOOD, told=told)]
+
+
+def _rtx(capability: str | None, run: Runner) -> Finding:
+    """TensorRT for RTX, which builds without a GPU, and whether its engines are for the GPU that was opened."""
+    facts = ask("rtx", run=run)
+    if "error" in facts:
+        return _broken(RTX, facts, rtx.cure())
+    if not facts.get("starts"):
+        told = f"{facts['version']}, but it does not start: {facts.get('why')}"
+        return Finding(name=RTX, state=State.CONFLICT, told=told, cure=rtx.REINSTALL)
+    told = f"{facts['version']}, its builder starts; engines for compute capability {', '.join(CAPABILITIES)}"
+    if capability is None or capability in CAPABILITIES:
+        return Finding(name=RTX, state=State.GOOD, told=told)
+    remedy = "engines of TensorRT itself run on this GPU"
+    return Finding(name=RTX, state=State.NOTE, told=f"{told}, not for this GPU ({capability})", cure=remedy)
 
 
 def _misfit(platform: Platform, run: Runner) -> tuple[str, str] | None:

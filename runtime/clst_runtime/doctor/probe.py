@@ -102,11 +102,11 @@ def probe_provider(name: str) -> dict[str, Any]:
     return {"started": True} if float(result[0]) == 0.0 else {"error": f"Relu(-1) came out as {float(result[0])}"}
 
 
-def probe_tensorrt() -> dict[str, Any]:
-    """Version, and whether its builder starts, which it does with a GPU only."""
-    from clst_runtime.engines.library import Messages, load_tensorrt, make_builder, make_logger
+def probe_tensorrt(library: str = "tensorrt") -> dict[str, Any]:
+    """Version of TensorRT or of `rtx`, and whether its builder starts, which TensorRT's does with a GPU only."""
+    from clst_runtime.engines.library import Library, Messages, make_builder, make_logger
 
-    trt = load_tensorrt()
+    trt = Library(library).load()
     found: dict[str, Any] = {"version": str(trt.__version__)}
     messages = Messages()
     try:
@@ -130,5 +130,6 @@ PROBES: dict[str, Callable[..., dict[str, Any]]] = {
     "onnxruntime": probe_onnxruntime,
     "provider": probe_provider,
     "tensorrt": probe_tensorrt,
+    "rtx": lambda: probe_tensorrt("rtx"),
     "cuda": probe_cuda,
 }

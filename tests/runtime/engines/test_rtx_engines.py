@@ -6,11 +6,14 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from tests.conftest import rgb_manifest, write_rgb_model
+from tests.runtime.test_doctor_verify import plan
 
 from clst_export.bundle import build_bundle, write_bundle
 from clst_export.cli import main as export
 from clst_export.inspection import describe, facts_of
+from clst_runtime import acceptance
 from clst_runtime.backends import open_model
+from clst_runtime.cli_bench import main as bench
 from clst_runtime.cli_run import main as run
 from clst_runtime.engines.build import build_engine, built_engine_note, check_can_build
 from clst_runtime.engines.building import serialise_engine
@@ -312,6 +315,26 @@ def test_a_bundle_for_it_is_built_and_compared_on_the_device(rtx, tmp_path, fram
     rtx.gpu = HOPPER
     with pytest.raises(MissingDependency, match="NVIDIA H100 has compute capability 9.0, it is for 8.6, 8.9, 12.0"):
         build_bundle(tmp_path / "bundle")
+
+
+def test_it_is_benchmarked_graph_and_all_and_that_it_was_never_compared_stands_beside_the_latency(engine):
+    gpu = ("--cuda-graph", "--runs", "2", "--warm-up", "0", "--json")
+    done = CliRunner().invoke(bench, [str(engine), *gpu])
+    assert done.exit_code == 0, done.output
+    results = json.loads(done.stdout)["results"]
+    assert results[0]["backend"].endswith("CUDA graph")
+    assert "was never compared with its ONNX file" in results[0]["note"]
+    assert all(each["backend"].startswith("TensorRT for RTX 1.7.1.116 on NVIDIA") for each in results)
+
+
+def test_the_acceptance_tells_what_it_opened_and_that_nothing_has_compared_it(engine, monkeypatch):
+    monkeypatch.setattr(acceptance, "examine", list)
+    found = acceptance.accept(plan(engine), tell=lambda _: None)
+    opening = next(step for step in found.steps if step.name == "opening")
+    assert opening.status.value == "holds"
+    assert "TensorRT for RTX 1.7.1.116 on NVIDIA" in opening.told
+    assert "was never compared with its ONNX file" in opening.told
+    assert found.verdict.startswith("accepted, but not judged: parity")
 
 
 @pytest.mark.parametrize("option", [{"workspace_mib": 64}, {"optimisation_level": 5}, {"dla_core": 0}])
