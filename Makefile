@@ -11,9 +11,10 @@ EXTRAS := train,export,ort,headless,dev
 demo: $(VENV)/installed
 	$(BIN)/clst-demo --out demo
 
-# One process a core, one thread each: PyTorch's own threads would only wait for one another here.
+# One process a core, one thread each: PyTorch's own threads would only wait for one another here. Files in their order:
+# by the number of tests, as pytest-xdist would have them, the long ones (whole runs, few tests) would come last.
 test: $(VENV)/rtx
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadscope
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadscope --no-loadscope-reorder
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
