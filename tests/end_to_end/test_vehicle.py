@@ -1,5 +1,6 @@
 """The runtime on a machine that has no torch: a fresh environment with the wheel and its runtime extras only."""
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -24,9 +25,9 @@ def vehicle(tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("vehicle")
     wheel = next(WheelBuilder(str(ROOT)).build(directory=str(folder), versions=["standard"]))
-    venv.create(folder / "venv", with_pip=True)
-    pip = [str(folder / "venv/bin/python"), "-m", "pip", "install", "--quiet", f"{wheel}[ort,headless]"]
-    subprocess.run(pip, check=True)
+    venv.create(folder / "venv")  # this environment's pip fills it
+    pip = [sys.executable, "-m", "pip", "--python", str(folder / "venv/bin/python")]
+    subprocess.run([*pip, "install", "--quiet", "--no-compile", f"{wheel}[ort,headless]"], check=True)
     return folder / "venv" / "bin"
 
 
@@ -75,4 +76,4 @@ def test_a_bundle_is_looked_at_run_and_refused_with_its_reason_where_tensorrt_is
 
 
 def test_this_test_would_notice_torch():
-    assert subprocess.run([sys.executable, "-c", "import torch"], check=False, capture_output=True).returncode == 0
+    assert importlib.util.find_spec("torch") is not None
