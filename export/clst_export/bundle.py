@@ -11,12 +11,12 @@ from clst_runtime.atomic import folder_written_whole, write_text
 from clst_runtime.backends.base import Frame
 from clst_runtime.engines.bundle import build_bundle
 from clst_runtime.engines.bundle_index import (
+    BASELINE,
+    BASELINE_EXPECTED,
     EXPECTED,
     FRAMES,
     INDEX,
     MODEL,
-    RIVAL,
-    RIVAL_EXPECTED,
     Bundle,
     BundledModel,
     read_bundle,
@@ -40,14 +40,15 @@ On the device, with {needs} installed:
 
     clst-export build {name}
 
-builds an engine for that GPU and version, compares it with the {frames} class maps in expected/ and keeps it
-here. clst-run {name} --source camera:0 does the same on its first start. Without these or a GPU, model.onnx runs
-with ONNX Runtime: clst-run {name}/model.onnx --source camera:0
+builds an engine for that GPU, version, CUDA and driver, compares it with the {frames} class maps in expected/ and
+keeps it here; after an update of any of them it is built and compared again. clst-run {name} --source camera:0 does
+the same where it has to be. Without these or a GPU, model.onnx runs with ONNX Runtime:
+clst-run {name}/model.onnx --source camera:0
 """
 NEEDS = {Library.TENSORRT: "TensorRT 10.3 to 11.x, PyCUDA and clst[trt]", Library.RTX: "clst[rtx] and cuda-bindings"}
-RIVAL_README = """
+BASELINE_README = """
 rival.onnx is the same network as fp16. int8 is not faster on every GPU, so both become engines, both are timed on the
-device, and int8 is used only where it is really faster; choice-*.json says what was measured.
+device, and int8 is used only where it is really faster; proof-*.json says what was measured.
 """
 
 
@@ -57,7 +58,7 @@ def write_bundle(
     frames: Sequence[Frame],
     *,
     options: BuildOptions | None = None,
-    rival: Path | None = None,
+    baseline: Path | None = None,
 ) -> Bundle:
     """Write the folder, whole or not at all.
 
@@ -66,25 +67,26 @@ def write_bundle(
         out_dir: a folder that does not exist yet or is empty.
         frames: pictures H,W,3 of the input size that the engine will be verified on.
         options: how the device is to build; None = the defaults.
-        rival: of an int8 file, the fp16 file of the same checkpoint; the device uses the better one.
+        baseline: of an int8 file, the fp16 file of the same checkpoint; the device uses the better one.
 
     Raises:
         DataError: `out_dir` holds something or cannot be written; no frames, or of another size.
-        ModelFileError: an ONNX file cannot be used, or the rival is no rival of the other one.
+        ModelFileError: an ONNX file cannot be used, or the baseline is no baseline of the other one.
         MissingDependency: ONNX Runtime is not installed.
     """
     manifest = read_onnx_manifest(onnx_path)
     check_frames(frames, manifest.input_hw)
-    if rival is not None:
-        check_rival(manifest, read_onnx_manifest(rival), where=rival)
+    if baseline is not None:
+        check_baseline(manifest, read_onnx_manifest(baseline), where=baseline)
     check_new_folder(out_dir, cure="remove it or give another --out")
-    sources = [(onnx_path, MODEL, EXPECTED)] + ([(rival, RIVAL, RIVAL_EXPECTED)] if rival is not None else [])
+    sources = [(onnx_path, MODEL, EXPECTED)]
+    sources += [] if baseline is None else [(baseline, BASELINE, BASELINE_EXPECTED)]
     expected = [onnx_class_maps(source, frames) for source, _, _ in sources]
     with folder_written_whole(out_dir) as folder:
         models = [_add_model(folder, *source, maps) for source, maps in zip(sources, expected, strict=True)]
         bundle = Bundle(
             model=models[0],
-            rival=models[1] if rival is not None else None,
+            baseline=models[1] if baseline is not None else None,
             options=options or BuildOptions(),
             frame_sha256=_add_pictures(folder / FRAMES, frames),
         )
@@ -93,27 +95,28 @@ def write_bundle(
     return bundle
 
 
-def check_rival(model: Manifest, rival: Manifest, *, where: Path) -> None:
+def check_baseline(model: Manifest, baseline: Manifest, *, where: Path) -> None:
     """Refuse two files of which the device could not choose: only int8 and fp16 of one network are alternatives.
 
     Raises:
         ModelFileError: other precisions, or another checkpoint, size or set of outputs.
     """
-    pairs = {
-        "precision": ((model.precision, rival.precision), ("int8", "fp16")),
-        "checkpoint": (
-            (model.source_checkpoint_sha256[:12], rival.source_checkpoint_sha256[:12]),
-            (model.source_checkpoint_sha256[:12],) * 2,
-        ),
-        "input size": ((model.input_hw, rival.input_hw), (model.input_hw,) * 2),
-        "fit": ((model.fit.value, rival.fit.value), (model.fit.value,) * 2),
-        "confidence": ((model.has_confidence, rival.has_confidence), (model.has_confidence,) * 2),
-    }
-    for what, (found, wanted) in pairs.items():
-        if found != wanted:
+
+    def facts(manifest: Manifest) -> dict[str, object]:
+        return {
+            "checkpoint": manifest.source_checkpoint_sha256[:12],
+            "input size": manifest.input_hw,
+            "fit": manifest.fit.value,
+            "confidence": manifest.has_confidence,
+        }
+
+    wanted = {"precision": ("int8", "fp16"), **{what: (value, value) for what, value in facts(model).items()}}
+    for what, own in {"precision": model.precision, **facts(model)}.items():
+        other = baseline.precision if what == "precision" else facts(baseline)[what]
+        if (own, other) != wanted[what]:
             raise ModelFileError(
-                f"{where} is no rival of the model: {what} {found[1]} beside {found[0]}, expected {wanted[1]} beside "
-                f"{wanted[0]}; export both from one checkpoint, as int8 and fp16"
+                f"{where} is no baseline of the model: {what} {other} beside {own}, expected {wanted[what][1]} beside "
+                f"{wanted[what][0]}; export both from one checkpoint, as int8 and fp16"
             )
 
 
@@ -150,4 +153,4 @@ def _readme(manifest: Manifest, name: str, bundle: Bundle) -> str:
         needs=NEEDS[bundle.options.library],
         frames=len(bundle.frame_sha256),
     )
-    return text if bundle.rival is None else text + RIVAL_README
+    return text if bundle.baseline is None else text + BASELINE_README

@@ -123,7 +123,7 @@ def convert(checkpoint: Path | None, onnx: str | None, trt: str | None, **option
         produce(chosen, paths, request, material, options)
     finally:
         if "bundle" in paths:  # its ONNX files are in it then, or it has failed
-            for name in paths.keys() & {"onnx", "rival_onnx"}:
+            for name in paths.keys() & {"onnx", "baseline_onnx"}:
                 paths[name].unlink(missing_ok=True)
 
 
@@ -138,15 +138,15 @@ def produce(
     click.echo(report(conversion, paths["onnx"], request.budget), err=options["as_json"])
     if options["as_json"]:
         click.echo(conversion.manifest.to_json())
-    rival = None
-    if "rival_onnx" in paths:
-        from clst_export.rival import convert_rival
+    baseline = None
+    if "baseline_onnx" in paths:
+        from clst_export.baseline import convert_baseline
 
-        rival = convert_rival(checkpoint, paths["rival_onnx"], request, material, options, say=say)
+        baseline = convert_baseline(checkpoint, paths["baseline_onnx"], request, material, options, say=say)
     if "engine" in paths:
-        make_engine(paths, rival, material, options)
+        make_engine(paths, baseline, material, options)
     if "bundle" in paths:
-        make_bundle(paths, rival, material, options)
+        make_bundle(paths, baseline, material, options)
 
 
 def say(told: str) -> None:
@@ -200,8 +200,8 @@ def build_options(options: dict[str, Any]) -> Any:
     return BuildOptions(**{name: value for name, value in given.items() if value is not None})
 
 
-def make_engine(paths: dict[str, Path], rival: Path | None, material: Material, options: dict[str, Any]) -> None:
-    """Build, verify and write the engine beside its ONNX file; of int8 also the fp16 rival, and compare their times."""
+def make_engine(paths: dict[str, Path], baseline: Path | None, material: Material, options: dict[str, Any]) -> None:
+    """Build, verify and write the engine beside its ONNX file; of int8 also fp16, and compare their times."""
     from clst_export.engine import GpuOptions, build_engine, built_engine_note, show_progress
 
     gpu = GpuOptions(cuda=options["cuda"])
@@ -212,18 +212,19 @@ def make_engine(paths: dict[str, Path], rival: Path | None, material: Material, 
     click.echo(f"{paths['engine']}: {built_engine_note(manifest)}", err=options["as_json"])
     if options["target"] == "rtx" and manifest.precision == "int8":
         say("its int8 was not timed beside fp16, as its GPU may be any; make that engine too and clst-bench both there")
-    if rival is not None:
-        from clst_export.rival import build_rival
+    if baseline is not None:
+        from clst_export.baseline import build_baseline
 
-        build_rival(paths["engine"], rival, paths["rival_engine"], material.frames, options=build_options(options),
-                    gpu=gpu, say=lambda told: click.echo(told, err=options["as_json"]))  # fmt: skip
+        build_baseline(paths["engine"], baseline, paths["baseline_engine"], material.frames,
+                       options=build_options(options), gpu=gpu,
+                       say=lambda told: click.echo(told, err=options["as_json"]))  # fmt: skip
 
 
-def make_bundle(paths: dict[str, Path], rival: Path | None, material: Material, options: dict[str, Any]) -> None:
+def make_bundle(paths: dict[str, Path], baseline: Path | None, material: Material, options: dict[str, Any]) -> None:
     """Write the folder for the device, copies of the ONNX files in it."""
     from clst_export.bundle import write_bundle
 
-    write_bundle(paths["onnx"], paths["bundle"], material.frames, options=build_options(options), rival=rival)
+    write_bundle(paths["onnx"], paths["bundle"], material.frames, options=build_options(options), baseline=baseline)
     click.echo(f"{paths['bundle']}: copy it to the device, there: clst-export build {paths['bundle'].name}",
                err=options["as_json"])  # fmt: skip
 
@@ -261,7 +262,7 @@ def build(model: Path, frames: str | None, cuda: str, *, as_json: bool) -> None:
     else:
         from clst_export.bundle import build_bundle
 
-        engine = build_bundle(model, gpu=gpu)
+        engine = build_bundle(model, gpu)
         manifest = read_engine(engine)[1]
     click.echo(manifest.to_json() if as_json else f"{engine}: {built_engine_note(manifest)}")
 

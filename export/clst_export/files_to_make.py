@@ -37,8 +37,8 @@ def newest_checkpoint(runs: Path = Path("runs")) -> Path:
 def output_paths(checkpoint: Path, precision: str, trt: str | None, options: Mapping[str, Any]) -> dict[str, Path]:
     """Files to make: `onnx` always, `engine` beside it for --trt, `bundle` the folder that it goes into and is gone.
 
-    For an int8 engine or bundle also `rival_onnx`, and `rival_engine` for --trt: the same as fp16; not of an engine for
-    RTX, which is for several kinds of GPUs.
+    For an int8 engine or bundle also `baseline_onnx`, and `baseline_engine` for --trt: the same as fp16; not of an
+    engine for RTX, which is for several kinds of GPUs.
     """
     flavour = {"fp32": "", "fp16": ".fp16", "int8": ".int8"}[precision]
     flavour += {"tensorrt": "", "rtx": "-rtx", "cpu": "-cpu"}[options["target"]]
@@ -46,14 +46,17 @@ def output_paths(checkpoint: Path, precision: str, trt: str | None, options: Map
     out = options["out"]
     if options["bundle"]:
         folder = out or stem.with_name(stem.name + ".bundle")
-        names = {"onnx": "for-bundle"} | ({"rival_onnx": "rival-for-bundle"} if precision == "int8" else {})
+        names = {"onnx": "for-bundle"} | ({"baseline_onnx": "fp16-for-bundle"} if precision == "int8" else {})
         return {"bundle": folder} | {key: folder.with_name(f"{folder.name}-{name}.onnx") for key, name in names.items()}
     if trt is None:
         return {"onnx": out or stem.with_name(stem.name + ".onnx")}
     engine = out or stem.with_name(stem.name + ".engine")
     paths = {"engine": engine, "onnx": engine.with_suffix(".onnx")}
     if precision == "int8" and options["target"] != "rtx":
-        paths |= {"rival_engine": engine.with_suffix(".fp16.engine"), "rival_onnx": engine.with_suffix(".fp16.onnx")}
+        paths |= {
+            "baseline_engine": engine.with_suffix(".fp16.engine"),
+            "baseline_onnx": engine.with_suffix(".fp16.onnx"),
+        }
     return paths
 
 

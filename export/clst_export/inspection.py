@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from clst_runtime.engines.bundle_index import INDEX, MODEL, read_bundle
-from clst_runtime.engines.rivals import read_choice
-from clst_runtime.engines.sidecar import check_hash, library_of, read_engine
+from clst_runtime.engines.library import Library
+from clst_runtime.engines.proof import read_proof
+from clst_runtime.engines.sidecar import check_hash, gpu_words, library_of, read_engine
 from clst_runtime.errors import ModelFileError
 from clst_runtime.fingerprint import KEY as FINGERPRINT
 from clst_runtime.hashing import file_sha256
@@ -31,8 +32,8 @@ def facts_of(path: Path) -> dict[str, Any]:
         engines = sorted(engine.name for engine in path.glob("*.engine"))
         return {"kind": "bundle", "path": str(path), "engines": engines, "frames": len(bundle.frame_sha256),
                 "options": bundle.options.to_json(), "model": facts_of(path / MODEL),
-                "rival": None if bundle.rival is None else facts_of(path / bundle.rival.file),
-                "choices": {choice.name: _choice(choice) for choice in sorted(path.glob("choice-*.json"))}}  # fmt: skip
+                "baseline": None if bundle.baseline is None else facts_of(path / bundle.baseline.file),
+                "proofs": {proof.name: _proof(proof) for proof in sorted(path.glob("proof-*.json"))}}  # fmt: skip
     check_file(path, "model file; give an .onnx or .engine file, or a bundle", ModelFileError)
     match path.suffix.lower():
         case ".onnx":
@@ -49,10 +50,10 @@ def facts_of(path: Path) -> dict[str, Any]:
     raise ModelFileError(f"{path}: unknown kind of model file; give an .onnx or .engine file, or a bundle")
 
 
-def _choice(path: Path) -> dict[str, Any]:
-    """What a device chose; a damaged file is no reason to tell nothing of the rest, the device chooses again."""
+def _proof(path: Path) -> dict[str, Any]:
+    """What a device found; a damaged file is no reason to tell nothing of the rest, the device makes it again."""
     try:
-        return read_choice(path).to_json()
+        return read_proof(path).to_json()
     except ModelFileError as error:
         return {"damaged": error.message}
 
@@ -102,9 +103,9 @@ def describe(facts: dict[str, Any]) -> str:
     if facts["kind"] == "bundle":
         engines = ", ".join(facts["engines"]) or "none built yet"
         head = f"{facts['path']}: a bundle with {facts['frames']} frames to verify on; engines: {engines}"
-        choices = [_told_choice(name, choice) for name, choice in facts["choices"].items()]
-        rival = [] if facts["rival"] is None else ["", "its rival:", describe(facts["rival"])]
-        return "\n".join([head, *choices, describe(facts["model"]), *rival])
+        proofs = [_told_proof(proof) for proof in facts["proofs"].values()]
+        baseline = [] if facts["baseline"] is None else ["", "compared with:", describe(facts["baseline"])]
+        return "\n".join([head, *proofs, describe(facts["model"]), *baseline])
     manifest = facts["manifest"]
     rows = [["file", facts["path"]], ["kind", f"{facts['kind']}, {facts['bytes'] / 2**20:.1f} MiB"],
             ["SHA-256", facts["sha256"]]]  # fmt: skip
@@ -123,11 +124,17 @@ def describe(facts: dict[str, Any]) -> str:
     return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
 
 
-def _told_choice(name: str, choice: dict[str, Any]) -> str:
-    if "damaged" in choice:
-        return str(choice["damaged"])
-    gpu = f"{choice['gpu']} with {choice['multiprocessors']} multiprocessors"
-    return f"{gpu}, TensorRT {choice['tensorrt']}: {choice['why']}, {choice['preferred']} is used"
+def _told_proof(proof: dict[str, Any]) -> str:
+    if "damaged" in proof:
+        return f"{proof['damaged']}; the device makes it again"
+    machine = proof["machine"]
+    library = Library(machine["library"]).words
+    device = (
+        f"{gpu_words(machine)}, {library} {machine['tensorrt']}, CUDA {machine['cuda']}, driver {machine['driver']}"
+    )
+    if not proof["engines"]:
+        return f"{device}: not finished, at {proof['trying'][-1]}"
+    return f"{device}: {proof['why']}, {proof['used'] or 'none'} is used"
 
 
 def _short(value: Any) -> str:

@@ -65,7 +65,7 @@ def gather(path: Path, precision: str, options: Mapping[str, Any]) -> tuple[Requ
     return request, dataclasses.replace(material, reference=reference)
 
 
-def rival_request(request: Request, options: Mapping[str, Any]) -> Request:
+def baseline_request(request: Request, options: Mapping[str, Any]) -> Request:
     """The FP16 file that an INT8 one is compared with; --max-miou-drop is what INT8 may lose, so not for it."""
     bounds = _bounds(Precision.FP16, {**options, "max_miou_drop": None})
     return dataclasses.replace(request, precision=Precision.FP16, bounds=bounds, budget=None)

@@ -38,6 +38,15 @@ ELSEWHERE = (
 )
 
 
+class EngineDiffers(BudgetNotHeld):
+    """An engine that does not say what its ONNX file says."""
+
+    def __init__(self, message: str, agreement: float) -> None:
+        super().__init__(message)
+        self.agreement = agreement
+        """Share of pixels, 0 … 1, that do."""
+
+
 class EngineNotKept(DataError):
     """A finished and proven engine that the disk does not take."""
 
@@ -83,7 +92,7 @@ def build_engine(
     Raises:
         MissingDependency: no TensorRT of a known version, or no GPU. ConfigError, DataError: options, frames or the
             output folder cannot be used. ModelFileError: the ONNX file cannot be read, parsed or built.
-        BudgetNotHeld: engine and ONNX file differ; the engine is kept as `<name>.rejected.engine` with its report.
+        EngineDiffers: engine and ONNX file differ; the engine is kept as `<name>.rejected.engine` with its report.
         EngineNotKept: it is good, but the disk does not take it; what was there before is left.
         ClstError: the GPU ran out of memory, or CUDA failed.
         KeyboardInterrupt: Ctrl-C; no file is left.
@@ -224,9 +233,10 @@ def _write_or_reject(out: Path, plan: bytes, manifest: Manifest) -> None:
         kept = f"kept as {rejected} with its report {sidecar_path(rejected).name}"
     except DataError as error:
         kept = f"it was not kept: {error.message}"
-    raise BudgetNotHeld(
+    raise EngineDiffers(
         f"engine and ONNX file differ: {100 * agreement['agreement']:.3f} % of pixels agree on {agreement['frames']} "
-        f"frames ({agreement['reference']}), {100 * agreement['needed']:.3f} % needed; {kept}"
+        f"frames ({agreement['reference']}), {100 * agreement['needed']:.3f} % needed; {kept}",
+        agreement["agreement"],
     )
 
 

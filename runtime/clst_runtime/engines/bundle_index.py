@@ -26,11 +26,11 @@ from clst_runtime.hashing import file_sha256
 from clst_runtime.images import read_image, read_label
 from clst_runtime.json_values import field, mapping, name, one_of, read_json_object, sha256, shown
 
-ALONE_VERSION, RIVAL_VERSION = 1, 2
-"""Versions of `bundle.json`: a model alone, and one with a rival, which a program of version 1 would overlook."""
+ALONE_VERSION, PAIR_VERSION = 1, 2
+"""Versions of `bundle.json`: a model alone, and one with its baseline, which a program of version 1 would overlook."""
 INDEX, FRAMES = "bundle.json", "frames"
 MODEL, EXPECTED = "model.onnx", "expected"
-RIVAL, RIVAL_EXPECTED = "rival.onnx", "rival-expected"
+BASELINE, BASELINE_EXPECTED = "rival.onnx", "rival-expected"
 CURE = "copy the folder again, or make it again with clst-export … --bundle"
 
 
@@ -79,8 +79,8 @@ class Bundle:
 
     model: BundledModel
     """`model.onnx`."""
-    rival: BundledModel | None = None
-    """`rival.onnx`: FP16 of the same checkpoint, where the model is INT8."""
+    baseline: BundledModel | None = None
+    """`rival.onnx`, so named since the format's first version: FP16 of the same checkpoint, where the model is INT8."""
     options: BuildOptions
     """How engines are to be built."""
     frame_sha256: Mapping[str, str]
@@ -88,18 +88,18 @@ class Bundle:
 
     @property
     def models(self) -> tuple[BundledModel, ...]:
-        """The model and, if there is one, its rival."""
-        return (self.model,) if self.rival is None else (self.model, self.rival)
+        """The model and, if there is one, its baseline."""
+        return (self.model,) if self.baseline is None else (self.model, self.baseline)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
         value = {
-            "format_version": ALONE_VERSION if self.rival is None else RIVAL_VERSION,
+            "format_version": ALONE_VERSION if self.baseline is None else PAIR_VERSION,
             **self.model.to_json(),
             "options": self.options.to_json(),
             "frame_sha256": dict(self.frame_sha256),
         }
-        return value if self.rival is None else {**value, "rival": {"file": RIVAL, **self.rival.to_json()}}
+        return value if self.baseline is None else {**value, "rival": {"file": BASELINE, **self.baseline.to_json()}}
 
 
 def read_bundle(folder: Path) -> Bundle:
@@ -129,18 +129,18 @@ def read_bundle(folder: Path) -> Bundle:
 def _read_index(index: Path) -> Bundle:
     value = read_json_object(index)
     version = value.get("format_version")
-    if type(version) is not int or version not in (ALONE_VERSION, RIVAL_VERSION):
+    if type(version) is not int or version not in (ALONE_VERSION, PAIR_VERSION):
         raise ModelFileError(
-            f"{index}: bundle version {shown(version)}, expected {ALONE_VERSION} or {RIVAL_VERSION}; {CURE}"
+            f"{index}: bundle version {shown(version)}, expected {ALONE_VERSION} or {PAIR_VERSION}; {CURE}"
         )
-    rival = None
-    if version == RIVAL_VERSION:
+    baseline = None
+    if version == PAIR_VERSION:
         facts = field(value, "rival", mapping)
-        field(facts, "file", one_of(RIVAL))
-        rival = BundledModel.from_json(facts, file=RIVAL, expected_folder=RIVAL_EXPECTED)
+        field(facts, "file", one_of(BASELINE))
+        baseline = BundledModel.from_json(facts, file=BASELINE, expected_folder=BASELINE_EXPECTED)
     return Bundle(
         model=BundledModel.from_json(value, file=MODEL, expected_folder=EXPECTED),
-        rival=rival,
+        baseline=baseline,
         options=BuildOptions.from_json(field(value, "options", mapping), where=str(index)),
         frame_sha256=field(value, "frame_sha256", _digests),
     )

@@ -31,6 +31,7 @@ FACTS_OF = {
 }
 WORDS = {"tensorrt": "TensorRT", "cuda": "CUDA", "driver": "driver"}
 """Facts that an update changes on the same device."""
+PROOF_FACTS = ("gpu", "compute_capability", "multiprocessors", *WORDS)
 CURE = (
     "build it again on this machine from the ONNX file beside it: clst-export build ENGINE --frames PICTURES, "
     "or clst-run --rebuild"

@@ -7,16 +7,20 @@ from types import ModuleType
 
 import numpy as np
 import pytest
-from tests.conftest import SIZE_HW
+from tests.conftest import SIZE_HW, rgb_manifest, write_rgb_model
 from tests.fakes import behaviour
 from tests.fakes import tensorrt as fake_tensorrt
 from tests.fakes import tensorrt_rtx as fake_rtx
 from tests.fakes.cuda import MEMORY, STREAMS, FakeCuda
 
+from clst_export.bundle import write_bundle
 from clst_runtime.backends import trt as trt_backend
 from clst_runtime.engines import build, bundle, library, sidecar
 from clst_runtime.errors import MissingDependency
 
+HERE = "orin-8.7-16sm-trt10.3.0-cuda12.6-jetson-linux-36.4.3"
+"""Name in files of the machine that the fakes are at first."""
+INT8, FP16, PROOF = f"model-{HERE}.engine", f"rival-{HERE}.engine", f"proof-{HERE}.json"
 VERSIONS = ("10.3.0", "10.16.1.11", "11.4.0.106")
 
 
@@ -63,6 +67,20 @@ class Machine:
         """Another version of the GPU's driver."""
         self._patch.setattr(sidecar, "driver_version", lambda: version)
 
+    def takes(self, int8: float, fp16: float) -> None:
+        """From now on the engines need so many milliseconds."""
+        self.does.compute_ms = {"int8": int8, "fp16": fp16}.__getitem__
+
+    def only(self, precision: str, **behaviour: object) -> None:
+        """Behave so only in builds of that precision, and with the engine until the next build."""
+        usual = {name: getattr(self.does, name) for name in behaviour}
+
+        def on_build(built: str) -> None:
+            for name, value in (behaviour if built == precision else usual).items():
+                setattr(self.does, name, value)
+
+        self.does.on_build = on_build
+
     def has_no_gpu(self) -> None:
         """Opening the GPU goes through PyCUDA or cuda-python, which are not installed here."""
         from clst_runtime.backends.cuda_open import open_cuda
@@ -87,3 +105,21 @@ def frames():
     generator = np.random.default_rng(3)
     pixels = generator.permuted(np.broadcast_to(np.array([10, 100, 200], np.uint8), (3, *SIZE_HW, 3)), axis=3)
     return list(pixels)
+
+
+def model(path, precision, **changes):
+    """An ONNX file whose manifest says that precision."""
+    return write_rgb_model(path, manifest=rgb_manifest(precision=precision, **changes).to_json())
+
+
+@pytest.fixture
+def pair(tmp_path):
+    """An int8 and an fp16 file of one checkpoint."""
+    return model(tmp_path / "m.int8.onnx", "int8"), model(tmp_path / "m.fp16.onnx", "fp16")
+
+
+@pytest.fixture
+def two(pair, tmp_path, frames):
+    """A bundle of both."""
+    write_bundle(pair[0], tmp_path / "two", frames, baseline=pair[1])
+    return tmp_path / "two"

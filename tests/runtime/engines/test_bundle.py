@@ -8,20 +8,22 @@ import pytest
 from click.testing import CliRunner
 from tests.architecture.test_floors import FORBID, child
 from tests.conftest import SIZE_HW, write_rgb_model
+from tests.runtime.engines.conftest import HERE, model
 from tests.runtime.engines.test_build import full
 from tests.shell import shell
 
-from clst_export.bundle import build_bundle, write_bundle
+from clst_export.bundle import build_bundle, read_bundle, write_bundle
 from clst_export.cli import main as export
+from clst_export.inspection import describe, facts_of
 from clst_runtime.backends import open_model
 from clst_runtime.engines import build as build_module
-from clst_runtime.engines.bundle import device_name
 from clst_runtime.engines.options import BuildOptions
+from clst_runtime.engines.proving import device_name
 from clst_runtime.engines.sidecar import read_engine
 from clst_runtime.errors import BudgetNotHeld, ConfigError, DataError, MissingDependency, ModelFileError
 from clst_runtime.images import read_image, read_label
 
-ENGINE = "model-orin-8.7-16sm-trt10.3.0.engine"
+ENGINE = f"model-{HERE}.engine"
 
 
 @pytest.fixture
@@ -49,7 +51,7 @@ def test_the_first_start_builds_and_the_second_only_checks(machine, bundle, fram
     with open_model(bundle) as backend:
         assert np.array_equal(backend.predict(frames[0]).classes, frames[0].argmax(axis=2))
     assert machine.does.calls.count("build") == 1
-    made = {ENGINE, f"{ENGINE}.json", "model-orin-8.7-16sm-trt10.3.0.cache"}
+    made = {ENGINE, f"{ENGINE}.json", f"model-{HERE}.cache", f"proof-{HERE}.json"}
     assert made <= set(names(bundle))
     before = (bundle / ENGINE).stat().st_mtime_ns
     machine.does.calls.clear()
@@ -65,7 +67,8 @@ def test_each_gpu_and_tensorrt_gets_its_own_engine(machine, bundle):
     machine.has_tensorrt("11.4.0.106")
     machine.gpu = ("NVIDIA Jetson AGX Thor", "11.0")
     second = build_bundle(bundle)
-    assert second.name == "model-nvidia-jetson-agx-thor-11.0-16sm-trt11.4.0.106.engine"
+    kind = "nvidia-jetson-agx-thor-11.0-16sm"
+    assert second.name == f"model-{kind}-trt11.4.0.106-cuda12.6-jetson-linux-36.4.3.engine"
     machine.has_tensorrt("10.3.0")
     machine.gpu = ("Orin", "8.7")
     machine.does.calls.clear()
@@ -75,15 +78,18 @@ def test_each_gpu_and_tensorrt_gets_its_own_engine(machine, bundle):
 
 def test_names_of_gpus_become_names_of_files():
     facts = {"gpu": "NVIDIA H100 80GB HBM3", "compute_capability": "9.0", "multiprocessors": 132}
-    assert device_name(facts, "trt10.3.0") == "nvidia-h100-80gb-hbm3-9.0-132sm-trt10.3.0"
-    assert device_name(facts | {"gpu": "???"}, "trt10.3.0") == "gpu-9.0-132sm-trt10.3.0"
+    facts |= {"tensorrt": "10.3.0", "cuda": "13.0", "driver": "580.65.06", "library": "tensorrt"}
+    assert device_name(facts) == "nvidia-h100-80gb-hbm3-9.0-132sm-trt10.3.0-cuda13.0-580.65.06"
+    assert device_name(facts | {"gpu": "???"}) == "gpu-9.0-132sm-trt10.3.0-cuda13.0-580.65.06"
+    rtx = facts | {"library": "rtx", "tensorrt": "1.7.1"}
+    assert device_name(rtx) == "nvidia-h100-80gb-hbm3-9.0-132sm-rtx1.7.1-cuda13.0-580.65.06"
 
 
 def test_modules_of_one_name_with_other_multiprocessors_do_not_share_an_engine(machine, bundle):
     """An Orin Nano of 4 GB and an AGX Orin are both `Orin` of compute capability 8.7."""
     machine.gpu = ("Orin", "8.7", 4)
     small = build_bundle(bundle)
-    assert small.name == "model-orin-8.7-4sm-trt10.3.0.engine"
+    assert small.name == ENGINE.replace("16sm", "4sm")
     machine.gpu = ("Orin", "8.7", 16)
     large = build_bundle(bundle)
     assert machine.does.calls.count("build") == 2
@@ -109,7 +115,9 @@ def test_a_damaged_engine_is_built_again_and_that_is_said(machine, bundle, capsy
 def test_other_options_build_again(machine, bundle, capsys):
     build_bundle(bundle)
     machine.does.calls.clear()
-    engine = build_bundle(bundle, options=BuildOptions(workspace_mib=32))
+    options = BuildOptions(workspace_mib=32).to_json()
+    change(bundle, options=options)
+    engine = build_bundle(bundle)
     assert read_engine(engine)[1].engine["options"]["workspace_mib"] == 32
     assert "with other options" in capsys.readouterr().err
 
@@ -296,3 +304,76 @@ def test_torch_planted_in_the_builder_is_found(bundle, tmp_path):
     code = FORBID.format(names=("torch",)) + "import clst_export.bundle"
     done = child(code, paths=[tmp_path / "runtime", tmp_path / "export"])
     assert "forbidden: torch" in done.stderr
+
+
+def test_a_bundle_of_int8_and_fp16_holds_both_models_and_both_kinds_of_class_maps(two, pair):
+    index = json.loads((two / "bundle.json").read_text())
+    assert index["format_version"] == 2
+    assert index["rival"]["file"] == "rival.onnx"
+    assert (two / "model.onnx").read_bytes() == pair[0].read_bytes()
+    assert (two / "rival.onnx").read_bytes() == pair[1].read_bytes()
+    for folder in ("frames", "expected", "rival-expected"):
+        assert sorted(path.name for path in (two / folder).iterdir()) == ["0000.png", "0001.png", "0002.png"]
+    assert "rival.onnx is the same network as fp16" in (two / "README.txt").read_text()
+    assert read_bundle(two).baseline.sha256 == index["rival"]["model_sha256"]
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda index: index["rival"].pop("reference"), "reference is missing"),
+        (lambda index: index["rival"].update(file="../rival.onnx"), "expected rival.onnx"),
+        (lambda index: index["rival"]["expected_sha256"].pop("0001.png"), "not the same ones as class maps of rival"),
+        (lambda index: index.update(rival=None), "damaged"),
+        (lambda index: index.pop("rival"), "damaged"),
+    ],
+)
+def test_an_index_with_a_baseline_that_does_not_fit_is_refused(machine, two, change, told):
+    index = json.loads((two / "bundle.json").read_text())
+    change(index)
+    (two / "bundle.json").write_text(json.dumps(index))
+    with pytest.raises(ModelFileError, match=told):
+        build_bundle(two)
+    assert machine.does.calls == []
+
+
+@pytest.mark.parametrize("file", ["rival.onnx", "rival-expected/0002.png"])
+def test_a_damaged_baseline_is_a_damaged_bundle(machine, two, file):
+    (two / file).write_bytes(b"x")
+    with pytest.raises(ModelFileError, match=f"{file} is damaged: SHA-256 .*copy the folder again"):
+        build_bundle(two)
+    assert not list(two.glob("proof-*"))
+    (two / file).unlink()
+    with pytest.raises(ModelFileError, match=f"{file} is missing"):
+        build_bundle(two)
+
+
+def test_a_bundle_without_a_baseline_is_of_version_1_and_compares_nothing(machine, pair, tmp_path, frames, capsys):
+    write_bundle(pair[0], tmp_path / "b", frames)
+    index = json.loads((tmp_path / "b/bundle.json").read_text())
+    assert index["format_version"] == 1
+    assert "rival" not in index
+    assert "rival" not in (tmp_path / "b/README.txt").read_text()
+    assert build_bundle(tmp_path / "b").name == ENGINE
+    assert machine.does.calls.count("build") == 1
+    assert "FP16" not in capsys.readouterr().err
+    assert "compared with:" not in describe(facts_of(tmp_path / "b"))
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "told"),
+    [
+        ({"precision": "fp16"}, {"precision": "int8"}, "precision int8 beside fp16, expected fp16 beside int8"),
+        ({}, {"precision": "fp32"}, "precision fp32 beside int8"),
+        ({}, {"source_checkpoint_sha256": "1" * 64}, "checkpoint 111111111111 beside 000000000000"),
+        ({}, {"input_hw": (8, 8)}, r"input size \(8, 8\) beside \(8, 16\)"),
+        ({}, {"has_confidence": True}, "confidence True beside False"),
+    ],
+)
+def test_what_is_no_baseline_is_refused(tmp_path, frames, ours, theirs, told):
+    first = model(tmp_path / "a.onnx", **({"precision": "int8"} | ours))
+    second = model(tmp_path / "b.onnx", **({"precision": "fp16"} | theirs))
+    with pytest.raises(ModelFileError, match=told) as error:
+        write_bundle(first, tmp_path / "bundle", frames, baseline=second)
+    assert "\n" not in error.value.message
+    assert not (tmp_path / "bundle").exists()

@@ -10,7 +10,7 @@ from clst_export.bundle import build_bundle, write_bundle
 from clst_runtime.backends import open_model
 from clst_runtime.benchmark import measure_latency
 from clst_runtime.engines.build import check_can_build
-from clst_runtime.engines.rivals import read_choice
+from clst_runtime.engines.proof import read_proof
 from clst_runtime.engines.sidecar import read_engine, sidecar_path
 from clst_runtime.errors import MissingDependency, ModelFileError
 
@@ -54,11 +54,12 @@ def test_two_engines_are_timed_in_turns_and_one_of_them_is_used(gpu, tmp_path, f
         write_rgb_model(tmp_path / f"{precision}.onnx", manifest=rgb_manifest(precision=precision).to_json())
         for precision in ("int8", "fp16")
     ]
-    write_bundle(files[0], tmp_path / "bundle", frames, rival=files[1])
+    write_bundle(files[0], tmp_path / "bundle", frames, baseline=files[1])
     engine = build_bundle(tmp_path / "bundle")
-    choice = read_choice(next((tmp_path / "bundle").glob("choice-*.json")))
-    assert 0.1 < choice.ratio < 10.0
-    assert engine.name == choice.preferred.engine
+    proof = read_proof(next((tmp_path / "bundle").glob("proof-*.json")))
+    int8, fp16 = proof.engines
+    assert 0.1 < int8.compute_ms / fp16.compute_ms < 10.0
+    assert (engine.name, int8.agreement, fp16.agreement) == (proof.used.engine, 1.0, 1.0)
     started = time.monotonic()
     with open_model(tmp_path / "bundle") as backend:  # neither built nor timed again
         assert time.monotonic() - started < 10.0

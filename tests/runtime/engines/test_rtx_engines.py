@@ -309,7 +309,7 @@ def test_a_bundle_for_it_is_built_and_compared_on_the_device(rtx, tmp_path, fram
         "On the device, with clst[rtx] and cuda-bindings installed" in (tmp_path / "bundle" / "README.txt").read_text()
     )
     engine = build_bundle(tmp_path / "bundle")
-    assert engine.name == "model-nvidia-geforce-rtx-4090-8.9-128sm-rtx1.7.1.116.engine"
+    assert engine.name == "model-nvidia-geforce-rtx-4090-8.9-128sm-rtx1.7.1.116-cuda12.6-580.65.06.engine"
     assert read_engine(engine)[1].engine["agreement"]["differing_pixels"] == 0
     assert not list((tmp_path / "bundle").glob("*.cache")), "a timing cache asks for a GPU and does nothing"
     rtx.gpu = HOPPER

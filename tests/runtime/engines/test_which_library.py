@@ -17,7 +17,7 @@ from clst_runtime.engines.options import BuildOptions
 from clst_runtime.images import write_png
 
 BUILT_AND_TIMED = 4
-"""GPUs opened for a bundle with a rival: looked at, two builds, one comparison."""
+"""GPUs opened for a bundle of INT8 and FP16: looked at, two builds, one comparison."""
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def bundle(tmp_path, frames):
         write_rgb_model(tmp_path / f"{precision}.onnx", manifest=rgb_manifest(precision=precision).to_json())
         for precision in ("int8", "fp16")
     )
-    write_bundle(int8, tmp_path / "front", frames, rival=fp16)
+    write_bundle(int8, tmp_path / "front", frames, baseline=fp16)
     return tmp_path / "front"
 
 
