@@ -6,6 +6,7 @@ go in several parts. TensorRT itself is several GB and is not carried: its steps
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -94,11 +95,11 @@ def cut(files: Iterable[Path], folder: Path, part_bytes: int) -> list[Path]:
     return parts
 
 
-def joined(carried: Path, folder: Path) -> tuple[list[Path], list[str]]:
-    """The files that lie in pieces anywhere below `carried`, whole again in `folder`; a line on each that is not."""
+def joined(carried: Path, folder: Path, wanted: Callable[[Path], bool]) -> tuple[list[Path], list[str]]:
+    """Wanted files that lie in pieces anywhere below `carried`, whole again in `folder`; a line on each that is not."""
     found: dict[tuple[str, int], dict[int, Path]] = {}
     for path in sorted(carried.rglob("*.piece-*-of-*")):
-        if match := _PIECE.fullmatch(path.name):
+        if (match := _PIECE.fullmatch(path.name)) and wanted(Path(match[1])):
             found.setdefault((match[1], int(match[3])), {})[int(match[2])] = path
     whole: list[Path] = []
     lacking: list[str] = []
@@ -119,7 +120,10 @@ def install(file: Path, site: Path) -> str:
     """Install a wheel or a source distribution into the folder `site`; empty, or in one line why not."""
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--no-build-isolation"]
     command += ["--no-compile", "--upgrade", "--target", str(site), str(file)]
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
+        env={**os.environ, "CFLAGS": "-O0"},  # what is built here hands bytes to the driver, and must be built soon
+    )  # fmt: skip
     return _last_line(done.stderr) if done.returncode else ""
 
 

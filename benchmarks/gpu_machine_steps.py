@@ -147,12 +147,21 @@ def latency(run: Callable[[Frame], object], frames: npt.NDArray[np.uint8]) -> Fi
 
 
 def packages(prepared: Prepared, figures: Figures) -> None:
-    """Install what was carried; what cannot be installed is named, and the steps that need it say so."""
+    """Install the wheels that were carried; one that cannot be installed is named, the others are there."""
+    _installed(prepared, figures, lambda file: file.suffix == ".whl")
+
+
+def sources(prepared: Prepared, figures: Figures) -> None:
+    """Build and install what has no wheel, which takes minutes: PyCUDA."""
+    _installed(prepared, figures, lambda file: file.suffix != ".whl")
+
+
+def _installed(prepared: Prepared, figures: Figures, wanted: Callable[[Path], bool]) -> None:
     if prepared.carried is None:
         raise MissingDependency("nothing was carried (--carried)")
-    files, lacking = carried_files.joined(prepared.carried, prepared.work / "wheels")
+    files, lacking = carried_files.joined(prepared.carried, prepared.work / "wheels", wanted)
     if not files and not lacking:
-        raise MissingDependency(f"{prepared.carried} holds no part made by `wheels`")
+        raise MissingDependency(f"{prepared.carried} holds none of these")
     for file in files:
         figures[file.name] = carried_files.install(file, prepared.site) or "installed"
         file.unlink()
@@ -200,7 +209,10 @@ def rtx_provider(prepared: Prepared, figures: Figures) -> None:
     if not hasattr(ort, "register_execution_provider_library"):
         raise MissingDependency(f"ONNX Runtime {ort.__version__} takes no plugin providers; 1.24 and newer do")
     name = plugin.get_ep_name()
-    ort.register_execution_provider_library(name, plugin.get_library_path())
+    try:
+        ort.register_execution_provider_library(name, plugin.get_library_path())
+    except Exception as error:
+        raise MissingDependency(f"{name} cannot be registered: {words_of(error)}; it needs NVIDIA's driver") from error
     devices = [each for each in ort.get_ep_devices() if each.ep_name == name]
     if not devices:
         raise MissingDependency(f"{name} is registered and offers no device")
@@ -398,13 +410,13 @@ def graph_of_copies(device: CudaDevice) -> Figures:
 
 def bench(prepared: Prepared, figures: Figures) -> None:
     """clst-bench of every model that a step before has run on the GPU, beside the CPU."""
-    from clst_runtime.optional import require
-
     models = [str(path) for path in sorted(prepared.work.glob("*.engine"))]
-    if "CUDAExecutionProvider" in require("onnxruntime").get_available_providers():
+    try:
+        OrtBackend(prepared.model("fp32"), provider="cuda").close()
         models += [f"{prepared.model(name)}@ort-cuda" for name in MODELS]
-    if not models:
-        raise MissingDependency("no engine was built, and this ONNX Runtime has no CUDA provider")
+    except MissingDependency as error:
+        if not models:
+            raise MissingDependency(f"no engine was built, and {error.message}") from error
     done = _program(
         "-c", "from clst_runtime.cli_bench import main; main()",
         *models, f"{prepared.model('fp32')}@ort-cpu", "--runs", "200", "--seconds", "5",
@@ -458,7 +470,8 @@ def _last(text: str) -> str:
 
 
 STEPS = (
-    Step(name="packages", seconds=240.0, work=packages),
+    Step(name="packages", seconds=90.0, work=packages),
+    Step(name="sources", seconds=180.0, work=sources),
     Step(name="facts", seconds=60.0, work=facts),
     Step(name="cuda", seconds=30.0, work=cuda_libraries),
     Step(name="graph", seconds=30.0, work=cuda_graph),

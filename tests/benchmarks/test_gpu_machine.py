@@ -243,6 +243,16 @@ def test_the_real_builder_builds_for_a_single_target(trt, prepared):
     assert len(made.plan) > 1000
 
 
+def test_the_plugin_provider_without_a_driver_and_a_bench_without_a_gpu_are_not_possible(trt, prepared, monkeypatch):
+    if Path("/dev/nvidia0").exists():
+        pytest.skip("there is a GPU here")
+    with pytest.raises(MissingDependency, match=r"cannot be registered: .*libcuda.so.1: .* it needs NVIDIA's driver"):
+        steps.rtx_provider(prepared, {})
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CPUExecutionProvider"])
+    with pytest.raises(MissingDependency, match="^no engine was built, and this ONNX Runtime has no CUDA"):
+        steps.bench(prepared, {})
+
+
 def test_a_report_of_pytest_is_counted(tmp_path):
     report = tmp_path / "report.xml"
     cases = [
@@ -257,30 +267,38 @@ def test_a_report_of_pytest_is_counted(tmp_path):
 # --- what is carried
 
 
+def is_wheel(path):
+    return path.suffix == ".whl"
+
+
 def test_files_are_cut_into_full_parts_and_whole_again_after(tmp_path):
     large, small = tmp_path / "large.whl", tmp_path / "small.whl"
     large.write_bytes(bytes(range(250)))
     small.write_bytes(b"abc")
     parts = carried_files.cut([large, small], tmp_path / "carried", 100)
     assert [sum(piece.stat().st_size for piece in part.iterdir()) for part in parts] == [100, 100, 53]
-    whole, lacking = carried_files.joined(tmp_path / "carried", tmp_path / "whole")
+    whole, lacking = carried_files.joined(tmp_path / "carried", tmp_path / "whole", is_wheel)
     assert lacking == []
     assert {path.name: path.read_bytes() for path in whole} == {"large.whl": bytes(range(250)), "small.whl": b"abc"}
     (tmp_path / "carried/part-2/large.whl.piece-2-of-3").unlink()
-    whole, lacking = carried_files.joined(tmp_path / "carried", tmp_path / "whole")
+    whole, lacking = carried_files.joined(tmp_path / "carried", tmp_path / "whole", is_wheel)
     assert ([path.name for path in whole], lacking) == (["small.whl"], ["large.whl: 2 of 3 pieces are here"])
 
 
 def test_what_cannot_be_installed_is_named_and_the_rest_is_there(prepared, tmp_path, monkeypatch):
     (tmp_path / "bad.whl").write_bytes(b"no wheel")
     (tmp_path / "good.whl").write_bytes(b"wheel")
-    carried_files.cut([tmp_path / "bad.whl", tmp_path / "good.whl"], tmp_path / "carried", 100)
+    (tmp_path / "source.tar.gz").write_bytes(b"source")
+    names = ("bad.whl", "good.whl", "source.tar.gz")
+    carried_files.cut([tmp_path / name for name in names], tmp_path / "carried", 100)
     monkeypatch.setattr(carried_files, "install", lambda file, site: "no wheel" if file.name == "bad.whl" else "")
     figures = {}
     there = Prepared(folder=prepared.folder, work=prepared.work, carried=tmp_path / "carried")
     with pytest.raises(DoesNotHold, match=r"^bad.whl: no wheel$"):
         steps.packages(there, figures)
     assert figures == {"bad.whl": "no wheel", "good.whl": "installed"}
+    steps.sources(there, figures := {})
+    assert figures == {"source.tar.gz": "installed"}
 
 
 def test_an_unknown_set_is_refused_before_anything_is_downloaded(tmp_path):
