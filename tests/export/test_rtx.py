@@ -79,12 +79,12 @@ def paths(precision, trt, **options):
     return output_paths(Path("a.pt"), precision, trt, {"target": "rtx", "out": None, "bundle": False} | options)
 
 
-def test_its_files_are_named_apart_and_int8_has_no_fp16_rival_but_in_a_bundle():
+def test_its_files_are_named_apart_and_int8_has_fp16_beside_it_only_in_a_bundle():
     assert paths("fp16", "fp16") == {"engine": Path("a.fp16-rtx.engine"), "onnx": Path("a.fp16-rtx.onnx")}
     assert paths("int8", "int8") == {"engine": Path("a.int8-rtx.engine"), "onnx": Path("a.int8-rtx.onnx")}
     assert paths("int8", None, bundle=True)["bundle"] == Path("a.int8-rtx.bundle")
-    assert "rival_onnx" in paths("int8", None, bundle=True)
-    assert "rival_engine" in paths("int8", "int8", target="tensorrt")
+    assert "baseline_onnx" in paths("int8", None, bundle=True)
+    assert "baseline_engine" in paths("int8", "int8", target="tensorrt")
 
 
 def test_an_int8_engine_says_in_one_line_that_no_fp16_was_timed(machine_for_rtx, tmp_path, capsys):
