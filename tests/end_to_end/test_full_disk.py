@@ -6,16 +6,20 @@ The kernel's limit on a file's size stands in for the disk: a write beyond it fa
 import json
 import resource
 import sys
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
+from tests.command_line import call
 from tests.export.conftest import write_checkpoint
 from tests.miniature import drawn_cameras
 from tests.shell import shell
 from tests.videos import frames_of
 
+from clst_export.cli import main as clst_export
 from clst_runtime.images import write_png
 from clst_runtime.sources import TimedFrame
+from clst_train.cli import main as clst_train
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="file-size limits are POSIX")
 
@@ -23,6 +27,17 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="file-size limit
 def limited(size: int):
     """What a child process runs before the command: no file of it may grow beyond `size` bytes."""
     return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+
+@contextmanager
+def no_file_beyond(size: int):
+    """The same for this process, where a command in it shows as much as one of its own."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def one_error_line(done):
@@ -79,24 +94,23 @@ def test_a_mask_is_written_whole_or_not_at_all(tmp_path, rgb_model, noisy_folder
     assert list((tmp_path / "out" / "overlays").iterdir()) == []
 
 
-def test_a_checkpoint_is_written_whole_or_not_at_all(tmp_path):
+def test_a_checkpoint_is_written_whole_or_not_at_all(narrow, tmp_path):
     drawn_cameras(tmp_path, train=3, val=1)
-    done = shell(
-        *("clst-train", "--recipe", "demo", "--size", "64x96", "--set", "augmentation.crop_hw=[64,64]"),
-        *("--set", "source.batch=2", "--set", "source.iterations=2", "--set", "run.precision=fp32"),
-        *("--source", tmp_path / "old", "--target", tmp_path / "new" / "images" / "train", "--out", tmp_path / "run"),
-        preexec_fn=limited(1_000_000),
-    )
-    assert done.returncode == 3
+    settings = ("augmentation.crop_hw=[64,64]", "source.batch=2", "source.iterations=2", "run.precision=fp32")
+    arguments = ["--recipe", "demo", "--size", "64x96", *(part for each in settings for part in ("--set", each))]
+    places = ("--source", tmp_path / "old", "--target", tmp_path / "new" / "images" / "train")
+    with no_file_beyond(100_000):
+        done = call(clst_train, *arguments, *places, "--out", tmp_path / "run")
+    assert done.exit_code == 3
     assert "is the disk full?" in one_error_line(done)
     assert list((tmp_path / "run" / "checkpoints").iterdir()) == []
 
 
-def test_an_onnx_file_is_written_whole_or_not_at_all(tmp_path):
+def test_an_onnx_file_is_written_whole_or_not_at_all(narrow, tmp_path):
     write_checkpoint(tmp_path / "c.pt")
-    done = shell("clst-export", tmp_path / "c.pt", "--onnx", "--out", tmp_path / "m.onnx",
-                 preexec_fn=limited(1_000_000))  # fmt: skip
-    assert done.returncode == 3
+    with no_file_beyond(100_000):
+        done = call(clst_export, tmp_path / "c.pt", "--onnx", "--out", tmp_path / "m.onnx")
+    assert done.exit_code == 3
     one_error_line(done)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["c.pt"]
 
