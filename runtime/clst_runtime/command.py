@@ -14,7 +14,7 @@ import click
 
 from clst_runtime.credentials import keeping_secret, without_credentials
 from clst_runtime.errors import DataError, words_of
-from clst_runtime.optional import unimportable
+from clst_runtime.optional import blamed_for, unimportable
 from clst_runtime.signals import heard_as_interrupts, unheard_at_exit
 from clst_runtime.standard_streams import open_standard_streams, silence_standard_output
 
@@ -87,24 +87,13 @@ def _exit_code(main: Callable[..., Any], *args: Any, **options: Any) -> int:
         click.echo(without_credentials(words.getvalue()), err=True, nl=False)  # click repeats what was typed
         return error.exit_code
     except ImportError as error:
-        package = _unimportable(error)
+        package = blamed_for(error)
         if package.startswith("clst_"):
             raise
         failed = unimportable(package, error)
         failed.show()
         return failed.exit_code
     return result if isinstance(result, int) else 0
-
-
-def _unimportable(error: ImportError) -> str:
-    """The package that is missing or broken: the one that is named, or else that which raised."""
-    if error.name:
-        return error.name.partition(".")[0]
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    raised_in = "" if trace is None else str(trace.tb_frame.f_globals.get("__name__", ""))
-    return raised_in.partition(".")[0] or "clst_runtime"
 
 
 def _told(error: OSError) -> int:

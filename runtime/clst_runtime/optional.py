@@ -72,9 +72,23 @@ def require(module: str) -> ModuleType:
 
 def unimportable(module: str, error: ImportError) -> Unimportable:
     """The error for a package that cannot be imported: what is wrong with it, and the cure."""
+    package, blamed = module.partition(".")[0], blamed_for(error)
     fault = fault_of(module) or lost_files(module, error)
+    if fault is None and blamed != package:
+        fault = fault_of(blamed)
     if fault is not None:
         return Unimportable(module, *fault)
-    told, package = " ".join(str(error).split()), module.split(".")[0]
+    told = " ".join(str(error).split())
     told = told if len(told) <= LONGEST else f"{told[:LONGEST]}…"
     return Unimportable(module, told, _CURES.get(package, f"pip install {package}"))
+
+
+def blamed_for(error: ImportError) -> str:
+    """The package that is missing or broken: the one that is named, or else that in which the error was raised."""
+    if error.name:
+        return error.name.partition(".")[0]
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    raised_in = "" if trace is None else str(trace.tb_frame.f_globals.get("__name__", ""))
+    return raised_in.partition(".")[0] or __name__

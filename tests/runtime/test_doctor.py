@@ -304,6 +304,7 @@ def test_what_is_broken_is_told_as_it_lies_there(monkeypatch):
     (found,) = looked.examine_onnxruntime(Platform.X86_CPU, run)
     assert (found.state, found.told) == (State.CONFLICT, "onnxruntime is of Python 3.9")
     assert {each.state for each in looked.examine_optional(Platform.X86_CPU)} == {State.CONFLICT}
+    assert (looked.examine_numpy().state, looked.examine_numpy().told) == (State.CONFLICT, "numpy is of Python 3.9")
 
 
 def test_a_tensorrt_of_a_newer_cuda_than_the_driver_s_and_one_that_hides_jetpack_s(monkeypatch):

@@ -118,6 +118,12 @@ def test_only_wheels_in_one_folder_are_rivals(site, tmp_path_factory, monkeypatc
     assert packages.rivals(("segments", "segments-gpu", "segments-tpu")) == ["segments-gpu", "segments-tpu"]
 
 
+def test_a_package_that_fails_because_of_another_one_blames_that(site):
+    package(site, "segments", "import bricks")
+    package(site, "bricks", "raise ImportError('a page of advice')", f"_core.{OTHER}")
+    assert f"segments cannot be imported ({site}/bricks is built for Python 3.9" in refused("segments")
+
+
 def test_a_page_of_advice_becomes_a_line(site):
     package(site, "segments", f"raise ImportError('first\\n\\n' + {'word ' * 200!r})")
     told = refused("segments")

@@ -43,6 +43,17 @@ def conflict(name: str, wheels: Sequence[str]) -> Finding | None:
     return Finding(name=name, state=State.CONFLICT, told=told, cure=remedy, needed=True)
 
 
+def examine_numpy() -> Finding:
+    """What all others stand on; looked at without importing it."""
+    fault = fault_of("numpy")
+    if fault is not None:
+        return Finding(name="NumPy", state=State.CONFLICT, told=fault[0], cure=fault[1], needed=True)
+    version = package_version("numpy")
+    if version is None:
+        return Finding(name="NumPy", state=State.MISSING, told="not installed", cure="pip install numpy", needed=True)
+    return Finding(name="NumPy", state=State.GOOD, told=version, needed=True)
+
+
 def examine_opencv(platform: Platform, run: Runner = run_program) -> list[Finding]:
     """Version and build."""
     found = conflict("OpenCV", OPENCV_WHEELS)

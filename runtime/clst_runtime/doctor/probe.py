@@ -13,6 +13,7 @@ from contextlib import nullcontext
 from typing import Any
 
 from clst_runtime.errors import MissingDependency
+from clst_runtime.optional import blamed_for, unimportable
 from clst_runtime.programs import Runner, run_program
 
 PROBE_SECONDS = 60.0
@@ -43,6 +44,8 @@ def main(arguments: list[str]) -> None:
 
 def told_failure(error: Exception) -> str:
     """A failure in one line; of our own errors without the cure, because the doctor knows the platform's."""
+    if isinstance(error, ImportError):
+        error = unimportable(blamed_for(error), error)
     if isinstance(error, MissingDependency):
         return error.message.partition("; ")[0]
     return " ".join(str(error).split())[:300] or type(error).__name__
