@@ -15,7 +15,7 @@ from clst_runtime.numbers import Real, Whole
 if TYPE_CHECKING:
     from clst_export.convert import Material, Request
 
-PACKAGES = ("torch", "onnx", "onnxruntime", "cv2")
+PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime", "cv2")
 PRECISIONS = ("fp32", "fp16", "int8")
 
 

@@ -19,7 +19,7 @@ def main(out: Path, scenes: int, settings: tuple[str, ...]) -> None:
     from clst_runtime.optional import check_installed, require
     from clst_runtime.paths import check_new_folder
 
-    packages = ("torch", "onnx", "onnxruntime", "cv2", "matplotlib", "tomli_w")
+    packages = ("torch", "onnx", "onnxscript", "onnxruntime", "cv2", "matplotlib", "tomli_w")
     check_installed(*packages)
     from clst_train.options import check_settings, configure
 

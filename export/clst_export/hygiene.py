@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any
 
-from clst_export.tidying import TensorType, infer_types
+from clst_export.graph_types import TensorType, infer_types
 from clst_runtime.errors import ModelFileError
 from clst_runtime.optional import require
 
@@ -172,7 +172,7 @@ def _check_resize(node: Any, constants: dict[str, Any], types: dict[str, TensorT
     scales, sizes = ([*node.input, "", "", ""][position] for position in (2, 3))
     name = scales or sizes
     if name not in constants:
-        raise ModelFileError(f"{_name(node)}: {name} is computed while running; fold the graph's constants (tidy)")
+        raise ModelFileError(f"{_name(node)}: {name} is computed while running; let it follow from shapes alone")
     values = to_array(constants[name]).tolist()
     exact = all(Fraction(factor) * size == result for factor, size, result in zip(values, before, after, strict=True))
     if scales and not exact:

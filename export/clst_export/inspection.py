@@ -89,7 +89,7 @@ def convolution_types(model: Any) -> list[str]:
     for node in model.graph.node:
         if node.op_type == "Conv":
             maker = makers.get(node.input[1])
-            while maker is not None and maker.op_type in ("Identity", "Cast"):
+            while maker is not None and maker.op_type == "Cast":
                 maker = makers.get(maker.input[0])
             if maker is not None and maker.op_type == "DequantizeLinear":
                 found.append("int8")

@@ -16,6 +16,7 @@ _CURES = {
     "PIL": "Pillow: pip install pillow",
     "torch": "PyTorch: pip install 'clst[train]'",
     "onnx": "ONNX: pip install 'clst[export]'",
+    "onnxscript": "ONNX Script: pip install 'clst[export]'",
     "matplotlib": "Matplotlib: pip install 'clst[plot]'",
     "tensorrt": "TensorRT: pip install 'clst[trt]', or the one of JetPack on a Jetson",
     "tensorrt_rtx_bindings": "TensorRT for RTX: pip install --force-reinstall 'clst[rtx]' with this Python",

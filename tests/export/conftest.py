@@ -1,9 +1,14 @@
 """A checkpoint with random weights and BatchNorm statistics of drawn scenes, and frames for it."""
 
+import hashlib
+
 import numpy as np
+import onnx
 import pytest
 import torch
 
+from clst_export import convert as conversion
+from clst_export.onnx_export import trace
 from clst_runtime.backends.ort import rounds_float16
 from clst_runtime.labels import load_class_list
 from clst_train.batchnorm import estimate_statistics
@@ -20,6 +25,25 @@ needs_rounding = pytest.mark.skipif(not rounds_float16(), reason="this ONNX Runt
 def scene(index, look="new"):
     """A drawn scene of SIZE_HW and its labels."""
     return draw_scene(np.random.default_rng([3, index]), LOOKS[look], SIZE_HW)
+
+
+_graphs = {}
+
+
+def _trace_once(deployable, size, **options):
+    """`trace`, which takes seconds, but only once for each network and its options."""
+    facts = [type(deployable.segmenter).__name__, deployable.mean, deployable.std, size, sorted(options.items())]
+    key = hashlib.sha256(repr(facts).encode())
+    for name, value in deployable.state_dict().items():
+        key.update(name.encode() + value.numpy().tobytes())
+    if key.digest() not in _graphs:
+        _graphs[key.digest()] = trace(deployable, size, **options)
+    return onnx.ModelProto.FromString(_graphs[key.digest()].SerializeToString())
+
+
+@pytest.fixture(autouse=True)
+def every_graph_is_traced_once(monkeypatch):
+    monkeypatch.setattr(conversion, "trace", _trace_once)
 
 
 def write_checkpoint(path):

@@ -11,6 +11,7 @@ from tests.shell import shell
 
 from clst_export.cli import main
 from clst_runtime.images import write_png
+from clst_train.models.ddrnet import DDRNetSlim
 
 
 def run(*arguments):
@@ -161,6 +162,17 @@ def test_a_checkpoint_that_is_none_is_refused(tmp_path):
     (tmp_path / "c.pt").write_bytes(b"nothing")
     refused(run(tmp_path / "c.pt", "--onnx"), 4, "c.pt is damaged or no PyTorch checkpoint")
     refused(run(tmp_path / "none.pt", "--onnx"), 4, "no such checkpoint")
+
+
+def test_a_network_that_decides_by_pixel_values_is_one_line(checkpoint, pictures, tmp_path, monkeypatch):
+    def forward(self, images):
+        return self.logits(self.features(images if images.mean() > 0 else -images))
+
+    monkeypatch.setattr(DDRNetSlim, "forward", forward)
+    done = run("--onnx", checkpoint, "--out", tmp_path / "m.onnx", "--frames", pictures, "--count", 1)
+    refused(done, 4, "images.mean() > 0 else -images", __file__, "take torch.where")
+    assert list(tmp_path.iterdir()) == []
+    assert len(done.output.splitlines()) < 5
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from clst_export.graph_types import infer_types
 from clst_export.precision.int8 import Network, convolution_names, quantisable
-from clst_export.tidying import infer_types
 
 
 def convolution_macs(model: Any) -> dict[str, int]:
@@ -18,6 +18,6 @@ def convolution_macs(model: Any) -> dict[str, int]:
         if name in wanted:
             node = network.nodes[index]
             weights = np.asarray(network.constant(node.input[1]))  # O,I/groups,k,l
-            rows, columns = (types[node.output[0]].shape or (1, 0, 0, 0))[2:]  # static in every traced graph
+            rows, columns = (types[node.output[0]].shape or (1, 0, 0, 0))[2:]  # static in every exported graph
             macs[name] = weights.size * rows * columns
     return macs

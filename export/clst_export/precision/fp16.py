@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from clst_export.tidying import infer_types, tidy
+from clst_export.graph_types import infer_types
 from clst_runtime.backends.base import Frame
 from clst_runtime.backends.ort_errors import told_in_one_line
 from clst_runtime.errors import DataError, ModelFileError
@@ -109,7 +109,8 @@ def to_fp16(model: Any, *, ranges: Mapping[str, float]) -> Fp16Result:
     Raises:
         ModelFileError: a range is missing or not finite, or the opset is too old for float16 scales.
     """
-    converted = tidy(model)
+    converted = require("onnx").ModelProto()
+    converted.CopyFrom(model)
     graph = converted.graph
     _check_opset(converted)
     _name_nodes(graph)

@@ -31,7 +31,7 @@ from clst_runtime.optional import require
 WEIGHT_LIMIT = {Target.TENSORRT: 127, Target.CPU: 64}
 """Largest stored weight. Without VNNI, ONNX Runtime adds two products uint8 × int8 in 16 bits: 2 × 255 × 64 fits."""
 FLOAT16_LARGEST = 65504.0
-BETWEEN = frozenset({"Add", "Concat", "Resize", "AveragePool", "GlobalAveragePool"})
+BETWEEN = frozenset({"Add", "Concat", "Resize", "AveragePool"})
 """Operators whose results are 8 bits on the CPU when all that they read is 8 bits."""
 
 
@@ -73,12 +73,7 @@ class Network:
         self._to_array = onnx.numpy_helper.to_array
 
     def constant(self, name: str) -> npt.NDArray[np.float32] | None:
-        """The value of an initialiser, also behind Identity nodes; None for a computed tensor."""
-        while name not in self._stored and name in self.producers:
-            node = self.nodes[self.producers[name]]
-            if node.op_type != "Identity":
-                return None
-            name = node.input[0]
+        """The value of an initialiser; None for a computed tensor."""
         return np.asarray(self._to_array(self._stored[name])) if name in self._stored else None
 
     def activations(self, index: int) -> Iterator[tuple[int, str]]:
@@ -189,7 +184,7 @@ def convolution_names(network: Network) -> dict[int, str]:
     found: dict[int, str] = {}
     for index in network.convolutions():
         node = network.nodes[index]
-        name = _stored_path(node) or _path_beside_norm(network, node) or _scope(node.name) or f"conv{len(found)}"
+        name = _stored_path(node) or _scope(node.name) or f"conv{len(found)}"
         name = name.removeprefix("segmenter.")
         taken = set(found.values())
         unique, number = name, 2
@@ -200,29 +195,13 @@ def convolution_names(network: Network) -> dict[int, str]:
 
 
 def _stored_path(node: Any) -> str:
-    """The module's path from the name of a node's weights; empty where the tracer folded them and named them anew."""
+    """The module's path from the name of a node's weights; empty where they are computed from others."""
     name: str = node.input[1]
     return name.removesuffix(".weight") if name.endswith(".weight") else ""
 
 
-def _path_beside_norm(network: Network, node: Any) -> str:
-    """The path of a convolution whose module was entered by one of its methods, which leaves no trace in node names.
-
-    The BatchNormalization that it reads, in the same module, tells what is missing: its node's name lacks the module,
-    the name of its weights has it (DDRNet's `final_layer`). Empty where there is no such thing.
-    """
-    before = network.nodes[network.producers[node.input[0]]] if node.input[0] in network.producers else None
-    if before is not None and before.op_type == "Relu" and before.input[0] in network.producers:
-        before = network.nodes[network.producers[before.input[0]]]
-    if before is None or before.op_type != "BatchNormalization":
-        return ""
-    (seen, _, norm), (real, _, named) = _scope(before.name).rpartition("."), _stored_path(before).rpartition(".")
-    own, _, last = _scope(node.name).rpartition(".")
-    return f"{real}.{last}" if norm == named and seen == own and seen != real else ""
-
-
 def _scope(node_name: str) -> str:
-    """The module's path from a traced node's name: `/segmenter/layer1/layer1.0/conv1/Conv` is layer1.0.conv1's."""
+    """The module's path from an exported node's name: `/segmenter/layer1/layer1.0/conv1/Conv` is layer1.0.conv1's."""
     parts: list[str] = []
     for part in [part for part in node_name.split("/") if part][:-1]:
         if parts and part.startswith(parts[-1] + "."):
@@ -292,7 +271,7 @@ def _cpu_edges(network: Network, nodes: set[int]) -> list[Edge]:
 
 
 def _concatenations(network: Network) -> Iterator[tuple[list[str], str]]:
-    """Inputs and output of each Concat of feature maps (the tracer also concatenates sizes, along axis 0)."""
+    """Inputs and output of each Concat of feature maps (sizes are joined along axis 0)."""
     for index, node in enumerate(network.nodes):
         if node.op_type == "Concat" and attribute(node, "axis") == 1:
             yield [name for _, name in network.activations(index)], node.output[0]
@@ -446,10 +425,7 @@ class _Editor:
 
 
 def _drop_unread(graph: Any) -> None:
-    """Remove initialisers, and their Identity copies, that nothing reads any more: the float weights."""
-    read = {name for node in graph.node for name in node.input} | {entry.name for entry in graph.output}
-    for node in [node for node in graph.node if node.op_type == "Identity" and node.output[0] not in read]:
-        graph.node.remove(node)
+    """Remove initialisers that nothing reads any more: the float weights."""
     read = {name for node in graph.node for name in node.input}
     for index in reversed([i for i, entry in enumerate(graph.initializer) if entry.name not in read]):
         del graph.initializer[index]

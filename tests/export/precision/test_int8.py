@@ -18,7 +18,7 @@ from tests.export.precision.graphs import (
 
 from clst_export.calibration import Method, Range, calibrate
 from clst_export.precision import Target
-from clst_export.precision.int8 import Network, activations, quantisable, scales, to_int8
+from clst_export.precision.int8 import Network, activations, attribute, quantisable, scales, to_int8
 from clst_export.precision.placement import placement_problems
 from clst_runtime.errors import ConfigError, ModelFileError
 
@@ -57,7 +57,7 @@ def test_both_networks_name_their_convolutions_after_their_modules():
     assert len(deep) == len(set(deep)) == 108 - 1 - 4  # all but the stem and the four branches of the head
     assert {"conv1.3", "layer1.0.conv1", "layer5_.0.downsample.0", "spp.process4.2", "compression3.0"} <= set(slim)
     assert {"layer1.0.conv1", "layer4.2.conv3", "layer3.0.downsample.0"} <= set(deep)
-    assert "final_layer.conv1" in slim  # its node is called /segmenter/conv1/Conv, as if it were the stem's
+    assert "final_layer.conv1" in slim  # though its module is entered by one of its methods
     assert not {"conv1", "conv1.0", "final_layer.conv2"} & set(slim)
     assert not [name for name in deep if name.startswith(("conv1", "classifier"))]
 
@@ -325,7 +325,7 @@ def test_the_tail_stays_argmax_and_two_casts_and_the_classes_are_those_of_the_lo
         assert [node_of(quantised, name).op_type for name in tail[1:]] == ["ArgMax", "Cast", "Cast"]
         winner = node_of(quantised, tail[1])
         last = target is Target.CPU and not with_confidence
-        assert winner.attribute[0].i == (3 if last else 1)
+        assert attribute(winner, "axis") == (3 if last else 1)
         logits, classes = run(quantised, frame, [winner.input[0], "classes"], **UNFUSED)
         assert logits.shape == ((1, 64, 128, 3) if last else (1, 3, 64, 128))
         assert np.array_equal(logits.argmax(axis=3 if last else 1), classes)

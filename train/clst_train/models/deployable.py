@@ -20,7 +20,7 @@ STD = (58.395, 57.12, 57.375)
 
 def normalise(frames: Tensor, mean: tuple[float, float, float] = MEAN, std: tuple[float, float, float] = STD) -> Tensor:
     """RGB frames N,H,W,3 uint8 to normalised N,3,H,W float32."""
-    images = frames.permute(0, 3, 1, 2).float()
+    images = frames.float().permute(0, 3, 1, 2)  # in this order: TensorRT moves no uint8
     offset = torch.tensor(mean, device=images.device).view(1, 3, 1, 1)
     return (images - offset) / torch.tensor(std, device=images.device).view(1, 3, 1, 1)
 
