@@ -44,6 +44,8 @@ REPORT_SECONDS = 3.0
 @gpu_options
 @click.option("--rebuild", is_flag=True,
               help="Build an engine that cannot be used here again, from its ONNX file beside it.")  # fmt: skip
+@click.option("--fallback", is_flag=True,
+              help="Run a bundle's ONNX file in ONNX Runtime where no engine of it can be used.")  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for overlay.mp4, statistics and masks.")
 @click.option(
     "--video/--no-video", default=True, show_default=True, help="Write overlay.mp4 (overlay.mkv without PyAV)."
@@ -123,6 +125,8 @@ def check(model: Path, source: str, out: Path | None, options: dict[str, Any]) -
         raise click.UsageError("--collect and --out each need a folder of their own")
     if options["rebuild"] and model.suffix.lower() != ".engine":
         raise click.UsageError("--rebuild is for an .engine file; a bundle is built again by itself where it has to be")
+    if options["fallback"] and (model.suffix.lower() in (".engine", ".onnx") or options["backend"] != "auto"):
+        raise click.UsageError("--fallback is for a bundle whose engine cannot be used, and not with --backend")
     if options["rebuild"] and source.startswith("raw:"):
         raise click.UsageError(
             "--rebuild verifies on pictures of --source, and standard input gives each only once; build before: "
@@ -146,17 +150,23 @@ def claim(out: Path, source: str, options: dict[str, Any]) -> AbstractContextMan
 
 
 def open_backend(model: Path, source: str, name: str, gpu: GpuOptions, options: dict[str, Any]) -> Backend:
-    """The model, ready to predict; an engine that cannot be used here is built again if that was allowed.
+    """The model, ready to predict; if that was allowed, an engine that cannot be used here is built again, and in the
+    place of a bundle's engine its ONNX file is run.
 
     Raises:
         What `open_model` and `rebuild_engine` raise.
     """
-    from clst_runtime.backends import open_model
+    from clst_runtime.backends import open_model, open_without_engine
+    from clst_runtime.backends.cuda import CudaFailed
 
     try:
         return open_model(model, threads=options["threads"], backend=name, gpu=gpu)
-    except ModelFileError as error:
-        if not options["rebuild"]:
+    except CudaFailed:  # the process has to be started again
+        raise
+    except ClstError as error:
+        if options["fallback"] and model.is_dir():
+            return open_without_engine(model, error, threads=options["threads"])
+        if not options["rebuild"] or not isinstance(error, ModelFileError):
             raise
         from clst_runtime.contest import frames_to_measure
         from clst_runtime.engines.build import EngineNotKept

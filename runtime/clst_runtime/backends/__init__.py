@@ -6,10 +6,12 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import cast
 
+import click
+
 from clst_runtime.backends.base import Backend
 from clst_runtime.backends.choice import AUTO, TENSORRT, choose_backend, has_choice
 from clst_runtime.backends.gpu_options import GpuOptions
-from clst_runtime.errors import ConfigError, MissingDependency, ModelFileError
+from clst_runtime.errors import ClstError, ConfigError, MissingDependency, ModelFileError
 from clst_runtime.optional import check_installed
 from clst_runtime.paths import check_checkpoint
 
@@ -85,6 +87,32 @@ def _open(path: Path, name: str, threads: int | None, gpu: GpuOptions) -> Backen
 
         path = path / read_bundle(path).model.file
     return OrtBackend(path, threads=threads, provider=name.removeprefix("ort-"))
+
+
+def open_without_engine(folder: Path, why: ClstError, *, threads: int | None = None) -> Backend:
+    """A bundle's ONNX file in ONNX Runtime, on CUDA if that starts, else on the CPU; its warnings and a line say so.
+
+    Of INT8 and FP16 it is FP16: nothing is gained by INT8 for TensorRT outside of it.
+
+    Args:
+        folder: the bundle.
+        why: what keeps an engine from being used.
+        threads: CPU threads; None = the engine's choice.
+
+    Raises:
+        ModelFileError: the bundle is damaged. MissingDependency: ONNX Runtime is not installed.
+    """
+    from clst_runtime.backends.ort import OrtBackend
+    from clst_runtime.engines.bundle_index import read_bundle
+
+    path = folder / read_bundle(folder).models[-1].file
+    try:
+        backend = OrtBackend(path, threads=threads, provider="cuda")
+    except MissingDependency:
+        backend = OrtBackend(path, threads=threads)
+    backend.warnings.insert(0, f"{path} is run by {backend.description}, as no engine is used: {why.message}")
+    click.echo(f"--fallback: {backend.warnings[0]}", err=True)
+    return backend
 
 
 def _check_default(path: Path, name: str, gpu: GpuOptions) -> None:

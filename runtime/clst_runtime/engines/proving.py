@@ -113,7 +113,7 @@ class Proving:
 
         Raises:
             MissingDependency, ConfigError: of the machine and the settings. EngineNotKept: the disk does not take one.
-            CudaFailed, RunFailed: the GPU is broken. ModelFileError: frames or class maps are damaged.
+            CudaFailed: the GPU is broken. ModelFileError: frames or class maps are damaged.
         """
         if len(self.broke_at) >= BREAKS:
             self.left_out, self.broke_at = self.broke_at[-1], ()
@@ -124,7 +124,7 @@ class Proving:
             culprit = error.engine.name if isinstance(error, RunFailed) else self.trying
             again = "goes without it, once" if len(self._try(culprit)) >= BREAKS else "tries again"
             click.echo(f"{culprit} broke the GPU: the next start {again}", err=True)
-            raise
+            raise error if isinstance(error, CudaFailed) else CudaFailed(error.message) from error
         except BaseException:
             self._keep(None)
             raise
@@ -261,4 +261,4 @@ class Proving:
             return self.errors[0]
         failed = proof.engines[0]
         kind = ModelFileError if failed.agreement is None else BudgetNotHeld
-        return kind(f"{failed.failure}; remove {self.path} to try again")
+        return kind(f"{failed.failure}; remove {self.path} to try again, or allow its ONNX file: clst-run --fallback")
