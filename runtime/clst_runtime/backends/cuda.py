@@ -27,8 +27,8 @@ AUTO = "auto"
 PYCUDA, CUDA_PYTHON = LIBRARIES = ("pycuda", "cuda-python")
 
 CURE = (
-    "running an engine needs an NVIDIA GPU with its driver and PyCUDA: pip install 'clst[trt]' "
-    "(builds from source: CUDA headers and g++), or cuda-python: pip install 'clst[trt-cuda-python]' (no compiler; "
+    "running an engine needs an NVIDIA GPU with its driver and PyCUDA: pip install pycuda "
+    "(builds from source: CUDA headers and g++), or cuda-python: pip install cuda-bindings (no compiler; "
     "where the driver is of CUDA 12, as in JetPack 6, also 'cuda-bindings<13'); the ONNX file runs without them"
 )
 

@@ -29,6 +29,7 @@ from clst_runtime.engines.sidecar import OTHER_GPU, engine_manifest, proof_facts
 from clst_runtime.engines.verification import Expected, check_frames, compare_engine, onnx_class_maps
 from clst_runtime.errors import BudgetNotHeld, DataError, MissingDependency
 from clst_runtime.hashing import file_sha256
+from clst_runtime.machine import UNKNOWN, driver_version
 from clst_runtime.manifest import Manifest
 from clst_runtime.onnx_metadata import read_onnx_manifest
 
@@ -127,7 +128,7 @@ def check_can_build(library: Library = Library.TENSORRT, cuda: str = AUTO) -> No
     """
     library_for_building(library)
     if library is Library.TENSORRT or cuda != AUTO:
-        device_for_building(cuda).close()
+        device_for_building(cuda, library).close()
 
 
 def library_for_building(library: Library) -> ModuleType:
@@ -144,15 +145,17 @@ def library_for_building(library: Library) -> ModuleType:
         raise MissingDependency(f"{error.message}; {ELSEWHERE}") from error
 
 
-def device_for_building(library: str = AUTO) -> CudaDevice:
-    """The GPU by that CUDA library, or where else to build.
+def device_for_building(cuda: str = AUTO, library: Library = Library.TENSORRT) -> CudaDevice:
+    """The GPU by that CUDA library, or where else to build by TensorRT.
 
     Raises:
         MissingDependency: there is none. ConfigError: no such library.
     """
     try:
-        return open_cuda(library)
+        return open_cuda(cuda)
     except MissingDependency as error:
+        if library is Library.RTX:
+            raise
         raise MissingDependency(f"{error.message}; {ELSEWHERE}") from error
 
 
@@ -162,11 +165,12 @@ def _device_to_compare_on(
 ) -> Iterator[tuple[CudaDevice | None, str]]:
     """The GPU; or None and why, where an engine for others is built."""
     try:
-        device = device_for_building(cuda)
+        device = device_for_building(cuda, library)
     except MissingDependency as error:
         if library is Library.TENSORRT or must_compare or cuda != AUTO:
             raise
-        yield None, f"no GPU could be opened: {error.message.partition('; ')[0]}"
+        reason = error.message.partition("; ")[0]
+        yield None, "this machine has no NVIDIA driver" if driver_version() == UNKNOWN else f"no GPU opens: {reason}"
         return
     with device:
         if library is Library.TENSORRT or device.compute_capability in CAPABILITIES:
