@@ -133,7 +133,16 @@ def test_lines_and_bars_show_tensorrts_own_phases(trt, rgb_model, tmp_path):
     assert "  Cloning network graph" in (tmp_path / "BarProgress").read_text()
 
 
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+@pytest.fixture
+def sent(request):
+    """A signal that counts, even where the tests run in the background of a shell, which ignores Ctrl-C."""
+    usual = signal.default_int_handler if request.param is signal.SIGINT else signal.SIG_DFL
+    before = signal.signal(request.param, usual)
+    yield request.param
+    signal.signal(request.param, before)
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM], indirect=True)
 @pytest.mark.parametrize("at", [1, 20, 45])
 def test_a_signal_stops_the_build_at_that_step_and_leaves_nothing(
     real, rgb_model, tmp_path, frames, monkeypatch, at, sent
