@@ -38,6 +38,7 @@ SETS: dict[str, Callable[[], tuple[str, ...]]] = {
 """What each set holds. CUDA's and cuDNN's libraries for `ort-gpu` are those of the machine, as PyTorch brings them."""
 FROM_SOURCE = "pycuda"
 """Has no wheels: it is built on the GPU machine, which needs g++ and CUDA's headers for it."""
+CUDA = Path("/usr/local/cuda")
 PLATFORMS = tuple(f"manylinux{each}_x86_64" for each in ("_2_28", "_2_27", "_2_17", "2014"))
 _PIECE = re.compile(r"(.+)\.piece-(\d+)-of-(\d+)")
 
@@ -72,7 +73,7 @@ def _download(requirement: str, python: str, into: Path) -> None:
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", *wanted, "-d", str(into), requirement]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise MissingDependency(f"{requirement} for Python {python} cannot be downloaded: {_last_line(done.stderr)}")
+        raise MissingDependency(f"{requirement} for Python {python} cannot be downloaded: {_why(done.stderr)}")
 
 
 def cut(files: Iterable[Path], folder: Path, part_bytes: int) -> list[Path]:
@@ -120,16 +121,22 @@ def install(file: Path, site: Path) -> str:
     """Install a wheel or a source distribution into the folder `site`; empty, or in one line why not."""
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--no-build-isolation"]
     command += ["--no-compile", "--upgrade", "--target", str(site), str(file)]
+    # What is built here hands bytes to the driver and must be there soon; and CUDA is not always where nvcc is.
+    environment = {**os.environ, "CFLAGS": "-O0", "CXXFLAGS": "-O0"}
+    if (CUDA / "include" / "cuda.h").is_file():
+        environment.setdefault("CUDA_ROOT", str(CUDA))
     done = subprocess.run(
-        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
-        env={**os.environ, "CFLAGS": "-O0"},  # what is built here hands bytes to the driver, and must be built soon
-    )  # fmt: skip
-    return _last_line(done.stderr) if done.returncode else ""
+        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, env=environment
+    )
+    return _why(done.stderr) if done.returncode else ""
 
 
-def _last_line(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if "error" in line.lower()] or text.strip().splitlines()
-    return lines[-1] if lines else "no reason given"
+def _why(text: str) -> str:
+    """The line of pip's or a compiler's that says why it failed."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    errors = [line for line in lines if "error:" in line.lower()]
+    fatal = [line for line in errors if "fatal error" in line]
+    return (fatal or errors[-1:] or lines[-1:] or ["no reason given"])[0]
 
 
 def _told(part: Path) -> str:

@@ -301,6 +301,19 @@ def test_what_cannot_be_installed_is_named_and_the_rest_is_there(prepared, tmp_p
     assert figures == {"source.tar.gz": "installed"}
 
 
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("error: a build\n  c.hpp:14: fatal error: no cuda.h\nerror: no wheel", "c.hpp:14: fatal error: no cuda.h"),
+        ("ERROR: no version\nERROR: No matching distribution\n\n", "ERROR: No matching distribution"),
+        ("killed\n", "killed"),
+        ("", "no reason given"),
+    ],
+)
+def test_of_a_page_of_a_compiler_the_line_that_says_why_is_told(text, why):
+    assert carried_files._why(text) == why
+
+
 def test_an_unknown_set_is_refused_before_anything_is_downloaded(tmp_path):
     done = call(gpu_machine.main, "wheels", tmp_path / "carried", "--set", "rxt")
     assert (done.exit_code, (tmp_path / "carried").exists()) == (3, False)
