@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from clst_runtime.engines.rtx import load_rtx
+from clst_runtime.engines.rtx import find_rtx, load_rtx
 from clst_runtime.errors import MissingDependency
 from clst_runtime.images import write_png
 from clst_runtime.labels import ClassList
@@ -89,9 +89,10 @@ def narrow():
 def trt():
     """The module of TensorRT for RTX; without it the test is skipped, and the run's last lines say so once."""
     try:
-        return load_rtx()
+        find_rtx()
     except MissingDependency as error:
         (pytest.fail if must_be_there() else pytest.skip)(f"{LACKING}: {error.message}")
+    return load_rtx()
 
 
 def pytest_terminal_summary(terminalreporter):

@@ -15,6 +15,7 @@ from clst_export.material import baseline_request
 from clst_runtime.backends.base import Frame
 from clst_runtime.backends.cuda import GpuOutOfMemory
 from clst_runtime.backends.gpu_options import GpuOptions
+from clst_runtime.engines.build_check import told_build_check
 from clst_runtime.engines.comparison import compare_times
 from clst_runtime.engines.proof import VERDICTS, Outcome, Proof
 from clst_runtime.engines.sidecar import read_engine
@@ -44,6 +45,8 @@ def convert_baseline(
         say(f"int8 goes without fp16 to compare with: {error.message}")
         return None
     say(f"{out.name}: {100 * conversion.verdict.agreement:.4f} % of the pixels equal PyTorch's")
+    if "layers" in conversion.manifest.build_check:
+        say(f"{out.name}: {told_build_check(conversion.manifest.build_check)}")
     return out
 
 

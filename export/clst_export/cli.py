@@ -87,8 +87,9 @@ def main() -> None:
 def convert(checkpoint: Path | None, onnx: str | None, trt: str | None, **options: Any) -> None:
     """Convert CHECKPOINT (default: the newest run's) without its training-only parts, and prove the result.
 
-    fp32 and fp16 must say what PyTorch says; int8 must hold --max-miou-drop, or lose no more than 1 point. A file that
-    does not prove itself is kept as NAME.rejected.onnx with a report beside it, and the exit code is 6.
+    fp32 and fp16 must say what PyTorch says; int8 must hold --max-miou-drop, or lose no more than 1 point. With extra
+    rtx, TensorRT for RTX must build it. A file that does not prove itself is kept as NAME.rejected.onnx with a report
+    beside it, and the exit code is 6.
 
     An int8 engine or bundle gets an fp16 one beside it: both are timed on the GPU, and int8 is preferred only if it is
     really faster.
@@ -133,11 +134,14 @@ def produce(
     """Make every file of `paths` and tell of it."""
     from clst_export.convert import convert as run
     from clst_export.reporting import report
+    from clst_runtime.engines.build_check import told_build_check
 
     conversion = run(checkpoint, paths["onnx"], request, material, say=say)
     click.echo(report(conversion, paths["onnx"], request.budget), err=options["as_json"])
     if options["as_json"]:
         click.echo(conversion.manifest.to_json())
+    if "not_checked" in conversion.manifest.build_check:
+        say(told_build_check(conversion.manifest.build_check))
     baseline = None
     if "baseline_onnx" in paths:
         from clst_export.baseline import convert_baseline

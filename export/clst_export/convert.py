@@ -120,7 +120,7 @@ def convert(
 
     Raises:
         ModelFileError: the checkpoint or the graph cannot be used. DataError: frames are missing.
-        BudgetNotHeld: the budget cannot be held, or the gate refuses; then the file is kept as
+        BudgetNotHeld: the budget cannot be held, or the gate refuses it; then the file is kept as
             `<name>.rejected.onnx` with its report beside it.
     """
     deployable, manifest = load_deployable(checkpoint_path, request.input_hw, with_confidence=request.with_confidence)
@@ -144,7 +144,7 @@ def convert(
         say(f"measuring the camera on {sum(map(len, material.reference))} frames")
         manifest = dataclasses.replace(manifest, domain=measure_domain(reduced.model, manifest, material.reference))
     bounds = request.bounds or BOUNDS[request.precision]
-    verdict, manifest = release(reduced.model, manifest, judge, bounds, out, network=deployable)
+    verdict, manifest = release(reduced.model, manifest, judge, bounds, out, network=deployable, say=say)
     return Conversion(manifest=manifest, verdict=verdict, methods=reduced.methods, budget=reduced.budget)
 
 

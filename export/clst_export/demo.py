@@ -16,6 +16,7 @@ from clst_runtime.atomic import write_text
 from clst_runtime.backends.ort import OrtBackend
 from clst_runtime.benchmark import measure_latency
 from clst_runtime.dataset import LabelledDataset, open_dataset
+from clst_runtime.engines.build_check import told_build_check
 from clst_runtime.evaluation import evaluate
 from clst_runtime.images import write_png
 from clst_runtime.machine import machine_facts
@@ -60,7 +61,9 @@ def run_demo(out: Path, *, scenes: int, settings: Sequence[str]) -> str:
     model = out / "model.onnx"
     frames = [images[index] for index in range(min(16, len(images)))]
     reference, _ = reference_stretches([str(target)], SIZE_HW)
-    convert(folder.adapted, model, Request(precision=Precision.FP32), Material(frames=frames, reference=reference))
+    material = Material(frames=frames, reference=reference)
+    exported = convert(folder.adapted, model, Request(precision=Precision.FP32), material)
+    _say(f"     {told_build_check(exported.manifest.build_check)}")
     _say("4/5  parity and accuracy (clst-parity, clst-eval)")
     table = _compare(out, folder, model, open_dataset(new, split="val"), images)
     _say("5/5  a drive with the new camera (clst-run, clst-bench)")

@@ -1,4 +1,4 @@
-"""The parity gate: a model file gets its name only if it says what the float32 network says.
+"""The gate: a model file gets its name only if it says what the float32 network says and TensorRT does not refuse it.
 
 A pixel where PyTorch's two best logits lie closer together than the precision can tell apart is a tie: which class
 wins there says nothing of the file. How many pixels differ without being ties does.
@@ -9,16 +9,18 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from clst_export.judge import Judge, Verdict
 from clst_export.model_file import save_model
-from clst_export.precision import Precision
+from clst_export.precision import Precision, Target
 from clst_export.verify import FP32_TIE, Agreement, verify
 from clst_runtime.atomic import write_text, written_whole
 from clst_runtime.backends.ort import OrtBackend
+from clst_runtime.engines.build_check import check_build, told_build_check
 from clst_runtime.errors import BudgetNotHeld
 from clst_runtime.fingerprint import KEY as FINGERPRINT
 from clst_runtime.fingerprint import take_fingerprint
@@ -65,21 +67,29 @@ TIE_FRAMES = 16
 
 
 def release(
-    model: Any, manifest: Manifest, judge: Judge, bounds: Bounds, out: Path, *, network: Deployable
+    model: Any,
+    manifest: Manifest,
+    judge: Judge,
+    bounds: Bounds,
+    out: Path,
+    *,
+    network: Deployable,
+    say: Callable[[str], None] = lambda told: None,
 ) -> tuple[Verdict, Manifest]:
-    """Save the graph, run it, judge it; give it its name if it holds.
+    """Save the graph, run it, judge it, have TensorRT for RTX build it; give it its name if all that holds.
 
     Args:
         model: ONNX ModelProto by the artifact contract.
-        manifest: its manifest, without parity.
+        manifest: its manifest, without parity and build_check.
         judge: the pictures and what the float32 network says of them.
         bounds: what must hold.
         out: the file to write.
         network: the float32 network, whose logits tell ties.
+        say: told what is being done.
 
     Raises:
-        BudgetNotHeld: it does not hold; the file is kept as `<name>.rejected.onnx` and what was measured as
-            `<name>.rejected.json`. DataError: it cannot be written.
+        BudgetNotHeld: it differs, or TensorRT for RTX refuses it; the file is kept as `<name>.rejected.onnx` and what
+            was measured as `<name>.rejected.json`. DataError: it cannot be written.
     """
     with written_whole(out) as temporary:
         save_model(model, manifest, temporary)
@@ -92,14 +102,21 @@ def release(
         parity |= {"ties": ties.to_json()} if ties else {}
         parity |= {FINGERPRINT: fingerprint.to_json()}
         parity |= {"bounds": dataclasses.asdict(bounds), "holds": not failures}
-        manifest = save_model(model, dataclasses.replace(manifest, parity=parity), temporary)
-        if failures:
+        for_tensorrt = manifest.calibration.get("target") != Target.CPU.value
+        build_check = check_build(temporary, say=say) if for_tensorrt and not failures else {}
+        manifest = save_model(model, dataclasses.replace(manifest, parity=parity, build_check=build_check), temporary)
+        if failures or "refused" in build_check:
             rejected = out.with_suffix(".rejected.onnx")
             os.replace(temporary, rejected)
-            write_text(rejected.with_suffix(".json"), json.dumps(parity, indent=1) + "\n")
-            raise BudgetNotHeld(
-                f"{out.name} differs from PyTorch: {'; '.join(failures)}; kept as {rejected} with its report beside it"
+            write_text(
+                rejected.with_suffix(".json"), json.dumps({**parity, "build_check": build_check}, indent=1) + "\n"
             )
+            told = (
+                f"differs from PyTorch: {'; '.join(failures)}"
+                if failures
+                else f"is refused: {told_build_check(build_check)}"
+            )
+            raise BudgetNotHeld(f"{out.name} {told}; kept as {rejected} with its report beside it")
     return verdict, manifest
 
 

@@ -8,6 +8,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from clst_runtime.engines.build_check import told_build_check
 from clst_runtime.engines.bundle_index import INDEX, MODEL, read_bundle
 from clst_runtime.engines.library import Library
 from clst_runtime.engines.proof import read_proof
@@ -120,8 +121,16 @@ def describe(facts: dict[str, Any]) -> str:
         rows.append(["convolutions", ", ".join(f"{count} {kind}" for kind, count in facts["convolutions"].items())])
     for name in ("parity", "calibration", "engine"):
         rows.extend([f"{name} {key}", _short(value)] for key, value in manifest[name].items() if key != FINGERPRINT)
+    rows.extend(_build_check(manifest["build_check"]))
     width = max(len(row[0]) for row in rows)
     return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
+
+
+def _build_check(answer: dict[str, Any]) -> list[list[str]]:
+    rows = [["build check", told_build_check(answer)]] if answer else []
+    if "layers" in answer:
+        rows.append(["build check layers", _short({kind.lower(): count for kind, count in answer["layers"].items()})])
+    return rows
 
 
 def _told_proof(proof: dict[str, Any]) -> str:

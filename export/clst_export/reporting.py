@@ -6,6 +6,7 @@ from pathlib import Path
 
 from clst_export.convert import Conversion
 from clst_export.precision.budget import curve_table, draw_curve
+from clst_runtime.engines.build_check import told_build_check
 from clst_runtime.report import format_table, percent
 
 
@@ -31,4 +32,6 @@ def report(conversion: Conversion, path: Path, budget: float | None) -> str:
         a, b = verdict.reference_miou, verdict.candidate_miou
         cells.append(["mIoU", percent(a), percent(b), percent(b - a, 3)])
         lines.append(format_table(["class", "PyTorch fp32", manifest.precision, "difference"], cells))
+    if "layers" in manifest.build_check:
+        lines.append(told_build_check(manifest.build_check))
     return "\n".join(lines)

@@ -6,7 +6,7 @@
           ├─ DataError          3  images, labels, videos or folders that cannot be used
           ├─ ModelFileError     4  a checkpoint, ONNX file or engine that cannot be used
           ├─ MissingDependency  5  a package or device this machine lacks
-          └─ BudgetNotHeld      6  parity, accuracy or latency outside what was asked
+          └─ BudgetNotHeld      6  parity, accuracy or latency outside what was asked; an export that TensorRT refuses
 
 Each message is one line: what is wrong, with the value, and what to do about it.
 The commands print it without a traceback. Code 2 (usage) is click's own, 130 is an interrupt.
@@ -65,7 +65,7 @@ class MissingDependency(ClstError):
 
 
 class BudgetNotHeld(ClstError):
-    """Parity, accuracy or latency came out worse than what was asked for."""
+    """Parity, accuracy or latency came out worse than what was asked for, or TensorRT refuses an export."""
 
     exit_code = 6
 

@@ -74,6 +74,8 @@ class Manifest:
     """INT8: method, number of frames, SHA-256 over them, and the convolutions kept in a higher precision."""
     engine: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """TensorRT engines: GPU, compute capability, TensorRT version, SHA-256 of the engine and of its ONNX file."""
+    build_check: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """What a TensorRT made of the file at export, as `engines.build_check` tells it; empty if it was not asked."""
     domain: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """What the camera looks like that the model is for, as `monitor.reference` measures it; empty if not measured."""
 
@@ -159,6 +161,21 @@ def _engine(value: Any) -> dict[str, Any]:
     return found
 
 
+def _build_check(value: Any) -> dict[str, Any]:
+    """What a builder said, where it was asked."""
+    found = mapping(value)
+    for word in ("builder", "version"):
+        optional(found, word, name)
+    optional(found, "seconds", number())
+    optional(found, "engine_bytes", whole(0, LARGEST_INTEGER))
+    layers = optional(found, "layers", mapping)
+    for kind in layers or {}:
+        field(found["layers"], kind, whole(0, LARGEST_COUNT))
+    if layers is not None:
+        field(found, "seconds", number())
+    return found
+
+
 def _versions(value: Any) -> dict[str, str]:
     return {tool: field(value, tool, name) for tool in mapping(value)}
 
@@ -180,6 +197,7 @@ CHECKS: Mapping[str, Callable[[Any], Any]] = {
     "parity": _parity,
     "calibration": mapping,
     "engine": _engine,
+    "build_check": _build_check,
     "domain": mapping,
 }
 """Every field but the classes, which check themselves."""

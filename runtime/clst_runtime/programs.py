@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import selectors
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from typing import Any
 
 Runner = Callable[..., "str | None"]
 """How facts are asked for: `run_program`, or in tests a function that answers with recorded texts."""
@@ -58,6 +61,21 @@ def run_program(arguments: Sequence[str], *, seconds: float = 10.0, endless: boo
         return None
     finally:
         _leave(process)
+
+
+def ask_python(module: str, *arguments: str, seconds: float, run: Runner = run_program) -> dict[str, Any] | None:
+    """What `main(arguments)` of a module of ours prints last, a JSON object, in a process of its own.
+
+    Returns:
+        None if that process crashed, hung for so many seconds or printed no such thing.
+    """
+    code = f"import sys; sys.path[:] = {sys.path!r}; from {module} import main; main(sys.argv[1:])"
+    answer = run([sys.executable, "-c", code, *arguments], seconds=seconds)
+    try:
+        found = json.loads((answer or "").strip().splitlines()[-1])
+    except (ValueError, IndexError):
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def _read(process: subprocess.Popen[bytes], until: float, *, until_line: bool) -> tuple[bytes, bool]:

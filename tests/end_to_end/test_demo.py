@@ -25,6 +25,8 @@ def test_the_demo_goes_through_the_whole_loop(narrow, monkeypatch, tmp_path):
     assert values["agreement"] >= 0.999
     assert abs(values["miou_drop"]) < 0.0005
     assert "mIoU" in done.stdout
+    assert done.stderr.count("TensorRT for RTX") == 1
+    assert re.search(r"TensorRT for RTX [\d.]+ reads and builds it: \d+ layers in|it was not checked: ", done.stderr)
     new, old = re.findall(r"(?:new|old) camera, \d+ pictures: .*", done.stdout)
     assert new.startswith("new camera, 8 pictures: the camera is not judged yet: 8 frames looked at")
     unsure = r"this looks like another camera, but it is not sure yet \(17 of 90 looks\): shift ([\d.]+) .*"

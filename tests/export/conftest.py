@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from clst_export import convert as conversion
+from clst_export import gate
 from clst_export.onnx_export import trace
 from clst_runtime.backends.ort import rounds_float16
 from clst_runtime.labels import load_class_list
@@ -44,6 +45,19 @@ def _trace_once(deployable, size, **options):
 @pytest.fixture(autouse=True)
 def every_graph_is_traced_once(monkeypatch):
     monkeypatch.setattr(conversion, "trace", _trace_once)
+
+
+@pytest.fixture(autouse=True)
+def build_check(request, monkeypatch):
+    """What TensorRT for RTX says of each exported file; it is asked only where a test has the fixture `trt`.
+
+    Returns:
+        The answer, for a test to change.
+    """
+    answer = {"builder": "TensorRT for RTX", "not_checked": "the test does not ask"}
+    if "trt" not in request.fixturenames:
+        monkeypatch.setattr(gate, "check_build", lambda path, say: dict(answer))
+    return answer
 
 
 def write_checkpoint(path):

@@ -83,6 +83,7 @@ def test_an_int8_engine_is_timed_beside_fp16(machine, export, tmp_path, int8, pr
     assert names(tmp_path) == PAIR
     sentence = f"INT8 takes {int8:.2f} ms, FP16 7.50 ms on this GPU: {told}"
     assert f"{sentence}, prefer {tmp_path / preferred}\n" in done.stdout
+    assert done.output.count("TensorRT for RTX") == 1, "that it was not asked, once for both"
     for name, precision in (("m", "int8"), ("m.fp16", "fp16")):
         manifest = read_engine(tmp_path / f"{name}.engine")[1]
         assert manifest.precision == read_onnx_manifest(tmp_path / f"{name}.onnx").precision == precision
@@ -145,7 +146,7 @@ def test_an_int8_engine_that_cannot_be_built_is_an_error_as_before(machine, expo
     machine.does.on_build = lambda precision: setattr(machine.does, "builds", precision == "fp16")
     done = export("--trt", "int8", "--out", tmp_path / "m.engine")
     assert done.exit_code == 4, done.output
-    assert "TensorRT could not build it" in done.output
+    assert "TensorRT 10.3.0 could not build it" in done.output
     assert machine.does.calls.count("build") == 1
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 
 import numpy as np
 import pytest
@@ -75,6 +76,25 @@ def test_a_bare_onnx_means_fp32_wherever_it_stands(checkpoint, pictures, tmp_pat
     assert "of 2 frames" in done.output
     again = run("convert", checkpoint, "--onnx", "--out", tmp_path / "m.onnx")
     refused(again, 3, tmp_path / "m.onnx", "exists; give --overwrite")
+
+
+def test_what_tensorrt_was_not_asked_is_one_line_on_stderr_and_in_the_manifest(checkpoint, pictures, tmp_path):
+    done = run(checkpoint, "--onnx", "--out", tmp_path / "m.onnx", "--frames", pictures, "--count", 1, "--json")
+    assert done.exit_code == 0, done.output
+    line = "whether TensorRT for RTX reads and builds it was not checked: the test does not ask"
+    assert done.stderr.splitlines().count(line) == done.stderr.count("TensorRT") == 1
+    assert json.loads(done.stdout)["build_check"]["not_checked"] == "the test does not ask"
+    assert re.search(f"^build check +{line}$", run("inspect", tmp_path / "m.onnx").output, re.MULTILINE)
+
+
+def test_a_file_that_tensorrt_refuses_ends_with_6_and_is_kept_as_rejected(checkpoint, pictures, tmp_path, build_check):
+    build_check.clear()
+    build_check |= {"builder": "TensorRT for RTX", "version": "1.7.1.116", "refused": "cannot parse it: Mish m: no"}
+    done = run(checkpoint, "--onnx", "--out", tmp_path / "m.onnx", "--frames", pictures, "--count", 1)
+    refused(done, 6, "m.onnx is refused: TensorRT for RTX 1.7.1.116 cannot parse it: Mish m: no; kept as")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["m.rejected.json", "m.rejected.onnx"]
+    told = run("inspect", tmp_path / "m.rejected.onnx").output
+    assert re.search(r"^build check +TensorRT for RTX 1.7.1.116 cannot parse it: Mish m: no$", told, re.MULTILINE)
 
 
 def test_inspect_tells_of_a_file_in_words_and_as_json(checkpoint, pictures, tmp_path):

@@ -17,17 +17,19 @@ from clst_export.calibration import Method, calibrate
 from clst_export.convert import Material, Request, convert
 from clst_export.gate import Bounds
 from clst_export.hygiene import check_hygiene
-from clst_export.inspection import convolution_types
+from clst_export.inspection import convolution_types, describe, facts_of
 from clst_export.onnx_export import load_deployable, trace
 from clst_export.precision import Precision, Target
 from clst_export.precision.fp16 import measure_ranges, to_fp16
 from clst_export.precision.int8 import activations, quantisable, to_int8
 from clst_export.precision.placement import check_placement, placement_problems
+from clst_export.reporting import report
 from clst_runtime.engines import building
 from clst_runtime.engines.building import serialise_engine
 from clst_runtime.engines.options import BuildOptions
 from clst_runtime.engines.progress import QuietProgress
 from clst_runtime.errors import ModelFileError
+from clst_runtime.onnx_metadata import read_onnx_manifest
 from clst_train.checkpoint import load_checkpoint, save_checkpoint
 
 SLIM, DEEP = "ddrnet23_slim", "deeplabv2_resnet101"
@@ -122,8 +124,22 @@ def test_what_the_exporter_writes_is_built(trt, checkpoint, frames, tmp_path):
     request = Request(
         precision=Precision.INT8, methods=(Method.MAX,), bounds=Bounds(min_agreement=0.0, max_miou_drop=1.0)
     )
-    convert(checkpoint, tmp_path / "m.onnx", request, Material(frames=frames[:1], calibration=frames[1:2]))
-    assert len(built(trt, tmp_path / "m.onnx")) > 1_000_000
+    told = []
+    material = Material(frames=frames[:1], calibration=frames[1:2])
+    done = convert(checkpoint, tmp_path / "m.onnx", request, material, say=told.append)
+    answer = read_onnx_manifest(tmp_path / "m.onnx").build_check
+    assert answer == done.manifest.build_check
+    count = kinds(onnx.load(tmp_path / "m.onnx"))
+    assert answer["layers"]["CONVOLUTION"] == count["Conv"] == 55
+    assert answer["layers"]["QUANTIZE"] == count["QuantizeLinear"]
+    assert answer["version"] == trt.__version__
+    assert answer["engine_bytes"] > 1_000_000
+    assert told[-1] == "reading and building it with TensorRT for RTX"
+    line = f"TensorRT for RTX {trt.__version__} reads and builds it: {sum(answer['layers'].values())} layers in "
+    assert report(done, tmp_path / "m.onnx", None).splitlines()[-1].startswith(line)
+    shown = describe(facts_of(tmp_path / "m.onnx"))
+    assert f"  {line}" in shown
+    assert "convolution 55" in shown
 
 
 def test_letterbox_and_stretch_are_one_graph(checkpoint, tmp_path):

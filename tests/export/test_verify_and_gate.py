@@ -1,16 +1,28 @@
 """Ties counted by hand: what differs within the precision's reach, and what differs beyond it."""
 
 import dataclasses
+import json
+import os
+import signal
+import threading
+import time
 
 import numpy as np
+import onnx
 import pytest
-from tests.conftest import RGB_CLASSES
+from tests.conftest import RGB_CLASSES, SIZE_HW, rgb_manifest, write_rgb_model
 
-from clst_export.gate import BOUNDS, Bounds
-from clst_export.judge import Verdict
+from clst_export import gate
+from clst_export.gate import BOUNDS, Bounds, release
+from clst_export.judge import Judge, Verdict
 from clst_export.precision import Precision
 from clst_export.verify import verify
 from clst_runtime.backends.base import Prediction
+from clst_runtime.backends.ort import OrtBackend
+from clst_runtime.engines import build_check as module
+from clst_runtime.errors import BudgetNotHeld
+from clst_runtime.onnx_metadata import read_onnx_manifest
+from clst_runtime.programs import run_program
 
 
 class Colours:
@@ -85,3 +97,103 @@ def test_each_precision_has_bounds_and_float32_allows_ties_alone():
     assert set(BOUNDS) == set(Precision)
     assert BOUNDS[Precision.FP32].max_untied == 0.0
     assert BOUNDS[Precision.FP16].min_agreement == 0.999
+
+
+# --- TensorRT for RTX is asked last
+
+RGB = rgb_manifest()
+
+
+def released(tmp_path, change=lambda graph: None, *, min_agreement=1.0, manifest=RGB):
+    """The little model that names the strongest channel, put through the gate; it equals itself."""
+    model = onnx.load(str(write_rgb_model(tmp_path / "rgb.onnx")))
+    change(model.graph)
+    frames = [np.random.default_rng(0).integers(0, 256, (*SIZE_HW, 3), np.uint8)]
+    (tmp_path / "out").mkdir()
+    with OrtBackend(tmp_path / "rgb.onnx") as reference:
+        judge, path = Judge(reference, frames), tmp_path / "out" / "m.onnx"
+        bounds = Bounds(min_agreement=min_agreement, max_miou_drop=0.0)
+        return release(model, manifest, judge, bounds, path, network=None)[1]
+
+
+def out(tmp_path):
+    return sorted(path.name for path in (tmp_path / "out").iterdir())
+
+
+def lottery(graph):
+    """An operator that ONNX Runtime has and TensorRT has not; nobody reads what it gives."""
+    graph.node.append(onnx.helper.make_node("Bernoulli", ["real"], ["drawn"], name="lottery"))
+
+
+def test_a_file_that_is_built_says_so_in_its_manifest(trt, tmp_path):
+    manifest = released(tmp_path)
+    assert out(tmp_path) == ["m.onnx"]
+    assert read_onnx_manifest(tmp_path / "out" / "m.onnx") == manifest
+    answer = manifest.build_check
+    assert (answer["builder"], answer["version"]) == ("TensorRT for RTX", trt.__version__)
+    assert (answer["layers"]["GATHER"], answer["layers"]["TOPK"]) == (1, 1)
+    assert answer["engine_bytes"] > 1000
+    assert 0 < answer["seconds"] < 60
+    assert manifest.parity["holds"] is True
+
+
+def test_a_file_that_equals_pytorch_and_is_refused_by_tensorrt_gets_no_name(trt, tmp_path):
+    told = f"TensorRT for RTX {trt.__version__} cannot parse it: Bernoulli lottery: not supported"
+    with pytest.raises(BudgetNotHeld) as error:
+        released(tmp_path, lottery)
+    rejected = tmp_path / "out" / "m.rejected.onnx"
+    assert error.value.message == f"m.onnx is refused: {told}; kept as {rejected} with its report beside it"
+    assert error.value.exit_code == 6
+    assert out(tmp_path) == ["m.rejected.json", "m.rejected.onnx"]
+    report = json.loads((tmp_path / "out" / "m.rejected.json").read_text())
+    assert (report["holds"], report["agreement"]) == (True, 1.0)
+    assert report["build_check"]["refused"] == "cannot parse it: Bernoulli lottery: not supported"
+    assert read_onnx_manifest(rejected).build_check == report["build_check"]
+
+
+def test_what_differs_from_pytorch_is_not_built_any_more(tmp_path, monkeypatch):
+    monkeypatch.setattr(gate, "check_build", lambda path, say: pytest.fail("asked"))
+    with pytest.raises(BudgetNotHeld, match="differs from PyTorch"):
+        released(tmp_path, min_agreement=1.1)
+    assert read_onnx_manifest(tmp_path / "out" / "m.rejected.onnx").build_check == {}
+
+
+def test_int8_for_the_cpu_is_not_shown_to_tensorrt(tmp_path, monkeypatch):
+    monkeypatch.setattr(gate, "check_build", lambda path, say: pytest.fail("asked"))
+    assert released(tmp_path, manifest=rgb_manifest(calibration={"target": "cpu"})).build_check == {}
+    assert out(tmp_path) == ["m.onnx"]
+
+
+def test_a_machine_that_cannot_tell_keeps_no_file_from_its_name(tmp_path, build_check):
+    assert released(tmp_path).build_check == build_check
+    assert out(tmp_path) == ["m.onnx"]
+
+
+def test_ctrl_c_while_tensorrt_builds_ends_its_process_and_leaves_no_file(tmp_path, monkeypatch):
+    """A process that never ends stands for a build that takes long."""
+    process = tmp_path / "process"
+
+    def build(path, say):
+        script = f"echo $$ > {process}.new; mv {process}.new {process}; exec sleep 600"
+        return module.check_build(
+            path, run=lambda arguments, seconds: run_program(["sh", "-c", script], seconds=seconds)
+        )
+
+    def interrupt():
+        while not process.exists():
+            time.sleep(0.02)
+        time.sleep(0.2)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(gate, "check_build", build)
+    monkeypatch.setattr(module, "find_rtx", lambda: None)
+    usual = signal.signal(signal.SIGINT, signal.default_int_handler)
+    threading.Thread(target=interrupt).start()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            released(tmp_path)
+    finally:
+        signal.signal(signal.SIGINT, usual)
+    assert out(tmp_path) == []
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(process.read_text()), 0)

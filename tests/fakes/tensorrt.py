@@ -1,7 +1,7 @@
 """A TensorRT whose engines are computed by ONNX Runtime: real results, no GPU.
 
 It is for running engines. Its builder only hands the graph on, and fails as one does on a GPU that is full or broken;
-what a builder really does is tested on NVIDIA's own (tests/rtx.py).
+what a builder really does is tested on NVIDIA's own (engines/rtx.py).
 
 Only names of the real bindings are public here; `tests/tensorrt_api` compares each of them, its members and its
 parameters with TensorRT 10.3.0, 10.16.1 and 11.4.0. What it does is told by `tests/fakes/behaviour.py`.
@@ -137,15 +137,26 @@ class IHostMemory:
         return self._content
 
 
+class LayerType:
+    CONVOLUTION = _Member("CONVOLUTION", 0)
+
+
+class ILayer:
+    type = LayerType.CONVOLUTION
+
+
 class INetworkDefinition:
+    """Of five layers, whatever was parsed."""
+
     __slots__ = ("_content",)
+
+    num_layers = 5
 
     def __init__(self) -> None:
         self._content = b""
 
-    @property
-    def num_layers(self):
-        return 5
+    def get_layer(self, index):
+        return ILayer()
 
 
 class OnnxParser:

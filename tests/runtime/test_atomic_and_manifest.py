@@ -101,6 +101,8 @@ def test_another_format_version_is_refused_with_both_numbers():
         {"source_checkpoint_sha256": "0"}, {"source_checkpoint_sha256": None}, {"model_sha256": 0},
         {"tool_versions": {"onnx": 1}}, {"tool_versions": []}, {"parity": []}, {"parity": {"frames": "many"}},
         {"parity": {"bounds": {"min_agreement": "0.9"}}}, {"parity": {"miou": []}}, {"calibration": 1}, {"domain": "x"},
+        {"build_check": "yes"}, {"build_check": {"version": 1}}, {"build_check": {"layers": {"CONVOLUTION": "55"}}},
+        {"build_check": {"layers": {}}}, {"build_check": {"layers": {}, "seconds": "2"}},
         {"engine": {"gpu": 3}}, {"engine": {"engine_bytes": -1}}, {"engine": {"onnx_sha256": "ff"}},
     ],
 )  # fmt: skip
@@ -125,6 +127,12 @@ def test_a_letterbox_survives_and_files_from_before_it_stretch():
     assert Manifest.from_json(json.dumps(old), where="x") == rgb_manifest()
     del old["fit"]
     assert Manifest.from_json(json.dumps(old), where="x").fit is Fit.STRETCH
+
+
+def test_files_from_before_the_build_check_were_not_checked():
+    old = json.loads(rgb_manifest().to_json())
+    del old["build_check"]
+    assert Manifest.from_json(json.dumps(old), where="x").build_check == {}
 
 
 def test_text_that_is_no_json_is_refused():

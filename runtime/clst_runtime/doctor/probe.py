@@ -14,7 +14,7 @@ from typing import Any
 
 from clst_runtime.errors import MissingDependency
 from clst_runtime.optional import blamed_for, unimportable
-from clst_runtime.programs import Runner, run_program
+from clst_runtime.programs import Runner, ask_python, run_program
 
 PROBE_SECONDS = 60.0
 # y = Relu(x), both float32 of one element, opset 13, as an ONNX file.
@@ -23,13 +23,8 @@ _RELU = "CAc6NgoMCgF4EgF5IgRSZWx1EgRyZWx1Wg8KAXgSCgoICAESBAoCCAFiDwoBeRIKCggIARI
 
 def ask(what: str, *arguments: str, run: Runner = run_program) -> dict[str, Any]:
     """What the probe `what` found; `{"error": …}` if it failed, crashed or hung."""
-    code = f"import sys; sys.path[:] = {sys.path!r}; from clst_runtime.doctor.probe import main; main(sys.argv[1:])"
-    answer = run([sys.executable, "-c", code, what, *arguments], seconds=PROBE_SECONDS)
-    try:
-        found = json.loads((answer or "").strip().splitlines()[-1])
-    except (ValueError, IndexError):
-        return {"error": f"its process crashed, or hung for {PROBE_SECONDS:.0f} s", "crashed": True}
-    return found if isinstance(found, dict) else {"error": "no answer"}
+    found = ask_python(__name__, what, *arguments, seconds=PROBE_SECONDS, run=run)
+    return found or {"error": f"its process crashed, or hung for {PROBE_SECONDS:.0f} s", "crashed": True}
 
 
 def main(arguments: list[str]) -> None:

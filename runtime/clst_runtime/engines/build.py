@@ -195,7 +195,7 @@ def _manifest(
     facts: dict[str, Any] = (
         {"tensorrt": version, "not_compared": why_not} if device is None else proof_facts(device, version)
     )
-    facts |= {"options": options.to_json(), "layers_before_fusion": made.layers}
+    facts |= {"options": options.to_json(), "layers_before_fusion": sum(made.layers.values())}
     facts |= {"build_seconds": round(made.seconds, 1)}
     if options.library is Library.RTX:
         facts |= {"compute_capabilities": list(CAPABILITIES)}

@@ -8,7 +8,8 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,19 +47,27 @@ class Serialised:
 
     plan: bytes
     """The engine."""
-    layers: int
-    """Layers of the network before they are fused."""
+    layers: Mapping[str, int]
+    """Layers of the network before they are fused, by TensorRT's type."""
     seconds: float
-    """How long it was built."""
+    """How long it was read and built."""
     timing_cache: bytes | None
     """Layer times for later builds; None if none were asked for, or TensorRT gives none."""
+
+
+class RefusedByTensorrt(ModelFileError):
+    """A file that TensorRT cannot parse or build, for a reason of its own."""
+
+    def __init__(self, path: Path, builder: str, reason: str, cure: str) -> None:
+        super().__init__(f"{path}: {builder} {reason}; {cure}, or run the ONNX file with ONNX Runtime")
+        self.reason = reason
 
 
 def serialise_engine(trt: ModuleType, onnx_path: Path, options: BuildOptions, progress: BuildProgress) -> Serialised:
     """Build an engine for the GPU of this machine, or by TensorRT for RTX for `rtx.CAPABILITIES`.
 
     Raises:
-        ModelFileError: TensorRT cannot parse the file or build it. ConfigError: a DLA core that cannot be used, or a
+        RefusedByTensorrt: it cannot parse the file or build it. ConfigError: a DLA core that cannot be used, or a
             folder as timing cache. MissingDependency: TensorRT finds no GPU. GpuOutOfMemory, CudaFailed: as said.
         ClstError: this machine has no memory left. KeyboardInterrupt: Ctrl-C; TensorRT was stopped first.
     """
@@ -66,7 +75,9 @@ def serialise_engine(trt: ModuleType, onnx_path: Path, options: BuildOptions, pr
     logger = make_logger(trt, messages)
     builder = make_builder(trt, logger, messages)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    started = time.monotonic()
     parser = parse_onnx(trt, network, logger, onnx_path)  # owns weights of the network: it lives until the end
+    layers = layer_types(network)
     config = builder.create_builder_config()
     configure(trt, builder, config, options)
     cache = attach_timing_cache(config, options.timing_cache, messages)  # must live as long as the build
@@ -74,15 +85,14 @@ def serialise_engine(trt: ModuleType, onnx_path: Path, options: BuildOptions, pr
     cancelled = threading.Event()
     monitor = make_monitor(trt, progress, cancelled)
     config.progress_monitor = monitor
-    started = time.monotonic()
     try:
         plan = _built(builder, network, config, cancelled)
     finally:
         progress.close()
     if plan is None:
-        raise build_failure(onnx_path, messages, options)
+        raise build_failure(trt, onnx_path, messages, options)
     times = None if cache is None else config.get_timing_cache().serialize()
-    seconds, layers = time.monotonic() - started, network.num_layers
+    seconds = time.monotonic() - started
     del monitor, cache, parser
     return Serialised(plan=plan, layers=layers, seconds=seconds, timing_cache=None if times is None else bytes(times))
 
@@ -101,16 +111,26 @@ def parse_onnx(trt: ModuleType, network: trt.INetworkDefinition, logger: trt.ILo
     """Read an ONNX file into `network`; every complaint of the parser in one line.
 
     Raises:
-        ModelFileError: it cannot be parsed. ClstError: this machine has no memory left for it.
+        RefusedByTensorrt: it cannot be parsed. ClstError: this machine has no memory left for it.
     """
     parser: Any = trt.OnnxParser(network, logger)
     if not parser.parse_from_file(str(path)):
         told = [parser_complaint(parser.get_error(index)) for index in range(parser.num_errors)]
-        raise host_out_of_memory(path, told) or ModelFileError(
-            f"{path}: {title_of(trt)} cannot parse it: {'; '.join(told) or 'no reason given'}; "
-            "export it again with clst-export (opset 19 or 20), or run the ONNX file with ONNX Runtime"
+        memory = host_memory(told)
+        if memory is not None:
+            raise host_out_of_memory(path, memory)
+        raise RefusedByTensorrt(
+            path,
+            title_of(trt),
+            f"cannot parse it: {'; '.join(told) or 'no reason given'}",
+            "export it again with clst-export (opset 19 or 20)",
         )
     return parser
+
+
+def layer_types(network: trt.INetworkDefinition) -> dict[str, int]:
+    """Its layers, counted by type; most first."""
+    return dict(Counter(network.get_layer(index).type.name for index in range(network.num_layers)).most_common())
 
 
 def parser_complaint(error: trt.ParserError) -> str:
@@ -216,7 +236,7 @@ def interrupt_cancels(cancelled: threading.Event) -> Iterator[None]:
         raise KeyboardInterrupt
 
 
-def build_failure(onnx_path: Path, messages: Messages, options: BuildOptions) -> ClstError:
+def build_failure(trt: ModuleType, onnx_path: Path, messages: Messages, options: BuildOptions) -> ClstError:
     """Why TensorRT gave no engine, as far as its log tells."""
     broken, memory = messages.broken_gpu(), messages.out_of_memory()
     if broken is not None:
@@ -227,19 +247,21 @@ def build_failure(onnx_path: Path, messages: Messages, options: BuildOptions) ->
             f"{onnx_path}: the GPU ran out of memory during the build ({memory}); end other programs that use it, "
             f"lower the workspace (now {limit}) or export a smaller input size"
         )
+    memory = memory or host_memory(messages.errors)
+    if memory is not None:
+        return host_out_of_memory(onnx_path, memory)
     cure = "try a larger workspace or another optimisation level" if messages.nothing_left() else "export it again"
-    return host_out_of_memory(onnx_path, messages.errors) or ModelFileError(
-        f"{onnx_path}: {options.library.words} could not build it: {messages.last_errors()}; {cure}, or run the ONNX "
-        "file with ONNX Runtime"
-    )
+    return RefusedByTensorrt(onnx_path, title_of(trt), f"could not build it: {messages.last_errors()}", cure)
 
 
-def host_out_of_memory(path: Path, told: Iterable[str]) -> ClstError | None:
-    """The error where a complaint blames the computer's own memory, which says nothing of the file."""
-    memory = next((text for text in told if HOST_MEMORY in text), None)
-    if memory is None:
-        return None
+def host_memory(told: Iterable[str]) -> str | None:
+    """The complaint that blames the computer's own memory, if one does."""
+    return next((text for text in told if HOST_MEMORY in text), None)
+
+
+def host_out_of_memory(path: Path, complaint: str) -> ClstError:
+    """The error where the computer's own memory is used up, which says nothing of the file."""
     return ClstError(
-        f"this machine ran out of memory while TensorRT read or built {path} ({memory}); end other programs or "
+        f"this machine ran out of memory while TensorRT read or built {path} ({complaint}); end other programs or "
         "export a smaller input size"
     )

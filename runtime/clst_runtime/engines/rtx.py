@@ -33,15 +33,28 @@ def load_rtx() -> ModuleType:
         MissingDependency: bindings or libraries are not installed, do not fit each other or this Python, or do not
             load.
     """
+    module, libraries = find_rtx()
+    for path in libraries:  # for all to see: the bindings look for them by shorter names
+        try:
+            ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
+        except OSError as error:
+            raise MissingDependency(f"TensorRT for RTX does not load ({error}); {REINSTALL}") from error
+    return require(module)
+
+
+def find_rtx() -> tuple[str, list[Path]]:
+    """Name of its module, and the libraries to be loaded first; loads nothing.
+
+    Raises:
+        MissingDependency: bindings or libraries are not installed, or do not fit each other.
+    """
     bindings, folder = _folder(BINDINGS), _folder(LIBRARIES)
     if bindings is None or folder is None:
         if _folder(COMPLETE) is not None:
-            return require(COMPLETE)
+            return COMPLETE, []
         lacks = "" if bindings is folder else f" as a whole: {LIBRARIES if bindings else BINDINGS} is missing"
         raise MissingDependency(f"TensorRT for RTX is not installed{lacks}; {cure()}")
-    for name in ("libtensorrt_rtx", "libtensorrt_onnxparser_rtx"):
-        _load_library(folder, name)
-    return require(BINDINGS)
+    return BINDINGS, [_library(folder, name) for name in ("libtensorrt_rtx", "libtensorrt_onnxparser_rtx")]
 
 
 def cure() -> str:
@@ -58,11 +71,8 @@ def _folder(package: str) -> Path | None:
     return None if found is None or found.origin is None else Path(found.origin).parent
 
 
-def _load_library(folder: Path, name: str) -> None:
-    """Load it for all to see: the bindings look for it by a shorter name.
-
-    Files of shorter names lie beside it once its package was imported, which this program does not wait for.
-    """
+def _library(folder: Path, name: str) -> Path:
+    """The file of the longest name: links and copies of shorter ones lie beside it once its package was imported."""
     path = max(folder.glob(f"{name}.so.*"), key=lambda each: len(each.name), default=None)
     if path is None:
         raise MissingDependency(f"TensorRT for RTX: {folder} lacks {name}.so.*; {REINSTALL}")
@@ -71,7 +81,4 @@ def _load_library(folder: Path, name: str) -> None:
         raise MissingDependency(
             f"TensorRT for RTX: bindings {bindings} and library {library} do not fit each other; {REINSTALL}"
         )
-    try:
-        ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
-    except OSError as error:
-        raise MissingDependency(f"TensorRT for RTX does not load ({error}); {REINSTALL}") from error
+    return path
