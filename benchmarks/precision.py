@@ -15,7 +15,7 @@ import statistics
 import subprocess
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,20 +55,28 @@ def make(
             "parity": parity, "calibration": calibration, "methods": methods, "curve": curve}  # fmt: skip
 
 
-def latencies(files: Sequence[Path], frames: Sequence[Any], *, rounds: int, provider: str) -> list[list[int]]:
+def latencies(
+    files: Sequence[Path],
+    frames: Sequence[Any],
+    *,
+    rounds: int,
+    provider: str = "cpu",
+    threads: int | None = None,
+    clock: Callable[[], int] = time.perf_counter_ns,
+) -> list[list[int]]:
     """Nanoseconds of each file's runs, the files taking turns of a few runs; the first round warms up."""
     from clst_runtime.backends.ort import OrtBackend
 
-    backends = [OrtBackend(path, provider=provider) for path in files]
+    backends = [OrtBackend(path, provider=provider, threads=threads) for path in files]
     samples: list[list[int]] = [[] for _ in files]
     for turn in range(rounds):
         for place, backend in enumerate(backends):
             for run in range(UNTIMED + TIMED):  # the first runs wait for the other sessions' threads to go to sleep
                 frame = frames[(turn + run) % len(frames)]
-                before = time.perf_counter_ns()
+                before = clock()
                 backend.predict(frame)
                 if run >= UNTIMED and turn > 0:
-                    samples[place].append(time.perf_counter_ns() - before)
+                    samples[place].append(clock() - before)
     for backend in backends:
         backend.close()
     return samples
@@ -125,6 +133,15 @@ def measure(
             "stage": content.stage, "provider": options["provider"], "flavours": rows}  # fmt: skip
 
 
+def commit_and_machine() -> dict[str, Any]:
+    """Date, commit and machine of a measurement."""
+    from clst_runtime.machine import machine_facts
+
+    git = ["git", "-C", str(HERE), "rev-parse", "--short", "HEAD"]
+    commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
+    return {"date": time.strftime("%Y-%m-%d"), "commit": commit, "machine": machine_facts()}
+
+
 def show(result: dict[str, Any]) -> str:
     """The figures as a Markdown table."""
     headers = ("network", "flavour", "mIoU %", "lost", "largest loss of a class", "pixels equal", "MiB", "CPU ms",
@@ -167,7 +184,6 @@ def main(checkpoints: tuple[Path, ...], name: str, work: Path, **options: Any) -
     from clst_export.judge import contents_of, labelled_frames
     from clst_runtime.atomic import write_text
     from clst_runtime.dataset import open_dataset
-    from clst_runtime.machine import machine_facts
     from clst_runtime.numbers import parse_size
     from clst_train.checkpoint import load_checkpoint
 
@@ -183,9 +199,7 @@ def main(checkpoints: tuple[Path, ...], name: str, work: Path, **options: Any) -
         contents = contents_of(labels, input_hw, content.fit)
         material = Material(frames=frames, labels=labels, contents=contents, calibration=calibration)
         networks.append(measure(path, input_hw, work, material, options))
-        git = ["git", "-C", str(HERE), "rev-parse", "--short", "HEAD"]
-        commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
-        facts = {"name": name, "date": time.strftime("%Y-%m-%d"), "commit": commit, "machine": machine_facts()}
+        facts = {"name": name, **commit_and_machine()}
         result = facts | {"budget_points": options["max_miou_drop"], "networks": networks}
         write_text(HERE / "results" / f"precision_{name}.json", json.dumps(result, indent=1) + "\n")
     click.echo(show(result))

@@ -12,6 +12,8 @@ import math
 from pathlib import Path
 from typing import Any
 
+import quantizers
+
 HERE = Path(__file__).parent
 BEGIN, END = "<!-- measured: made by benchmarks/readme_table.py -->", "<!-- end -->"
 HEADERS = ("camera change", "steps", "old network", "BatchNorm statistics", "entropy min.", "mean teacher + ClassMix",
@@ -143,6 +145,9 @@ def further_tables() -> str:
         result = json.loads(path.read_text())
         if "methods" in result and path.stem != result["name"]:
             lines.extend((f"## {path.stem}", "", *ablation_lines(result), "", measured_where(result, path.stem), ""))
+        elif path == quantizers.RESULT:
+            where = dict.fromkeys(measured_where(each, path.stem) for each in result["networks"])
+            lines.extend((f"## {path.stem}", "", *quantizers.show(result).splitlines(), "", *where, ""))
     return "\n".join(lines[:-1])
 
 

@@ -1,0 +1,50 @@
+"""What the quantizers are told to leave alone, and what is said of a graph and of a result."""
+
+import sys
+from pathlib import Path
+
+from onnx import TensorProto
+from tests.export.precision.graphs import IDENTITY, Builder, node_of, residual
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+
+from quantizers import complaint, parts, show
+
+
+def test_a_careful_user_leaves_the_normalisation_the_outer_convolutions_and_the_tail_alone():
+    b = Builder()
+    first = b.add("Relu", [b.conv(b.start(), "first", IDENTITY)], "first_relu")
+    middle = b.add("Relu", [b.conv(first, "middle", IDENTITY)], "middle_relu")
+    found = parts(b.finish(b.conv(middle, "last", IDENTITY)))
+    assert found["first"] == ["pixels_node", "real_node", "first_node", "first_relu_node"]
+    assert found["last"] == ["last_node"]
+    assert found["tail"] == ["large_node", "winner_node", "winner_real_node", "classes_node"]
+
+
+def test_graph_hygiene_is_quiet_of_a_good_graph_and_names_the_node_of_a_bad_one():
+    model = residual()
+    assert complaint(model) is None
+    next(entry for entry in node_of(model, "winner_real").attribute).i = TensorProto.INT32
+    assert "classes" in (complaint(model) or "")
+
+
+def test_the_table_says_what_was_lost_and_by_which_method():
+    claim = {"agreement": 0.9766, "reference_miou": 0.325, "miou": 0.32}
+    row = {
+        "flavour": "int8",
+        "name": "ours",
+        "method": "max",
+        "methods": {"max": {"cpu_seconds": 7.6, "grew_mib": 99.9}},
+    }
+    row |= {
+        "claim": claim,
+        "bytes": 3 << 20,
+        "hygiene": None,
+        "placement": ["a", "b"],
+        "rtx": {"layers": {"CAST": 600, "RESIZE": 53}},
+    }
+    failed = {"flavour": "int8", "name": "another", "methods": {"max": {"failed": "ValueError"}}}
+    told = show({"networks": [{"name": "camvid", "network": "slim", "rows": [row, failed]}]})
+    assert told.splitlines()[2:] == [
+        "| slim, camvid | int8 | ours (max) | 97.66 % | 32.00 | 0.50 | 3.0 | 8 | 100 |  | 2 | 653 |  |"
+    ]
