@@ -92,6 +92,7 @@ def main(model: Path, source: str, out: Path | None, **options: Any) -> None:
         statistics = RunStatistics(deadline, live=frames.live)
         described = {"model": str(model), "source": without_credentials(source)}
         for warning in getattr(backend, "warnings", ()):
+            click.echo(f"model: {warning}", err=True)  # now, for a drive may last for weeks
             statistics.warn(warning)
         if options["collect"] is not None:
             opened.enter_context(locked(options["collect"]))

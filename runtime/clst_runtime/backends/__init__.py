@@ -6,8 +6,6 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import cast
 
-import click
-
 from clst_runtime.backends.base import Backend
 from clst_runtime.backends.choice import AUTO, TENSORRT, choose_backend, has_choice
 from clst_runtime.backends.gpu_options import GpuOptions
@@ -90,7 +88,7 @@ def _open(path: Path, name: str, threads: int | None, gpu: GpuOptions) -> Backen
 
 
 def open_without_engine(folder: Path, why: ClstError, *, threads: int | None = None) -> Backend:
-    """A bundle's ONNX file in ONNX Runtime, on CUDA if that starts, else on the CPU; its warnings and a line say so.
+    """A bundle's ONNX file in ONNX Runtime, on CUDA if that starts, else on the CPU; its first warning says so.
 
     Of INT8 and FP16 it is FP16: nothing is gained by INT8 for TensorRT outside of it.
 
@@ -111,7 +109,6 @@ def open_without_engine(folder: Path, why: ClstError, *, threads: int | None = N
     except MissingDependency:
         backend = OrtBackend(path, threads=threads)
     backend.warnings.insert(0, f"{path} is run by {backend.description}, as no engine is used: {why.message}")
-    click.echo(f"--fallback: {backend.warnings[0]}", err=True)
     return backend
 
 

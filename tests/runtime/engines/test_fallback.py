@@ -18,7 +18,10 @@ def on(folder, *options):
 
 @pytest.mark.parametrize(
     ("behaviour", "code", "why"),
-    [({"builds": False}, 4, "TensorRT could not build it"), ({"wrong_share": 0.5}, 6, "50.000 % of pixels agree")],
+    [
+        ({"builds": False}, 4, "TensorRT 10.3.0 could not build it"),
+        ({"wrong_share": 0.5}, 6, "50.000 % of pixels agree"),
+    ],
 )
 def test_without_the_option_the_error_names_it_and_with_it_the_fp16_file_is_run_and_the_report_says_so(
     machine, two, tmp_path, behaviour, code, why
@@ -32,11 +35,11 @@ def test_without_the_option_the_error_names_it_and_with_it_the_fp16_file_is_run_
     assert error.endswith("to try again, or allow its ONNX file: clst-run --fallback")
     done = on(two, "--fallback", "--out", tmp_path / "out", "--no-video")
     assert done.exit_code == 0, done.output
-    told = next(line for line in done.stderr.splitlines() if line.startswith("--fallback: "))
+    told = next(line for line in done.stderr.splitlines() if line.startswith("model: "))
     assert f"{two / 'rival.onnx'} is run by ONNX Runtime" in told
     assert why in told
     report = json.loads((tmp_path / "out" / "statistics.json").read_text())
-    assert report["warnings"] == [told.removeprefix("--fallback: ")]
+    assert report["warnings"] == [told.removeprefix("model: ")]
     assert report["backend"].endswith(" CPU")
     assert report["frames"] == 3
 

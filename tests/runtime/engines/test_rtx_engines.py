@@ -230,6 +230,14 @@ def test_a_manifest_that_tells_of_no_comparison_is_not_taken_for_proved(engine):
     assert "was never compared with its ONNX file (its manifest tells of no comparison)" in told
 
 
+def test_clst_run_says_that_it_was_never_compared_before_it_drives(engine, pictures):
+    done = CliRunner().invoke(run, [str(engine), "--source", str(pictures)])
+    assert done.exit_code == 0, done.output
+    lines = done.stderr.splitlines()
+    (place,) = [index for index, line in enumerate(lines) if line.startswith(f"model: {engine} was never compared")]
+    assert place < next(index for index, line in enumerate(lines) if line.startswith("ready: TensorRT for RTX"))
+
+
 def test_clst_run_rebuilds_an_engine_of_another_version(engine, pictures):
     rewrite(engine, tensorrt="1.6.0.34")
     arguments = [str(engine), "--source", str(pictures), "--frames", "1"]
