@@ -239,7 +239,7 @@ def make_bundle(paths: dict[str, Path], baseline: Path | None, material: Materia
 @cuda_option
 @click.option("--json", "as_json", is_flag=True, help="Print the engine's manifest as JSON.")
 def build(model: Path, frames: str | None, cuda: str, *, as_json: bool) -> None:
-    """Build and verify the engine of a bundle for this machine's GPU and TensorRT; a good one is kept as it is.
+    """Build and prove the engine of a bundle for this machine, also after an update; a proved one is kept as it is.
 
     MODEL may be an .engine file of another GPU, TensorRT or driver, or a damaged one: it is built again from the ONNX
     file beside it, as it was built before. Needs TensorRT and a GPU, but neither PyTorch nor onnx.

@@ -213,4 +213,4 @@ def test_help_shows_the_conversion_and_names_the_other_commands():
     assert done.returncode == 0
     for word in ("--onnx", "--trt", "--max-miou-drop", "clst-export inspect FILE", "clst-export build BUNDLE"):
         assert word in done.stdout
-    assert "Build and verify" in shell("clst-export", "build", "--help").stdout
+    assert "Build and prove" in shell("clst-export", "build", "--help").stdout

@@ -6,6 +6,7 @@ import json
 import pytest
 from click.testing import CliRunner
 from tests.conftest import rgb_manifest, write_rgb_model
+from tests.runtime.engines.conftest import HERE
 from tests.runtime.test_doctor_verify import plan, statuses
 
 from clst_export.bundle import write_bundle
@@ -52,6 +53,21 @@ def test_an_engine_that_got_worse_after_its_build_is_found(machine, bundle):
     assert statuses(found)["parity"] == "failed"
     assert statuses(found)["live run"] == "holds"
     assert found.exit_code == 6
+
+
+def test_an_engine_from_before_an_update_is_accepted_if_it_holds_and_the_report_says_why_it_is_used(machine, bundle):
+    open_bundle(bundle).close()
+    machine.has_driver("Jetson Linux 36.4.4")
+    machine.does.builds = False
+    found = accept(plan(bundle), tell=lambda _: None)
+    opening, parity = (next(step for step in found.steps if step.name == name) for name in ("opening", "parity"))
+    assert (
+        f"FP16 cannot be used on this GPU ({bundle / 'model.onnx'}: TensorRT 10.3.0 could not build it" in opening.told
+    )
+    assert opening.told.endswith(f"model-{HERE}.engine is what works")
+    assert opening.values["engine"]["driver"] == "Jetson Linux 36.4.4"
+    assert parity.values["bundle"]["agreement"] == 1.0
+    assert found.exit_code == 0
 
 
 def test_a_build_without_a_gpu_is_exit_code_5(machine, bundle):

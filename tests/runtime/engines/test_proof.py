@@ -104,6 +104,8 @@ def change_engine(**values):
         change_engine(compute_ms=9.0),
         change_engine(agreement=None),
         change_engine(surplus=1),
+        change_engine(engine="../model.engine"),
+        change_engine(engine=5),
         lambda value: [],
         lambda value: {},
     ],
