@@ -121,10 +121,9 @@ def install(file: Path, site: Path) -> str:
     """Install a wheel or a source distribution into the folder `site`; empty, or in one line why not."""
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--no-build-isolation"]
     command += ["--no-compile", "--upgrade", "--target", str(site), str(file)]
-    # What is built here hands bytes to the driver and must be there soon; and CUDA is not always where nvcc is.
-    environment = {**os.environ, "CFLAGS": "-O0", "CXXFLAGS": "-O0"}
-    if (CUDA / "include" / "cuda.h").is_file():
-        environment.setdefault("CUDA_ROOT", str(CUDA))
+    # What is built here hands bytes to the driver and must be there soon; nvcc does not tell where the headers are.
+    environment = {**os.environ, "CFLAGS": "-O0", "CXXFLAGS": "-O0", "CPATH": str(CUDA / "include")}
+    environment["LIBRARY_PATH"] = os.pathsep.join(str(CUDA / each) for each in ("lib64", "lib64/stubs"))
     done = subprocess.run(
         command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, env=environment
     )
