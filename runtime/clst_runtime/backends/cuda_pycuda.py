@@ -128,7 +128,10 @@ class PycudaDevice(GuardedDevice):
                 buffer.free()
         self._buffers, self._stream = {}, None
         with suppress(self._driver.Error):
-            context.pop()  # PyCUDA releases the primary context with the last object that refers to it
+            # With the last object that refers to the primary context PyCUDA detaches from it, in place of releasing it
+            # (2026.1, on a driver that is a stand-in), so that the driver keeps it until the process ends. Results that
+            # outlive us need it; releasing it here would leak them.
+            context.pop()
 
     def __enter__(self) -> PycudaDevice:
         return self
