@@ -8,7 +8,7 @@ EXTRAS := train,export,ort,headless,dev
 
 .PHONY: demo test lint clean
 
-demo: $(VENV)/installed
+demo: $(VENV)/rtx
 	$(BIN)/clst-demo --out demo
 
 # One process a core, one thread each: PyTorch's own threads would only wait for one another here. Files in their order:
