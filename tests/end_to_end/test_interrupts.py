@@ -77,9 +77,8 @@ from clst_export.cli import main
 
 trace = convert.trace
 def told(*arguments, **options):
-    traced = trace(*arguments, **options)
     os.kill(os.getpid(), signal.SIGTERM)
-    return traced
+    return trace(*arguments, **options)
 convert.trace = told
 main(sys.argv[1:])
 """
