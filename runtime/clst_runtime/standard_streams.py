@@ -32,19 +32,22 @@ class Output(io.FileIO):
 
 
 class _Unfailing(io.FileIO):
-    """What cannot be written is left out: a word that nobody hears must not end what goes on."""
+    """Standard error: what cannot be written is left out, for a word that nobody hears must not end what goes on."""
 
     def write(self, data: Any, /) -> int:
-        written = None
+        left = memoryview(data).cast("B")
+        size = len(left)
         with suppress(OSError):
-            written = super().write(data)
-        return memoryview(data).nbytes if written is None else written
+            while len(left) and (written := super().write(left)):
+                left = left[written:]
+        return size
 
 
 def open_standard_streams() -> None:
     """Give the null device to each that is closed, so that no file takes its number; standard error never fails.
 
-    `sys.__stdout__` and its like stay None for what was closed.
+    `sys.__stdout__` and its like stay None for what was closed. Standard error has no buffer below its text: threads
+    write to it until the end, and Python aborts where it finds the lock of a buffer held by one of them.
     """
     while (null := os.open(os.devnull, os.O_RDWR)) <= 2:
         os.set_inheritable(null, True)
@@ -52,15 +55,17 @@ def open_standard_streams() -> None:
     if sys.stdin is None:
         sys.stdin = open(0, closefd=False)  # noqa: SIM115  as long as the process
     if sys.stdout is sys.__stdout__:  # in tests it may be anything
-        sys.stdout = _text(Output(1, "w", closefd=False), sys.stdout)
+        raw = Output(1, "w", closefd=False)
+        sys.stdout = io.TextIOWrapper(
+            io.BufferedWriter(raw), _encoding(sys.stdout), "backslashreplace", line_buffering=raw.isatty()
+        )
     if sys.stderr is sys.__stderr__:
-        sys.stderr = _text(_Unfailing(2, "w", closefd=False), sys.stderr)
+        unbuffered = cast(IO[bytes], _Unfailing(2, "w", closefd=False))
+        sys.stderr = io.TextIOWrapper(unbuffered, _encoding(sys.stderr), "backslashreplace", write_through=True)
 
 
-def _text(raw: io.FileIO, before: Any) -> io.TextIOWrapper:
-    encoding = "utf-8" if before is None else before.encoding
-    lines = raw.isatty() or raw.fileno() == 2
-    return io.TextIOWrapper(io.BufferedWriter(raw), encoding, "backslashreplace", line_buffering=lines)
+def _encoding(before: Any) -> str:
+    return "utf-8" if before is None else str(before.encoding)
 
 
 def standard_output() -> IO[bytes]:
@@ -76,8 +81,7 @@ def never_wait_for_standard_error() -> None:
 
     A pipe or terminal is opened anew, because how it is open is shared with the programs that have it too.
     """
-    buffered = getattr(sys.stderr, "buffer", None)
-    if not isinstance(getattr(buffered, "raw", None), _Unfailing):
+    if not isinstance(getattr(sys.stderr, "buffer", None), _Unfailing):
         return
     if stat.S_ISFIFO(os.fstat(2).st_mode) or os.isatty(2):
         with suppress(OSError):  # another user's, or its reader has gone

@@ -186,6 +186,32 @@ def test_a_library_that_writes_to_standard_error_does_not_block_either(kind):
     assert done.stdout == b"went on\n"
 
 
+def test_a_thread_that_still_writes_to_standard_error_does_not_abort_the_end():
+    program = (
+        "import sys, threading, time\n"
+        "from clst_runtime.standard_streams import open_standard_streams\n"
+        "open_standard_streams()\n"
+        "threading.Thread(target=print, args=('words',), kwargs={'file': sys.stderr}, daemon=True).start()\n"
+        "time.sleep(0.1)\n"
+    )
+    reading, writing = full_pipe()
+    done = subprocess.run([sys.executable, "-c", program], stderr=writing, timeout=10)
+    os.close(reading)
+    os.close(writing)
+    assert done.returncode == 0
+
+
+def test_standard_error_takes_long_words_whole():
+    program = (
+        "import sys\n"
+        "from clst_runtime.standard_streams import open_standard_streams\n"
+        "open_standard_streams()\n"
+        "print('ä' * 100_000, file=sys.stderr)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], stderr=subprocess.PIPE, timeout=60)
+    assert done.stderr.decode() == "ä" * 100_000 + "\n"
+
+
 def test_a_report_that_nobody_reads_is_written_elsewhere(started, rgb_model, tmp_path):
     reading, writing = full_pipe()
     process = started(rgb_model, "--source", linked_pictures(tmp_path / "in", 3), "--json",
