@@ -51,7 +51,7 @@ def main() -> None:
               help="rtx: engines of TensorRT for RTX, built without a GPU; cpu: an int8 ONNX file.")  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path), help="File to write  [default: beside the checkpoint]")
 @click.option("--size", help="Input size HxW  [default: the checkpoint's]")
-@click.option("--opset", type=click.Choice(["19", "20"]), default="20", show_default=True, help="ONNX operator set.")
+@click.option("--opset", type=click.Choice(["19", "20"]), default="19", show_default=True, help="ONNX operator set.")
 @click.option("--confidence", is_flag=True, help="Add the winner's probability as a second output.")
 @click.option("--frames", "frames_from", type=click.Path(path_type=Path),
               help="Pictures to compare on  [default: the target's, or drawn]")  # fmt: skip

@@ -53,7 +53,7 @@ class Request:
     """INT8: what the graph is made for."""
     input_hw: tuple[int, int] | None = None
     """Another input size than the checkpoint's."""
-    opset: int = 20
+    opset: int = 19
     """ONNX operator set, 19 or 20."""
     with_confidence: bool = False
     """Add the second output."""

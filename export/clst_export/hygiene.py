@@ -16,19 +16,19 @@ from clst_runtime.optional import require
 
 MAX_BYTES = 2**31 - 1  # protobuf's limit, and so that of one ONNX file
 _SUPPORTED = """
-    Abs Acos Acosh Add And ArgMax ArgMin Asin Asinh Atan Atanh AveragePool BatchNormalization Cast Ceil Celu Clip
-    Concat Constant ConstantOfShape Conv ConvTranspose Cos Cosh CumSum DepthToSpace DequantizeLinear Div Einsum Elu
+    Abs Acos Acosh Add And ArgMax ArgMin Asin Asinh Atan Atanh AveragePool BatchNormalization Cast CastLike Ceil Celu
+    Clip Concat Constant ConstantOfShape Conv ConvTranspose Cos Cosh CumSum DepthToSpace DequantizeLinear Div Einsum Elu
     Equal Erf Exp Expand EyeLike Flatten Floor Gather GatherElements GatherND Gemm GlobalAveragePool GlobalLpPool
-    GlobalMaxPool Greater GreaterOrEqual GridSample HardSigmoid HardSwish Identity InstanceNormalization IsNaN
-    LeakyRelu Less LessOrEqual Log LogSoftmax LpNormalization LpPool LRN MatMul Max MaxPool Mean
-    MeanVarianceNormalization Min Mod Mul Neg Not OneHot Or Pad Pow PRelu QuantizeLinear Range Reciprocal ReduceL1
-    ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare Relu
-    Reshape Resize Round ScatterElements ScatterND Selu Shape Shrink Sigmoid Sign Sin Sinh Size Slice Softmax Softplus
-    Softsign SpaceToDepth Split Sqrt Squeeze Sub Sum Tan Tanh ThresholdedRelu Tile TopK Transpose Trilu Unsqueeze
-    Where Xor
+    GlobalMaxPool Greater GreaterOrEqual GridSample GroupNormalization Hardmax HardSigmoid HardSwish Identity
+    InstanceNormalization IsInf IsNaN LayerNormalization LeakyRelu Less LessOrEqual Log LogSoftmax LpNormalization
+    LpPool LRN MatMul Max MaxPool Mean MeanVarianceNormalization Min Mod Mul Neg Not OneHot Or Pad Pow PRelu
+    QuantizeLinear Range Reciprocal ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin
+    ReduceProd ReduceSum ReduceSumSquare Relu Reshape Resize Round ScatterElements ScatterND Selu Shape Shrink Sigmoid
+    Sign Sin Sinh Size Slice Softmax Softplus Softsign SpaceToDepth Split Sqrt Squeeze Sub Sum Tan Tanh ThresholdedRelu
+    Tile TopK Transpose Trilu Unsqueeze Where Xor
 """
 SUPPORTED = frozenset(_SUPPORTED.split())
-"""Operators that ONNX-TensorRT's docs/operators.md lists as supported both for TensorRT 8.5 (before the range) and
+"""Operators that ONNX-TensorRT's docs/operators.md lists as supported both for TensorRT 9.2 (before the range) and
 for 10.15 (in it), so that 10.3 has them; the release notes of 11.0 take none away. Left out although listed: control
 flow (If, Loop, Scan and the recurrent layers, no straight graph), random numbers, NonMaxSuppression, NonZero and
 RoiAlign (shapes that depend on values or no use here), Dropout (training), Scatter and Upsample (gone from ONNX's own
@@ -150,6 +150,8 @@ def _check_restrictions(node: Any, constants: dict[str, Any]) -> None:
     attributes = _attributes(node)
     if node.op_type in ("MaxPool", "AveragePool", "LpPool") and set(attributes.get("dilations", [1])) != {1}:
         raise ModelFileError(f"{_name(node)}: TensorRT pools without dilations only; use a strided or plain pooling")
+    if node.op_type == "LayerNormalization" and len(node.output) > 1:
+        raise ModelFileError(f"{_name(node)}: TensorRT gives no mean and deviation of it; use its first output only")
     if node.op_type == "MaxPool" and len(node.output) > 1:
         raise ModelFileError(f"{_name(node)}: TensorRT gives no indices of a pooling; use its first output only")
     if node.op_type.startswith("Reduce") and len(node.input) > 1 and node.input[1] not in constants:

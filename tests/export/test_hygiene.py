@@ -117,13 +117,13 @@ def test_a_local_function_is_refused():
 
 
 def test_operators_that_some_tensorrt_lacks_are_refused():
-    refused(hand_made(helper.make_node("Hardmax", ["image"], ["logits"], name="hard")), "Hardmax hard: TensorRT 10.3")
+    refused(hand_made(helper.make_node("Mish", ["image"], ["logits"], name="mish")), "Mish mish: TensorRT 10.3")
     refused(hand_made(helper.make_node("Det", ["image"], ["logits"])), "Det that gives logits: TensorRT 10.3")
 
 
 def test_the_table_holds_what_our_networks_use_and_nothing_onnx_does_not_know():
     assert {"Conv", "BatchNormalization", "AveragePool", "GlobalAveragePool", "MaxPool", "Resize"} <= SUPPORTED
-    assert not {"If", "Loop", "NonZero", "BitShift", "Unique", "QLinearConv", "Col2Im", "FusedConv"} & SUPPORTED
+    assert not {"Gelu", "If", "Loop", "NonZero", "BitShift", "Unique", "QLinearConv", "Col2Im", "FusedConv"} & SUPPORTED
     for name in SUPPORTED:
         assert onnx.defs.has(name, domain="", max_inclusive_version=20), name
 
@@ -218,6 +218,14 @@ def test_pooling_as_tensorrt_cannot_is_refused():
     refused(hand_made(dilated), "MaxPool pool: TensorRT pools without dilations only")
     indexed = helper.make_node("MaxPool", ["image"], ["logits", "where"], kernel_shape=[1, 1], name="pool")
     refused(hand_made(indexed), "MaxPool pool: TensorRT gives no indices")
+
+
+def test_a_layer_normalisation_that_also_gives_its_mean_is_refused():
+    ones = np.ones(4, np.float32)
+    node = helper.make_node("LayerNormalization", ["image", "ones"], ["logits", "mean"], name="norm")
+    refused(hand_made(node, weights={"ones": ones}), "LayerNormalization norm: .*use its first output only")
+    only = helper.make_node("LayerNormalization", ["image", "ones"], ["logits"], name="norm")
+    check_hygiene(hand_made(only, weights={"ones": ones}))
 
 
 def test_axes_computed_while_running_are_refused():

@@ -121,7 +121,7 @@ def deployable():
 def colour_graph(fault=nothing, *, half=False):
     """The graph of the colour network with a fault; `half`: in float16."""
     network = deployable()
-    model = trace(network, SIZE_HW, opset=20, with_confidence=False)
+    model = trace(network, SIZE_HW, opset=19, with_confidence=False)
     check_graph(model, network)
     fault(model)
     return to_fp16(model, ranges=measure_ranges(model, [ALL_RED, STRIPES])).model if half else model

@@ -12,8 +12,13 @@ from tests.export.precision.graphs import kinds, node_of, run
 from torch import nn
 from torch.nn import functional as F
 
+from clst_export.hygiene import check_hygiene
 from clst_export.onnx_export import check_graph, trace
+from clst_export.precision.fp16 import measure_ranges, to_fp16
 from clst_export.precision.int8 import quantisable
+from clst_runtime.engines.building import serialise_engine
+from clst_runtime.engines.options import BuildOptions
+from clst_runtime.engines.progress import QuietProgress
 from clst_runtime.errors import ModelFileError
 from clst_train.models.deployable import MEAN, STD, Deployable
 
@@ -47,7 +52,7 @@ def deployed(segmenter):
     return Deployable(segmenter() if isinstance(segmenter, type) else segmenter, MEAN, STD, SIZE_HW)
 
 
-def exported(deployable, opset=20):
+def exported(deployable, opset=19):
     return trace(deployable, SIZE_HW, opset=opset, with_confidence=False)
 
 
@@ -66,6 +71,40 @@ def test_a_network_whose_sizes_follow_from_shapes_is_one_static_graph_that_says_
         expected = deployable(torch.from_numpy(FRAME)[None]).numpy()
     assert len(np.unique(expected)) > 1
     assert (run(model, FRAME)[0] == expected).mean() > 0.999
+
+
+class Attends(nn.Module):
+    """What transformers are made of: normalisation by layer and by group, GELU, attention over all places."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 8, 3, stride=4, padding=1), nn.GroupNorm(2, 8), nn.GELU())
+        self.norm, self.attention = nn.LayerNorm(8), nn.MultiheadAttention(8, 2, batch_first=True)
+        self.head = nn.Conv2d(8, 3, 1)
+
+    def forward(self, images):
+        maps = self.stem(images)
+        count, channels, rows, columns = maps.shape
+        tokens = self.norm(maps.flatten(2).transpose(1, 2))
+        tokens = tokens + self.attention(tokens, tokens, tokens, need_weights=False)[0]
+        return self.head(tokens.transpose(1, 2).reshape(count, channels, rows, columns))
+
+
+def test_a_transformer_is_exported_in_float32_and_float16_and_built_by_tensorrt(trt, tmp_path):
+    deployable = deployed(Attends)
+    model = exported(deployable)
+    check_graph(model, deployable)
+    assert kinds(model)["LayerNormalization"] == kinds(model)["InstanceNormalization"] == 1
+    with torch.inference_mode():
+        expected = deployable(torch.from_numpy(FRAME)[None]).numpy()
+    assert len(np.unique(expected)) > 1
+    assert (run(model, FRAME)[0] == expected).mean() > 0.999
+    half = to_fp16(model, ranges=measure_ranges(model, [FRAME])).model
+    check_hygiene(half)
+    assert (run(half, FRAME)[0] == expected).mean() > 0.98
+    for index, graph in enumerate((model, half)):
+        onnx.save(graph, str(tmp_path / f"{index}.onnx"))
+        assert serialise_engine(trt, tmp_path / f"{index}.onnx", BuildOptions(), QuietProgress()).plan
 
 
 def test_nodes_and_tensors_are_named_after_the_modules_that_they_come_from(decoder):

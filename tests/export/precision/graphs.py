@@ -108,7 +108,7 @@ def network(name, size_hw=(64, 128), *, with_confidence=False, whole=False):
             torch.nn.init.normal_(module.bias, std=0.2)
     estimate_statistics(segmenter, [normalise(torch.from_numpy(np.stack(frames(2, size_hw))))])
     deployable = Deployable(segmenter.eval(), MEAN, STD, size_hw, with_confidence=with_confidence)
-    return trace(deployable, size_hw, opset=20, with_confidence=with_confidence)
+    return trace(deployable, size_hw, opset=19, with_confidence=with_confidence)
 
 
 def run(model, frame, names=("classes",), **entries):
