@@ -38,12 +38,14 @@ _QUANTISE_FLOAT16 = (
 OUTPUTS = ("classes", "confidence")
 RESULTS_HELD = 8
 """Results that may be held at a time without new memory."""
-PROVIDERS = {
+_CUDA = ("CUDAExecutionProvider", {"use_tf32": "0"})
+"""Float32 in the graph means float32: by default it computes convolutions in TF32, with 10 bits of mantissa."""
+PROVIDERS: dict[str, tuple[Any, ...]] = {
     "cpu": ("CPUExecutionProvider",),
-    "cuda": ("CUDAExecutionProvider", "CPUExecutionProvider"),
-    "tensorrt": ("TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"),
+    "cuda": (_CUDA, "CPUExecutionProvider"),
+    "tensorrt": ("TensorrtExecutionProvider", _CUDA, "CPUExecutionProvider"),
 }
-"""The provider that must run, then those that take what it has no kernel for."""
+"""The provider that must run, then those that take what it has no kernel for; with its options, if it needs any."""
 
 
 @functools.cache
@@ -83,7 +85,7 @@ class OrtBackend:
         ort = require("onnxruntime")
         if provider not in PROVIDERS:
             raise ConfigError(f"provider {provider!r}; give one of {', '.join(PROVIDERS)}")
-        wanted = PROVIDERS[provider][0]
+        wanted = _name(PROVIDERS[provider][0])
         if wanted not in ort.get_available_providers():
             raise lacking(ort, wanted)
         self._manifest = read_onnx_manifest(path)
@@ -197,6 +199,11 @@ class OrtBackend:
         self.close()
 
 
+def _name(provider: Any) -> str:
+    """The provider's name, whether it is given with options or without."""
+    return str(provider if isinstance(provider, str) else provider[0])
+
+
 def _session(ort: Any, path: Path, options: Any, providers: list[Any]) -> Any:
     """A session that ONNX Runtime does not open by other providers behind our back, telling standard output.
 
@@ -212,7 +219,7 @@ def _session(ort: Any, path: Path, options: Any, providers: list[Any]) -> Any:
         blamed = onnxruntime_failure(error, f"opening {path}")
         if blamed is not None:
             raise blamed from error
-        first = providers[0] if isinstance(providers[0], str) else providers[0][0]
+        first = _name(providers[0])
         if kind == "EPFail" or (kind == "RuntimeError" and first != "CPUExecutionProvider"):
             raise _not_started(ort, first, path, reason) from error
         if kind == "NotImplemented":

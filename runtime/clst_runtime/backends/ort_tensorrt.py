@@ -23,6 +23,10 @@ from clst_runtime.manifest import Manifest
 from clst_runtime.programs import Runner, run_program
 
 
+TF32_OVERRIDE = "NVIDIA_TF32_OVERRIDE"
+"""Environment variable of NVIDIA's libraries; 0 switches TF32 off in the whole process."""
+
+
 def precision_options(manifest: Manifest, *, where: Path) -> dict[str, Any]:
     """What a graph of that precision needs.
 
@@ -40,6 +44,11 @@ def precision_options(manifest: Manifest, *, where: Path) -> dict[str, Any]:
 
 def precision_warning(manifest: Manifest, *, where: Path) -> list[str]:
     """Said where the graph asks for more than the provider can be told."""
+    if not precision_options(manifest, where=where)["trt_fp16_enable"] and os.environ.get(TF32_OVERRIDE) != "0":
+        return [
+            f"{where}: ONNX Runtime's TensorRT computes its float32 in TF32, with 10 bits of mantissa, and has no "
+            f"option against it; {TF32_OVERRIDE}=0 in the environment is one, and --backend ort-cuda computes float32"
+        ]
     kept = manifest.calibration.get("kept_fp32")
     if not kept or manifest.precision == "fp32":
         return []
@@ -53,7 +62,8 @@ def cache_folder(model: Path, ort_version: str, run: Runner = run_program, root:
     """The folder of one model on one kind of machine.
 
     The provider's own file names do not tell two models of one architecture apart, nor two modules of one compute
-    capability, so the folder does: by the model's hash, the GPUs and driver, the board and the versions.
+    capability, so the folder does: by the model's hash, the GPUs and driver, the board, the versions and
+    whether TF32 is switched off.
     """
     gpus = run(["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"], seconds=20.0)
     board = root / "proc/device-tree/compatible"
@@ -62,7 +72,8 @@ def cache_folder(model: Path, ort_version: str, run: Runner = run_program, root:
     except OSError:
         module = ""
     versions = {name: package_version(name) for name in ("tensorrt", "tensorrt-cu12", "tensorrt-cu13")}
-    facts = [ort_version, gpus, module, versions, os.environ.get("CUDA_VISIBLE_DEVICES"), file_sha256(model)]
+    settings = [os.environ.get("CUDA_VISIBLE_DEVICES"), os.environ.get(TF32_OVERRIDE)]
+    facts = [ort_version, gpus, module, versions, settings, file_sha256(model)]
     return cache_root("ort-tensorrt") / hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:24]
 
 

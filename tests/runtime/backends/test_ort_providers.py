@@ -74,6 +74,10 @@ class Session:
 usual = onnxruntime.InferenceSession
 
 
+OVERRIDE = "NVIDIA_TF32_OVERRIDE"
+CUDA_IN_FLOAT32 = (CUDA, {"use_tf32": "0"})
+
+
 @pytest.fixture
 def machine(monkeypatch, tmp_path):
     made = Machine()
@@ -81,6 +85,7 @@ def machine(monkeypatch, tmp_path):
     monkeypatch.setattr(onnxruntime, "InferenceSession", made.session)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.delenv("CACHE_DIRECTORY", raising=False)
+    monkeypatch.delenv(OVERRIDE, raising=False)
     return made
 
 
@@ -211,12 +216,12 @@ def test_tensorrt_is_told_the_precision_of_the_graph_and_where_to_keep_its_engin
     path = model(tmp_path / "m.onnx", **manifest)
     with open_model(path, backend="ort-tensorrt") as backend:
         assert backend.predict(FRAME).classes.shape == SIZE_HW
-        assert backend.warnings == []
+        assert [line for line in backend.warnings if "TF32" not in line] == []
     assert (machine.options["trt_fp16_enable"], machine.options["trt_int8_enable"]) == (half, int8)
     folder = cache_folder(path, onnxruntime.__version__)
     assert folder.parent == tmp_path / "cache" / "clst" / "ort-tensorrt"
     assert machine.options["trt_engine_cache_path"] == machine.options["trt_timing_cache_path"] == str(folder)
-    assert machine.opened[-1][1:] == [CUDA, CPU]
+    assert machine.opened[-1][1:] == [CUDA_IN_FLOAT32, CPU]
     assert f"takes minutes, and keeps it in {folder}" in capsys.readouterr().err
     open_model(path, backend="ort-tensorrt").close()
     assert capsys.readouterr().err == ""
@@ -239,11 +244,47 @@ def test_nodes_that_must_stay_float32_cannot_be_told_to_it_and_that_is_said(mach
         )
 
 
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_cuda_computes_float32_and_not_tf32(machine, tmp_path, precision):
+    with open_model(model(tmp_path / "m.onnx", precision=precision), backend="ort-cuda") as backend:
+        assert backend.description.endswith(" CUDA")
+        assert machine.opened == [[CUDA_IN_FLOAT32, CPU]]
+
+
+@pytest.mark.parametrize(
+    ("manifest", "override", "warned"),
+    [
+        ({"precision": "fp32"}, None, True),
+        ({"precision": "fp32"}, "1", True),
+        ({"precision": "fp32"}, "0", False),
+        ({"precision": "int8", "calibration": {"target": "tensorrt"}}, None, True),
+        ({"precision": "int8", "calibration": {"target": "tensorrt", "rest": "fp16"}}, None, False),
+        ({"precision": "fp16"}, None, False),
+    ],
+)
+def test_tensorrt_has_no_option_against_tf32_and_that_is_said(
+    machine, tmp_path, monkeypatch, manifest, override, warned
+):
+    if override is not None:
+        monkeypatch.setenv(OVERRIDE, override)
+    with open_model(model(tmp_path / "m.onnx", **manifest), backend="ort-tensorrt") as backend:
+        assert len(backend.warnings) == warned
+        assert all(f"in TF32, with 10 bits of mantissa, and has no option against it; {OVERRIDE}=0" in line
+                   for line in backend.warnings)  # fmt: skip
+
+
+def test_an_engine_with_tf32_is_not_taken_for_one_without(machine, tmp_path, monkeypatch):
+    path = model(tmp_path / "m.onnx")
+    with_tf32 = cache_folder(path, "1.31.1")
+    monkeypatch.setenv(OVERRIDE, "0")
+    assert cache_folder(path, "1.31.1") != with_tf32
+
+
 @pytest.mark.parametrize(("backend", "wanted"), [("ort-tensorrt", TRT), ("ort-cuda", CUDA)])
 def test_nodes_that_another_provider_computes_are_told(machine, tmp_path, backend, wanted):
     machine.parts = {wanted: 3, CPU: 2}
     with open_model(model(tmp_path / "m.onnx"), backend=backend) as opened:
-        assert opened.warnings[0].endswith(f"{wanted} does not compute all of its 5 nodes; 2 by {CPU}")
+        assert opened.warnings[-1].endswith(f"{wanted} does not compute all of its 5 nodes; 2 by {CPU}")
 
 
 def test_an_onnx_runtime_that_does_not_tell_is_said(machine, tmp_path, monkeypatch):
