@@ -34,8 +34,16 @@ def use_folder(folder: Path) -> bool:
     folder.mkdir(parents=True, exist_ok=True)
     probe = folder / ".probe"
     probe.write_bytes(b"")
-    probe.unlink()
+    probe.unlink(missing_ok=True)  # another program may do the same at this moment, and remove it
     os.utime(folder)
-    for old in sorted(folder.parent.iterdir(), key=lambda each: each.stat().st_mtime)[:-KEPT]:
+    for old in sorted(folder.parent.iterdir(), key=_last_used)[:-KEPT]:
         shutil.rmtree(old, ignore_errors=True)
     return is_new
+
+
+def _last_used(folder: Path) -> float:
+    """Seconds since 1970; 0 where another program has removed it since it was listed."""
+    try:
+        return folder.stat().st_mtime
+    except OSError:
+        return 0.0

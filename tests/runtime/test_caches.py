@@ -35,3 +35,10 @@ def test_a_place_that_cannot_be_written_is_an_error_of_the_system(tmp_path):
     (tmp_path / "kind").write_text("a file")
     with pytest.raises(OSError):
         use_folder(tmp_path / "kind" / "a")
+
+
+def test_two_programs_that_use_a_folder_at_once_do_not_disturb_one_another(monkeypatch, tmp_path):
+    monkeypatch.setattr(Path, "write_bytes", lambda self, content: len(content))  # the other one has removed it since
+    assert use_folder(tmp_path / "kind" / "a")
+    (tmp_path / "kind" / "gone").symlink_to("nowhere")  # listed, and removed by the other one since
+    assert not use_folder(tmp_path / "kind" / "a")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import functools
-import shutil
 from contextlib import nullcontext
 from pathlib import Path
 from types import TracebackType
@@ -23,7 +22,13 @@ from clst_runtime.backends.ort_errors import (
     told_in_one_line,
     why_not_loaded,
 )
-from clst_runtime.backends.ort_tensorrt import cache_folder, engine_cache, precision_options, precision_warning
+from clst_runtime.backends.ort_tensorrt import (
+    cache_folder,
+    engine_cache,
+    engine_cache_anew,
+    precision_options,
+    precision_warning,
+)
 from clst_runtime.errors import ClstError, ConfigError, MissingDependency, ModelFileError
 from clst_runtime.manifest import Manifest
 from clst_runtime.onnx_metadata import read_onnx_manifest
@@ -135,8 +140,7 @@ class OrtBackend:
             if not had_engines:
                 raise
             click.echo(f"{error.message}; removing the engines kept in {folder} and trying once more", err=True)
-        shutil.rmtree(folder, ignore_errors=True)
-        return _session(ort, path, options, [(wanted, {**told, **engine_cache(folder)}), *others])
+        return _session(ort, path, options, [(wanted, {**told, **engine_cache_anew(folder)}), *others])
 
     def _check_ports(self, path: Path) -> None:
         manifest = self._manifest

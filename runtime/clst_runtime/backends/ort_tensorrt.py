@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from clst_runtime.machine import package_version
 from clst_runtime.manifest import Manifest
 from clst_runtime.programs import Runner, run_program
 
-
+_NOT_KEPT = "no engine is kept for ONNX Runtime's TensorRT, each start builds it again"
 TF32_OVERRIDE = "NVIDIA_TF32_OVERRIDE"
 """Environment variable of NVIDIA's libraries; 0 switches TF32 off in the whole process."""
 
@@ -78,15 +79,34 @@ def cache_folder(model: Path, ort_version: str, run: Runner = run_program, root:
 
 
 def engine_cache(folder: Path) -> dict[str, Any]:
-    """The options that keep engines and layer times in that folder; none, and a line, where it cannot be written."""
+    """The options that keep engines and layer times in that folder; none, and a line, where it cannot be written.
+
+    Engines in a folder that cannot be written are read all the same; the provider does not mind.
+    """
     try:
         is_new = use_folder(folder)
     except OSError as error:
-        click.echo(f"no engine is kept for ONNX Runtime's TensorRT, each start builds it again: {error}", err=True)
-        return {}
+        if not holds_engines(folder):
+            click.echo(f"{_NOT_KEPT}: {error}", err=True)
+            return {}
+        is_new = False
     if is_new:
         click.echo(
             f"ONNX Runtime's TensorRT builds its engine, which takes minutes, and keeps it in {folder}", err=True
         )
     place = {"trt_engine_cache_path": str(folder), "trt_timing_cache_path": str(folder)}
     return {"trt_engine_cache_enable": True, "trt_timing_cache_enable": True, **place}
+
+
+def engine_cache_anew(folder: Path) -> dict[str, Any]:
+    """Remove what the folder holds, which cannot be used; then as `engine_cache`."""
+    shutil.rmtree(folder, ignore_errors=True)
+    if holds_engines(folder):
+        click.echo(f"{_NOT_KEPT}: the engines kept in {folder} cannot be removed", err=True)
+        return {}
+    return engine_cache(folder)
+
+
+def holds_engines(folder: Path) -> bool:
+    """Whether an earlier start has left one there."""
+    return any(folder.glob("*.engine"))

@@ -28,17 +28,20 @@ _DIGEST_BYTES = hashlib.sha256().digest_size
 
 
 def kernels_file(manifest: Manifest, device: CudaDevice) -> Path | None:
-    """Where the kernels of one engine and one kind of GPU are kept; None, and a line, where nothing can be written."""
+    """Where the kernels of one engine and one kind of GPU are kept; None, and a line, where none is and none can be."""
     facts = [manifest.engine["engine_sha256"], manifest.engine["tensorrt"], gpu_facts(device)]
     folder = cache_root("rtx") / hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:24]
+    kept = folder / "kernels"
     try:
         is_new = use_folder(folder)
     except OSError as error:
+        if kept.is_file():  # a read-only file system, which may have been filled before
+            return kept
         click.echo(f"{NOT_KEPT}: {error}", err=True)
         return None
     if is_new:
         click.echo(f"compiling the engine for this GPU, once; its kernels are kept in {folder}", err=True)
-    return folder / "kernels"
+    return kept
 
 
 class Kernels:

@@ -13,7 +13,7 @@ from tests.shell import shell
 
 from clst_export.activations import stream_activations
 from clst_export.precision.fp16 import measure_ranges
-from clst_runtime.backends import open_model, ort_errors
+from clst_runtime.backends import open_model, ort_errors, ort_tensorrt
 from clst_runtime.backends import ort as ort_module
 from clst_runtime.backends.cuda import CudaFailed, GpuOutOfMemory
 from clst_runtime.backends.ort import OrtBackend
@@ -430,3 +430,46 @@ def test_the_cpu_is_opened_without_a_second_try_by_other_providers(monkeypatch, 
     monkeypatch.setattr(onnxruntime, "InferenceSession", session)
     OrtBackend(rgb_model).close()
     assert asked == [{"providers": [CPU], "enable_fallback": 0}]
+
+
+def read_only(folder):
+    """No file can be written into it, not even by root."""
+    (folder / ".probe").mkdir()
+
+
+def test_engines_kept_in_a_read_only_folder_are_used(machine, tmp_path, capsys):
+    path = model(tmp_path / "m.onnx")
+    open_model(path, backend="ort-tensorrt").close()
+    kept = machine.options["trt_engine_cache_path"]
+    read_only(Path(kept))
+    capsys.readouterr()
+    open_model(path, backend="ort-tensorrt").close()
+    assert machine.options["trt_engine_cache_path"] == machine.options["trt_timing_cache_path"] == kept
+    assert machine.options["trt_engine_cache_enable"]
+    assert capsys.readouterr().err == ""
+
+
+def test_a_read_only_folder_without_engines_costs_a_build_at_each_start_and_that_is_said(machine, tmp_path, capsys):
+    path = model(tmp_path / "m.onnx")
+    folder = cache_folder(path, onnxruntime.__version__)
+    folder.mkdir(parents=True)
+    read_only(folder)
+    open_model(path, backend="ort-tensorrt").close()
+    assert "trt_engine_cache_path" not in machine.options
+    assert capsys.readouterr().err.startswith(
+        "no engine is kept for ONNX Runtime's TensorRT, each start builds it again"
+    )
+
+
+def test_a_kept_engine_that_cannot_be_used_nor_removed_is_passed_over(machine, tmp_path, capsys, monkeypatch):
+    path = model(tmp_path / "m.onnx")
+    open_model(path, backend="ort-tensorrt").close()
+    read_only(Path(machine.options["trt_engine_cache_path"]))
+    monkeypatch.setattr(ort_tensorrt.shutil, "rmtree", lambda *_, **__: None)  # a read-only file system
+    machine.raises = [state.EPFail("TensorRT EP could not deserialize engine from cache: old.engine")]
+    capsys.readouterr()
+    open_model(path, backend="ort-tensorrt").close()
+    assert "trt_engine_cache_path" not in machine.options
+    told = capsys.readouterr().err
+    assert "removing the engines kept in" in told
+    assert "each start builds it again: the engines kept in" in told

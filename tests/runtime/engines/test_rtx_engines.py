@@ -312,6 +312,18 @@ def test_kernels_for_which_there_is_no_room_cost_a_line_and_no_frame(engine, fra
     assert capsys.readouterr().err.count("are not kept, each start compiles them again: ") == 1
 
 
+def test_kernels_kept_in_a_read_only_folder_are_used(rtx, engine, frames, tmp_path, capsys):
+    with open_model(engine) as backend:
+        backend.predict(frames[0])
+    (kept,) = kernels(tmp_path)
+    (kept.parent / ".probe").mkdir()  # no file can be written there, not even by root
+    capsys.readouterr()
+    with open_model(engine) as backend:
+        backend.predict(frames[0])
+    assert capsys.readouterr().err == ""
+    assert rtx.does.calls.count("compile") == 1
+
+
 def test_kernels_outlive_the_context_that_uses_them(engine, frames, monkeypatch):
     from tests.fakes import tensorrt_rtx
 
