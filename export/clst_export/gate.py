@@ -105,18 +105,19 @@ def release(
         for_tensorrt = manifest.calibration.get("target") != Target.CPU.value
         build_check = check_build(temporary, say=say) if for_tensorrt and not failures else {}
         manifest = save_model(model, dataclasses.replace(manifest, parity=parity, build_check=build_check), temporary)
+        rejected = out.with_suffix(".rejected.onnx")
+        report = rejected.with_suffix(".json")
         if failures or "refused" in build_check:
-            rejected = out.with_suffix(".rejected.onnx")
             os.replace(temporary, rejected)
-            write_text(
-                rejected.with_suffix(".json"), json.dumps({**parity, "build_check": build_check}, indent=1) + "\n"
-            )
+            write_text(report, json.dumps({**parity, "build_check": build_check}, indent=1) + "\n")
             told = (
                 f"differs from PyTorch: {'; '.join(failures)}"
                 if failures
                 else f"is refused: {told_build_check(build_check)}"
             )
             raise BudgetNotHeld(f"{out.name} {told}; kept as {rejected} with its report beside it")
+    for stale in (rejected, report):  # of an earlier export
+        stale.unlink(missing_ok=True)
     return verdict, manifest
 
 

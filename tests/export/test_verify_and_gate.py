@@ -109,7 +109,7 @@ def released(tmp_path, change=lambda graph: None, *, min_agreement=1.0, manifest
     model = onnx.load(str(write_rgb_model(tmp_path / "rgb.onnx")))
     change(model.graph)
     frames = [np.random.default_rng(0).integers(0, 256, (*SIZE_HW, 3), np.uint8)]
-    (tmp_path / "out").mkdir()
+    (tmp_path / "out").mkdir(exist_ok=True)
     with OrtBackend(tmp_path / "rgb.onnx") as reference:
         judge, path = Judge(reference, frames), tmp_path / "out" / "m.onnx"
         bounds = Bounds(min_agreement=min_agreement, max_miou_drop=0.0)
@@ -156,6 +156,15 @@ def test_what_differs_from_pytorch_is_not_built_any_more(tmp_path, monkeypatch):
     with pytest.raises(BudgetNotHeld, match="differs from PyTorch"):
         released(tmp_path, min_agreement=1.1)
     assert read_onnx_manifest(tmp_path / "out" / "m.rejected.onnx").build_check == {}
+
+
+def test_a_file_that_holds_takes_the_place_of_one_that_was_rejected(tmp_path, monkeypatch):
+    monkeypatch.setattr(gate, "check_build", lambda path, say: {})
+    with pytest.raises(BudgetNotHeld):
+        released(tmp_path, min_agreement=1.1)
+    assert out(tmp_path) == ["m.rejected.json", "m.rejected.onnx"]
+    released(tmp_path)
+    assert out(tmp_path) == ["m.onnx"]
 
 
 def test_int8_for_the_cpu_is_not_shown_to_tensorrt(tmp_path, monkeypatch):
