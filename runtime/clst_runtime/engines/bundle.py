@@ -21,7 +21,6 @@ from clst_runtime.backends.trt import BuiltEngine, TrtBackend
 from clst_runtime.engines.build import EngineNotKept
 from clst_runtime.engines.bundle_index import MODEL, read_bundle
 from clst_runtime.engines.library import Library
-from clst_runtime.engines.proof import Outcome, Proof
 from clst_runtime.engines.proving import Proving, device_name, device_of
 from clst_runtime.engines.sidecar import proof_facts, read_engine
 from clst_runtime.errors import MissingDependency
@@ -43,7 +42,10 @@ def build_bundle(folder: Path, gpu: GpuOptions | None = None) -> Path:
         MissingDependency: no TensorRT or no GPU here. ModelFileError: the bundle is damaged, or no engine can be built.
         BudgetNotHeld: none says what its ONNX file says. What else `build_engine` raises.
     """
-    return folder / _proved(folder, gpu)[1].engine
+    path, _, told = _proved(folder, gpu)
+    if told:
+        click.echo(told, err=True)
+    return path
 
 
 def open_bundle(folder: Path, gpu: GpuOptions | None = None, *, timed: bool = False) -> TrtBackend:
@@ -51,24 +53,26 @@ def open_bundle(folder: Path, gpu: GpuOptions | None = None, *, timed: bool = Fa
 
     The arguments are those of `TrtBackend`.
 
+    Returns:
+        The engine; where it is one from before an update, its first warning says why.
+
     Raises:
         What `build_bundle` and `TrtBackend` raise; an engine that the disk does not take is run from memory.
     """
     try:
-        proof, used = _proved(folder, gpu)
+        path, built, told = _proved(folder, gpu)
     except EngineNotKept as error:
         return error.open(folder, gpu, timed=timed)
-    plan, manifest = read_engine(folder / used.engine)
-    proved_now = dataclasses.replace(manifest, engine={**manifest.engine, **proof.machine})
-    built = BuiltEngine(plan=plan, manifest=proved_now)
-    backend = TrtBackend(folder / used.engine, built=built, timed=timed, gpu=gpu)
-    if device_of(used.engine) != device_name(proof.machine):
-        backend.warnings.append(proof.why)
+    backend = TrtBackend(path, built=built, timed=timed, gpu=gpu)
+    if device_of(path.name) != device_name(built.manifest.engine):
+        backend.warnings.insert(0, told)
+    elif told:
+        click.echo(told, err=True)
     return backend
 
 
-def _proved(folder: Path, gpu: GpuOptions | None) -> tuple[Proof, Outcome]:
-    """The proof that holds on this machine, found or made, and the engine that is used; told on stderr."""
+def _proved(folder: Path, gpu: GpuOptions | None) -> tuple[Path, BuiltEngine, str]:
+    """The engine that is used on this machine, by a proof that is found or made; and what is to be told of it."""
     bundle, gpu = read_bundle(folder), (gpu or GpuOptions()).without_graph()
     with _alone_in(folder):
         proving = Proving(folder, bundle, _machine_here(folder, gpu.cuda, bundle.options.library), gpu)
@@ -76,11 +80,12 @@ def _proved(folder: Path, gpu: GpuOptions | None) -> tuple[Proof, Outcome]:
         used = proof.used
         if used is None:
             raise proving.error_of(proof)
-        if len(proof.engines) > 1:
-            again = f"remove {proving.path.name}" if proof.is_lasting else "start again"
-            compared = all(each.failure is None for each in proof.engines)
-            click.echo(f"{proof.why}, it is used" + ("" if compared else f" ({again} to try again)"), err=True)
-        return proof, used
+        plan, manifest = read_engine(folder / used.engine)  # before another process may write here
+    told = "" if len(proof.engines) == 1 else f"{proof.why}, it is used"
+    if any(each.failure is not None for each in proof.engines):
+        told += f" ({f'remove {proving.path.name}' if proof.is_lasting else 'start again'} to try again)"
+    manifest = dataclasses.replace(manifest, engine={**manifest.engine, **proof.machine})
+    return folder / used.engine, BuiltEngine(plan=plan, manifest=manifest), told
 
 
 @contextmanager

@@ -60,13 +60,15 @@ class Outcome:
 
     @staticmethod
     def proved(engine: Path, manifest: Manifest) -> Outcome:
-        """That of an engine whose manifest says how it was compared.
+        """That of an engine whose manifest says that it was compared and holds.
 
         Raises:
             ModelFileError: it does not say so.
         """
         facts = manifest.engine
         try:
+            if facts["agreement"]["holds"] is not True:
+                raise ValueError("it differs from its ONNX file")
             return Outcome(
                 engine=engine.name,
                 precision=manifest.precision,
@@ -76,7 +78,7 @@ class Outcome:
                 compute_ms=facts["agreement"]["device_ms"]["compute"],
             )
         except (KeyError, TypeError, ValueError) as error:
-            raise ModelFileError(f"{engine}: its manifest does not say how it was compared ({error})") from error
+            raise ModelFileError(f"{engine}: its manifest does not say that it holds ({error})") from error
 
     def failed(self, error: ClstError) -> Outcome:
         """It cannot be used because of that."""
@@ -99,7 +101,7 @@ class Proof:
     seconds: float = 0.0
     """What the proof took."""
     trying: tuple[str, ...] = ()
-    """While it is made: the engine that is being built or run, once for each start in a row that broke off there."""
+    """While it is made: the engines that earlier starts broke off at, and at the end the one that is being tried."""
 
     @property
     def is_lasting(self) -> bool:
@@ -158,6 +160,8 @@ class Proof:
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{type(error).__name__} {error}") from error
         differing = sorted(name for name in whole.keys() | value.keys() if whole.get(name) != value.get(name))
+        if not proof.is_lasting:
+            raise ValueError("an engine was missed for a reason of the moment")
         if differing:
             raise ValueError(f"{', '.join(differing)} does not fit the rest")
         return proof

@@ -33,14 +33,14 @@ from clst_runtime.engines.library import Library
 from clst_runtime.engines.options import BuildOptions
 from clst_runtime.engines.progress import show_progress
 from clst_runtime.engines.proof import Outcome, Proof, read_proof, write_proof
-from clst_runtime.engines.sidecar import changes, read_engine
+from clst_runtime.engines.sidecar import PROOF_FACTS, changes, read_engine
 from clst_runtime.engines.verification import Expected, compare_engine
 from clst_runtime.errors import BudgetNotHeld, ClstError, ConfigError, DataError, MissingDependency, ModelFileError
 from clst_runtime.onnx_metadata import read_onnx_manifest
 
 BREAKS = 2
-"""So many starts in a row that break at one engine, and the next one goes without it: a service that is started again
-and again would else break at the same place for ever. The start after that tries again."""
+"""After so many starts that break at an engine the next one goes without it: a service that is started again and again
+would else break at the same place for ever. A start that comes to an end has forgotten it."""
 
 
 def device_name(facts: Mapping[str, Any]) -> str:
@@ -79,7 +79,7 @@ class Proving:
         self.options = dataclasses.replace(bundle.options, timing_cache=cache) if own else bundle.options
         self.frames: Sequence[Frame] = ()
         self.broke_at: tuple[str, ...] = ()
-        self.left_out = self.trying = ""
+        self.trying = ""
         self.errors: list[ClstError] = []
         self.has_built = False
 
@@ -115,14 +115,13 @@ class Proving:
             MissingDependency, ConfigError: of the machine and the settings. EngineNotKept: the disk does not take one.
             CudaFailed: the GPU is broken. ModelFileError: frames or class maps are damaged.
         """
-        if len(self.broke_at) >= BREAKS:
-            self.left_out, self.broke_at = self.broke_at[-1], ()
         self.frames = load_frames(self.folder, self.bundle)
         try:
             return self._made()
         except (CudaFailed, RunFailed) as error:
             culprit = error.engine.name if isinstance(error, RunFailed) else self.trying
-            again = "goes without it, once" if len(self._try(culprit)) >= BREAKS else "tries again"
+            self._try(culprit)
+            again = "tries again" if self.broke_at.count(culprit) + 1 < BREAKS else "goes without it"
             click.echo(f"{culprit} broke the GPU: the next start {again}", err=True)
             raise error if isinstance(error, CudaFailed) else CudaFailed(error.message) from error
         except BaseException:
@@ -157,7 +156,7 @@ class Proving:
         """What comes of an engine; faults of the machine, the settings and the disk's room are none."""
         expected = load_expected(self.folder, model)  # damaged files are no verdict
         try:
-            if engine.name == self.left_out:
+            if self.broke_at.count(engine.name) >= BREAKS:
                 raise ClstError(f"the last {BREAKS} starts broke off while {engine.name} was tried")
             self._try(engine.name)
             return prove(engine, model, expected)
@@ -174,9 +173,10 @@ class Proving:
         if engine.exists():
             try:
                 manifest = read_engine(engine)[1]
-                facts = manifest.engine
-                if facts["onnx_sha256"] != model.sha256 or facts.get("options") != self.options.to_json():
-                    raise ModelFileError(f"{engine.name} was built from another model or with other options")
+                wanted = {name: self.machine[name] for name in PROOF_FACTS}
+                wanted |= {"onnx_sha256": model.sha256, "options": self.options.to_json()}
+                if any(manifest.engine.get(name) != value for name, value in wanted.items()):
+                    raise ModelFileError(f"{engine.name} was built from another model, with other options or elsewhere")
                 return Outcome.proved(engine, manifest)
             except ModelFileError as error:
                 click.echo(f"{error.message}; building it again", err=True)
@@ -222,13 +222,12 @@ class Proving:
                 used.add(getattr(read_proof(path).used, "engine", None))
         return sorted(found, key=lambda each: each[0].name not in used)
 
-    def _try(self, engine: str) -> tuple[str, ...]:
+    def _try(self, engine: str) -> None:
         """Note which engine is being built or run; the note stays where the GPU breaks or the process dies."""
         self.trying = engine
-        names = (*(name for name in self.broke_at if name == engine), engine)
+        note = Proof(machine=self.machine, options=self.options.to_json(), trying=(*self.broke_at, engine))
         with suppress(DataError):  # a place that cannot be written is no reason not to try
-            write_proof(Proof(machine=self.machine, options=self.options.to_json(), trying=names), self.path)
-        return names
+            write_proof(note, self.path)
 
     def _keep(self, proof: Proof | None) -> None:
         """Write it in the place of the note; nothing stays where it does not hold for the next start too."""

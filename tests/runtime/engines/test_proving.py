@@ -173,6 +173,63 @@ def test_an_engine_that_was_exchanged_for_another_whole_one_is_not_the_one_that_
     assert read_engine(two / FP16)[1].precision == "fp16"
 
 
+def harmed(two, **facts):
+    """The INT8 engine's manifest says something else; there is no proof."""
+    value = json.loads((two / f"{INT8}.json").read_text())
+    value["engine"] |= facts
+    (two / f"{INT8}.json").write_text(json.dumps(value))
+    (two / PROOF).unlink()
+
+
+@pytest.mark.parametrize(
+    ("facts", "told"),
+    [
+        ({"driver": "Jetson Linux 36.3.0"}, "was built from another model, with other options or elsewhere"),
+        ({"gpu": "Thor"}, "was built from another model, with other options or elsewhere"),
+        (
+            {"agreement": {"holds": False, "agreement": 0.5, "device_ms": {"compute": 1.0}}},
+            "does not say that it holds",
+        ),
+    ],
+)
+def test_an_engine_of_this_name_that_was_not_proved_here_is_built_again(machine, two, capsys, facts, told):
+    machine.takes(0.5, 1.0)
+    build_bundle(two)
+    harmed(two, **facts)
+    machine.does.calls.clear()
+    capsys.readouterr()
+    assert build_bundle(two).name == INT8
+    assert machine.does.calls.count("build") == 1
+    assert told in capsys.readouterr().err
+
+
+def test_a_proof_that_holds_only_for_a_moment_is_none(machine, two, capsys):
+    machine.does.builds = False
+    with pytest.raises(ModelFileError):
+        build_bundle(two)
+    value = json.loads((two / PROOF).read_text())
+    value["engines"] = [each | {"passing": True} for each in value["engines"]]
+    value["why"] = value["why"].replace("on this GPU", "now")
+    (two / PROOF).write_text(json.dumps(value))
+    machine.does.builds = True
+    assert build_bundle(two).name == FP16
+    assert "is damaged" in capsys.readouterr().err
+
+
+def test_the_engine_is_opened_as_it_was_when_the_folder_was_locked(machine, two, frames, monkeypatch):
+    machine.takes(0.5, 1.0)
+    build_bundle(two)
+    close = os.close
+
+    def then_others_remove_it(handle):
+        close(handle)
+        (two / INT8).unlink(missing_ok=True)
+
+    monkeypatch.setattr("clst_runtime.engines.bundle.os.close", then_others_remove_it)
+    with open_model(two) as backend:
+        assert np.array_equal(backend.predict(frames[0]).classes, frames[0].argmax(axis=2))
+
+
 @pytest.mark.parametrize(
     ("fails", "works", "behaviour", "reason"),
     [
@@ -273,7 +330,7 @@ def test_a_service_that_breaks_at_the_same_engine_twice_drives_with_the_other_on
     for _ in range(2):
         with pytest.raises(ClstError, match="illegal memory access"):
             build_bundle(two)
-    assert "the next start goes without it, once" in capsys.readouterr().err
+    assert "the next start goes without it" in capsys.readouterr().err
     assert build_bundle(two).name == works
     told = capsys.readouterr().err.splitlines()[-1]
     culprit = INT8 if precision == "int8" else FP16
@@ -308,6 +365,18 @@ def test_a_process_that_died_twice_while_it_built_decides_nothing_either(machine
     assert not (two / PROOF).exists()
     machine.takes(0.5, 1.0)
     assert build_bundle(two).name == INT8
+
+
+def test_two_engines_that_both_kill_the_process_end_after_four_starts(machine, two):
+    for _ in range(2):
+        died(machine, two)
+    for number in (1, 2):
+        died(machine, two)
+        assert sorted(kept(two)["trying"]) == [INT8, INT8] + [FP16] * number
+    with pytest.raises(ClstError, match=f"the last 2 starts broke off while {INT8} was tried"):
+        build_bundle(two)
+    machine.takes(0.5, 1.0)
+    assert build_bundle(two).name == INT8, "the start after that tries again"
 
 
 def test_a_bundle_of_one_model_that_kills_its_process_twice_ends_with_a_line_once(machine, pair, tmp_path, frames):
