@@ -50,8 +50,7 @@ class Setting:
     methods: tuple[str, ...] = ("",)
     """Calibration methods, by the tool's names."""
     left_out: tuple[str, ...] = ()
-    """Parts of the graph that it is told to leave alone: outer, the normalisation, the convolutions that this project
-    keeps in float (the first ones and the last ones) with their ReLU, and all behind these."""
+    """Parts of the graph that it is told to leave alone, by the names of `parts`."""
     options: dict[str, Any] = field(default_factory=dict)
     """More of the task."""
 
@@ -67,12 +66,12 @@ SETTINGS = (
     Setting(flavour="int8-cpu", tool="clst", name="ours", methods=OURS, options={"target": "cpu"}),
     Setting(flavour="int8-cpu", tool="onnxruntime", name="ONNX Runtime", methods=("MinMax",)),
     Setting(flavour="int8-cpu", tool="onnxruntime", name="ONNX Runtime, between first and last convolution",
-            methods=("MinMax", "Percentile", "Entropy"), left_out=("first", "last", "tail")),
+            methods=("MinMax", "Percentile", "Entropy"), left_out=("first", "last", "normalisations", "tail")),
 )  # fmt: skip
 
 
 def parts(base: Any) -> dict[str, list[str]]:
-    """Names of the nodes that a careful user leaves alone: `first`, `last` convolutions and `tail`."""
+    """Names of the nodes that a careful user leaves alone: `first`, `last` convolutions, `normalisations`, `tail`."""
     from clst_export.precision.int8 import Network, convolution_names, quantisable
 
     network = Network(base)
@@ -83,7 +82,9 @@ def parts(base: Any) -> dict[str, list[str]]:
     readers = [network.nodes[edge.node] for edge in network.readers[network.nodes[begins].output[0]]]
     first += [node.name for node in readers if node.op_type == "Relu"]
     last = [network.nodes[index].name for index in outer if index != begins]
-    return {"first": first, "last": last, "tail": [node.name for node in network.nodes[max(outer) + 1 :]]}
+    normalisations = [node.name for node in network.nodes if node.op_type == "BatchNormalization"]
+    tail = [node.name for node in network.nodes[max(outer) + 1 :]]
+    return {"first": first, "last": last, "normalisations": normalisations, "tail": tail}
 
 
 def environment(python: Path) -> dict[str, Any]:
