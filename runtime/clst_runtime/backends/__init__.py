@@ -98,16 +98,23 @@ def open_without_engine(folder: Path, why: ClstError, *, threads: int | None = N
         threads: CPU threads; None = the engine's choice.
 
     Raises:
-        ModelFileError: the bundle is damaged. MissingDependency: ONNX Runtime is not installed.
+        ModelFileError: the bundle is damaged. MissingDependency: ONNX Runtime cannot be used either.
+        CudaFailed: the GPU is broken, the process must be restarted.
     """
+    from clst_runtime.backends.cuda import CudaFailed
     from clst_runtime.backends.ort import OrtBackend
     from clst_runtime.engines.bundle_index import read_bundle
 
     path = folder / read_bundle(folder).models[-1].file
     try:
         backend = OrtBackend(path, threads=threads, provider="cuda")
-    except MissingDependency:
-        backend = OrtBackend(path, threads=threads)
+    except CudaFailed:
+        raise
+    except ClstError:  # no such provider, or too little of the GPU's memory
+        try:
+            backend = OrtBackend(path, threads=threads)
+        except MissingDependency as error:
+            raise MissingDependency(f"{error.message}; no engine is used, as {why.message}") from error
     backend.warnings.insert(0, f"{path} is run by {backend.description}, as no engine is used: {why.message}")
     return backend
 

@@ -198,10 +198,16 @@ def check_gpu(manifest: Manifest, device: CudaDevice, *, where: Path) -> None:
 
 
 def proof_warning(manifest: Manifest, device: CudaDevice, *, where: Path) -> list[str]:
-    """A line where an engine that may run here was never compared with its ONNX file, or on another kind of GPU, which
-    both may be of TensorRT for RTX alone, or by another CUDA or driver.
+    """A line where an engine that may run here is not proved here.
+
+    It differed from its ONNX file (`.rejected.engine`), or was compared by another CUDA or driver. One of TensorRT for
+    RTX may never have been compared, or on another kind of GPU.
     """
     facts = manifest.engine
+    agreement = facts.get("agreement")
+    if isinstance(agreement, Mapping) and agreement.get("holds") is False:
+        share = f"{agreement.get('agreement')} of the pixels agree, {agreement.get('needed')} needed"
+        return [f"{where} was rejected: it differs from its ONNX file ({share}); run that, or build it again"]
     changed = changes(facts, proof_facts(device, str(facts["tensorrt"])))
     never = not {"agreement", *gpu_facts(device)} <= facts.keys()
     if never:

@@ -213,6 +213,9 @@ def test_an_engine_that_differs_is_kept_as_rejected_and_not_under_its_name(machi
     assert report["agreement"] == 127 / 128
     assert report["differing_pixels"] == 3
     assert report["holds"] is False
+    with open_model(tmp_path / "a.rejected.engine") as backend:
+        told = "it differs from its ONNX file (0.9921875 of the pixels agree, 0.999 needed)"
+        assert told in backend.warnings[0], "nobody drives by it unknowing"
     machine.does.wrong_share = 0.0
     build(rgb_model, tmp_path / "a.engine", frames)
     assert names(tmp_path) == ["a.engine", "a.engine.json", "rgb.onnx"]

@@ -1,14 +1,16 @@
 """`clst-run --fallback`: a bundle's ONNX file in ONNX Runtime, where that is allowed and no engine can be used."""
 
 import json
+import sys
 
 import pytest
 from click.testing import CliRunner
 
 from clst_runtime import backends
+from clst_runtime.backends.cuda import CudaFailed
 from clst_runtime.backends.ort import OrtBackend
 from clst_runtime.cli_run import main as run
-from clst_runtime.errors import MissingDependency, ModelFileError
+from clst_runtime.errors import ClstError, MissingDependency, ModelFileError
 
 
 def on(folder, *options):
@@ -73,21 +75,43 @@ def test_a_damaged_bundle_is_not_run(machine, two):
     assert "rival.onnx is damaged" in done.stderr
 
 
-@pytest.mark.parametrize(("fails", "wanted"), [("", ["cuda"]), ("cuda", ["cuda", "cpu"])])
-def test_cuda_is_tried_before_the_cpu(monkeypatch, two, fails, wanted):
+@pytest.mark.parametrize(
+    ("error", "wanted"),
+    [
+        (None, ["cuda"]),
+        (MissingDependency("does not start"), ["cuda", "cpu"]),
+        (ClstError("too little memory"), ["cuda", "cpu"]),
+        (CudaFailed("restart it"), ["cuda"]),
+    ],
+)
+def test_cuda_is_tried_before_the_cpu(monkeypatch, two, error, wanted):
     tried = []
 
     class Opened(OrtBackend):
         def __init__(self, path, *, threads=None, provider="cpu"):
             tried.append((path, threads, provider))
-            if provider == fails:
-                raise MissingDependency("does not start")
+            if error and provider == "cuda":
+                raise error
             super().__init__(path, threads=threads)
 
     monkeypatch.setattr("clst_runtime.backends.ort.OrtBackend", Opened)
-    with backends.open_without_engine(two, ModelFileError("why"), threads=1) as backend:
-        assert backend.warnings[0].endswith("as no engine is used: why")
+    if isinstance(error, CudaFailed):
+        with pytest.raises(CudaFailed, match="restart it"):
+            backends.open_without_engine(two, ModelFileError("why"), threads=1)
+    else:
+        with backends.open_without_engine(two, ModelFileError("why"), threads=1) as backend:
+            assert backend.warnings[0].endswith("as no engine is used: why")
     assert tried == [(two / "rival.onnx", 1, provider) for provider in wanted]
+
+
+def test_without_onnx_runtime_the_error_tells_both_reasons(machine, two, monkeypatch):
+    machine.does.builds = False
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    done = on(two, "--fallback")
+    assert done.exit_code == 5
+    error = done.stderr.splitlines()[-1]
+    assert "onnxruntime" in error
+    assert "TensorRT 10.3.0 could not build it" in error
 
 
 def test_it_is_refused_where_there_is_nothing_to_fall_back_from(two):
