@@ -131,7 +131,7 @@ class Proof:
         if failures:
             return f"{told}: {used.engine} is what works"
         if len(self.engines) == 1:
-            return f"{100 * (used.agreement or 0.0):.3f} % of the pixels agree"
+            return agree(used.agreement)
         int8_ms, fp16_ms = (each.compute_ms or 0.0 for each in self.engines)
         told = f"INT8 takes {int8_ms:.2f} ms, FP16 {fp16_ms:.2f} ms on this GPU"
         if used is self.engines[0]:
@@ -165,6 +165,11 @@ class Proof:
         if differing:
             raise ValueError(f"{', '.join(differing)} does not fit the rest")
         return proof
+
+
+def agree(agreement: float | None) -> str:
+    """A share of pixels, 0 … 1, in words."""
+    return f"{100 * (agreement or 0.0):.3f} % of the pixels agree"
 
 
 def read_proof(path: Path) -> Proof:

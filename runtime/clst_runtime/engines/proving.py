@@ -32,7 +32,7 @@ from clst_runtime.engines.comparison import RunFailed, compare_times
 from clst_runtime.engines.library import Library
 from clst_runtime.engines.options import BuildOptions
 from clst_runtime.engines.progress import show_progress
-from clst_runtime.engines.proof import Outcome, Proof, read_proof, write_proof
+from clst_runtime.engines.proof import Outcome, Proof, agree, read_proof, write_proof
 from clst_runtime.engines.sidecar import PROOF_FACTS, changes, read_engine
 from clst_runtime.engines.verification import Expected, compare_engine
 from clst_runtime.errors import BudgetNotHeld, ClstError, ConfigError, DataError, MissingDependency, ModelFileError
@@ -81,7 +81,6 @@ class Proving:
         self.broke_at: tuple[str, ...] = ()
         self.trying = ""
         self.errors: list[ClstError] = []
-        self.has_built = False
 
     def engine(self, model: BundledModel) -> Path:
         """Where its engine for this device is, or will be."""
@@ -142,10 +141,10 @@ class Proving:
         seconds, options = round(time.monotonic() - started, 1), self.options.to_json()
         proof = Proof(machine=self.machine, options=options, engines=tuple(engines), seconds=seconds)
         self._keep(proof)
-        if earlier and (self.has_built or not is_new):
-            agree = f"{100 * (proof.used.agreement or 0):.3f} % of the pixels agree" if proof.used else ""
-            holds = f"{proof.used.engine} holds, {agree}" if proof.used else "no engine holds"
-            click.echo(f"{changes(earlier[0][2], self.machine)}: new proof in {seconds:.0f} s: {holds}", err=True)
+        if earlier:
+            used, changed = proof.used, changes(earlier[0][2], self.machine)
+            holds = f"{used.engine} holds, {agree(used.agreement)}" if used else "no engine holds"
+            click.echo(f"{changed}: new proof in {seconds:.0f} s: {holds}", err=True)
         if is_new and proof.is_lasting:
             self._remove_all_but(self.device, *(device_of(engine.name) for engine, _, _ in earlier[:1]))
         return proof
@@ -157,7 +156,7 @@ class Proving:
         expected = load_expected(self.folder, model)  # damaged files are no verdict
         try:
             if self.broke_at.count(engine.name) >= BREAKS:
-                raise ClstError(f"the last {BREAKS} starts broke off while {engine.name} was tried")
+                raise ClstError(f"{BREAKS} starts broke off while {engine.name} was tried")
             self._try(engine.name)
             return prove(engine, model, expected)
         except (MissingDependency, ConfigError, EngineNotKept, CudaFailed):
@@ -182,7 +181,6 @@ class Proving:
                 click.echo(f"{error.message}; building it again", err=True)
         words = self.options.library.words
         click.echo(f"building {engine.name} for this GPU, {words}, CUDA and driver; it takes minutes", err=True)
-        self.has_built = True
         manifest = build_engine(
             self.folder / model.file,
             engine,
@@ -201,7 +199,7 @@ class Proving:
             needed = self.options.agreement_needed(manifest.precision)
             found = compare_engine(backend, self.frames, expected, needed=needed)
         if not found.holds:
-            told = f"{100 * found.agreement:.3f} % of the pixels agree, {100 * needed:.3f} % needed"
+            told = f"{agree(found.agreement)}, {100 * needed:.3f} % needed"
             raise EngineDiffers(f"{engine.name} from before: {told}", found.agreement)
         facts = {**manifest.engine, "agreement": found.to_json()}
         return Outcome.proved(engine, dataclasses.replace(manifest, engine=facts))
@@ -215,7 +213,7 @@ class Proving:
                 facts = read_engine(engine)[1].engine
                 options = BuildOptions.from_json(facts["options"], where=engine.name).to_json()
                 is_ours = (gpu_name(facts), options) == (gpu_name(self.machine), self.options.to_json())
-                if is_ours and facts["agreement"]["holds"] and device_of(engine.name) != self.device:
+                if is_ours and facts["agreement"]["holds"] and changes(facts, self.machine):
                     found.append((engine, models[facts["onnx_sha256"]], facts))
         for path in self.folder.glob("proof-*.json"):
             with suppress(ModelFileError):

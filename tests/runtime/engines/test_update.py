@@ -86,6 +86,14 @@ def test_after_an_update_the_engine_is_built_and_compared_again_and_one_line_say
     assert machine.does.calls == []
 
 
+def test_a_copy_of_the_engine_under_another_name_is_none_from_before_an_update(machine, proved, capsys):
+    for suffix in ("", ".json"):
+        shutil.copy(proved / (engine(HERE) + suffix), proved / f"model-copy.engine{suffix}")
+    (proved / PROOF).unlink()
+    build_bundle(proved)
+    assert "new proof" not in capsys.readouterr().err
+
+
 def test_a_driver_that_nothing_tells_is_no_update_from_one_that_nothing_told(machine, bundle, capsys):
     machine.has_driver("unknown")
     build_bundle(bundle)
