@@ -105,11 +105,11 @@ def convert(checkpoint: Path | None, onnx: str | None, trt: str | None, **option
     from clst_runtime.optional import check_installed, require
 
     check_installed(*PACKAGES)
-    from clst_export.files_to_make import check_given, newest_checkpoint, output_paths, refuse_existing
+    from clst_export.files_to_make import check_given, check_outputs, newest_checkpoint, output_paths
 
     chosen = checkpoint or newest_checkpoint()
     paths = output_paths(chosen, precision, trt, options)
-    refuse_existing(paths, overwrite=options["overwrite"])
+    check_outputs(chosen, paths, overwrite=options["overwrite"])
     check_given(chosen, options)
     for module in PACKAGES:
         require(module)

@@ -60,21 +60,38 @@ def output_paths(checkpoint: Path, precision: str, trt: str | None, options: Map
     return paths
 
 
-def refuse_existing(paths: Mapping[str, Path], *, overwrite: bool) -> None:
-    """Find out before any work that a file to be made is there already, engines' manifests among them.
+def check_outputs(checkpoint: Path, paths: Mapping[str, Path], *, overwrite: bool) -> None:
+    """Find out before any work that a file cannot be made, engines' manifests among them.
 
     Raises:
-        DataError: one is, and it may not be overwritten (a folder that holds something never may); or its folder
-            cannot be written.
+        DataError: its name is of another kind of file or the checkpoint's own; it is there already and may not be
+            overwritten (a folder that holds something never may); or its folder cannot be written.
     """
+    _check_names(checkpoint, paths)
     folder = paths.get("bundle")
     if overwrite and folder is not None and folder.is_dir() and any(folder.iterdir()):
         raise DataError(f"{folder} is a folder with files, which --overwrite does not replace; remove it first")
     beside = [sidecar_path(path) for path in paths.values() if path.suffix == ".engine"]
     for path in [*paths.values(), *beside]:
         if path.exists() and not overwrite:
-            raise DataError(f"{path} exists; give --overwrite or another --out")
+            why = ", and the engine's ONNX file gets that name" if "engine" in paths and path == paths["onnx"] else ""
+            raise DataError(f"{path} exists{why}; give --overwrite or another --out")
         check_can_write(path / INDEX if path == folder else path)
+
+
+def _check_names(checkpoint: Path, paths: Mapping[str, Path]) -> None:
+    """Commands tell a model file's kind by its suffix.
+
+    Raises:
+        DataError: as `check_outputs`.
+    """
+    for path in paths.values():
+        if path.resolve() == checkpoint.resolve():
+            raise DataError(f"{path} is the checkpoint itself; give another --out")
+    if "engine" in paths and paths["engine"].suffix != ".engine":
+        raise DataError(f"{paths['engine']}: an engine's name ends in .engine; give another --out")
+    if paths["onnx"].suffix.lower() != ".onnx":
+        raise DataError(f"{paths['onnx']}: an ONNX file's name ends in .onnx; give another --out")
 
 
 def check_given(checkpoint: Path, options: Mapping[str, Any]) -> None:

@@ -125,7 +125,10 @@ def _labelled(
 def _calibration(
     checkpoint: Checkpoint, precision: Precision, input_hw: tuple[int, int], options: Mapping[str, Any]
 ) -> Sequence[Frame]:
-    """Frames of the new camera: `--calib`, else the target of the checkpoint's run, else drawn ones for FP16."""
+    """Frames of the new camera: `--calib`, else the target of the checkpoint's run; for FP16 drawn ones at the worst.
+
+    None of its own for FP16 where pictures to compare on are given: its ranges are measured on those.
+    """
     own = _targets(checkpoint)
     places = list(options["calib"]) or own
     if places:
@@ -135,6 +138,8 @@ def _calibration(
             "no calibration images: the checkpoint's run has no target images on this machine; give --calib a folder "
             "or video of the camera it will drive with"
         )
+    if options["frames_from"] is not None or options["data"] is not None:
+        return ()
     return drawn_frames(input_hw, options["count"] or USUAL_FRAMES)
 
 

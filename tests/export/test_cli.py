@@ -10,8 +10,10 @@ from click.testing import CliRunner
 from tests.conftest import write_labelled, write_rgb_model
 from tests.shell import shell
 
+from clst_export.calibration import evenly_spaced, fingerprint
 from clst_export.cli import main
-from clst_runtime.images import write_png
+from clst_runtime.images import read_image, write_png
+from clst_runtime.onnx_metadata import read_onnx_manifest
 from clst_train.models.ddrnet import DDRNetSlim
 
 
@@ -176,6 +178,33 @@ def test_labels_of_other_classes_are_refused(checkpoint, tmp_path):
     data = write_labelled(tmp_path / "rgb")
     refused(run(checkpoint, "--onnx", "--out", tmp_path / "m.onnx", "--data", data), 3, "red", "mapping")
     assert not (tmp_path / "m.onnx").exists()
+
+
+def test_ranges_of_fp16_come_from_the_pictures_that_were_given_and_no_drawn_ones_are_spoken_of(
+    checkpoint, pictures, tmp_path
+):
+    places = ("--out", tmp_path / "m.onnx", "--frames", pictures, "--count", 3)
+    done = run(checkpoint, "--onnx", "fp16", *places, "--min-agreement", 99)  # random weights: many ties
+    assert done.exit_code == 0, done.output
+    assert "drawn" not in done.output
+    calibration = read_onnx_manifest(tmp_path / "m.onnx").calibration
+    given = [read_image(path) for path in sorted(pictures.iterdir())]
+    chosen = [given[place] for place in evenly_spaced(len(given), 3)]
+    assert (calibration["frames"], calibration["frames_sha256"]) == (3, fingerprint(chosen))
+
+
+def test_an_output_that_cannot_be_the_file_is_refused_before_any_work(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "net.pt").write_bytes(b"a checkpoint")
+    done = run("net.pt", "--trt", "fp16", "--for", "rtx", "--out", "m.pt", "--overwrite")
+    refused(done, 3, "m.pt: an engine's name ends in .engine")
+    for place in ("net.pt", tmp_path / "net.pt"):
+        refused(run("net.pt", "--onnx", "--out", place, "--overwrite"), 3, "is the checkpoint itself")
+    refused(run("net.pt", "--onnx", "--out", "m.pt"), 3, "m.pt: an ONNX file's name ends in .onnx")
+    assert [each.name for each in tmp_path.iterdir()] == ["net.pt"]
+    (tmp_path / "front.onnx").write_bytes(b"fp16")
+    done = run("net.pt", "--trt", "fp16", "--for", "rtx", "--out", "front.engine")
+    refused(done, 3, "front.onnx exists, and the engine's ONNX file gets that name")
 
 
 def test_a_checkpoint_that_is_none_is_refused(tmp_path):
