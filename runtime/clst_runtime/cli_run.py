@@ -126,7 +126,7 @@ def check(model: Path, source: str, out: Path | None, options: dict[str, Any]) -
         raise click.UsageError("--collect and --out each need a folder of their own")
     if options["rebuild"] and model.suffix.lower() != ".engine":
         raise click.UsageError("--rebuild is for an .engine file; a bundle is built again by itself where it has to be")
-    if options["fallback"] and (model.suffix.lower() in (".engine", ".onnx") or options["backend"] != "auto"):
+    if options["fallback"] and (model.is_file() or options["backend"] != "auto"):
         raise click.UsageError("--fallback is for a bundle whose engine cannot be used, and not with --backend")
     if options["rebuild"] and source.startswith("raw:"):
         raise click.UsageError(

@@ -115,6 +115,7 @@ def test_without_onnx_runtime_the_error_tells_both_reasons(machine, two, monkeyp
 
 
 def test_it_is_refused_where_there_is_nothing_to_fall_back_from(two):
-    for arguments in ((two / "model.onnx",), (two / "x.engine",), (two, "--backend", "ort-cpu")):
+    (two / "x.pt").touch()
+    for arguments in ((two / "model.onnx",), (two / "x.pt",), (two, "--backend", "ort-cpu")):
         done = CliRunner().invoke(run, [str(each) for each in (*arguments, "--source", two / "frames", "--fallback")])
         assert (done.exit_code, "--fallback is for a bundle" in done.output) == (2, True)
