@@ -49,6 +49,11 @@ class Library(str, Enum):
         """For people."""
         return "TensorRT for RTX" if self is Library.RTX else "TensorRT"
 
+    @property
+    def takes(self) -> str:
+        """How long a build takes: TensorRT times kernels, the other one does not."""
+        return "seconds" if self is Library.RTX else "minutes"
+
     def load(self) -> ModuleType:
         """Its module.
 

@@ -179,8 +179,8 @@ class Proving:
                 return Outcome.proved(engine, manifest)
             except ModelFileError as error:
                 click.echo(f"{error.message}; building it again", err=True)
-        words = self.options.library.words
-        click.echo(f"building {engine.name} for this GPU, {words}, CUDA and driver; it takes minutes", err=True)
+        words, takes = self.options.library.words, self.options.library.takes
+        click.echo(f"building {engine.name} for this GPU, {words}, CUDA and driver; it takes {takes}", err=True)
         manifest = build_engine(
             self.folder / model.file,
             engine,

@@ -13,7 +13,6 @@ import click
 from clst_runtime.backends.base import Frame
 from clst_runtime.backends.gpu_options import GpuOptions
 from clst_runtime.engines.build import build_engine
-from clst_runtime.engines.library import Library
 from clst_runtime.engines.options import BuildOptions
 from clst_runtime.engines.progress import BuildProgress, show_progress
 from clst_runtime.engines.sidecar import sidecar_path
@@ -54,9 +53,8 @@ def rebuild_engine(
     """
     model, options = origin_of(engine)
     verified_on = frames(read_onnx_manifest(model))
-    takes = "seconds" if options.library is Library.RTX else "minutes"
-    told = f"building {engine.name} of {model.name} for this GPU and {options.library.words}; this takes {takes}"
-    click.echo(told, err=True)
+    words, takes = options.library.words, options.library.takes
+    click.echo(f"building {engine.name} of {model.name} for this GPU and {words}; this takes {takes}", err=True)
     return build_engine(
         model, engine, options=options, frames=verified_on, progress=progress or show_progress(), gpu=gpu
     )

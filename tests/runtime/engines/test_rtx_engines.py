@@ -336,7 +336,7 @@ def test_kernels_outlive_the_context_that_uses_them(engine, frames, monkeypatch)
     assert gone == ["IRuntimeCache"]
 
 
-def test_a_bundle_for_it_is_built_and_compared_on_the_device(rtx, tmp_path, frames):
+def test_a_bundle_for_it_is_built_and_compared_on_the_device(rtx, tmp_path, frames, capsys):
     write_bundle(write_rgb_model(tmp_path / "rgb.onnx"), tmp_path / "bundle", frames, options=FOR_RTX)
     assert (
         "On the device, with clst[rtx] and cuda-bindings installed" in (tmp_path / "bundle" / "README.txt").read_text()
@@ -348,6 +348,7 @@ def test_a_bundle_for_it_is_built_and_compared_on_the_device(rtx, tmp_path, fram
     rtx.gpu = HOPPER
     with pytest.raises(MissingDependency, match="NVIDIA H100 has compute capability 9.0, it is for 8.6, 8.9, 12.0"):
         build_bundle(tmp_path / "bundle")
+    assert "for this GPU, TensorRT for RTX, CUDA and driver; it takes seconds\n" in capsys.readouterr().err
 
 
 def test_it_is_benchmarked_graph_and_all_and_that_it_was_never_compared_stands_beside_the_latency(engine):
