@@ -47,7 +47,7 @@ def compare_times(
         gpu: the CUDA library and the I/O that they are timed by.
 
     Raises:
-        RunFailed: an engine broke the GPU, this process can use none.
+        RunFailed: an engine broke the GPU, this process can use none. MissingDependency: no TensorRT or GPU.
     """
     click.echo("timing the INT8 and the FP16 engine in turns", err=True)
     try:
@@ -56,8 +56,6 @@ def compare_times(
         if isinstance(error.cause, CudaFailed):
             raise
         return [each.failed(error.cause) if each.engine == error.engine.name else each for each in pair]
-    except ClstError as error:  # of neither of them: INT8 has not earned its place
-        return [pair[0].failed(error), pair[1]]
     return [dataclasses.replace(each, compute_ms=ms) for each, ms in zip(pair, times, strict=True)]
 
 
@@ -72,7 +70,7 @@ def _times(engines: Sequence[Path], frames: Sequence[Frame], gpu: GpuOptions) ->
     return [time_alternately([engine], frames, gpu)[0] for engine in engines]
 
 
-def time_alternately(engines: Sequence[Path], frames: Sequence[Frame], gpu: GpuOptions | None = None) -> list[float]:
+def time_alternately(engines: Sequence[Path], frames: Sequence[Frame], gpu: GpuOptions) -> list[float]:
     """Median time of each engine in ms: on the GPU's own clock, without copies.
 
     The engines take turns, so that a clock that rises or falls meanwhile hits all of them, and who begins changes from
@@ -86,10 +84,10 @@ def time_alternately(engines: Sequence[Path], frames: Sequence[Frame], gpu: GpuO
 
     Raises:
         MissingDependency: no TensorRT or GPU. RunFailed: what one of the engines raised; each run is waited for, so
-            that it is that engine's doing. ClstError: the GPU's clock stands still.
+            that it is that engine's doing.
     """
     samples: dict[Path, list[float]] = {path: [] for path in engines}
-    gpu = (gpu or GpuOptions()).without_graph()
+    gpu = gpu.without_graph()
     at = engines[0]
     with device_for_building(gpu.cuda) as device, ExitStack() as opened:
         backends = {}
@@ -108,8 +106,4 @@ def time_alternately(engines: Sequence[Path], frames: Sequence[Frame], gpu: GpuO
                     samples[at].append(backends[at].device_times_ms()["compute"])
         except ClstError as error:
             raise RunFailed(at, error) from error
-    medians = [statistics.median(samples[path]) for path in engines]
-    if min(medians) <= 0.0:
-        names = " and ".join(each.name for each in engines)
-        raise ClstError(f"the GPU's clock gave {medians} ms for {names}; time a larger model")
-    return medians
+    return [statistics.median(samples[path]) for path in engines]

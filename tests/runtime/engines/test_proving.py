@@ -471,14 +471,6 @@ def test_an_engine_that_tensorrt_cannot_load_loses_for_good(machine, two, monkey
     assert "TensorRT cannot load it" in kept(two)["why"]
 
 
-def test_where_the_two_cannot_be_compared_fp16_is_used_for_now(machine, two, capsys):
-    """A clock that stands still says nothing of either: INT8 has not earned its place."""
-    machine.takes(0.0, 0.0)
-    assert build_bundle(two).name == FP16
-    assert "INT8 cannot be used now (the GPU's clock gave" in capsys.readouterr().err
-    assert not (two / PROOF).exists()
-
-
 def test_a_proof_that_the_disk_does_not_take_is_followed_and_made_again_at_the_next_start(machine, two, capsys):
     built(machine, two)
     machine.takes(0.8, 0.75)
