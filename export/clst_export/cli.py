@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -229,7 +230,7 @@ def make_bundle(paths: dict[str, Path], baseline: Path | None, material: Materia
     from clst_export.bundle import write_bundle
 
     write_bundle(paths["onnx"], paths["bundle"], material.frames, options=build_options(options), baseline=baseline)
-    click.echo(f"{paths['bundle']}: copy it to the device, there: clst-export build {paths['bundle'].name}",
+    click.echo(f"{paths['bundle']}: copy it to the device, there: clst-export build {quote(paths['bundle'].name)}",
                err=options["as_json"])  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from clst_runtime.atomic import check_can_write
+from clst_runtime.backends.cuda import check_library
 from clst_runtime.dataset import check_dataset
 from clst_runtime.engines.bundle_index import INDEX
 from clst_runtime.engines.sidecar import sidecar_path
@@ -100,6 +101,7 @@ def check_given(checkpoint: Path, options: Mapping[str, Any]) -> None:
     Raises:
         ClstError: one is missing or cannot be used.
     """
+    check_library(options["cuda"], graphs=False)
     check_checkpoint(checkpoint)
     if options["size"] is not None:
         parse_size(options["size"])

@@ -200,6 +200,7 @@ def test_an_output_that_cannot_be_the_file_is_refused_before_any_work(tmp_path, 
     refused(done, 3, "m.pt: an engine's name ends in .engine")
     for place in ("net.pt", tmp_path / "net.pt"):
         refused(run("net.pt", "--onnx", "--out", place, "--overwrite"), 3, "is the checkpoint itself")
+    refused(run("net.pt", "--trt", "fp16", "--for", "rtx", "--cuda", "pycudda"), 3, "'pycudda' is not known")
     refused(run("net.pt", "--onnx", "--out", "m.pt"), 3, "m.pt: an ONNX file's name ends in .onnx")
     assert [each.name for each in tmp_path.iterdir()] == ["net.pt"]
     (tmp_path / "front.onnx").write_bytes(b"fp16")

@@ -103,9 +103,10 @@ def open_without_engine(folder: Path, why: ClstError, *, threads: int | None = N
     """
     from clst_runtime.backends.cuda import CudaFailed
     from clst_runtime.backends.ort import OrtBackend
-    from clst_runtime.engines.bundle_index import read_bundle
+    from clst_runtime.engines.bundle_index import FALLBACK, read_bundle
 
     path = folder / read_bundle(folder).models[-1].file
+    reason = why.message.partition(FALLBACK)[0]
     try:
         backend = OrtBackend(path, threads=threads, provider="cuda")
     except CudaFailed:
@@ -114,8 +115,8 @@ def open_without_engine(folder: Path, why: ClstError, *, threads: int | None = N
         try:
             backend = OrtBackend(path, threads=threads)
         except MissingDependency as error:
-            raise MissingDependency(f"{error.message}; no engine is used, as {why.message}") from error
-    backend.warnings.insert(0, f"{path} is run by {backend.description}, as no engine is used: {why.message}")
+            raise MissingDependency(f"{error.message}; no engine is used, as {reason}") from error
+    backend.warnings.insert(0, f"{path} is run by {backend.description}, as no engine is used: {reason}")
     return backend
 
 

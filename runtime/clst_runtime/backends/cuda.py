@@ -27,10 +27,11 @@ Bytes = npt.NDArray[np.uint8]  # page-locked host memory of any shape
 AUTO = "auto"
 PYCUDA, CUDA_PYTHON = LIBRARIES = ("pycuda", "cuda-python")
 
+RUNS_WITHOUT = "; the ONNX file runs without them"
 CURE = (
     "running an engine needs an NVIDIA GPU with its driver and PyCUDA: pip install pycuda "
     "(builds from source: CUDA headers and g++), or cuda-python: pip install cuda-bindings (no compiler; "
-    "where the driver is of CUDA 12, as in JetPack 6, also 'cuda-bindings<13'); the ONNX file runs without them"
+    f"where the driver is of CUDA 12, as in JetPack 6, also 'cuda-bindings<13'){RUNS_WITHOUT}"
 )
 
 

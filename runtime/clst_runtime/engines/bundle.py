@@ -15,11 +15,12 @@ from typing import Any
 
 import click
 
+from clst_runtime.backends.cuda import RUNS_WITHOUT
 from clst_runtime.backends.cuda_open import open_cuda
 from clst_runtime.backends.gpu_options import GpuOptions
 from clst_runtime.backends.trt import BuiltEngine, TrtBackend
 from clst_runtime.engines.build import EngineNotKept
-from clst_runtime.engines.bundle_index import MODEL, read_bundle
+from clst_runtime.engines.bundle_index import FALLBACK, MODEL, read_bundle
 from clst_runtime.engines.library import Library
 from clst_runtime.engines.proving import Proving, device_name, device_of
 from clst_runtime.engines.sidecar import proof_facts, read_engine
@@ -112,6 +113,6 @@ def _machine_here(folder: Path, cuda: str, library: Library) -> dict[str, Any]:
             return {**proof_facts(device, version), "library": library.value}
     except MissingDependency as error:
         raise MissingDependency(
-            f"{folder} becomes an engine where {library.words} and an NVIDIA GPU are: {error.message}; "
-            f"without them its ONNX file can be run: {folder / MODEL}"
+            f"{folder} needs {library.words} and an NVIDIA GPU: {error.message.removesuffix(RUNS_WITHOUT)}"
+            f"{FALLBACK}: clst-run --fallback, or {folder / MODEL}"
         ) from error

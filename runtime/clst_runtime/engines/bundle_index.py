@@ -31,6 +31,8 @@ ALONE_VERSION, PAIR_VERSION = 1, 2
 INDEX, FRAMES = "bundle.json", "frames"
 MODEL, EXPECTED = "model.onnx", "expected"
 BASELINE, BASELINE_EXPECTED = "rival.onnx", "rival-expected"
+FALLBACK = "; its ONNX file runs without them"
+"""Cure where a bundle's engine needs what is not there; how to run it follows."""
 CURE = "copy the folder again, or make it again with clst-export … --bundle"
 
 
@@ -109,6 +111,9 @@ def read_bundle(folder: Path) -> Bundle:
         ModelFileError: the folder is no bundle, of another version, incomplete or damaged.
     """
     index = folder / INDEX
+    if not folder.is_dir():
+        found = "a file" if folder.exists() else "no such folder"
+        raise ModelFileError(f"{folder}: {found}, where a bundle is needed, the folder that clst-export --bundle makes")
     if not index.is_file():
         raise ModelFileError(f"{folder}: a folder without {INDEX}, so no bundle; make one with clst-export … --bundle")
     try:

@@ -143,16 +143,25 @@ def test_the_device_compares_without_onnx_runtime(machine, bundle, monkeypatch):
     assert facts["agreement"]["reference"].startswith("ONNX Runtime")
 
 
-def test_without_tensorrt_or_gpu_the_onnx_file_is_named(machine, bundle):
+def test_without_tensorrt_or_gpu_the_onnx_file_is_named_and_the_option_that_runs_it(machine, bundle):
     machine.has_no_gpu()
-    with pytest.raises(MissingDependency, match=r"PyCUDA cannot be imported .*model\.onnx"):
+    with pytest.raises(MissingDependency, match=r"PyCUDA cannot be imported .*JetPack 6") as error:
         open_model(bundle)
+    told = "'cuda-bindings<13'); its ONNX file runs without them: clst-run --fallback, or "
+    assert error.value.message.endswith(f"{told}{bundle / 'model.onnx'}")
     machine.has_tensorrt(None)
-    with pytest.raises(MissingDependency, match=r"TensorRT .*its ONNX file can be run: .*bundle/model\.onnx") as error:
+    with pytest.raises(MissingDependency, match=r"TensorRT .*--fallback, or .*bundle/model\.onnx") as error:
         open_model(bundle)
     assert "\n" not in error.value.message
     with open_model(bundle / "model.onnx") as backend:
         assert backend.manifest.input_hw == SIZE_HW
+
+
+def test_what_is_no_folder_is_no_bundle(tmp_path):
+    (tmp_path / "net.pt").write_bytes(b"")
+    for name, found in (("net.pt", "a file"), ("none", "no such folder")):
+        with pytest.raises(ModelFileError, match=rf"{name}: {found}, where a bundle is needed, the folder that"):
+            build_bundle(tmp_path / name)
 
 
 @pytest.mark.parametrize("file", ["model.onnx", "frames/0001.png", "expected/0002.png"])

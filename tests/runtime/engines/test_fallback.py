@@ -58,6 +58,7 @@ def test_where_there_is_no_tensorrt_the_onnx_file_is_run_too(machine, two):
     done = on(two, "--fallback")
     assert done.exit_code == 0, done.output
     assert "as no engine is used" in done.stderr
+    assert "--fallback" not in done.stderr
 
 
 def test_a_gpu_that_broke_ends_the_command_for_nothing_else_can_use_it_either(machine, two):
