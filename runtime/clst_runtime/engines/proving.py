@@ -241,7 +241,7 @@ class Proving:
     def _remove_all_but(self, *devices: str) -> None:
         """Remove what was made for this GPU, but for those names of it: it is older than the last update."""
         device = rf"{re.escape(gpu_name(self.machine))}-.+?"
-        form = rf"(?:model|rival|proof|choice|trying)-({device})(\.rejected)?\.(engine|engine\.json|json|cache|txt)"
+        form = rf"(?:model|rival|proof)-({device})(\.rejected)?\.(engine|engine\.json|json|cache)"
         removed = []
         for path in sorted(self.folder.iterdir()):
             parts = re.fullmatch(form, path.name)
