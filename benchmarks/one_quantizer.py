@@ -4,7 +4,8 @@
 
 Needs neither PyTorch nor the rest of this folder. The last line of the output is a JSON object: CPU seconds of
 the conversion, imports not counted, and by how many MiB the process grew at most meanwhile. The task names the float32
-file, the calibration frames (N,H,W,3 uint8, .npy), the file to write, the quantizer and its options.
+file, the calibration frames (N,H,W,3 uint8, .npy), the file to write, the quantizer, its options and the most CPU
+seconds that it may take.
 """
 
 from __future__ import annotations
@@ -12,7 +13,10 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import json
+import math
 import re
+import resource
+import signal
 import sys
 import tempfile
 import time
@@ -152,10 +156,22 @@ def peak_mib() -> float:
     return int(line.split()[1]) / 1024
 
 
+def limit_cpu(seconds: int) -> None:
+    """End this process, with a line that says so, once it has taken `seconds` more of CPU time."""
+
+    def stop(*_: object) -> None:
+        sys.exit(f"stopped after {seconds} s of CPU time")
+
+    signal.signal(signal.SIGXCPU, stop)
+    _, hard = resource.getrlimit(resource.RLIMIT_CPU)
+    resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(time.process_time() + seconds), hard))
+
+
 def main() -> None:
     """Do the task that the file named on the command line describes."""
     task = json.loads(Path(sys.argv[1]).read_text())
     run = TOOLS[task["tool"]](task, np.load(task["frames"]))
+    limit_cpu(task["limit"])
     before, started = peak_mib(), time.process_time()
     run()
     package = PACKAGES[task["tool"]]

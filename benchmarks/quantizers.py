@@ -194,7 +194,7 @@ class Contest:
         shutil.copy(self.work / "base.onnx", folder)
         task = {"tool": setting.tool, "method": method, "exclude": exclude, **setting.options}
         task |= {"base": str(folder / "base.onnx"), "out": str(folder / "made.onnx")}
-        task |= {"frames": str(self.work / "frames.npy")}
+        task |= {"frames": str(self.work / "frames.npy"), "limit": self.options["limit"]}
         (folder / "task.json").write_text(json.dumps(task))
         python = self.options["modelopt"] if setting.tool in ("autocast", "modelopt") else sys.executable
         command = [str(python), str(HERE / "one_quantizer.py"), str(folder / "task.json")]
@@ -295,6 +295,7 @@ def cells(each: dict[str, Any], row: dict[str, Any]) -> list[str]:
 @click.option("--calib", required=True, multiple=True, help="Pictures to calibrate on.")
 @click.option("--calib-count", default=16, show_default=True)
 @click.option("--modelopt", required=True, type=click.Path(path_type=Path), help="Python that has nvidia-modelopt.")
+@click.option("--limit", default=120, show_default=True, help="CPU seconds that a conversion may take.")
 @click.option("--jobs", default=1, show_default=True, help="Conversions at a time.")
 @click.option("--rounds", default=12, show_default=True, type=click.IntRange(2), help="Turns of each file.")
 @click.option("--work", default=Path("quantizers"), type=click.Path(path_type=Path), help="Folder for the files.")

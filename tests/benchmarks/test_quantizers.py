@@ -1,13 +1,18 @@
 """What the quantizers are told to leave alone, and what is said of a graph and of a result."""
 
+import resource
+import signal
 import sys
+import time
 from pathlib import Path
 
+import pytest
 from onnx import TensorProto
 from tests.export.precision.graphs import IDENTITY, Builder, node_of, residual
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
+from one_quantizer import limit_cpu
 from quantizers import complaint, parts, show
 
 
@@ -48,3 +53,16 @@ def test_the_table_says_what_was_lost_and_by_which_method():
     assert told.splitlines()[2:] == [
         "| slim, camvid | int8 | ours (max) | 97.66 % | 32.00 | 0.50 | 3.0 | 8 | 100 |  | 2 | 653 |  |"
     ]
+
+
+def test_a_quantizer_that_takes_too_long_ends_with_a_line_that_says_so():
+    before = resource.getrlimit(resource.RLIMIT_CPU), signal.getsignal(signal.SIGXCPU)
+    used = time.process_time()
+    try:
+        limit_cpu(1000)
+        assert 1000 <= resource.getrlimit(resource.RLIMIT_CPU)[0] - used < 1002
+        with pytest.raises(SystemExit, match="stopped after 1000 s of CPU time"):
+            signal.raise_signal(signal.SIGXCPU)
+    finally:
+        resource.setrlimit(resource.RLIMIT_CPU, before[0])
+        signal.signal(signal.SIGXCPU, before[1])
