@@ -143,7 +143,7 @@ def _told_proof(proof: dict[str, Any]) -> str:
     )
     if not proof["engines"]:
         return f"{device}: not finished, at {proof['trying'][-1]}"
-    return f"{device}: {proof['why']}, {proof['used'] or 'none'} is used"
+    return f"{device}: {proof['why']}; {proof['used'] or 'none'} is used"
 
 
 def _short(value: Any) -> str:

@@ -82,7 +82,7 @@ def _proved(folder: Path, gpu: GpuOptions | None) -> tuple[Path, BuiltEngine, st
         if used is None:
             raise proving.error_of(proof)
         plan, manifest = read_engine(folder / used.engine)  # before another process may write here
-    told = "" if len(proof.engines) == 1 else f"{proof.why}, it is used"
+    told = "" if len(proof.engines) == 1 else f"{proof.why}; {used.engine} is used"
     if any(each.failure is not None for each in proof.engines):
         told += f" ({f'remove {proving.path.name}' if proof.is_lasting else 'start again'} to try again)"
     manifest = dataclasses.replace(manifest, engine={**manifest.engine, **proof.machine})

@@ -119,24 +119,22 @@ class Proof:
 
     @property
     def why(self) -> str:
-        """One line."""
+        """Why that one, or none; one line."""
         used = self.used
-        failures = [each for each in self.engines if each.failure is not None]
-        told = " and ".join(
+        failed = " and ".join(
             f"{each.precision.upper()} cannot be used {'now' if each.passing else 'on this GPU'} ({each.failure})"
-            for each in failures
+            for each in self.engines
+            if each.failure is not None
         )
-        if used is None:
-            return told
-        if failures:
-            return f"{told}: {used.engine} is what works"
+        if failed or used is None:
+            return failed
         if len(self.engines) == 1:
             return agree(used.agreement)
         int8_ms, fp16_ms = (each.compute_ms or 0.0 for each in self.engines)
         told = f"INT8 takes {int8_ms:.2f} ms, FP16 {fp16_ms:.2f} ms on this GPU"
         if used is self.engines[0]:
             return f"{told}: INT8 saves {100 * (1 - int8_ms / fp16_ms):.1f} %"
-        return f"{told}: INT8 does not save {100 * WORTHWHILE:g} %, FP16 loses no accuracy"
+        return f"{told}: INT8 does not save {100 * WORTHWHILE:g} %"
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, with what was concluded."""
@@ -160,8 +158,8 @@ class Proof:
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{type(error).__name__} {error}") from error
         differing = sorted(name for name in whole.keys() | value.keys() if whole.get(name) != value.get(name))
-        if not proof.is_lasting:
-            raise ValueError("an engine was missed for a reason of the moment")
+        if not proof.is_lasting or not (proof.engines or proof.trying):
+            raise ValueError("it tells of no engine, or of a failure of the moment")
         if differing:
             raise ValueError(f"{', '.join(differing)} does not fit the rest")
         return proof
