@@ -120,10 +120,32 @@ def describe(facts: dict[str, Any]) -> str:
     if "convolutions" in facts:
         rows.append(["convolutions", ", ".join(f"{count} {kind}" for kind, count in facts["convolutions"].items())])
     for name in ("parity", "calibration", "engine"):
-        rows.extend([f"{name} {key}", _short(value)] for key, value in manifest[name].items() if key != FINGERPRINT)
+        rows.extend([f"{name} {key}", _short(value)] for key, value in _worth_telling(name, manifest[name]).items())
     rows.extend(_build_check(manifest["build_check"]))
     width = max(len(row[0]) for row in rows)
     return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
+
+
+def _worth_telling(name: str, facts: dict[str, Any]) -> dict[str, Any]:
+    """What people are told; `--json` has all of it."""
+    told = {key: value for key, value in facts.items() if key != FINGERPRINT}
+    if name == "parity" and "iou" in told:
+        told["iou"] = {each: _percent(iou["model"]) for each, iou in told["iou"].items() if iou["model"] is not None}
+        if told["labelled"]:
+            told["mIoU"] = f"{_percent(told['miou'])} %, of the reference {_percent(told['reference_miou'])} %"
+        del told["miou"], told["reference_miou"]
+    if name == "calibration" and "methods" in told:
+        told["methods"] = {method: _told_method(verdict) for method, verdict in told["methods"].items()}
+    return told
+
+
+def _told_method(verdict: dict[str, Any]) -> str:
+    agreement = f"{100 * verdict['agreement']:.3f} % of pixels equal"
+    return f"{agreement} and mIoU {_percent(verdict['miou'])} %" if verdict["labelled"] else agreement
+
+
+def _percent(share: float | None) -> str:
+    return "unknown" if share is None else f"{100 * share:.2f}"
 
 
 def _build_check(answer: dict[str, Any]) -> list[list[str]]:

@@ -19,3 +19,24 @@ def test_an_exported_file_knows_what_it_said_to_its_frames(checkpoint, frames, t
         other = compare_fingerprint(backend, stored, known_frames(frames[3:], stored.frames_sha256))
         assert (other.found, other.is_tied) == (0, False)
     assert stored.frames_sha256[0] not in describe(facts_of(out))
+
+
+def test_parity_is_told_in_a_few_words_and_as_json_whole(rgb_model):
+    iou = {"red": {"reference": 1.0, "model": 0.5}, "blue": {"reference": None, "model": None}}
+    verdict = {"frames": 2, "labelled": False, "agreement": 0.9912345, "reference_miou": 1.0, "miou": 0.75, "iou": iou}
+    facts = facts_of(rgb_model)
+    facts["manifest"]["parity"] = verdict
+    facts["manifest"]["calibration"] = {"methods": {"max": verdict, "entropy": {**verdict, "labelled": True}}}
+    rows = dict(line.split("  ", 1) for line in describe(facts).splitlines())
+    told = {name: value.strip() for name, value in rows.items() if name.startswith(("parity", "calibration"))}
+    assert told == {
+        "parity frames": "2",
+        "parity labelled": "False",
+        "parity agreement": "0.991235",
+        "parity iou": "red 50.00",
+        "calibration methods": "max 99.123 % of pixels equal, entropy 99.123 % of pixels equal and mIoU 75.00 %",
+    }
+    facts["manifest"]["parity"]["labelled"] = True
+    assert "parity mIoU" in describe(facts)
+    assert "75.00 %, of the reference 100.00 %" in describe(facts)
+    assert verdict["miou"] == 0.75, "what is told as JSON is left as it is"
