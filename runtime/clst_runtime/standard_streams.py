@@ -61,7 +61,7 @@ def open_standard_streams() -> None:
         )
     if sys.stderr is sys.__stderr__:
         unbuffered = cast(IO[bytes], _Unfailing(2, "w", closefd=False))
-        sys.stderr = io.TextIOWrapper(unbuffered, _encoding(sys.stderr), "backslashreplace", write_through=True)
+        sys.stderr = io.TextIOWrapper(unbuffered, _encoding(sys.stderr), "backslashreplace", line_buffering=True)
 
 
 def _encoding(before: Any) -> str:

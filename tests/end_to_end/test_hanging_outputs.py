@@ -212,6 +212,19 @@ def test_standard_error_takes_long_words_whole():
     assert done.stderr.decode() == "ä" * 100_000 + "\n"
 
 
+def test_a_line_goes_to_standard_error_in_one_piece_so_that_threads_do_not_mix_theirs():
+    program = (
+        "import sys\n"
+        "from clst_runtime.standard_streams import open_standard_streams\n"
+        "open_standard_streams()\n"
+        "print('some', 'words', file=sys.stderr)\n"
+    )
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    with ours, theirs:
+        subprocess.run([sys.executable, "-c", program], stderr=theirs, timeout=60, check=True)
+        assert ours.recv(100) == b"some words\n"
+
+
 def test_a_report_that_nobody_reads_is_written_elsewhere(started, rgb_model, tmp_path):
     reading, writing = full_pipe()
     process = started(rgb_model, "--source", linked_pictures(tmp_path / "in", 3), "--json",
