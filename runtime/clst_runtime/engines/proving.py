@@ -77,6 +77,7 @@ class Proving:
         cache = folder / f"model-{self.device}.cache"  # for both engines: an INT8 graph has FP16 layers too
         own = bundle.options.library is Library.TENSORRT  # the other one times no kernels
         self.options = dataclasses.replace(bundle.options, timing_cache=cache) if own else bundle.options
+        self.blank = Proof(machine=machine, options=self.options.to_json())
         self.frames: Sequence[Frame] = ()
         self.broke_at: tuple[str, ...] = ()
         self.trying = ""
@@ -97,7 +98,7 @@ class Proving:
                 return None
             found = [(each.engine, each.onnx_sha256) for each in proof.engines[: len(self.bundle.models)]]
             wanted = [(self.engine(each).name, each.sha256) for each in self.bundle.models]
-            if (found, proof.machine, proof.options) != (wanted, self.machine, self.options.to_json()):
+            if (found, proof.machine, proof.options) != (wanted, self.machine, self.blank.options):
                 raise ModelFileError(f"{self.path.name} is of other models or options")
             used = proof.used
             if used and read_engine(self.folder / used.engine)[1].engine["engine_sha256"] != used.engine_sha256:
@@ -138,8 +139,8 @@ class Proving:
             engines.append(self._outcome(engine, model, self._compared_again))
             if engines[-1].failure is None:
                 break
-        seconds, options = round(time.monotonic() - started, 1), self.options.to_json()
-        proof = Proof(machine=self.machine, options=options, engines=tuple(engines), seconds=seconds)
+        seconds = round(time.monotonic() - started, 1)
+        proof = dataclasses.replace(self.blank, engines=tuple(engines), seconds=seconds)
         self._keep(proof)
         if earlier:
             used, changed = proof.used, changes(earlier[0][2], self.machine)
@@ -173,7 +174,7 @@ class Proving:
             try:
                 manifest = read_engine(engine)[1]
                 wanted = {name: self.machine[name] for name in PROOF_FACTS}
-                wanted |= {"onnx_sha256": model.sha256, "options": self.options.to_json()}
+                wanted |= {"onnx_sha256": model.sha256, "options": self.blank.options}
                 if any(manifest.engine.get(name) != value for name, value in wanted.items()):
                     raise ModelFileError(f"{engine.name} was built from another model, with other options or elsewhere")
                 return Outcome.proved(engine, manifest)
@@ -212,7 +213,7 @@ class Proving:
             with suppress(ModelFileError, ConfigError, KeyError, TypeError):
                 facts = read_engine(engine)[1].engine
                 options = BuildOptions.from_json(facts["options"], where=engine.name).to_json()
-                is_ours = (gpu_name(facts), options) == (gpu_name(self.machine), self.options.to_json())
+                is_ours = (gpu_name(facts), options) == (gpu_name(self.machine), self.blank.options)
                 if is_ours and facts["agreement"]["holds"] and changes(facts, self.machine):
                     found.append((engine, models[facts["onnx_sha256"]], facts))
         for path in self.folder.glob("proof-*.json"):
@@ -223,9 +224,8 @@ class Proving:
     def _try(self, engine: str) -> None:
         """Note which engine is being built or run; the note stays where the GPU breaks or the process dies."""
         self.trying = engine
-        note = Proof(machine=self.machine, options=self.options.to_json(), trying=(*self.broke_at, engine))
         with suppress(DataError):  # a place that cannot be written is no reason not to try
-            write_proof(note, self.path)
+            write_proof(dataclasses.replace(self.blank, trying=(*self.broke_at, engine)), self.path)
 
     def _keep(self, proof: Proof | None) -> None:
         """Write it in the place of the note; nothing stays where it does not hold for the next start too."""
@@ -240,11 +240,10 @@ class Proving:
 
     def _remove_all_but(self, *devices: str) -> None:
         """Remove what was made for this GPU, but for those names of it: it is older than the last update."""
-        device = rf"{re.escape(gpu_name(self.machine))}-.+?"
-        form = rf"(?:model|rival|proof)-({device})(\.rejected)?\.(engine|engine\.json|json|cache)"
+        device, ends = rf"{re.escape(gpu_name(self.machine))}-.+?", r"(\.rejected)?\.(engine|engine\.json|json|cache)"
         removed = []
         for path in sorted(self.folder.iterdir()):
-            parts = re.fullmatch(form, path.name)
+            parts = re.fullmatch(f"(?:model|rival|proof)-({device}){ends}", path.name)
             if parts and parts[1] not in devices:
                 with suppress(OSError):
                     path.unlink()
