@@ -112,12 +112,12 @@ def convert(checkpoint: Path | None, onnx: str | None, trt: str | None, **option
     paths = output_paths(chosen, precision, trt, options)
     check_outputs(chosen, paths, overwrite=options["overwrite"])
     check_given(chosen, options)
-    for module in PACKAGES:
-        require(module)
     if trt is not None:
         from clst_export.engine import check_can_build
 
-        check_can_build(build_options(options).library, options["cuda"])  # before minutes of work
+        check_can_build(build_options(options).library, options["cuda"])
+    for module in PACKAGES:
+        require(module)
     from clst_export.material import gather
 
     request, material = gather(chosen, precision, options)
