@@ -6,7 +6,6 @@ trace → precision → checks → parity gate → file. Legend: H rows, W colum
 from __future__ import annotations
 
 import dataclasses
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +20,7 @@ from clst_export.domain import measure_domain
 from clst_export.gate import BOUNDS, Bounds, release
 from clst_export.hygiene import check_hygiene
 from clst_export.judge import Judge, Verdict
-from clst_export.model_file import save_model
+from clst_export.model_file import opened
 from clst_export.onnx_export import check_graph, load_deployable, trace
 from clst_export.precision import Precision, Target
 from clst_export.precision.arithmetic import convolution_macs
@@ -30,7 +29,7 @@ from clst_export.precision.fp16 import Fp16Result, measure_ranges, to_fp16
 from clst_export.precision.int8 import activations, quantisable, to_int8
 from clst_export.precision.placement import check_placement
 from clst_runtime.backends.base import Frame
-from clst_runtime.backends.ort import OrtBackend, check_float16_rounding
+from clst_runtime.backends.ort import check_float16_rounding
 from clst_runtime.errors import BudgetNotHeld, DataError
 from clst_runtime.frames import Content
 from clst_runtime.manifest import Manifest
@@ -230,11 +229,8 @@ class _Quantiser:
         )
 
     def _measure(self, model: Any, judge: Judge) -> Verdict:
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "trial.onnx"
-            save_model(model, self.manifest, path)
-            with OrtBackend(path) as backend:
-                return judge.judge(backend)
+        with opened(model, self.manifest) as backend:
+            return judge.judge(backend)
 
 
 def merit(verdict: Verdict) -> tuple[float, float]:

@@ -6,7 +6,6 @@ Legend: H rows, W columns of the model's input; N frames, D numbers of a fingerp
 from __future__ import annotations
 
 import itertools
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +13,8 @@ from typing import Any, overload
 
 import numpy as np
 
-from clst_export.model_file import save_model
+from clst_export.model_file import opened
 from clst_runtime.backends.base import Backend, Frame
-from clst_runtime.backends.ort import OrtBackend
 from clst_runtime.frames import Content, Fit
 from clst_runtime.manifest import Manifest
 from clst_runtime.media import is_video
@@ -132,11 +130,8 @@ def measure_domain(model: Any, manifest: Manifest, stretches: Sequence[Sequence[
     Raises:
         DataError: too few frames.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "measured.onnx"
-        save_model(model, manifest, path)
-        with OrtBackend(path) as backend:
-            return measured(backend, stretches).to_json()
+    with opened(model, manifest) as backend:
+        return measured(backend, stretches).to_json()
 
 
 def measured(backend: Backend, stretches: Sequence[Sequence[Frame]]) -> Reference:

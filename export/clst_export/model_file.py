@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from clst_runtime.backends.ort import OrtBackend
+from clst_runtime.errors import DataError
 from clst_runtime.manifest import METADATA_KEY, Manifest
 from clst_runtime.optional import require
 
@@ -18,6 +23,24 @@ def save_model(model: Any, manifest: Manifest, path: Path) -> Manifest:
     onnx.helper.set_model_props(model, {METADATA_KEY: written.to_json()})
     path.write_bytes(model.SerializeToString())
     return written
+
+
+@contextmanager
+def opened(model: Any, manifest: Manifest) -> Iterator[OrtBackend]:
+    """The graph in ONNX Runtime, from a temporary file that is gone afterwards.
+
+    Raises:
+        DataError: it cannot be written. ClstError: as `OrtBackend`.
+    """
+    with ExitStack() as closing:
+        try:
+            path = Path(closing.enter_context(tempfile.TemporaryDirectory())) / "trial.onnx"
+            save_model(model, manifest, path)
+        except OSError as error:
+            place = tempfile.tempdir or "any folder"
+            told = f"cannot write a temporary file into {place}: {error.strerror or error}"
+            raise DataError(f"{told}; set TMPDIR to a folder with room") from error
+        yield closing.enter_context(OrtBackend(path))
 
 
 def model_sha256(model: Any) -> str:
