@@ -245,6 +245,9 @@ def build(model: Path, frames: str | None, cuda: str, *, as_json: bool) -> None:
     MODEL may be an .engine file of another GPU, TensorRT or driver, or a damaged one: it is built again from the ONNX
     file beside it, as it was built before. Needs TensorRT and a GPU, but neither PyTorch nor onnx.
     """
+    if model.suffix.lower() == ".onnx" and not model.is_dir():
+        wanted = quote(str(model.with_suffix(".engine")))
+        raise click.UsageError(f"{model}: name the engine to build of it: clst-export build {wanted} --frames PICTURES")
     is_engine = model.suffix.lower() == ".engine" and not model.is_dir()
     if is_engine != (frames is not None):
         raise click.UsageError(

@@ -208,6 +208,13 @@ def test_an_output_that_cannot_be_the_file_is_refused_before_any_work(tmp_path, 
     refused(done, 3, "front.onnx exists, and the engine's ONNX file gets that name")
 
 
+def test_build_of_an_onnx_file_names_the_command(tmp_path):
+    for more in ((), ("--frames", tmp_path)):
+        done = run("build", tmp_path / "front.onnx", *more)
+        assert done.exit_code == 2
+        assert f"clst-export build {tmp_path / 'front.engine'} --frames PICTURES" in " ".join(done.output.split())
+
+
 def test_a_checkpoint_that_is_none_is_refused(tmp_path):
     (tmp_path / "c.pt").write_bytes(b"nothing")
     refused(run(tmp_path / "c.pt", "--onnx"), 4, "c.pt is damaged or no PyTorch checkpoint")
