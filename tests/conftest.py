@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,11 @@ from clst_runtime.errors import MissingDependency
 from clst_runtime.images import write_png
 from clst_runtime.labels import ClassList
 from clst_runtime.manifest import METADATA_KEY, Manifest
+from clst_runtime.optional import NO_TELEMETRY
 from tests.narrow import narrow_networks
 from tests.rtx import LACKING, must_be_there
 
+os.environ[NO_TELEMETRY] = "1"  # tests import ONNX Runtime by themselves too
 RGB_CLASSES = ClassList(name="rgb", names=("red", "green", "blue"), colours=((255, 0, 0), (0, 255, 0), (0, 0, 255)))
 SIZE_HW = (8, 16)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 from types import ModuleType
 
 from clst_runtime.errors import MissingDependency
@@ -26,6 +27,9 @@ _CURES = {
     "clst_train": "the training package: pip install 'clst[train]'",
 }
 
+NO_TELEMETRY = "ORT_DISABLE_TELEMETRY"
+"""Environment variable of ONNX Runtime: unless it is 1 before the import, wheels from 1.29 on send telemetry to
+Microsoft and keep an identifier in the user's cache folder."""
 LONGEST = 300
 """Letters of a reason that are told: some packages give a page of advice."""
 
@@ -59,9 +63,12 @@ def check_installed(*modules: str) -> None:
 def require(module: str) -> ModuleType:
     """Import `module`, or say which extra brings it.
 
+    ONNX Runtime's telemetry is switched off, unless `NO_TELEMETRY` is set already.
+
     Raises:
         Unimportable: the module, or one of the shared libraries below it, is not there or does not fit.
     """
+    os.environ.setdefault(NO_TELEMETRY, "1")  # whatever is imported: other packages import ONNX Runtime too
     try:
         found = importlib.import_module(module)
     except ImportError as error:

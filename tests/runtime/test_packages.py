@@ -1,6 +1,8 @@
 """Packages that are there and cannot be imported: one line that says why, and a cure that helps."""
 
 import importlib
+import os
+import subprocess
 import sys
 
 import click
@@ -10,7 +12,7 @@ from tests.command_line import call
 from clst_runtime import packages
 from clst_runtime.command import command
 from clst_runtime.errors import MissingDependency
-from clst_runtime.optional import LONGEST, check_installed, require
+from clst_runtime.optional import LONGEST, NO_TELEMETRY, check_installed, require
 
 HERE = f"{sys.version_info[0]}.{sys.version_info[1]}"
 OWN = f"cpython-{sys.version_info[0]}{sys.version_info[1]}-x86_64-linux-gnu.so"
@@ -146,3 +148,26 @@ def test_any_command_says_in_one_line_which_package_is_broken_but_keeps_the_trac
     )
     with pytest.raises(ModuleNotFoundError):
         call(main, "clst_runtime.no_such_module")
+
+
+def left_by_onnx_runtime(tmp_path, importing):
+    """What an import leaves in the folders for caches and for temporary files of a process of its own."""
+    places = {"HOME": "home", "XDG_CACHE_HOME": "cache", "TMPDIR": "temporary"}
+    for name in places.values():
+        (tmp_path / name).mkdir()
+    environment = {name: str(tmp_path / place) for name, place in places.items()} | {"PATH": os.environ["PATH"]}
+    subprocess.run([sys.executable, "-c", importing], env=environment, check=True)
+    return [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_onnx_runtime_sends_no_telemetry_and_keeps_no_identifier(tmp_path):
+    assert left_by_onnx_runtime(tmp_path, "from clst_runtime.optional import require; require('onnxruntime')") == []
+
+
+def test_who_has_decided_about_its_telemetry_is_obeyed(monkeypatch):
+    monkeypatch.setenv(NO_TELEMETRY, "0")
+    require("onnxruntime")
+    assert os.environ[NO_TELEMETRY] == "0"
+    monkeypatch.delenv(NO_TELEMETRY)
+    require("onnxruntime")
+    assert os.environ[NO_TELEMETRY] == "1"
