@@ -70,3 +70,9 @@ def test_a_compressed_archive_is_no_checkpoint_and_is_not_unpacked(tmp_path):
         archive.writestr("archive/data.pkl", bytes(1 << 20))
     with pytest.raises(ModelFileError, match="its archive is compressed"):
         check_checkpoint(tmp_path / "c.pt")
+
+
+def test_a_pickled_network_is_refused_in_words_of_ours(tmp_path):
+    torch.save(torch.nn.Conv2d(1, 1, 1), tmp_path / "c.pt")
+    with pytest.raises(ModelFileError, match=r"c\.pt holds Python objects, as torch\.save\(network\) writes"):
+        load_checkpoint(tmp_path / "c.pt")

@@ -108,6 +108,11 @@ def load_checkpoint(path: Path) -> Checkpoint:
         pickle.UnpicklingError,
         zipfile.BadZipFile,
     ) as error:
+        if isinstance(error, pickle.UnpicklingError) and "weights_only" in str(error):
+            raise ModelFileError(
+                f"{path} holds Python objects, as torch.save(network) writes them, which could run any program when "
+                "they are read; give a checkpoint of clst-train"
+            ) from error
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelFileError(f"{path} is damaged or no PyTorch checkpoint ({reason[:120]})") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
