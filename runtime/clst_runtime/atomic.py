@@ -34,7 +34,7 @@ def written_whole(path: Path) -> Iterator[Path]:
             os.fsync(written.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        raise DataError(f"cannot write {path}: {error.strerror or error}; nothing was left behind") from error
+        raise DataError(f"cannot write {path}: {error.strerror or error}; nothing of it was left behind") from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
@@ -60,7 +60,7 @@ def folder_written_whole(path: Path) -> Iterator[Path]:
         else:
             os.replace(temporary, path)
     except OSError as error:
-        raise DataError(f"cannot write {path}: {error.strerror or error}; nothing was left behind") from error
+        raise DataError(f"cannot write {path}: {error.strerror or error}; nothing of it was left behind") from error
     finally:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)

@@ -265,7 +265,7 @@ def test_a_full_disk_at_a_checkpoint_keeps_the_copy_before(saved, monkeypatch):
     monkeypatch.setattr(snapshot, "copy_file", half)
     with pytest.raises(ClstError) as error:
         save_snapshot(ensemble, working, checkpoints, 8)
-    one_line(error, "ensemble-8.store: No space left on device; nothing was left behind")
+    one_line(error, "ensemble-8.store: No space left on device; nothing of it was left behind")
     assert [path.name for path in checkpoints.iterdir()] == ["ensemble-7.store"]
 
 

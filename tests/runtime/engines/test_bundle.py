@@ -256,7 +256,7 @@ def test_a_bundle_is_written_whole_or_not_at_all(rgb_model, tmp_path, frames, mo
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(module, "write_text", full)
-    with pytest.raises(DataError, match="No space left on device; nothing was left behind"):
+    with pytest.raises(DataError, match="No space left on device; nothing of it was left behind"):
         write_bundle(rgb_model, tmp_path / "b", frames)
     assert [path.name for path in tmp_path.iterdir()] == ["rgb.onnx"]
 
