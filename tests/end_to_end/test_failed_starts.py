@@ -100,7 +100,7 @@ CASES = [
     ((*FEATURES, "--labels", "{p}/old", "--target", "{p}/new"), 2, "give one of them"),
     ((*EXPORT[:1], "{p}/none.pt", *EXPORT[2:]), 4, "none.pt: no such checkpoint"),
     ((*EXPORT[:1], "{p}/cut.pt", *EXPORT[2:]), 4, "cut.pt is damaged"),
-    ((*EXPORT, "--out", "{p}/used"), 3, "used exists"),
+    ((*EXPORT, "--out", "{p}/used"), 3, "used: an ONNX file's name ends in .onnx"),
     ((*EXPORT, "--out", "{p}/file/m.onnx"), 3, "is a file"),
     ((*EXPORT, "--size", "64"), 3, "expected rows x columns"),
     ((*EXPORT, "--data", "{p}/file"), 3, "file: not a folder"),
