@@ -12,6 +12,7 @@ gpu) and on a driver that is a stand-in. PyCUDA has not run on a GPU yet: copies
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
@@ -33,6 +34,7 @@ CURE = (
     "(builds from source: CUDA headers and g++), or cuda-python: pip install cuda-bindings (no compiler; "
     f"where the driver is of CUDA 12, as in JetPack 6, also 'cuda-bindings<13'){RUNS_WITHOUT}"
 )
+NO_DRIVER = "this machine has no NVIDIA driver: libcuda.so.1 does not load; engines run on NVIDIA GPUs alone"
 
 
 class GraphFailed(ClstError):
@@ -183,9 +185,18 @@ def check_library(library: str, *, graphs: bool) -> None:
         raise ConfigError("PyCUDA has no CUDA graphs; take the CUDA library cuda-python, or leave the graph out")
 
 
+def has_driver() -> bool:
+    """Whether the library that NVIDIA's driver brings can be loaded; without it no Python package helps."""
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    return True
+
+
 class NotImportable(MissingDependency):
     """A CUDA library is not there; `what` is the message without its cure."""
 
     def __init__(self, what: str) -> None:
-        super().__init__(f"{what}; {CURE}")
+        super().__init__(f"{what}; {CURE}" if has_driver() else f"{NO_DRIVER}{RUNS_WITHOUT}")
         self.what = what

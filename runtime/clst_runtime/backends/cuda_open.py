@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from clst_runtime.backends.cuda import AUTO, CUDA_PYTHON, CURE, PYCUDA, CudaDevice, NotImportable, check_library
+from clst_runtime.backends.cuda import AUTO, CUDA_PYTHON, PYCUDA, CudaDevice, NotImportable, check_library
 from clst_runtime.backends.cuda_pycuda import PycudaDevice, import_pycuda
 from clst_runtime.backends.cuda_python import CudaPythonDevice, import_cuda_python
 from clst_runtime.errors import MissingDependency
@@ -34,4 +34,4 @@ def open_cuda(library: str = AUTO, *, graphs: bool = False) -> CudaDevice:
         try:
             return CudaPythonDevice(import_cuda_python())
         except NotImportable as second:
-            raise MissingDependency(f"{first.what}, and {second.what}; {CURE}") from second
+            raise NotImportable(f"{first.what}, and {second.what}") from second

@@ -29,7 +29,6 @@ from clst_runtime.engines.sidecar import OTHER_GPU, engine_manifest, proof_facts
 from clst_runtime.engines.verification import Expected, check_frames, compare_engine, onnx_class_maps
 from clst_runtime.errors import BudgetNotHeld, DataError, MissingDependency
 from clst_runtime.hashing import file_sha256
-from clst_runtime.machine import UNKNOWN, driver_version
 from clst_runtime.manifest import Manifest
 from clst_runtime.onnx_metadata import read_onnx_manifest
 
@@ -169,8 +168,7 @@ def _device_to_compare_on(
     except MissingDependency as error:
         if library is Library.TENSORRT or must_compare or cuda != AUTO:
             raise
-        reason = error.message.partition("; ")[0]
-        yield None, "this machine has no NVIDIA driver" if driver_version() == UNKNOWN else f"no GPU opens: {reason}"
+        yield None, error.message.partition("; ")[0]
         return
     with device:
         if library is Library.TENSORRT or device.compute_capability in CAPABILITIES:

@@ -84,6 +84,19 @@ def test_no_pycuda_no_driver_and_no_gpu_say_what_is_needed(driver, monkeypatch):
     assert "\n" not in error.value.message
 
 
+@pytest.mark.parametrize("library", ["auto", "pycuda", "cuda-python"])
+def test_without_a_driver_no_package_is_missed(monkeypatch, library):
+    for module in ("pycuda.driver", "cuda"):
+        monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.setattr("clst_runtime.backends.cuda.has_driver", lambda: False)
+    with pytest.raises(MissingDependency) as error:
+        open_cuda(library)
+    assert error.value.message == (
+        "this machine has no NVIDIA driver: libcuda.so.1 does not load; engines run on NVIDIA GPUs alone; "
+        "the ONNX file runs without them"
+    )
+
+
 def test_a_driver_that_does_not_tell_its_cuda_is_opened_all_the_same(driver):
     driver.raises["get_driver_version"] = driver.LogicError("cuDriverGetVersion failed: invalid argument")
     with open_cuda() as device:
