@@ -104,19 +104,20 @@ def check_baseline(model: Manifest, baseline: Manifest, *, where: Path) -> None:
 
     def facts(manifest: Manifest) -> dict[str, object]:
         return {
+            "precision": manifest.precision,
             "checkpoint": manifest.source_checkpoint_sha256[:12],
             "input size": manifest.input_hw,
             "fit": manifest.fit.value,
             "confidence": manifest.has_confidence,
         }
 
-    wanted = {"precision": ("int8", "fp16"), **{what: (value, value) for what, value in facts(model).items()}}
-    for what, own in {"precision": model.precision, **facts(model)}.items():
-        other = baseline.precision if what == "precision" else facts(baseline)[what]
-        if (own, other) != wanted[what]:
+    own, other = facts(model), facts(baseline)
+    first, second = own | {"precision": "int8"}, own | {"precision": "fp16"}
+    for what in own:
+        if (own[what], other[what]) != (first[what], second[what]):
             raise ModelFileError(
-                f"{where} is no baseline of the model: {what} {other} beside {own}, expected {wanted[what][1]} beside "
-                f"{wanted[what][0]}; export both from one checkpoint, as int8 and fp16"
+                f"{where} is no baseline of the model: {what} {other[what]} beside {own[what]}, expected "
+                f"{second[what]} beside {first[what]}; export both from one checkpoint, as int8 and fp16"
             )
 
 

@@ -96,7 +96,7 @@ def _check_names(checkpoint: Path, paths: Mapping[str, Path]) -> None:
 
 
 def check_given(checkpoint: Path, options: Mapping[str, Any]) -> None:
-    """The checkpoint, the size and the places of pictures that the command was given.
+    """The checkpoint, the CUDA library, the size and the places of pictures that the command was given.
 
     Raises:
         ClstError: one is missing or cannot be used.

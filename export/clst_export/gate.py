@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -105,20 +105,26 @@ def release(
         for_tensorrt = manifest.calibration.get("target") != Target.CPU.value
         build_check = check_build(temporary, say=say) if for_tensorrt and not failures else {}
         manifest = save_model(model, dataclasses.replace(manifest, parity=parity, build_check=build_check), temporary)
-        rejected = out.with_suffix(".rejected.onnx")
-        report = rejected.with_suffix(".json")
         if failures or "refused" in build_check:
-            os.replace(temporary, rejected)
-            write_text(report, json.dumps({**parity, "build_check": build_check}, indent=1) + "\n")
-            told = (
-                f"differs from PyTorch: {'; '.join(failures)}"
-                if failures
-                else f"is refused: {told_build_check(build_check)}"
-            )
-            raise BudgetNotHeld(f"{out.name} {told}; kept as {rejected} with its report beside it")
-    for stale in (rejected, report):  # of an earlier export
+            raise _rejected(temporary, out, manifest, failures)
+    for stale in _rejected_paths(out):  # of an earlier export
         stale.unlink(missing_ok=True)
     return verdict, manifest
+
+
+def _rejected_paths(out: Path) -> tuple[Path, Path]:
+    """Where a file that does not hold is kept, and its report."""
+    return out.with_suffix(".rejected.onnx"), out.with_suffix(".rejected.json")
+
+
+def _rejected(temporary: Path, out: Path, manifest: Manifest, failures: Sequence[str]) -> BudgetNotHeld:
+    """Keep the file under the other name, with its report; the error that says so."""
+    rejected, report = _rejected_paths(out)
+    os.replace(temporary, rejected)
+    write_text(report, json.dumps({**manifest.parity, "build_check": manifest.build_check}, indent=1) + "\n")
+    refused = f"is refused: {told_build_check(manifest.build_check)}"
+    told = f"differs from PyTorch: {'; '.join(failures)}" if failures else refused
+    return BudgetNotHeld(f"{out.name} {told}; kept as {rejected} with its report beside it")
 
 
 def _ties(network: Deployable, backend: OrtBackend, judge: Judge, tie_fraction: float) -> Agreement | None:
