@@ -64,7 +64,7 @@ class RefusedByTensorrt(ModelFileError):
 
 
 def serialise_engine(trt: ModuleType, onnx_path: Path, options: BuildOptions, progress: BuildProgress) -> Serialised:
-    """Build an engine for the GPU of this machine, or by TensorRT for RTX for `rtx.CAPABILITIES`.
+    """Build an engine for the GPU of this machine, or by TensorRT for RTX for `rtx_target.CAPABILITIES`.
 
     Raises:
         RefusedByTensorrt: it cannot parse the file or build it. ConfigError: a DLA core that cannot be used, or a
