@@ -327,8 +327,8 @@ def exported(out: Path, checkpoint: Path, pair: Pair) -> dict[str, float]:
     """The exported network beside PyTorch's, on the test images."""
     from clst_export.convert import Material, Request, convert
     from clst_export.precision import Precision
-    from clst_runtime.backends.ort import OrtBackend
-    from clst_runtime.parity import compare
+    from clst_runtime.backends.onnxruntime.session import OrtBackend
+    from clst_runtime.evaluation.parity import compare
     from clst_train.checkpoint_backend import open_checkpoint
     from clst_train.data.target import open_target
 
@@ -411,7 +411,7 @@ def recovery(values: dict[str, list[float]], name: str) -> float | None:
 
 def shift_of(pair: Pair) -> list[float]:
     """How far the two cameras' mean colours are apart, as clst-train measures it: L*, a*, b* in spreads."""
-    from clst_runtime.frames import resize_frame
+    from clst_runtime.imaging.geometry import resize_frame
     from clst_train.data.colours import colour_shift, evenly
     from clst_train.data.target import open_target
 
@@ -423,8 +423,8 @@ def shift_of(pair: Pair) -> list[float]:
 
 def write(pair: Pair, rows: dict[str, Row], options: dict[str, Any]) -> None:
     """Print the table; write the result file and its picture."""
-    from clst_runtime.atomic import write_text
-    from clst_runtime.machine import machine_facts
+    from clst_runtime.system.files.atomic import write_text
+    from clst_runtime.system.machine import machine_facts
 
     git = ["git", "-C", str(HERE), "rev-parse", "--short", "HEAD"]
     commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()

@@ -51,7 +51,7 @@ COSTED = 200
 
 def pictures(data: Path) -> Iterator[tuple[str, Any]]:
     """(drive, RGB picture) of every picture used, each drive in order of time."""
-    from clst_runtime.images import read_image
+    from clst_runtime.imaging.image_files import read_image
 
     found = sorted((data / "camvid" / "images").glob("*/*.jpg"), key=lambda path: (path.stem[:6], _number(path)))
     for drive, prefix in DRIVES.items():
@@ -82,10 +82,10 @@ def _video(path: Path) -> Iterator[Any]:
 
 def prints_of(model: Path, data: Path, threads: int) -> tuple[dict[str, Any], tuple[str, ...], dict[str, Any]]:
     """Fingerprints N,D by drive, their names, and the milliseconds of a look and of an inference."""
-    from clst_runtime.backends.ort import OrtBackend
-    from clst_runtime.frames import Fitter, Layout
-    from clst_runtime.monitor.features import feature_names, fingerprint
-    from clst_runtime.pipeline import without_padding
+    from clst_runtime.backends.onnxruntime.session import OrtBackend
+    from clst_runtime.imaging.geometry import Fitter, Layout
+    from clst_runtime.live.monitor.features import feature_names, fingerprint
+    from clst_runtime.live.pipeline import without_padding
 
     found: dict[str, list[Any]] = {}
     looks, inferences = [], []
@@ -137,8 +137,8 @@ def kind(drive: str, own: Sequence[str]) -> str:
 
 def measure(prints: dict[str, Any], names: tuple[str, ...], own: Sequence[str], size: int) -> dict[str, Any]:
     """Shifts of all windows of a size, by drive, each half of `own` being the reference once."""
-    from clst_runtime.monitor.judgement import OTHER_ABOVE
-    from clst_runtime.monitor.reference import Reference, windows
+    from clst_runtime.live.monitor.judgement import OTHER_ABOVE
+    from clst_runtime.live.monitor.reference import Reference, windows
 
     shifts: dict[str, list[float]] = {}
     for reference_half in (0, 1):
@@ -160,8 +160,8 @@ def measure(prints: dict[str, Any], names: tuple[str, ...], own: Sequence[str], 
 
 def measure_whole(prints: dict[str, Any], names: tuple[str, ...], own: Sequence[str], size: int) -> dict[str, Any]:
     """Shifts of all windows of the drives that are not in the reference; there is none of the same camera then."""
-    from clst_runtime.monitor.judgement import OTHER_ABOVE
-    from clst_runtime.monitor.reference import Reference, windows
+    from clst_runtime.live.monitor.judgement import OTHER_ABOVE
+    from clst_runtime.live.monitor.reference import Reference, windows
 
     reference = Reference.of([prints[drive] for drive in own], names)
     shifts = {drive: [reference.compare(w).shift for w in windows(found, size)]
@@ -188,8 +188,8 @@ def drive_past(prints: dict[str, Any], names: tuple[str, ...]) -> list[dict[str,
     The reference is the first half of both drives by day. IDD-Lite's pictures have no order of time: they are taken
     as if they had.
     """
-    from clst_runtime.monitor.judgement import CameraJudge, State
-    from clst_runtime.monitor.reference import Reference
+    from clst_runtime.live.monitor.judgement import CameraJudge, State
+    from clst_runtime.live.monitor.reference import Reference
 
     own = [np.array_split(prints[drive], 2) for drive in DAY]
     passed = []
@@ -206,7 +206,7 @@ def drive_past(prints: dict[str, Any], names: tuple[str, ...]) -> list[dict[str,
 
 def select(prints: dict[str, Any], names: tuple[str, ...], parts: Sequence[str]) -> tuple[dict[str, Any], Any]:
     """Only the numbers of some parts."""
-    from clst_runtime.monitor.features import part_of
+    from clst_runtime.live.monitor.features import part_of
 
     places = [place for place, name in enumerate(names) if part_of(name) in parts]
     return {drive: found[:, places] for drive, found in prints.items()}, tuple(names[place] for place in places)
@@ -214,7 +214,7 @@ def select(prints: dict[str, Any], names: tuple[str, ...], parts: Sequence[str])
 
 def ablations() -> dict[str, tuple[str, ...]]:
     """Which parts are asked alone."""
-    from clst_runtime.monitor.features import CLASSES, CONFIDENCE, IMAGE_PARTS, PARTS
+    from clst_runtime.live.monitor.features import CLASSES, CONFIDENCE, IMAGE_PARTS, PARTS
 
     return {"everything": PARTS, "image alone": IMAGE_PARTS, "model alone": (CLASSES, CONFIDENCE),
             **{part: (part,) for part in PARTS}}  # fmt: skip
@@ -261,10 +261,10 @@ def main(
     models: tuple[Path, ...], data: Path, names_of: tuple[str, ...], threads: int, prints_folder: Path | None
 ) -> None:
     """Measure MODELS and write the result."""
-    from clst_runtime.atomic import write_text
-    from clst_runtime.machine import machine_facts
-    from clst_runtime.monitor.judgement import HELD, OTHER_ABOVE, SAME_BELOW
-    from clst_runtime.monitor.reference import SIZES
+    from clst_runtime.live.monitor.judgement import HELD, OTHER_ABOVE, SAME_BELOW
+    from clst_runtime.live.monitor.reference import SIZES
+    from clst_runtime.system.files.atomic import write_text
+    from clst_runtime.system.machine import machine_facts
 
     measured = []
     for place, model in enumerate(models):

@@ -25,8 +25,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from clst_runtime.atomic import write_text
-from clst_runtime.machine import machine_facts
+from clst_runtime.system.files.atomic import write_text
+from clst_runtime.system.machine import machine_facts
 from clst_train.batchnorm import FollowedStatistics
 from clst_train.checkpoint import Checkpoint, build_from_checkpoint, load_checkpoint
 from clst_train.config import AdaptationConfig, AugmentationConfig

@@ -30,12 +30,12 @@ import click
 
 import gpu_machine_carried as carried_files
 import gpu_machine_material as material
-from clst_runtime.atomic import check_can_write, write_text
-from clst_runtime.command import group
-from clst_runtime.doctor.platforms import detect_machine
+from clst_runtime.cli.command import group
 from clst_runtime.errors import BudgetNotHeld, ConfigError, MissingDependency
-from clst_runtime.machine import gpu_names
-from clst_runtime.numbers import Real, parse_size
+from clst_runtime.system.files.atomic import check_can_write, write_text
+from clst_runtime.system.machine import gpu_names
+from clst_runtime.system.numbers import Real, parse_size
+from clst_runtime.system.platforms import detect_machine
 from gpu_machine_steps import STEPS, Prepared, Step, perform
 
 HERE = Path(__file__).parent
@@ -167,7 +167,7 @@ def run_all(
         ConfigError: no step of that name. DataError: FOLDER is not what `prepare` wrote.
         BudgetNotHeld: a step failed. MissingDependency: some were not possible here.
     """
-    from clst_runtime.machine import machine_facts
+    from clst_runtime.system.machine import machine_facts
 
     known = [step.name for step in STEPS]
     for name in only:

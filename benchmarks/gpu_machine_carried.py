@@ -20,8 +20,8 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-from clst_runtime.atomic import folder_written_whole
 from clst_runtime.errors import ConfigError, MissingDependency, did_you_mean
+from clst_runtime.system.files.atomic import folder_written_whole
 
 
 def _extra(name: str) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from clst_runtime.atomic import folder_written_whole
+from clst_runtime.system.files.atomic import folder_written_whole
 
 MOST_PICTURES, EVERY = 30, 5
 """So many are taken; of these every fifth is compared on, the others are what ranges are measured on."""
@@ -27,7 +27,7 @@ def prepare(folder: Path, checkpoint: Path, pictures: Path, size_hw: tuple[int, 
     from clst_export.convert import Material, Request, convert
     from clst_export.gate import Bounds
     from clst_export.precision import Precision
-    from clst_runtime.backends.ort import OrtBackend
+    from clst_runtime.backends.onnxruntime.session import OrtBackend
     from clst_train.checkpoint import load_checkpoint
     from clst_train.data.target import open_target
 

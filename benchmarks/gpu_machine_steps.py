@@ -25,20 +25,21 @@ import numpy.typing as npt
 
 import gpu_machine_carried as carried_files
 from clst_runtime.backends.base import Classes, Frame
-from clst_runtime.backends.cuda import CUDA_PYTHON, LIBRARIES, CudaDevice
-from clst_runtime.backends.cuda_open import open_cuda
-from clst_runtime.backends.gpu_options import COPY, MAPPED, GpuOptions
-from clst_runtime.backends.ort import OrtBackend
-from clst_runtime.backends.trt import TrtBackend
-from clst_runtime.benchmark import Effort, measure_rounds
-from clst_runtime.engines import build, building
-from clst_runtime.engines.build import check_can_build
-from clst_runtime.engines.library import Library
-from clst_runtime.engines.options import MIN_AGREEMENT, BuildOptions
-from clst_runtime.engines.rtx_target import CAPABILITIES
-from clst_runtime.engines.verification import Expected
+from clst_runtime.backends.cuda.device import CUDA_PYTHON, LIBRARIES, CudaDevice
+from clst_runtime.backends.cuda.open import open_cuda
+from clst_runtime.backends.cuda.options import COPY, MAPPED, GpuOptions
+from clst_runtime.backends.onnxruntime.session import OrtBackend
+from clst_runtime.backends.tensorrt.build import builder as building
+from clst_runtime.backends.tensorrt.build import engine as build
+from clst_runtime.backends.tensorrt.build.engine import check_can_build
+from clst_runtime.backends.tensorrt.build.options import MIN_AGREEMENT, BuildOptions
+from clst_runtime.backends.tensorrt.build.verification import Expected
+from clst_runtime.backends.tensorrt.library import Library
+from clst_runtime.backends.tensorrt.rtx.target import CAPABILITIES
+from clst_runtime.backends.tensorrt.runner import TrtBackend
 from clst_runtime.errors import ClstError, DataError, MissingDependency, words_of
-from clst_runtime.timing import summarise_ms
+from clst_runtime.evaluation.latency.host_to_host import Effort, measure_rounds
+from clst_runtime.live.latency import summarise_ms
 from gpu_machine_material import DATA, MODELS
 
 ROOT = Path(__file__).parents[1]
@@ -172,8 +173,8 @@ def _installed(prepared: Prepared, figures: Figures, wanted: Callable[[Path], bo
 
 def facts(prepared: Prepared, figures: Figures) -> None:
     """GPU, driver, CUDA, packages, and what clst-doctor finds."""
-    from clst_runtime.device_facts import device_state
     from clst_runtime.doctor import examine
+    from clst_runtime.system.device_state import device_state
 
     figures["gpu"] = device_state().get("gpus", [])
     found = {str(each.metadata["Name"]): each.version for each in distributions()}
@@ -203,7 +204,7 @@ def ort_cuda(prepared: Prepared, figures: Figures) -> None:
 
 def rtx_provider(prepared: Prepared, figures: Figures) -> None:
     """Every model by ONNX Runtime's plugin provider of TensorRT for RTX."""
-    from clst_runtime.optional import require
+    from clst_runtime.system.optional import require
 
     ort, plugin = require("onnxruntime"), require("onnxruntime_ep_nv_tensorrt_rtx")
     if not hasattr(ort, "register_execution_provider_library"):
@@ -418,7 +419,7 @@ def bench(prepared: Prepared, figures: Figures) -> None:
         if not models:
             raise MissingDependency(f"no engine was built, and {error.message}") from error
     done = _program(
-        "-c", "from clst_runtime.cli_bench import main; main()",
+        "-c", "from clst_runtime.cli.bench import main; main()",
         *models, f"{prepared.model('fp32')}@ort-cpu", "--runs", "200", "--seconds", "5",
     )  # fmt: skip
     figures["table"] = done.stdout.splitlines()

@@ -59,9 +59,9 @@ def probabilities(network: Any, images: Tensor, views: tuple[tuple[float, bool],
 @torch.no_grad()
 def matrix(pair: Pair, checkpoint: Path, views: tuple[tuple[float, bool], ...], way: str, most: int) -> Any:
     """Confusions C,C of the labels given to at most `most` images by `own`, `batch` or `followed` statistics."""
+    from clst_runtime.classes.labels import IGNORE_ID
     from clst_runtime.errors import ConfigError
-    from clst_runtime.frames import Fit, resize_frame
-    from clst_runtime.labels import IGNORE_ID
+    from clst_runtime.imaging.geometry import Fit, resize_frame
     from clst_train.batchnorm import FollowedStatistics
     from clst_train.checkpoint import build_from_checkpoint, load_checkpoint
     from clst_train.config import AdaptationConfig
@@ -108,8 +108,8 @@ def main(
     pair_name: str, checkpoints: tuple[Path, ...], work: Path, data: Path | None, images: int, name: str | None
 ) -> None:
     """Score the labels that CHECKPOINTS give the target images of PAIR."""
-    from clst_runtime.atomic import write_text
-    from clst_runtime.machine import machine_facts
+    from clst_runtime.system.files.atomic import write_text
+    from clst_runtime.system.machine import machine_facts
 
     pair = PAIRS[pair_name](work, data)
     names = pair.classes()

@@ -27,14 +27,14 @@ from PIL import Image
 from tests.runtime.web.browser import CHROMIUM, opened
 
 from clst_runtime.errors import DataError, MissingDependency
-from clst_runtime.images import write_png
+from clst_runtime.imaging.image_files import write_png
 from clst_train.data.camera_looks import NEW
 from clst_train.data.scenes import draw_scene
 
 SIZE_HW = (480, 960)
 KNOWN, SEEN = 64, 40
 """Scenes that the camera is known by; scenes that it sees then."""
-RUN = "from clst_runtime.cli_run import main; main()"
+RUN = "from clst_runtime.cli.run import main; main()"
 EXPORT = "from clst_export.cli import main; main()"
 
 

@@ -37,8 +37,8 @@ class Labelled:
 
     def open(self, classes: Any = None) -> Any:
         """The data set in the runtime's terms."""
-        from clst_runtime.dataset import open_dataset
-        from clst_runtime.labels import load_class_list
+        from clst_runtime.classes.labels import load_class_list
+        from clst_runtime.data.dataset import open_dataset
 
         wanted = classes or (load_class_list(self.classes) if self.classes else None)
         return open_dataset(

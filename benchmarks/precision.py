@@ -65,7 +65,7 @@ def latencies(
     clock: Callable[[], int] = time.perf_counter_ns,
 ) -> list[list[int]]:
     """Nanoseconds of each file's runs, the files taking turns of a few runs; the first round warms up."""
-    from clst_runtime.backends.ort import OrtBackend
+    from clst_runtime.backends.onnxruntime.session import OrtBackend
 
     backends = [OrtBackend(path, provider=provider, threads=threads) for path in files]
     samples: list[list[int]] = [[] for _ in files]
@@ -86,7 +86,7 @@ def convolution_ms(file: Path, frame: Any) -> float:
     """Milliseconds of all convolutions of one run, by ONNX Runtime's own profile: the kernels without the rest."""
     import onnxruntime
 
-    from clst_runtime.onnx_metadata import read_onnx_manifest
+    from clst_runtime.artifact.onnx_metadata import read_onnx_manifest
 
     options = onnxruntime.SessionOptions()
     options.enable_profiling = True
@@ -110,7 +110,7 @@ def measure(
     checkpoint: Path, input_hw: tuple[int, int], work: Path, material: Any, options: dict[str, Any]
 ) -> dict[str, Any]:
     """All flavours of one checkpoint."""
-    from clst_runtime.timing import summarise_ms
+    from clst_runtime.live.latency import summarise_ms
     from clst_train.checkpoint import load_checkpoint
 
     content = load_checkpoint(checkpoint)
@@ -135,7 +135,7 @@ def measure(
 
 def commit_and_machine() -> dict[str, Any]:
     """Date, commit and machine of a measurement."""
-    from clst_runtime.machine import machine_facts
+    from clst_runtime.system.machine import machine_facts
 
     git = ["git", "-C", str(HERE), "rev-parse", "--short", "HEAD"]
     commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
@@ -182,9 +182,9 @@ def main(checkpoints: tuple[Path, ...], name: str, work: Path, **options: Any) -
     from clst_export.calibration import calibration_frames
     from clst_export.convert import Material
     from clst_export.judge import contents_of, labelled_frames
-    from clst_runtime.atomic import write_text
-    from clst_runtime.dataset import open_dataset
-    from clst_runtime.numbers import parse_size
+    from clst_runtime.data.dataset import open_dataset
+    from clst_runtime.system.files.atomic import write_text
+    from clst_runtime.system.numbers import parse_size
     from clst_train.checkpoint import load_checkpoint
 
     networks = []

@@ -90,7 +90,7 @@ def parts(base: Any) -> dict[str, list[str]]:
 def environment(python: Path) -> dict[str, Any]:
     """Versions in ModelOpt's environment, and whether its ONNX Runtime can judge INT8 for TensorRT (ort.py, 1.23)."""
     code = (
-        "import importlib.metadata, json; from clst_runtime.backends.ort import rounds_float16;"
+        "import importlib.metadata, json; from clst_runtime.backends.onnxruntime.session import rounds_float16;"
         "names = ('nvidia-modelopt', 'onnx', 'onnxruntime');"
         "told = {name: importlib.metadata.version(name) for name in names};"
         "print(json.dumps(told | {'rounds_float16': rounds_float16()}))"
@@ -216,7 +216,7 @@ class Contest:
 
     def judged(self, path: Path, use: str) -> Any:
         """A file against PyTorch and labels."""
-        from clst_runtime.backends.ort import OrtBackend
+        from clst_runtime.backends.onnxruntime.session import OrtBackend
 
         with OrtBackend(path, threads=1) as backend:
             return self.judges[use].judge(backend)
@@ -225,7 +225,7 @@ class Contest:
         """All that is told of a chosen file."""
         from clst_export.inspection import convolution_types
         from clst_export.precision.placement import placement_problems
-        from clst_runtime.engines.build_check import check_build
+        from clst_runtime.backends.tensorrt.build.check import check_build
 
         told = {"bytes": path.stat().st_size, "claim": self.judged(path, "claim").to_json()}
         told |= {"hygiene": complaint(model), "convolutions": dict(Counter(convolution_types(model)))}
@@ -236,7 +236,7 @@ def material_of(checkpoint: Path, options: dict[str, Any]) -> dict[str, Any]:
     """Calibration frames, and frames, labels and contents to choose by and to tell by; a single split is halved."""
     from clst_export.calibration import calibration_frames
     from clst_export.judge import contents_of, labelled_frames
-    from clst_runtime.dataset import open_dataset
+    from clst_runtime.data.dataset import open_dataset
     from clst_train.checkpoint import load_checkpoint
 
     content = load_checkpoint(checkpoint)
@@ -301,7 +301,7 @@ def cells(each: dict[str, Any], row: dict[str, Any]) -> list[str]:
 @click.option("--work", default=Path("quantizers"), type=click.Path(path_type=Path), help="Folder for the files.")
 def main(checkpoints: tuple[Path, ...], work: Path, **options: Any) -> None:
     """Let all quantizers convert CHECKPOINTS."""
-    from clst_runtime.atomic import write_text
+    from clst_runtime.system.files.atomic import write_text
 
     for path in checkpoints:
         material = material_of(path, options)

@@ -34,10 +34,10 @@ COST_TURNS = 3
 def record(folder: Path, suffix: str, fps: float, seconds: float, *, flushed: bool = True) -> None:
     """Record in real time, and note after each frame what was given, what is flushed and what it took."""
     from clst_runtime.backends.base import Prediction
-    from clst_runtime.images import read_image, read_label
-    from clst_runtime.labels import load_class_list
-    from clst_runtime.results import Result
-    from clst_runtime.sinks.video import VideoSink
+    from clst_runtime.classes.labels import load_class_list
+    from clst_runtime.imaging.image_files import read_image, read_label
+    from clst_runtime.live.results import Result
+    from clst_runtime.live.sinks.video import VideoSink
     from clst_runtime.sources import TimedFrame
 
     frames = [read_image(folder / f"{index:03d}.png") for index in range(DRAWN)]
@@ -52,7 +52,10 @@ def record(folder: Path, suffix: str, fps: float, seconds: float, *, flushed: bo
         on_disk[0] = max(on_disk[0], in_file)
 
     begun = time.monotonic()
-    with (folder / "notes").open("w", buffering=1) as notes, patch("clst_runtime.growing_file.os.fsync", flush):
+    with (
+        (folder / "notes").open("w", buffering=1) as notes,
+        patch("clst_runtime.live.sinks.growing_file.os.fsync", flush),
+    ):
         for index in range(round(seconds * fps)):
             time.sleep(max(0.0, begun + index / fps - time.monotonic()))
             timed = TimedFrame(index=index, picture=frames[index % DRAWN], captured_ns=time.monotonic_ns(), name="x")
@@ -127,7 +130,7 @@ def costs(folder: Path, suffix: str, fps: float) -> dict[str, Any]:
 
 def draw(folder: Path) -> None:
     """The frames to record and their masks."""
-    from clst_runtime.images import write_png
+    from clst_runtime.imaging.image_files import write_png
     from clst_train.data.camera_looks import LOOKS
     from clst_train.data.scenes import draw_drive
 
@@ -144,8 +147,8 @@ def draw(folder: Path) -> None:
 )
 def main(kills: int, fps: float, folder: Path | None) -> None:
     """Measure and write the result file."""
-    from clst_runtime.atomic import write_text
-    from clst_runtime.machine import machine_facts
+    from clst_runtime.system.files.atomic import write_text
+    from clst_runtime.system.machine import machine_facts
 
     told: dict[str, Any] = {}
     chance = random.Random(0)

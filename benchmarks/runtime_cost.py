@@ -51,7 +51,7 @@ def exported(folder: Path, size_hw: tuple[int, int]) -> Path:
 
     from clst_export.convert import Material, Request, convert
     from clst_export.precision import Precision
-    from clst_runtime.labels import load_class_list
+    from clst_runtime.classes.labels import load_class_list
     from clst_train.checkpoint import Checkpoint, save_checkpoint
     from clst_train.models.deployable import MEAN, STD
     from clst_train.models.networks import build_segmenter
@@ -71,9 +71,9 @@ def exported(folder: Path, size_hw: tuple[int, int]) -> Path:
 
 def costs(model: Path, rounds: int) -> dict[str, Any]:
     """Milliseconds of each way and its ratio to the bare session, medians over the rounds."""
-    from clst_runtime.backends.ort import OrtBackend
-    from clst_runtime.frames import Layout
-    from clst_runtime.pipeline import Segmenter
+    from clst_runtime.backends.onnxruntime.session import OrtBackend
+    from clst_runtime.imaging.geometry import Layout
+    from clst_runtime.live.pipeline import Segmenter
     from clst_runtime.sources import TimedFrame
 
     rng = np.random.default_rng(0)
@@ -121,10 +121,10 @@ def ages(seconds: float) -> dict[str, Any]:
 
 def start_seconds(model: Path, folder: Path, *, times: int = 5) -> list[float]:
     """Wall time of `clst-run` on one picture, from the start of the process to its end."""
-    from clst_runtime.images import write_png
+    from clst_runtime.imaging.image_files import write_png
 
     write_png(folder / "one.png", np.zeros((*CAMERA_HW, 3), np.uint8))
-    program = "import sys; from clst_runtime.cli_run import main; main(sys.argv[1:])"
+    program = "import sys; from clst_runtime.cli.run import main; main(sys.argv[1:])"
     taken = []
     for _ in range(times):
         before = time.perf_counter()
@@ -140,8 +140,8 @@ def start_seconds(model: Path, folder: Path, *, times: int = 5) -> list[float]:
 @click.option("--seconds", default=10.0, show_default=True, help="Of frames through a pipe.")
 def main(rounds: int, size: str, seconds: float) -> None:
     """Measure and write the result file."""
-    from clst_runtime.atomic import write_text
-    from clst_runtime.machine import machine_facts
+    from clst_runtime.system.files.atomic import write_text
+    from clst_runtime.system.machine import machine_facts
 
     rows, columns = map(int, size.split("x"))
     with tempfile.TemporaryDirectory() as name:

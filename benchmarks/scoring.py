@@ -18,8 +18,8 @@ def confusions(checkpoint: Path, test: Any, *, most: int | None = None) -> Count
 
     Of all images, or of at most `most`, evenly spread.
     """
-    from clst_runtime.evaluation import predict_at
-    from clst_runtime.metrics import ConfusionMatrix
+    from clst_runtime.evaluation.confusion import ConfusionMatrix
+    from clst_runtime.evaluation.evaluate import predict_at
     from clst_train.checkpoint_backend import open_checkpoint
 
     with open_checkpoint(checkpoint) as backend:

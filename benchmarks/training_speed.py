@@ -480,8 +480,8 @@ def measure(
 
 def write(name: str, result: dict[str, Any]) -> None:
     """Write the result file with what it must be quoted with."""
-    from clst_runtime.atomic import write_text
-    from clst_runtime.machine import machine_facts
+    from clst_runtime.system.files.atomic import write_text
+    from clst_runtime.system.machine import machine_facts
 
     git = ["git", "-C", str(HERE), "rev-parse", "--short", "HEAD"]
     commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()

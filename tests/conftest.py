@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from clst_runtime.engines.rtx import find_rtx, load_rtx
+from clst_runtime.artifact.manifest import METADATA_KEY, Manifest
+from clst_runtime.backends.tensorrt.rtx.library import find_rtx, load_rtx
+from clst_runtime.classes.labels import ClassList
 from clst_runtime.errors import MissingDependency
-from clst_runtime.images import write_png
-from clst_runtime.labels import ClassList
-from clst_runtime.manifest import METADATA_KEY, Manifest
-from clst_runtime.optional import NO_TELEMETRY
+from clst_runtime.imaging.image_files import write_png
+from clst_runtime.system.optional import NO_TELEMETRY
 from tests.narrow import narrow_networks
 from tests.rtx import LACKING, must_be_there
 
@@ -84,7 +84,7 @@ def write_labelled(root: Path, *, count: int = 3, split: str = "val", size_hw: t
 @pytest.fixture(autouse=True)
 def driver_is_there(monkeypatch):
     """Stand-ins for CUDA's Python packages have no driver's library below them; what they lack is not that."""
-    monkeypatch.setattr("clst_runtime.backends.cuda.has_driver", lambda: True)
+    monkeypatch.setattr("clst_runtime.backends.cuda.device.has_driver", lambda: True)
 
 
 @pytest.fixture(scope="module")

@@ -14,8 +14,8 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from clst_runtime.images import write_png
-from clst_runtime.labels import load_class_list
+from clst_runtime.classes.labels import load_class_list
+from clst_runtime.imaging.image_files import write_png
 from clst_train.data.camera_looks import LOOKS
 from clst_train.data.scenes import draw_scene, write_scenes
 

@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from clst_runtime.backends.base import Frame
-from clst_runtime.backends.ort_errors import told_in_one_line
-from clst_runtime.optional import require
+from clst_runtime.backends.onnxruntime.errors import told_in_one_line
+from clst_runtime.system.optional import require
 
 DOING = "measuring what flows through the graph"
 

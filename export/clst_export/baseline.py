@@ -13,12 +13,12 @@ from clst_export.convert import Material, Request, Say, convert
 from clst_export.engine import BuildOptions, build_engine, built_engine_note, show_progress
 from clst_export.material import baseline_request
 from clst_runtime.backends.base import Frame
-from clst_runtime.backends.cuda import GpuOutOfMemory
-from clst_runtime.backends.gpu_options import GpuOptions
-from clst_runtime.engines.build_check import told_build_check
-from clst_runtime.engines.comparison import compare_times
-from clst_runtime.engines.proof import VERDICTS, Outcome, Proof
-from clst_runtime.engines.sidecar import read_engine
+from clst_runtime.backends.cuda.device import GpuOutOfMemory
+from clst_runtime.backends.cuda.options import GpuOptions
+from clst_runtime.backends.tensorrt.build.check import told_build_check
+from clst_runtime.backends.tensorrt.bundle.comparison import compare_times
+from clst_runtime.backends.tensorrt.bundle.proof import VERDICTS, Outcome, Proof
+from clst_runtime.backends.tensorrt.sidecar import read_engine
 from clst_runtime.errors import BudgetNotHeld
 
 

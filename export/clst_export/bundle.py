@@ -1,4 +1,4 @@
-"""The folder that a device makes its engine of: written here, read and built by `clst_runtime.engines`."""
+"""The folder that a device makes its engine of: written here, read and built by `clst_runtime.backends.tensorrt`."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from clst_runtime.atomic import folder_written_whole, write_text
+from clst_runtime.artifact.manifest import Manifest
+from clst_runtime.artifact.onnx_metadata import read_onnx_manifest
 from clst_runtime.backends.base import Frame
-from clst_runtime.engines.bundle import build_bundle
-from clst_runtime.engines.bundle_index import (
+from clst_runtime.backends.tensorrt.build.options import BuildOptions
+from clst_runtime.backends.tensorrt.build.verification import Expected, check_frames, onnx_class_maps
+from clst_runtime.backends.tensorrt.bundle.format import (
     BASELINE,
     BASELINE_EXPECTED,
     EXPECTED,
@@ -21,15 +23,13 @@ from clst_runtime.engines.bundle_index import (
     BundledModel,
     read_bundle,
 )
-from clst_runtime.engines.library import Library
-from clst_runtime.engines.options import BuildOptions
-from clst_runtime.engines.verification import Expected, check_frames, onnx_class_maps
+from clst_runtime.backends.tensorrt.bundle.prepare import build_bundle
+from clst_runtime.backends.tensorrt.library import Library
 from clst_runtime.errors import ModelFileError
-from clst_runtime.hashing import file_sha256
-from clst_runtime.images import write_png
-from clst_runtime.manifest import Manifest
-from clst_runtime.onnx_metadata import read_onnx_manifest
-from clst_runtime.paths import check_new_folder
+from clst_runtime.imaging.image_files import write_png
+from clst_runtime.system.files.atomic import folder_written_whole, write_text
+from clst_runtime.system.files.hashing import file_sha256
+from clst_runtime.system.files.paths import check_new_folder
 
 __all__ = ["build_bundle", "read_bundle", "write_bundle"]
 

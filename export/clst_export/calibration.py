@@ -17,7 +17,7 @@ import numpy.typing as npt
 from clst_export.activations import stream_activations
 from clst_runtime.backends.base import Frame
 from clst_runtime.errors import ConfigError, DataError
-from clst_runtime.frames import Content, Fit
+from clst_runtime.imaging.geometry import Content, Fit
 from clst_train.data.target import SHAPE_TOLERANCE, TargetImages, open_target
 
 LEVELS = 128  # int8 gives |x| the values 0 … 127

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from clst_runtime.command import Group
-from clst_runtime.gpu_command import cuda_option
-from clst_runtime.numbers import Real, Whole
+from clst_runtime.cli.command import Group
+from clst_runtime.cli.gpu_options import cuda_option
+from clst_runtime.system.numbers import Real, Whole
 
 if TYPE_CHECKING:
     from clst_export.convert import Material, Request
@@ -103,7 +103,7 @@ def convert(checkpoint: Path | None, onnx: str | None, trt: str | None, **option
         )
     precision = onnx or trt or ""
     refuse_contradictions(precision, trt, options)
-    from clst_runtime.optional import check_installed, require
+    from clst_runtime.system.optional import check_installed, require
 
     check_installed(*PACKAGES)
     from clst_export.files_to_make import check_given, check_outputs, newest_checkpoint, output_paths
@@ -135,7 +135,7 @@ def produce(
     """Make every file of `paths` and tell of it."""
     from clst_export.convert import convert as run
     from clst_export.reporting import report
-    from clst_runtime.engines.build_check import told_build_check
+    from clst_runtime.backends.tensorrt.build.check import told_build_check
 
     conversion = run(checkpoint, paths["onnx"], request, material, say=say)
     click.echo(report(conversion, paths["onnx"], request.budget), err=options["as_json"])
@@ -180,7 +180,7 @@ def refuse_contradictions(precision: str, trt: str | None, options: dict[str, An
 
 def refuse_for_rtx(trt: str | None, options: dict[str, Any]) -> None:
     """What TensorRT for RTX makes nothing of."""
-    from clst_runtime.engines.options import NOT_FOR_RTX
+    from clst_runtime.backends.tensorrt.build.options import NOT_FOR_RTX
 
     if trt is None and not options["bundle"]:
         raise click.UsageError("--for rtx is for --trt or --bundle; the ONNX file for it is the one for TensorRT")
@@ -256,12 +256,12 @@ def build(model: Path, frames: str | None, cuda: str, *, as_json: bool) -> None:
             else "--frames is for an .engine file; a bundle has pictures of its own"
         )
     from clst_export.engine import GpuOptions, built_engine_note
-    from clst_runtime.engines.sidecar import read_engine
+    from clst_runtime.backends.tensorrt.sidecar import read_engine
 
     gpu = GpuOptions(cuda=cuda)
     if frames is not None:
-        from clst_runtime.contest import frames_to_measure
-        from clst_runtime.engines.rebuild import FRAMES, rebuild_engine
+        from clst_runtime.backends.tensorrt.build.rebuild import FRAMES, rebuild_engine
+        from clst_runtime.evaluation.latency.comparison import frames_to_measure
 
         engine = model
         manifest = rebuild_engine(

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from clst_runtime.command import command
-from clst_runtime.numbers import Whole
+from clst_runtime.cli.command import command
+from clst_runtime.system.numbers import Whole
 
 
 @command()
@@ -16,8 +16,8 @@ from clst_runtime.numbers import Whole
 @click.option("--set", "settings", multiple=True, metavar="SECTION.KEY=VALUE", help="Any setting of the recipe.")
 def main(out: Path, scenes: int, settings: tuple[str, ...]) -> None:
     """Draw an old and a new camera, train, adapt, export, prove parity, drive; leaves pictures and a table."""
-    from clst_runtime.optional import check_installed, require
-    from clst_runtime.paths import check_new_folder
+    from clst_runtime.system.files.paths import check_new_folder
+    from clst_runtime.system.optional import check_installed, require
 
     packages = ("torch", "onnx", "onnxscript", "onnxruntime", "cv2", "matplotlib", "tomli_w")
     check_installed(*packages)

@@ -28,11 +28,11 @@ from clst_export.precision.budget import BudgetResult, search
 from clst_export.precision.fp16 import Fp16Result, measure_ranges, to_fp16
 from clst_export.precision.int8 import activations, quantisable, to_int8
 from clst_export.precision.placement import check_placement
+from clst_runtime.artifact.manifest import Manifest
 from clst_runtime.backends.base import Frame
-from clst_runtime.backends.ort import check_float16_rounding
+from clst_runtime.backends.onnxruntime.session import check_float16_rounding
 from clst_runtime.errors import BudgetNotHeld, DataError
-from clst_runtime.frames import Content
-from clst_runtime.manifest import Manifest
+from clst_runtime.imaging.geometry import Content
 from clst_train.checkpoint_backend import TorchBackend
 
 ROUGH_FRAMES = 8

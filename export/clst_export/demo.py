@@ -12,25 +12,25 @@ import click
 from clst_export.convert import Material, Request, convert
 from clst_export.domain import reference_stretches
 from clst_export.precision import Precision
-from clst_runtime.atomic import write_text
-from clst_runtime.backends.ort import OrtBackend
-from clst_runtime.benchmark import measure_latency
-from clst_runtime.dataset import LabelledDataset, open_dataset
-from clst_runtime.engines.build_check import told_build_check
-from clst_runtime.evaluation import evaluate
-from clst_runtime.images import write_png
-from clst_runtime.machine import machine_facts
-from clst_runtime.monitor.reference import LEAST_FRAMES
-from clst_runtime.monitor.watch import open_watch
-from clst_runtime.overlay import colourise, contact_sheet
-from clst_runtime.parity import compare
-from clst_runtime.pipeline import run_pipeline
-from clst_runtime.report import format_table, percent
-from clst_runtime.sinks.base import Sink
-from clst_runtime.sinks.files import FrameLogSink
-from clst_runtime.sinks.video import VideoSink
-from clst_runtime.sinks.video_files import video_suffix
+from clst_runtime.backends.onnxruntime.session import OrtBackend
+from clst_runtime.backends.tensorrt.build.check import told_build_check
+from clst_runtime.data.dataset import LabelledDataset, open_dataset
+from clst_runtime.evaluation.evaluate import evaluate
+from clst_runtime.evaluation.latency.host_to_host import measure_latency
+from clst_runtime.evaluation.parity import compare
+from clst_runtime.imaging.image_files import write_png
+from clst_runtime.imaging.overlay import colourise, contact_sheet
+from clst_runtime.live.monitor.reference import LEAST_FRAMES
+from clst_runtime.live.monitor.watch import open_watch
+from clst_runtime.live.pipeline import run_pipeline
+from clst_runtime.live.sinks.base import Sink
+from clst_runtime.live.sinks.files import FrameLogSink
+from clst_runtime.live.sinks.video import VideoSink
+from clst_runtime.live.sinks.video_files import video_suffix
 from clst_runtime.sources import open_source
+from clst_runtime.system.files.atomic import write_text
+from clst_runtime.system.machine import machine_facts
+from clst_runtime.system.tables import format_table, percent
 from clst_train.adaptation_stage import statistics_batches
 from clst_train.batchnorm import estimate_statistics
 from clst_train.checkpoint import build_from_checkpoint, load_checkpoint

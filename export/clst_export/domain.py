@@ -14,15 +14,15 @@ from typing import Any, overload
 import numpy as np
 
 from clst_export.model_file import opened
+from clst_runtime.artifact.manifest import Manifest
 from clst_runtime.backends.base import Backend, Frame
-from clst_runtime.frames import Content, Fit
-from clst_runtime.manifest import Manifest
-from clst_runtime.media import is_video
-from clst_runtime.monitor.features import Vector, feature_names, fingerprint
-from clst_runtime.monitor.reference import LEAST_FRAMES, Matrix, Reference
-from clst_runtime.monitor.watch import PERIOD_SECONDS
-from clst_runtime.pipeline import without_padding
-from clst_runtime.video_frames import VideoFile
+from clst_runtime.imaging.geometry import Content, Fit
+from clst_runtime.imaging.media import is_video
+from clst_runtime.imaging.video_frames import VideoFile
+from clst_runtime.live.monitor.features import Vector, feature_names, fingerprint
+from clst_runtime.live.monitor.reference import LEAST_FRAMES, Matrix, Reference
+from clst_runtime.live.monitor.watch import PERIOD_SECONDS
+from clst_runtime.live.pipeline import without_padding
 from clst_train.data.target import TargetImages, find_target, open_target
 
 MOST_FRAMES = 256

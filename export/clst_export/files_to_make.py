@@ -8,15 +8,15 @@ from typing import Any
 
 import click
 
-from clst_runtime.atomic import check_can_write
-from clst_runtime.backends.cuda import check_library
-from clst_runtime.dataset import check_dataset
-from clst_runtime.engines.bundle_index import INDEX
-from clst_runtime.engines.sidecar import sidecar_path
+from clst_runtime.backends.cuda.device import check_library
+from clst_runtime.backends.tensorrt.bundle.format import INDEX
+from clst_runtime.backends.tensorrt.sidecar import sidecar_path
+from clst_runtime.data.dataset import check_dataset
+from clst_runtime.data.inputs import check_place
 from clst_runtime.errors import DataError, ModelFileError
-from clst_runtime.numbers import parse_size
-from clst_runtime.paths import check_checkpoint
-from clst_runtime.places import check_place
+from clst_runtime.system.files.atomic import check_can_write
+from clst_runtime.system.files.paths import check_checkpoint
+from clst_runtime.system.numbers import parse_size
 
 
 def newest_checkpoint(runs: Path = Path("runs")) -> Path:

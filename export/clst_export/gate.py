@@ -18,13 +18,13 @@ from clst_export.judge import Judge, Verdict
 from clst_export.model_file import save_model
 from clst_export.precision import Precision, Target
 from clst_export.verify import FP32_TIE, Agreement, verify
-from clst_runtime.atomic import write_text, written_whole
-from clst_runtime.backends.ort import OrtBackend
-from clst_runtime.engines.build_check import check_build, told_build_check
+from clst_runtime.artifact.manifest import Manifest
+from clst_runtime.backends.onnxruntime.session import OrtBackend
+from clst_runtime.backends.tensorrt.build.check import check_build, told_build_check
 from clst_runtime.errors import BudgetNotHeld
-from clst_runtime.fingerprint import KEY as FINGERPRINT
-from clst_runtime.fingerprint import take_fingerprint
-from clst_runtime.manifest import Manifest
+from clst_runtime.evaluation.export_digest import KEY as FINGERPRINT
+from clst_runtime.evaluation.export_digest import take_fingerprint
+from clst_runtime.system.files.atomic import write_text, written_whole
 from clst_train.models.deployable import Deployable
 
 

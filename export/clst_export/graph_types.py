@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from clst_runtime.optional import require
+from clst_runtime.system.optional import require
 
 LARGEST_READ = 64  # elements: sizes, axes and the like, whose values decide shapes
 

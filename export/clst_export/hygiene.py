@@ -12,7 +12,7 @@ from typing import Any
 
 from clst_export.graph_types import TensorType, infer_types
 from clst_runtime.errors import ModelFileError
-from clst_runtime.optional import require
+from clst_runtime.system.optional import require
 
 MAX_BYTES = 2**31 - 1  # protobuf's limit, and so that of one ONNX file
 _SUPPORTED = """

@@ -8,18 +8,18 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from clst_runtime.engines.build_check import told_build_check
-from clst_runtime.engines.bundle_index import INDEX, MODEL, read_bundle
-from clst_runtime.engines.library import Library
-from clst_runtime.engines.proof import read_proof
-from clst_runtime.engines.sidecar import check_hash, gpu_words, library_of, read_engine
+from clst_runtime.artifact.manifest import Manifest
+from clst_runtime.artifact.onnx_metadata import read_onnx_manifest
+from clst_runtime.backends.tensorrt.build.check import told_build_check
+from clst_runtime.backends.tensorrt.bundle.format import INDEX, MODEL, read_bundle
+from clst_runtime.backends.tensorrt.bundle.proof import read_proof
+from clst_runtime.backends.tensorrt.library import Library
+from clst_runtime.backends.tensorrt.sidecar import check_hash, gpu_words, library_of, read_engine
 from clst_runtime.errors import ModelFileError
-from clst_runtime.fingerprint import KEY as FINGERPRINT
-from clst_runtime.hashing import file_sha256
-from clst_runtime.manifest import Manifest
-from clst_runtime.onnx_metadata import read_onnx_manifest
-from clst_runtime.optional import require
-from clst_runtime.paths import check_file
+from clst_runtime.evaluation.export_digest import KEY as FINGERPRINT
+from clst_runtime.system.files.hashing import file_sha256
+from clst_runtime.system.files.paths import check_file
+from clst_runtime.system.optional import require
 
 
 def facts_of(path: Path) -> dict[str, Any]:

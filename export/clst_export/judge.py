@@ -14,11 +14,11 @@ import numpy.typing as npt
 
 from clst_export.calibration import some_of
 from clst_runtime.backends.base import Backend, Classes, Frame
-from clst_runtime.dataset import LabelledDataset
+from clst_runtime.classes.labels import ClassList
+from clst_runtime.data.dataset import LabelledDataset
 from clst_runtime.errors import DataError
-from clst_runtime.frames import Content, Fit, content_of, fit_frame, resize_classes
-from clst_runtime.labels import ClassList
-from clst_runtime.metrics import ConfusionMatrix
+from clst_runtime.evaluation.confusion import ConfusionMatrix
+from clst_runtime.imaging.geometry import Content, Fit, content_of, fit_frame, resize_classes
 
 
 @dataclass(frozen=True, kw_only=True)

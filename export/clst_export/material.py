@@ -18,10 +18,10 @@ from clst_export.gate import BOUNDS, Bounds
 from clst_export.judge import contents_of, labelled_frames
 from clst_export.precision import Precision, Target
 from clst_runtime.backends.base import Frame
-from clst_runtime.dataset import open_dataset
+from clst_runtime.data.dataset import open_dataset
 from clst_runtime.errors import ConfigError, DataError
-from clst_runtime.frames import Content
-from clst_runtime.numbers import parse_size
+from clst_runtime.imaging.geometry import Content
+from clst_runtime.system.numbers import parse_size
 from clst_train.checkpoint import Checkpoint, load_checkpoint
 from clst_train.data.camera_looks import LOOKS
 from clst_train.data.scenes import draw_scene

@@ -10,10 +10,10 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from clst_runtime.backends.ort import OrtBackend
+from clst_runtime.artifact.manifest import METADATA_KEY, Manifest
+from clst_runtime.backends.onnxruntime.session import OrtBackend
 from clst_runtime.errors import DataError
-from clst_runtime.manifest import METADATA_KEY, Manifest
-from clst_runtime.optional import require
+from clst_runtime.system.optional import require
 
 
 def save_model(model: Any, manifest: Manifest, path: Path) -> Manifest:

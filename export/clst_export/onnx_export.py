@@ -21,9 +21,9 @@ import numpy as np
 import torch
 
 from clst_export.hygiene import check_hygiene, refuse_too_large
+from clst_runtime.artifact.manifest import Manifest
 from clst_runtime.errors import ModelFileError
-from clst_runtime.hashing import file_sha256
-from clst_runtime.manifest import Manifest
+from clst_runtime.system.files.hashing import file_sha256
 from clst_train.checkpoint import build_from_checkpoint, load_checkpoint
 from clst_train.models.deployable import Deployable
 

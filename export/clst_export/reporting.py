@@ -6,8 +6,8 @@ from pathlib import Path
 
 from clst_export.convert import Conversion
 from clst_export.precision.budget import curve_table, draw_curve
-from clst_runtime.engines.build_check import told_build_check
-from clst_runtime.report import format_table, percent
+from clst_runtime.backends.tensorrt.build.check import told_build_check
+from clst_runtime.system.tables import format_table, percent
 
 
 def report(conversion: Conversion, path: Path, budget: float | None) -> str:

@@ -20,7 +20,7 @@ from typing import IO, Any
 
 import click
 
-from clst_runtime.credentials import without_credentials
+from clst_runtime.system.credentials import without_credentials
 
 
 class ClstError(click.ClickException):

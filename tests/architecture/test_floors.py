@@ -59,7 +59,7 @@ def test_the_runtime_works_where_torch_onnx_and_training_cannot_be_imported(rgb_
 
 def test_an_import_of_torch_planted_in_the_runtime_is_found(tmp_path, rgb_model):
     paths = copied(tmp_path)
-    with (tmp_path / "runtime/clst_runtime/metrics.py").open("a") as stream:
+    with (tmp_path / "runtime/clst_runtime/evaluation/confusion.py").open("a") as stream:
         stream.write("\nimport torch\n")
     done = child(FORBID.format(names=RUNTIME_MUST_NOT) + RUNTIME, rgb_model, paths=paths)
     assert done.returncode != 0
@@ -83,9 +83,9 @@ def test_the_import_contracts_hold():
     ("file", "line"),
     [
         ("train/clst_train/schedule.py", "import clst_export.verify"),
-        ("runtime/clst_runtime/timing.py", "import clst_train.config"),
-        ("runtime/clst_runtime/timing.py", "import torch"),
-        ("runtime/clst_runtime/timing.py", "import clst_runtime.cli_run"),
+        ("runtime/clst_runtime/live/latency.py", "import clst_train.config"),
+        ("runtime/clst_runtime/live/latency.py", "import torch"),
+        ("runtime/clst_runtime/live/latency.py", "import clst_runtime.cli.run"),
     ],
 )
 def test_a_planted_import_breaks_a_contract(tmp_path, file, line):
@@ -124,9 +124,9 @@ def test_help_needs_only_click(command):
 
 def test_a_heavy_import_planted_in_a_command_is_found(tmp_path):
     paths = copied(tmp_path)
-    path = tmp_path / "runtime/clst_runtime/cli_run.py"
+    path = tmp_path / "runtime/clst_runtime/cli/run.py"
     path.write_text(path.read_text().replace("import click\n", "import click\nimport numpy\n", 1))
-    done = child(FORBID.format(names=HEAVY) + HELP, "clst_runtime.cli_run:main", paths=paths)
+    done = child(FORBID.format(names=HEAVY) + HELP, "clst_runtime.cli.run:main", paths=paths)
     assert done.returncode != 0
     assert "forbidden: numpy" in done.stderr
 
@@ -141,7 +141,7 @@ def test_a_command_without_its_package_says_what_to_install(tmp_path):
 
 def test_a_checkpoint_where_torch_is_missing_says_what_to_install(tmp_path):
     (tmp_path / "model.pt").write_bytes(b"")
-    code = FORBID.format(names=("torch",)) + "from clst_runtime.cli_eval import main\nmain()"
+    code = FORBID.format(names=("torch",)) + "from clst_runtime.cli.evaluate import main\nmain()"
     done = child(code, tmp_path / "model.pt", "--data", tmp_path)
     assert done.returncode == 5
     assert "clst[train]" in done.stderr

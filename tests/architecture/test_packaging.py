@@ -52,7 +52,7 @@ def test_a_cv2_that_no_wheel_brought_is_taken(tmp_path):
     (tmp_path / "cv2.py").write_text("__version__ = '4.8.0-jetpack'\n")
     code = (
         f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
-        "from clst_runtime.optional import require; print(require('cv2').__version__)"
+        "from clst_runtime.system.optional import require; print(require('cv2').__version__)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "4.8.0-jetpack"
@@ -61,7 +61,7 @@ def test_a_cv2_that_no_wheel_brought_is_taken(tmp_path):
 def test_without_cv2_the_error_names_the_three_ways():
     code = (
         "import sys; sys.modules['cv2'] = None\n"
-        "from clst_runtime.optional import require\n"
+        "from clst_runtime.system.optional import require\n"
         "try: require('cv2')\nexcept Exception as error: print(error.exit_code, error.message)"
     )
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
@@ -81,5 +81,5 @@ def test_the_wheel_holds_three_packages_with_their_data_and_nothing_else(tmp_pat
         "clst_runtime",
     }
     assert "clst_train/recipes/demo.toml" in names
-    assert "clst_runtime/class_lists/road19.json" in names
-    assert "clst_runtime/web/page/page.html" in names
+    assert "clst_runtime/classes/lists/road19.json" in names
+    assert "clst_runtime/live/web/page/page.html" in names

@@ -15,10 +15,10 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import gpu_machine
 import gpu_machine_carried as carried_files
 import gpu_machine_steps as steps
-from clst_runtime.engines.building import serialise_engine
-from clst_runtime.engines.library import Library
-from clst_runtime.engines.options import BuildOptions
-from clst_runtime.engines.progress import QuietProgress
+from clst_runtime.backends.tensorrt.build.builder import serialise_engine
+from clst_runtime.backends.tensorrt.build.options import BuildOptions
+from clst_runtime.backends.tensorrt.build.progress import QuietProgress
+from clst_runtime.backends.tensorrt.library import Library
 from clst_runtime.errors import BudgetNotHeld, DataError, MissingDependency
 from gpu_machine_steps import DoesNotHold, Prepared, Step, perform
 

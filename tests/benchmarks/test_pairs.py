@@ -10,8 +10,8 @@ from click import UsageError
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import pairs
-from clst_runtime.images import write_png
-from clst_runtime.labels import load_class_list
+from clst_runtime.classes.labels import load_class_list
+from clst_runtime.imaging.image_files import write_png
 from clst_train.data.target import open_target
 from pairs import CAMVID_AS_DRAWN, DRAWN_ALIKE, PAIRS
 

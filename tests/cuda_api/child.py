@@ -19,9 +19,9 @@ import traceback
 
 import numpy as np
 
-from clst_runtime.backends import cuda_open
-from clst_runtime.backends.cuda import GraphFailed
-from clst_runtime.backends.cuda_open import open_cuda
+from clst_runtime.backends.cuda import open as cuda_open
+from clst_runtime.backends.cuda.device import GraphFailed
+from clst_runtime.backends.cuda.open import open_cuda
 from clst_runtime.errors import ClstError
 
 LIB = ctypes.CDLL("libcuda.so.1")
@@ -316,9 +316,9 @@ def whole_backend():
     from tests.conftest import SIZE_HW, rgb_manifest, write_rgb_model
     from tests.fakes import tensorrt as fake
 
-    from clst_runtime.backends.gpu_options import GpuOptions
-    from clst_runtime.backends.trt import BuiltEngine, TrtBackend
-    from clst_runtime.engines.sidecar import engine_manifest
+    from clst_runtime.backends.cuda.options import GpuOptions
+    from clst_runtime.backends.tensorrt.runner import BuiltEngine, TrtBackend
+    from clst_runtime.backends.tensorrt.sidecar import engine_manifest
 
     sys.modules["tensorrt"] = fake
     pixels = SIZE_HW[0] * SIZE_HW[1]
@@ -380,7 +380,7 @@ def forked(scenario):
 
 def replace_module(path):
     """Take our module from another file, and let what has it already take it again."""
-    name = "clst_runtime.backends.cuda_python"
+    name = "clst_runtime.backends.cuda.cuda_python"
     spec = importlib.util.spec_from_file_location(name, path)
     sys.modules[name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(sys.modules[name])

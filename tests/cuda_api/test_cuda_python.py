@@ -17,7 +17,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 HERE = Path(__file__).parent
-OURS = ROOT / "runtime/clst_runtime/backends/cuda_python.py"
+OURS = ROOT / "runtime/clst_runtime/backends/cuda/cuda_python.py"
 VERSIONS = ("12.8.0", "12.9.10", "13.4.4")
 CLEAN = {"retained": 0, "depth": 0, "leaked": 0, "hosts": 0}
 

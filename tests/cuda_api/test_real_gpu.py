@@ -5,8 +5,8 @@ import threading
 import numpy as np
 import pytest
 
-from clst_runtime.backends.cuda import CUDA_PYTHON, LIBRARIES, PYCUDA, GraphFailed
-from clst_runtime.backends.cuda_open import open_cuda
+from clst_runtime.backends.cuda.device import CUDA_PYTHON, LIBRARIES, PYCUDA, GraphFailed
+from clst_runtime.backends.cuda.open import open_cuda
 from clst_runtime.errors import ClstError, MissingDependency
 
 pytestmark = pytest.mark.gpu

@@ -8,7 +8,7 @@ from tests.shell import shell
 from clst_export import demo
 from clst_export.cli_demo import main as clst_demo
 from clst_export.demo import watch_cameras
-from clst_runtime.sinks.video_files import video_suffix
+from clst_runtime.live.sinks.video_files import video_suffix
 
 
 def test_the_demo_goes_through_the_whole_loop(narrow, monkeypatch, tmp_path):

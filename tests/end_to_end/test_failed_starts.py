@@ -12,9 +12,9 @@ from tests.command_line import call
 from tests.conftest import write_labelled
 
 from clst_export.cli import main as clst_export
-from clst_runtime.cli_bench import main as clst_bench
-from clst_runtime.contest import Contestant
-from clst_runtime.images import write_png
+from clst_runtime.cli.bench import main as clst_bench
+from clst_runtime.evaluation.latency.comparison import Contestant
+from clst_runtime.imaging.image_files import write_png
 from clst_train.cli import main as clst_train
 from clst_train.cli_data import main as clst_data
 
@@ -167,7 +167,7 @@ def test_several_processes_say_it_once(places, monkeypatch):
 def test_a_class_list_beside_a_checkpoint_of_other_classes_is_refused(tmp_path):
     from tests.miniature import drawn_cameras
 
-    from clst_runtime.labels import load_class_list
+    from clst_runtime.classes.labels import load_class_list
     from clst_train.checkpoint import Checkpoint, save_checkpoint
     from clst_train.models.networks import build_segmenter
 

@@ -15,13 +15,14 @@ import pytest
 from tests.shell import heed_interrupts
 from tests.videos import frames_of
 
-from clst_runtime.images import write_png
-from clst_runtime.sinks.video_files import video_suffix
+from clst_runtime.imaging.image_files import write_png
+from clst_runtime.live.sinks.video_files import video_suffix
 
 PAGE = 4096
 PROGRAM = """
 import os
-from clst_runtime import cli_run, pipeline
+from clst_runtime.cli import run as cli_run
+from clst_runtime.live import pipeline
 # So that tests need not wait for 5 and 3
 pipeline.CLOSING_SECONDS = float(os.environ.get("CLOSING", "2"))
 cli_run.REPORT_SECONDS = float(os.environ.get("REPORT", "0.6"))
@@ -170,7 +171,7 @@ def test_standard_error_that_takes_nothing_neither_blocks_nor_ends_a_live_run(st
 def test_a_library_that_writes_to_standard_error_does_not_block_either(kind):
     program = (
         "import ctypes, sys\n"
-        "from clst_runtime.standard_streams import never_wait_for_standard_error, open_standard_streams\n"
+        "from clst_runtime.system.standard_streams import never_wait_for_standard_error, open_standard_streams\n"
         "open_standard_streams(); never_wait_for_standard_error()\n"
         "libc = ctypes.CDLL(None)\n"
         "while libc.write(2, b'x' * 100, 100) == 100: pass\n"
@@ -189,7 +190,7 @@ def test_a_library_that_writes_to_standard_error_does_not_block_either(kind):
 def test_a_thread_that_still_writes_to_standard_error_does_not_abort_the_end():
     program = (
         "import sys, threading, time\n"
-        "from clst_runtime.standard_streams import open_standard_streams\n"
+        "from clst_runtime.system.standard_streams import open_standard_streams\n"
         "open_standard_streams()\n"
         "threading.Thread(target=print, args=('words',), kwargs={'file': sys.stderr}, daemon=True).start()\n"
         "time.sleep(0.1)\n"
@@ -204,7 +205,7 @@ def test_a_thread_that_still_writes_to_standard_error_does_not_abort_the_end():
 def test_standard_error_takes_long_words_whole():
     program = (
         "import sys\n"
-        "from clst_runtime.standard_streams import open_standard_streams\n"
+        "from clst_runtime.system.standard_streams import open_standard_streams\n"
         "open_standard_streams()\n"
         "print('ä' * 100_000, file=sys.stderr)\n"
     )
@@ -215,7 +216,7 @@ def test_standard_error_takes_long_words_whole():
 def test_a_line_goes_to_standard_error_in_one_piece_so_that_threads_do_not_mix_theirs():
     program = (
         "import sys\n"
-        "from clst_runtime.standard_streams import open_standard_streams\n"
+        "from clst_runtime.system.standard_streams import open_standard_streams\n"
         "open_standard_streams()\n"
         "print('some', 'words', file=sys.stderr)\n"
     )

@@ -11,8 +11,8 @@ import pytest
 from tests.export.conftest import needs_rounding, scene, write_checkpoint
 from tests.shell import heed_interrupts, interrupted, shell
 
-from clst_runtime.images import write_png
-from clst_runtime.sinks.video_files import video_suffix
+from clst_runtime.imaging.image_files import write_png
+from clst_runtime.live.sinks.video_files import video_suffix
 from clst_train.checkpoint import load_checkpoint
 from clst_train.data.camera_looks import LOOKS
 from clst_train.data.scenes import write_scenes
@@ -141,8 +141,8 @@ except BaseException:
 """
 IMPORTING = """
 import time
-from clst_runtime.command import command
-from clst_runtime.optional import require
+from clst_runtime.cli.command import command
+from clst_runtime.system.optional import require
 
 @command()
 def main():
@@ -161,7 +161,7 @@ def test_a_signal_while_a_library_is_imported_is_no_missing_library(tmp_path, na
 
 AT_EXIT = """
 import atexit, os, signal
-from clst_runtime.command import command
+from clst_runtime.cli.command import command
 
 @command()
 def main():

@@ -13,17 +13,17 @@ from click.testing import CliRunner
 from tests.shell import shell
 
 from clst_export.cli import main as export
-from clst_runtime.acceptance_parity import judge_parity
-from clst_runtime.backends.ort import OrtBackend
-from clst_runtime.contest import Contestant, ties_to_export
-from clst_runtime.dataset import open_dataset
+from clst_runtime.artifact.onnx_metadata import read_onnx_manifest
+from clst_runtime.backends.onnxruntime.session import OrtBackend
+from clst_runtime.data.dataset import open_dataset
 from clst_runtime.errors import ModelFileError
-from clst_runtime.evaluation import evaluate, predict_at
-from clst_runtime.frames import Content, Fit, content_of
-from clst_runtime.images import read_image, read_label
-from clst_runtime.media import pictures_below
-from clst_runtime.onnx_metadata import read_onnx_manifest
-from clst_runtime.parity import compare
+from clst_runtime.evaluation.acceptance.parity import judge_parity
+from clst_runtime.evaluation.evaluate import evaluate, predict_at
+from clst_runtime.evaluation.latency.comparison import Contestant, ties_to_export
+from clst_runtime.evaluation.parity import compare
+from clst_runtime.imaging.geometry import Content, Fit, content_of
+from clst_runtime.imaging.image_files import read_image, read_label
+from clst_runtime.imaging.media import pictures_below
 from clst_train.checkpoint import load_checkpoint
 from clst_train.checkpoint_backend import open_checkpoint
 from clst_train.data.camera_looks import LOOKS

@@ -18,8 +18,8 @@ import pytest
 from tests.shell import shell
 from tests.videos import frames_of
 
-from clst_runtime.images import write_png
-from clst_runtime.sinks.video_files import video_suffix
+from clst_runtime.imaging.image_files import write_png
+from clst_runtime.live.sinks.video_files import video_suffix
 
 SIZE = "16x8"
 FRAME_BYTES = 16 * 8 * 3
@@ -34,8 +34,8 @@ class Run:
     """clst-run with frames written to its standard input; `--source raw:16x8` unless another one is given."""
 
     def __init__(self, model, *arguments, environment=None, source=f"raw:{SIZE}?fps=50", **options):
-        command = [sys.executable, "-m", "clst_runtime.cli_run", str(model), "--source", source, *map(str, arguments)]
-        command[1:3] = ["-c", "from clst_runtime.cli_run import main; main()"]
+        command = [sys.executable, "-m", "clst_runtime.cli.run", str(model), "--source", source, *map(str, arguments)]
+        command[1:3] = ["-c", "from clst_runtime.cli.run import main; main()"]
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             env={**os.environ, **(environment or {})}, **options,
@@ -233,8 +233,8 @@ def test_a_report_whose_disk_is_full_is_on_standard_error_and_the_drive_has_gone
 
 
 def test_a_backend_that_fails_in_mid_drive_leaves_the_report(rgb_model, tmp_path):
-    program = ("from clst_runtime import cli_run\n"
-               "from clst_runtime.backends.ort import OrtBackend\n"
+    program = ("from clst_runtime.cli import run as cli_run\n"
+               "from clst_runtime.backends.onnxruntime.session import OrtBackend\n"
                "predict, calls = OrtBackend.predict, []\n"
                "def failing(self, frame):\n"
                "    calls.append(frame)\n"

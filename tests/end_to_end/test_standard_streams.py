@@ -47,7 +47,7 @@ def test_closed_streams_are_silence_and_the_files_are_right(tmp_path, rgb_model,
 
 def test_a_file_never_takes_the_number_of_a_closed_stream(tmp_path):
     """A result file that is opened first would else get number 1 or 2, and every word would go into it."""
-    program = ("import click, os, sys; from clst_runtime.command import command\n"
+    program = ("import click, os, sys; from clst_runtime.cli.command import command\n"
                "@command()\n"
                "def main():\n"
                "    with open(sys.argv[1], 'wb', 0) as file:\n"

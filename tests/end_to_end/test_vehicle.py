@@ -12,8 +12,8 @@ import pytest
 from tests.conftest import write_labelled, write_rgb_model
 
 from clst_export.bundle import write_bundle
-from clst_runtime.images import read_image, read_label
-from clst_runtime.media import pictures_below
+from clst_runtime.imaging.image_files import read_image, read_label
+from clst_runtime.imaging.media import pictures_below
 
 ROOT = Path(__file__).parents[2]
 

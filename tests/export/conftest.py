@@ -10,8 +10,8 @@ import torch
 from clst_export import convert as conversion
 from clst_export import gate
 from clst_export.onnx_export import trace
-from clst_runtime.backends.ort import rounds_float16
-from clst_runtime.labels import load_class_list
+from clst_runtime.backends.onnxruntime.session import rounds_float16
+from clst_runtime.classes.labels import load_class_list
 from clst_train.batchnorm import estimate_statistics
 from clst_train.checkpoint import Checkpoint, save_checkpoint
 from clst_train.data.camera_looks import LOOKS

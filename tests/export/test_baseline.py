@@ -13,11 +13,11 @@ from clst_export.convert import Request, convert
 from clst_export.gate import BOUNDS, Bounds
 from clst_export.material import baseline_request
 from clst_export.precision import Precision
-from clst_runtime.cli_run import main as run_main
-from clst_runtime.engines import comparison
-from clst_runtime.engines.sidecar import read_engine
-from clst_runtime.images import write_png
-from clst_runtime.onnx_metadata import read_onnx_manifest
+from clst_runtime.artifact.onnx_metadata import read_onnx_manifest
+from clst_runtime.backends.tensorrt.bundle import comparison
+from clst_runtime.backends.tensorrt.sidecar import read_engine
+from clst_runtime.cli.run import main as run_main
+from clst_runtime.imaging.image_files import write_png
 
 
 @pytest.fixture

@@ -3,8 +3,8 @@
 from clst_export.convert import Material, Request, convert
 from clst_export.inspection import describe, facts_of
 from clst_export.precision import Precision
-from clst_runtime.backends.ort import OrtBackend
-from clst_runtime.fingerprint import compare_fingerprint, known_frames, stored_fingerprint
+from clst_runtime.backends.onnxruntime.session import OrtBackend
+from clst_runtime.evaluation.export_digest import compare_fingerprint, known_frames, stored_fingerprint
 
 
 def test_an_exported_file_knows_what_it_said_to_its_frames(checkpoint, frames, tmp_path):

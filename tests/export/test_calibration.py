@@ -20,7 +20,7 @@ from clst_export.calibration import (
     split_frames,
 )
 from clst_runtime.errors import ConfigError, DataError
-from clst_runtime.images import write_png
+from clst_runtime.imaging.image_files import write_png
 from clst_train.data import video_store
 
 SMALL = {"first_relu", "middle", "middle_relu"}

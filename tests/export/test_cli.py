@@ -12,8 +12,8 @@ from tests.shell import shell
 
 from clst_export.calibration import evenly_spaced, fingerprint
 from clst_export.cli import main
-from clst_runtime.images import read_image, write_png
-from clst_runtime.onnx_metadata import read_onnx_manifest
+from clst_runtime.artifact.onnx_metadata import read_onnx_manifest
+from clst_runtime.imaging.image_files import read_image, write_png
 from clst_train.models.ddrnet import DDRNetSlim
 
 

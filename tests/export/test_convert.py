@@ -17,10 +17,10 @@ from clst_export.inspection import convolution_types, facts_of
 from clst_export.judge import Verdict
 from clst_export.precision import Precision, Target
 from clst_export.reporting import report
+from clst_runtime.artifact.onnx_metadata import read_onnx_manifest
 from clst_runtime.backends.base import Prediction
-from clst_runtime.backends.ort import OrtBackend
+from clst_runtime.backends.onnxruntime.session import OrtBackend
 from clst_runtime.errors import BudgetNotHeld, DataError
-from clst_runtime.onnx_metadata import read_onnx_manifest
 
 ANYTHING = Bounds(min_agreement=0.0, max_miou_drop=1.0)
 

@@ -13,18 +13,18 @@ from clst_export.cli import main
 from clst_export.convert import Material, Request, convert
 from clst_export.domain import MOST_FRAMES, Stretch, measured, reference_stretches, spread_over
 from clst_export.precision import Precision
+from clst_runtime.artifact.manifest import Manifest
+from clst_runtime.artifact.onnx_metadata import read_onnx_manifest
 from clst_runtime.backends.base import Prediction
-from clst_runtime.backends.ort import OrtBackend
+from clst_runtime.backends.onnxruntime.session import OrtBackend
 from clst_runtime.errors import DataError
-from clst_runtime.frames import Fit, fit_frame
-from clst_runtime.images import write_png
-from clst_runtime.manifest import Manifest
-from clst_runtime.monitor.features import feature_names, fingerprint
-from clst_runtime.monitor.judgement import State
-from clst_runtime.monitor.reference import LEAST_FRAMES, Reference
-from clst_runtime.monitor.watch import WatchSink
-from clst_runtime.onnx_metadata import read_onnx_manifest
-from clst_runtime.pipeline import Segmenter
+from clst_runtime.imaging.geometry import Fit, fit_frame
+from clst_runtime.imaging.image_files import write_png
+from clst_runtime.live.monitor.features import feature_names, fingerprint
+from clst_runtime.live.monitor.judgement import State
+from clst_runtime.live.monitor.reference import LEAST_FRAMES, Reference
+from clst_runtime.live.monitor.watch import WatchSink
+from clst_runtime.live.pipeline import Segmenter
 from clst_runtime.sources.base import TimedFrame
 
 

@@ -7,9 +7,9 @@ from tests.conftest import RGB_CLASSES, SIZE_HW, rgb_manifest, write_labelled
 
 from clst_export.judge import Judge, contents_of, labelled_frames
 from clst_runtime.backends.base import Prediction
-from clst_runtime.dataset import open_dataset
+from clst_runtime.data.dataset import open_dataset
 from clst_runtime.errors import DataError
-from clst_runtime.frames import Content, Fit
+from clst_runtime.imaging.geometry import Content, Fit
 
 
 @dataclasses.dataclass

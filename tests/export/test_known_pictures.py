@@ -23,12 +23,12 @@ from clst_export.onnx_export import check_graph, trace
 from clst_export.precision import Precision
 from clst_export.precision.fp16 import measure_ranges, to_fp16
 from clst_export.verify import verify
-from clst_runtime.backends.ort import OrtBackend
-from clst_runtime.dataset import open_dataset
+from clst_runtime.artifact.manifest import METADATA_KEY
+from clst_runtime.backends.onnxruntime.session import OrtBackend
+from clst_runtime.data.dataset import open_dataset
 from clst_runtime.errors import BudgetNotHeld, ModelFileError
-from clst_runtime.images import write_png
-from clst_runtime.manifest import METADATA_KEY
-from clst_runtime.parity import compare
+from clst_runtime.evaluation.parity import compare
+from clst_runtime.imaging.image_files import write_png
 from clst_train.batchnorm import estimate_statistics
 from clst_train.checkpoint import Checkpoint, save_checkpoint
 from clst_train.checkpoint_backend import TorchBackend

@@ -8,8 +8,8 @@ import pytest
 from tests.conftest import SIZE_HW
 
 from clst_export.model_file import opened
+from clst_runtime.artifact.onnx_metadata import read_onnx_manifest
 from clst_runtime.errors import DataError
-from clst_runtime.onnx_metadata import read_onnx_manifest
 
 
 def test_it_computes_and_leaves_no_file(rgb_model, tmp_path, monkeypatch):

@@ -16,9 +16,9 @@ from clst_export.hygiene import check_hygiene
 from clst_export.onnx_export import check_graph, trace
 from clst_export.precision.fp16 import measure_ranges, to_fp16
 from clst_export.precision.int8 import quantisable
-from clst_runtime.engines.building import serialise_engine
-from clst_runtime.engines.options import BuildOptions
-from clst_runtime.engines.progress import QuietProgress
+from clst_runtime.backends.tensorrt.build.builder import serialise_engine
+from clst_runtime.backends.tensorrt.build.options import BuildOptions
+from clst_runtime.backends.tensorrt.build.progress import QuietProgress
 from clst_runtime.errors import ModelFileError
 from clst_train.models.deployable import MEAN, STD, Deployable
 

@@ -24,12 +24,12 @@ from clst_export.precision.fp16 import measure_ranges, to_fp16
 from clst_export.precision.int8 import activations, quantisable, to_int8
 from clst_export.precision.placement import check_placement, placement_problems
 from clst_export.reporting import report
-from clst_runtime.engines import building
-from clst_runtime.engines.building import serialise_engine
-from clst_runtime.engines.options import BuildOptions
-from clst_runtime.engines.progress import QuietProgress
+from clst_runtime.artifact.onnx_metadata import read_onnx_manifest
+from clst_runtime.backends.tensorrt.build import builder as building
+from clst_runtime.backends.tensorrt.build.builder import serialise_engine
+from clst_runtime.backends.tensorrt.build.options import BuildOptions
+from clst_runtime.backends.tensorrt.build.progress import QuietProgress
 from clst_runtime.errors import ModelFileError
-from clst_runtime.onnx_metadata import read_onnx_manifest
 from clst_train.checkpoint import load_checkpoint, save_checkpoint
 
 SLIM, DEEP = "ddrnet23_slim", "deeplabv2_resnet101"

@@ -13,10 +13,10 @@ from tests.runtime.engines.conftest import Machine
 from clst_export.cli import build_options, main, make_engine
 from clst_export.convert import Material
 from clst_export.files_to_make import output_paths
-from clst_runtime.cli_bench import main as bench
-from clst_runtime.cli_run import main as drive
-from clst_runtime.engines.library import Library
-from clst_runtime.images import write_png
+from clst_runtime.backends.tensorrt.library import Library
+from clst_runtime.cli.bench import main as bench
+from clst_runtime.cli.run import main as drive
+from clst_runtime.imaging.image_files import write_png
 
 USUAL = {"workspace_mib": None, "timing_cache": None, "optimisation_level": None, "dla": None, "min_agreement": None}
 
@@ -37,7 +37,7 @@ def test_an_engine_is_made_without_a_gpu_and_every_word_says_that_nothing_has_co
 ):
     for module in ("tensorrt", "pycuda", "cuda"):
         monkeypatch.setitem(sys.modules, module, None)
-    monkeypatch.setattr("clst_runtime.backends.cuda.has_driver", lambda: False)
+    monkeypatch.setattr("clst_runtime.backends.cuda.device.has_driver", lambda: False)
     engine = tmp_path / "made" / "m.engine"
     export = (checkpoint, "--trt", "fp16", "--for", "rtx", "--out", engine, "--frames", pictures)
     code, told, _ = on(main, *export, "--min-agreement", 90)

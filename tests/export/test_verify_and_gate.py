@@ -17,12 +17,12 @@ from clst_export.gate import BOUNDS, Bounds, release
 from clst_export.judge import Judge, Verdict
 from clst_export.precision import Precision
 from clst_export.verify import verify
+from clst_runtime.artifact.onnx_metadata import read_onnx_manifest
 from clst_runtime.backends.base import Prediction
-from clst_runtime.backends.ort import OrtBackend
-from clst_runtime.engines import build_check as module
+from clst_runtime.backends.onnxruntime.session import OrtBackend
+from clst_runtime.backends.tensorrt.build import check as module
 from clst_runtime.errors import BudgetNotHeld
-from clst_runtime.onnx_metadata import read_onnx_manifest
-from clst_runtime.programs import run_program
+from clst_runtime.system.programs import run_program
 
 
 class Colours:

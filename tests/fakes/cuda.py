@@ -10,7 +10,7 @@ from typing import ClassVar
 import numpy as np
 from tests.fakes import behaviour
 
-from clst_runtime.backends.cuda import GraphFailed, Mapped, cuda_failure
+from clst_runtime.backends.cuda.device import GraphFailed, Mapped, cuda_failure
 from clst_runtime.errors import ClstError, MissingDependency
 
 MEMORY: dict[int, np.ndarray] = {}
@@ -28,7 +28,7 @@ class FakeGraph:
 
 
 class FakeCuda:
-    """`clst_runtime.backends.cuda.CudaDevice`; every queued operation takes a millisecond, or as many as it returns.
+    """A `CudaDevice`; every queued operation takes a millisecond, or as many as it returns.
 
     Like the real one it refuses other threads than its own, and waiting while it records.
     """

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from tests.conftest import rgb_manifest
 
-from clst_runtime.atomic import check_can_write, folder_written_whole, write_text, written_whole
+from clst_runtime.artifact.manifest import Manifest
 from clst_runtime.errors import DataError, ModelFileError
-from clst_runtime.frames import Fit
-from clst_runtime.manifest import Manifest
+from clst_runtime.imaging.geometry import Fit
+from clst_runtime.system.files.atomic import check_can_write, folder_written_whole, write_text, written_whole
 
 
 def test_an_interrupt_while_writing_keeps_the_old_file_and_leaves_no_other(tmp_path):

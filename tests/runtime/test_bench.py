@@ -12,10 +12,16 @@ from tests.shell import shell
 
 from clst_runtime.backends import open_model
 from clst_runtime.backends.base import Prediction
-from clst_runtime.bench_plot import plot_scores, short_names
-from clst_runtime.benchmark import Effort, measure_latency, measure_rounds, measure_side_by_side
-from clst_runtime.cli_bench import main
-from clst_runtime.contest import (
+from clst_runtime.cli.bench import main
+from clst_runtime.errors import ConfigError, DataError, ModelFileError
+from clst_runtime.evaluation.export_digest import (
+    Fingerprint,
+    compare_fingerprint,
+    known_frames,
+    stored_fingerprint,
+    take_fingerprint,
+)
+from clst_runtime.evaluation.latency.comparison import (
     Budgets,
     Contestant,
     Level,
@@ -24,18 +30,12 @@ from clst_runtime.contest import (
     frames_to_measure,
     ratios_to_first,
 )
-from clst_runtime.contest_report import level_table, scores_json, warnings
-from clst_runtime.engine_only import engine_step
-from clst_runtime.errors import ConfigError, DataError, ModelFileError
-from clst_runtime.fingerprint import (
-    Fingerprint,
-    compare_fingerprint,
-    known_frames,
-    stored_fingerprint,
-    take_fingerprint,
-)
-from clst_runtime.frames import Fit
-from clst_runtime.images import read_image
+from clst_runtime.evaluation.latency.engine_only import engine_step
+from clst_runtime.evaluation.latency.host_to_host import Effort, measure_latency, measure_rounds, measure_side_by_side
+from clst_runtime.evaluation.latency.plot import plot_scores, short_names
+from clst_runtime.evaluation.latency.report import level_table, scores_json, warnings
+from clst_runtime.imaging.geometry import Fit
+from clst_runtime.imaging.image_files import read_image
 
 QUICK = Effort(runs=5, seconds=30.0, warm_up_runs=2, warm_up_ms=0.0)
 

@@ -9,10 +9,10 @@ from tests.runtime.test_bench import FakeBackend
 from tests.shell import shell
 
 from clst_runtime.errors import DataError
-from clst_runtime.glass_to_mask import live_source, run_live
-from clst_runtime.memory import MemoryTrace, resident_bytes
-from clst_runtime.replay import ReplaySource
+from clst_runtime.evaluation.latency.capture_to_mask import live_source, run_live
 from clst_runtime.sources.base import Source, SourceEnded
+from clst_runtime.sources.replay import ReplaySource
+from clst_runtime.system.memory import MemoryTrace, resident_bytes
 
 PERIOD = 100_000_000
 """Nanoseconds at 10 frames a second."""

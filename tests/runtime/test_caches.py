@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from clst_runtime import caches
-from clst_runtime.caches import KEPT, cache_root, use_folder
+from clst_runtime.system.files import caches
+from clst_runtime.system.files.caches import KEPT, cache_root, use_folder
 
 
 def test_a_service_keeps_them_where_its_manager_says(monkeypatch, tmp_path):

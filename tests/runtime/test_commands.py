@@ -10,14 +10,14 @@ from tests.command_line import call
 from tests.conftest import rgb_manifest, write_labelled, write_rgb_model
 from tests.shell import shell
 
-from clst_runtime.backends.gpu_options import GpuOptions
-from clst_runtime.cli_bench import main as clst_bench
-from clst_runtime.cli_eval import main as clst_eval
-from clst_runtime.cli_parity import main as clst_parity
-from clst_runtime.cli_run import main as clst_run
+from clst_runtime.backends.cuda.options import GpuOptions
+from clst_runtime.cli.bench import main as clst_bench
+from clst_runtime.cli.evaluate import main as clst_eval
+from clst_runtime.cli.parity import main as clst_parity
+from clst_runtime.cli.run import main as clst_run
 from clst_runtime.errors import ModelFileError
-from clst_runtime.images import read_label
-from clst_runtime.sinks.video_files import video_suffix
+from clst_runtime.imaging.image_files import read_label
+from clst_runtime.live.sinks.video_files import video_suffix
 
 
 def test_run_on_a_folder_writes_masks_video_and_statistics(tmp_path, rgb_model):
@@ -92,7 +92,7 @@ def test_parity_holds_with_itself_and_fails_with_a_model_that_sees_bgr(tmp_path,
 
 
 def test_parity_of_models_with_other_classes_is_refused(tmp_path, rgb_model):
-    from clst_runtime.labels import ClassList
+    from clst_runtime.classes.labels import ClassList
 
     other = ClassList(name="o", names=("x", "y", "z"), colours=((0, 0, 0),) * 3)
     text = rgb_manifest(classes=other).to_json()

@@ -13,11 +13,11 @@ from tests.command_line import call
 from tests.conftest import write_labelled
 from tests.shell import shell
 
-from clst_runtime.benchmark import Effort
-from clst_runtime.credentials import all_without_credentials, keeping_secret, without_credentials
 from clst_runtime.errors import DataError
+from clst_runtime.evaluation.latency.host_to_host import Effort
+from clst_runtime.live.statistics import RunStatistics
 from clst_runtime.sources import Patience
-from clst_runtime.statistics import RunStatistics
+from clst_runtime.system.credentials import all_without_credentials, keeping_secret, without_credentials
 
 SECRET = "hunter2x"
 
@@ -122,7 +122,7 @@ import os, sys
 from clst_runtime.sources import live
 live.OPENER = "loud_camera:open_camera"
 live.LiveSource.__init__.__defaults__ = (None, live.OPENER)
-from clst_runtime.cli_run import main
+from clst_runtime.cli.run import main
 main()
 """
 LOUD_CAMERA = """
@@ -215,8 +215,8 @@ def test_no_command_repeats_the_secret_of_an_address_that_it_cannot_use(line, rg
 
 @pytest.mark.usefixtures("hurried")
 def test_the_report_of_an_acceptance_names_its_camera_without_the_password(rgb_model, tmp_path, monkeypatch):
-    monkeypatch.setattr("clst_runtime.acceptance.examine", list)
-    monkeypatch.setattr("clst_runtime.acceptance.LATENCY", Effort(runs=1, seconds=0.1, warm_up_runs=0))
+    monkeypatch.setattr("clst_runtime.evaluation.acceptance.run.examine", list)
+    monkeypatch.setattr("clst_runtime.evaluation.acceptance.run.LATENCY", Effort(runs=1, seconds=0.1, warm_up_runs=0))
     report = tmp_path / "report.md"
     arguments = ("--verify", rgb_model, "--source", ADDRESSES[0], "--seconds", "0.1", "--report", report, "--json")
     done = run("clst-doctor", *arguments)

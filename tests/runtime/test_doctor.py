@@ -13,13 +13,13 @@ from tests.shell import shell
 from clst_runtime.doctor import Finding, State, examine, lacking
 from clst_runtime.doctor import libraries as looked
 from clst_runtime.doctor.cameras import CameraFormat, examine_cameras, parse_formats
-from clst_runtime.doctor.cures import cure
 from clst_runtime.doctor.examination import examine_clocks, examine_disk, examine_python
 from clst_runtime.doctor.findings import look
-from clst_runtime.doctor.platforms import Platform, detect_machine, parse_l4t_core
 from clst_runtime.doctor.probe import ask, parse_build_information, probe_provider
-from clst_runtime.machine import parse_tegra_release
-from clst_runtime.programs import run_program
+from clst_runtime.system.install_hints import cure
+from clst_runtime.system.machine import parse_tegra_release
+from clst_runtime.system.platforms import Platform, detect_machine, parse_l4t_core
+from clst_runtime.system.programs import run_program
 
 ROOT = Path(__file__).parents[2]
 R36 = (
@@ -415,7 +415,7 @@ def test_the_doctor_works_with_click_and_numpy_alone(tmp_path):
         if libraries.is_dir():
             (tmp_path / libraries.name).symlink_to(libraries)
     environment = {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT / 'runtime'}", "PATH": os.environ["PATH"]}
-    code = "from clst_runtime.cli_doctor import main; main()"
+    code = "from clst_runtime.cli.doctor import main; main()"
     call = [sys.executable, "-S", "-c", code]
     done = subprocess.run([*call, "--json"], capture_output=True, text=True, check=False, timeout=120, env=environment)
     assert "Traceback" not in done.stderr

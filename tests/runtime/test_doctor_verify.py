@@ -10,16 +10,25 @@ from tests.conftest import SIZE_HW, rgb_manifest, write_labelled, write_rgb_mode
 from tests.runtime.test_bench import FakeBackend, tied_model
 from tests.shell import shell
 
-from clst_runtime import acceptance
-from clst_runtime.acceptance import Acceptance, Bench, Plan, Status, Step, accept, check_memory, live_failures
-from clst_runtime.acceptance_parity import Judgement, judge_parity
-from clst_runtime.acceptance_report import markdown_table, report_text
 from clst_runtime.backends import open_model
-from clst_runtime.benchmark import Effort
 from clst_runtime.errors import BudgetNotHeld, MissingDependency
-from clst_runtime.fingerprint import take_fingerprint
-from clst_runtime.images import read_image
-from clst_runtime.media import pictures_below
+from clst_runtime.evaluation.acceptance import run as acceptance
+from clst_runtime.evaluation.acceptance.parity import Judgement, judge_parity
+from clst_runtime.evaluation.acceptance.report import markdown_table, report_text
+from clst_runtime.evaluation.acceptance.run import (
+    Acceptance,
+    Bench,
+    Plan,
+    Status,
+    Step,
+    accept,
+    check_memory,
+    live_failures,
+)
+from clst_runtime.evaluation.export_digest import take_fingerprint
+from clst_runtime.evaluation.latency.host_to_host import Effort
+from clst_runtime.imaging.image_files import read_image
+from clst_runtime.imaging.media import pictures_below
 
 QUICK = Effort(runs=20, seconds=5.0, warm_up_runs=2, warm_up_ms=0.0)
 
@@ -101,7 +110,7 @@ def test_parity_without_labels_is_by_the_pixels_that_must_differ(tmp_path):
     frame = np.zeros((*SIZE_HW, 3), np.uint8)
     frame[..., 0] = 9  # all red: seen as BGR it is all blue, every pixel differs
     folder = tmp_path / "pictures"
-    from clst_runtime.images import write_png
+    from clst_runtime.imaging.image_files import write_png
 
     write_png(folder / "a.png", frame)
     model = with_bound(tmp_path / "m.onnx", [frame], swapped=True)

@@ -6,11 +6,12 @@ from PIL import Image
 from tests.command_line import call
 from tests.conftest import write_labelled
 
-from clst_runtime import cli_eval, cli_parity
-from clst_runtime.dataset import open_dataset
+from clst_runtime.cli import evaluate as cli_eval
+from clst_runtime.cli import parity as cli_parity
+from clst_runtime.data.dataset import open_dataset
+from clst_runtime.data.formats import find_format
 from clst_runtime.errors import ConfigError, DataError
-from clst_runtime.formats import find_format
-from clst_runtime.images import write_png
+from clst_runtime.imaging.image_files import write_png
 from clst_train import cli_data
 from clst_train.data.headers import check_pairs
 from clst_train.data.inspection import inspect

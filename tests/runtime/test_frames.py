@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from clst_runtime.errors import DataError
-from clst_runtime.frames import (
+from clst_runtime.imaging.geometry import (
     PADDING_RGB,
     Content,
     Fit,

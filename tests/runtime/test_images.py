@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from clst_runtime.data.inputs import pictures_of
 from clst_runtime.errors import DataError
-from clst_runtime.images import read_image, read_label, write_png
-from clst_runtime.places import pictures_of
+from clst_runtime.imaging.image_files import read_image, read_label, write_png
 
 
 def test_a_red_picture_is_red(tmp_path):

@@ -4,8 +4,7 @@ import re
 import numpy as np
 import pytest
 
-from clst_runtime.errors import ConfigError, DataError
-from clst_runtime.labels import (
+from clst_runtime.classes.labels import (
     ClassList,
     builtin_names,
     identity_mapping,
@@ -14,6 +13,7 @@ from clst_runtime.labels import (
     relate,
     unrelated,
 )
+from clst_runtime.errors import ConfigError, DataError
 
 AB = ClassList(name="ab", names=("a", "b"), colours=((1, 2, 3), (4, 5, 6)))
 BC = ClassList(name="bc", names=("b", "c"), colours=((1, 2, 3), (4, 5, 6)))

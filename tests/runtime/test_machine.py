@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from clst_runtime.device_facts import (
+from clst_runtime.system.device_state import (
     brief_state,
     cpu_clocks,
     device_state,
@@ -17,8 +17,8 @@ from clst_runtime.device_facts import (
     thermal_zones,
     unsteadiness,
 )
-from clst_runtime.machine import cpu_name, driver_version, gpu_names
-from clst_runtime.programs import run_program
+from clst_runtime.system.machine import cpu_name, driver_version, gpu_names
+from clst_runtime.system.programs import run_program
 
 AGX_ORIN = (
     "05-09-2026 18:42:06 RAM 18207/62841MB (lfb 466x4MB) SWAP 86/31420MB (cached 0MB) "
@@ -206,7 +206,7 @@ def test_a_program_that_cannot_be_waited_for_says_nothing(monkeypatch):
     def full():
         raise OSError(24, "Too many open files")
 
-    monkeypatch.setattr("clst_runtime.programs.selectors.DefaultSelector", full)
+    monkeypatch.setattr("clst_runtime.system.programs.selectors.DefaultSelector", full)
     assert run_program(python("print('hello')")) is None
 
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from clst_runtime.errors import DataError
-from clst_runtime.metrics import ConfusionMatrix
+from clst_runtime.evaluation.confusion import ConfusionMatrix
 
 
 def test_iou_counted_by_hand():

@@ -8,12 +8,12 @@ import pytest
 from tests.command_line import call
 from tests.conftest import rgb_manifest
 
+from clst_runtime.artifact.manifest import Manifest
+from clst_runtime.classes.labels import load_class_list
 from clst_runtime.errors import ConfigError, DataError, ModelFileError
-from clst_runtime.json_values import parse_object
-from clst_runtime.labels import load_class_list
-from clst_runtime.manifest import Manifest
-from clst_runtime.numbers import parse_size
 from clst_runtime.sources import open_source
+from clst_runtime.system.files.json_values import parse_object
+from clst_runtime.system.numbers import parse_size
 from clst_train.config import Config, RunConfig
 from clst_train.options import check_settings, check_threads
 from clst_train.training import _threads_here

@@ -7,10 +7,10 @@ import pytest
 from tests.conftest import rgb_manifest, write_rgb_model
 
 from clst_export.model_file import save_model
+from clst_runtime.artifact.onnx_metadata import read_onnx_manifest
 from clst_runtime.backends import open_model
 from clst_runtime.errors import ModelFileError
-from clst_runtime.hashing import file_sha256
-from clst_runtime.onnx_metadata import read_onnx_manifest
+from clst_runtime.system.files.hashing import file_sha256
 
 
 def test_the_manifest_is_the_one_that_was_written(tmp_path):

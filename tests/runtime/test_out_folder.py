@@ -13,10 +13,10 @@ from tests.command_line import call
 from tests.conftest import write_labelled, write_rgb_model
 from tests.shell import heed_interrupts
 
-from clst_runtime.cli_run import main as clst_run
+from clst_runtime.cli.run import main as clst_run
 from clst_runtime.errors import DataError
-from clst_runtime.images import write_png
-from clst_runtime.out_folder import OutFolder, claimed, locked, older_files
+from clst_runtime.imaging.image_files import write_png
+from clst_runtime.live.output_folder import OutFolder, claimed, locked, older_files
 
 
 def names_below(folder):
@@ -139,7 +139,7 @@ def test_overwrite_leaves_the_files_of_the_new_run_alone(tmp_path):
 def test_a_second_run_is_refused_with_the_process_that_holds_the_folder(tmp_path):
     model, out = write_rgb_model(tmp_path / "m.onnx"), tmp_path / "out"
     program = ("import sys, pathlib\n"
-               "from clst_runtime.out_folder import locked\n"
+               "from clst_runtime.live.output_folder import locked\n"
                "with locked(pathlib.Path(sys.argv[1])):\n"
                "    print('held', flush=True); sys.stdin.read()\n")  # fmt: skip
     with subprocess.Popen(
@@ -159,7 +159,7 @@ def test_a_second_run_is_refused_with_the_process_that_holds_the_folder(tmp_path
 def test_a_start_that_is_ended_leaves_nothing_behind(tmp_path, number):
     """As when an engine is built: what the build has begun is taken back by whoever began it."""
     program = ("import pathlib, sys, time\n"
-               "from clst_runtime import cli_run\n"
+               "from clst_runtime.cli import run as cli_run\n"
                "def build(*_):\n"
                "    part = pathlib.Path(sys.argv[1] + '.part')\n"
                "    try: part.touch(); time.sleep(60)\n"

@@ -9,10 +9,10 @@ import click
 import pytest
 from tests.command_line import call
 
-from clst_runtime import packages
-from clst_runtime.command import command
+from clst_runtime.cli.command import command
 from clst_runtime.errors import MissingDependency
-from clst_runtime.optional import LONGEST, NO_TELEMETRY, check_installed, require
+from clst_runtime.system import packages
+from clst_runtime.system.optional import LONGEST, NO_TELEMETRY, check_installed, require
 
 HERE = f"{sys.version_info[0]}.{sys.version_info[1]}"
 OWN = f"cpython-{sys.version_info[0]}{sys.version_info[1]}-x86_64-linux-gnu.so"
@@ -161,7 +161,9 @@ def left_by_onnx_runtime(tmp_path, importing):
 
 
 def test_onnx_runtime_sends_no_telemetry_and_keeps_no_identifier(tmp_path):
-    assert left_by_onnx_runtime(tmp_path, "from clst_runtime.optional import require; require('onnxruntime')") == []
+    assert (
+        left_by_onnx_runtime(tmp_path, "from clst_runtime.system.optional import require; require('onnxruntime')") == []
+    )
 
 
 def test_who_has_decided_about_its_telemetry_is_obeyed(monkeypatch):

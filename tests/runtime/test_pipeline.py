@@ -13,19 +13,19 @@ from PIL import Image
 from tests.conftest import RGB_CLASSES, rgb_manifest, write_rgb_model
 from tests.fakes.live import FakeBackend, FakeSource
 
-from clst_runtime import pipeline
 from clst_runtime.backends.base import Prediction
-from clst_runtime.backends.ort import OrtBackend
+from clst_runtime.backends.onnxruntime.session import OrtBackend
 from clst_runtime.errors import DataError
-from clst_runtime.frames import PADDING_RGB, Fit, Layout
-from clst_runtime.images import read_image
-from clst_runtime.pipeline import WARM_UP_RUNS, Segmenter, Stop, Watchers, run_pipeline
-from clst_runtime.sinks.base import QUEUED, Sink
-from clst_runtime.sinks.files import PictureSink
+from clst_runtime.imaging.geometry import PADDING_RGB, Fit, Layout
+from clst_runtime.imaging.image_files import read_image
+from clst_runtime.live import pipeline
+from clst_runtime.live.pipeline import WARM_UP_RUNS, Segmenter, Stop, Watchers, run_pipeline
+from clst_runtime.live.sinks.base import QUEUED, Sink
+from clst_runtime.live.sinks.files import PictureSink
+from clst_runtime.live.statistics import Deadline, RunStatistics
+from clst_runtime.live.statistics_log import StatisticsLog
+from clst_runtime.live.web.pictures import Painter
 from clst_runtime.sources import TimedFrame
-from clst_runtime.statistics import Deadline, RunStatistics
-from clst_runtime.statistics_log import StatisticsLog
-from clst_runtime.web.pictures import Painter
 
 ENDS = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM", signal.SIGHUP: "SIGHUP"}
 

@@ -8,10 +8,10 @@ import pytest
 from PIL import Image
 from tests.conftest import write_labelled
 
+from clst_runtime.data.inputs import own_names, pictures_of
 from clst_runtime.errors import DataError
-from clst_runtime.images import write_png
-from clst_runtime.media import Kind, files_below, kind_of, name_for_opencv, pictures_below
-from clst_runtime.places import own_names, pictures_of
+from clst_runtime.imaging.image_files import write_png
+from clst_runtime.imaging.media import Kind, files_below, kind_of, name_for_opencv, pictures_below
 from clst_runtime.sources import open_source
 
 GREY = np.full((4, 6, 3), 100, np.uint8)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from clst_runtime.pool import Lent, Pool
+from clst_runtime.imaging.array_pool import Lent, Pool
 
 
 def address(array):

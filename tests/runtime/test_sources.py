@@ -14,8 +14,8 @@ import pytest
 from tests.fakes.camera import OPENER, openings, write_plans
 
 from clst_runtime.errors import ConfigError, DataError
-from clst_runtime.frames import Layout
-from clst_runtime.images import write_png
+from clst_runtime.imaging.geometry import Layout
+from clst_runtime.imaging.image_files import write_png
 from clst_runtime.sources import SourceEnded, open_source
 from clst_runtime.sources import live as live_module
 from clst_runtime.sources.address import LiveAddress, live_address

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from clst_runtime.backends.base import Prediction
-from clst_runtime.results import Result
+from clst_runtime.live.results import Result
+from clst_runtime.live.statistics import RECENT, WARNINGS_KEPT, Deadline, RunStatistics
 from clst_runtime.sources import TimedFrame
-from clst_runtime.statistics import RECENT, WARNINGS_KEPT, Deadline, RunStatistics
 
 MASK = np.zeros((2, 2), np.uint8)
 

@@ -13,12 +13,12 @@ from tests.conftest import RGB_CLASSES
 
 from clst_runtime.backends.base import Prediction
 from clst_runtime.errors import ConfigError, DataError
-from clst_runtime.results import Result
-from clst_runtime.sinks import readers as readers_module
-from clst_runtime.sinks.stream import open_stream
+from clst_runtime.live.results import Result
+from clst_runtime.live.sinks import readers as readers_module
+from clst_runtime.live.sinks.stream import open_stream
+from clst_runtime.live.statistics import RunStatistics
 from clst_runtime.sources import TimedFrame
-from clst_runtime.standard_streams import Output
-from clst_runtime.statistics import RunStatistics
+from clst_runtime.system.standard_streams import Output
 
 
 def result(index, size_hw=(4, 6), class_id=2):

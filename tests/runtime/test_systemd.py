@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 from tests.fakes.live import FakeBackend, FakeSource
 
-from clst_runtime.cli_run import REPORT_SECONDS
+from clst_runtime.cli.run import REPORT_SECONDS
 from clst_runtime.errors import DataError
-from clst_runtime.json_lines import JsonLines
-from clst_runtime.pipeline import CLOSING_SECONDS, run_pipeline
-from clst_runtime.statistics import RunStatistics
-from clst_runtime.statistics_log import StatisticsLog
-from clst_runtime.systemd import Notifier
+from clst_runtime.live.pipeline import CLOSING_SECONDS, run_pipeline
+from clst_runtime.live.statistics import RunStatistics
+from clst_runtime.live.statistics_log import StatisticsLog
+from clst_runtime.live.systemd import Notifier
+from clst_runtime.system.files.json_lines import JsonLines
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from clst_runtime.timing import LatencyHistogram, summarise_ms
+from clst_runtime.live.latency import LatencyHistogram, summarise_ms
 
 
 def test_summary_counted_by_hand():

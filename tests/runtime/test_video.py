@@ -17,10 +17,10 @@ from tests.videos import frames_of, times_of
 
 from clst_runtime.backends.base import Prediction
 from clst_runtime.errors import DataError, MissingDependency
-from clst_runtime.growing_file import GrowingFile
-from clst_runtime.results import Result
-from clst_runtime.sinks.video import FREE_FLOOR_BYTES, VideoSink, rate_of
-from clst_runtime.sinks.video_files import video_suffix
+from clst_runtime.live.results import Result
+from clst_runtime.live.sinks.growing_file import GrowingFile
+from clst_runtime.live.sinks.video import FREE_FLOOR_BYTES, VideoSink, rate_of
+from clst_runtime.live.sinks.video_files import video_suffix
 from clst_runtime.sources import TimedFrame
 
 WITH_PYAV = pytest.mark.skipif(find_spec("av") is None, reason="PyAV (clst[video]) is not installed")
@@ -179,7 +179,7 @@ def test_killed_at_any_moment_all_but_the_last_two_seconds_are_playable(tmp_path
 def test_a_frame_that_comes_late_brings_those_before_it_into_the_file(tmp_path, monkeypatch):
     """A slow machine: the video's time hardly passes, the machine's does."""
     clock = SimpleNamespace(seconds=0.0)
-    monkeypatch.setattr("clst_runtime.sinks.video_files.time.monotonic", lambda: clock.seconds)
+    monkeypatch.setattr("clst_runtime.live.sinks.video_files.time.monotonic", lambda: clock.seconds)
     sink = VideoSink(tmp_path / "v.mp4", RGB_CLASSES, 30.0, 0.5)
     for index in range(3):
         clock.seconds = 0.6 * index
@@ -194,7 +194,7 @@ def test_a_disk_that_is_nearly_full_ends_a_recording_that_is_whole(tmp_path, mon
     for index in range(3):
         sink.write(result(index))
     full = SimpleNamespace(free=FREE_FLOOR_BYTES - 1)
-    monkeypatch.setattr("clst_runtime.sinks.video.shutil.disk_usage", lambda _: full)
+    monkeypatch.setattr("clst_runtime.live.sinks.video.shutil.disk_usage", lambda _: full)
     with pytest.raises(DataError, match="less than 64 MiB free.*after 3 frames"):
         sink.write(result(3))
     sink.close()
@@ -271,9 +271,9 @@ def test_pieces_reach_the_disk_while_the_writer_does_not_wait(tmp_path, monkeypa
         assert free.wait(20)
         real(handle)
 
-    monkeypatch.setattr("clst_runtime.growing_file.os.fsync", slow)
-    monkeypatch.setattr("clst_runtime.growing_file.flush_folder", lambda _: None)
-    monkeypatch.setattr("clst_runtime.growing_file.SYNC_SECONDS", 0.0)
+    monkeypatch.setattr("clst_runtime.live.sinks.growing_file.os.fsync", slow)
+    monkeypatch.setattr("clst_runtime.live.sinks.growing_file.flush_folder", lambda _: None)
+    monkeypatch.setattr("clst_runtime.live.sinks.growing_file.SYNC_SECONDS", 0.0)
     file = GrowingFile(tmp_path / "f")
     file.append(b"one")
     assert reached.acquire(timeout=20)
@@ -288,7 +288,7 @@ def test_a_flush_that_failed_is_told_with_the_next_piece(tmp_path, monkeypatch):
     def fail(_):
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr("clst_runtime.growing_file.os.fsync", fail)
+    monkeypatch.setattr("clst_runtime.live.sinks.growing_file.os.fsync", fail)
     file = GrowingFile(tmp_path / "f")
     file.append(b"one")
     file._thread.join(20)
@@ -301,7 +301,7 @@ def test_a_flush_that_failed_is_told_with_the_next_piece(tmp_path, monkeypatch):
 LIMITED = """
 import resource, sys
 from pathlib import Path
-from clst_runtime.growing_file import GrowingFile
+from clst_runtime.live.sinks.growing_file import GrowingFile
 resource.setrlimit(resource.RLIMIT_FSIZE, (10, 10))
 file = GrowingFile(Path(sys.argv[1]))
 file.append(b"1234567")

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from tests.fakes.videos import jpeg, plain, write_avi, write_mkv
 
-from clst_runtime.complaints import overheard
-from clst_runtime.containers import is_cut
 from clst_runtime.errors import DataError
+from clst_runtime.imaging.containers import is_cut
+from clst_runtime.imaging.decoder_messages import overheard
+from clst_runtime.imaging.video_frames import Frames, VideoFile
 from clst_runtime.sources import open_source
 from clst_runtime.sources.address import LiveAddress
 from clst_runtime.sources.base import CORRUPT
 from clst_runtime.sources.live import LiveSource, Patience
-from clst_runtime.video_frames import Frames, VideoFile
 
 LEVELS = [20, 60, 100, 140, 180]
 PICTURES = [plain(level) for level in LEVELS]

@@ -11,10 +11,10 @@ from PIL import Image
 from tests.command_line import call
 from tests.miniature import drawn_cameras, write_cityscapes, write_synthia
 
+from clst_runtime.classes.labels import load_class_list
+from clst_runtime.data.inputs import pictures_of
 from clst_runtime.errors import DataError
-from clst_runtime.images import read_image, write_png
-from clst_runtime.labels import load_class_list
-from clst_runtime.places import pictures_of
+from clst_runtime.imaging.image_files import read_image, write_png
 from clst_train.batchnorm import estimate_statistics
 from clst_train.checkpoint import load_checkpoint
 from clst_train.cli import main as clst_train

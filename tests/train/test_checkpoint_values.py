@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from clst_runtime.errors import ModelFileError
-from clst_runtime.paths import check_checkpoint
+from clst_runtime.system.files.paths import check_checkpoint
 from clst_train.checkpoint import FORMAT, load_checkpoint
 
 GOOD = {

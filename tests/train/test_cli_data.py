@@ -6,8 +6,8 @@ from tests.command_line import call
 from tests.conftest import write_labelled
 from tests.shell import shell
 
-from clst_runtime.images import read_label, write_png
-from clst_runtime.media import files_below
+from clst_runtime.imaging.image_files import read_label, write_png
+from clst_runtime.imaging.media import files_below
 from clst_train.cli_data import main as clst_data
 
 

@@ -13,9 +13,9 @@ from tests.miniature import drawn_cameras
 from tests.train.broken_off import broken_off_after_two_steps
 from torch import nn
 
-from clst_runtime.dataset import open_dataset
+from clst_runtime.data.dataset import open_dataset
 from clst_runtime.errors import ClstError, ConfigError, DataError
-from clst_runtime.images import write_png
+from clst_runtime.imaging.image_files import write_png
 from clst_train import memory_plan, rehearsal, source_stage
 from clst_train.checkpoint import load_checkpoint
 from clst_train.data.loading import SOURCE_STREAM, SourceBatch, positions

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from clst_runtime.errors import ClstError, ConfigError, DataError, ModelFileError
-from clst_runtime.images import write_png
+from clst_runtime.imaging.image_files import write_png
 from clst_train.config import AdaptationConfig
 from clst_train.data.target import open_target
 from clst_train.ensemble import snapshot

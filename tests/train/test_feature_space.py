@@ -11,8 +11,8 @@ from tests.conftest import write_labelled
 from tests.miniature import drawn_cameras
 from torch import nn
 
+from clst_runtime.classes.labels import load_class_list
 from clst_runtime.errors import DataError
-from clst_runtime.labels import load_class_list
 from clst_train.cli_data import main as clst_data
 from clst_train.feature_space import Cloud, Stage, View, cloud_of, common_plane, draw_feature_space, measure_gap
 from clst_train.models.deployable import normalise

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from clst_export.onnx_export import load_deployable
+from clst_runtime.classes.labels import ClassList
 from clst_runtime.errors import ModelFileError
-from clst_runtime.frames import Fit
-from clst_runtime.labels import ClassList
+from clst_runtime.imaging.geometry import Fit
 from clst_train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from clst_train.checkpoint_backend import open_checkpoint
 from clst_train.models.deployable import MEAN, STD

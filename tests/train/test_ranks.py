@@ -240,7 +240,7 @@ def test_the_parts_of_all_ranks_are_the_whole_batch(cameras):
     """Pictures, crops and mixing masks; five images of a batch of eight: source crops stay with their targets."""
     from types import SimpleNamespace
 
-    from clst_runtime.dataset import open_dataset
+    from clst_runtime.data.dataset import open_dataset
     from clst_train.adaptation_stage import both_batches
 
     values = {"model": {"input_hw": [64, 96]}, "adaptation": {"batch": 8}}

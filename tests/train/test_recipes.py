@@ -11,12 +11,12 @@ from tests.conftest import write_labelled
 from tests.miniature import write_cityscapes, write_gta5, write_synthia
 
 from clst_runtime.backends.base import Prediction
-from clst_runtime.cli_eval import main as clst_eval
-from clst_runtime.dataset import open_dataset
-from clst_runtime.evaluation import EvaluationResult, evaluate
-from clst_runtime.frames import Fit
-from clst_runtime.images import read_label
-from clst_runtime.labels import load_class_list
+from clst_runtime.classes.labels import load_class_list
+from clst_runtime.cli.evaluate import main as clst_eval
+from clst_runtime.data.dataset import open_dataset
+from clst_runtime.evaluation.evaluate import EvaluationResult, evaluate
+from clst_runtime.imaging.geometry import Fit
+from clst_runtime.imaging.image_files import read_label
 from clst_train.checkpoint import load_checkpoint
 from clst_train.cli import main as clst_train
 from clst_train.data.loading import source_batch
@@ -172,7 +172,7 @@ def test_a_table_at_zero_still_has_its_lines(tmp_path):
     from click.testing import CliRunner
 
     from clst_runtime import backends
-    from clst_runtime.cli_eval import main
+    from clst_runtime.cli.evaluate import main
 
     class Wrong(AllRoad):
         description = "wrong"
@@ -186,7 +186,7 @@ def test_a_table_at_zero_still_has_its_lines(tmp_path):
     data = write_labelled(tmp_path / "d", size_hw=(8, 16))
     (data / "classes.json").write_text(json.dumps({"names": list(load_class_list("road16").names)}))
     for path in data.glob("labels/val/*.png"):
-        from clst_runtime.images import write_png
+        from clst_runtime.imaging.image_files import write_png
 
         write_png(path, np.full((8, 16), 9, np.uint8))
     with pytest.MonkeyPatch.context() as patch:

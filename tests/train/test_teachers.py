@@ -8,8 +8,8 @@ import torch
 from tests.train.tiny import SIZE_HW, TinySegmenter, batches, learner
 from torch.nn import functional as F
 
+from clst_runtime.classes.labels import ClassList
 from clst_runtime.errors import ConfigError, ModelFileError
-from clst_runtime.labels import ClassList
 from clst_train.batchnorm import FollowedStatistics
 from clst_train.checkpoint import Checkpoint, save_checkpoint
 from clst_train.config import AdaptationConfig, ModelConfig

@@ -13,10 +13,10 @@ from tests.shell import shell
 from tests.train.broken_off import broken_off_after_two_steps
 
 from clst_export.cli import main as clst_export
-from clst_runtime.cli_eval import main as clst_eval
-from clst_runtime.cli_parity import main as clst_parity
+from clst_runtime.cli.evaluate import main as clst_eval
+from clst_runtime.cli.parity import main as clst_parity
 from clst_runtime.errors import ModelFileError
-from clst_runtime.images import write_png
+from clst_runtime.imaging.image_files import write_png
 from clst_train import training
 from clst_train.checkpoint import build_from_checkpoint, load_checkpoint
 from clst_train.cli import main as clst_train

@@ -12,14 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from clst_runtime.atomic import written_whole
+from clst_runtime.artifact.manifest import channels, input_size
+from clst_runtime.classes.labels import ClassList
 from clst_runtime.errors import ClstError, ModelFileError
-from clst_runtime.frames import Fit, fit_named
-from clst_runtime.json_values import field, mapping, name, one_of, or_none, shown, whole
-from clst_runtime.labels import ClassList
-from clst_runtime.manifest import channels, input_size
-from clst_runtime.numbers import LARGEST_INTEGER
-from clst_runtime.paths import check_file
+from clst_runtime.imaging.geometry import Fit, fit_named
+from clst_runtime.system.files.atomic import written_whole
+from clst_runtime.system.files.json_values import field, mapping, name, one_of, or_none, shown, whole
+from clst_runtime.system.files.paths import check_file
+from clst_runtime.system.numbers import LARGEST_INTEGER
 from clst_train.models.networks import build_segmenter
 from clst_train.models.segmenter import Segmenter
 

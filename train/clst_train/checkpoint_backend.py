@@ -11,11 +11,11 @@ from types import TracebackType
 import torch
 from torch import nn
 
-import clst_runtime.manifest as manifest_module
+import clst_runtime.artifact.manifest as manifest_module
 from clst_runtime.backends.base import Frame, Prediction, check_frame
-from clst_runtime.frames import Fit
-from clst_runtime.hashing import file_sha256
-from clst_runtime.labels import ClassList
+from clst_runtime.classes.labels import ClassList
+from clst_runtime.imaging.geometry import Fit
+from clst_runtime.system.files.hashing import file_sha256
 from clst_train.checkpoint import build_from_checkpoint, load_checkpoint
 from clst_train.models.deployable import MEAN, STD, Deployable
 from clst_train.models.segmenter import Segmenter

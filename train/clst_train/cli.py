@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from clst_runtime.command import INTERRUPTED, command
+from clst_runtime.cli.command import INTERRUPTED, command
 from clst_runtime.errors import ClstError
-from clst_runtime.numbers import SEED
+from clst_runtime.system.numbers import SEED
 
 if TYPE_CHECKING:
     from clst_train.config import Config
@@ -64,7 +64,7 @@ def run(recipe: str, out: Path | None, init: Path | None, resume: Path | None, o
     Raises:
         What `start_run` raises.
     """
-    from clst_runtime.optional import check_installed, require
+    from clst_runtime.system.optional import check_installed, require
     from clst_train.cores import bind_threads, use_all_cores
 
     check_installed(*PACKAGES)

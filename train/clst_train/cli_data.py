@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from clst_runtime.command import group
+from clst_runtime.cli.command import group
 from clst_runtime.errors import DataError
-from clst_runtime.numbers import SEED, Whole, parse_size
+from clst_runtime.system.numbers import SEED, Whole, parse_size
 
 if TYPE_CHECKING:
     from clst_train.feature_space import Gap
@@ -42,10 +42,10 @@ def check(
     as_json: bool,
 ) -> None:
     """Say what is wrong with FOLDER, and draw a contact sheet; exit code 3 if something must be mended."""
-    from clst_runtime.atomic import check_can_write
-    from clst_runtime.images import write_png
-    from clst_runtime.labels import load_class_list
-    from clst_runtime.report import format_table, percent
+    from clst_runtime.classes.labels import load_class_list
+    from clst_runtime.imaging.image_files import write_png
+    from clst_runtime.system.files.atomic import check_can_write
+    from clst_runtime.system.tables import format_table, percent
     from clst_train.data.inspection import inspect
 
     picture = sheet or Path("contact_sheet.png")
@@ -103,12 +103,12 @@ def convert(
     folder: Path, out: Path, splits: tuple[str, ...], form: str | None, classes: str | None, mapping: Path | None
 ) -> None:
     """Write the labelled data set FOLDER to OUT in the folder layout, with class ids as labels."""
-    from clst_runtime.atomic import folder_written_whole, write_text
-    from clst_runtime.dataset import open_dataset
-    from clst_runtime.images import write_png
-    from clst_runtime.labels import load_class_list
-    from clst_runtime.paths import check_new_folder
-    from clst_runtime.places import own_names
+    from clst_runtime.classes.labels import load_class_list
+    from clst_runtime.data.dataset import open_dataset
+    from clst_runtime.data.inputs import own_names
+    from clst_runtime.imaging.image_files import write_png
+    from clst_runtime.system.files.atomic import folder_written_whole, write_text
+    from clst_runtime.system.files.paths import check_new_folder
 
     check_new_folder(out, cure="give another folder")
     wanted = load_class_list(classes) if classes else None
@@ -158,8 +158,8 @@ def features(
     """
     if labels is not None and target:
         raise click.UsageError("--labels and --target both name images of the new camera; give one of them")
-    from clst_runtime.atomic import check_can_write
-    from clst_runtime.optional import check_installed, require
+    from clst_runtime.system.files.atomic import check_can_write
+    from clst_runtime.system.optional import check_installed, require
 
     packages = ("torch", "cv2", "matplotlib")
     check_installed(*packages)
@@ -196,7 +196,7 @@ def _gaps_as_json(gaps: Sequence[Gap], names: Sequence[str]) -> dict[str, Any]:
 
 
 def _gaps_as_table(gaps: Sequence[Gap], names: Sequence[str]) -> str:
-    from clst_runtime.report import format_table
+    from clst_runtime.system.tables import format_table
 
     rows = [[name, *(f"{gap.of_class[index]:.3f}" for gap in gaps)] for index, name in enumerate(names)]
     rows.append(["between classes", *(f"{gap.between_classes:.3f}" for gap in gaps)])

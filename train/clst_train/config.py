@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from clst_runtime.errors import ConfigError, did_you_mean
-from clst_runtime.frames import Fit, fit_named
-from clst_runtime.numbers import LARGEST_SIDE, MOST_THREADS
+from clst_runtime.imaging.geometry import Fit, fit_named
+from clst_runtime.system.numbers import LARGEST_SIDE, MOST_THREADS
 
 NETWORKS = ("ddrnet23_slim", "deeplabv2_resnet101")
 TEACHERS = ("ensemble", "mean_teacher", "none")

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from clst_runtime.labels import IGNORE_ID
+from clst_runtime.classes.labels import IGNORE_ID
 from clst_train.data.pinning import to_device
 from clst_train.distributed import gathered, total
 from clst_train.models.segmenter import Segmenter

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from clst_runtime.errors import MissingDependency
-from clst_runtime.optional import require
+from clst_runtime.system.optional import require
 
 
 class EventFiles:

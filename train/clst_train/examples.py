@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from clst_runtime.images import write_png
-from clst_runtime.labels import ClassList
-from clst_runtime.overlay import blend, contact_sheet
+from clst_runtime.classes.labels import ClassList
+from clst_runtime.imaging.image_files import write_png
+from clst_runtime.imaging.overlay import blend, contact_sheet
 from clst_train.checkpoint_backend import open_checkpoint
 from clst_train.data.target import TargetImages
 from clst_train.run_folder import RunFolder

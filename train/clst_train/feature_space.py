@@ -17,12 +17,12 @@ import numpy.typing as npt
 import torch
 from torch.nn import functional as F
 
-from clst_runtime.atomic import written_whole
-from clst_runtime.dataset import LabelledDataset
+from clst_runtime.classes.labels import IGNORE_ID, ClassList
+from clst_runtime.data.dataset import LabelledDataset
 from clst_runtime.errors import DataError
-from clst_runtime.frames import Fit
-from clst_runtime.labels import IGNORE_ID, ClassList
-from clst_runtime.optional import require
+from clst_runtime.imaging.geometry import Fit
+from clst_runtime.system.files.atomic import written_whole
+from clst_runtime.system.optional import require
 from clst_train.data.fitting import fitted
 from clst_train.data.target import TargetImages
 from clst_train.models.deployable import normalise

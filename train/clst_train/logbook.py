@@ -7,8 +7,8 @@ import math
 from pathlib import Path
 from typing import Any
 
-from clst_runtime.atomic import written_whole
-from clst_runtime.optional import require
+from clst_runtime.system.files.atomic import written_whole
+from clst_runtime.system.optional import require
 from clst_train.events import EventFiles
 
 SHARES = ("agreement", "confidence")

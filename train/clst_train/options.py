@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from clst_runtime.dataset import check_dataset, open_dataset
+from clst_runtime.classes.labels import load_class_list
+from clst_runtime.data.dataset import check_dataset, open_dataset
+from clst_runtime.data.inputs import check_place
 from clst_runtime.errors import ConfigError, DataError, ModelFileError
-from clst_runtime.labels import load_class_list
-from clst_runtime.numbers import cores_here, parse_size
-from clst_runtime.paths import check_checkpoint, check_file, check_folder
-from clst_runtime.places import check_place
+from clst_runtime.system.files.paths import check_checkpoint, check_file, check_folder
+from clst_runtime.system.numbers import cores_here, parse_size
 from clst_train.config import Config
 from clst_train.recipe import config_from_mapping, read_recipe, with_settings
 from clst_train.run_folder import check_new_run, open_run

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from clst_runtime.optional import require
+from clst_runtime.system.optional import require
 from clst_train.bars import manner
 from clst_train.run import SOURCE, Run
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from clst_runtime.errors import ConfigError, DataError, did_you_mean
-from clst_runtime.json_values import read_text
-from clst_runtime.numbers import is_usable
+from clst_runtime.system.files.json_values import read_text
+from clst_runtime.system.numbers import is_usable
 from clst_train.config import Config
 
 if sys.version_info >= (3, 11):

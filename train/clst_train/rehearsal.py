@@ -12,10 +12,10 @@ from dataclasses import dataclass
 
 import torch
 
-from clst_runtime.dataset import LabelledDataset
+from clst_runtime.classes.labels import IGNORE_ID, ClassList
+from clst_runtime.data.dataset import LabelledDataset
 from clst_runtime.errors import ConfigError
-from clst_runtime.evaluation import evaluate
-from clst_runtime.labels import IGNORE_ID, ClassList
+from clst_runtime.evaluation.evaluate import evaluate
 from clst_train.acceleration import accelerate, check_compiler
 from clst_train.checkpoint_backend import segmenter_backend
 from clst_train.config import Config

@@ -10,9 +10,9 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from clst_runtime.dataset import LabelledDataset
+from clst_runtime.classes.labels import ClassList
+from clst_runtime.data.dataset import LabelledDataset
 from clst_runtime.errors import ClstError
-from clst_runtime.labels import ClassList
 from clst_train.checkpoint import Checkpoint, load_checkpoint
 from clst_train.config import Config
 from clst_train.data.loading import prefetched

@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from clst_runtime.dataset import open_dataset
+from clst_runtime.classes.labels import ClassList
+from clst_runtime.data.dataset import open_dataset
 from clst_runtime.errors import ConfigError
-from clst_runtime.labels import ClassList
 from clst_train.batchnorm import estimate_statistics
 from clst_train.checkpoint import Checkpoint, build_from_checkpoint, load_checkpoint
 from clst_train.config import Config

@@ -11,10 +11,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from clst_runtime.atomic import write_text
 from clst_runtime.errors import ConfigError
-from clst_runtime.optional import require
-from clst_runtime.paths import check_new_folder
+from clst_runtime.system.files.atomic import write_text
+from clst_runtime.system.files.paths import check_new_folder
+from clst_runtime.system.optional import require
 from clst_train.config import Config
 from clst_train.recipe import config_from_mapping, read_recipe
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from clst_runtime.labels import IGNORE_ID
+from clst_runtime.classes.labels import IGNORE_ID
 from clst_train.checkpoint import Checkpoint, save_checkpoint
 from clst_train.cores import on_first_core
 from clst_train.data.loading import SourceBatch, source_batch

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from clst_runtime.labels import IGNORE_ID
+from clst_runtime.classes.labels import IGNORE_ID
 from clst_train.data.loading import SourceBatch, TargetBatch
 from clst_train.distributed import averaged_over_ranks
 from clst_train.learner import Learner

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
-from clst_runtime.signals import ENDING, handled, not_ignored
+from clst_runtime.system.signals import ENDING, handled, not_ignored
 from clst_train.ranks import ranks
 
 SAME_SECONDS = 5.0

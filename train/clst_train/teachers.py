@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from clst_runtime.classes.labels import ClassList
 from clst_runtime.errors import ConfigError
-from clst_runtime.frames import Fit
-from clst_runtime.hashing import file_sha256
-from clst_runtime.labels import ClassList
+from clst_runtime.imaging.geometry import Fit
+from clst_runtime.system.files.hashing import file_sha256
 from clst_train.batchnorm import FollowedStatistics
 from clst_train.checkpoint import build_from_checkpoint, load_checkpoint
 from clst_train.config import ModelConfig

@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 
-from clst_runtime.dataset import LabelledDataset, open_dataset
+from clst_runtime.classes.labels import ClassList, load_class_list
+from clst_runtime.data.dataset import LabelledDataset, open_dataset
 from clst_runtime.errors import ConfigError, DataError, MissingDependency
-from clst_runtime.labels import ClassList, load_class_list
-from clst_runtime.numbers import cores_here
-from clst_runtime.optional import require
+from clst_runtime.system.numbers import cores_here
+from clst_runtime.system.optional import require
 from clst_train.acceleration import accelerate, keep_memory, repeat_exactly
 from clst_train.adaptation_stage import adapt
 from clst_train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint

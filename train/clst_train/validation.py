@@ -7,8 +7,8 @@ from collections.abc import Iterable
 
 from torch import Tensor
 
-from clst_runtime.dataset import LabelledDataset
-from clst_runtime.evaluation import evaluate
+from clst_runtime.data.dataset import LabelledDataset
+from clst_runtime.evaluation.evaluate import evaluate
 from clst_train.batchnorm import estimate_statistics
 from clst_train.checkpoint_backend import segmenter_backend
 from clst_train.config import Config

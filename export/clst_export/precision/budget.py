@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from clst_export.judge import Verdict
-from clst_runtime.atomic import written_whole
-from clst_runtime.optional import require
-from clst_runtime.report import format_table, percent
+from clst_runtime.system.files.atomic import written_whole
+from clst_runtime.system.optional import require
+from clst_runtime.system.tables import format_table, percent
 
 INT8_COST = 0.5
 """Cost of an INT8 multiplication in FP16 ones: twice the rate on NVIDIA's tensor cores. An estimate of arithmetic

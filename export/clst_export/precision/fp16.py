@@ -18,9 +18,9 @@ import numpy.typing as npt
 
 from clst_export.graph_types import infer_types
 from clst_runtime.backends.base import Frame
-from clst_runtime.backends.ort_errors import told_in_one_line
+from clst_runtime.backends.onnxruntime.errors import told_in_one_line
 from clst_runtime.errors import DataError, ModelFileError
-from clst_runtime.optional import require
+from clst_runtime.system.optional import require
 
 DOING = "measuring ranges"
 LARGEST = 65504.0

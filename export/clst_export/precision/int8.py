@@ -26,7 +26,7 @@ import numpy.typing as npt
 from clst_export.calibration import Range
 from clst_export.precision import Target
 from clst_runtime.errors import ConfigError, ModelFileError, did_you_mean
-from clst_runtime.optional import require
+from clst_runtime.system.optional import require
 
 WEIGHT_LIMIT = {Target.TENSORRT: 127, Target.CPU: 64}
 """Largest stored weight. Without VNNI, ONNX Runtime adds two products uint8 × int8 in 16 bits: 2 × 255 × 64 fits."""

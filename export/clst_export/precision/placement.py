@@ -13,7 +13,7 @@ import numpy as np
 
 from clst_export.precision.int8 import Edge, Network, attribute
 from clst_runtime.errors import ModelFileError
-from clst_runtime.optional import require
+from clst_runtime.system.optional import require
 
 QUANTISE, DEQUANTISE = "QuantizeLinear", "DequantizeLinear"
 TAIL = (("ArgMax", None), ("Cast", 1), ("Cast", 2))  # to FLOAT, to UINT8

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import cast
 
 from clst_runtime.backends.base import Backend
-from clst_runtime.backends.choice import AUTO, TENSORRT, choose_backend, has_choice
-from clst_runtime.backends.gpu_options import GpuOptions
+from clst_runtime.backends.cuda.options import GpuOptions
+from clst_runtime.backends.selection import AUTO, TENSORRT, choose_backend, has_choice
 from clst_runtime.errors import ClstError, ConfigError, MissingDependency, ModelFileError
-from clst_runtime.optional import check_installed
-from clst_runtime.paths import check_checkpoint
+from clst_runtime.system.files.paths import check_checkpoint
+from clst_runtime.system.optional import check_installed
 
 ENTRY_POINTS = "clst.backends"
 
@@ -71,17 +71,17 @@ def check_model_file(path: Path) -> None:
 def _open(path: Path, name: str, threads: int | None, gpu: GpuOptions) -> Backend:
     if name == TENSORRT:
         if path.is_dir():
-            from clst_runtime.engines.bundle import open_bundle
+            from clst_runtime.backends.tensorrt.bundle.prepare import open_bundle
 
             return open_bundle(path, gpu)
-        from clst_runtime.backends.trt import TrtBackend
+        from clst_runtime.backends.tensorrt.runner import TrtBackend
 
         return TrtBackend(path, gpu=gpu)
     _check_default(path, name, gpu)
-    from clst_runtime.backends.ort import OrtBackend
+    from clst_runtime.backends.onnxruntime.session import OrtBackend
 
     if path.is_dir():
-        from clst_runtime.engines.bundle_index import read_bundle
+        from clst_runtime.backends.tensorrt.bundle.format import read_bundle
 
         path = path / read_bundle(path).model.file
     return OrtBackend(path, threads=threads, provider=name.removeprefix("ort-"))
@@ -101,9 +101,9 @@ def open_without_engine(folder: Path, why: ClstError, *, threads: int | None = N
         ModelFileError: the bundle is damaged. MissingDependency: ONNX Runtime cannot be used either.
         CudaFailed: the GPU is broken, the process must be restarted.
     """
-    from clst_runtime.backends.cuda import CudaFailed
-    from clst_runtime.backends.ort import OrtBackend
-    from clst_runtime.engines.bundle_index import FALLBACK, read_bundle
+    from clst_runtime.backends.cuda.device import CudaFailed
+    from clst_runtime.backends.onnxruntime.session import OrtBackend
+    from clst_runtime.backends.tensorrt.bundle.format import FALLBACK, read_bundle
 
     path = folder / read_bundle(folder).models[-1].file
     reason = why.message.partition(FALLBACK)[0]

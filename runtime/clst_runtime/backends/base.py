@@ -12,8 +12,8 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from clst_runtime.artifact.manifest import Manifest
 from clst_runtime.errors import DataError
-from clst_runtime.manifest import Manifest
 
 Frame = npt.NDArray[np.uint8]  # H,W,3 RGB
 Classes = npt.NDArray[np.uint8]  # H,W class ids

@@ -11,10 +11,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from clst_runtime.doctor.cures import cure
 from clst_runtime.doctor.findings import Finding, State
-from clst_runtime.doctor.platforms import Platform
-from clst_runtime.programs import Runner, run_program
+from clst_runtime.system.install_hints import cure
+from clst_runtime.system.platforms import Platform
+from clst_runtime.system.programs import Runner, run_program
 
 CAMERA_SECONDS = 5.0
 """How long one camera may take to list its formats."""

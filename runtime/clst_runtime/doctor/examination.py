@@ -8,9 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from clst_runtime.device_facts import brief_state, device_state, unsteadiness
 from clst_runtime.doctor.cameras import examine_cameras
-from clst_runtime.doctor.cures import cure
 from clst_runtime.doctor.findings import Finding, State, look
 from clst_runtime.doctor.libraries import (
     CUDA_LIBRARY,
@@ -23,9 +21,11 @@ from clst_runtime.doctor.libraries import (
     examine_optional,
     examine_tensorrt,
 )
-from clst_runtime.doctor.platforms import Machine, Platform, detect_machine
-from clst_runtime.machine import cpu_name
-from clst_runtime.programs import Runner, run_program
+from clst_runtime.system.device_state import brief_state, device_state, unsteadiness
+from clst_runtime.system.install_hints import cure
+from clst_runtime.system.machine import cpu_name
+from clst_runtime.system.platforms import Machine, Platform, detect_machine
+from clst_runtime.system.programs import Runner, run_program
 
 OLDEST_PYTHON = (3, 10)
 LEAST_FREE_GIB = 2.0

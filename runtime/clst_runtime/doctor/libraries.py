@@ -7,16 +7,16 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from clst_runtime.device_facts import gpu_states
-from clst_runtime.doctor.cures import cure
+from clst_runtime.backends.tensorrt.rtx import library as rtx
+from clst_runtime.backends.tensorrt.rtx.target import CAPABILITIES
 from clst_runtime.doctor.findings import Finding, State
-from clst_runtime.doctor.platforms import Platform
 from clst_runtime.doctor.probe import ask
-from clst_runtime.engines import rtx
-from clst_runtime.engines.rtx_target import CAPABILITIES
-from clst_runtime.machine import package_version
-from clst_runtime.packages import ONNXRUNTIME_WHEELS, OPENCV_WHEELS, fault_of, rivals
-from clst_runtime.programs import Runner, run_program
+from clst_runtime.system.device_state import gpu_states
+from clst_runtime.system.install_hints import cure
+from clst_runtime.system.machine import package_version
+from clst_runtime.system.packages import ONNXRUNTIME_WHEELS, OPENCV_WHEELS, fault_of, rivals
+from clst_runtime.system.platforms import Platform
+from clst_runtime.system.programs import Runner, run_program
 
 TENSORRT_WHEELS = ("tensorrt-cu12-libs", "tensorrt-cu13-libs")
 NO_DEVICE = ("AzureExecutionProvider",)

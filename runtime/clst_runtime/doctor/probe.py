@@ -13,8 +13,8 @@ from contextlib import nullcontext
 from typing import Any
 
 from clst_runtime.errors import MissingDependency
-from clst_runtime.optional import blamed_for, unimportable
-from clst_runtime.programs import Runner, ask_python, run_program
+from clst_runtime.system.optional import blamed_for, unimportable
+from clst_runtime.system.programs import Runner, ask_python, run_program
 
 PROBE_SECONDS = 60.0
 # y = Relu(x), both float32 of one element, opset 13, as an ONNX file.
@@ -48,7 +48,7 @@ def told_failure(error: Exception) -> str:
 
 def probe_opencv() -> dict[str, Any]:
     """Version and what it was built with."""
-    from clst_runtime.optional import require
+    from clst_runtime.system.optional import require
 
     cv2 = require("cv2")
     return {"version": str(cv2.__version__), **parse_build_information(cv2.getBuildInformation())}
@@ -67,7 +67,7 @@ def parse_build_information(text: str) -> dict[str, Any]:
 
 def probe_onnxruntime() -> dict[str, Any]:
     """Version and the providers it was built with."""
-    from clst_runtime.optional import require
+    from clst_runtime.system.optional import require
 
     ort = require("onnxruntime")
     return {"version": str(ort.__version__), "providers": list(ort.get_available_providers())}
@@ -77,8 +77,8 @@ def probe_provider(name: str) -> dict[str, Any]:
     """Start a session of one node on a provider, without its falling back to the CPU, and run it."""
     import numpy as np
 
-    from clst_runtime.backends.ort_errors import starting_a_gpu_provider, why_not_loaded
-    from clst_runtime.optional import require
+    from clst_runtime.backends.onnxruntime.errors import starting_a_gpu_provider, why_not_loaded
+    from clst_runtime.system.optional import require
 
     ort = require("onnxruntime")
     options = ort.SessionOptions()
@@ -102,7 +102,7 @@ def probe_provider(name: str) -> dict[str, Any]:
 
 def probe_tensorrt(library: str = "tensorrt") -> dict[str, Any]:
     """Version of TensorRT or of `rtx`, and whether its builder starts, which TensorRT's does with a GPU only."""
-    from clst_runtime.engines.library import Library, Messages, make_builder, make_logger
+    from clst_runtime.backends.tensorrt.library import Library, Messages, make_builder, make_logger
 
     trt = Library(library).load()
     found: dict[str, Any] = {"version": str(trt.__version__)}
@@ -117,7 +117,7 @@ def probe_tensorrt(library: str = "tensorrt") -> dict[str, Any]:
 
 def probe_cuda() -> dict[str, Any]:
     """The GPU as the runtime opens it."""
-    from clst_runtime.backends.cuda_open import open_cuda
+    from clst_runtime.backends.cuda.open import open_cuda
 
     with open_cuda() as device:
         return {"library": device.library, "gpu": device.name, "compute_capability": device.compute_capability}

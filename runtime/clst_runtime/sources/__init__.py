@@ -13,15 +13,15 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from clst_runtime.credentials import without_credentials
+from clst_runtime.data.inputs import pictures_of
 from clst_runtime.errors import DataError
-from clst_runtime.media import is_video
-from clst_runtime.places import pictures_of
+from clst_runtime.imaging.media import is_video
 from clst_runtime.sources.address import LiveAddress, live_address, read_options
 from clst_runtime.sources.base import Source, SourceEnded, TimedFrame
 from clst_runtime.sources.files import ImageSource, VideoSource
 from clst_runtime.sources.live import LiveSource, Patience
 from clst_runtime.sources.raw import RawSource
+from clst_runtime.system.credentials import without_credentials
 
 __all__ = ["Patience", "Source", "SourceEnded", "TimedFrame", "open_source"]
 

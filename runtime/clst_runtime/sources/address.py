@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from urllib.parse import parse_qsl
 
 from clst_runtime.errors import ConfigError, did_you_mean
-from clst_runtime.frames import Layout
-from clst_runtime.numbers import LARGEST_SIDE
+from clst_runtime.imaging.geometry import Layout
+from clst_runtime.system.numbers import LARGEST_SIDE
 
 STREAMS = ("rtsp", "rtsps", "rtmp", "rtmps", "rtp", "srt", "http", "https", "udp", "tcp")
 """Schemes of streams; which of them can be opened depends on how OpenCV was built."""

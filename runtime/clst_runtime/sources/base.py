@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
-from clst_runtime.frames import Layout, Picture, to_rgb
+from clst_runtime.imaging.geometry import Layout, Picture, to_rgb
 
 OVERTAKEN = "overtaken"
 """Cause of a drop: a newer frame came before anybody took this one."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from clst_runtime.frames import Layout
-from clst_runtime.images import read_image
-from clst_runtime.places import Pictures
-from clst_runtime.pool import Pool
+from clst_runtime.data.inputs import Pictures
+from clst_runtime.imaging.array_pool import Pool
+from clst_runtime.imaging.geometry import Layout
+from clst_runtime.imaging.image_files import read_image
+from clst_runtime.imaging.video_frames import VideoFile
 from clst_runtime.sources.base import Source, SourceEnded, TimedFrame
-from clst_runtime.video_frames import VideoFile
 
 FRAMES_HELD = 8
 """Frames of a video that may be held at a time without new memory."""

@@ -24,13 +24,13 @@ from typing import IO, Any
 
 import numpy as np
 
-from clst_runtime.credentials import without_credentials
 from clst_runtime.errors import DataError, words_of
-from clst_runtime.frames import Layout, Picture
-from clst_runtime.pool import Lent
+from clst_runtime.imaging.array_pool import Lent
+from clst_runtime.imaging.geometry import Layout, Picture
 from clst_runtime.sources.address import LiveAddress
 from clst_runtime.sources.base import CORRUPT, HELD, OVERTAKEN, Source, SourceEnded, TimedFrame
 from clst_runtime.sources.reader import OPENER, PROGRAM, Order, check_shape
+from clst_runtime.system.credentials import without_credentials
 
 SLOTS = 12
 """Frames that sinks, the loop and the reader may hold together."""

@@ -10,8 +10,8 @@ from typing import Any, NoReturn, cast
 import numpy as np
 
 from clst_runtime.errors import DataError
-from clst_runtime.frames import Picture
-from clst_runtime.pool import Pool
+from clst_runtime.imaging.array_pool import Pool
+from clst_runtime.imaging.geometry import Picture
 from clst_runtime.sources.address import LiveAddress
 from clst_runtime.sources.base import Source, SourceEnded, TimedFrame
 

@@ -20,13 +20,13 @@ from typing import Any
 
 import numpy as np
 
-from clst_runtime.complaints import let_decoders_speak
 from clst_runtime.errors import DataError, words_of
-from clst_runtime.frames import Layout, Picture
-from clst_runtime.optional import require
+from clst_runtime.imaging.decoder_messages import let_decoders_speak
+from clst_runtime.imaging.geometry import Layout, Picture
+from clst_runtime.imaging.video_frames import Frames
 from clst_runtime.sources.address import LiveAddress
 from clst_runtime.sources.raw import RawCapture
-from clst_runtime.video_frames import Frames
+from clst_runtime.system.optional import require
 
 PROGRAM = (
     "import sys, json; sys.path[:] = json.loads(sys.argv[1]); from clst_runtime.sources.reader import main; main()"

@@ -3,8 +3,9 @@ import zipfile
 import onnxruntime
 import pytest
 
-from clst_runtime.backends import choice, open_model
-from clst_runtime.backends.choice import choose_backend
+from clst_runtime.backends import open_model
+from clst_runtime.backends import selection as choice
+from clst_runtime.backends.selection import choose_backend
 from clst_runtime.errors import ConfigError, MissingDependency
 
 

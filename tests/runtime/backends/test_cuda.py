@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from tests.fakes import pycuda_driver
 
-from clst_runtime.backends.cuda import GpuOutOfMemory
-from clst_runtime.backends.cuda_open import open_cuda
+from clst_runtime.backends.cuda.device import GpuOutOfMemory
+from clst_runtime.backends.cuda.open import open_cuda
 from clst_runtime.errors import ClstError, ConfigError, MissingDependency
 
 
@@ -88,7 +88,7 @@ def test_no_pycuda_no_driver_and_no_gpu_say_what_is_needed(driver, monkeypatch):
 def test_without_a_driver_no_package_is_missed(monkeypatch, library):
     for module in ("pycuda.driver", "cuda"):
         monkeypatch.setitem(sys.modules, module, None)
-    monkeypatch.setattr("clst_runtime.backends.cuda.has_driver", lambda: False)
+    monkeypatch.setattr("clst_runtime.backends.cuda.device.has_driver", lambda: False)
     with pytest.raises(MissingDependency) as error:
         open_cuda(library)
     assert error.value.message == (

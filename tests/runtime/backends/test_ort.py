@@ -3,8 +3,8 @@ import pytest
 from tests.conftest import SIZE_HW, rgb_manifest, write_rgb_model
 
 from clst_runtime.backends import open_model
-from clst_runtime.backends import ort as ort_module
-from clst_runtime.backends.ort import OrtBackend, rounds_float16
+from clst_runtime.backends.onnxruntime import session as ort_module
+from clst_runtime.backends.onnxruntime.session import OrtBackend, rounds_float16
 from clst_runtime.errors import DataError, MissingDependency, ModelFileError
 
 

@@ -13,14 +13,16 @@ from tests.shell import shell
 
 from clst_export.activations import stream_activations
 from clst_export.precision.fp16 import measure_ranges
-from clst_runtime.backends import open_model, ort_errors, ort_tensorrt
-from clst_runtime.backends import ort as ort_module
-from clst_runtime.backends.cuda import CudaFailed, GpuOutOfMemory
-from clst_runtime.backends.ort import OrtBackend
-from clst_runtime.backends.ort_tensorrt import cache_folder
-from clst_runtime.caches import KEPT, cache_root
-from clst_runtime.doctor.platforms import Platform
+from clst_runtime.backends import open_model
+from clst_runtime.backends.cuda.device import CudaFailed, GpuOutOfMemory
+from clst_runtime.backends.onnxruntime import errors as ort_errors
+from clst_runtime.backends.onnxruntime import session as ort_module
+from clst_runtime.backends.onnxruntime import tensorrt_provider as ort_tensorrt
+from clst_runtime.backends.onnxruntime.session import OrtBackend
+from clst_runtime.backends.onnxruntime.tensorrt_provider import cache_folder
 from clst_runtime.errors import ClstError, ConfigError, MissingDependency, ModelFileError
+from clst_runtime.system.files.caches import KEPT, cache_root
+from clst_runtime.system.platforms import Platform
 
 TRT, CUDA, CPU = (f"{name}ExecutionProvider" for name in ("Tensorrt", "CUDA", "CPU"))
 FRAME = np.zeros((*SIZE_HW, 3), np.uint8)
@@ -400,7 +402,7 @@ def test_nothing_is_printed_and_nothing_preloaded_for_the_cpu(machine, tmp_path,
 def test_a_missing_provider_is_told_with_the_cure_for_what_is_installed(machine, tmp_path, monkeypatch):
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CPU])
     monkeypatch.setattr(
-        "clst_runtime.doctor.platforms.detect_machine", lambda: SimpleNamespace(platform=Platform.X86_CUDA)
+        "clst_runtime.system.platforms.detect_machine", lambda: SimpleNamespace(platform=Platform.X86_CUDA)
     )
     path = model(tmp_path / "m.onnx")
     with pytest.raises(

@@ -14,8 +14,10 @@ from tests.fakes import tensorrt_rtx as fake_rtx
 from tests.fakes.cuda import MEMORY, STREAMS, FakeCuda
 
 from clst_export.bundle import write_bundle
-from clst_runtime.backends import trt as trt_backend
-from clst_runtime.engines import build, bundle, library, sidecar
+from clst_runtime.backends.tensorrt import library, sidecar
+from clst_runtime.backends.tensorrt import runner as trt_backend
+from clst_runtime.backends.tensorrt.build import engine as build
+from clst_runtime.backends.tensorrt.bundle import prepare as bundle
 from clst_runtime.errors import MissingDependency
 
 HERE = "orin-8.7-16sm-trt10.3.0-cuda12.6-jetson-linux-36.4.3"
@@ -83,7 +85,7 @@ class Machine:
 
     def has_no_gpu(self) -> None:
         """Opening the GPU goes through PyCUDA or cuda-python, which are not installed here."""
-        from clst_runtime.backends.cuda_open import open_cuda
+        from clst_runtime.backends.cuda.open import open_cuda
 
         for module in ("pycuda", "cuda"):
             self._patch.setitem(sys.modules, module, None)

@@ -11,11 +11,11 @@ from tests.fakes import tensorrt as fake_tensorrt
 from tests.runtime.engines.conftest import VERSIONS
 
 from clst_runtime.backends import open_model
-from clst_runtime.backends.cuda import CudaFailed, GpuOutOfMemory
-from clst_runtime.engines.build import build_engine, built_engine_note
-from clst_runtime.engines.library import KEPT_MESSAGES, Messages, gpu_failure
-from clst_runtime.engines.options import BuildOptions
-from clst_runtime.engines.verification import Expected
+from clst_runtime.backends.cuda.device import CudaFailed, GpuOutOfMemory
+from clst_runtime.backends.tensorrt.build.engine import build_engine, built_engine_note
+from clst_runtime.backends.tensorrt.build.options import BuildOptions
+from clst_runtime.backends.tensorrt.build.verification import Expected
+from clst_runtime.backends.tensorrt.library import KEPT_MESSAGES, Messages, gpu_failure
 from clst_runtime.errors import BudgetNotHeld, ClstError, ConfigError, DataError, MissingDependency, ModelFileError
 
 

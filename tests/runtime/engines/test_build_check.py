@@ -5,10 +5,12 @@ from types import SimpleNamespace
 import pytest
 from tests.runtime.engines.test_real_builder import changed, no_output
 
-from clst_runtime.engines import build_check, building, library
-from clst_runtime.engines.build_check import check_build, told_build_check
+from clst_runtime.backends.tensorrt import library
+from clst_runtime.backends.tensorrt.build import builder as building
+from clst_runtime.backends.tensorrt.build import check as build_check
+from clst_runtime.backends.tensorrt.build.check import check_build, told_build_check
 from clst_runtime.errors import MissingDependency
-from clst_runtime.programs import run_program
+from clst_runtime.system.programs import run_program
 
 
 def limited(mib):

@@ -16,12 +16,12 @@ from clst_export.bundle import build_bundle, read_bundle, write_bundle
 from clst_export.cli import main as export
 from clst_export.inspection import describe, facts_of
 from clst_runtime.backends import open_model
-from clst_runtime.engines import build as build_module
-from clst_runtime.engines.options import BuildOptions
-from clst_runtime.engines.proving import device_name
-from clst_runtime.engines.sidecar import read_engine
+from clst_runtime.backends.tensorrt.build import engine as build_module
+from clst_runtime.backends.tensorrt.build.options import BuildOptions
+from clst_runtime.backends.tensorrt.bundle.proving import device_name
+from clst_runtime.backends.tensorrt.sidecar import read_engine
 from clst_runtime.errors import BudgetNotHeld, ConfigError, DataError, MissingDependency, ModelFileError
-from clst_runtime.images import read_image, read_label
+from clst_runtime.imaging.image_files import read_image, read_label
 
 ENGINE = f"model-{HERE}.engine"
 
@@ -308,7 +308,7 @@ def test_torch_planted_in_the_builder_is_found(bundle, tmp_path):
 
     for folder in ("runtime", "export"):
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
-    with (tmp_path / "runtime/clst_runtime/engines/build.py").open("a") as stream:
+    with (tmp_path / "runtime/clst_runtime/backends/tensorrt/build/engine.py").open("a") as stream:
         stream.write("\nimport torch\n")
     code = FORBID.format(names=("torch",)) + "import clst_export.bundle"
     done = child(code, paths=[tmp_path / "runtime", tmp_path / "export"])

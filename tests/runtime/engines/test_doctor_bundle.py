@@ -10,17 +10,17 @@ from tests.runtime.engines.conftest import HERE
 from tests.runtime.test_doctor_verify import plan, statuses
 
 from clst_export.bundle import write_bundle
-from clst_runtime import acceptance
-from clst_runtime.acceptance import accept
-from clst_runtime.acceptance_parity import agreement_needed
-from clst_runtime.backends.gpu_options import GpuOptions
-from clst_runtime.benchmark import Effort
-from clst_runtime.cli_bench import main as bench
-from clst_runtime.cli_doctor import main as doctor
-from clst_runtime.contest import Contestant, Level, engine_only, entrants, host_to_host
-from clst_runtime.engines.bundle import open_bundle
-from clst_runtime.engines.options import MIN_AGREEMENT
+from clst_runtime.backends.cuda.options import GpuOptions
+from clst_runtime.backends.tensorrt.build.options import MIN_AGREEMENT
+from clst_runtime.backends.tensorrt.bundle.prepare import open_bundle
+from clst_runtime.cli.bench import main as bench
+from clst_runtime.cli.doctor import main as doctor
 from clst_runtime.errors import ConfigError
+from clst_runtime.evaluation.acceptance import run as acceptance
+from clst_runtime.evaluation.acceptance.parity import agreement_needed
+from clst_runtime.evaluation.acceptance.run import accept
+from clst_runtime.evaluation.latency.comparison import Contestant, Level, engine_only, entrants, host_to_host
+from clst_runtime.evaluation.latency.host_to_host import Effort
 
 QUICK = Effort(runs=4, seconds=5.0, warm_up_runs=1, warm_up_ms=0.0)
 

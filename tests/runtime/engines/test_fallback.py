@@ -7,9 +7,9 @@ import pytest
 from click.testing import CliRunner
 
 from clst_runtime import backends
-from clst_runtime.backends.cuda import CudaFailed
-from clst_runtime.backends.ort import OrtBackend
-from clst_runtime.cli_run import main as run
+from clst_runtime.backends.cuda.device import CudaFailed
+from clst_runtime.backends.onnxruntime.session import OrtBackend
+from clst_runtime.cli.run import main as run
 from clst_runtime.errors import ClstError, MissingDependency, ModelFileError
 
 
@@ -95,7 +95,7 @@ def test_cuda_is_tried_before_the_cpu(monkeypatch, two, error, wanted):
                 raise error
             super().__init__(path, threads=threads)
 
-    monkeypatch.setattr("clst_runtime.backends.ort.OrtBackend", Opened)
+    monkeypatch.setattr("clst_runtime.backends.onnxruntime.session.OrtBackend", Opened)
     if isinstance(error, CudaFailed):
         with pytest.raises(CudaFailed, match="restart it"):
             backends.open_without_engine(two, ModelFileError("why"), threads=1)

@@ -5,7 +5,7 @@ import threading
 
 from tests.fakes import tensorrt as fake_tensorrt
 
-from clst_runtime.engines.progress import BarProgress, LineProgress, make_monitor, show_progress
+from clst_runtime.backends.tensorrt.build.progress import BarProgress, LineProgress, make_monitor, show_progress
 
 
 def test_lines_name_outermost_phases_and_how_far_they_are():

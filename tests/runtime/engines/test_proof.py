@@ -5,7 +5,7 @@ import json
 import pytest
 from tests.runtime.engines.conftest import FP16, INT8
 
-from clst_runtime.engines.proof import Outcome, Proof, read_proof, write_proof
+from clst_runtime.backends.tensorrt.bundle.proof import Outcome, Proof, read_proof, write_proof
 from clst_runtime.errors import BudgetNotHeld, ClstError, ModelFileError
 
 MACHINE = {"gpu": "Orin", "compute_capability": "8.7", "multiprocessors": 16}

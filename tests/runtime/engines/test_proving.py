@@ -15,10 +15,10 @@ from tests.runtime.engines.test_build import full
 from clst_export.bundle import build_bundle, write_bundle
 from clst_export.inspection import describe, facts_of
 from clst_runtime.backends import open_model
-from clst_runtime.backends.cuda import CudaFailed, GpuOutOfMemory, cuda_failure
-from clst_runtime.backends.trt import TrtBackend
-from clst_runtime.engines.options import BuildOptions
-from clst_runtime.engines.sidecar import read_engine
+from clst_runtime.backends.cuda.device import CudaFailed, GpuOutOfMemory, cuda_failure
+from clst_runtime.backends.tensorrt.build.options import BuildOptions
+from clst_runtime.backends.tensorrt.runner import TrtBackend
+from clst_runtime.backends.tensorrt.sidecar import read_engine
 from clst_runtime.errors import BudgetNotHeld, ClstError, DataError, MissingDependency, ModelFileError
 
 SLOWER = "INT8 takes 0.80 ms, FP16 0.75 ms on this GPU: INT8 does not save 3 %"
@@ -129,7 +129,7 @@ def test_a_proof_by_another_rule_is_made_again(machine, two, capsys, monkeypatch
     machine.takes(0.74, 0.75)
     assert build_bundle(two).name == FP16
     machine.does.calls.clear()
-    monkeypatch.setattr("clst_runtime.engines.proof.WORTHWHILE", 0.01)
+    monkeypatch.setattr("clst_runtime.backends.tensorrt.bundle.proof.WORTHWHILE", 0.01)
     assert build_bundle(two).name == INT8
     assert "int8_must_save, used, why does not fit the rest" in capsys.readouterr().err
     assert machine.does.calls.count("build") == 0
@@ -227,7 +227,7 @@ def test_the_engine_is_opened_as_it_was_when_the_folder_was_locked(machine, two,
         close(handle)
         (two / INT8).unlink(missing_ok=True)
 
-    monkeypatch.setattr("clst_runtime.engines.bundle.os.close", then_others_remove_it)
+    monkeypatch.setattr("clst_runtime.backends.tensorrt.bundle.prepare.os.close", then_others_remove_it)
     with open_model(two) as backend:
         assert np.array_equal(backend.predict(frames[0]).classes, frames[0].argmax(axis=2))
 
@@ -498,7 +498,7 @@ def test_a_second_process_waits_until_the_first_has_built(machine, two, monkeypa
             assert machine.does.calls == []
             os.close(first)
 
-    monkeypatch.setattr("clst_runtime.engines.bundle.click.echo", echo)
+    monkeypatch.setattr("clst_runtime.backends.tensorrt.bundle.prepare.click.echo", echo)
     machine.takes(0.5, 1.0)
     assert build_bundle(two).name == INT8
     assert told[0] == f"another process builds or times the engines of {two}; waiting for it"
@@ -506,7 +506,10 @@ def test_a_second_process_waits_until_the_first_has_built(machine, two, monkeypa
 
 def test_faults_of_machine_or_disk_decide_nothing(machine, two, monkeypatch):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("clst_runtime.engines.build.write_engine", lambda *_: (_ for _ in ()).throw(DataError("full")))
+        patch.setattr(
+            "clst_runtime.backends.tensorrt.build.engine.write_engine",
+            lambda *_: (_ for _ in ()).throw(DataError("full")),
+        )
         with pytest.raises(DataError, match="full"):
             build_bundle(two)
     assert machine.does.calls.count("build") == 1

@@ -11,14 +11,14 @@ import pytest
 from onnx import helper
 from tests.conftest import rgb_manifest, write_rgb_model
 
-from clst_runtime.engines import build as build_module
-from clst_runtime.engines import building
-from clst_runtime.engines.build import build_engine
-from clst_runtime.engines.building import configure, keep_timing_cache, serialise_engine
-from clst_runtime.engines.library import Messages, make_builder, make_logger
-from clst_runtime.engines.options import BuildOptions
-from clst_runtime.engines.progress import BarProgress, LineProgress, QuietProgress
-from clst_runtime.engines.sidecar import engine_manifest, read_engine, write_engine
+from clst_runtime.backends.tensorrt.build import builder as building
+from clst_runtime.backends.tensorrt.build import engine as build_module
+from clst_runtime.backends.tensorrt.build.builder import configure, keep_timing_cache, serialise_engine
+from clst_runtime.backends.tensorrt.build.engine import build_engine
+from clst_runtime.backends.tensorrt.build.options import BuildOptions
+from clst_runtime.backends.tensorrt.build.progress import BarProgress, LineProgress, QuietProgress
+from clst_runtime.backends.tensorrt.library import Messages, make_builder, make_logger
+from clst_runtime.backends.tensorrt.sidecar import engine_manifest, read_engine, write_engine
 from clst_runtime.errors import ClstError, ConfigError, DataError, ModelFileError
 
 

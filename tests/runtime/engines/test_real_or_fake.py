@@ -8,11 +8,11 @@ from tests.conftest import rgb_manifest, write_rgb_model
 
 from clst_export.bundle import build_bundle, write_bundle
 from clst_runtime.backends import open_model
-from clst_runtime.benchmark import measure_latency
-from clst_runtime.engines.build import check_can_build
-from clst_runtime.engines.proof import read_proof
-from clst_runtime.engines.sidecar import read_engine, sidecar_path
+from clst_runtime.backends.tensorrt.build.engine import check_can_build
+from clst_runtime.backends.tensorrt.bundle.proof import read_proof
+from clst_runtime.backends.tensorrt.sidecar import read_engine, sidecar_path
 from clst_runtime.errors import MissingDependency, ModelFileError
+from clst_runtime.evaluation.latency.host_to_host import measure_latency
 
 
 @pytest.fixture(params=["fake", pytest.param("real", marks=pytest.mark.gpu)])

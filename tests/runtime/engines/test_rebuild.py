@@ -10,13 +10,13 @@ from tests.conftest import SIZE_HW, write_rgb_model
 from tests.runtime.engines.test_build import full
 
 from clst_export.cli import main as export
-from clst_runtime.cli_run import main as run
-from clst_runtime.engines.build import build_engine
-from clst_runtime.engines.options import BuildOptions
-from clst_runtime.engines.rebuild import origin_of, rebuild_engine
-from clst_runtime.engines.sidecar import read_engine, sidecar_path
+from clst_runtime.backends.tensorrt.build.engine import build_engine
+from clst_runtime.backends.tensorrt.build.options import BuildOptions
+from clst_runtime.backends.tensorrt.build.rebuild import origin_of, rebuild_engine
+from clst_runtime.backends.tensorrt.sidecar import read_engine, sidecar_path
+from clst_runtime.cli.run import main as run
 from clst_runtime.errors import BudgetNotHeld, ConfigError, ModelFileError
-from clst_runtime.images import write_png
+from clst_runtime.imaging.image_files import write_png
 
 
 @pytest.fixture

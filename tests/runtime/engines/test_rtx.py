@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from clst_runtime.engines import rtx
+from clst_runtime.backends.tensorrt.rtx import library as rtx
 from clst_runtime.errors import MissingDependency
 
 NAMES = ("libtensorrt_rtx.so.1.7.1", "libtensorrt_onnxparser_rtx.so.1.7.1")

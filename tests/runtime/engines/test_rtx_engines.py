@@ -11,18 +11,18 @@ from tests.runtime.test_doctor_verify import plan
 from clst_export.bundle import build_bundle, write_bundle
 from clst_export.cli import main as export
 from clst_export.inspection import describe, facts_of
-from clst_runtime import acceptance
 from clst_runtime.backends import open_model
-from clst_runtime.cli_bench import main as bench
-from clst_runtime.cli_run import main as run
-from clst_runtime.engines.build import build_engine, built_engine_note, check_can_build
-from clst_runtime.engines.building import serialise_engine
-from clst_runtime.engines.library import Library
-from clst_runtime.engines.options import BuildOptions
-from clst_runtime.engines.progress import QuietProgress
-from clst_runtime.engines.sidecar import engine_manifest, read_engine, sidecar_path, write_engine
+from clst_runtime.backends.tensorrt.build.builder import serialise_engine
+from clst_runtime.backends.tensorrt.build.engine import build_engine, built_engine_note, check_can_build
+from clst_runtime.backends.tensorrt.build.options import BuildOptions
+from clst_runtime.backends.tensorrt.build.progress import QuietProgress
+from clst_runtime.backends.tensorrt.library import Library
+from clst_runtime.backends.tensorrt.sidecar import engine_manifest, read_engine, sidecar_path, write_engine
+from clst_runtime.cli.bench import main as bench
+from clst_runtime.cli.run import main as run
 from clst_runtime.errors import BudgetNotHeld, ConfigError, MissingDependency, ModelFileError
-from clst_runtime.images import write_png
+from clst_runtime.evaluation.acceptance import run as acceptance
+from clst_runtime.imaging.image_files import write_png
 
 FOR_RTX = BuildOptions(library=Library.RTX)
 ADA = ("NVIDIA GeForce RTX 4090", "8.9", 128)
@@ -108,7 +108,7 @@ def test_without_a_gpu_an_engine_is_written_that_says_that_nothing_has_compared_
 def test_without_a_driver_that_is_the_reason_and_no_package_is_missed(
     gpu_less, rgb_model, tmp_path, frames, monkeypatch
 ):
-    monkeypatch.setattr("clst_runtime.backends.cuda.has_driver", lambda: False)
+    monkeypatch.setattr("clst_runtime.backends.cuda.device.has_driver", lambda: False)
     facts = build(rgb_model, tmp_path / "rgb.engine", frames).engine
     assert facts["not_compared"] == "this machine has no NVIDIA driver: libcuda.so.1 does not load"
     with pytest.raises(MissingDependency, match="this machine has no NVIDIA driver") as told:
@@ -299,7 +299,7 @@ def test_without_a_place_for_kernels_one_line_says_so_and_the_engine_runs(engine
 
 
 def test_kernels_for_which_there_is_no_room_cost_a_line_and_no_frame(engine, frames, tmp_path, capsys, monkeypatch):
-    from clst_runtime.backends import rtx_kernels
+    from clst_runtime.backends.tensorrt.rtx import kernels as rtx_kernels
     from clst_runtime.errors import DataError
 
     def full(path, content):
@@ -397,7 +397,7 @@ def test_its_own_builder_makes_an_engine_for_all_kinds_that_no_level_changes(trt
 @pytest.mark.parametrize(("content", "told"), [(None, "CUDA driver version is"), (b"rubbish" * 99, "magicTag")])
 def test_its_own_runtime_refuses_rubbish_and_works_on_no_driver(trt, rtx, rgb_model, tmp_path, content, told):
     """The runner as it is, on NVIDIA's runtime; the GPU is a stand-in, of which that runtime finds no driver."""
-    rtx._patch.setattr("clst_runtime.engines.library.load_rtx", lambda: trt)
+    rtx._patch.setattr("clst_runtime.backends.tensorrt.library.load_rtx", lambda: trt)
     plan = content or serialise_engine(trt, rgb_model, FOR_RTX, QuietProgress()).plan
     facts = {"tensorrt": trt.__version__, "options": FOR_RTX.to_json(), "compute_capabilities": ["8.9"]}
     manifest = engine_manifest(rgb_manifest(), plan=plan, onnx_sha256="0" * 64, facts=facts)

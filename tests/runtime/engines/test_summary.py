@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from clst_runtime.engines.summary import summarise
+from clst_runtime.backends.tensorrt.inspector import summarise
 from clst_runtime.errors import ModelFileError
 
 CONV = {"Name": "conv1 + relu", "LayerType": "CaskConvolution", "Weights": {"Type": "Half", "Count": 864}}

@@ -12,19 +12,19 @@ from tests.fakes import tensorrt as fake_tensorrt
 from tests.fakes.cuda import FakeCuda
 from tests.fakes.live import FakeSource
 
+from clst_runtime.artifact.manifest import METADATA_KEY, Manifest
 from clst_runtime.backends import open_model
-from clst_runtime.backends.buffers import RESULTS_LENT
-from clst_runtime.backends.gpu_options import GpuOptions
-from clst_runtime.backends.graphs import drawn_frames
-from clst_runtime.backends.ort import OrtBackend
-from clst_runtime.backends.trt import BuiltEngine, TrtBackend
-from clst_runtime.engines.build import build_engine
-from clst_runtime.engines.options import BuildOptions
-from clst_runtime.engines.sidecar import engine_manifest, sidecar_path, write_engine
+from clst_runtime.backends.cuda.buffers import RESULTS_LENT
+from clst_runtime.backends.cuda.graphs import drawn_frames
+from clst_runtime.backends.cuda.options import GpuOptions
+from clst_runtime.backends.onnxruntime.session import OrtBackend
+from clst_runtime.backends.tensorrt.build.engine import build_engine
+from clst_runtime.backends.tensorrt.build.options import BuildOptions
+from clst_runtime.backends.tensorrt.runner import BuiltEngine, TrtBackend
+from clst_runtime.backends.tensorrt.sidecar import engine_manifest, sidecar_path, write_engine
 from clst_runtime.errors import ClstError, ConfigError, DataError, MissingDependency, ModelFileError
-from clst_runtime.manifest import METADATA_KEY, Manifest
-from clst_runtime.pipeline import run_pipeline
-from clst_runtime.sinks.base import Sink
+from clst_runtime.live.pipeline import run_pipeline
+from clst_runtime.live.sinks.base import Sink
 
 
 @pytest.fixture
@@ -396,7 +396,7 @@ def test_the_fake_would_give_stale_results_without_waiting(engine, frames, monke
 
 
 def test_weak_typing_would_be_seen(machine):
-    from clst_runtime.engines.library import Messages, make_logger
+    from clst_runtime.backends.tensorrt.library import Messages, make_logger
 
     builder = fake_tensorrt.Builder(make_logger(fake_tensorrt, Messages()))
     for version, flags in (("10.3.0", 1), ("11.4.0.106", 2)):  # a literal that fits one version is wrong in the other
@@ -486,7 +486,7 @@ def test_a_graph_that_fails_or_differs_is_dropped_and_said_and_frames_are_right(
 
 @pytest.mark.parametrize("io", ["copy", "mapped"])
 def test_a_graph_that_does_nothing_is_seen_where_all_frames_give_the_same(engine, machine, monkeypatch, io):
-    from clst_runtime.backends import trt
+    from clst_runtime.backends.tensorrt import runner as trt
 
     monkeypatch.setattr(trt, "drawn_frames", lambda input_hw: [red(), red()])
     machine.does.graph_change = -1
@@ -536,7 +536,7 @@ def test_a_graph_of_a_library_without_graphs_is_an_error(engine, machine):
 
 
 def test_the_library_and_the_graph_are_asked_for_where_the_gpu_is_opened(engine, monkeypatch):
-    from clst_runtime.backends import trt
+    from clst_runtime.backends.tensorrt import runner as trt
 
     asked = []
 

@@ -13,8 +13,8 @@ from tests.runtime.engines.conftest import FP16, HERE, INT8, PROOF
 
 from clst_export.bundle import build_bundle, write_bundle
 from clst_runtime.backends import open_model
-from clst_runtime.backends.cuda import cuda_failure
-from clst_runtime.engines.sidecar import read_engine
+from clst_runtime.backends.cuda.device import cuda_failure
+from clst_runtime.backends.tensorrt.sidecar import read_engine
 from clst_runtime.errors import BudgetNotHeld, ClstError, DataError, ModelFileError
 
 NEW_DRIVER = "Jetson Linux 36.4.4"

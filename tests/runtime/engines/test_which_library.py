@@ -7,14 +7,14 @@ from tests.fakes.cuda import FakeCuda
 
 from clst_export.bundle import write_bundle
 from clst_export.cli import main as export
-from clst_runtime import acceptance
-from clst_runtime.backends.gpu_options import GpuOptions
-from clst_runtime.cli_bench import main as bench
-from clst_runtime.cli_doctor import main as doctor
-from clst_runtime.cli_run import main as run
-from clst_runtime.engines.build import build_engine
-from clst_runtime.engines.options import BuildOptions
-from clst_runtime.images import write_png
+from clst_runtime.backends.cuda.options import GpuOptions
+from clst_runtime.backends.tensorrt.build.engine import build_engine
+from clst_runtime.backends.tensorrt.build.options import BuildOptions
+from clst_runtime.cli.bench import main as bench
+from clst_runtime.cli.doctor import main as doctor
+from clst_runtime.cli.run import main as run
+from clst_runtime.evaluation.acceptance import run as acceptance
+from clst_runtime.imaging.image_files import write_png
 
 BUILT_AND_TIMED = 4
 """GPUs opened for a bundle of INT8 and FP16: looked at, two builds, one comparison."""

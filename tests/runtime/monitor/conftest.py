@@ -5,9 +5,9 @@ import pytest
 from tests.conftest import rgb_manifest
 
 from clst_runtime.backends.base import Prediction
-from clst_runtime.monitor.features import feature_names, fingerprint
-from clst_runtime.monitor.reference import Reference
-from clst_runtime.results import Result
+from clst_runtime.live.monitor.features import feature_names, fingerprint
+from clst_runtime.live.monitor.reference import Reference
+from clst_runtime.live.results import Result
 from clst_runtime.sources.base import TimedFrame
 
 HW = (32, 48)

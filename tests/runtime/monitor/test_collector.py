@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from clst_runtime.errors import ConfigError, DataError
-from clst_runtime.images import read_image
-from clst_runtime.media import pictures_below
-from clst_runtime.monitor import collector as module
-from clst_runtime.monitor.collector import Collector
+from clst_runtime.imaging.image_files import read_image
+from clst_runtime.imaging.media import pictures_below
+from clst_runtime.live.monitor import collector as module
+from clst_runtime.live.monitor.collector import Collector
 from clst_train.data.target import open_target
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from clst_runtime.backends.base import Prediction
-from clst_runtime.monitor.features import (
+from clst_runtime.live.monitor.features import (
     CONFIDENCE,
     IMAGE_PARTS,
     brightness_range,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from tests.runtime.monitor.conftest import OTHER, picture, prediction
 
-from clst_runtime.monitor.judgement import FAULTY_FRAMES, HELD, JUDGED_FROM, WINDOW, CameraJudge, State
+from clst_runtime.live.monitor.judgement import FAULTY_FRAMES, HELD, JUDGED_FROM, WINDOW, CameraJudge, State
 
 
 @pytest.fixture
@@ -93,18 +93,18 @@ def test_a_camera_known_so_far_that_looks_like_another_one_is_not_called_the_own
 
 def test_between_the_thresholds_another_camera_is_told_with_the_threshold_that_it_is_above(judge, monkeypatch):
     look(judge, range(JUDGED_FROM + HELD - 1), OTHER)
-    monkeypatch.setattr("clst_runtime.monitor.judgement.OTHER_ABOVE", 1e9)
+    monkeypatch.setattr("clst_runtime.live.monitor.judgement.OTHER_ABOVE", 1e9)
     assert look(judge, [900], OTHER) == [State.OTHER]
     assert "(the model's own below 1.2)" in judge.judgement.words
 
 
 def test_between_the_two_thresholds_nothing_changes(judge, monkeypatch):
     look(judge, range(40))
-    monkeypatch.setattr("clst_runtime.monitor.judgement.OTHER_ABOVE", -1.0)
+    monkeypatch.setattr("clst_runtime.live.monitor.judgement.OTHER_ABOVE", -1.0)
     assert set(look(judge, range(40, 40 + HELD - 1))) == {State.SAME}
     assert look(judge, [500]) == [State.OTHER]
-    monkeypatch.setattr("clst_runtime.monitor.judgement.OTHER_ABOVE", 1e9)
-    monkeypatch.setattr("clst_runtime.monitor.judgement.SAME_BELOW", -1e9)
+    monkeypatch.setattr("clst_runtime.live.monitor.judgement.OTHER_ABOVE", 1e9)
+    monkeypatch.setattr("clst_runtime.live.monitor.judgement.SAME_BELOW", -1e9)
     assert set(look(judge, range(600, 600 + 2 * HELD))) == {State.OTHER}
 
 

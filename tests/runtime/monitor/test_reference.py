@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from clst_runtime.errors import DataError, ModelFileError
-from clst_runtime.monitor.reference import LEAST_LIMIT, WHOLE, Reference, Spread, shrunk, windows
+from clst_runtime.live.monitor.reference import LEAST_LIMIT, WHOLE, Reference, Spread, shrunk, windows
 
 A, L = "colour: mean a", "brightness: quantile 0.5"  # 1.0 and 2.0 of them are nothing to speak of
 

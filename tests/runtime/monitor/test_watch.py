@@ -10,11 +10,11 @@ from tests.conftest import rgb_manifest
 from tests.runtime.monitor.conftest import HW, OTHER, picture, prediction, result
 
 from clst_runtime.errors import ConfigError, ModelFileError
-from clst_runtime.images import read_image
-from clst_runtime.media import pictures_below
-from clst_runtime.monitor.judgement import HELD, JUDGED_FROM, CameraJudge
-from clst_runtime.monitor.watch import NO_REFERENCE, WatchSink, open_watch, scene_clock
-from clst_runtime.pipeline import run_pipeline
+from clst_runtime.imaging.image_files import read_image
+from clst_runtime.imaging.media import pictures_below
+from clst_runtime.live.monitor.judgement import HELD, JUDGED_FROM, CameraJudge
+from clst_runtime.live.monitor.watch import NO_REFERENCE, WatchSink, open_watch, scene_clock
+from clst_runtime.live.pipeline import run_pipeline
 from clst_runtime.sources.base import Source, SourceEnded
 
 LIVE = SimpleNamespace(live=True, fps=None)
@@ -120,7 +120,7 @@ def test_pictures_of_another_size_and_layout_are_judged_as_the_model_sees_them(m
     watch_judgement = CameraJudge(None, 3).judgement
     blue = np.zeros((2 * HW[0], 2 * HW[1], 3), np.uint8)
     blue[..., 0] = 200
-    from clst_runtime.frames import Layout
+    from clst_runtime.imaging.geometry import Layout
 
     given = result(0, picture_=blue)
     object.__setattr__(given.timed, "layout", Layout.BGR)

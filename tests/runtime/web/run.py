@@ -14,11 +14,11 @@ import numpy as np
 from tests.conftest import RGB_CLASSES, rgb_manifest
 
 from clst_runtime.backends.base import Prediction
-from clst_runtime.frames import Layout
-from clst_runtime.results import Result
+from clst_runtime.imaging.geometry import Layout
+from clst_runtime.live.results import Result
+from clst_runtime.live.statistics import Deadline, RunStatistics
+from clst_runtime.live.web import RunFacts, open_web, parse_web_address
 from clst_runtime.sources.base import TimedFrame
-from clst_runtime.statistics import Deadline, RunStatistics
-from clst_runtime.web import RunFacts, open_web, parse_web_address
 
 GREY = 120
 JSON = {"Content-Type": "application/json"}

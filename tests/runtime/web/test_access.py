@@ -11,7 +11,7 @@ import pytest
 from tests.runtime.web.run import JSON, served
 
 from clst_runtime.errors import ConfigError, MissingDependency
-from clst_runtime.web import parse_web_address
+from clst_runtime.live.web import parse_web_address
 
 OPEN = "0.0.0.0:0"
 PATHS = ("/", "/page.js", "/live", "/facts.json", "/status.json", "/metrics", "/nowhere")

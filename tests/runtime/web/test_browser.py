@@ -17,7 +17,7 @@ from tests.conftest import rgb_manifest
 from tests.runtime.web.browser import CHROMIUM, opened
 from tests.runtime.web.run import result_of, served
 
-from clst_runtime.labels import ClassList, distinct_colours
+from clst_runtime.classes.labels import ClassList, distinct_colours
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install chromium")
 

@@ -8,11 +8,11 @@ from tests.runtime.monitor.conftest import OTHER, manifest, picture, reference, 
 from tests.runtime.web.run import served
 from tests.runtime.web.test_page import figures, looking
 
-from clst_runtime.monitor.judgement import HELD, JUDGED_FROM, OTHER_ABOVE
-from clst_runtime.monitor.watch import open_watch
+from clst_runtime.live.monitor.judgement import HELD, JUDGED_FROM, OTHER_ABOVE
+from clst_runtime.live.monitor.watch import open_watch
+from clst_runtime.live.statistics import RunStatistics
+from clst_runtime.live.statistics_log import StatisticsLog
 from clst_runtime.sources.base import Source
-from clst_runtime.statistics import RunStatistics
-from clst_runtime.statistics_log import StatisticsLog
 
 BELIEVED = JUDGED_FROM + HELD - 1
 """Looks at another camera after which it is told as such."""

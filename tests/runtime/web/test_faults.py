@@ -15,7 +15,7 @@ from tests.runtime.web.run import next_picture, served
 from tests.runtime.web.test_page import looking
 
 from clst_runtime.errors import ConfigError, DataError
-from clst_runtime.web.recording import Recorder
+from clst_runtime.live.web.recording import Recorder
 
 OPEN = "0.0.0.0:0"
 ROOT = Path(__file__).parents[3]
@@ -105,7 +105,7 @@ def test_a_damaged_request_leaves_nothing_in_the_log_above_all_no_token(caplog, 
 
 
 def test_a_connection_that_asks_for_nothing_is_closed_after_a_while(monkeypatch):
-    monkeypatch.setattr("clst_runtime.web.server.SILENT_SECONDS", 0.3)
+    monkeypatch.setattr("clst_runtime.live.web.server.SILENT_SECONDS", 0.3)
     with served() as page:
         begins = time.monotonic()
         assert raw(page, b"") == b""
@@ -176,7 +176,7 @@ def test_facts_of_the_machine_that_cannot_be_read_are_told_as_such(monkeypatch):
     def strange():
         raise ValueError("nvidia-smi says 'N/A'")
 
-    monkeypatch.setattr("clst_runtime.web.sink.machine_facts", strange)
+    monkeypatch.setattr("clst_runtime.live.web.sink.machine_facts", strange)
     with served() as page:
         until(lambda: json.loads(page.ask("/facts.json")[2])["machine"])
         assert json.loads(page.ask("/facts.json")[2])["machine"] == {"error": "nvidia-smi says 'N/A'"}
@@ -370,8 +370,8 @@ from pathlib import Path
 from tests.conftest import rgb_manifest
 from tests.runtime.web.run import Served
 from tests.runtime.web.test_faults import Video
-from clst_runtime.statistics import RunStatistics
-from clst_runtime.web import RunFacts, open_web, parse_web_address
+from clst_runtime.live.statistics import RunStatistics
+from clst_runtime.live.web import RunFacts, open_web, parse_web_address
 
 closing, statistics = threading.Event(), RunStatistics()
 facts = RunFacts(manifest=rgb_manifest(), model="m", source="s", backend="b")

@@ -20,13 +20,13 @@ from tests.runtime.web.run import next_picture, result_of, served
 from tests.videos import frames_of
 
 from clst_runtime.backends.base import Prediction
-from clst_runtime.frames import Layout
-from clst_runtime.pipeline import run_pipeline
+from clst_runtime.imaging.geometry import Layout
+from clst_runtime.live.pipeline import run_pipeline
+from clst_runtime.live.statistics import RunStatistics
+from clst_runtime.live.web import RunFacts, open_web, parse_web_address
+from clst_runtime.live.web.board import class_shares
+from clst_runtime.live.web.pictures import shown_size
 from clst_runtime.sources.base import OVERTAKEN, Source, SourceEnded, TimedFrame
-from clst_runtime.statistics import RunStatistics
-from clst_runtime.web import RunFacts, open_web, parse_web_address
-from clst_runtime.web.board import class_shares
-from clst_runtime.web.pictures import shown_size
 
 SECOND = 1_000_000_000
 
@@ -243,7 +243,7 @@ def test_a_browser_closed_in_the_middle_is_forgotten_and_nothing_is_encoded_for_
 
 
 def test_one_viewer_too_many_is_told_so(monkeypatch):
-    monkeypatch.setattr("clst_runtime.web.server.MAX_VIEWERS", 1)
+    monkeypatch.setattr("clst_runtime.live.web.server.MAX_VIEWERS", 1)
 
     async def main(page):
         async with page.viewer():
@@ -256,7 +256,7 @@ def test_one_viewer_too_many_is_told_so(monkeypatch):
 
 
 def test_connections_that_say_nothing_cannot_use_up_the_files_of_the_run(monkeypatch):
-    monkeypatch.setattr("clst_runtime.web.server.MAX_CONNECTIONS", 3)
+    monkeypatch.setattr("clst_runtime.live.web.server.MAX_CONNECTIONS", 3)
     with served() as page:
         silent = [socket.create_connection(("127.0.0.1", page.port)) for _ in range(3)]
         time.sleep(0.3)  # until they are counted
@@ -404,7 +404,7 @@ def test_a_machine_that_does_not_tell_its_facts_is_told_as_such(monkeypatch):
     def hangs():
         raise subprocess.TimeoutExpired("nvidia-smi", 20)
 
-    monkeypatch.setattr("clst_runtime.web.sink.machine_facts", hangs)
+    monkeypatch.setattr("clst_runtime.live.web.sink.machine_facts", hangs)
     with served() as page:
         end, told = time.monotonic() + 5, {}
         while not told.get("machine") and time.monotonic() < end:

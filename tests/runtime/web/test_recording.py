@@ -10,8 +10,8 @@ import pytest
 from tests.runtime.web.run import result_of, served
 from tests.videos import frames_of, times_of
 
-from clst_runtime.sinks.video_files import video_suffix
-from clst_runtime.web.recording import Recorder
+from clst_runtime.live.sinks.video_files import video_suffix
+from clst_runtime.live.web.recording import Recorder
 
 
 def test_without_a_folder_recording_is_impossible_and_the_reason_is_told():
@@ -71,7 +71,7 @@ def test_a_full_disk_ends_the_recording_with_its_message_and_not_the_run(tmp_pat
         page.record(True)
         page.give()
         page.give()
-        monkeypatch.setattr("clst_runtime.sinks.video.shutil.disk_usage", lambda _: SimpleNamespace(free=1000))
+        monkeypatch.setattr("clst_runtime.live.sinks.video.shutil.disk_usage", lambda _: SimpleNamespace(free=1000))
         page.give()
         told = page.status()["recording"]
         assert (told["active"], told["failed"], told["frames"]) == (False, True, 2)
@@ -116,7 +116,7 @@ def test_a_recording_that_cannot_be_finished_is_told_as_failed(tmp_path):
 
 
 def test_names_differ_when_the_clock_stands_still(tmp_path, monkeypatch):
-    monkeypatch.setattr("clst_runtime.web.recording.time.strftime", lambda _: "overlay-20200101-000000")
+    monkeypatch.setattr("clst_runtime.live.web.recording.time.strftime", lambda _: "overlay-20200101-000000")
     (tmp_path / f"overlay-20200101-000000{video_suffix()}").write_text("of an earlier run")
     recorder = Recorder(tmp_path, lambda path: Failing())
     names = []

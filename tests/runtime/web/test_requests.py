@@ -27,8 +27,8 @@ def chunk(body):
 @pytest.fixture
 def quick(monkeypatch):
     """Waits of the server that are short, so that tests are."""
-    monkeypatch.setattr("clst_runtime.web.server.SILENT_SECONDS", 0.3)
-    monkeypatch.setattr("clst_runtime.web.server.LINGERING_SECONDS", 0.2)
+    monkeypatch.setattr("clst_runtime.live.web.server.SILENT_SECONDS", 0.3)
+    monkeypatch.setattr("clst_runtime.live.web.server.LINGERING_SECONDS", 0.2)
 
 
 @pytest.fixture
@@ -162,14 +162,14 @@ def connected(page):
 
 
 def test_the_second_request_may_not_stay_half_either(monkeypatch, page):
-    monkeypatch.setattr("clst_runtime.web.server.KEPT_SECONDS", 0.3)
+    monkeypatch.setattr("clst_runtime.live.web.server.KEPT_SECONDS", 0.3)
     with served() as short:
         whole = b"GET /icon.svg HTTP/1.1\r\nHost: localhost\r\n"
         assert not raw(short, whole + b"\r\n" + whole).endswith(b"(still open)")
 
 
 def test_who_asks_and_does_not_read_the_answers_is_let_go(monkeypatch):
-    monkeypatch.setattr("clst_runtime.web.address.UNREAD_SECONDS", 0.5)
+    monkeypatch.setattr("clst_runtime.live.web.address.UNREAD_SECONDS", 0.5)
     with served() as page, socket.socket() as deaf:
         deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         deaf.connect(("127.0.0.1", page.port))
@@ -182,7 +182,7 @@ def test_who_asks_and_does_not_read_the_answers_is_let_go(monkeypatch):
 
 
 def test_connections_that_say_nothing_keep_nobody_out(monkeypatch):
-    monkeypatch.setattr("clst_runtime.web.server.MAX_SILENT", 8)
+    monkeypatch.setattr("clst_runtime.live.web.server.MAX_SILENT", 8)
     with served() as page:
         silent = [socket.create_connection(("127.0.0.1", page.port)) for _ in range(40)]
         until(lambda: connected(page) == 8)

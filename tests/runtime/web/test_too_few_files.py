@@ -16,7 +16,7 @@ from tests.runtime.web.test_faults import until
 from tests.runtime.web.test_page import Brightest, Drawn
 
 from clst_runtime.errors import ConfigError
-from clst_runtime.pipeline import run_pipeline
+from clst_runtime.live.pipeline import run_pipeline
 
 ROOT = os.getcwd()
 

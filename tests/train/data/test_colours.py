@@ -6,9 +6,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from clst_runtime.dataset import open_dataset
+from clst_runtime.data.dataset import open_dataset
 from clst_runtime.errors import ConfigError
-from clst_runtime.images import write_png
+from clst_runtime.imaging.image_files import write_png
 from clst_train.adaptation_stage import takes_colours
 from clst_train.config import AugmentationConfig
 from clst_train.data.colours import colour_shift, colours_of, evenly, with_colours

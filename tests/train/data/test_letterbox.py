@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from tests.conftest import write_labelled
 
-from clst_runtime.dataset import open_dataset
+from clst_runtime.data.dataset import open_dataset
 from clst_runtime.errors import ConfigError, DataError
-from clst_runtime.frames import PADDING_RGB, Content, Fit
-from clst_runtime.images import write_png
+from clst_runtime.imaging.geometry import PADDING_RGB, Content, Fit
+from clst_runtime.imaging.image_files import write_png
 from clst_train import adaptation_stage
 from clst_train.adaptation_stage import takes_colours
 from clst_train.data import loading

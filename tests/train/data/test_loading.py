@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from tests.conftest import write_labelled
 
-from clst_runtime.dataset import LabelledDataset, open_dataset
+from clst_runtime.data.dataset import LabelledDataset, open_dataset
 from clst_runtime.errors import ConfigError, DataError
-from clst_runtime.images import write_png
+from clst_runtime.imaging.image_files import write_png
 from clst_train.config import AugmentationConfig
 from clst_train.data.augment import Geometry, draw_geometry, hiding_mask, mixing_mask, vary_colours
 from clst_train.data.cache import CachedDataset, as_fields, cache_bytes, cached

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from tests.conftest import write_labelled
 
-from clst_runtime.dataset import open_dataset
+from clst_runtime.data.dataset import open_dataset
 from clst_runtime.errors import ConfigError, DataError
-from clst_runtime.images import write_png
+from clst_runtime.imaging.image_files import write_png
 from clst_train.config import AugmentationConfig, DataConfig
 from clst_train.data.augment import draw_geometry
 from clst_train.data.loading import source_batch

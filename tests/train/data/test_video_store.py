@@ -10,8 +10,8 @@ import pytest
 from tests.fakes.videos import jpeg, plain, write_avi, write_mkv
 
 from clst_runtime.errors import DataError
+from clst_runtime.imaging.video_frames import count_frames
 from clst_runtime.sources import open_source
-from clst_runtime.video_frames import count_frames
 from clst_train.data import target as target_module
 from clst_train.data import video_store
 from clst_train.data.target import open_target

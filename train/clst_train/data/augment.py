@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from clst_runtime.frames import resize_classes, resize_frame
-from clst_runtime.optional import require
+from clst_runtime.imaging.geometry import resize_classes, resize_frame
+from clst_runtime.system.optional import require
 from clst_train.config import AugmentationConfig
 
 Image = npt.NDArray[np.uint8]

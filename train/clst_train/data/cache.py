@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from clst_runtime.dataset import LabelledDataset
-from clst_runtime.frames import Fit
+from clst_runtime.data.dataset import LabelledDataset
+from clst_runtime.imaging.geometry import Fit
 from clst_train.data.fitting import FittedSample, fitted
 from clst_train.data.target import TargetImages
 

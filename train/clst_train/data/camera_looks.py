@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from clst_runtime.errors import ConfigError, did_you_mean
-from clst_runtime.optional import require
+from clst_runtime.system.optional import require
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from clst_runtime.optional import require
+from clst_runtime.system.optional import require
 
 LEAST_SPREAD = 1.0
 """L*a*b* units; a channel that varies less is not stretched further, lest noise become a pattern."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from clst_runtime.dataset import Sample
-from clst_runtime.frames import Content, Fit, content_of, fit_frame, fit_labels
+from clst_runtime.data.dataset import Sample
+from clst_runtime.imaging.geometry import Content, Fit, content_of, fit_frame, fit_labels
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,10 +10,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from clst_runtime.dataset import LabelledDataset, other_size
+from clst_runtime.data.dataset import LabelledDataset, other_size
 from clst_runtime.errors import DataError
-from clst_runtime.images import SIDEWAYS, orientation, png_layout
-from clst_runtime.optional import require
+from clst_runtime.imaging.image_files import SIDEWAYS, orientation, png_layout
+from clst_runtime.system.optional import require
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from clst_runtime.dataset import classes_and_mapping, other_size
+from clst_runtime.classes.labels import IGNORE_ID, ClassList, LabelMapping
+from clst_runtime.data.dataset import classes_and_mapping, other_size
+from clst_runtime.data.formats import files_of_split, find_format, shared_labels
 from clst_runtime.errors import DataError
-from clst_runtime.formats import files_of_split, find_format, shared_labels
-from clst_runtime.images import is_turned, read_image
-from clst_runtime.labels import IGNORE_ID, ClassList, LabelMapping
-from clst_runtime.overlay import blend, contact_sheet
+from clst_runtime.imaging.image_files import is_turned, read_image
+from clst_runtime.imaging.overlay import blend, contact_sheet
 from clst_train.data.headers import on_turns
 
 SHEET_PICTURES = 12

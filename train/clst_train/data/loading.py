@@ -14,9 +14,9 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from clst_runtime.dataset import LabelledDataset
-from clst_runtime.frames import PADDING_RGB, Content
-from clst_runtime.labels import IGNORE_ID
+from clst_runtime.classes.labels import IGNORE_ID
+from clst_runtime.data.dataset import LabelledDataset
+from clst_runtime.imaging.geometry import PADDING_RGB, Content
 from clst_train.config import AugmentationConfig, Config
 from clst_train.cores import use_all_cores
 from clst_train.data.augment import Geometry, draw_geometry, hiding_mask, mixing_mask, vary_colours

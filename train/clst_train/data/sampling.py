@@ -15,10 +15,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from clst_runtime.dataset import LabelledDataset
+from clst_runtime.data.dataset import LabelledDataset
 from clst_runtime.errors import DataError
-from clst_runtime.frames import Fit, fit_labels
-from clst_runtime.optional import require
+from clst_runtime.imaging.geometry import Fit, fit_labels
+from clst_runtime.system.optional import require
 from clst_train.bars import manner
 from clst_train.config import AugmentationConfig
 from clst_train.data.augment import Geometry, draw_geometry

@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from clst_runtime.atomic import folder_written_whole, write_text
+from clst_runtime.classes.labels import load_class_list
 from clst_runtime.errors import DataError
-from clst_runtime.images import write_png
-from clst_runtime.labels import load_class_list
-from clst_runtime.optional import require
-from clst_runtime.paths import check_new_folder
+from clst_runtime.imaging.image_files import write_png
+from clst_runtime.system.files.atomic import folder_written_whole, write_text
+from clst_runtime.system.files.paths import check_new_folder
+from clst_runtime.system.optional import require
 from clst_train.data.camera_looks import Look, photograph
 
 SCENE_CLASSES = "scenes10"

@@ -1,7 +1,7 @@
 """Images of the new camera: folders, video files, or several of them. Never labels.
 
-What a place stands for is told by `clst_runtime.places`; of a data set's root the split `train` is taken, as if it had
-no labels. One file counts once, however many names it has or places it lies in.
+What a place stands for is told by `clst_runtime.data.inputs`; of a data set's root the split `train` is taken, as if
+it had no labels. One file counts once, however many names it has or places it lies in.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from clst_runtime.data.inputs import pictures_of
 from clst_runtime.errors import DataError
-from clst_runtime.frames import Content, Fit, content_of, fit_frame, resize_classes
-from clst_runtime.images import read_image
-from clst_runtime.media import is_video
-from clst_runtime.places import pictures_of
-from clst_runtime.video_frames import count_frames
+from clst_runtime.imaging.geometry import Content, Fit, content_of, fit_frame, resize_classes
+from clst_runtime.imaging.image_files import read_image
+from clst_runtime.imaging.media import is_video
+from clst_runtime.imaging.video_frames import count_frames
 from clst_train.data.headers import check_pictures
 from clst_train.data.video_store import FrameFile, decode
 

@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from clst_runtime.errors import DataError
-from clst_runtime.frames import Fit, fit_frame
-from clst_runtime.video_frames import VideoFile
+from clst_runtime.imaging.geometry import Fit, fit_frame
+from clst_runtime.imaging.video_frames import VideoFile
 
 Image = npt.NDArray[np.uint8]
 GIB = 2**30

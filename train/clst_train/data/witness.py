@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from clst_runtime.dataset import LabelledDataset, Sample
+from clst_runtime.data.dataset import LabelledDataset, Sample
 from clst_train.data.cache import as_fields
 from clst_train.data.target import TargetImages
 

@@ -20,8 +20,8 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-from clst_runtime.atomic import written_whole
 from clst_runtime.errors import ModelFileError
+from clst_runtime.system.files.atomic import written_whole
 from clst_train.ensemble.store import EnsembleStore, StoreLayout, check_store
 from clst_train.ensemble.temporal import TemporalEnsemble
 

@@ -21,9 +21,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from clst_runtime.atomic import written_whole
 from clst_runtime.errors import ConfigError, ModelFileError
-from clst_runtime.frames import Fit
+from clst_runtime.imaging.geometry import Fit
+from clst_runtime.system.files.atomic import written_whole
 from clst_train.config import AdaptationConfig
 from clst_train.data.target import TargetImages
 

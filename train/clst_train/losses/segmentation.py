@@ -8,7 +8,7 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional as F
 
-from clst_runtime.labels import IGNORE_ID
+from clst_runtime.classes.labels import IGNORE_ID
 from clst_train.distributed import mean_over
 from clst_train.interpolation import resized
 

@@ -1,0 +1,1 @@
+"""What a model file promises: its manifest, and where it is written."""

@@ -1,0 +1,1 @@
+"""The GPU: its memory, events and graphs, by PyCUDA or cuda-python."""

@@ -1,0 +1,202 @@
+"""The little of CUDA that running an engine needs, behind an interface small enough for a second implementation.
+
+One object owns the device: its primary context, one stream that is not the default one, and the memory, events and
+graphs it gave out. It belongs to the thread that opened it. Everything on the stream runs in the order it was asked
+for and is finished only after `synchronise`.
+
+PyCUDA (`pycuda.py`) and NVIDIA's cuda-python (`cuda_python.py`) implement it; what both share is in `guard.py`.
+cuda-python's copies, mapped memory, events and graphs were run on an H100 (`tests/cuda_api`, marker gpu) and on a
+driver that is a stand-in. PyCUDA has not run on a GPU yet: copies, mapped memory, events and closing of 2026.1 were run
+on the stand-in by hand.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from clst_runtime.errors import ClstError, ConfigError, MissingDependency, did_you_mean
+
+Bytes = npt.NDArray[np.uint8]  # page-locked host memory of any shape
+
+AUTO = "auto"
+PYCUDA, CUDA_PYTHON = LIBRARIES = ("pycuda", "cuda-python")
+
+RUNS_WITHOUT = "; the ONNX file runs without them"
+CURE = (
+    "running an engine needs an NVIDIA GPU with its driver and PyCUDA: pip install pycuda "
+    "(builds from source: CUDA headers and g++), or cuda-python: pip install cuda-bindings (no compiler; "
+    f"where the driver is of CUDA 12, as in JetPack 6, also 'cuda-bindings<13'){RUNS_WITHOUT}"
+)
+NO_DRIVER = "this machine has no NVIDIA driver: libcuda.so.1 does not load; engines run on NVIDIA GPUs alone"
+
+
+class GraphFailed(ClstError):
+    """A CUDA graph could not be made; the GPU is as it was before and runs without one."""
+
+
+class GpuOutOfMemory(ClstError):
+    """Too little memory on the GPU now, which says nothing of another time; nothing else is lost."""
+
+
+class CudaFailed(ClstError):
+    """An error of the GPU that stays until the process ends; it says nothing of the next process."""
+
+
+class Mark(Protocol):
+    """A point in the stream whose time can be asked for; made by `CudaDevice.create_mark`."""
+
+
+class Graph(Protocol):
+    """Work that was recorded once and is launched as a whole; made by `CudaDevice.record_graph`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mapped:
+    """Page-locked host memory that the GPU reads and writes in place."""
+
+    host: Bytes
+    """As the processor sees it."""
+    address: int
+    """As the GPU sees it."""
+
+
+class CudaDevice(Protocol):
+    """One GPU, opened; closed by `with`."""
+
+    @property
+    def library(self) -> str:
+        """What speaks to the driver: of `LIBRARIES`."""
+
+    @property
+    def name(self) -> str:
+        """The GPU as its driver names it, e.g. `Orin`."""
+
+    @property
+    def compute_capability(self) -> str:
+        """Major and minor, e.g. `8.7`."""
+
+    @property
+    def multiprocessors(self) -> int:
+        """How many of them it has: modules of one name and compute capability differ in it (Orin: 4 to 16)."""
+
+    @property
+    def cuda_version(self) -> str:
+        """The newest CUDA that the driver offers, e.g. `12.6`; `unknown` where the library cannot tell."""
+
+    @property
+    def integrated(self) -> bool:
+        """Whether processor and GPU share one memory, as on a Jetson."""
+
+    @property
+    def stream_handle(self) -> int:
+        """The own stream, as TensorRT wants it."""
+
+    def pinned(self, shape: tuple[int, ...]) -> Bytes:
+        """Page-locked host memory of that shape, uint8, freed once nothing refers to it: a result may outlive us."""
+
+    def mapped(self, shape: tuple[int, ...]) -> Mapped:
+        """The same, and the GPU's address of it, which is good until `close`."""
+
+    def allocate(self, size_bytes: int) -> int:
+        """The address of that many bytes of device memory, freed by `close`."""
+
+    def copy_in(self, address: int, host: Bytes) -> None:
+        """Queue a copy of all of `host` (page-locked) to the device."""
+
+    def copy_out(self, host: Bytes, address: int) -> None:
+        """Queue a copy from the device that fills `host` (page-locked)."""
+
+    def create_mark(self) -> Mark:
+        """An event to be recorded again and again."""
+
+    def record(self, mark: Mark) -> None:
+        """Queue the event: it takes its time when the stream reaches it."""
+
+    def elapsed_ms(self, start: Mark, end: Mark) -> float:
+        """Milliseconds between two events that the stream has reached."""
+
+    def record_graph(self, queue: Callable[[], None]) -> Graph:
+        """What `queue` queues, recorded and not run, with the addresses that it has now; the stream must be empty.
+
+        Raises:
+            GraphFailed: something in it cannot be recorded. MissingDependency: the library has no graphs.
+            ClstError: the GPU itself failed meanwhile.
+        """
+
+    def launch(self, graph: Graph) -> None:
+        """Queue recorded work as a whole."""
+
+    def release_graph(self, graph: Graph) -> None:
+        """Free recorded work, once it does not run, before `close` and before what it uses is gone; never raises."""
+
+    def synchronise(self) -> None:
+        """Wait until everything queued is done.
+
+        Raises:
+            CudaFailed: something queued has failed; the device's state is lost.
+        """
+
+    def close(self) -> None:
+        """Wait for the stream, free the device memory and let the device go; a second call does nothing."""
+
+    def __enter__(self) -> CudaDevice: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+def cuda_failure(doing: str, reason: object) -> CudaFailed:
+    """The error for a failure inside CUDA: it is sticky, every later call in this process would fail too."""
+    told = " ".join(str(reason).split()) or "no reason given"
+    return CudaFailed(f"CUDA failed while {doing} ({told}); such an error stays until the process ends: restart it")
+
+
+def out_of_memory(doing: str, reason: object) -> GpuOutOfMemory:
+    """The error where the GPU's memory is used up."""
+    told = " ".join(str(reason).split())
+    return GpuOutOfMemory(
+        f"the GPU ran out of memory while {doing} ({told}); end other programs that use it, "
+        "or take a smaller input size"
+    )
+
+
+def version_words(number: int) -> str:
+    """CUDA's number of a version as people write it: 12060 → `12.6`."""
+    return f"{number // 1000}.{number % 1000 // 10}"
+
+
+def check_library(library: str, *, graphs: bool) -> None:
+    """Refuse a library that is not known, or that cannot do what is asked for.
+
+    Raises:
+        ConfigError: as said.
+    """
+    if library not in (AUTO, *LIBRARIES):
+        raise ConfigError(f"CUDA library {library!r} is not known; {did_you_mean(library, (AUTO, *LIBRARIES))}")
+    if graphs and library == PYCUDA:
+        raise ConfigError("PyCUDA has no CUDA graphs; take the CUDA library cuda-python, or leave the graph out")
+
+
+def has_driver() -> bool:
+    """Whether the library that NVIDIA's driver brings can be loaded; without it no Python package helps."""
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    return True
+
+
+class NotImportable(MissingDependency):
+    """A CUDA library is not there; `what` is the message without its cure."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"{what}; {CURE}" if has_driver() else f"{NO_DRIVER}{RUNS_WITHOUT}")
+        self.what = what

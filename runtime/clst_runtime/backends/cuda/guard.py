@@ -1,0 +1,237 @@
+"""What every implementation of `CudaDevice` shares: one thread, errors that stay, memory and events by its rules."""
+
+from __future__ import annotations
+
+import math
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from enum import Enum
+from types import TracebackType
+from typing import Any
+
+from clst_runtime.backends.cuda.device import Bytes, Graph, GraphFailed, Mapped, Mark, cuda_failure, out_of_memory
+from clst_runtime.errors import ClstError
+from clst_runtime.system.machine import UNKNOWN
+
+NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING: does not wait for the legacy default stream
+
+
+class Failure(Enum):
+    """What a library's error is to us."""
+
+    MEMORY = "memory"
+    """Too little of it; nothing else is lost."""
+    GRAPH = "graph"
+    """Something cannot be recorded into a graph; nothing else is lost."""
+    STICKY = "sticky"
+    """Every later call of the process would fail too."""
+
+
+class GuardedDevice(ABC):
+    """The public half of a device; a library fills in the other half: the methods with one underscore.
+
+    Those are called only by the thread that opened the device, while it is open and nothing has failed, and may raise
+    what `_errors` names.
+    """
+
+    library: str
+    """Of `cuda.LIBRARIES`."""
+    _errors: tuple[type[Exception], ...]
+    """The library's exceptions."""
+
+    def __init__(self) -> None:
+        self._thread, self._failure, self._open = threading.get_ident(), "", False
+        self._name, self._capability, self._multiprocessors, self._is_integrated = "", "", 0, False
+        self._cuda_version = UNKNOWN
+
+    @abstractmethod
+    def _kind_of(self, error: Exception) -> Failure:
+        """What one of `_errors` is."""
+
+    @abstractmethod
+    def _handle(self) -> int: ...
+
+    @abstractmethod
+    def _host_memory(self, shape: tuple[int, ...], *, mapped: bool) -> Bytes: ...
+
+    @abstractmethod
+    def _device_address(self, host: Bytes) -> int: ...
+
+    @abstractmethod
+    def _device_memory(self, size_bytes: int) -> int: ...
+
+    @abstractmethod
+    def _queue_in(self, address: int, host: Bytes) -> None: ...
+
+    @abstractmethod
+    def _queue_out(self, host: Bytes, address: int) -> None: ...
+
+    @abstractmethod
+    def _event(self) -> Any: ...
+
+    @abstractmethod
+    def _queue_event(self, event: Any) -> None: ...
+
+    @abstractmethod
+    def _elapsed_ms(self, start: Any, end: Any) -> float: ...
+
+    @abstractmethod
+    def _wait(self) -> None: ...
+
+    @abstractmethod
+    def _captured(self, queue: Callable[[], None]) -> Any:
+        """A graph of what `queue` queues; whatever is raised, the stream records no longer afterwards."""
+
+    @abstractmethod
+    def _queue_graph(self, graph: Any) -> None: ...
+
+    @abstractmethod
+    def _free_graph(self, graph: Any) -> None: ...
+
+    @abstractmethod
+    def _release(self) -> None:
+        """Wait for the stream, then free everything that still can be freed, without raising."""
+
+    @property
+    def name(self) -> str:
+        """The GPU as its driver names it."""
+        return self._name
+
+    @property
+    def compute_capability(self) -> str:
+        """Major and minor."""
+        return self._capability
+
+    @property
+    def multiprocessors(self) -> int:
+        """How many of them it has."""
+        return self._multiprocessors
+
+    @property
+    def cuda_version(self) -> str:
+        """The newest CUDA that the driver offers."""
+        return self._cuda_version
+
+    @property
+    def integrated(self) -> bool:
+        """Whether processor and GPU share one memory."""
+        return self._is_integrated
+
+    @property
+    def stream_handle(self) -> int:
+        """The own stream's handle."""
+        return self._handle()
+
+    def pinned(self, shape: tuple[int, ...]) -> Bytes:
+        """Page-locked host memory, zeroed."""
+        with self._calling(f"allocating {math.prod(shape)} bytes of page-locked memory"):
+            host = self._host_memory(shape, mapped=False)
+        host[...] = 0
+        return host
+
+    def mapped(self, shape: tuple[int, ...]) -> Mapped:
+        """Page-locked host memory with the GPU's address of it, zeroed."""
+        with self._calling(f"mapping {math.prod(shape)} bytes of page-locked memory for the GPU"):
+            host = self._host_memory(shape, mapped=True)
+            address = self._device_address(host)
+        host[...] = 0
+        return Mapped(host=host, address=address)
+
+    def allocate(self, size_bytes: int) -> int:
+        """Device memory."""
+        with self._calling(f"allocating {size_bytes} bytes on the GPU"):
+            return self._device_memory(size_bytes)
+
+    def copy_in(self, address: int, host: Bytes) -> None:
+        """Queue a copy to the device."""
+        with self._calling("copying a frame to the GPU"):
+            self._queue_in(address, host)
+
+    def copy_out(self, host: Bytes, address: int) -> None:
+        """Queue a copy from the device."""
+        with self._calling("copying a result from the GPU"):
+            self._queue_out(host, address)
+
+    def create_mark(self) -> Mark:
+        """An event."""
+        with self._calling("making an event"):
+            mark: Mark = self._event()
+        return mark
+
+    def record(self, mark: Mark) -> None:
+        """Queue the event."""
+        with self._calling("recording an event"):
+            self._queue_event(mark)
+
+    def elapsed_ms(self, start: Mark, end: Mark) -> float:
+        """Milliseconds between two events."""
+        with self._calling("reading an event"):
+            return self._elapsed_ms(start, end)
+
+    def record_graph(self, queue: Callable[[], None]) -> Graph:
+        """What `queue` queues, recorded and not run."""
+        doing = "recording a CUDA graph"
+        self._check(doing)
+        try:
+            with self._calling(doing):
+                graph: Graph = self._captured(queue)
+        except ClstError as error:
+            if self._failure or error.exit_code != ClstError.exit_code:
+                raise
+            raise GraphFailed(error.message) from error
+        return graph
+
+    def launch(self, graph: Graph) -> None:
+        """Queue recorded work."""
+        with self._calling("launching a CUDA graph"):
+            self._queue_graph(graph)
+
+    def release_graph(self, graph: Graph) -> None:
+        """Free recorded work once it does not run; what cannot be freed now is tried again by `close`."""
+        with suppress(ClstError), self._calling("releasing a CUDA graph"):
+            self._wait()
+            self._free_graph(graph)
+
+    def synchronise(self) -> None:
+        """Wait for the stream."""
+        with self._calling("waiting for the GPU"):
+            self._wait()
+
+    @contextmanager
+    def _calling(self, doing: str) -> Iterator[None]:
+        """Translate the library's errors."""
+        self._check(doing)
+        try:
+            yield
+        except self._errors as error:
+            kind, told = self._kind_of(error), " ".join(str(error).split())
+            if kind is Failure.MEMORY:
+                raise out_of_memory(doing, told) from error
+            if kind is Failure.GRAPH:
+                raise ClstError(
+                    f"CUDA cannot record a graph while {doing} ({told}); open the model without one"
+                ) from error
+            self._failure = told
+            raise cuda_failure(doing, error) from error
+
+    def _check(self, doing: str) -> None:
+        """Refuse what could only fail or crash."""
+        if threading.get_ident() != self._thread:
+            raise ClstError("a GPU was used from another thread than the one that opened it; use it from that one")
+        if self._failure:
+            raise cuda_failure(doing, self._failure)
+        if not self._open:
+            raise ClstError("a GPU was used after it was closed; open the model again")
+
+    def close(self) -> None:
+        """Wait, free everything, then let the context go; after a sticky error only what still can be freed."""
+        if self._open:
+            self._open = False
+            self._release()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

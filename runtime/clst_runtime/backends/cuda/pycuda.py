@@ -1,0 +1,137 @@
+"""The GPU by PyCUDA: built from source on the device, and without CUDA graphs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from clst_runtime.backends.cuda.device import CURE, PYCUDA, Bytes, NotImportable, out_of_memory, version_words
+from clst_runtime.backends.cuda.guard import NON_BLOCKING, Failure, GuardedDevice
+from clst_runtime.errors import MissingDependency
+from clst_runtime.system.optional import Unimportable, require
+
+
+def import_pycuda() -> ModuleType:
+    """PyCUDA's driver module; it cannot be imported without NVIDIA's driver.
+
+    Raises:
+        NotImportable: PyCUDA, or a library below it, is not there.
+    """
+    try:
+        return require("pycuda.driver")
+    except Unimportable as error:
+        raise NotImportable(f"PyCUDA cannot be imported ({error.reason})") from error
+
+
+class PycudaDevice(GuardedDevice):
+    """The interface by PyCUDA; the primary context is retained, so that TensorRT uses the same one."""
+
+    library = PYCUDA
+
+    def __init__(self, driver: ModuleType) -> None:
+        """Open the first GPU.
+
+        Raises:
+            MissingDependency: no driver or no GPU. GpuOutOfMemory: its memory is used up.
+        """
+        super().__init__()
+        self._driver: Any = driver
+        self._errors = (driver.Error,)
+        self._buffers: dict[int, Any] = {}
+        self._stream: Any = None
+        try:
+            driver.init()
+            with suppress(driver.Error):  # it is only told
+                self._cuda_version = version_words(int(driver.get_driver_version()))
+            if driver.Device.count() == 0:
+                raise MissingDependency(f"no CUDA device is visible; {CURE}")
+            device = driver.Device(0)
+            self._name, capability = str(device.name()), device.compute_capability()
+            attributes = driver.device_attribute
+            self._is_integrated = bool(device.get_attribute(attributes.INTEGRATED))
+            self._multiprocessors = int(device.get_attribute(attributes.MULTIPROCESSOR_COUNT))
+            self._context: Any = device.retain_primary_context()
+            self._context.push()
+        except driver.MemoryError as error:
+            raise out_of_memory("opening it", error) from error
+        except driver.Error as error:
+            raise MissingDependency(f"no CUDA device can be opened ({error}); {CURE}") from error
+        self._capability, self._open = f"{capability[0]}.{capability[1]}", True
+        try:
+            with self._calling("making a stream"):
+                self._stream = driver.Stream(NON_BLOCKING)
+        except BaseException:
+            self.close()
+            raise
+
+    def _kind_of(self, error: Exception) -> Failure:
+        return Failure.MEMORY if isinstance(error, self._driver.MemoryError) else Failure.STICKY
+
+    def _handle(self) -> int:
+        return int(self._stream.handle)
+
+    def _host_memory(self, shape: tuple[int, ...], *, mapped: bool) -> Bytes:
+        flags = self._driver.host_alloc_flags.DEVICEMAP if mapped else 0
+        host: Bytes = self._driver.pagelocked_empty(shape, np.uint8, mem_flags=flags)
+        return host
+
+    def _device_address(self, host: Bytes) -> int:
+        allocation: Any = host.base
+        return int(allocation.get_device_pointer())
+
+    def _device_memory(self, size_bytes: int) -> int:
+        buffer = self._driver.mem_alloc(size_bytes)
+        self._buffers[int(buffer)] = buffer
+        return int(buffer)
+
+    def _queue_in(self, address: int, host: Bytes) -> None:
+        self._driver.memcpy_htod_async(address, host, self._stream)
+
+    def _queue_out(self, host: Bytes, address: int) -> None:
+        self._driver.memcpy_dtoh_async(host, address, self._stream)
+
+    def _event(self) -> Any:
+        return self._driver.Event()
+
+    def _queue_event(self, event: Any) -> None:
+        event.record(self._stream)
+
+    def _elapsed_ms(self, start: Any, end: Any) -> float:
+        return float(end.time_since(start))
+
+    def _wait(self) -> None:
+        self._stream.synchronize()
+
+    def _captured(self, queue: Callable[[], None]) -> Any:
+        raise MissingDependency(
+            "PyCUDA has no CUDA graphs; pip install 'clst[trt-cuda-python]' and take the CUDA library cuda-python, "
+            "or leave the graph out"
+        )
+
+    def _queue_graph(self, graph: Any) -> None:
+        raise NotImplementedError("PyCUDA made no graph")
+
+    def _free_graph(self, graph: Any) -> None:
+        raise NotImplementedError("PyCUDA made no graph")
+
+    def _release(self) -> None:
+        context, self._context = self._context, None
+        with suppress(self._driver.Error):
+            if self._stream is not None:
+                self._stream.synchronize()  # what is queued uses the memory
+        for buffer in self._buffers.values():
+            with suppress(self._driver.Error):
+                buffer.free()
+        self._buffers, self._stream = {}, None
+        with suppress(self._driver.Error):
+            # With the last object that refers to the primary context PyCUDA detaches from it, in place of releasing it
+            # (2026.1, on a driver that is a stand-in), so that the driver keeps it until the process ends. Results that
+            # outlive us need it; releasing it here would leak them.
+            context.pop()
+
+    def __enter__(self) -> PycudaDevice:
+        return self

@@ -1,0 +1,1 @@
+"""Bundles: the folder that is copied to a device, and the proof of its engines there."""

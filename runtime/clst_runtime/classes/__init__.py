@@ -1,0 +1,1 @@
+"""Class lists and label mappings: what a pixel's number means."""

@@ -1,0 +1,1 @@
+"""The commands of a vehicle: parse, call, print."""

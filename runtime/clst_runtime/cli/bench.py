@@ -1,0 +1,163 @@
+"""`clst-bench`: latency of models, side by side."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from clst_runtime.cli.command import command
+from clst_runtime.cli.gpu_options import gpu_of, gpu_options
+from clst_runtime.errors import BudgetNotHeld
+from clst_runtime.system.credentials import without_credentials
+from clst_runtime.system.numbers import THREADS, Real, Whole
+
+if TYPE_CHECKING:
+    from clst_runtime.evaluation.latency.comparison import Score
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wish:
+    """What was asked for; the options' own names."""
+
+    models: tuple[str, ...]
+    data: str | None
+    live: str | None
+    runs: int
+    seconds: float
+    warm_up: int
+    threads: int | None
+    io: str
+    cuda: str
+    cuda_graph: bool
+    engine: bool
+    max_p99_ms: float | None
+    max_median_ms: float | None
+    max_ratio: float | None
+    out: Path | None
+    plot: Path | None
+    as_json: bool
+
+
+@command()
+@click.argument("models", nargs=-1, required=True)
+@click.option("--data", help="Folder of pictures or video to measure on  [default: drawn noise, which is said]")
+@click.option("--live", help="Glass-to-mask on this source (as of clst-run) in place of the two other kinds.")
+@click.option("--runs", default=1024, show_default=True, type=Whole(1), help="Measured runs, at most.")
+@click.option("--seconds", default=60.0, show_default=True, type=Real(0, min_open=True),
+              help="Measured time of each model, at most; with --live just that.")  # fmt: skip
+@click.option("--warm-up", default=50, show_default=True, type=Whole(0), help="Runs before, at least 200 ms.")
+@click.option("--threads", type=THREADS, help="CPU threads.")
+@gpu_options
+@click.option("--engine/--no-engine", default=True, show_default=True, help="Measure engine-only too.")
+@click.option("--max-p99-ms", type=Real(0), help="Exit with 6 if a model's p99 is above this.")
+@click.option("--max-median-ms", type=Real(0), help="Exit with 6 if a model's median is above this.")
+@click.option("--max-ratio", type=Real(0), help="Exit with 6 if a model takes more times as long as the first one.")
+@click.option("--out", type=click.Path(path_type=Path), help="JSON file with every sample and the machine's facts.")
+@click.option("--plot", type=click.Path(path_type=Path), help="Picture (.png, .svg, .pdf) of every run.")
+@click.option("--json", "as_json", is_flag=True, help="Result as JSON (without the samples).")
+@click.pass_context
+def main(context: click.Context, /, **options: Any) -> None:
+    """Latency of MODELS, which take turns: host-to-host (a NumPy frame in, a NumPy mask out) and engine-only.
+
+    A model is a file or bundle; an .onnx file may name what computes it: front.onnx@ort-cuda. Budgets are held against
+    host-to-host latencies, with --live against glass-to-mask ones.
+    """
+    wish = Wish(**options)
+    check_wish(wish, context)
+    scores, facts = measure(wish)
+    tell(wish, scores, facts)
+    check_budgets(wish, scores)
+
+
+def check_wish(wish: Wish, context: click.Context) -> None:
+    """Refuse what contradicts itself or cannot be done, before anything takes time."""
+    from clst_runtime.evaluation.latency.plot import check_can_plot
+    from clst_runtime.system.files.atomic import check_can_write
+
+    useless = [
+        name
+        for name in ("data", "runs", "warm_up", "engine")
+        if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+    ]
+    if wish.live is not None and useless:
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in useless)
+        raise click.UsageError(f"--live measures another kind of latency; {names} has no part in it")
+    if len(set(wish.models)) < len(wish.models):
+        raise click.UsageError(f"a model is named twice: {', '.join(wish.models)}")
+    if wish.max_ratio is not None and len(wish.models) < 2:
+        raise click.UsageError("--max-ratio compares with the first model; give at least two")
+    for path in (wish.out, wish.plot):
+        if path is not None:
+            check_can_write(path)
+    if wish.plot is not None:
+        check_can_plot()
+        if wish.plot.suffix.lower() not in (".png", ".svg", ".pdf"):
+            raise click.UsageError(f"--plot {wish.plot}: give a name that ends in .png, .svg or .pdf")
+
+
+def measure(wish: Wish) -> tuple[list[Score], dict[str, Any]]:
+    """All scores, and the facts they must be quoted with."""
+    from clst_runtime.evaluation.latency.comparison import engine_only, entrants, glass_to_mask, host_to_host
+    from clst_runtime.evaluation.latency.host_to_host import Effort
+    from clst_runtime.system.device_state import device_state, unsteadiness
+    from clst_runtime.system.machine import machine_facts
+
+    contestants = entrants(wish.models, gpu_of(dataclasses.asdict(wish)))
+    facts: dict[str, Any] = {"date": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "machine": machine_facts()}
+    facts |= {"frames": without_credentials(wish.live or wish.data or "drawn noise"), "threads": wish.threads}
+    before = device_state()
+    if wish.live is not None:
+        scores = glass_to_mask(contestants, wish.live, wish.seconds, threads=wish.threads)
+    else:
+        effort = Effort(runs=wish.runs, seconds=wish.seconds, warm_up_runs=wish.warm_up)
+        scores = host_to_host(contestants, wish.data, effort, threads=wish.threads)
+        if wish.engine:
+            scores += engine_only(contestants, wish.data, effort, threads=wish.threads)
+    after = device_state()
+    return scores, facts | {"before": before, "after": after, "doubts": unsteadiness(before, after)}
+
+
+def tell(wish: Wish, scores: list[Score], facts: dict[str, Any]) -> None:
+    """Result, warnings, and then files: what was measured is told also where a disk is full."""
+    from clst_runtime.evaluation.latency.comparison import Level
+    from clst_runtime.evaluation.latency.plot import plot_scores
+    from clst_runtime.evaluation.latency.report import level_table, scores_json, warnings
+    from clst_runtime.system.device_state import brief_state
+    from clst_runtime.system.files.atomic import write_text
+
+    if wish.as_json:
+        click.echo(json.dumps(facts | {"results": scores_json(scores, samples=False)}, indent=1))
+    else:
+        rows, columns = scores[0].input_hw
+        click.echo(f"on {facts['frames']}, input {rows}x{columns}; {facts['machine']['cpu']}")
+        click.echo(f"before: {brief_state(facts['before'])}\nafter:  {brief_state(facts['after'])}")
+        for level in (Level.HOST_TO_HOST, Level.ENGINE_ONLY, Level.GLASS_TO_MASK):
+            own = [score for score in scores if score.level is level]
+            if own:
+                click.echo(f"\n{level_table(own)}")
+    for warning in warnings(scores, facts["doubts"]):
+        click.echo(f"warning: {warning}", err=True)
+    if wish.out is not None:
+        write_text(wish.out, json.dumps(facts | {"results": scores_json(scores, samples=True)}) + "\n")
+    if wish.plot is not None:
+        plot_scores(scores, wish.plot)
+
+
+def check_budgets(wish: Wish, scores: list[Score]) -> None:
+    """Host-to-host or glass-to-mask latencies against the budgets; engine-only ones never.
+
+    Raises:
+        BudgetNotHeld: one of them does not hold.
+    """
+    from clst_runtime.evaluation.latency.comparison import Budgets, Level
+
+    budgets = Budgets(max_p99_ms=wish.max_p99_ms, max_median_ms=wish.max_median_ms, max_ratio=wish.max_ratio)
+    failures = budgets.failures([score for score in scores if score.level is not Level.ENGINE_ONLY])
+    if failures:
+        raise BudgetNotHeld("; ".join(failures))

@@ -1,0 +1,134 @@
+"""`clst-doctor`: what this machine can run, and whether a model holds on it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from clst_runtime.cli.command import command
+from clst_runtime.cli.gpu_options import NAMES as GPU_NAMES
+from clst_runtime.cli.gpu_options import gpu_of, gpu_options
+from clst_runtime.errors import MissingDependency
+from clst_runtime.system.numbers import THREADS, Real
+
+if TYPE_CHECKING:
+    from clst_runtime.doctor import Finding
+
+REPORT = Path("clst-acceptance.md")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What was asked for; the options' own names."""
+
+    verify: Path | None
+    data: Path | None
+    source: str | None
+    seconds: float
+    threads: int | None
+    backend: str
+    io: str
+    cuda: str
+    cuda_graph: bool
+    deadline_ms: float | None
+    max_p99_ms: float | None
+    report: Path
+    as_json: bool
+
+
+@command()
+@click.option("--verify", metavar="MODEL", type=click.Path(path_type=Path),
+              help="Accept MODEL on this device, from its hash to a live run; writes --report.")  # fmt: skip
+@click.option("--data", type=click.Path(path_type=Path), help="Labelled data set, or folder of pictures, to verify on.")
+@click.option("--source", help="Camera for the live run (as of clst-run)  [default: the pictures, replayed]")
+@click.option("--seconds", default=60.0, show_default=True, type=Real(0, min_open=True),
+              help="Length of the live run.")  # fmt: skip
+@click.option("--threads", type=THREADS, help="CPU threads.")
+@click.option("--backend", default="auto", show_default=True, help="What computes MODEL, as of clst-run.")
+@gpu_options
+@click.option("--deadline-ms", type=Real(0, min_open=True), help="Live: the run must not be stale by this deadline.")
+@click.option("--max-p99-ms", type=Real(0), help="Host-to-host p99 that must hold.")
+@click.option(
+    "--report", default=REPORT, show_default=True, type=click.Path(path_type=Path), help="Report of --verify."
+)
+@click.option("--json", "as_json", is_flag=True, help="Result as JSON.")
+@click.pass_context
+def main(context: click.Context, /, **options: Any) -> None:
+    """Say what this machine has, what it lacks and how to get it; exit code 5 if clst-run cannot work.
+
+    With --verify: the whole acceptance of a model on this device, written into one report; exit code 5 if something
+    that it needs is missing here, 6 if a step does not hold.
+    """
+    chosen = Options(**options)
+    if chosen.verify is not None:
+        verify(chosen)
+        return
+    names = ("data", "source", "seconds", "threads", "backend", *GPU_NAMES, "deadline_ms", "max_p99_ms",
+             "report")  # fmt: skip
+    useless = [name for name in names if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE]
+    if useless:
+        raise click.UsageError(f"{', '.join('--' + name.replace('_', '-') for name in useless)} need --verify MODEL")
+    examine_machine(as_json=chosen.as_json)
+
+
+def examine_machine(*, as_json: bool) -> None:
+    """Print the findings.
+
+    Raises:
+        MissingDependency: clst-run cannot work here.
+    """
+    from clst_runtime.doctor import examine, lacking
+
+    findings = examine()
+    click.echo(
+        json.dumps([dataclasses.asdict(finding) for finding in findings], indent=1) if as_json else told(findings)
+    )
+    missing = lacking(findings)
+    if missing:
+        raise MissingDependency(f"clst-run cannot work here: {', '.join(missing)}; the cures stand above")
+
+
+def told(findings: list[Finding]) -> str:
+    """A line for each finding, and its cure below it."""
+    width = max(len(finding.name) for finding in findings)
+    lines = []
+    for finding in findings:
+        lines.append(f"{finding.state.value:<8}  {finding.name:<{width}}  {finding.told}")
+        if finding.cure:
+            lines.append(f"{'':<8}  {'':<{width}}  → {finding.cure}")
+    return "\n".join(lines)
+
+
+def verify(chosen: Options) -> None:
+    """Run the acceptance, write the report, print it shortly.
+
+    Raises:
+        MissingDependency, BudgetNotHeld: by the verdict.
+    """
+    from clst_runtime.evaluation.acceptance.report import brief, report_text, to_json
+    from clst_runtime.evaluation.acceptance.run import Plan, accept
+    from clst_runtime.system.files.atomic import check_can_write, write_text
+
+    assert chosen.verify is not None  # noqa: S101  (the caller looked)
+    check_can_write(chosen.report)
+    plan = Plan(
+        model=chosen.verify,
+        data=chosen.data,
+        source=chosen.source,
+        seconds=chosen.seconds,
+        threads=chosen.threads,
+        backend=chosen.backend,
+        gpu=gpu_of(dataclasses.asdict(chosen)),
+        deadline_ms=chosen.deadline_ms,
+        max_p99_ms=chosen.max_p99_ms,
+    )
+    acceptance = accept(plan, tell=lambda words: click.echo(words, err=True))
+    click.echo(json.dumps(to_json(acceptance), indent=1) if chosen.as_json else brief(acceptance))
+    write_text(chosen.report, report_text(acceptance))
+    click.echo(f"report: {chosen.report}", err=True)
+    acceptance.raise_verdict()

@@ -1,0 +1,69 @@
+"""`clst-parity`: the deployed model against its PyTorch checkpoint, with a verdict."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from clst_runtime.cli.command import command
+from clst_runtime.errors import BudgetNotHeld
+from clst_runtime.system.numbers import Real
+
+
+@command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("--checkpoint", "--reference", "reference", required=True, type=click.Path(path_type=Path),
+              help="What MODEL must equal: the .pt checkpoint, or another model file.")  # fmt: skip
+@click.option("--data", required=True, type=click.Path(path_type=Path), help="Labelled data set.")
+@click.option("--split", default="val", show_default=True, help="Which of its splits.")
+@click.option("--format", "form", help="Its format  [default: recognise it]")
+@click.option("--mapping", type=click.Path(path_type=Path), help="JSON file relating its classes to the model's.")
+@click.option(
+    "--max-miou-drop", default=0.05, show_default=True, type=Real(0, 100), help="Largest difference in mIoU, in points."
+)
+@click.option(
+    "--min-agreement", default=99.9, show_default=True, type=Real(0, 100), help="Smallest share of equal pixels, in %."
+)
+@click.option("--json", "as_json", is_flag=True, help="Result as JSON.")
+def main(
+    model: Path,
+    reference: Path,
+    data: Path,
+    split: str,
+    form: str | None,
+    mapping: Path | None,
+    max_miou_drop: float,
+    min_agreement: float,
+    *,
+    as_json: bool,
+) -> None:
+    """IoU per class of MODEL and of its checkpoint, their difference and agreement; exit code 6 if they differ."""
+    from clst_runtime.backends import check_model_file, open_model
+    from clst_runtime.data.dataset import check_dataset, open_dataset
+    from clst_runtime.evaluation.parity import compare
+    from clst_runtime.system.tables import format_table, percent
+
+    check_model_file(reference)
+    check_model_file(model)
+    check_dataset(data, split=split, format=form, mapping_file=mapping)
+    with open_model(reference) as first, open_model(model) as second:
+        dataset = open_dataset(data, split=split, format=form, classes=first.manifest.classes, mapping_file=mapping)
+        for remark in dataset.remarks:
+            click.echo(f"note: {data}: {remark}", err=True)
+        result = compare(first, second, dataset)
+    failures = result.failures(max_miou_drop=max_miou_drop / 100, min_agreement=min_agreement / 100)
+    if as_json:
+        click.echo(json.dumps(result.to_json() | {"holds": not failures, "failures": failures}, indent=1))
+    else:
+        columns = zip(result.reference.classes.names, result.reference.iou, result.candidate.iou, strict=True)
+        rows = [[name, percent(a), percent(b), percent(b - a, 3)] for name, a, b in columns]
+        a, b = result.reference.miou, result.candidate.miou
+        rows.append(["mIoU", percent(a), percent(b), percent(b - a, 3)])
+        click.echo(format_table(["class", "reference", "model", "difference"], rows))
+        click.echo(f"{percent(result.agreement, 3)} % of pixels agree on {result.candidate.frames} pictures")
+    if failures:
+        raise BudgetNotHeld(f"{model}: parity does not hold: {'; '.join(failures)}")
+    if not as_json:
+        click.echo("parity holds")

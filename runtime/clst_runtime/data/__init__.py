@@ -1,0 +1,1 @@
+"""Labelled data sets and other images that a command is given."""

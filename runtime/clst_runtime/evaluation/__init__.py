@@ -1,0 +1,1 @@
+"""How good a model is: IoU, parity, latency, acceptance on a device."""

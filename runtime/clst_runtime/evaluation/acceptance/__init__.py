@@ -1,0 +1,1 @@
+"""The acceptance of a model on the device that will run it."""

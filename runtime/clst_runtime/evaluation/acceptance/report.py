@@ -1,0 +1,65 @@
+"""An acceptance as one file: Markdown for people, and everything measured as one block of JSON at its end."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any
+
+from clst_runtime.evaluation.acceptance.run import Acceptance
+from clst_runtime.system.credentials import all_without_credentials
+from clst_runtime.system.machine import machine_facts
+from clst_runtime.system.tables import format_table
+
+
+def brief(acceptance: Acceptance) -> str:
+    """The steps as a table and the verdict."""
+    rows = [[step.name, step.status.value, f"{step.seconds:.1f} s"] for step in acceptance.steps]
+    lines = [format_table(["step", "result", "took"], rows)]
+    lines += [f"{step.name}: {step.told}" for step in acceptance.steps]
+    return "\n".join([*lines, acceptance.verdict])
+
+
+def to_json(acceptance: Acceptance) -> dict[str, Any]:
+    """Plain values, raw samples included."""
+    plan = {name: str(value) if value is not None else None for name, value in vars(acceptance.plan).items()}
+    return {
+        "verdict": acceptance.verdict,
+        "exit_code": acceptance.exit_code,
+        "date": acceptance.date,
+        "plan": all_without_credentials(plan),
+        "machine": machine_facts(),
+        "findings": [dataclasses.asdict(finding) for finding in acceptance.findings],
+        "steps": [dataclasses.asdict(step) for step in acceptance.steps],
+    }
+
+
+def report_text(acceptance: Acceptance) -> str:
+    """The whole file."""
+    values = to_json(acceptance)
+    machine = values["machine"]
+    steps = [[step.name, step.status.value, f"{step.seconds:.1f}", step.told] for step in acceptance.steps]
+    findings = [[each.name.strip(), each.state.value, each.told, each.cure] for each in acceptance.findings]
+    gpus = ", ".join(machine["gpus"]) or "no NVIDIA GPU that answers nvidia-smi"
+    parts = [
+        f"# Acceptance of {acceptance.plan.model.name}",
+        f"**{acceptance.verdict}** (exit code {acceptance.exit_code}), {acceptance.date}",
+        f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB, {machine['system']}; {gpus}",
+        "## Steps",
+        markdown_table(["step", "result", "seconds", "what was found"], steps),
+        "## The machine",
+        markdown_table(["what", "state", "found", "cure"], findings),
+        "## Everything measured",
+        f"```json\n{json.dumps(values)}\n```",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def markdown_table(headers: list[str], rows: list[list[str]]) -> str:
+    """A table whose cells may hold anything."""
+    lines = [headers, ["---"] * len(headers), *rows]
+    return "\n".join(f"| {' | '.join(_cell(cell) for cell in line)} |" for line in lines)
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")

@@ -1,0 +1,348 @@
+"""The acceptance of a model on the device that will run it: step by step, every failure told, none hiding the rest.
+
+Legend: H rows, W columns of the model's input.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import click
+
+from clst_runtime.artifact.manifest import Manifest
+from clst_runtime.artifact.onnx_metadata import read_onnx_manifest
+from clst_runtime.backends import open_model
+from clst_runtime.backends.base import Backend, Frame
+from clst_runtime.backends.cuda.options import GpuOptions
+from clst_runtime.backends.selection import AUTO
+from clst_runtime.backends.tensorrt.bundle.format import load_frames, read_bundle
+from clst_runtime.backends.tensorrt.sidecar import read_engine
+from clst_runtime.doctor import Finding, examine
+from clst_runtime.errors import BudgetNotHeld, ClstError, MissingDependency
+from clst_runtime.evaluation.acceptance.parity import judge_parity, pictures_of
+from clst_runtime.evaluation.latency.capture_to_mask import LiveResult, live_source, run_live
+from clst_runtime.evaluation.latency.comparison import frames_to_measure
+from clst_runtime.evaluation.latency.host_to_host import Effort, measure_side_by_side
+from clst_runtime.live.latency import UNSTEADY
+from clst_runtime.live.statistics import LOST, STALE
+from clst_runtime.sources import open_source
+from clst_runtime.sources.replay import REPLAY_FPS, ReplaySource
+from clst_runtime.system.credentials import without_credentials
+from clst_runtime.system.device_state import brief_state, device_state, unsteadiness
+from clst_runtime.system.files.hashing import file_sha256
+
+MEMORY_GROWTH_MIB = 24.0
+"""So much may the process grow in a live run after it has settled; a frame that leaks is found within seconds."""
+LATENCY = Effort(runs=1024, seconds=30.0)
+"""What is measured of the latency."""
+
+
+class Status(str, Enum):
+    """How a step ended."""
+
+    HOLDS = "holds"
+    FAILED = "failed"
+    SKIPPED = "skipped"
+    """A step before it failed that it needs."""
+    NOT_JUDGED = "not judged"
+    """Nothing was given to judge by; what was found is told."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What is to be accepted, and by what."""
+
+    model: Path
+    """The file or bundle."""
+    data: Path | None = None
+    """Labelled data set, or a folder of pictures."""
+    source: str | None = None
+    """Camera or stream of the live run; None = the pictures, replayed."""
+    seconds: float = 60.0
+    """Length of the live run."""
+    threads: int | None = None
+    """CPU threads; None = the engine's choice."""
+    backend: str = AUTO
+    """What computes, as `open_model` takes it."""
+    gpu: GpuOptions = field(default_factory=GpuOptions)
+    """How an engine is run."""
+    deadline_ms: float | None = None
+    """Capture to mask."""
+    max_p99_ms: float | None = None
+    """Host to host."""
+    latency: Effort = LATENCY
+    """How long to measure."""
+
+
+@dataclass(kw_only=True)
+class Step:
+    """One step and how it ended."""
+
+    name: str
+    """What was done."""
+    status: Status = Status.HOLDS
+    """How it ended."""
+    told: str = ""
+    """One line for people."""
+    values: dict[str, Any] = field(default_factory=dict)
+    """Everything that was found, as plain values."""
+    lacks: bool = False
+    """Whether it failed because this machine lacks something."""
+    seconds: float = 0.0
+    """How long it took."""
+
+
+@dataclass(kw_only=True)
+class Acceptance:
+    """All steps, in order."""
+
+    plan: Plan
+    """What was asked."""
+    date: str
+    """When it began."""
+    findings: list[Finding] = field(default_factory=list)
+    """What clst-doctor says of the machine."""
+    steps: list[Step] = field(default_factory=list)
+    """What was done."""
+
+    @property
+    def failed(self) -> list[Step]:
+        """Steps that do not hold."""
+        return [step for step in self.steps if step.status is Status.FAILED]
+
+    @property
+    def verdict(self) -> str:
+        """In words."""
+        open_ = [step.name for step in self.steps if step.status is Status.NOT_JUDGED]
+        if self.failed:
+            return f"not accepted: {', '.join(step.name for step in self.failed)}"
+        return f"accepted, but not judged: {', '.join(open_)}" if open_ else "accepted"
+
+    @property
+    def exit_code(self) -> int:
+        """0 = accepted, 5 = something is missing here, 6 = a step does not hold."""
+        if not self.failed:
+            return 0
+        return MissingDependency.exit_code if self.failed[0].lacks else BudgetNotHeld.exit_code
+
+    def raise_verdict(self) -> None:
+        """End the command by the verdict.
+
+        Raises:
+            MissingDependency, BudgetNotHeld: by the first step that failed.
+        """
+        if self.failed:
+            kind = MissingDependency if self.failed[0].lacks else BudgetNotHeld
+            raise kind(f"{self.plan.model}: {self.verdict}; {self.failed[0].told}")
+
+
+@dataclass(kw_only=True)
+class Bench:
+    """What the steps hand on to one another."""
+
+    plan: Plan
+    opened: ExitStack
+    backend: Backend | None = None
+    frames: list[Frame] = field(default_factory=list)
+    """H,W,3 of the model's input size: pictures of `data` or of the bundle, else drawn noise."""
+    frames_are: str = "drawn noise"
+    live: LiveResult | None = None
+
+
+Work = Callable[[Bench, Step], None]
+
+
+def accept(plan: Plan, tell: Callable[[str], None] = click.echo) -> Acceptance:
+    """Do all steps; errors become failed steps, and what needs a failed one is skipped.
+
+    Args:
+        plan: what is to be accepted.
+        tell: is told each step as it begins and ends.
+    """
+    acceptance = Acceptance(plan=plan, date=time.strftime("%Y-%m-%dT%H:%M:%S%z"))
+    tell("looking at the machine")
+    acceptance.findings = examine()
+    works: dict[str, tuple[Work, str]] = {
+        "file": (check_file, ""),
+        "opening": (open_backend, "file"),
+        "pictures": (take_frames, "opening"),
+        "parity": (check_parity, "pictures"),
+        "latency": (check_latency, "pictures"),
+        "live run": (check_live, "pictures"),
+        "memory": (check_memory, "live run"),
+    }
+    with ExitStack() as opened:
+        bench = Bench(plan=plan, opened=opened)
+        for name, (work, needs) in works.items():
+            before = next((step for step in acceptance.steps if step.name == needs), None)
+            step = Step(name=name)
+            if before is not None and before.status in (Status.FAILED, Status.SKIPPED):
+                step.status, step.told = Status.SKIPPED, f"needs the step {needs!r}"
+            else:
+                tell(f"{name} …")
+                do(work, bench, step)
+            acceptance.steps.append(step)
+            tell(f"{name}: {step.status.value}, {step.told}")
+    return acceptance
+
+
+def do(work: Work, bench: Bench, step: Step) -> None:
+    """One step; an error of the user's or the machine's becomes its failure."""
+    started = time.monotonic()
+    try:
+        work(bench, step)
+    except MissingDependency as error:
+        step.status, step.told, step.lacks = Status.FAILED, error.message, True
+    except ClstError as error:
+        step.status, step.told = Status.FAILED, error.message
+    except (OSError, MemoryError) as error:
+        step.status, step.told = Status.FAILED, f"{type(error).__name__}: {error}"
+    step.seconds = time.monotonic() - started
+
+
+def check_file(bench: Bench, step: Step) -> None:
+    """Hashes and manifest, before anything of the file is executed."""
+    path = bench.plan.model
+    manifest: Manifest | None = None
+    if path.is_dir():
+        bundle = read_bundle(path)
+        manifest = read_onnx_manifest(path / bundle.model.file)
+        step.values["files"] = {model.file: model.sha256 for model in bundle.models}
+        step.told = f"a bundle, the hashes of its {len(bundle.models)} models are right"
+    elif path.suffix.lower() == ".engine":
+        manifest = read_engine(path)[1]
+        step.told = "an engine, its hash is that of its manifest"
+    elif path.suffix.lower() == ".onnx":
+        manifest = read_onnx_manifest(path)
+        step.told = "an ONNX file, its graph's hash is that of its manifest"
+    else:
+        step.told = f"a {path.suffix or 'nameless'} file, its manifest is read by its reader"
+    if path.is_file():
+        step.values["sha256"] = file_sha256(path)
+        step.told += f", SHA-256 {step.values['sha256'][:12]}…"
+    if manifest is not None:
+        step.values["manifest"] = {
+            "network": manifest.network, "precision": manifest.precision, "input_hw": list(manifest.input_hw),
+            "classes": list(manifest.classes.names), "checkpoint_sha256": manifest.source_checkpoint_sha256,
+            "tool_versions": dict(manifest.tool_versions), "engine": dict(manifest.engine),
+        }  # fmt: skip
+
+
+def open_backend(bench: Bench, step: Step) -> None:
+    """Open the model; a bundle is built here, and its engine compared with its class maps, the first time."""
+    plan = bench.plan
+    opened = open_model(plan.model, threads=plan.threads, backend=plan.backend, gpu=plan.gpu)
+    bench.backend = bench.opened.enter_context(opened)
+    manifest = bench.backend.manifest
+    step.values |= {"backend": bench.backend.description, "engine": dict(manifest.engine)}
+    words = f"{bench.backend.description}, input {manifest.input_hw[0]}x{manifest.input_hw[1]}"
+    step.told = "; ".join((words, *getattr(bench.backend, "warnings", ())))
+
+
+def _backend(bench: Bench) -> Backend:
+    assert bench.backend is not None  # noqa: S101  (steps that need it are skipped without it)
+    return bench.backend
+
+
+def take_frames(bench: Bench, step: Step) -> None:
+    """Pictures for the steps that follow."""
+    plan, manifest = bench.plan, _backend(bench).manifest
+    size = manifest.input_hw
+    if plan.data is not None:
+        bench.frames = frames_to_measure(str(pictures_of(plan.data)), size, manifest.fit)
+        bench.frames_are = str(plan.data)
+    elif plan.model.is_dir():
+        bench.frames = load_frames(plan.model, read_bundle(plan.model))
+        bench.frames_are = "the bundle's frames"
+    else:
+        bench.frames = frames_to_measure(None, size)
+    step.told = f"{len(bench.frames)} frames: {bench.frames_are}"
+    step.values = {"frames": len(bench.frames), "are": bench.frames_are}
+
+
+def check_parity(bench: Bench, step: Step) -> None:
+    """Does it say here what it said at export?"""
+    judged = judge_parity(_backend(bench), bench.plan.model, bench.plan.data)
+    step.values = judged.values
+    step.told = judged.told
+    if judged.holds is None:
+        step.status = Status.NOT_JUDGED
+    elif not judged.holds:
+        step.status = Status.FAILED
+
+
+def check_latency(bench: Bench, step: Step) -> None:
+    """Host-to-host latency, with the machine's state around it."""
+    before = device_state()
+    result = measure_side_by_side([_backend(bench)], bench.frames, bench.plan.latency)[0]
+    after, summary = device_state(), result.summary_ms()
+    doubts = unsteadiness(before, after)
+    if summary["cov"] > UNSTEADY:
+        doubts.append(f"unsteady, coefficient of variation {100 * summary['cov']:.1f} %")
+    step.values = {"host_to_host_ms": summary, "samples_ns": list(result.samples_ns), "before": before, "after": after,
+                   "doubts": doubts, "output_sha256": result.output_sha256, "frames": bench.frames_are}  # fmt: skip
+    told = f"host-to-host median {summary['median']:.2f} ms, p99 {summary['p99']:.2f} ms on {bench.frames_are}"
+    bound = bench.plan.max_p99_ms
+    if bound is not None and not summary["p99"] <= bound:
+        step.status, told = Status.FAILED, f"{told}; {bound:.2f} ms allowed"
+    step.told = "; ".join([told, *doubts, brief_state(after)])
+
+
+def check_live(bench: Bench, step: Step) -> None:
+    """Drive with the camera, or with the pictures replayed as if one gave them."""
+    plan = bench.plan
+    shown = bench.frames_are if plan.source is None else without_credentials(plan.source)
+    if plan.source is not None:
+        source, fps = live_source(plan.source)
+    else:
+        source, fps = ReplaySource(live_pictures(bench), fps=REPLAY_FPS), REPLAY_FPS
+    result = run_live(_backend(bench), source, plan.seconds, deadline_ms=plan.deadline_ms, replayed_fps=fps)
+    bench.live, told, summary = result, result.statistics, result.summary_ms()
+    step.values = {"statistics": told, "glass_to_mask_ms": summary, "samples_ns": list(result.ages_ns),
+                   "replayed_fps": fps, "source": shown}  # fmt: skip
+    words = f"pictures replayed at {fps:g} frames/s" if fps is not None else shown
+    step.told = (
+        f"{told['frames']} frames in {told['seconds']:.1f} s of {words}, {told['dropped']} dropped, glass-to-mask "
+        f"median {summary['median']:.1f} ms, p99 {summary['p99']:.1f} ms"
+    )
+    failures = live_failures(plan, told)
+    if failures:
+        step.status, step.told = Status.FAILED, f"{'; '.join(failures)} ({step.told})"
+
+
+def live_failures(plan: Plan, told: dict[str, Any]) -> list[str]:
+    """What of a live run does not hold, in words."""
+    failures = (
+        [f"it ended early ({told['end']})"] if told["interrupted"] or told["seconds"] < 0.9 * plan.seconds else []
+    )
+    failures += [f"it was {STALE} {told['stale_spells']} times"] if told["stale_spells"] else []
+    failures += [f"the source was {LOST} {told['losses']} times"] if told["losses"] else []
+    return failures + list(told["failures"])
+
+
+def live_pictures(bench: Bench) -> Sequence[Frame]:
+    """Pictures at the camera's own size where there are some, so that the resize is in the age."""
+    if bench.plan.data is None:
+        return bench.frames
+    with open_source(str(pictures_of(bench.plan.data))) as source:
+        return [timed.rgb for timed in itertools.islice(source, len(bench.frames))]
+
+
+def check_memory(bench: Bench, step: Step) -> None:
+    """Did the process grow during the live run?"""
+    assert bench.live is not None  # noqa: S101  (skipped without it)
+    growth = bench.live.memory.growth_mib()
+    step.values = {"growth_mib": growth, "samples_mib": bench.live.memory.samples_mib, "allowed_mib": MEMORY_GROWTH_MIB}
+    if growth is None:
+        step.status, step.told = Status.NOT_JUDGED, "the live run was too short, or this system tells no memory"
+        return
+    step.told = f"{growth:+.1f} MiB after settling, {MEMORY_GROWTH_MIB:g} allowed"
+    if growth > MEMORY_GROWTH_MIB:
+        step.status = Status.FAILED

@@ -1,0 +1,99 @@
+"""mIoU of a model on labelled images, at the labels' own size: the same path for PyTorch, ONNX and engines."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from clst_runtime.backends.base import Backend, Classes, Frame
+from clst_runtime.classes.labels import ClassList
+from clst_runtime.data.dataset import LabelledDataset
+from clst_runtime.errors import ModelFileError
+from clst_runtime.evaluation.confusion import ABSENT_FROM_13, ABSENT_FROM_16, ROAD13, ConfusionMatrix
+from clst_runtime.imaging.geometry import classes_to_camera, fit_frame
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationResult:
+    """Accuracy of one model on one data set; all values 0 … 1, NaN where a class does not occur."""
+
+    classes: ClassList
+    """The model's classes."""
+    iou: npt.NDArray[np.float64]
+    """C values."""
+    miou: float
+    """Mean over the classes that occur."""
+    pixel_accuracy: float
+    """Share of labelled pixels predicted right."""
+    frames: int
+    """Pictures evaluated."""
+
+    def mean_without(self, names: tuple[str, ...]) -> float:
+        """mIoU over the classes that are not named."""
+        kept = [value for name, value in zip(self.classes.names, self.iou, strict=True) if name not in names]
+        return float(np.nanmean(kept)) if np.isfinite(kept).any() else float("nan")
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; NaN as null."""
+        values: dict[str, Any] = {
+            "frames": self.frames,
+            "miou": _number(self.miou),
+            "pixel_accuracy": _number(self.pixel_accuracy),
+            "iou": {name: _number(value) for name, value in zip(self.classes.names, self.iou, strict=True)},
+        }
+        if set(ROAD13) <= set(self.classes.names) <= {*ROAD13, *ABSENT_FROM_13}:
+            values["miou16"] = _number(self.mean_without(ABSENT_FROM_16))
+            values["miou13"] = _number(self.mean_without(ABSENT_FROM_13))
+        return values
+
+
+def _number(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+def predict_at(backend: Backend, image: Frame) -> Classes:
+    """Class map of a picture of any size, at that size."""
+    manifest = backend.manifest
+    prediction = backend.predict(fit_frame(image, manifest.input_hw, manifest.fit))
+    return classes_to_camera(prediction.classes, (image.shape[0], image.shape[1]), manifest.fit)
+
+
+def evaluate(
+    backend: Backend, dataset: LabelledDataset, progress: Callable[[int, int], None] | None = None
+) -> EvaluationResult:
+    """Segment every picture and compare with its labels; `progress(done, total)` is called after each.
+
+    Raises:
+        ModelFileError: the model's classes are not those of the data set's labels.
+    """
+    check_classes(backend.manifest.classes, dataset.classes)
+    confusion = ConfusionMatrix(len(dataset.classes))
+    for index in range(len(dataset)):
+        sample = dataset[index]
+        confusion.update(sample.labels, predict_at(backend, sample.image))
+        if progress is not None:
+            progress(index + 1, len(dataset))
+    return EvaluationResult(
+        classes=dataset.classes,
+        iou=confusion.iou(),
+        miou=confusion.miou(),
+        pixel_accuracy=confusion.pixel_accuracy(),
+        frames=len(dataset),
+    )
+
+
+def check_classes(model: ClassList, other: ClassList) -> None:
+    """Two class lists must name the same classes in the same order.
+
+    Raises:
+        ModelFileError: they do not.
+    """
+    if model.names != other.names:
+        raise ModelFileError(
+            f"the model's classes ({', '.join(model.names)}) are not the other side's ({', '.join(other.names)}); "
+            "give --mapping, or the model that was trained for them"
+        )

@@ -1,0 +1,197 @@
+"""Frames of videos as OpenCV hands them out, without those that it only says it has decoded.
+
+From 4.13 on OpenCV lets FFmpeg 8 convert colours, which refuses interlaced frames, as many H.264 and MPEG-2 files
+have; OpenCV does not look, says True and hands out what lay in its memory: the picture before, or what another
+program's memory once held. Only a line on standard error tells. So the first picture is converted under supervision,
+and one again that is the same as the one before, as each is whose conversion failed.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from clst_runtime.errors import DataError
+from clst_runtime.imaging.containers import is_cut, is_mp4
+from clst_runtime.imaging.decoder_messages import let_decoders_speak, overheard
+from clst_runtime.imaging.geometry import Picture
+from clst_runtime.imaging.media import name_for_opencv
+from clst_runtime.system.optional import require
+
+DAMAGED_IN_A_ROW = 250
+"""Reads that may fail one after another before a video is taken to be over; at the end each costs about 10 µs."""
+SWSCALE = "swscaler"
+"""FFmpeg's part that converts colours."""
+STEP = 16
+"""Of a picture so many rows and columns apart are compared with the one before."""
+LEAST_SHARE = 0.9
+"""Of the frames that a file announces, which are not always counted: a sound that is longer makes them more. So does
+rounding; a second may be missing besides."""
+FPS, FOURCC, COUNT, ORIENTATION = 5, 6, 7, 48  # cv2.CAP_PROP_…
+MOTION_JPEG = tuple(int.from_bytes(name, "little") for name in (b"MJPG", b"mjpg", b"jpeg"))
+
+
+class Frames:
+    """The pictures of a capture that has the methods of `cv2.VideoCapture`."""
+
+    def __init__(self, capture: Any) -> None:
+        self.capture = capture
+        self.complaint = ""
+        """Why the last picture was none, by what decoded it."""
+        self._before: Picture | None = None
+        self._was_clean = False
+        backend = str(getattr(capture, "getBackendName", str)())
+        self.by_ffmpeg = backend == "FFMPEG"
+        self._is_jpeg = self.by_ffmpeg and capture.get(FOURCC) in MOTION_JPEG
+        # A picture upside down is turned where it lies, so that one that was not converted differs from the one before
+        self._always = backend == "V4L2" or (self.by_ffmpeg and capture.get(ORIENTATION) == 180)
+
+    def grab(self) -> bool:
+        """Go on to the next frame; False if there is none, or it is damaged."""
+        self.complaint = ""
+        if not self._is_jpeg:
+            return bool(self.capture.grab())
+        good, self.complaint = overheard(self.capture.grab)
+        return bool(good)
+
+    def retrieve(self, into: Picture | None = None) -> Picture | None:
+        """The picture that was grabbed, in `into` if it fits; None if there is none or it could not be converted.
+
+        A source of which the decoder complains from the first frame on has a habit and no damage.
+        """
+        good, picture = self._converted(into)
+        if not good or picture is None or picture.size == 0:
+            return None
+        self._before = picture[::STEP, ::STEP].copy()
+        if not self.complaint:
+            self._was_clean = True
+        elif SWSCALE not in self.complaint and not self._was_clean:
+            self.complaint = ""
+        return None if self.complaint else picture
+
+    def _converted(self, into: Picture | None) -> tuple[bool, Picture | None]:
+        if self._always or (self.by_ffmpeg and self._before is None):
+            (good, picture), complaint = overheard(lambda: self.capture.retrieve(into))
+        else:
+            (good, picture), complaint = self.capture.retrieve(into), ""
+            if good and self.by_ffmpeg and self._is_suspect(picture):
+                (good, picture), complaint = overheard(lambda: self.capture.retrieve(picture))
+        self._always = self._always or SWSCALE in complaint  # there will be more, each with lines of its own
+        self.complaint = self.complaint or complaint
+        return good, picture
+
+    @property
+    def reason(self) -> str:
+        """Why the last picture was none, in words; "" where nobody said."""
+        if "interlaced" in self.complaint:
+            return "its frames are interlaced, which this OpenCV cannot convert"
+        return f"its frames cannot be decoded ({self.complaint})" if self.complaint else ""
+
+    def _is_suspect(self, picture: Picture) -> bool:
+        """Whether it looks like the one before, or is the first of its size."""
+        if self._before is None:
+            return False
+        now = picture[::STEP, ::STEP]
+        return now.shape != self._before.shape or bool(np.array_equal(now, self._before))
+
+
+class VideoFile:
+    """The frames of a video file in order, over damaged places."""
+
+    def __init__(self, path: Path) -> None:
+        """Open it.
+
+        Raises:
+            DataError: it is no video that can be read.
+        """
+        let_decoders_speak()
+        self.path = path
+        with name_for_opencv(path) as name:
+            self._capture = require("cv2").VideoCapture(name)
+        if not self._capture.isOpened():
+            raise DataError(f"{path}: not a video that this OpenCV can read")
+        self._frames = Frames(self._capture)
+        self.by_ffmpeg = self._frames.by_ffmpeg
+        fps = float(self._capture.get(FPS))
+        self.fps = fps if fps > 0 else None
+        self.announced = float(self._capture.get(COUNT))
+        """Frames that it says it has: counted, an estimate, or nonsense."""
+        self.position = -1
+        """Of the frame read last, counted from 0; damaged ones before it count."""
+        self.damaged = 0
+        """Frames that could not be read, though later ones could."""
+        self._read = 0
+
+    def read(self, into: Picture | None = None) -> Picture | None:
+        """The next frame H,W,3 BGR, in `into` if it fits; None at the end.
+
+        Raises:
+            DataError: the file has no frame, or one that OpenCV decodes but cannot hand out.
+        """
+        while self.skip():
+            picture = self._frames.retrieve(into)
+            if picture is not None:
+                self._read += 1
+                return picture
+            if SWSCALE in self._frames.complaint:
+                raise DataError(self._not_converted())
+            self.damaged += 1
+        if self._read == 0:
+            raise DataError(f"{self.path}: not one frame could be read; the file is damaged")
+        return None
+
+    def skip(self) -> bool:
+        """Go to the next frame that can be read; False at the end."""
+        for failed in range(DAMAGED_IN_A_ROW):
+            if self._frames.grab():
+                self.position += 1 + failed
+                self.damaged += failed
+                return True
+        return False
+
+    def warnings(self, *, ended: bool = True) -> list[str]:
+        """What is wrong with the file; `ended` says whether it was read to its end."""
+        told = [f"{self.path}: damaged frames were left out: {self.damaged}"] if self.damaged else []
+        announced, found = int(self.announced), self.position + 1
+        read = f"{self.path}: {found} of {max(announced, found)} announced frames could be read"
+        if is_cut(self.path):
+            told.append(f"{read}; it is truncated" if ended else f"{self.path}: it is truncated")
+        elif ended and found < LEAST_SHARE * announced - (self.fps or 25) and not is_mp4(self.path):
+            told.append(f"{read}; is it damaged?")  # MP4 counts frames that it hides, too
+        return told
+
+    def close(self) -> None:
+        """Close the file."""
+        self._capture.release()
+
+    def _not_converted(self) -> str:
+        cure = "-vf yadif " if "interlaced" in self._frames.complaint else ""
+        return (
+            f"{self.path}: frame {self.position}: {self._frames.reason}; make another video of it: "
+            f"ffmpeg -i {self.path.name} {cure}new.mp4"
+        )
+
+
+def count_frames(path: Path) -> int:
+    """How many frames a video file has, by its packets, of which none is decoded; 0 where it has none.
+
+    Damaged and hidden frames count. A file of half an hour takes about 0.3 s.
+
+    Raises:
+        DataError: it is no video that can be read.
+    """
+    video, count = VideoFile(path), 0
+    if video.by_ffmpeg:
+        cv2 = require("cv2")
+        with name_for_opencv(path) as name:
+            packets = cv2.VideoCapture(name, cv2.CAP_FFMPEG, [cv2.CAP_PROP_FORMAT, -1])
+        while packets.grab():
+            count += 1
+        packets.release()
+    count = count or max(0, int(video.announced))
+    while count == 0 and video.skip():
+        pass
+    video.close()
+    return count or video.position + 1

@@ -1,0 +1,1 @@
+"""The live loop, from its source to its sinks."""

@@ -1,0 +1,1 @@
+"""Files that are written whole, and values read from files that others wrote."""

@@ -1,0 +1,102 @@
+"""The one door through which heavy or optional packages enter: late, by name, never installed by us."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+from types import ModuleType
+
+from clst_runtime.errors import MissingDependency
+from clst_runtime.system.packages import fault_of, lost_files
+
+_CURES = {
+    "cv2": "OpenCV: pip install 'clst[desktop]' (windows), 'clst[headless]' (servers, containers), "
+    "or on a Jetson the cv2 of JetPack (a virtual environment made with --system-site-packages)",
+    "onnxruntime": "ONNX Runtime: pip install 'clst[ort]' (CPU) or 'clst[ort-gpu]' (CUDA), never both",
+    "PIL": "Pillow: pip install pillow",
+    "torch": "PyTorch: pip install 'clst[train]'",
+    "onnx": "ONNX: pip install 'clst[export]'",
+    "onnxscript": "ONNX Script: pip install 'clst[export]'",
+    "matplotlib": "Matplotlib: pip install 'clst[plot]'",
+    "tensorrt": "TensorRT: pip install 'clst[trt]', or the one of JetPack on a Jetson",
+    "tensorrt_rtx_bindings": "TensorRT for RTX: pip install --force-reinstall 'clst[rtx]' with this Python",
+    "av": "PyAV: pip install 'clst[video]'",
+    "aiohttp": "the web page: pip install 'clst[web]'",
+    "prometheus_client": "the web page: pip install 'clst[web]'",
+    "clst_train": "the training package: pip install 'clst[train]'",
+}
+
+NO_TELEMETRY = "ORT_DISABLE_TELEMETRY"
+"""Environment variable of ONNX Runtime: unless it is 1 before the import, wheels from 1.29 on send telemetry to
+Microsoft and keep an identifier in the user's cache folder."""
+LONGEST = 300
+"""Letters of a reason that are told: some packages give a page of advice."""
+
+
+class Unimportable(MissingDependency):
+    """A package that is not there or cannot be imported; `reason` is what is wrong with it, in one line."""
+
+    def __init__(self, module: str, reason: str, cure: str) -> None:
+        super().__init__(f"{module} cannot be imported ({reason}); {cure}")
+        self.reason = reason
+
+
+def check_installed(*modules: str) -> None:
+    """Look for packages without importing them, which may take seconds.
+
+    Raises:
+        Unimportable: one is not there, or cannot be imported by this Python.
+    """
+    for module in modules:
+        try:
+            found = importlib.util.find_spec(module)
+        except (ImportError, ValueError):
+            found = None
+        if found is None or found.origin is None:
+            require(module)
+        fault = fault_of(module)
+        if fault is not None:
+            raise Unimportable(module, *fault)
+
+
+def require(module: str) -> ModuleType:
+    """Import `module`, or say which extra brings it.
+
+    ONNX Runtime's telemetry is switched off, unless `NO_TELEMETRY` is set already.
+
+    Raises:
+        Unimportable: the module, or one of the shared libraries below it, is not there or does not fit.
+    """
+    os.environ.setdefault(NO_TELEMETRY, "1")  # whatever is imported: other packages import ONNX Runtime too
+    try:
+        found = importlib.import_module(module)
+    except ImportError as error:
+        raise unimportable(module, error) from error
+    if getattr(found, "__file__", "") is None:  # a folder without a module in it
+        raise unimportable(module, ImportError("there is no such module"))
+    return found
+
+
+def unimportable(module: str, error: ImportError) -> Unimportable:
+    """The error for a package that cannot be imported: what is wrong with it, and the cure."""
+    package, blamed = module.partition(".")[0], blamed_for(error)
+    fault = fault_of(module) or lost_files(module, error)
+    if fault is None and blamed != package:
+        fault = fault_of(blamed)
+    if fault is not None:
+        return Unimportable(module, *fault)
+    told = " ".join(str(error).split())
+    told = told if len(told) <= LONGEST else f"{told[:LONGEST]}…"
+    return Unimportable(module, told, _CURES.get(package, f"pip install {package}"))
+
+
+def blamed_for(error: ImportError) -> str:
+    """The package that is missing or broken: the one that is named, or else that in which the error was raised."""
+    if error.name:
+        return error.name.partition(".")[0]
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    raised_in = "" if trace is None else str(trace.tb_frame.f_globals.get("__name__", ""))
+    return raised_in.partition(".")[0] or __name__
