@@ -325,7 +325,7 @@ def with_statistics(checkpoint: Path, pair: Pair) -> Path:
 
 def exported(out: Path, checkpoint: Path, pair: Pair) -> dict[str, float]:
     """The exported network beside PyTorch's, on the test images."""
-    from clst_export.convert import Material, Request, convert
+    from clst_export.pipeline import Material, Request, convert
     from clst_export.precision import Precision
     from clst_runtime.backends.onnxruntime.session import OrtBackend
     from clst_runtime.evaluation.parity import compare

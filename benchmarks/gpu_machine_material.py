@@ -23,10 +23,10 @@ def prepare(folder: Path, checkpoint: Path, pictures: Path, size_hw: tuple[int, 
     Raises:
         ClstError: what an export raises.
     """
-    from clst_export.calibration import Method
-    from clst_export.convert import Material, Request, convert
-    from clst_export.gate import Bounds
+    from clst_export.pipeline import Material, Request, convert
     from clst_export.precision import Precision
+    from clst_export.quantization.calibration import Method
+    from clst_export.verification.gate import Bounds
     from clst_runtime.backends.onnxruntime.session import OrtBackend
     from clst_train.checkpoint import load_checkpoint
     from clst_train.data.target import open_target

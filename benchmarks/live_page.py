@@ -35,7 +35,7 @@ SIZE_HW = (480, 960)
 KNOWN, SEEN = 64, 40
 """Scenes that the camera is known by; scenes that it sees then."""
 RUN = "from clst_runtime.cli.run import main; main()"
-EXPORT = "from clst_export.cli import main; main()"
+EXPORT = "from clst_export.cli.export import main; main()"
 
 
 def exported(checkpoint: Path, folder: Path) -> Path:

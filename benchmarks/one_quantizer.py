@@ -53,14 +53,14 @@ class Reader:
 
 
 def clst(task: Task, frames: Frames) -> Callable[[], None]:
-    """This project's own, step by step as clst_export.convert takes them."""
+    """This project's own, step by step as clst_export.pipeline takes them."""
     import onnx
 
-    from clst_export.calibration import Method, calibrate
-    from clst_export.convert import RANGE_FRAMES
+    from clst_export.pipeline import RANGE_FRAMES
     from clst_export.precision import Target
-    from clst_export.precision.fp16 import measure_ranges, to_fp16
-    from clst_export.precision.int8 import activations, to_int8
+    from clst_export.quantization.calibration import Method, calibrate
+    from clst_export.quantization.fp16 import measure_ranges, to_fp16
+    from clst_export.quantization.int8 import activations, to_int8
 
     base, pictures = onnx.load(task["base"]), list(frames)
 

@@ -33,9 +33,9 @@ def make(
     checkpoint: Path, out: Path, flavour: str, material: Any, budget: float | None, input_hw: tuple[int, int]
 ) -> dict[str, Any]:
     """One flavour's file and what the conversion measured."""
-    from clst_export.convert import Request, convert
-    from clst_export.gate import Bounds
+    from clst_export.pipeline import Request, convert
     from clst_export.precision import Precision, Target
+    from clst_export.verification.gate import Bounds
 
     precision, _, target = flavour.partition("-")
     anything = Bounds(min_agreement=0.0, max_miou_drop=1.0)
@@ -179,9 +179,9 @@ def show(result: dict[str, Any]) -> str:
 @click.option("--work", default=Path("precision"), type=click.Path(path_type=Path), help="Folder for the files.")
 def main(checkpoints: tuple[Path, ...], name: str, work: Path, **options: Any) -> None:
     """Measure every flavour of CHECKPOINTS."""
-    from clst_export.calibration import calibration_frames
-    from clst_export.convert import Material
-    from clst_export.judge import contents_of, labelled_frames
+    from clst_export.pipeline import Material
+    from clst_export.quantization.calibration import calibration_frames
+    from clst_export.verification.evaluator import contents_of, labelled_frames
     from clst_runtime.data.dataset import open_dataset
     from clst_runtime.system.files.atomic import write_text
     from clst_runtime.system.numbers import parse_size

@@ -72,7 +72,7 @@ SETTINGS = (
 
 def parts(base: Any) -> dict[str, list[str]]:
     """Names of the nodes that a careful user leaves alone: `first`, `last` convolutions, `normalisations`, `tail`."""
-    from clst_export.precision.int8 import Network, convolution_names, quantisable
+    from clst_export.quantization.int8 import Network, convolution_names, quantisable
 
     network = Network(base)
     inner = set(quantisable(base))
@@ -102,7 +102,7 @@ def environment(python: Path) -> dict[str, Any]:
 
 def complaint(model: Any) -> str | None:
     """Why graph hygiene refuses a graph; None if it does not."""
-    from clst_export.hygiene import check_hygiene
+    from clst_export.graph.compatibility import check_hygiene
     from clst_runtime.errors import ModelFileError
 
     try:
@@ -131,8 +131,8 @@ class Contest:
         import onnx
         import torch
 
-        from clst_export.judge import Judge
-        from clst_export.onnx_export import load_deployable, trace
+        from clst_export.graph.trace import load_deployable, trace
+        from clst_export.verification.evaluator import Judge
         from clst_train.checkpoint_backend import TorchBackend
 
         deployable, self.manifest = load_deployable(checkpoint)
@@ -168,7 +168,7 @@ class Contest:
         """The best method's file, chosen by the pictures to choose by, told on the others."""
         import onnx
 
-        from clst_export.convert import merit
+        from clst_export.pipeline import merit
 
         row: dict[str, Any] = {"flavour": setting.flavour, "name": setting.name, "tool": setting.tool, "methods": {}}
         best: Any = None
@@ -206,7 +206,7 @@ class Contest:
         """A graph as the exporter would save it, so that it is run as a vehicle would."""
         import dataclasses
 
-        from clst_export.model_file import save_model
+        from clst_export.graph.model_file import save_model
 
         target = {"int8": {"target": "tensorrt"}, "int8-cpu": {"target": "cpu"}}.get(flavour, {})
         path = self.work / f"{flavour}-{name.replace(' ', '_').replace(',', '')}.onnx"
@@ -224,7 +224,7 @@ class Contest:
     def facts(self, path: Path, model: Any, *, for_cpu: bool = False) -> dict[str, Any]:
         """All that is told of a chosen file."""
         from clst_export.inspection import convolution_types
-        from clst_export.precision.placement import placement_problems
+        from clst_export.quantization.placement import placement_problems
         from clst_runtime.backends.tensorrt.build.check import check_build
 
         told = {"bytes": path.stat().st_size, "claim": self.judged(path, "claim").to_json()}
@@ -234,8 +234,8 @@ class Contest:
 
 def material_of(checkpoint: Path, options: dict[str, Any]) -> dict[str, Any]:
     """Calibration frames, and frames, labels and contents to choose by and to tell by; a single split is halved."""
-    from clst_export.calibration import calibration_frames
-    from clst_export.judge import contents_of, labelled_frames
+    from clst_export.quantization.calibration import calibration_frames
+    from clst_export.verification.evaluator import contents_of, labelled_frames
     from clst_runtime.data.dataset import open_dataset
     from clst_train.checkpoint import load_checkpoint
 

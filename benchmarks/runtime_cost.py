@@ -49,7 +49,7 @@ def exported(folder: Path, size_hw: tuple[int, int]) -> Path:
     """A network with random weights as an ONNX file."""
     import torch
 
-    from clst_export.convert import Material, Request, convert
+    from clst_export.pipeline import Material, Request, convert
     from clst_export.precision import Precision
     from clst_runtime.classes.labels import load_class_list
     from clst_train.checkpoint import Checkpoint, save_checkpoint

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import click
 
-from clst_export.convert import Material, Request, convert
-from clst_export.domain import reference_stretches
+from clst_export.camera_reference import reference_stretches
+from clst_export.pipeline import Material, Request, convert
 from clst_export.precision import Precision
 from clst_runtime.backends.onnxruntime.session import OrtBackend
 from clst_runtime.backends.tensorrt.build.check import told_build_check

@@ -6,7 +6,7 @@ from tests.conftest import write_labelled
 from tests.shell import shell
 
 from clst_export import demo
-from clst_export.cli_demo import main as clst_demo
+from clst_export.cli.demo import main as clst_demo
 from clst_export.demo import watch_cameras
 from clst_runtime.live.sinks.video_files import video_suffix
 

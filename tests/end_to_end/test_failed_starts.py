@@ -11,7 +11,7 @@ import pytest
 from tests.command_line import call
 from tests.conftest import write_labelled
 
-from clst_export.cli import main as clst_export
+from clst_export.cli.export import main as clst_export
 from clst_runtime.cli.bench import main as clst_bench
 from clst_runtime.evaluation.latency.comparison import Contestant
 from clst_runtime.imaging.image_files import write_png

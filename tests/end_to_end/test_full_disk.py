@@ -16,7 +16,7 @@ from tests.miniature import drawn_cameras
 from tests.shell import shell
 from tests.videos import frames_of
 
-from clst_export.cli import main as clst_export
+from clst_export.cli.export import main as clst_export
 from clst_runtime.imaging.image_files import write_png
 from clst_runtime.sources import TimedFrame
 from clst_train.cli import main as clst_train

@@ -72,8 +72,9 @@ def test_a_data_set_that_is_being_written_is_whole_or_absent(tmp_path, name):
 
 CALLER = """
 import os, signal, sys
-from clst_export import convert, files_to_make
-from clst_export.cli import main
+from clst_export import pipeline as convert
+from clst_export.cli import outputs as files_to_make
+from clst_export.cli.export import main
 
 trace = convert.trace
 def told(*arguments, **options):

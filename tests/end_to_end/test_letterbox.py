@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 from tests.shell import shell
 
-from clst_export.cli import main as export
+from clst_export.cli.export import main as export
 from clst_runtime.artifact.onnx_metadata import read_onnx_manifest
 from clst_runtime.backends.onnxruntime.session import OrtBackend
 from clst_runtime.data.dataset import open_dataset

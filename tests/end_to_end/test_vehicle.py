@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from tests.conftest import write_labelled, write_rgb_model
 
-from clst_export.bundle import write_bundle
+from clst_export.tensorrt.bundle import write_bundle
 from clst_runtime.imaging.image_files import read_image, read_label
 from clst_runtime.imaging.media import pictures_below
 

@@ -7,9 +7,9 @@ import onnx
 import pytest
 import torch
 
-from clst_export import convert as conversion
-from clst_export import gate
-from clst_export.onnx_export import trace
+from clst_export import pipeline as conversion
+from clst_export.graph.trace import trace
+from clst_export.verification import gate
 from clst_runtime.backends.onnxruntime.session import rounds_float16
 from clst_runtime.classes.labels import load_class_list
 from clst_train.batchnorm import estimate_statistics

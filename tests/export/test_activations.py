@@ -1,7 +1,7 @@
 import numpy as np
 from tests.conftest import SIZE_HW, write_rgb_model
 
-from clst_export.activations import stream_activations
+from clst_export.quantization.activations import stream_activations
 
 
 def load(path):

@@ -8,11 +8,11 @@ from click.testing import CliRunner
 from tests.export.conftest import needs_rounding
 from tests.runtime.engines.conftest import FP16, Machine
 
-from clst_export.cli import main
-from clst_export.convert import Request, convert
-from clst_export.gate import BOUNDS, Bounds
-from clst_export.material import baseline_request
+from clst_export.cli.export import main
+from clst_export.inputs import baseline_request
+from clst_export.pipeline import Request, convert
 from clst_export.precision import Precision
+from clst_export.verification.gate import BOUNDS, Bounds
 from clst_runtime.artifact.onnx_metadata import read_onnx_manifest
 from clst_runtime.backends.tensorrt.bundle import comparison
 from clst_runtime.backends.tensorrt.sidecar import read_engine
@@ -154,7 +154,7 @@ def test_an_int8_engine_that_cannot_be_built_is_an_error_as_before(machine, expo
 def test_a_baseline_that_does_not_prove_itself_is_none(machine, export, tmp_path, monkeypatch):
     strict = Bounds(min_agreement=1.1, max_miou_drop=0.0)  # nothing holds it
     monkeypatch.setattr(
-        "clst_export.baseline.baseline_request",
+        "clst_export.tensorrt.fp16_baseline.baseline_request",
         lambda *given: dataclasses.replace(baseline_request(*given), bounds=strict),
     )
     done = export("--trt", "int8", "--out", tmp_path / "m.engine")

@@ -1,7 +1,7 @@
 """What an export stores so that a benchmark and an acceptance can tell that they run the model that was judged."""
 
-from clst_export.convert import Material, Request, convert
 from clst_export.inspection import describe, facts_of
+from clst_export.pipeline import Material, Request, convert
 from clst_export.precision import Precision
 from clst_runtime.backends.onnxruntime.session import OrtBackend
 from clst_runtime.evaluation.export_digest import compare_fingerprint, known_frames, stored_fingerprint

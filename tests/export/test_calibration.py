@@ -5,7 +5,7 @@ import pytest
 from tests.export.precision.graphs import SIZE_HW, chain, frames
 from tests.fakes.videos import jpeg, plain, write_avi
 
-from clst_export.calibration import (
+from clst_export.quantization.calibration import (
     CalibrationConfig,
     Method,
     Range,

@@ -10,8 +10,8 @@ from click.testing import CliRunner
 from tests.conftest import write_labelled, write_rgb_model
 from tests.shell import shell
 
-from clst_export.calibration import evenly_spaced, fingerprint
-from clst_export.cli import main
+from clst_export.cli.export import main
+from clst_export.quantization.calibration import evenly_spaced, fingerprint
 from clst_runtime.artifact.onnx_metadata import read_onnx_manifest
 from clst_runtime.imaging.image_files import read_image, write_png
 from clst_train.models.ddrnet import DDRNetSlim

@@ -8,15 +8,15 @@ import pytest
 from tests.conftest import RGB_CLASSES
 from tests.export.conftest import needs_rounding
 
-from clst_export import convert as conversion
-from clst_export import gate
-from clst_export.calibration import Method
-from clst_export.convert import Material, Request, convert, merit
-from clst_export.gate import Bounds
+from clst_export import pipeline as conversion
+from clst_export.cli.report import report
 from clst_export.inspection import convolution_types, facts_of
-from clst_export.judge import Verdict
+from clst_export.pipeline import Material, Request, convert, merit
 from clst_export.precision import Precision, Target
-from clst_export.reporting import report
+from clst_export.quantization.calibration import Method
+from clst_export.verification import gate
+from clst_export.verification.evaluator import Verdict
+from clst_export.verification.gate import Bounds
 from clst_runtime.artifact.onnx_metadata import read_onnx_manifest
 from clst_runtime.backends.base import Prediction
 from clst_runtime.backends.onnxruntime.session import OrtBackend

@@ -9,9 +9,9 @@ from click.testing import CliRunner
 from tests.conftest import rgb_manifest, write_rgb_model
 from tests.export.conftest import scene
 
-from clst_export.cli import main
-from clst_export.convert import Material, Request, convert
-from clst_export.domain import MOST_FRAMES, Stretch, measured, reference_stretches, spread_over
+from clst_export.camera_reference import MOST_FRAMES, Stretch, measured, reference_stretches, spread_over
+from clst_export.cli.export import main
+from clst_export.pipeline import Material, Request, convert
 from clst_export.precision import Precision
 from clst_runtime.artifact.manifest import Manifest
 from clst_runtime.artifact.onnx_metadata import read_onnx_manifest
@@ -65,7 +65,7 @@ def test_stretches_are_read_in_their_order_and_only_when_asked_for(camera):
 
 def test_several_places_share_the_frames_by_their_size(camera, tmp_path, monkeypatch):
     write_png(tmp_path / "one.png", scene(99)[0])
-    monkeypatch.setattr("clst_export.domain.MOST_FRAMES", 32)
+    monkeypatch.setattr("clst_export.camera_reference.MOST_FRAMES", 32)
     stretches, _ = reference_stretches([str(camera), str(tmp_path / "one.png")], (64, 96))
     assert sum(map(len, stretches)) == 31 // 8 * 8 + 1
 

@@ -5,7 +5,7 @@ import onnx
 from onnx import TensorProto
 from tests.export.precision.graphs import Builder
 
-from clst_export.graph_types import infer_types
+from clst_export.graph.types import infer_types
 
 
 def test_shapes_are_inferred_without_copying_large_weights(monkeypatch):

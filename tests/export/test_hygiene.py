@@ -8,10 +8,10 @@ from onnx import TensorProto, helper, numpy_helper
 from tests.conftest import write_rgb_model
 from tests.narrow import narrow_networks
 
-from clst_export import hygiene
-from clst_export.hygiene import SUPPORTED, check_hygiene
-from clst_export.onnx_export import check_graph, trace
-from clst_export.precision.fp16 import measure_ranges, to_fp16
+from clst_export.graph import compatibility as hygiene
+from clst_export.graph.compatibility import SUPPORTED, check_hygiene
+from clst_export.graph.trace import check_graph, trace
+from clst_export.quantization.fp16 import measure_ranges, to_fp16
 from clst_runtime.errors import ModelFileError
 from clst_train.models.deployable import MEAN, STD, Deployable
 from clst_train.models.networks import NETWORKS, build_segmenter

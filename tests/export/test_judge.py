@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from tests.conftest import RGB_CLASSES, SIZE_HW, rgb_manifest, write_labelled
 
-from clst_export.judge import Judge, contents_of, labelled_frames
+from clst_export.verification.evaluator import Judge, contents_of, labelled_frames
 from clst_runtime.backends.base import Prediction
 from clst_runtime.data.dataset import open_dataset
 from clst_runtime.errors import DataError

@@ -16,13 +16,13 @@ from tests.conftest import RGB_CLASSES, rgb_manifest
 from torch import nn
 from torch.nn import functional as F
 
-from clst_export import convert as conversion
-from clst_export.convert import Material, Request, convert
-from clst_export.gate import BOUNDS
-from clst_export.onnx_export import check_graph, trace
+from clst_export import pipeline as conversion
+from clst_export.graph.trace import check_graph, trace
+from clst_export.pipeline import Material, Request, convert
 from clst_export.precision import Precision
-from clst_export.precision.fp16 import measure_ranges, to_fp16
-from clst_export.verify import verify
+from clst_export.quantization.fp16 import measure_ranges, to_fp16
+from clst_export.verification.comparison import verify
+from clst_export.verification.gate import BOUNDS
 from clst_runtime.artifact.manifest import METADATA_KEY
 from clst_runtime.backends.onnxruntime.session import OrtBackend
 from clst_runtime.data.dataset import open_dataset

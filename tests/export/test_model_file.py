@@ -7,7 +7,7 @@ import onnx
 import pytest
 from tests.conftest import SIZE_HW
 
-from clst_export.model_file import opened
+from clst_export.graph.model_file import opened
 from clst_runtime.artifact.onnx_metadata import read_onnx_manifest
 from clst_runtime.errors import DataError
 

@@ -12,10 +12,10 @@ from tests.export.precision.graphs import kinds, node_of, run
 from torch import nn
 from torch.nn import functional as F
 
-from clst_export.hygiene import check_hygiene
-from clst_export.onnx_export import check_graph, trace
-from clst_export.precision.fp16 import measure_ranges, to_fp16
-from clst_export.precision.int8 import quantisable
+from clst_export.graph.compatibility import check_hygiene
+from clst_export.graph.trace import check_graph, trace
+from clst_export.quantization.fp16 import measure_ranges, to_fp16
+from clst_export.quantization.int8 import quantisable
 from clst_runtime.backends.tensorrt.build.builder import serialise_engine
 from clst_runtime.backends.tensorrt.build.options import BuildOptions
 from clst_runtime.backends.tensorrt.build.progress import QuietProgress

@@ -13,17 +13,17 @@ from tests.export.conftest import needs_rounding
 from tests.export.precision.graphs import frames as random_frames
 from tests.export.precision.graphs import kinds, network, node_of, residual
 
-from clst_export.calibration import Method, calibrate
-from clst_export.convert import Material, Request, convert
-from clst_export.gate import Bounds
-from clst_export.hygiene import check_hygiene
+from clst_export.cli.report import report
+from clst_export.graph.compatibility import check_hygiene
+from clst_export.graph.trace import load_deployable
 from clst_export.inspection import convolution_types, describe, facts_of
-from clst_export.onnx_export import load_deployable
+from clst_export.pipeline import Material, Request, convert
 from clst_export.precision import Precision, Target
-from clst_export.precision.fp16 import measure_ranges, to_fp16
-from clst_export.precision.int8 import activations, quantisable, to_int8
-from clst_export.precision.placement import check_placement, placement_problems
-from clst_export.reporting import report
+from clst_export.quantization.calibration import Method, calibrate
+from clst_export.quantization.fp16 import measure_ranges, to_fp16
+from clst_export.quantization.int8 import activations, quantisable, to_int8
+from clst_export.quantization.placement import check_placement, placement_problems
+from clst_export.verification.gate import Bounds
 from clst_runtime.artifact.onnx_metadata import read_onnx_manifest
 from clst_runtime.backends.tensorrt.build import builder as building
 from clst_runtime.backends.tensorrt.build.builder import serialise_engine

@@ -10,9 +10,9 @@ from click.testing import CliRunner
 from tests.conftest import rgb_manifest, write_rgb_model
 from tests.runtime.engines.conftest import Machine
 
-from clst_export.cli import build_options, main, make_engine
-from clst_export.convert import Material
-from clst_export.files_to_make import output_paths
+from clst_export.cli.export import build_options, main, make_engine
+from clst_export.cli.outputs import output_paths
+from clst_export.pipeline import Material
 from clst_runtime.backends.tensorrt.library import Library
 from clst_runtime.cli.bench import main as bench
 from clst_runtime.cli.run import main as drive

@@ -12,11 +12,11 @@ import onnx
 import pytest
 from tests.conftest import RGB_CLASSES, SIZE_HW, rgb_manifest, write_rgb_model
 
-from clst_export import gate
-from clst_export.gate import BOUNDS, Bounds, release
-from clst_export.judge import Judge, Verdict
 from clst_export.precision import Precision
-from clst_export.verify import verify
+from clst_export.verification import gate
+from clst_export.verification.comparison import verify
+from clst_export.verification.evaluator import Judge, Verdict
+from clst_export.verification.gate import BOUNDS, Bounds, release
 from clst_runtime.artifact.onnx_metadata import read_onnx_manifest
 from clst_runtime.backends.base import Prediction
 from clst_runtime.backends.onnxruntime.session import OrtBackend

@@ -6,7 +6,7 @@ import time
 import pytest
 from tests.conftest import rgb_manifest, write_rgb_model
 
-from clst_export.model_file import save_model
+from clst_export.graph.model_file import save_model
 from clst_runtime.artifact.onnx_metadata import read_onnx_manifest
 from clst_runtime.backends import open_model
 from clst_runtime.errors import ModelFileError

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from clst_export.onnx_export import load_deployable
+from clst_export.graph.trace import load_deployable
 from clst_runtime.classes.labels import ClassList
 from clst_runtime.errors import ModelFileError
 from clst_runtime.imaging.geometry import Fit

@@ -12,7 +12,7 @@ from tests.miniature import drawn_cameras
 from tests.shell import shell
 from tests.train.broken_off import broken_off_after_two_steps
 
-from clst_export.cli import main as clst_export
+from clst_export.cli.export import main as clst_export
 from clst_runtime.cli.evaluate import main as clst_eval
 from clst_runtime.cli.parity import main as clst_parity
 from clst_runtime.errors import ModelFileError

@@ -5,8 +5,8 @@ import pytest
 from PIL import Image
 from tests.conftest import RGB_CLASSES
 
-from clst_export.judge import Verdict
-from clst_export.precision.budget import arithmetic_cost, curve_table, draw_curve, search
+from clst_export.quantization.search import arithmetic_cost, curve_table, draw_curve, search
+from clst_export.verification.evaluator import Verdict
 
 MACS = {"a": 100, "b": 300, "c": 200, "d": 400}
 LOSS = {"a": 0.10, "b": 0.02, "c": 0.04, "d": 0.01}

@@ -7,9 +7,9 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from clst_export.hygiene import check_hygiene
-from clst_export.onnx_export import trace
-from clst_export.precision.fp16 import measure_ranges, to_fp16
+from clst_export.graph.compatibility import check_hygiene
+from clst_export.graph.trace import trace
+from clst_export.quantization.fp16 import measure_ranges, to_fp16
 from clst_runtime.errors import DataError, ModelFileError
 from clst_train.batchnorm import estimate_statistics
 from clst_train.data.camera_looks import LOOKS

@@ -16,10 +16,10 @@ from tests.export.precision.graphs import (
     stored,
 )
 
-from clst_export.calibration import Method, Range, calibrate
 from clst_export.precision import Target
-from clst_export.precision.int8 import Network, activations, attribute, quantisable, scales, to_int8
-from clst_export.precision.placement import placement_problems
+from clst_export.quantization.calibration import Method, Range, calibrate
+from clst_export.quantization.int8 import Network, activations, attribute, quantisable, scales, to_int8
+from clst_export.quantization.placement import placement_problems
 from clst_runtime.errors import ConfigError, ModelFileError
 
 NETWORKS = ("ddrnet23_slim", "deeplabv2_resnet101")

@@ -5,10 +5,10 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from tests.export.precision.graphs import chain, frames, network, node_of, residual
 
-from clst_export.calibration import Method, calibrate
 from clst_export.precision import Target
-from clst_export.precision.int8 import activations, quantisable, to_int8
-from clst_export.precision.placement import check_placement, placement_problems
+from clst_export.quantization.calibration import Method, calibrate
+from clst_export.quantization.int8 import activations, quantisable, to_int8
+from clst_export.quantization.placement import check_placement, placement_problems
 from clst_runtime.errors import ModelFileError
 
 

@@ -11,8 +11,8 @@ from onnxruntime.capi import onnxruntime_pybind11_state as state
 from tests.conftest import SIZE_HW, rgb_manifest, write_rgb_model
 from tests.shell import shell
 
-from clst_export.activations import stream_activations
-from clst_export.precision.fp16 import measure_ranges
+from clst_export.quantization.activations import stream_activations
+from clst_export.quantization.fp16 import measure_ranges
 from clst_runtime.backends import open_model
 from clst_runtime.backends.cuda.device import CudaFailed, GpuOutOfMemory
 from clst_runtime.backends.onnxruntime import errors as ort_errors

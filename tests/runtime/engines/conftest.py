@@ -13,7 +13,7 @@ from tests.fakes import tensorrt as fake_tensorrt
 from tests.fakes import tensorrt_rtx as fake_rtx
 from tests.fakes.cuda import MEMORY, STREAMS, FakeCuda
 
-from clst_export.bundle import write_bundle
+from clst_export.tensorrt.bundle import write_bundle
 from clst_runtime.backends.tensorrt import library, sidecar
 from clst_runtime.backends.tensorrt import runner as trt_backend
 from clst_runtime.backends.tensorrt.build import engine as build

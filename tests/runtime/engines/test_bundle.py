@@ -12,9 +12,9 @@ from tests.runtime.engines.conftest import HERE, model
 from tests.runtime.engines.test_build import full
 from tests.shell import shell
 
-from clst_export.bundle import build_bundle, read_bundle, write_bundle
-from clst_export.cli import main as export
+from clst_export.cli.export import main as export
 from clst_export.inspection import describe, facts_of
+from clst_export.tensorrt.bundle import build_bundle, read_bundle, write_bundle
 from clst_runtime.backends import open_model
 from clst_runtime.backends.tensorrt.build import engine as build_module
 from clst_runtime.backends.tensorrt.build.options import BuildOptions
@@ -250,7 +250,7 @@ def test_clst_export_build_on_a_full_disk_is_an_error_for_the_file_is_what_it_is
 
 
 def test_a_bundle_is_written_whole_or_not_at_all(rgb_model, tmp_path, frames, monkeypatch):
-    from clst_export import bundle as module
+    from clst_export.tensorrt import bundle as module
 
     def full(*_):
         raise OSError(28, "No space left on device")
@@ -293,7 +293,8 @@ def test_clst_run_on_a_bundle_where_no_tensorrt_is_ends_with_one_line_and_code_5
 def test_building_needs_neither_torch_nor_onnx(bundle):
     code = FORBID.format(names=("torch", "onnx", "onnxruntime", "clst_train", "cv2", "tensorrt"))
     code += (
-        "from pathlib import Path\nfrom clst_export.bundle import build_bundle\nimport clst_export.engine\n"
+        "from pathlib import Path\nfrom clst_export.tensorrt.bundle import build_bundle\n"
+        "import clst_export.tensorrt.engine\n"
         "from clst_runtime.errors import MissingDependency\n"
         "try: build_bundle(Path(sys.argv[1]))\n"
         "except MissingDependency as error: print(error.message)"
@@ -310,7 +311,7 @@ def test_torch_planted_in_the_builder_is_found(bundle, tmp_path):
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
     with (tmp_path / "runtime/clst_runtime/backends/tensorrt/build/engine.py").open("a") as stream:
         stream.write("\nimport torch\n")
-    code = FORBID.format(names=("torch",)) + "import clst_export.bundle"
+    code = FORBID.format(names=("torch",)) + "import clst_export.tensorrt.bundle"
     done = child(code, paths=[tmp_path / "runtime", tmp_path / "export"])
     assert "forbidden: torch" in done.stderr
 

@@ -4,7 +4,7 @@ import pytest
 from tests.fakes.cuda import FakeCuda
 from tests.runtime.engines.conftest import FP16, INT8
 
-from clst_export.bundle import build_bundle
+from clst_export.tensorrt.bundle import build_bundle
 from clst_runtime.backends.cuda.options import GpuOptions
 from clst_runtime.backends.tensorrt.bundle import comparison
 from clst_runtime.backends.tensorrt.bundle.comparison import time_alternately

@@ -9,7 +9,7 @@ from tests.conftest import rgb_manifest, write_rgb_model
 from tests.runtime.engines.conftest import HERE
 from tests.runtime.test_doctor_verify import plan, statuses
 
-from clst_export.bundle import write_bundle
+from clst_export.tensorrt.bundle import write_bundle
 from clst_runtime.backends.cuda.options import GpuOptions
 from clst_runtime.backends.tensorrt.build.options import MIN_AGREEMENT
 from clst_runtime.backends.tensorrt.bundle.prepare import open_bundle

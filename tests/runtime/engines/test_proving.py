@@ -12,8 +12,8 @@ from tests.fakes.cuda import FakeCuda
 from tests.runtime.engines.conftest import FP16, HERE, INT8, PROOF, model
 from tests.runtime.engines.test_build import full
 
-from clst_export.bundle import build_bundle, write_bundle
 from clst_export.inspection import describe, facts_of
+from clst_export.tensorrt.bundle import build_bundle, write_bundle
 from clst_runtime.backends import open_model
 from clst_runtime.backends.cuda.device import CudaFailed, GpuOutOfMemory, cuda_failure
 from clst_runtime.backends.tensorrt.build.options import BuildOptions

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from tests.conftest import rgb_manifest, write_rgb_model
 
-from clst_export.bundle import build_bundle, write_bundle
+from clst_export.tensorrt.bundle import build_bundle, write_bundle
 from clst_runtime.backends import open_model
 from clst_runtime.backends.tensorrt.build.engine import check_can_build
 from clst_runtime.backends.tensorrt.bundle.proof import read_proof

@@ -9,7 +9,7 @@ from click.testing import CliRunner
 from tests.conftest import SIZE_HW, write_rgb_model
 from tests.runtime.engines.test_build import full
 
-from clst_export.cli import main as export
+from clst_export.cli.export import main as export
 from clst_runtime.backends.tensorrt.build.engine import build_engine
 from clst_runtime.backends.tensorrt.build.options import BuildOptions
 from clst_runtime.backends.tensorrt.build.rebuild import origin_of, rebuild_engine

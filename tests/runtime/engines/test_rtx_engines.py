@@ -8,9 +8,9 @@ from click.testing import CliRunner
 from tests.conftest import rgb_manifest, write_rgb_model
 from tests.runtime.test_doctor_verify import plan
 
-from clst_export.bundle import build_bundle, write_bundle
-from clst_export.cli import main as export
+from clst_export.cli.export import main as export
 from clst_export.inspection import describe, facts_of
+from clst_export.tensorrt.bundle import build_bundle, write_bundle
 from clst_runtime.backends import open_model
 from clst_runtime.backends.tensorrt.build.builder import serialise_engine
 from clst_runtime.backends.tensorrt.build.engine import build_engine, built_engine_note, check_can_build

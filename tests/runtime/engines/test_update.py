@@ -11,7 +11,7 @@ from tests.conftest import rgb_manifest, write_rgb_model
 from tests.fakes.cuda import FakeCuda
 from tests.runtime.engines.conftest import FP16, HERE, INT8, PROOF
 
-from clst_export.bundle import build_bundle, write_bundle
+from clst_export.tensorrt.bundle import build_bundle, write_bundle
 from clst_runtime.backends import open_model
 from clst_runtime.backends.cuda.device import cuda_failure
 from clst_runtime.backends.tensorrt.sidecar import read_engine

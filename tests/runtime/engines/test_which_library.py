@@ -5,8 +5,8 @@ from click.testing import CliRunner
 from tests.conftest import rgb_manifest, write_rgb_model
 from tests.fakes.cuda import FakeCuda
 
-from clst_export.bundle import write_bundle
-from clst_export.cli import main as export
+from clst_export.cli.export import main as export
+from clst_export.tensorrt.bundle import write_bundle
 from clst_runtime.backends.cuda.options import GpuOptions
 from clst_runtime.backends.tensorrt.build.engine import build_engine
 from clst_runtime.backends.tensorrt.build.options import BuildOptions

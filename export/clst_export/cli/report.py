@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from clst_export.convert import Conversion
-from clst_export.precision.budget import curve_table, draw_curve
+from clst_export.pipeline import Conversion
+from clst_export.quantization.search import curve_table, draw_curve
 from clst_runtime.backends.tensorrt.build.check import told_build_check
 from clst_runtime.system.tables import format_table, percent
 

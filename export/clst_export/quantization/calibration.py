@@ -14,7 +14,7 @@ from typing import Any, TypeVar, overload
 import numpy as np
 import numpy.typing as npt
 
-from clst_export.activations import stream_activations
+from clst_export.quantization.activations import stream_activations
 from clst_runtime.backends.base import Frame
 from clst_runtime.errors import ConfigError, DataError
 from clst_runtime.imaging.geometry import Content, Fit

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from clst_export.graph_types import infer_types
-from clst_export.precision.int8 import Network, convolution_names, quantisable
+from clst_export.graph.types import infer_types
+from clst_export.quantization.int8 import Network, convolution_names, quantisable
 
 
 def convolution_macs(model: Any) -> dict[str, int]:

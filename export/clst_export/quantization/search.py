@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clst_export.judge import Verdict
+from clst_export.verification.evaluator import Verdict
 from clst_runtime.system.files.atomic import written_whole
 from clst_runtime.system.optional import require
 from clst_runtime.system.tables import format_table, percent

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clst_export.judge import Judge, Verdict
-from clst_export.model_file import save_model
+from clst_export.graph.model_file import save_model
 from clst_export.precision import Precision, Target
-from clst_export.verify import FP32_TIE, Agreement, verify
+from clst_export.verification.comparison import FP32_TIE, Agreement, verify
+from clst_export.verification.evaluator import Judge, Verdict
 from clst_runtime.artifact.manifest import Manifest
 from clst_runtime.backends.onnxruntime.session import OrtBackend
 from clst_runtime.backends.tensorrt.build.check import check_build, told_build_check

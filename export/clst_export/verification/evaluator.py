@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from clst_export.calibration import some_of
+from clst_export.quantization.calibration import some_of
 from clst_runtime.backends.base import Backend, Classes, Frame
 from clst_runtime.classes.labels import ClassList
 from clst_runtime.data.dataset import LabelledDataset

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from clst_export.precision.int8 import Edge, Network, attribute
+from clst_export.quantization.int8 import Edge, Network, attribute
 from clst_runtime.errors import ModelFileError
 from clst_runtime.system.optional import require
 

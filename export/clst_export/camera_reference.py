@@ -13,7 +13,7 @@ from typing import Any, overload
 
 import numpy as np
 
-from clst_export.model_file import opened
+from clst_export.graph.model_file import opened
 from clst_runtime.artifact.manifest import Manifest
 from clst_runtime.backends.base import Backend, Frame
 from clst_runtime.imaging.geometry import Content, Fit

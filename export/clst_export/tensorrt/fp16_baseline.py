@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from clst_export.convert import Material, Request, Say, convert
-from clst_export.engine import BuildOptions, build_engine, built_engine_note, show_progress
-from clst_export.material import baseline_request
+from clst_export.inputs import baseline_request
+from clst_export.pipeline import Material, Request, Say, convert
+from clst_export.tensorrt.engine import BuildOptions, build_engine, built_engine_note, show_progress
 from clst_runtime.backends.base import Frame
 from clst_runtime.backends.cuda.device import GpuOutOfMemory
 from clst_runtime.backends.cuda.options import GpuOptions

@@ -23,8 +23,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from clst_export.calibration import Range
 from clst_export.precision import Target
+from clst_export.quantization.calibration import Range
 from clst_runtime.errors import ConfigError, ModelFileError, did_you_mean
 from clst_runtime.system.optional import require
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from clst_export.graph_types import infer_types
+from clst_export.graph.types import infer_types
 from clst_runtime.backends.base import Frame
 from clst_runtime.backends.onnxruntime.errors import told_in_one_line
 from clst_runtime.errors import DataError, ModelFileError

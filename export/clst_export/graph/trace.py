@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from clst_export.hygiene import check_hygiene, refuse_too_large
+from clst_export.graph.compatibility import check_hygiene, refuse_too_large
 from clst_runtime.artifact.manifest import Manifest
 from clst_runtime.errors import ModelFileError
 from clst_runtime.system.files.hashing import file_sha256

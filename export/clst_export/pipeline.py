@@ -15,19 +15,19 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from clst_export.calibration import Method, Range, calibrate, fingerprint
-from clst_export.domain import measure_domain
-from clst_export.gate import BOUNDS, Bounds, release
-from clst_export.hygiene import check_hygiene
-from clst_export.judge import Judge, Verdict
-from clst_export.model_file import opened
-from clst_export.onnx_export import check_graph, load_deployable, trace
+from clst_export.camera_reference import measure_domain
+from clst_export.graph.compatibility import check_hygiene
+from clst_export.graph.model_file import opened
+from clst_export.graph.trace import check_graph, load_deployable, trace
 from clst_export.precision import Precision, Target
-from clst_export.precision.arithmetic import convolution_macs
-from clst_export.precision.budget import BudgetResult, search
-from clst_export.precision.fp16 import Fp16Result, measure_ranges, to_fp16
-from clst_export.precision.int8 import activations, quantisable, to_int8
-from clst_export.precision.placement import check_placement
+from clst_export.quantization.arithmetic import convolution_macs
+from clst_export.quantization.calibration import Method, Range, calibrate, fingerprint
+from clst_export.quantization.fp16 import Fp16Result, measure_ranges, to_fp16
+from clst_export.quantization.int8 import activations, quantisable, to_int8
+from clst_export.quantization.placement import check_placement
+from clst_export.quantization.search import BudgetResult, search
+from clst_export.verification.evaluator import Judge, Verdict
+from clst_export.verification.gate import BOUNDS, Bounds, release
 from clst_runtime.artifact.manifest import Manifest
 from clst_runtime.backends.base import Frame
 from clst_runtime.backends.onnxruntime.session import check_float16_rounding

@@ -11,12 +11,19 @@ import click
 import numpy as np
 import numpy.typing as npt
 
-from clst_export.calibration import ChosenFrames, Method, calibration_frames, evenly_spaced, some_of, split_frames
-from clst_export.convert import Material, Request
-from clst_export.domain import reference_stretches
-from clst_export.gate import BOUNDS, Bounds
-from clst_export.judge import contents_of, labelled_frames
+from clst_export.camera_reference import reference_stretches
+from clst_export.pipeline import Material, Request
 from clst_export.precision import Precision, Target
+from clst_export.quantization.calibration import (
+    ChosenFrames,
+    Method,
+    calibration_frames,
+    evenly_spaced,
+    some_of,
+    split_frames,
+)
+from clst_export.verification.evaluator import contents_of, labelled_frames
+from clst_export.verification.gate import BOUNDS, Bounds
 from clst_runtime.backends.base import Frame
 from clst_runtime.data.dataset import open_dataset
 from clst_runtime.errors import ConfigError, DataError

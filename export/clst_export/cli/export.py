@@ -14,7 +14,7 @@ from clst_runtime.cli.gpu_options import cuda_option
 from clst_runtime.system.numbers import Real, Whole
 
 if TYPE_CHECKING:
-    from clst_export.convert import Material, Request
+    from clst_export.pipeline import Material, Request
 
 PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime", "cv2")
 PRECISIONS = ("fp32", "fp16", "int8")
@@ -106,19 +106,19 @@ def convert(checkpoint: Path | None, onnx: str | None, trt: str | None, **option
     from clst_runtime.system.optional import check_installed, require
 
     check_installed(*PACKAGES)
-    from clst_export.files_to_make import check_given, check_outputs, newest_checkpoint, output_paths
+    from clst_export.cli.outputs import check_given, check_outputs, newest_checkpoint, output_paths
 
     chosen = checkpoint or newest_checkpoint()
     paths = output_paths(chosen, precision, trt, options)
     check_outputs(chosen, paths, overwrite=options["overwrite"])
     check_given(chosen, options)
     if trt is not None:
-        from clst_export.engine import check_can_build
+        from clst_export.tensorrt.engine import check_can_build
 
         check_can_build(build_options(options).library, options["cuda"])
     for module in PACKAGES:
         require(module)
-    from clst_export.material import gather
+    from clst_export.inputs import gather
 
     request, material = gather(chosen, precision, options)
     try:
@@ -133,8 +133,8 @@ def produce(
     checkpoint: Path, paths: dict[str, Path], request: Request, material: Material, options: dict[str, Any]
 ) -> None:
     """Make every file of `paths` and tell of it."""
-    from clst_export.convert import convert as run
-    from clst_export.reporting import report
+    from clst_export.cli.report import report
+    from clst_export.pipeline import convert as run
     from clst_runtime.backends.tensorrt.build.check import told_build_check
 
     conversion = run(checkpoint, paths["onnx"], request, material, say=say)
@@ -145,7 +145,7 @@ def produce(
         say(told_build_check(conversion.manifest.build_check))
     baseline = None
     if "baseline_onnx" in paths:
-        from clst_export.baseline import convert_baseline
+        from clst_export.tensorrt.fp16_baseline import convert_baseline
 
         baseline = convert_baseline(checkpoint, paths["baseline_onnx"], request, material, options, say=say)
     if "engine" in paths:
@@ -196,7 +196,7 @@ def refuse_builders_options(options: dict[str, Any], why: str) -> None:
 
 def build_options(options: dict[str, Any]) -> Any:
     """What was asked of TensorRT."""
-    from clst_export.engine import BuildOptions, Library
+    from clst_export.tensorrt.engine import BuildOptions, Library
 
     given = {"library": Library.RTX if options["target"] == "rtx" else None,
              "workspace_mib": options["workspace_mib"], "timing_cache": options["timing_cache"],
@@ -207,7 +207,7 @@ def build_options(options: dict[str, Any]) -> Any:
 
 def make_engine(paths: dict[str, Path], baseline: Path | None, material: Material, options: dict[str, Any]) -> None:
     """Build, verify and write the engine beside its ONNX file; of int8 also fp16, and compare their times."""
-    from clst_export.engine import GpuOptions, build_engine, built_engine_note, show_progress
+    from clst_export.tensorrt.engine import GpuOptions, build_engine, built_engine_note, show_progress
 
     gpu = GpuOptions(cuda=options["cuda"])
     manifest = build_engine(
@@ -218,7 +218,7 @@ def make_engine(paths: dict[str, Path], baseline: Path | None, material: Materia
     if options["target"] == "rtx" and manifest.precision == "int8":
         say("its int8 was not timed beside fp16, as its GPU may be any; make that engine too and clst-bench both there")
     if baseline is not None:
-        from clst_export.baseline import build_baseline
+        from clst_export.tensorrt.fp16_baseline import build_baseline
 
         build_baseline(paths["engine"], baseline, paths["baseline_engine"], material.frames,
                        options=build_options(options), gpu=gpu,
@@ -227,7 +227,7 @@ def make_engine(paths: dict[str, Path], baseline: Path | None, material: Materia
 
 def make_bundle(paths: dict[str, Path], baseline: Path | None, material: Material, options: dict[str, Any]) -> None:
     """Write the folder for the device, copies of the ONNX files in it."""
-    from clst_export.bundle import write_bundle
+    from clst_export.tensorrt.bundle import write_bundle
 
     write_bundle(paths["onnx"], paths["bundle"], material.frames, options=build_options(options), baseline=baseline)
     click.echo(f"{paths['bundle']}: copy it to the device, there: clst-export build {quote(paths['bundle'].name)}",
@@ -255,7 +255,7 @@ def build(model: Path, frames: str | None, cuda: str, *, as_json: bool) -> None:
             if is_engine
             else "--frames is for an .engine file; a bundle has pictures of its own"
         )
-    from clst_export.engine import GpuOptions, built_engine_note
+    from clst_export.tensorrt.engine import GpuOptions, built_engine_note
     from clst_runtime.backends.tensorrt.sidecar import read_engine
 
     gpu = GpuOptions(cuda=cuda)
@@ -268,7 +268,7 @@ def build(model: Path, frames: str | None, cuda: str, *, as_json: bool) -> None:
             model, lambda made: frames_to_measure(frames, made.input_hw, made.fit, count=FRAMES), gpu=gpu
         )
     else:
-        from clst_export.bundle import build_bundle
+        from clst_export.tensorrt.bundle import build_bundle
 
         engine = build_bundle(model, gpu)
         manifest = read_engine(engine)[1]

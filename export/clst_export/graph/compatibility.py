@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any
 
-from clst_export.graph_types import TensorType, infer_types
+from clst_export.graph.types import TensorType, infer_types
 from clst_runtime.errors import ModelFileError
 from clst_runtime.system.optional import require
 

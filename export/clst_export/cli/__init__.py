@@ -1,0 +1,1 @@
+"""The commands `clst-export` and `clst-demo`: parse, call, print."""

@@ -1,0 +1,1 @@
+"""The float32 ONNX graph: traced, checked, saved."""
