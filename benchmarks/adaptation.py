@@ -56,7 +56,7 @@ NO_TARGET = ("adaptation.teacher=none", "adaptation.self_training_weight=0", "ad
 PLAIN_TEACHER = ("adaptation.teacher=mean_teacher", "adaptation.contrastive_weight=0",
                  "adaptation.pseudo_label_weighting=confident_share")  # fmt: skip
 SHUFFLE = """
-import torch, clst_train.step as step
+import torch, clst_train.method.step as step
 true = step.pseudo_labels_of
 def shuffled(*arguments):
     labels = true(*arguments)
@@ -219,7 +219,7 @@ def train(out: Path, arguments: list[str], result: Path, patch: str = "") -> flo
     begun = (out / "config.toml").is_file()
     started = time.perf_counter()
     given = ["--resume", str(out)] if begun else [*arguments, "--out", str(out)]
-    program = f"{patch}\nimport sys\nfrom clst_train.cli import main\nmain(sys.argv[1:])"
+    program = f"{patch}\nimport sys\nfrom clst_train.cli.train import main\nmain(sys.argv[1:])"
     subprocess.run([sys.executable, "-c", program, *given], check=True)
     return None if begun else time.perf_counter() - started
 
@@ -306,11 +306,11 @@ def with_statistics(checkpoint: Path, pair: Pair) -> Path:
     """The source network with nothing but BatchNorm statistics of the target, as a checkpoint beside it."""
     import dataclasses
 
-    from clst_train.adaptation_stage import statistics_batches
-    from clst_train.batchnorm import estimate_statistics
-    from clst_train.checkpoint import build_from_checkpoint, load_checkpoint, save_checkpoint
     from clst_train.config import AdaptationConfig
     from clst_train.data.target import open_target
+    from clst_train.method.batchnorm import estimate_statistics
+    from clst_train.models.checkpoint import build_from_checkpoint, load_checkpoint, save_checkpoint
+    from clst_train.stages.adaptation import statistics_batches
 
     out = checkpoint.with_name("batchnorm.pt")
     if not out.is_file():
@@ -329,8 +329,8 @@ def exported(out: Path, checkpoint: Path, pair: Pair) -> dict[str, float]:
     from clst_export.precision import Precision
     from clst_runtime.backends.onnxruntime.session import OrtBackend
     from clst_runtime.evaluation.parity import compare
-    from clst_train.checkpoint_backend import open_checkpoint
     from clst_train.data.target import open_target
+    from clst_train.models.checkpoint_backend import open_checkpoint
 
     model = out / "model.onnx"
     with open_checkpoint(checkpoint) as reference:

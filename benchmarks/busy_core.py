@@ -23,7 +23,7 @@ from typing import Any
 
 import click
 
-from clst_train.cores import WISHES
+from clst_train.compute.cores import WISHES
 
 WAYS: dict[str, dict[str, str]] = {
     "usual": {"KMP_BLOCKTIME": "200"},
@@ -38,12 +38,12 @@ COUNTS = "while True: pass"
 
 def serve(folder: Path, steps: int) -> None:
     """In a child: steps of a block each time that a line comes; tells the seconds of one step."""
-    from clst_train.cores import bind_threads, on_first_core, use_all_cores
+    from clst_train.compute.cores import bind_threads, on_first_core, use_all_cores
 
     bind_threads()
     import cv2
 
-    from clst_train.adaptation_stage import both_batches
+    from clst_train.stages.adaptation import both_batches
     from training_speed import block, changed, clst_step, prepare
 
     use_all_cores()

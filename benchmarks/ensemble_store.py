@@ -27,23 +27,23 @@ from torch.nn import functional as F
 
 from clst_runtime.system.files.atomic import write_text
 from clst_runtime.system.machine import machine_facts
-from clst_train.batchnorm import FollowedStatistics
-from clst_train.checkpoint import Checkpoint, build_from_checkpoint, load_checkpoint
 from clst_train.config import AdaptationConfig, AugmentationConfig
 from clst_train.data.augment import draw_geometry, mixing_mask, vary_colours
 from clst_train.data.loading import SourceBatch, TargetBatch
 from clst_train.data.target import TargetImages, open_target
-from clst_train.diagnostics import Diagnostics
-from clst_train.ensemble.cells import FULL_SCALE, Cells
-from clst_train.ensemble.snapshot import restore_snapshot, save_snapshot
-from clst_train.ensemble.store import EnsembleStore, StoreLayout
-from clst_train.ensemble.temporal import TemporalEnsemble
-from clst_train.learner import Learner
+from clst_train.engine.optimizer import Descent
+from clst_train.inspection.diagnostics import Diagnostics
+from clst_train.method.batchnorm import FollowedStatistics
+from clst_train.method.ensemble.cells import FULL_SCALE, Cells
+from clst_train.method.ensemble.snapshot import restore_snapshot, save_snapshot
+from clst_train.method.ensemble.store import EnsembleStore, StoreLayout
+from clst_train.method.ensemble.temporal import TemporalEnsemble
+from clst_train.method.learner import Learner
+from clst_train.method.prototypes import Prototypes
+from clst_train.method.step import adaptation_step
+from clst_train.models.checkpoint import Checkpoint, build_from_checkpoint, load_checkpoint
 from clst_train.models.deployable import normalise
 from clst_train.models.projection import ProjectionHead
-from clst_train.optimisation import Descent
-from clst_train.prototypes import Prototypes
-from clst_train.step import adaptation_step
 
 HERE = Path(__file__).parent
 CITYSCAPES = {"images": 2975, "classes": 19, "size_hw": (64, 128), "target": "benchmark"}

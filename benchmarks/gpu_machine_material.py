@@ -28,8 +28,8 @@ def prepare(folder: Path, checkpoint: Path, pictures: Path, size_hw: tuple[int, 
     from clst_export.quantization.calibration import Method
     from clst_export.verification.gate import Bounds
     from clst_runtime.backends.onnxruntime.session import OrtBackend
-    from clst_train.checkpoint import load_checkpoint
     from clst_train.data.target import open_target
+    from clst_train.models.checkpoint import load_checkpoint
 
     loaded = load_checkpoint(checkpoint)
     size_hw = size_hw or loaded.input_hw

@@ -62,9 +62,9 @@ def matrix(pair: Pair, checkpoint: Path, views: tuple[tuple[float, bool], ...], 
     from clst_runtime.classes.labels import IGNORE_ID
     from clst_runtime.errors import ConfigError
     from clst_runtime.imaging.geometry import Fit, resize_frame
-    from clst_train.batchnorm import FollowedStatistics
-    from clst_train.checkpoint import build_from_checkpoint, load_checkpoint
     from clst_train.config import AdaptationConfig
+    from clst_train.method.batchnorm import FollowedStatistics
+    from clst_train.models.checkpoint import build_from_checkpoint, load_checkpoint
     from clst_train.models.deployable import normalise
 
     content = load_checkpoint(checkpoint)

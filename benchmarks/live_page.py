@@ -28,8 +28,8 @@ from tests.runtime.web.browser import CHROMIUM, opened
 
 from clst_runtime.errors import DataError, MissingDependency
 from clst_runtime.imaging.image_files import write_png
-from clst_train.data.camera_looks import NEW
-from clst_train.data.scenes import draw_scene
+from clst_train.synthetic.camera_looks import NEW
+from clst_train.synthetic.scenes import draw_scene
 
 SIZE_HW = (480, 960)
 KNOWN, SEEN = 64, 40

@@ -122,8 +122,8 @@ def drives_of(data: Path, out: Path, drives: tuple[str, ...], splits: tuple[str,
 
 def drawn(work: Path, data: Path | None) -> Pair:
     """Scenes drawn with two looks, as clst-demo makes them; needs no data."""
-    from clst_train.data.camera_looks import LOOKS
-    from clst_train.data.scenes import write_scenes
+    from clst_train.synthetic.camera_looks import LOOKS
+    from clst_train.synthetic.scenes import write_scenes
 
     for seed, look in enumerate(LOOKS.values()):
         folder = work / "drawn_scenes" / look.name
@@ -140,8 +140,8 @@ def drawn(work: Path, data: Path | None) -> Pair:
 
 def drawn_to_camvid(work: Path, data: Path | None) -> Pair:
     """Drawn scenes → Cambridge: a simulator, if a crude one, in the place of the old camera."""
-    from clst_train.data.camera_looks import OLD
-    from clst_train.data.scenes import write_scenes
+    from clst_train.synthetic.camera_looks import OLD
+    from clst_train.synthetic.scenes import write_scenes
 
     camvid, drawn_scenes, relation = _needed(data) / "camvid", work / "drawn_for_camvid", work / "camvid_to_drawn.json"
     if not (drawn_scenes / "classes.json").exists():

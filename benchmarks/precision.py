@@ -111,7 +111,7 @@ def measure(
 ) -> dict[str, Any]:
     """All flavours of one checkpoint."""
     from clst_runtime.live.latency import summarise_ms
-    from clst_train.checkpoint import load_checkpoint
+    from clst_train.models.checkpoint import load_checkpoint
 
     content = load_checkpoint(checkpoint)
     budget = None if options["max_miou_drop"] is None else options["max_miou_drop"] / 100
@@ -185,7 +185,7 @@ def main(checkpoints: tuple[Path, ...], name: str, work: Path, **options: Any) -
     from clst_runtime.data.dataset import open_dataset
     from clst_runtime.system.files.atomic import write_text
     from clst_runtime.system.numbers import parse_size
-    from clst_train.checkpoint import load_checkpoint
+    from clst_train.models.checkpoint import load_checkpoint
 
     networks = []
     for path in checkpoints:

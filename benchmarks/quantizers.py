@@ -133,7 +133,7 @@ class Contest:
 
         from clst_export.graph.trace import load_deployable, trace
         from clst_export.verification.evaluator import Judge
-        from clst_train.checkpoint_backend import TorchBackend
+        from clst_train.models.checkpoint_backend import TorchBackend
 
         deployable, self.manifest = load_deployable(checkpoint)
         self.work, self.options = work / f"{options['name']}-{self.manifest.network}", options
@@ -237,7 +237,7 @@ def material_of(checkpoint: Path, options: dict[str, Any]) -> dict[str, Any]:
     from clst_export.quantization.calibration import calibration_frames
     from clst_export.verification.evaluator import contents_of, labelled_frames
     from clst_runtime.data.dataset import open_dataset
-    from clst_train.checkpoint import load_checkpoint
+    from clst_train.models.checkpoint import load_checkpoint
 
     content = load_checkpoint(checkpoint)
     one = options["choice"] == options["claim"]

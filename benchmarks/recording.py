@@ -131,8 +131,8 @@ def costs(folder: Path, suffix: str, fps: float) -> dict[str, Any]:
 def draw(folder: Path) -> None:
     """The frames to record and their masks."""
     from clst_runtime.imaging.image_files import write_png
-    from clst_train.data.camera_looks import LOOKS
-    from clst_train.data.scenes import draw_drive
+    from clst_train.synthetic.camera_looks import LOOKS
+    from clst_train.synthetic.scenes import draw_drive
 
     for index, (frame, mask) in enumerate(draw_drive(5, LOOKS["new"], SIZE_HW, DRAWN)):
         write_png(folder / f"{index:03d}.png", frame)

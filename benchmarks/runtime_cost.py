@@ -52,7 +52,7 @@ def exported(folder: Path, size_hw: tuple[int, int]) -> Path:
     from clst_export.pipeline import Material, Request, convert
     from clst_export.precision import Precision
     from clst_runtime.classes.labels import load_class_list
-    from clst_train.checkpoint import Checkpoint, save_checkpoint
+    from clst_train.models.checkpoint import Checkpoint, save_checkpoint
     from clst_train.models.deployable import MEAN, STD
     from clst_train.models.networks import build_segmenter
 

@@ -20,7 +20,7 @@ def confusions(checkpoint: Path, test: Any, *, most: int | None = None) -> Count
     """
     from clst_runtime.evaluation.confusion import ConfusionMatrix
     from clst_runtime.evaluation.evaluate import predict_at
-    from clst_train.checkpoint_backend import open_checkpoint
+    from clst_train.models.checkpoint_backend import open_checkpoint
 
     with open_checkpoint(checkpoint) as backend:
         data = test.open(backend.manifest.classes)

@@ -46,14 +46,14 @@ PARTS = {
 
 def prepare(folder: Path, settings: tuple[str, ...]) -> Any:
     """A run on drawn scenes below `folder`; the scenes are made at the first call."""
-    from clst_train.acceleration import keep_memory
-    from clst_train.data.camera_looks import LOOKS
-    from clst_train.data.scenes import write_scenes
-    from clst_train.logbook import Logbook
-    from clst_train.options import configure
-    from clst_train.run import Run
-    from clst_train.run_folder import RunFolder
-    from clst_train.seeding import seed_everything
+    from clst_train.compute.acceleration import keep_memory
+    from clst_train.engine.logger import Logbook
+    from clst_train.engine.options import configure
+    from clst_train.engine.run import Run
+    from clst_train.engine.run_folder import RunFolder
+    from clst_train.engine.seeding import seed_everything
+    from clst_train.synthetic.camera_looks import LOOKS
+    from clst_train.synthetic.scenes import write_scenes
     from clst_train.training import _autocast, _device, _network, _open_data
 
     options = {"source": str(folder / "old"), "target": (str(folder / "new" / "images" / "train"),)}
@@ -86,7 +86,7 @@ def prepare(folder: Path, settings: tuple[str, ...]) -> Any:
 
 def changed(run: Any, *settings: str) -> Any:
     """The same data with a fresh network under other settings."""
-    from clst_train.recipe import config_from_mapping, with_settings
+    from clst_train.recipes.recipe import config_from_mapping, with_settings
     from clst_train.training import _autocast, _network
 
     config = config_from_mapping(with_settings(run.config.to_mapping(), settings), where="benchmark")
@@ -101,8 +101,8 @@ def changed(run: Any, *settings: str) -> Any:
 
 def clst_step(run: Any) -> Callable[[int, Any], None]:
     """A whole CLST step on a prepared batch; its iteration says whether the ensemble has its turn."""
-    from clst_train.adaptation_state import learner_of
-    from clst_train.step import adaptation_step
+    from clst_train.method.step import adaptation_step
+    from clst_train.stages.adaptation_state import learner_of
 
     learner = learner_of(run, run.target, None)
     run.segmenter.train()
@@ -119,7 +119,7 @@ def clst_step(run: Any) -> Callable[[int, Any], None]:
 
 def plain_step(run: Any) -> Callable[[int, Any], None]:
     """Two-domain cross-entropy on the same crops, with labels given for both."""
-    from clst_train.losses.segmentation import segmentation_loss
+    from clst_train.method.losses.segmentation import segmentation_loss
     from clst_train.models.deployable import normalise
 
     descent = _descent(run, [run.segmenter])
@@ -138,7 +138,7 @@ def plain_step(run: Any) -> Callable[[int, Any], None]:
 
 
 def _descent(run: Any, modules: list[Any]) -> Any:
-    from clst_train.optimisation import Descent, adamw
+    from clst_train.engine.optimizer import Descent, adamw
 
     parameters = [parameter for module in modules for parameter in module.parameters()]
     optimiser = adamw(parameters, learning_rate=1e-4, weight_decay=0.01, device=run.device)
@@ -175,7 +175,7 @@ def watched(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
 
 def watch_parts(learner: Any) -> None:
     """Take the time of each part of the step from now on; costs nothing that matters."""
-    import clst_train.step as step_module
+    import clst_train.method.step as step_module
 
     for name, words in PARTS.items():
         if hasattr(step_module, name):
@@ -276,8 +276,8 @@ def measure_manners(run: Any, batches: list[Any], rounds: int, steps: int, *, co
 
 def loading(run: Any, count: int, loaders: int, step: Callable[[int, Any], None] | None = None) -> float:
     """Images a second of loading `count` batches with threads, and of training on them if a step is given."""
-    from clst_train.adaptation_stage import both_batches
-    from clst_train.run import loaded
+    from clst_train.engine.run import loaded
+    from clst_train.stages.adaptation import both_batches
 
     fed = dataclasses.replace(
         run, config=dataclasses.replace(run.config, run=dataclasses.replace(run.config.run, loaders=loaders))
@@ -299,7 +299,7 @@ def _set_shared(folder: str, settings: tuple[str, ...]) -> None:
 
 
 def _make(iteration: int) -> Any:
-    from clst_train.adaptation_stage import both_batches
+    from clst_train.stages.adaptation import both_batches
 
     return both_batches(_shared, iteration)
 
@@ -355,10 +355,10 @@ def measure_loading(
 
 def peak(folder: Path, settings: tuple[str, ...], stage: str) -> dict[str, float]:
     """Peak memory of some steps in this process above what it held before the network was made, in MiB."""
-    from clst_train.adaptation_stage import both_batches
-    from clst_train.rehearsal import Play, memory_plans
-    from clst_train.run import loaded
-    from clst_train.source_stage import _batch, partial_losses
+    from clst_train.engine.preflight import Play, memory_plans
+    from clst_train.engine.run import loaded
+    from clst_train.stages.adaptation import both_batches
+    from clst_train.stages.source import _batch, partial_losses
 
     run = prepare(folder, settings)
     held = _resident()
@@ -450,7 +450,7 @@ def measure(
     folder: Path, settings: tuple[str, ...], rounds: int, steps: int, *, compiled: bool, result_name: str
 ) -> dict[str, Any]:
     """All of it; each part is told on stdout, and the result file written anew, when it is there."""
-    from clst_train.adaptation_stage import both_batches
+    from clst_train.stages.adaptation import both_batches
 
     run = prepare(folder, settings)
     batches = [both_batches(run, iteration) for iteration in range(3)]

@@ -16,8 +16,8 @@ from PIL import Image
 
 from clst_runtime.classes.labels import load_class_list
 from clst_runtime.imaging.image_files import write_png
-from clst_train.data.camera_looks import LOOKS
-from clst_train.data.scenes import draw_scene, write_scenes
+from clst_train.synthetic.camera_looks import LOOKS
+from clst_train.synthetic.scenes import draw_scene, write_scenes
 
 SIZE_HW = (64, 128)
 # What each drawn class is called in the other data sets, in the order of the class list `scenes10`:

@@ -31,14 +31,14 @@ from clst_runtime.sources import open_source
 from clst_runtime.system.files.atomic import write_text
 from clst_runtime.system.machine import machine_facts
 from clst_runtime.system.tables import format_table, percent
-from clst_train.adaptation_stage import statistics_batches
-from clst_train.batchnorm import estimate_statistics
-from clst_train.checkpoint import build_from_checkpoint, load_checkpoint
-from clst_train.checkpoint_backend import TorchBackend, open_checkpoint, segmenter_backend
-from clst_train.data.camera_looks import LOOKS
-from clst_train.data.scenes import draw_drive, write_scenes
 from clst_train.data.target import TargetImages, open_target
-from clst_train.run_folder import RunFolder
+from clst_train.engine.run_folder import RunFolder
+from clst_train.method.batchnorm import estimate_statistics
+from clst_train.models.checkpoint import build_from_checkpoint, load_checkpoint
+from clst_train.models.checkpoint_backend import TorchBackend, open_checkpoint, segmenter_backend
+from clst_train.stages.adaptation import statistics_batches
+from clst_train.synthetic.camera_looks import LOOKS
+from clst_train.synthetic.scenes import draw_drive, write_scenes
 from clst_train.training import start_run
 
 SIZE_HW = (160, 320)

@@ -29,10 +29,10 @@ from clst_runtime.data.dataset import open_dataset
 from clst_runtime.errors import ConfigError, DataError
 from clst_runtime.imaging.geometry import Content
 from clst_runtime.system.numbers import parse_size
-from clst_train.checkpoint import Checkpoint, load_checkpoint
-from clst_train.data.camera_looks import LOOKS
-from clst_train.data.scenes import draw_scene
 from clst_train.data.target import open_target
+from clst_train.models.checkpoint import Checkpoint, load_checkpoint
+from clst_train.synthetic.camera_looks import LOOKS
+from clst_train.synthetic.scenes import draw_scene
 
 LEAST_WITH_LABELS = 0.9
 """Share of pixels that INT8 must agree on where its mIoU is held."""

@@ -33,7 +33,7 @@ from clst_runtime.backends.base import Frame
 from clst_runtime.backends.onnxruntime.session import check_float16_rounding
 from clst_runtime.errors import BudgetNotHeld, DataError
 from clst_runtime.imaging.geometry import Content
-from clst_train.checkpoint_backend import TorchBackend
+from clst_train.models.checkpoint_backend import TorchBackend
 
 ROUGH_FRAMES = 8
 """Frames that a single convolution's sensitivity is measured on."""

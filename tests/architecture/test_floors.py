@@ -82,7 +82,7 @@ def test_the_import_contracts_hold():
 @pytest.mark.parametrize(
     ("file", "line"),
     [
-        ("train/clst_train/schedule.py", "import clst_export.verification.comparison"),
+        ("train/clst_train/engine/schedule.py", "import clst_export.verification.comparison"),
         ("runtime/clst_runtime/live/latency.py", "import clst_train.config"),
         ("runtime/clst_runtime/live/latency.py", "import torch"),
         ("runtime/clst_runtime/live/latency.py", "import clst_runtime.cli.run"),
@@ -132,7 +132,7 @@ def test_a_heavy_import_planted_in_a_command_is_found(tmp_path):
 
 
 def test_a_command_without_its_package_says_what_to_install(tmp_path):
-    code = FORBID.format(names=("torch",)) + "from clst_train.cli import main\nmain()"
+    code = FORBID.format(names=("torch",)) + "from clst_train.cli.train import main\nmain()"
     done = child(code, "--source", "x")
     assert done.returncode == 5
     assert "pip install 'clst[train]'" in done.stderr
@@ -151,7 +151,8 @@ def test_a_planted_mistake_in_a_shipped_recipe_is_found(tmp_path):
     paths = copied(tmp_path)
     with (tmp_path / "train/clst_train/recipes/demo.toml").open("a") as stream:
         stream.write("\nsurprise = 1\n")
-    code = "from clst_train.recipe import load_recipe, recipe_names\n[load_recipe(name) for name in recipe_names()]"
+    code = "from clst_train.recipes.recipe import load_recipe, recipe_names\n"
+    code += "[load_recipe(name) for name in recipe_names()]"
     assert child(code, paths=[]).returncode == 0
     done = child(code, paths=paths)
     assert done.returncode != 0

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from clst_train.options import configure
+from clst_train.engine.options import configure
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import adaptation

@@ -20,8 +20,8 @@ def test_a_clst_step_is_told_its_iteration_so_that_the_ensemble_has_its_turns_an
         told.append((source, iteration))
         return SimpleNamespace(loss=torch.zeros(()))
 
-    monkeypatch.setattr("clst_train.step.adaptation_step", adaptation_step)
-    monkeypatch.setattr("clst_train.adaptation_state.learner_of", lambda *_: SimpleNamespace(projection=None))
+    monkeypatch.setattr("clst_train.method.step.adaptation_step", adaptation_step)
+    monkeypatch.setattr("clst_train.stages.adaptation_state.learner_of", lambda *_: SimpleNamespace(projection=None))
     monkeypatch.setattr(training_speed, "_descent", lambda *_: SimpleNamespace(descend=lambda *_: None))
     training_speed.block(training_speed.clst_step(RUN), [("a", "x"), ("b", "y")], 3)
     assert told == [("a", 0), ("b", 1), ("a", 2)]

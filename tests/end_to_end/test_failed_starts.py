@@ -15,8 +15,8 @@ from clst_export.cli.export import main as clst_export
 from clst_runtime.cli.bench import main as clst_bench
 from clst_runtime.evaluation.latency.comparison import Contestant
 from clst_runtime.imaging.image_files import write_png
-from clst_train.cli import main as clst_train
-from clst_train.cli_data import main as clst_data
+from clst_train.cli.data import main as clst_data
+from clst_train.cli.train import main as clst_train
 
 PROGRAM = """
 import json, sys
@@ -168,7 +168,7 @@ def test_a_class_list_beside_a_checkpoint_of_other_classes_is_refused(tmp_path):
     from tests.miniature import drawn_cameras
 
     from clst_runtime.classes.labels import load_class_list
-    from clst_train.checkpoint import Checkpoint, save_checkpoint
+    from clst_train.models.checkpoint import Checkpoint, save_checkpoint
     from clst_train.models.networks import build_segmenter
 
     drawn_cameras(tmp_path, train=2)

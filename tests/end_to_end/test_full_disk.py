@@ -19,7 +19,7 @@ from tests.videos import frames_of
 from clst_export.cli.export import main as clst_export
 from clst_runtime.imaging.image_files import write_png
 from clst_runtime.sources import TimedFrame
-from clst_train.cli import main as clst_train
+from clst_train.cli.train import main as clst_train
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="file-size limits are POSIX")
 

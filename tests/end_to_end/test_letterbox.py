@@ -24,11 +24,11 @@ from clst_runtime.evaluation.parity import compare
 from clst_runtime.imaging.geometry import Content, Fit, content_of
 from clst_runtime.imaging.image_files import read_image, read_label
 from clst_runtime.imaging.media import pictures_below
-from clst_train.checkpoint import load_checkpoint
-from clst_train.checkpoint_backend import open_checkpoint
-from clst_train.data.camera_looks import LOOKS
-from clst_train.data.scenes import write_scenes
-from clst_train.run_folder import open_run
+from clst_train.engine.run_folder import open_run
+from clst_train.models.checkpoint import load_checkpoint
+from clst_train.models.checkpoint_backend import open_checkpoint
+from clst_train.synthetic.camera_looks import LOOKS
+from clst_train.synthetic.scenes import write_scenes
 from clst_train.training import start_run
 
 pytestmark = pytest.mark.usefixtures("narrow")

@@ -12,12 +12,12 @@ from clst_export.graph.trace import trace
 from clst_export.verification import gate
 from clst_runtime.backends.onnxruntime.session import rounds_float16
 from clst_runtime.classes.labels import load_class_list
-from clst_train.batchnorm import estimate_statistics
-from clst_train.checkpoint import Checkpoint, save_checkpoint
-from clst_train.data.camera_looks import LOOKS
-from clst_train.data.scenes import draw_scene
+from clst_train.method.batchnorm import estimate_statistics
+from clst_train.models.checkpoint import Checkpoint, save_checkpoint
 from clst_train.models.deployable import MEAN, STD, normalise
 from clst_train.models.networks import build_segmenter
+from clst_train.synthetic.camera_looks import LOOKS
+from clst_train.synthetic.scenes import draw_scene
 
 SIZE_HW = (64, 96)
 needs_rounding = pytest.mark.skipif(not rounds_float16(), reason="this ONNX Runtime cuts off when it quantises float16")

@@ -29,9 +29,9 @@ from clst_runtime.data.dataset import open_dataset
 from clst_runtime.errors import BudgetNotHeld, ModelFileError
 from clst_runtime.evaluation.parity import compare
 from clst_runtime.imaging.image_files import write_png
-from clst_train.batchnorm import estimate_statistics
-from clst_train.checkpoint import Checkpoint, save_checkpoint
-from clst_train.checkpoint_backend import TorchBackend
+from clst_train.method.batchnorm import estimate_statistics
+from clst_train.models.checkpoint import Checkpoint, save_checkpoint
+from clst_train.models.checkpoint_backend import TorchBackend
 from clst_train.models.deployable import Deployable, normalise
 from clst_train.models.networks import build_segmenter
 from clst_train.models.segmenter import Segmenter

@@ -30,7 +30,7 @@ from clst_runtime.backends.tensorrt.build.builder import serialise_engine
 from clst_runtime.backends.tensorrt.build.options import BuildOptions
 from clst_runtime.backends.tensorrt.build.progress import QuietProgress
 from clst_runtime.errors import ModelFileError
-from clst_train.checkpoint import load_checkpoint, save_checkpoint
+from clst_train.models.checkpoint import load_checkpoint, save_checkpoint
 
 SLIM, DEEP = "ddrnet23_slim", "deeplabv2_resnet101"
 SIZES_HW = {SLIM: (64, 128), DEEP: (32, 64)}

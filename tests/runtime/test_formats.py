@@ -12,7 +12,7 @@ from clst_runtime.data.dataset import open_dataset
 from clst_runtime.data.formats import find_format
 from clst_runtime.errors import ConfigError, DataError
 from clst_runtime.imaging.image_files import write_png
-from clst_train import cli_data
+from clst_train.cli import data as cli_data
 from clst_train.data.headers import check_pairs
 from clst_train.data.inspection import inspect
 

@@ -15,7 +15,7 @@ from clst_runtime.sources import open_source
 from clst_runtime.system.files.json_values import parse_object
 from clst_runtime.system.numbers import parse_size
 from clst_train.config import Config, RunConfig
-from clst_train.options import check_settings, check_threads
+from clst_train.engine.options import check_settings, check_threads
 from clst_train.training import _threads_here
 
 COMMANDS = ["run", "bench", "eval", "parity", "doctor", "train", "data", "export", "demo"]

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from clst_train import adaptation_state, source_stage
-from clst_train.checkpoint import Checkpoint
+from clst_train.models.checkpoint import Checkpoint
+from clst_train.stages import adaptation_state
+from clst_train.stages import source as source_stage
 
 
 class PowerCut(Exception):

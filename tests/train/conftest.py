@@ -3,7 +3,7 @@
 import pytest
 
 from clst_train import training
-from clst_train.logbook import Logbook
+from clst_train.engine.logger import Logbook
 
 
 @pytest.fixture(scope="module")

@@ -23,12 +23,13 @@ from pathlib import Path
 import torch
 import torch._dynamo  # the first step of a run would import it, a second in each child
 
-from clst_train import adaptation_state, training
-from clst_train.ensemble import snapshot
-from clst_train.logbook import Logbook
+from clst_train import training
+from clst_train.engine.logger import Logbook
+from clst_train.engine.run import resume_point
+from clst_train.engine.run_folder import open_run
+from clst_train.method.ensemble import snapshot
 from clst_train.models import ddrnet
-from clst_train.run import resume_point
-from clst_train.run_folder import open_run
+from clst_train.stages import adaptation_state
 from clst_train.training import finish_run, start_run
 
 SETTINGS = (

@@ -19,10 +19,13 @@ from pathlib import Path
 import torch
 import torch._dynamo  # the first step of a run would import it, a second in each child
 
-from clst_train import adaptation_stage, run, source_stage, training
-from clst_train.cli import main as clst_train
-from clst_train.logbook import Logbook
+from clst_train import training
+from clst_train.cli.train import main as clst_train
+from clst_train.engine import run
+from clst_train.engine.logger import Logbook
 from clst_train.models import ddrnet
+from clst_train.stages import adaptation as adaptation_stage
+from clst_train.stages import source as source_stage
 
 SETTINGS = (
     *("source.batch=2", "source.iterations=3", "adaptation.batch=2", "adaptation.iterations=5"),

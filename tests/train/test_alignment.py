@@ -4,9 +4,9 @@ import pytest
 import torch
 from tests.train.tiny import CPU, batches, learner
 
-from clst_train.alignment import DistributionAlignment
-from clst_train.step import adaptation_step
-from clst_train.teachers import Lesson
+from clst_train.method.alignment import DistributionAlignment
+from clst_train.method.step import adaptation_step
+from clst_train.method.teachers import Lesson
 
 
 def alignment(start, now=None, strength=1.0):

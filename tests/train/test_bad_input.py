@@ -15,11 +15,11 @@ from clst_runtime.classes.labels import load_class_list
 from clst_runtime.data.inputs import pictures_of
 from clst_runtime.errors import DataError
 from clst_runtime.imaging.image_files import read_image, write_png
-from clst_train.batchnorm import estimate_statistics
-from clst_train.checkpoint import load_checkpoint
-from clst_train.cli import main as clst_train
+from clst_train.cli.train import main as clst_train
 from clst_train.data.headers import check_pictures, read_header
 from clst_train.data.target import open_target
+from clst_train.method.batchnorm import estimate_statistics
+from clst_train.models.checkpoint import load_checkpoint
 from clst_train.models.ddrnet import PooledNorm
 
 pytestmark = pytest.mark.usefixtures("narrow", "no_pictures")

@@ -3,9 +3,9 @@ import pytest
 import torch
 from torch import nn
 
-from clst_train.adaptation_stage import statistics_batches
-from clst_train.batchnorm import FollowedStatistics, estimate_statistics
+from clst_train.method.batchnorm import FollowedStatistics, estimate_statistics
 from clst_train.models.deployable import normalise
+from clst_train.stages.adaptation import statistics_batches
 
 
 def test_statistics_become_those_of_the_images_and_no_weight_moves():

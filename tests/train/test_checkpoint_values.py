@@ -7,7 +7,7 @@ import torch
 
 from clst_runtime.errors import ModelFileError
 from clst_runtime.system.files.paths import check_checkpoint
-from clst_train.checkpoint import FORMAT, load_checkpoint
+from clst_train.models.checkpoint import FORMAT, load_checkpoint
 
 GOOD = {
     "format": FORMAT,

@@ -8,7 +8,7 @@ from tests.shell import shell
 
 from clst_runtime.imaging.image_files import read_label, write_png
 from clst_runtime.imaging.media import files_below
-from clst_train.cli_data import main as clst_data
+from clst_train.cli.data import main as clst_data
 
 
 def test_a_good_data_set_passes_and_gets_a_contact_sheet(tmp_path):

@@ -4,7 +4,7 @@ import pytest
 
 from clst_runtime.errors import ConfigError
 from clst_train.config import Config
-from clst_train.recipe import config_from_mapping, load_recipe, read_recipe, recipe_names, with_settings
+from clst_train.recipes.recipe import config_from_mapping, load_recipe, read_recipe, recipe_names, with_settings
 
 
 @pytest.mark.parametrize("name", recipe_names())

@@ -6,12 +6,12 @@ import sys
 
 import pytest
 
-from clst_train import cores
+from clst_train.compute import cores
 from clst_train.data.loading import prefetched
 
 PROGRAM = """
 import os, sys, threading
-from clst_train.cores import bind_threads, on_first_core, use_all_cores
+from clst_train.compute.cores import bind_threads, on_first_core, use_all_cores
 bind_threads()
 import torch
 use_all_cores()

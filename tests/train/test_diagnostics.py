@@ -5,10 +5,10 @@ import pytest
 import torch
 from tests.train.tiny import CPU, SIZE_HW, TinySegmenter, batches, learner
 
-from clst_train.diagnostics import CollapseWatch, Diagnostics
-from clst_train.prototypes import ClassMeans, Prototypes
-from clst_train.step import adaptation_step
-from clst_train.teachers import Lesson
+from clst_train.inspection.diagnostics import CollapseWatch, Diagnostics
+from clst_train.method.prototypes import ClassMeans, Prototypes
+from clst_train.method.step import adaptation_step
+from clst_train.method.teachers import Lesson
 
 NOBODY = Prototypes(3, 2, 0.9, CPU)
 

@@ -11,7 +11,7 @@ import torch
 from torch import distributed, nn
 
 from clst_runtime.errors import ConfigError
-from clst_train.distributed import (
+from clst_train.compute.distributed import (
     Ranks,
     averaged_over_ranks,
     is_split,

@@ -16,15 +16,17 @@ from torch import nn
 from clst_runtime.data.dataset import open_dataset
 from clst_runtime.errors import ClstError, ConfigError, DataError
 from clst_runtime.imaging.image_files import write_png
-from clst_train import memory_plan, rehearsal, source_stage
-from clst_train.checkpoint import load_checkpoint
+from clst_train.compute import memory_plan
 from clst_train.data.loading import SOURCE_STREAM, SourceBatch, positions
-from clst_train.logbook import Logbook
+from clst_train.engine import preflight as rehearsal
+from clst_train.engine.logger import Logbook
+from clst_train.engine.preflight import Play, check_fit, rehearse_validation
+from clst_train.engine.run import SOURCE, Run, files_of, log_step, not_finite
+from clst_train.engine.run_folder import RunFolder, open_run
+from clst_train.models.checkpoint import load_checkpoint
 from clst_train.models.segmenter import Segmenter, TrainingOutputs
-from clst_train.recipe import config_from_mapping
-from clst_train.rehearsal import Play, check_fit, rehearse_validation
-from clst_train.run import SOURCE, Run, files_of, log_step, not_finite
-from clst_train.run_folder import RunFolder, open_run
+from clst_train.recipes.recipe import config_from_mapping
+from clst_train.stages import source as source_stage
 from clst_train.training import _autocast, finish_run, resume_point, start_run
 
 pytestmark = pytest.mark.usefixtures("narrow", "no_pictures")

@@ -6,9 +6,9 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from clst_train.data.augment import Geometry
-from clst_train.ensemble.cells import MOST_VISITS
-from clst_train.ensemble.store import EnsembleStore, StoreLayout
-from clst_train.ensemble.temporal import TemporalEnsemble
+from clst_train.method.ensemble.cells import MOST_VISITS
+from clst_train.method.ensemble.store import EnsembleStore, StoreLayout
+from clst_train.method.ensemble.temporal import TemporalEnsemble
 
 STEP = 1 / 65535
 """The least difference that 16 bits tell apart."""

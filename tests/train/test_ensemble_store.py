@@ -16,10 +16,10 @@ from clst_runtime.errors import ClstError, ConfigError, DataError, ModelFileErro
 from clst_runtime.imaging.image_files import write_png
 from clst_train.config import AdaptationConfig
 from clst_train.data.target import open_target
-from clst_train.ensemble import snapshot
-from clst_train.ensemble.snapshot import copy_file, remove_other_snapshots, restore_snapshot, save_snapshot
-from clst_train.ensemble.store import EnsembleStore, StoreLayout, choose_layout, target_hash
-from clst_train.ensemble.temporal import TemporalEnsemble
+from clst_train.method.ensemble import snapshot
+from clst_train.method.ensemble.snapshot import copy_file, remove_other_snapshots, restore_snapshot, save_snapshot
+from clst_train.method.ensemble.store import EnsembleStore, StoreLayout, choose_layout, target_hash
+from clst_train.method.ensemble.temporal import TemporalEnsemble
 
 
 def layout(**changes):
@@ -159,7 +159,7 @@ def test_a_limit_of_the_system_is_one_line_and_leaves_nothing(tmp_path):
     program = (
         "import resource, signal, sys\n"
         "from pathlib import Path\n"
-        "from clst_train.ensemble.store import EnsembleStore, StoreLayout\n"
+        "from clst_train.method.ensemble.store import EnsembleStore, StoreLayout\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (10**6, 10**6))\n"
         "layout = StoreLayout(images=99, classes=4, size_hw=(64, 64), top_k=None, target='t')\n"

@@ -6,9 +6,9 @@ import torch
 
 from clst_train.config import AugmentationConfig
 from clst_train.data.augment import Geometry, draw_geometry
-from clst_train.ensemble.store import EnsembleStore, StoreLayout
-from clst_train.ensemble.temporal import TemporalEnsemble
-from clst_train.step import pseudo_labels_of
+from clst_train.method.ensemble.store import EnsembleStore, StoreLayout
+from clst_train.method.ensemble.temporal import TemporalEnsemble
+from clst_train.method.step import pseudo_labels_of
 
 STRIDE = 8
 

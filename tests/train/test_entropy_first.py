@@ -10,10 +10,10 @@ import torch
 from tests.miniature import drawn_cameras
 from tests.train.tiny import SIZE_HW, batches, learner
 
-from clst_train.entropy_first import entropy_step
-from clst_train.schedule import steps_before_labels
-from clst_train.step import adaptation_step
-from clst_train.teachers import Distiller
+from clst_train.engine.schedule import steps_before_labels
+from clst_train.method.entropy_first import entropy_step
+from clst_train.method.step import adaptation_step
+from clst_train.method.teachers import Distiller
 from clst_train.training import start_run
 
 pytestmark = pytest.mark.usefixtures("narrow", "no_pictures")
@@ -119,7 +119,7 @@ def test_a_run_begins_with_entropy_then_learns_from_labels_each_with_its_warm_up
 
 def test_labels_begin_with_statistics_of_the_target_by_the_weights_of_then(cameras, tmp_path, monkeypatch):
     """At first, where labels begin, and last; where labels begin the network has learnt already."""
-    import clst_train.adaptation_stage as stage
+    import clst_train.stages.adaptation as stage
 
     seen = []
     estimate = stage.estimate_statistics

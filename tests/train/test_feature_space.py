@@ -13,13 +13,21 @@ from torch import nn
 
 from clst_runtime.classes.labels import load_class_list
 from clst_runtime.errors import DataError
-from clst_train.cli_data import main as clst_data
-from clst_train.feature_space import Cloud, Stage, View, cloud_of, common_plane, draw_feature_space, measure_gap
+from clst_train.cli.data import main as clst_data
+from clst_train.engine.run import Run
+from clst_train.engine.run_folder import create_run
+from clst_train.inspection.feature_space import (
+    Cloud,
+    Stage,
+    View,
+    cloud_of,
+    common_plane,
+    draw_feature_space,
+    measure_gap,
+)
 from clst_train.models.deployable import normalise
 from clst_train.models.networks import build_segmenter
-from clst_train.recipe import config_from_mapping
-from clst_train.run import Run
-from clst_train.run_folder import create_run
+from clst_train.recipes.recipe import config_from_mapping
 
 pytestmark = pytest.mark.usefixtures("narrow")
 
@@ -149,7 +157,7 @@ def run(tmp_path_factory):
     }
     config = config_from_mapping(values, where="x")
     folder = create_run(root / "run", config)
-    from clst_train.checkpoint import save_checkpoint
+    from clst_train.models.checkpoint import save_checkpoint
 
     for seed, (stage, path) in enumerate((("source", folder.source), ("adapted", folder.adapted))):
         torch.manual_seed(seed)
@@ -182,8 +190,8 @@ def test_labels_of_the_new_camera_are_used_only_when_they_are_given(run, tmp_pat
 
 def test_the_old_camera_is_seen_with_its_own_statistics_after_adaptation(run):
     """Running statistics of the adapted network that fit nothing change the new camera's points, not the old one's."""
-    from clst_train.checkpoint import load_checkpoint
-    from clst_train.run_features import stages_of_run
+    from clst_train.inspection.run_features import stages_of_run
+    from clst_train.models.checkpoint import load_checkpoint
 
     _, plain, _ = stages_of_run(run.path, count=2)
     content = torch.load(run.adapted, weights_only=True)

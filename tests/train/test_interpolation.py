@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from clst_train.interpolation import resized, taps
+from clst_train.method.interpolation import resized, taps
 
 
 def test_two_cells_on_four_places_by_hand():

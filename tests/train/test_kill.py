@@ -11,8 +11,8 @@ import torch
 from tests.command_line import call
 from tests.miniature import drawn_cameras
 
-from clst_train.checkpoint import load_checkpoint
-from clst_train.cli import main as clst_train
+from clst_train.cli.train import main as clst_train
+from clst_train.models.checkpoint import load_checkpoint
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import pytest
 import torch
 from tests.train.tiny import CLASSES, SIZE_HW, batches, learner
 
-from clst_train.step import adaptation_step
+from clst_train.method.step import adaptation_step
 
 PADDING = np.zeros((2, *SIZE_HW), bool)
 PADDING[0, :1], PADDING[1, :, 4:] = True, True  # another one in each image

@@ -6,8 +6,8 @@ import sys
 import pytest
 
 from clst_runtime.errors import MissingDependency
-from clst_train.events import EventFiles, check_tensorboard
-from clst_train.logbook import Logbook
+from clst_train.engine.events import EventFiles, check_tensorboard
+from clst_train.engine.logger import Logbook
 
 
 def lines(folder):

@@ -3,10 +3,10 @@ import math
 import pytest
 import torch
 
-from clst_train.losses.distillation import distillation_loss
-from clst_train.losses.entropy import entropy_loss
-from clst_train.losses.segmentation import segmentation_loss
-from clst_train.prototypes import at_stride
+from clst_train.method.losses.distillation import distillation_loss
+from clst_train.method.losses.entropy import entropy_loss
+from clst_train.method.losses.segmentation import segmentation_loss
+from clst_train.method.prototypes import at_stride
 
 
 def test_entropy_is_one_where_all_classes_are_alike_and_zero_where_one_is_sure():

@@ -12,10 +12,10 @@ from tests.miniature import drawn_cameras
 from tests.shell import shell
 from tests.train.tiny import batches, learner
 
-from clst_train.checkpoint import load_checkpoint
-from clst_train.data.pinning import pinned
-from clst_train.optimisation import Descent, adamw
-from clst_train.step import adaptation_step
+from clst_train.compute.pinning import pinned
+from clst_train.engine.optimizer import Descent, adamw
+from clst_train.method.step import adaptation_step
+from clst_train.models.checkpoint import load_checkpoint
 
 CUDA = torch.device("cuda")
 pytestmark = [
@@ -103,9 +103,9 @@ def half_way(whole, out, stage):
     program = (
         "import sys\n"
         "from pathlib import Path\n"
-        "from clst_train import adaptation_state, source_stage\n"
+        "from clst_train.stages import adaptation_state, source as source_stage\n"
         "from clst_train.training import finish_run\n"
-        "from clst_train.run_folder import open_run\n"
+        "from clst_train.engine.run_folder import open_run\n"
         "save = adaptation_state.save_checkpoint\n"
         "def stop(path, checkpoint):\n"
         "    save(path, checkpoint)\n"

@@ -12,10 +12,10 @@ import torch
 from torch import nn
 
 from clst_runtime.errors import MissingDependency
-from clst_train.acceleration import accelerate, check_compiler, compile_passes, keep_memory, repeat_exactly
+from clst_train.compute.acceleration import accelerate, check_compiler, compile_passes, keep_memory, repeat_exactly
 from clst_train.config import RunConfig
+from clst_train.engine.optimizer import Descent, adamw
 from clst_train.models.segmenter import Segmenter, TrainingOutputs
-from clst_train.optimisation import Descent, adamw
 from clst_train.training import _autocast
 
 CPU = torch.device("cpu")
@@ -63,7 +63,7 @@ def test_the_same_bits_are_asked_of_cuda_alone_and_only_where_the_settings_say_s
 
 FAULTS = """
 import resource, torch
-from clst_train.acceleration import keep_memory
+from clst_train.compute.acceleration import keep_memory
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(10):

@@ -2,9 +2,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from clst_train.losses.contrastive import contrastive_loss
-from clst_train.losses.segmentation import segmentation_loss
-from clst_train.prototypes import ClassMeans, Prototypes, class_means, labels_at_stride
+from clst_train.method.losses.contrastive import contrastive_loss
+from clst_train.method.losses.segmentation import segmentation_loss
+from clst_train.method.prototypes import ClassMeans, Prototypes, class_means, labels_at_stride
 
 CPU = torch.device("cpu")
 

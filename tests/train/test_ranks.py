@@ -14,13 +14,13 @@ import torch
 from tests.miniature import drawn_cameras
 from tests.shell import shell
 
-from clst_train.checkpoint import load_checkpoint
+from clst_train.compute.distributed import Ranks
 from clst_train.data.loading import SOURCE_STREAM, positions
 from clst_train.data.target import TargetImages
-from clst_train.distributed import Ranks
-from clst_train.ensemble.store import EnsembleStore, StoreLayout
-from clst_train.recipe import config_from_mapping
-from clst_train.source_stage import _places
+from clst_train.method.ensemble.store import EnsembleStore, StoreLayout
+from clst_train.models.checkpoint import load_checkpoint
+from clst_train.recipes.recipe import config_from_mapping
+from clst_train.stages.source import _places
 
 STEPS = 3
 SMALL = (
@@ -241,7 +241,7 @@ def test_the_parts_of_all_ranks_are_the_whole_batch(cameras):
     from types import SimpleNamespace
 
     from clst_runtime.data.dataset import open_dataset
-    from clst_train.adaptation_stage import both_batches
+    from clst_train.stages.adaptation import both_batches
 
     values = {"model": {"input_hw": [64, 96]}, "adaptation": {"batch": 8}}
     values["augmentation"] = {"crop_hw": [32, 32], "target_colours": 1.0}

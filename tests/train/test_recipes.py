@@ -17,11 +17,11 @@ from clst_runtime.data.dataset import open_dataset
 from clst_runtime.evaluation.evaluate import EvaluationResult, evaluate
 from clst_runtime.imaging.geometry import Fit
 from clst_runtime.imaging.image_files import read_label
-from clst_train.checkpoint import load_checkpoint
-from clst_train.cli import main as clst_train
+from clst_train.cli.train import main as clst_train
 from clst_train.data.loading import source_batch
+from clst_train.models.checkpoint import load_checkpoint
 from clst_train.models.deeplab import DeepLabV2
-from clst_train.recipe import config_from_mapping, load_recipe
+from clst_train.recipes.recipe import config_from_mapping, load_recipe
 
 pytestmark = pytest.mark.usefixtures("narrow", "no_pictures")
 TINY = (

@@ -1,6 +1,6 @@
 import pytest
 
-from clst_train.schedule import ensemble_turns, learning_rate_factor, ramp, times_shown
+from clst_train.engine.schedule import ensemble_turns, learning_rate_factor, ramp, times_shown
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from clst_train.start_weights import StartWeights
+from clst_train.method.start_weights import StartWeights
 
 
 def network(weight, statistic=0.0):

@@ -12,8 +12,8 @@ import pytest
 import torch
 from tests.miniature import drawn_cameras
 
-from clst_train.checkpoint import load_checkpoint
-from clst_train.stopping import Stopped, asked, finishing_steps, heeding_signals
+from clst_train.engine.stopping import Stopped, asked, finishing_steps, heeding_signals
+from clst_train.models.checkpoint import load_checkpoint
 
 
 @pytest.fixture(scope="module")

@@ -10,15 +10,15 @@ from torch.nn import functional as F
 
 from clst_runtime.classes.labels import ClassList
 from clst_runtime.errors import ConfigError, ModelFileError
-from clst_train.batchnorm import FollowedStatistics
-from clst_train.checkpoint import Checkpoint, save_checkpoint
 from clst_train.config import AdaptationConfig, ModelConfig
 from clst_train.data.augment import Geometry
+from clst_train.method.batchnorm import FollowedStatistics
+from clst_train.method.step import adaptation_step, trust_of
+from clst_train.method.teachers import Distiller, Lesson, MeanTeacher, open_distiller, probabilities_of
+from clst_train.method.views import student_view
+from clst_train.models.checkpoint import Checkpoint, save_checkpoint
 from clst_train.models.deployable import MEAN, STD, normalise_in_training
 from clst_train.models.networks import build_segmenter
-from clst_train.step import adaptation_step, trust_of
-from clst_train.teachers import Distiller, Lesson, MeanTeacher, open_distiller, probabilities_of
-from clst_train.views import student_view
 
 
 def fill(network, value):
@@ -238,7 +238,7 @@ def test_an_ensemble_of_crops_asks_for_nothing_more_and_leaves_pasted_and_ignore
 
     monkeypatch.setattr(one.segmenter, "training_outputs", training_outputs)
     asked = lambda *_: pytest.fail("the whole images were predicted")  # noqa: E731
-    monkeypatch.setattr("clst_train.step.probabilities_of", asked)
+    monkeypatch.setattr("clst_train.method.step.probabilities_of", asked)
     labels = adaptation_step(one, source, target, target_weight=1.0).pseudo_labels
     assert len(passes) == 2
     pasted, ignored = torch.from_numpy(source.mixing), torch.from_numpy(target.ignored)

@@ -18,10 +18,10 @@ from clst_runtime.cli.parity import main as clst_parity
 from clst_runtime.errors import ModelFileError
 from clst_runtime.imaging.image_files import write_png
 from clst_train import training
-from clst_train.checkpoint import build_from_checkpoint, load_checkpoint
-from clst_train.cli import main as clst_train
-from clst_train.logbook import Logbook
-from clst_train.run_folder import open_run
+from clst_train.cli.train import main as clst_train
+from clst_train.engine.logger import Logbook
+from clst_train.engine.run_folder import open_run
+from clst_train.models.checkpoint import build_from_checkpoint, load_checkpoint
 from clst_train.training import finish_run
 
 pytestmark = pytest.mark.usefixtures("narrow")

@@ -10,15 +10,15 @@ from tests.miniature import drawn_cameras
 from tests.train.broken_off import broken_off_after_two_steps
 
 from clst_runtime.errors import ClstError, ConfigError, ModelFileError
-from clst_train import run as run_module
-from clst_train.adaptation_stage import statistics_batches
-from clst_train.adaptation_state import with_turns
-from clst_train.batchnorm import estimate_statistics
-from clst_train.checkpoint import build_from_checkpoint, load_checkpoint
 from clst_train.config import AdaptationConfig
 from clst_train.data.target import open_target
-from clst_train.diagnostics import CollapseWatch
-from clst_train.start_weights import StartWeights
+from clst_train.engine import run as run_module
+from clst_train.inspection.diagnostics import CollapseWatch
+from clst_train.method.batchnorm import estimate_statistics
+from clst_train.method.start_weights import StartWeights
+from clst_train.models.checkpoint import build_from_checkpoint, load_checkpoint
+from clst_train.stages.adaptation import statistics_batches
+from clst_train.stages.adaptation_state import with_turns
 from clst_train.training import start_run
 
 pytestmark = pytest.mark.usefixtures("narrow", "no_pictures")

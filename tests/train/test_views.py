@@ -8,8 +8,8 @@ from torch.nn import functional as F
 
 from clst_train.config import AugmentationConfig
 from clst_train.data.augment import Geometry, draw_geometry
-from clst_train.step import adaptation_step
-from clst_train.views import (
+from clst_train.method.step import adaptation_step
+from clst_train.method.views import (
     PLAIN,
     WholeView,
     class_weights,
@@ -185,7 +185,7 @@ def test_the_ensemble_takes_in_views_and_stores_them_upright():
         return torch.cat([1 - is_bright, is_bright, torch.zeros_like(is_bright)], dim=1)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("clst_train.step.probabilities_of", by_brightness)
+        patch.setattr("clst_train.method.step.probabilities_of", by_brightness)
         for iteration in range(12):
             adaptation_step(one, source, target, target_weight=1.0, iteration=iteration)
             stored = torch.from_numpy(np.asarray(one.ensemble.read(target.indices)))

@@ -6,18 +6,18 @@ import numpy as np
 import torch
 from torch import nn
 
-from clst_train.batchnorm import FollowedStatistics
 from clst_train.config import AdaptationConfig
 from clst_train.data.augment import Geometry
 from clst_train.data.loading import SourceBatch, TargetBatch
-from clst_train.diagnostics import Diagnostics
-from clst_train.ensemble.store import EnsembleStore, StoreLayout
-from clst_train.ensemble.temporal import TemporalEnsemble
-from clst_train.learner import Learner
+from clst_train.inspection.diagnostics import Diagnostics
+from clst_train.method.batchnorm import FollowedStatistics
+from clst_train.method.ensemble.store import EnsembleStore, StoreLayout
+from clst_train.method.ensemble.temporal import TemporalEnsemble
+from clst_train.method.learner import Learner
+from clst_train.method.prototypes import Prototypes
+from clst_train.method.teachers import MeanTeacher
 from clst_train.models.projection import ProjectionHead
 from clst_train.models.segmenter import Segmenter, TrainingOutputs
-from clst_train.prototypes import Prototypes
-from clst_train.teachers import MeanTeacher
 
 CPU = torch.device("cpu")
 CLASSES, SIZE_HW = 3, (4, 6)

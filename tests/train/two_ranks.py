@@ -25,12 +25,16 @@ from pathlib import Path
 import torch
 import torch._dynamo  # the first step of a run would import it, a second in each child
 
-from clst_train import adaptation_stage, adaptation_state, passes, prototypes, training
-from clst_train.cli import main
-from clst_train.logbook import Logbook
-from clst_train.losses import contrastive, entropy, segmentation
+from clst_train import training
+from clst_train.cli.train import main
+from clst_train.compute import passes
+from clst_train.engine.logger import Logbook
+from clst_train.method import prototypes
+from clst_train.method.losses import contrastive, entropy, segmentation
 from clst_train.models import ddrnet
 from clst_train.models.ddrnet import DDRNetSlim
+from clst_train.stages import adaptation as adaptation_stage
+from clst_train.stages import adaptation_state
 
 
 def in_float64() -> None:

@@ -1,4 +1,4 @@
-"""Training settings: frozen dataclasses, checked where they are defined; `recipe.py` reads them from TOML.
+"""Training settings: frozen dataclasses, checked where they are defined; `recipes/recipe.py` reads them from TOML.
 
 Order of precedence: the defaults here < the recipe < `--set section.key=value` < the command's own options.
 Constants of the method are this project's choice, chosen by measurement (docs/method.md).

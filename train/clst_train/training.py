@@ -17,15 +17,8 @@ from clst_runtime.data.dataset import LabelledDataset, open_dataset
 from clst_runtime.errors import ConfigError, DataError, MissingDependency
 from clst_runtime.system.numbers import cores_here
 from clst_runtime.system.optional import require
-from clst_train.acceleration import accelerate, keep_memory, repeat_exactly
-from clst_train.adaptation_stage import adapt
-from clst_train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from clst_train.config import Config, ModelConfig
-from clst_train.data.cache import cached
-from clst_train.data.headers import check_pairs
-from clst_train.data.sampling import rare_classes_of
-from clst_train.data.target import TargetImages, open_target
-from clst_train.distributed import (
+from clst_train.compute.acceleration import accelerate, keep_memory, repeat_exactly
+from clst_train.compute.distributed import (
     each_alone,
     from_first,
     is_split,
@@ -34,21 +27,28 @@ from clst_train.distributed import (
     tell,
     together,
 )
-from clst_train.events import EventFiles
-from clst_train.examples import draw_examples
-from clst_train.logbook import Logbook, SilentLogbook
+from clst_train.compute.ranks import ONE_PROCESS, Ranks, ranks
+from clst_train.config import Config, ModelConfig
+from clst_train.data.cache import cached
+from clst_train.data.headers import check_pairs
+from clst_train.data.sampling import rare_classes_of
+from clst_train.data.target import TargetImages, open_target
+from clst_train.engine.events import EventFiles
+from clst_train.engine.logger import Logbook, SilentLogbook
+from clst_train.engine.options import configure
+from clst_train.engine.preflight import Play, rehearse
+from clst_train.engine.run import ADAPTED, SOURCE, Run, resume_point
+from clst_train.engine.run_folder import RunFolder, create_run, open_run
+from clst_train.engine.seeding import seed_everything
+from clst_train.engine.stopping import Stopped
+from clst_train.inspection.examples import draw_examples
+from clst_train.method.teachers import open_distiller
+from clst_train.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from clst_train.models.networks import build_segmenter
 from clst_train.models.segmenter import Segmenter
 from clst_train.models.weights import load_imagenet_backbone
-from clst_train.options import configure
-from clst_train.ranks import ONE_PROCESS, Ranks, ranks
-from clst_train.rehearsal import Play, rehearse
-from clst_train.run import ADAPTED, SOURCE, Run, resume_point
-from clst_train.run_folder import RunFolder, create_run, open_run
-from clst_train.seeding import seed_everything
-from clst_train.source_stage import train_source
-from clst_train.stopping import Stopped
-from clst_train.teachers import open_distiller
+from clst_train.stages.adaptation import adapt
+from clst_train.stages.source import train_source
 
 
 def start_run(

@@ -21,7 +21,7 @@ def main(out: Path, scenes: int, settings: tuple[str, ...]) -> None:
 
     packages = ("torch", "onnx", "onnxscript", "onnxruntime", "cv2", "matplotlib", "tomli_w")
     check_installed(*packages)
-    from clst_train.options import check_settings, configure
+    from clst_train.engine.options import check_settings, configure
 
     check_new_folder(out, cure="remove it or give another --out")
     check_settings(configure("demo", {"settings": settings}))

@@ -24,7 +24,7 @@ from clst_export.graph.compatibility import check_hygiene, refuse_too_large
 from clst_runtime.artifact.manifest import Manifest
 from clst_runtime.errors import ModelFileError
 from clst_runtime.system.files.hashing import file_sha256
-from clst_train.checkpoint import build_from_checkpoint, load_checkpoint
+from clst_train.models.checkpoint import build_from_checkpoint, load_checkpoint
 from clst_train.models.deployable import Deployable
 
 OPSETS = (19, 20)

@@ -95,7 +95,7 @@ def network(name, size_hw=(64, 128), *, with_confidence=False, whole=False):
     DeepLabV2 has few channels unless asked for whole: its weights take most of the time of what is done with them.
     """
     from clst_export.graph.trace import trace
-    from clst_train.batchnorm import estimate_statistics
+    from clst_train.method.batchnorm import estimate_statistics
     from clst_train.models.deployable import MEAN, STD, Deployable, normalise
     from clst_train.models.networks import build_segmenter
 

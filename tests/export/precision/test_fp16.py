@@ -11,11 +11,11 @@ from clst_export.graph.compatibility import check_hygiene
 from clst_export.graph.trace import trace
 from clst_export.quantization.fp16 import measure_ranges, to_fp16
 from clst_runtime.errors import DataError, ModelFileError
-from clst_train.batchnorm import estimate_statistics
-from clst_train.data.camera_looks import LOOKS
-from clst_train.data.scenes import draw_scene
+from clst_train.method.batchnorm import estimate_statistics
 from clst_train.models.deployable import MEAN, STD, Deployable, normalise
 from clst_train.models.networks import build_segmenter
+from clst_train.synthetic.camera_looks import LOOKS
+from clst_train.synthetic.scenes import draw_scene
 
 FLOAT, HALF = TensorProto.FLOAT, TensorProto.FLOAT16
 DIAGONAL = np.eye(3, dtype=np.float32).reshape(3, 3, 1, 1)

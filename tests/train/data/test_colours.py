@@ -9,12 +9,12 @@ import pytest
 from clst_runtime.data.dataset import open_dataset
 from clst_runtime.errors import ConfigError
 from clst_runtime.imaging.image_files import write_png
-from clst_train.adaptation_stage import takes_colours
 from clst_train.config import AugmentationConfig
 from clst_train.data.colours import colour_shift, colours_of, evenly, with_colours
 from clst_train.data.loading import source_batch
 from clst_train.data.target import TargetImages
-from clst_train.recipe import config_from_mapping
+from clst_train.recipes.recipe import config_from_mapping
+from clst_train.stages.adaptation import takes_colours
 
 
 def stripes(*greys: int) -> np.ndarray:

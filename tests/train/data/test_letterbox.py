@@ -12,17 +12,17 @@ from clst_runtime.data.dataset import open_dataset
 from clst_runtime.errors import ConfigError, DataError
 from clst_runtime.imaging.geometry import PADDING_RGB, Content, Fit
 from clst_runtime.imaging.image_files import write_png
-from clst_train import adaptation_stage
-from clst_train.adaptation_stage import takes_colours
+from clst_train.compute.ranks import ONE_PROCESS
 from clst_train.data import loading
 from clst_train.data.cache import cached
 from clst_train.data.fitting import fitted
 from clst_train.data.loading import source_batch, target_batch
 from clst_train.data.sampling import count_classes
 from clst_train.data.target import open_target
-from clst_train.ensemble.store import target_hash
-from clst_train.ranks import ONE_PROCESS
-from clst_train.recipe import config_from_mapping
+from clst_train.method.ensemble.store import target_hash
+from clst_train.recipes.recipe import config_from_mapping
+from clst_train.stages import adaptation as adaptation_stage
+from clst_train.stages.adaptation import takes_colours
 
 BOX, LETTERBOX = (32, 32), Fit.LETTERBOX
 

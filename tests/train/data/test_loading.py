@@ -14,7 +14,7 @@ from clst_train.data.cache import CachedDataset, as_fields, cache_bytes, cached
 from clst_train.data.fitting import fitted
 from clst_train.data.loading import positions, prefetched, source_batch, target_batch
 from clst_train.data.target import open_target
-from clst_train.recipe import config_from_mapping, read_recipe, with_settings
+from clst_train.recipes.recipe import config_from_mapping, read_recipe, with_settings
 
 
 def test_an_epoch_shows_every_image_once():

@@ -11,7 +11,7 @@ from clst_train.config import AugmentationConfig, DataConfig
 from clst_train.data.augment import draw_geometry
 from clst_train.data.loading import source_batch
 from clst_train.data.sampling import count_classes, geometry_showing, rare_classes, rare_classes_of
-from clst_train.recipe import config_from_mapping, read_recipe, with_settings
+from clst_train.recipes.recipe import config_from_mapping, read_recipe, with_settings
 
 
 def test_the_probabilities_are_those_of_the_formula():

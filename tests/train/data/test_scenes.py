@@ -3,8 +3,8 @@ import pytest
 
 from clst_runtime.data.dataset import open_dataset
 from clst_runtime.errors import ConfigError, DataError
-from clst_train.data.camera_looks import LOOKS, find_look
-from clst_train.data.scenes import ROAD, SKY, draw_drive, draw_scene, write_scenes
+from clst_train.synthetic.camera_looks import LOOKS, find_look
+from clst_train.synthetic.scenes import ROAD, SKY, draw_drive, draw_scene, write_scenes
 
 
 def scenes(look, count=30):

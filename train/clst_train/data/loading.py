@@ -17,8 +17,8 @@ import numpy.typing as npt
 from clst_runtime.classes.labels import IGNORE_ID
 from clst_runtime.data.dataset import LabelledDataset
 from clst_runtime.imaging.geometry import PADDING_RGB, Content
+from clst_train.compute.cores import use_all_cores
 from clst_train.config import AugmentationConfig, Config
-from clst_train.cores import use_all_cores
 from clst_train.data.augment import Geometry, draw_geometry, hiding_mask, mixing_mask, vary_colours
 from clst_train.data.colours import colours_of, with_colours
 from clst_train.data.fitting import fitted

@@ -19,7 +19,7 @@ from clst_runtime.data.dataset import LabelledDataset
 from clst_runtime.errors import DataError
 from clst_runtime.imaging.geometry import Fit, fit_labels
 from clst_runtime.system.optional import require
-from clst_train.bars import manner
+from clst_train.compute.bars import manner
 from clst_train.config import AugmentationConfig
 from clst_train.data.augment import Geometry, draw_geometry
 

@@ -1,0 +1,1 @@
+"""The commands `clst-train` and `clst-data`: parse, call, print."""

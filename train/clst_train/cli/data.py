@@ -1,0 +1,209 @@
+"""`clst-data`: check a data set, convert it, draw scenes, draw the feature space of a run."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from clst_runtime.cli.command import group
+from clst_runtime.errors import DataError
+from clst_runtime.system.numbers import SEED, Whole, parse_size
+
+if TYPE_CHECKING:
+    from clst_train.inspection.feature_space import Gap
+
+
+@group()
+def main() -> None:
+    """Check a data set, convert it to the folder layout, draw road scenes."""
+
+
+@main.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--split", default="train", show_default=True, help="Which split to look at.")
+@click.option("--format", "form", help="Its format  [default: recognise it]")
+@click.option("--classes", help="Class list the labels shall become: a shipped one or a JSON file.")
+@click.option("--mapping", type=click.Path(path_type=Path), help="JSON file relating the classes.")
+@click.option("--sheet", type=click.Path(path_type=Path), help="Contact sheet to write  [default: contact_sheet.png]")
+@click.option("--json", "as_json", is_flag=True, help="Result as JSON.")
+def check(
+    folder: Path,
+    split: str,
+    form: str | None,
+    classes: str | None,
+    mapping: Path | None,
+    sheet: Path | None,
+    *,
+    as_json: bool,
+) -> None:
+    """Say what is wrong with FOLDER, and draw a contact sheet; exit code 3 if something must be mended."""
+    from clst_runtime.classes.labels import load_class_list
+    from clst_runtime.imaging.image_files import write_png
+    from clst_runtime.system.files.atomic import check_can_write
+    from clst_runtime.system.tables import format_table, percent
+    from clst_train.data.inspection import inspect
+
+    picture = sheet or Path("contact_sheet.png")
+    check_can_write(picture)
+    wanted = load_class_list(classes) if classes else None
+    found = inspect(folder, split=split, format=form, classes=wanted, mapping_file=mapping)
+    write_png(picture, found.sheet())
+    total = max(1, int(found.pixels.sum()))
+    shares = {name: found.pixels[index] / total for index, name in enumerate(found.classes.names)}
+    if as_json:
+        values = {"format": found.form, "images": found.images, "problems": found.problems, "remarks": found.remarks,
+                  "shares": {n: float(s) for n, s in shares.items()}, "ignored": float(found.pixels[255] / total),
+                  "sizes": {f"{r}x{c}": n for (r, c), n in found.sizes.items()}, "sheet": str(picture)}  # fmt: skip
+        click.echo(json.dumps(values, indent=1))
+    else:
+        click.echo(f"{folder}: {found.images} images in split {split!r}, {found.form} layout")
+        rows = [[name, percent(share)] for name, share in shares.items()]
+        click.echo(format_table(["class", "pixels %"], [*rows, ["(ignored)", percent(found.pixels[255] / total)]]))
+        for remark in found.remarks:
+            click.echo(f"note: {remark}")
+        for problem in found.problems[:20]:
+            click.echo(f"wrong: {problem}")
+        click.echo(f"overlays: {picture}")
+    if found.problems:
+        raise DataError(f"{folder}: {len(found.problems)} things to mend, the first: {found.problems[0]}")
+    if not as_json:
+        click.echo("nothing is wrong")
+
+
+@main.command()
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option("--look", default="old", show_default=True, help="Camera: old or new.")
+@click.option("--count", default=200, show_default=True, type=Whole(1), help="Images of split train.")
+@click.option("--val-count", default=50, show_default=True, type=Whole(0), help="Images of split val.")
+@click.option("--size", default="160x320", show_default=True, help="Size HxW.")
+@click.option("--seed", default=1, show_default=True, type=SEED, help="Seed.")
+def scenes(out: Path, look: str, count: int, val_count: int, size: str, seed: int) -> None:
+    """Write drawn road scenes with labels to OUT in the folder layout."""
+    from clst_train.synthetic.camera_looks import find_look
+    from clst_train.synthetic.scenes import write_scenes
+
+    counts = {"train": count, "val": val_count}
+    write_scenes(out, look=find_look(look), counts=counts, size_hw=parse_size(size), seed=seed)
+    click.echo(str(out))
+
+
+@main.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option("--split", "splits", multiple=True, default=("train", "val"), show_default=True, help="Splits.")
+@click.option("--format", "form", help="Format of FOLDER  [default: recognise it]")
+@click.option("--classes", help="Class list the labels shall become.")
+@click.option("--mapping", type=click.Path(path_type=Path), help="JSON file relating the classes.")
+def convert(
+    folder: Path, out: Path, splits: tuple[str, ...], form: str | None, classes: str | None, mapping: Path | None
+) -> None:
+    """Write the labelled data set FOLDER to OUT in the folder layout, with class ids as labels."""
+    from clst_runtime.classes.labels import load_class_list
+    from clst_runtime.data.dataset import open_dataset
+    from clst_runtime.data.inputs import own_names
+    from clst_runtime.imaging.image_files import write_png
+    from clst_runtime.system.files.atomic import folder_written_whole, write_text
+    from clst_runtime.system.files.paths import check_new_folder
+
+    check_new_folder(out, cure="give another folder")
+    wanted = load_class_list(classes) if classes else None
+    datasets = [
+        open_dataset(folder, split=split, format=form, classes=wanted, mapping_file=mapping) for split in splits
+    ]
+    with folder_written_whole(out) as made:
+        for split, dataset in zip(splits, datasets, strict=True):
+            images = [pair.image for pair in dataset.files]
+            above = os.path.commonpath([image.parent for image in images])
+            for index, name in enumerate(own_names([image.relative_to(above) for image in images])):
+                sample = dataset[index]
+                write_png(made / "images" / split / f"{name}.png", sample.image)
+                write_png(made / "labels" / split / f"{name}.png", sample.labels)
+            write_text(made / "classes.json", json.dumps(dataset.classes.to_json(), indent=1) + "\n")
+            click.echo(f"{split}: {len(dataset)} images")
+
+
+@main.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--source", help="Labelled images of the old camera  [default: the run's]")
+@click.option("--split", help="Split of --source  [default: the run's]")
+@click.option("--target", multiple=True, help="Images or video of the new camera; repeatable  [default: the run's]")
+@click.option(
+    "--labels", type=click.Path(path_type=Path), help="Labelled images of the new camera, instead of --target."
+)
+@click.option("--labels-split", default="val", show_default=True, help="Split of --labels.")
+@click.option("--count", default=60, show_default=True, type=Whole(1), help="Images of each camera.")
+@click.option("--out", type=click.Path(path_type=Path), help="Picture to write  [default: RUN/features.png]")
+@click.option("--json", "as_json", is_flag=True, help="Result as JSON.")
+def features(
+    run: Path,
+    source: str | None,
+    split: str | None,
+    target: tuple[str, ...],
+    labels: Path | None,
+    labels_split: str,
+    count: int,
+    out: Path | None,
+    *,
+    as_json: bool,
+) -> None:
+    """Draw where both cameras' classes lie in the feature space of RUN's network, before and after adaptation.
+
+    Prints how far the cameras' centres of the same class are apart, as a share of the distance between classes.
+    Without --labels the new camera's classes are what each network itself predicts.
+    """
+    if labels is not None and target:
+        raise click.UsageError("--labels and --target both name images of the new camera; give one of them")
+    from clst_runtime.system.files.atomic import check_can_write
+    from clst_runtime.system.optional import check_installed, require
+
+    packages = ("torch", "cv2", "matplotlib")
+    check_installed(*packages)
+    from clst_train.engine.options import check_finished_run
+
+    picture = out or run / "features.png"
+    check_can_write(picture)
+    check_finished_run(run, source=source, target=target, labels=labels, labels_split=labels_split)
+    for module in packages:
+        require(module)
+    from clst_train.inspection.feature_space import draw_feature_space, measure_gap
+    from clst_train.inspection.run_features import stages_of_run
+
+    before, after, classes = stages_of_run(
+        run, source=source, split=split, target=target, labels=labels, labels_split=labels_split, count=count
+    )
+    draw_feature_space(picture, (before, after), classes)
+    gaps = [measure_gap(stage, len(classes)) for stage in (before, after)]
+    if as_json:
+        values = {**_gaps_as_json(gaps, classes.names), "labelled": labels is not None, "picture": str(picture)}
+        click.echo(json.dumps(values, indent=1))
+        return
+    click.echo(_gaps_as_table(gaps, classes.names))
+    whose = "labels" if labels else "the networks’ own predictions"
+    click.echo(f"classes of the new camera: {whose}; picture: {picture}")
+
+
+def _gaps_as_json(gaps: Sequence[Gap], names: Sequence[str]) -> dict[str, Any]:
+    return {
+        "ratio": [_finite(gap.ratio) for gap in gaps],
+        "between_classes": [_finite(gap.between_classes) for gap in gaps],
+        "distance": {name: [_finite(gap.of_class[i]) for gap in gaps] for i, name in enumerate(names)},
+    }
+
+
+def _gaps_as_table(gaps: Sequence[Gap], names: Sequence[str]) -> str:
+    from clst_runtime.system.tables import format_table
+
+    rows = [[name, *(f"{gap.of_class[index]:.3f}" for gap in gaps)] for index, name in enumerate(names)]
+    rows.append(["between classes", *(f"{gap.between_classes:.3f}" for gap in gaps)])
+    rows.append(["ratio", *(f"{gap.ratio:.3f}" for gap in gaps)])
+    shown = [[cell.replace("nan", "–") for cell in row] for row in rows]
+    return format_table(["distance of the cameras", "before", "after"], shown)
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if value == value else None

@@ -1,0 +1,111 @@
+"""`clst-train`: source training if there is no checkpoint to start from, then adaptation to the new camera."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from clst_runtime.cli.command import INTERRUPTED, command
+from clst_runtime.errors import ClstError
+from clst_runtime.system.numbers import SEED
+
+if TYPE_CHECKING:
+    from clst_train.config import Config
+
+RECIPE = "new_camera"
+PACKAGES = ("torch", "cv2", "tqdm", "matplotlib", "tomli_w")
+
+
+@command()
+@click.option("--source", type=click.Path(), help="Folder of labelled images of the old camera.")
+@click.option("--target", multiple=True, type=click.Path(), help="Images or video of the new camera; repeatable.")
+@click.option("--out", type=click.Path(path_type=Path), help="Run folder to make  [default: runs/<date>-<time>]")
+@click.option("--recipe", default=RECIPE, show_default=True, help="A shipped recipe or a TOML file.")
+@click.option("--init", type=click.Path(path_type=Path), help="Checkpoint to adapt; skips source training.")
+@click.option("--resume", type=click.Path(path_type=Path), help="Go on with this run folder.")
+@click.option("--format", "source_format", help="Format of the source data set  [default: recognise it]")
+@click.option("--split", help="Split of the source to train on  [default: train]")
+@click.option("--classes", help="The model's classes: a shipped list or JSON file  [default: the source's]")
+@click.option("--mapping", type=click.Path(), help="JSON file relating the source's classes to the model's.")
+@click.option("--ignore-mask", type=click.Path(), help="PNG of the new camera; non-zero = bonnet, lens border.")
+@click.option("--val", type=click.Path(), help="Labelled images of the new camera, to report mIoU only.")
+@click.option("--val-split", help="Split of --val  [default: val]")
+@click.option("--val-mapping", type=click.Path(), help="JSON file relating the classes of --val to the model's.")
+@click.option("--size", help="Input size HxW, e.g. 360x480.")
+@click.option("--seed", type=SEED, help="Seed of everything random.")
+@click.option("--device", help="cpu, cuda, cuda:1 …  [default: CUDA when there is one]")
+@click.option("--set", "settings", multiple=True, metavar="SECTION.KEY=VALUE", help="Any setting of the recipe.")
+def main(recipe: str, out: Path | None, init: Path | None, resume: Path | None, **options: Any) -> None:
+    """Train on the old camera's labels, then adapt to the new camera's unlabelled images.
+
+    Without --target it stops after source training. The results are RUN/checkpoints/source.pt and adapted.pt.
+    Ctrl-C and SIGTERM finish and save the step at hand, and say how to go on; a second one ends at once.
+    """
+    given = {name: value for name, value in options.items() if value not in (None, ())}
+    if resume is not None and (given or out or init or recipe != RECIPE):
+        raise click.UsageError("--resume goes on with the run as it was configured; give it alone")
+    from clst_train.compute.ranks import ranks
+    from clst_train.engine.stopping import heeding_signals
+
+    with heeding_signals():
+        try:
+            run(recipe, out, init, resume, given)
+        except KeyboardInterrupt as stopped:
+            if ranks().first:
+                click.echo(str(stopped) or "interrupted before the first step; nothing was made or changed", err=True)
+            raise click.exceptions.Exit(INTERRUPTED) from stopped
+
+
+def run(recipe: str, out: Path | None, init: Path | None, resume: Path | None, options: dict[str, Any]) -> None:
+    """Look at everything that was given, train, and print which checkpoint came of it.
+
+    Raises:
+        What `start_run` raises.
+    """
+    from clst_runtime.system.optional import check_installed, require
+    from clst_train.compute.cores import bind_threads, use_all_cores
+
+    check_installed(*PACKAGES)
+    if check_first(recipe, out, init, resume, options).run.threads == 0:
+        bind_threads()
+    for module in PACKAGES:
+        require(module)
+    use_all_cores()
+    from clst_train.compute.distributed import told_by_first
+    from clst_train.compute.ranks import ranks
+    from clst_train.training import start_run
+
+    try:
+        folder = start_run(recipe=recipe, out=out, init=init, resume=resume, options=options)
+    except ClstError as error:
+        if told_by_first(error):
+            raise click.exceptions.Exit(error.exit_code) from error
+        raise
+    if ranks().first:
+        click.echo(str(folder.adapted if folder.adapted.is_file() else folder.source))
+
+
+def check_first(
+    recipe: str, out: Path | None, init: Path | None, resume: Path | None, options: dict[str, Any]
+) -> Config:
+    """What can be found wrong before PyTorch is imported, which takes seconds; of several processes the first tells it.
+
+    Returns:
+        The run's configuration.
+
+    Raises:
+        ClstError: a setting, a path or the folder to make cannot be used.
+    """
+    from clst_train.compute.ranks import ranks
+    from clst_train.engine.options import check_resume, check_start
+
+    try:
+        if resume is not None:
+            return check_resume(resume)
+        return check_start(recipe, out, init, options)
+    except ClstError as error:
+        if not ranks().first:
+            raise click.exceptions.Exit(error.exit_code) from error
+        raise

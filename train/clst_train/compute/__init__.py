@@ -1,0 +1,1 @@
+"""Cores, GPUs, processes and memory: how training is computed, never what."""

@@ -1,0 +1,268 @@
+"""Several processes as one: every rank takes its part of a batch, and sums over ranks give what the whole batch would.
+
+Outside `torchrun` there is one rank, and everything here is the identity. Legend: R ranks.
+"""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import click
+import torch
+from torch import Tensor, distributed, nn
+from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from clst_runtime.errors import ClstError, ConfigError, DataError
+from clst_train.compute.ranks import Ranks, ranks
+
+PATIENCE = timedelta(minutes=60)
+"""How long ranks wait for one another: validation and the first look at a data set are the first rank's alone."""
+Item = TypeVar("Item")
+_ALONE: ContextVar[bool] = ContextVar("each_alone", default=False)
+
+
+@contextmanager
+def process_group(device: torch.device) -> Iterator[Ranks]:
+    """Join the other processes; leave them at the end.
+
+    Tensors on a CUDA device go by NCCL; tensors on the CPU and messages go by gloo, so that no GPU waits for those.
+
+    Raises:
+        ConfigError: the processes are not all on this machine: they share a mapped file.
+    """
+    here = ranks()
+    if here.count == 1:
+        yield here
+        return
+    distributed.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
+    try:
+        with together():
+            beside = int(os.environ.get("LOCAL_WORLD_SIZE", here.count))
+            if beside != here.count:
+                raise ConfigError(
+                    f"{here.count} processes, {beside} of them on this machine: all have to be on one, because they "
+                    "share the ensemble's file; start torchrun with --nnodes 1"
+                )
+        yield here
+    finally:
+        gc.collect()  # a wrapped network in a circle would keep the group's threads to the end of the interpreter
+        distributed.destroy_process_group()
+
+
+def is_split() -> bool:
+    """Whether there is more than one process, and this one does not work for itself (`each_alone`)."""
+    initialised = distributed.is_available() and distributed.is_initialized()
+    return initialised and distributed.get_world_size() > 1 and not _ALONE.get()
+
+
+@contextmanager
+def each_alone() -> Iterator[None]:
+    """Every rank does the same, or the first something by itself: nothing inside waits for the others."""
+    before = _ALONE.set(True)
+    try:
+        yield
+    finally:
+        _ALONE.reset(before)
+
+
+class _Agreed(Exception):
+    """Why an error is raised on every rank."""
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """All ranks come to its end, or all raise the error of the lowest rank that has one: nobody waits for the dead.
+
+    Only what a user can cause is handed on (ClstError, OSError); a fault of ours ends its process as it is.
+
+    Raises:
+        ClstError: of the same kind and with the same message on every rank.
+    """
+    if not is_split():
+        yield
+        return
+    failed: tuple[type[ClstError], str] | None = None
+    try:
+        yield
+    except ClstError as error:
+        failed = type(error), error.message
+    except OSError as error:
+        failed = DataError, f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror or error)
+    reports: list[Any] = [None] * distributed.get_world_size()
+    distributed.all_gather_object(reports, failed)
+    for report in reports:
+        if report is not None:
+            kind, message = report
+            raise kind(message) from _Agreed()
+
+
+def alike(items: Iterator[Item]) -> Iterator[Item]:
+    """The items; when one cannot be had on one rank, all raise its error. Every rank has the same number of them."""
+    while True:
+        found: list[Item] = []
+        with together():
+            found.extend(itertools.islice(items, 1))
+        if not found:
+            return
+        yield found[0]
+
+
+def told_by_first(error: BaseException) -> bool:
+    """Whether another process, the first, tells of this error."""
+    reason: BaseException | None = error
+    while reason is not None and not isinstance(reason, _Agreed):
+        reason = reason.__cause__
+    return reason is not None and not ranks().first
+
+
+def tell(line: str) -> None:
+    """Print a line for people on stderr, from the first rank only."""
+    if ranks().first:
+        click.echo(line, err=True)
+
+
+def from_first(value: Item) -> Item:
+    """The first rank's value of something plain, on every rank."""
+    if not is_split():
+        return value
+    box: list[Any] = [value]
+    distributed.broadcast_object_list(box)
+    return box[0]  # type: ignore[no-any-return]
+
+
+def on_any_rank(what: bool) -> bool:  # noqa: FBT001
+    """Whether it holds on one of the ranks; every rank has to ask."""
+    return bool(total(torch.tensor(float(what))) > 0)
+
+
+def wait_for_all() -> None:
+    """Go on when every rank has come here."""
+    if is_split():
+        distributed.all_reduce(torch.zeros(1))  # on the CPU: a barrier of NCCL would wait for the device
+
+
+def total(values: Tensor) -> Tensor:
+    """The sum over ranks, without a gradient; what came in stays as it was."""
+    if not is_split():
+        return values
+    summed = values.detach().clone()
+    distributed.all_reduce(summed)
+    return summed
+
+
+def gathered(values: Tensor) -> Tensor:
+    """The parts of all ranks one after another, B/R,… to B,…; every part has the same shape."""
+    if not is_split():
+        return values
+    parts = [torch.empty_like(values) for _ in range(distributed.get_world_size())]
+    distributed.all_gather(parts, values.contiguous())
+    return torch.cat(parts)
+
+
+def mean_over(sums: Tensor, count: Tensor) -> Tensor:
+    """sums / count of the whole batch, as this rank's part of it.
+
+    DistributedDataParallel averages gradients over ranks, so a part counts R times: R · sums / Σ count, whose mean over
+    ranks is Σ sums / Σ count.
+    """
+    if not is_split():
+        return sums / count.clamp_min(1.0)
+    return sums * distributed.get_world_size() / total(count).clamp_min(1.0)
+
+
+@torch.no_grad()
+def moments(values: Tensor) -> tuple[int, Tensor, Tensor]:
+    """How many values a channel of all ranks' batch has, their mean and their mean squared deviation, float32 each.
+
+    `values` N,D,… is this rank's part; every rank's part has the same size. Of several ranks only.
+    """
+    axes = [axis for axis in range(values.dim()) if axis != 1]
+    values = values.to(torch.promote_types(values.dtype, torch.float32))
+    count = values.numel() // values.shape[1] * distributed.get_world_size()
+    mean = total(values.sum(axes)) / count
+    shape = [1, -1, *[1] * (values.dim() - 2)]
+    return count, mean, total((values - mean.view(shape)).square().sum(axes)) / count
+
+
+class SynchronisedNorm(_BatchNorm):
+    """BatchNorm whose batch statistics are those of all ranks' parts together, on any device, gradients included."""
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        """Any number of dimensions from two on."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """N,D,… to N,D,…; in eval mode the running statistics are used."""
+        if not self.training or not is_split():
+            return self._alone(input)
+        axes = [axis for axis in range(input.dim()) if axis != 1]
+        shape = [1, -1, *[1] * (input.dim() - 2)]
+        values = input.to(torch.promote_types(input.dtype, torch.float32))
+        count = values.numel() // values.shape[1] * distributed.get_world_size()  # every rank's part has this size
+        mean = _summed(values.sum(axes)) / count
+        centred = values - mean.view(shape)
+        variance = _summed((centred * centred).sum(axes)) / count
+        self._move(mean.detach(), variance.detach() * (count / (count - 1)))
+        normal = centred * torch.rsqrt(variance + self.eps).view(shape)
+        return (normal * self.weight.view(shape) + self.bias.view(shape)).to(input.dtype)
+
+    def _alone(self, input: Tensor) -> Tensor:
+        """As one process would; a single value a channel (pooling of one image) has no variance of its own."""
+        if self.training and input.numel() == input.shape[1]:
+            return F.batch_norm(input, self.running_mean, self.running_var, self.weight, self.bias, False)
+        return super().forward(input)
+
+    @torch.no_grad()
+    def _move(self, mean: Tensor, variance: Tensor) -> None:
+        if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
+            return
+        self.num_batches_tracked += 1
+        share = 1.0 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
+        self.running_mean.lerp_(mean.to(self.running_mean.dtype), share)
+        self.running_var.lerp_(variance.to(self.running_var.dtype), share)
+
+
+class _Sum(torch.autograd.Function):
+    """The sum over ranks; every rank's part has the sum of all ranks' gradients."""
+
+    @staticmethod
+    def forward(context: Any, values: Tensor) -> Tensor:
+        return total(values)
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> Tensor:
+        return total(gradient.contiguous())
+
+
+def _summed(values: Tensor) -> Tensor:
+    summed: Tensor = _Sum.apply(values)  # type: ignore[no-untyped-call]
+    return summed
+
+
+def synchronise_norms(network: nn.Module) -> None:
+    """Replace every BatchNorm in place by one over all ranks; names and values of the state dict stay."""
+    for name, child in network.named_children():
+        if isinstance(child, _BatchNorm) and not isinstance(child, SynchronisedNorm):
+            norm = SynchronisedNorm(child.num_features, child.eps, child.momentum, affine=True)
+            norm.weight, norm.bias = child.weight, child.bias
+            norm.running_mean, norm.running_var = child.running_mean, child.running_var
+            norm.num_batches_tracked = child.num_batches_tracked
+            norm.train(child.training)
+            setattr(network, name, norm)
+        else:
+            synchronise_norms(child)
+
+
+def averaged_over_ranks(values: dict[str, Any]) -> dict[str, Any]:
+    """Logged scalars as means over ranks; one message for all of them."""
+    if not is_split() or not values:
+        return values
+    stacked = total(torch.stack([value.float() for value in values.values()])) / distributed.get_world_size()
+    return dict(zip(values, stacked, strict=True))

@@ -1,0 +1,47 @@
+"""One forward pass of training, as a module that DistributedDataParallel can go around.
+
+Legend: N images, H rows, W columns; P projection channels, h,w at output stride.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from torch import Tensor, nn
+
+from clst_train.compute.distributed import is_split
+from clst_train.models.segmenter import Segmenter, TrainingOutputs
+
+
+class Passes(nn.Module):
+    """Segmenter and projection head in one pass; several of them may come before one backward pass."""
+
+    def __init__(self, segmenter: Segmenter, projection: nn.Module | None = None) -> None:
+        super().__init__()
+        self.segmenter, self.projection = segmenter, projection
+
+    def forward(self, images: Tensor) -> tuple[TrainingOutputs, Tensor | None]:
+        """Images N,3,H,W to the training outputs and the projections N,P,h,w; None without a projection head."""
+        outputs = self.segmenter.training_outputs(images)
+        return outputs, None if self.projection is None else self.projection(outputs.features)
+
+
+def passes_of(segmenter: Segmenter, projection: nn.Module | None, *, auxiliary_weight: float) -> nn.Module:
+    """The passes; with several processes gradients are means over them.
+
+    Every parameter needs a gradient in each step there, or the ranks wait for one another: an auxiliary head whose
+    loss does not count is left out.
+    """
+    passes = Passes(segmenter, projection)
+    if not is_split():
+        return passes
+    head = getattr(segmenter, "auxiliary_head", None)
+    if head is not None:
+        head.requires_grad_(auxiliary_weight > 0)
+    # Buffers are alike on all ranks already (`SynchronisedNorm`), and a broadcast between two passes would change
+    # in place what the first one's gradient needs.
+    known = inspect.signature(nn.parallel.DistributedDataParallel.__init__).parameters
+    setting = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # the older name
+    options: dict[str, Any] = {setting: False}
+    return nn.parallel.DistributedDataParallel(passes, **options)

@@ -1,0 +1,104 @@
+"""What a run leaves for people: a JSON line per entry, curves as a picture, progress on the terminal."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from clst_runtime.system.files.atomic import written_whole
+from clst_runtime.system.optional import require
+from clst_train.engine.events import EventFiles
+
+SHARES = ("agreement", "confidence")
+"""Logged as 0 … 1, drawn in % beside the mIoU."""
+
+
+class Logbook:
+    """The log of one run folder; it goes on where a resumed run left it."""
+
+    def __init__(self, folder: Path, events: EventFiles | None = None) -> None:
+        """The log in `folder`; `events` gets every entry too, as TensorBoard's event files."""
+        self.path = folder / "log.jsonl"
+        self.curves = folder / "curves.png"
+        self.events = events
+        self.entries: list[dict[str, Any]] = []
+        if self.path.is_file():
+            self.entries = [json.loads(line) for line in self.path.read_text().splitlines() if line.endswith("}")]
+
+    def forget_after(self, stage: str, iteration: int) -> None:
+        """Drop what a broken-off run logged past the checkpoint that is gone on from."""
+        order = ["source", "adapted"]
+        self.entries = [
+            entry
+            for entry in self.entries
+            if (order.index(entry["stage"]), entry["iteration"]) <= (order.index(stage), iteration)
+        ]
+        with written_whole(self.path) as temporary:
+            temporary.write_text("".join(json.dumps(entry) + "\n" for entry in self.entries))
+        if self.events is not None:
+            self.events.forget_after(stage, iteration)
+
+    def add(self, stage: str, iteration: int, **values: float) -> None:
+        """Append one line; a value that is not a number becomes null."""
+        entry: dict[str, Any] = {"stage": stage, "iteration": iteration}
+        entry |= {name: value if math.isfinite(value) else None for name, value in values.items()}
+        self.entries.append(entry)
+        with self.path.open("a") as stream:
+            stream.write(json.dumps(entry) + "\n")
+        if self.events is not None:
+            self.events.add(stage, iteration, values)
+
+    def draw(self) -> None:
+        """Draw losses and mIoU of both stages as one picture."""
+        require("matplotlib")
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(12, 6), layout="constrained")
+        for column, stage in enumerate(("source", "adapted")):
+            rows = [entry for entry in self.entries if entry["stage"] == stage]
+            for row, names in enumerate((_loss_names(rows), ["miou", "agreement", "confidence"])):
+                axes = figure.add_subplot(2, 2, 1 + column + 2 * row)
+                for name in names:
+                    percent = 100 if name in SHARES else 1
+                    points = [
+                        (entry["iteration"], percent * entry[name]) for entry in rows if entry.get(name) is not None
+                    ]
+                    if points:
+                        axes.plot(*zip(*points, strict=True), label=name, marker="." if name == "miou" else None)
+                axes.set_title(
+                    f"{'Source training' if stage == 'source' else 'Adaptation'}: {('loss', 'quality in %')[row]}"
+                )
+                axes.set_xlabel("iteration")
+                axes.grid(alpha=0.3)
+                if axes.has_data():
+                    axes.legend()
+                else:
+                    words = "nothing logged; --val LABELLED shows mIoU" if row else "nothing logged"
+                    axes.text(0.5, 0.5, words, transform=axes.transAxes, ha="center", color="grey")
+        FigureCanvasAgg(figure)
+        with written_whole(self.curves) as temporary:
+            figure.savefig(temporary, format="png", dpi=90)
+
+
+class SilentLogbook(Logbook):
+    """The log of a rank that is not the first: it keeps nothing."""
+
+    def __init__(self) -> None:
+        self.entries = []
+
+    def forget_after(self, stage: str, iteration: int) -> None:
+        """Nothing was kept."""
+
+    def add(self, stage: str, iteration: int, **values: float) -> None:
+        """The first rank keeps it."""
+
+    def draw(self) -> None:
+        """The first rank draws."""
+
+
+def _loss_names(rows: list[dict[str, Any]]) -> list[str]:
+    known = ("loss", "source", "self_training", "contrastive", "entropy", "distillation")
+    return [name for name in known if any(name in row for row in rows)]

@@ -1,0 +1,161 @@
+"""From the command's options to a configuration, and what can be found wrong before PyTorch is imported."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from clst_runtime.classes.labels import load_class_list
+from clst_runtime.data.dataset import check_dataset, open_dataset
+from clst_runtime.data.inputs import check_place
+from clst_runtime.errors import ConfigError, DataError, ModelFileError
+from clst_runtime.system.files.paths import check_checkpoint, check_file, check_folder
+from clst_runtime.system.numbers import cores_here, parse_size
+from clst_train.config import Config
+from clst_train.engine.run_folder import check_new_run, open_run
+from clst_train.recipes.recipe import config_from_mapping, read_recipe, with_settings
+
+_OPTION_KEYS = {
+    "source": ("data", "source"),
+    "target": ("data", "target"),
+    "source_format": ("data", "source_format"),
+    "split": ("data", "source_split"),
+    "mapping": ("data", "mapping"),
+    "ignore_mask": ("data", "ignore_mask"),
+    "val": ("data", "val"),
+    "val_split": ("data", "val_split"),
+    "val_mapping": ("data", "val_mapping"),
+    "classes": ("model", "classes"),
+    "seed": ("run", "seed"),
+    "device": ("run", "device"),
+}
+
+
+def configure(recipe: str, options: Mapping[str, Any]) -> Config:
+    """The recipe with `--set` settings and the command's options on top, checked.
+
+    Raises:
+        ConfigError: something is unknown or cannot be used.
+    """
+    values = with_settings(read_recipe(recipe), options.get("settings", ()))
+    for name, (section, key) in _OPTION_KEYS.items():
+        if name in options:
+            value = options[name]
+            values.setdefault(section, {})[key] = list(value) if isinstance(value, tuple) else value
+    if "size" in options:
+        values.setdefault("model", {})["input_hw"] = list(parse_size(options["size"]))
+    return config_from_mapping(values, where=f"recipe {recipe}")
+
+
+def check_start(recipe: str, out: Path | None, init: Path | None, options: Mapping[str, Any]) -> Config:
+    """Everything about a new run that takes no time to find out; returns its configuration.
+
+    Raises:
+        ClstError: a setting, a path or the folder to make cannot be used.
+    """
+    config = configure(recipe, options)
+    check_threads(config)
+    if out is not None:
+        check_new_run(out)
+    if init is not None:
+        check_checkpoint(init)
+    check_settings(config)
+    check_places(config, knows_classes=init is None)
+    return config
+
+
+def check_resume(path: Path) -> Config:
+    """The same of a run to go on with.
+
+    Raises:
+        ClstError: it is no run, or what it needs is not there any more.
+    """
+    folder, config = open_run(path)
+    for checkpoint in (folder.source, folder.resume):
+        if checkpoint.exists():
+            check_checkpoint(checkpoint)
+    check_settings(config)
+    check_places(config, knows_classes=not folder.source.exists())
+    return config
+
+
+def check_settings(config: Config) -> None:
+    """Settings that name something outside the configuration.
+
+    Raises:
+        ConfigError: no such kind of device. ModelFileError: weights are not there.
+    """
+    if re.fullmatch(r"[a-z]+(:\d{1,3})?", config.run.device) is None:
+        raise ConfigError(f"run.device = {config.run.device!r}; give auto, cpu, cuda or cuda:N")
+    if config.adaptation.distil_from:
+        check_checkpoint(Path(config.adaptation.distil_from))
+    if config.model.backbone_weights:
+        check_file(Path(config.model.backbone_weights), "file of weights", ModelFileError)
+
+
+def check_threads(config: Config) -> None:
+    """Of a new run only: one from a larger machine goes on here with fewer.
+
+    Raises:
+        ConfigError: more threads than cores.
+    """
+    if config.run.threads > cores_here():
+        raise ConfigError(
+            f"run.threads = {config.run.threads}; this machine has {cores_here()} cores, give at most that"
+        )
+
+
+def check_places(config: Config, *, knows_classes: bool) -> None:
+    """Data sets, images and files of the configuration; images themselves are not read.
+
+    Args:
+        config: the configuration.
+        knows_classes: whether it says what the model's classes are; else a checkpoint does, and is not read here.
+
+    Raises:
+        DataError, ConfigError: a place is missing or empty, has no such split, or its classes do not fit.
+    """
+    data = config.data
+    if not data.source:
+        raise ConfigError("no source images: give --source the labelled images of the old camera")
+    if data.ignore_mask and not data.target:
+        raise ConfigError(f"data.ignore_mask = {data.ignore_mask!r} lies over the new camera's images; give --target")
+    if data.val_mapping and not data.val:
+        raise ConfigError(f"data.val_mapping = {data.val_mapping!r} is for images of the new camera; give --val")
+    wanted = load_class_list(config.model.classes) if config.model.classes else None
+    for place, split, form, mapping in (
+        (data.source, data.source_split, data.source_format or None, data.mapping),
+        (data.val, data.val_split, data.val_format or None, data.val_mapping),
+    ):
+        file = Path(mapping) if mapping else None
+        if place and knows_classes:
+            found = open_dataset(Path(place), split=split, format=form, classes=wanted, mapping_file=file)
+            wanted = found.classes
+        elif place:
+            check_dataset(Path(place), split=split, format=form, mapping_file=file)
+    for name in data.target:
+        check_place(Path(name))
+    if data.ignore_mask:
+        check_file(Path(data.ignore_mask))
+
+
+def check_finished_run(
+    path: Path, *, source: str | None, target: Sequence[str], labels: Path | None, labels_split: str
+) -> None:
+    """A run that has adapted, and places of images that are given instead of its own.
+
+    Raises:
+        ClstError: it is no such run, or a place cannot be used.
+    """
+    folder, config = open_run(path)
+    for checkpoint in (folder.source, folder.adapted):
+        if not checkpoint.is_file():
+            raise DataError(f"{path}: {checkpoint.name} is missing; the run has to have adapted to its end")
+        check_checkpoint(checkpoint)
+    check_folder(Path(source or config.data.source))
+    if labels is not None:
+        check_dataset(labels, split=labels_split)
+    for place in target:
+        check_place(Path(place))

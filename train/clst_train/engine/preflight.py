@@ -1,0 +1,216 @@
+"""What would fail after an hour is tried in the first seconds, before a run folder is made.
+
+A pass forward and back at the run's own sizes and precision, a memory plan against what is free, and one image
+through validation. The network used is a throw-away one; nothing here touches the run's weights or its log.
+Legend: K rows, L columns of a crop; H rows, W columns of the model's input; h,w at output stride.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+import torch
+
+from clst_runtime.classes.labels import IGNORE_ID, ClassList
+from clst_runtime.data.dataset import LabelledDataset
+from clst_runtime.errors import ConfigError
+from clst_runtime.evaluation.evaluate import evaluate
+from clst_train.compute.acceleration import accelerate, check_compiler
+from clst_train.compute.distributed import tell
+from clst_train.compute.memory_plan import MemoryPlan, amount, free_bytes, saved_bytes, weight_bytes
+from clst_train.compute.ranks import ONE_PROCESS, Ranks
+from clst_train.config import Config
+from clst_train.data.cache import cache_bytes
+from clst_train.data.target import TargetImages, hides
+from clst_train.engine.events import check_tensorboard
+from clst_train.method.ensemble.store import choose_layout
+from clst_train.method.losses.segmentation import segmentation_loss
+from clst_train.models.checkpoint_backend import segmenter_backend
+from clst_train.models.networks import build_segmenter
+from clst_train.models.projection import ProjectionHead
+from clst_train.models.segmenter import Segmenter
+
+AHEAD = 3
+"""Batches beside those of the loaders: two that wait and the one in use."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Play:
+    """What a rehearsal needs of a run."""
+
+    config: Config
+    """The run's configuration."""
+    classes: ClassList
+    """The model's classes."""
+    source: LabelledDataset | None
+    """The labelled old camera."""
+    target: TargetImages | None
+    """The unlabelled new camera; None = no adaptation."""
+    validation: LabelledDataset | None
+    """Labelled images to report on."""
+    device: torch.device
+    """Where the network will be."""
+    autocast: torch.autocast
+    """Precision of the forward passes."""
+    trains_source: bool
+    """Whether source training is still to come."""
+    ranks: Ranks = ONE_PROCESS
+    """Which process this is, of how many; the plan is that of one of them."""
+
+
+def rehearse(play: Play) -> None:
+    """Try the passes and the validation, and print the memory plan on stderr.
+
+    Raises:
+        ConfigError: a batch is too small, the precision has no kernels here, or memory cannot suffice.
+        MissingDependency: the C++ compiler or the tensorboard package is missing, and asked for.
+        DataError: the labels of the validation images cannot be used.
+    """
+    run = play.config.run
+    if run.compile:
+        check_compiler()
+    if run.tensorboard:
+        check_tensorboard()
+    network = build_segmenter(play.config.model.network, len(play.classes))
+    segmenter = accelerate(network, dataclasses.replace(run, compile=False), play.device)
+    plans = memory_plans(play, segmenter)
+    free, host_free = free_bytes(play.device), free_bytes(torch.device("cpu"))
+    for plan in plans:
+        check_fit(plan, play.device, free=free, host_free=host_free)
+    where = "this machine" if play.device.type == "cpu" else str(play.device)
+    told = f"{amount(free)} free on {where}" if free is not None else "this system does not tell what is free"
+    each = f" for each of {play.ranks.count} processes" if play.ranks.count > 1 else ""
+    tell(f"memory{each}: {'; '.join(plan.line() for plan in plans)}; {told}")
+    if play.validation is not None:
+        rehearse_validation(play, segmenter, play.validation)
+
+
+def memory_plans(play: Play, segmenter: Segmenter) -> list[MemoryPlan]:
+    """The plan of source training, and of the adaptation where there is a target: what one process needs."""
+    config, target = play.config, play.target
+    (rows, columns), (crop_rows, crop_columns) = config.model.input_hw, config.crop_hw
+    whole, crop, ahead = rows * columns, crop_rows * crop_columns, AHEAD + config.run.loaders
+    images = cache_bytes(play.source, target)
+    plans = []
+    if play.trains_source:
+        batch = config.source.batch // play.ranks.count
+        part = batch // config.source.accumulate
+        plans.append(
+            MemoryPlan(
+                stage="source training",
+                crops=part,
+                weights=weight_bytes([segmenter]),
+                activations=activation_bytes(play, segmenter, None, count=part, setting="source.batch"),
+                batches=ahead * batch * 5 * crop,  # image 3, labels 1, mixing 1
+                ensemble=0,
+                images=images,
+                frames=0,
+            )
+        )
+    if target is not None:
+        settings, stride = config.adaptation, segmenter.output_stride
+        batch = settings.batch // play.ranks.count
+        width = settings.projection_width
+        projection = ProjectionHead(segmenter.feature_channels, width, width).to(play.device)
+        cells_hw = (-(-rows // stride), -(-columns // stride))
+        store = choose_layout(settings, images=len(target), classes=len(play.classes), size_hw=cells_hw, target="")
+        passes = 2  # source crops and target crops are both held until the backward pass
+        once = activation_bytes(play, segmenter, projection, count=batch, setting="adaptation.batch")
+        plans.append(
+            MemoryPlan(
+                stage="adaptation",
+                crops=passes * batch,
+                weights=weight_bytes([segmenter, projection]),
+                activations=passes * once,
+                batches=ahead * batch * ((4 if hides(target) else 3) * whole + 9 * crop),
+                ensemble=store.file_bytes,
+                images=images,
+                frames=3 * whole * len(target.video_frames),
+            )
+        )
+    return plans
+
+
+def activation_bytes(
+    play: Play, segmenter: Segmenter, projection: ProjectionHead | None, *, count: int, setting: str
+) -> int:
+    """Bytes that one training pass over `count` crops keeps, from a pass over one or two of them.
+
+    Raises:
+        ConfigError: the crops are too few for BatchNorm, the precision has no kernel, or memory ran out already.
+    """
+    tried = min(2, count * play.ranks.count)  # BatchNorm sees the crops of all processes
+    crops = torch.zeros(tried, *play.config.crop_hw, 3, device=play.device).permute(0, 3, 1, 2)
+    labels = torch.zeros(tried, *play.config.crop_hw, dtype=torch.int64, device=play.device)
+    modules = [segmenter] if projection is None else [segmenter, projection]
+
+    def forward() -> torch.Tensor:
+        with play.autocast:
+            outputs = segmenter.training_outputs(crops)
+            projected = projection(outputs.features).float().sum() if projection is not None else 0.0
+        loss = segmentation_loss(outputs.logits, labels) + projected
+        if outputs.auxiliary is not None and projection is None:
+            loss = loss + segmentation_loss(outputs.auxiliary, labels)
+        return loss
+
+    segmenter.train()
+    try:
+        return saved_bytes(forward, list(modules)) * count // tried
+    except ValueError as error:
+        raise ConfigError(
+            f"{setting}: {count} crop of {play.config.crop_hw[0]}x{play.config.crop_hw[1]} at a time is too little for "
+            f"the BatchNorm of {play.config.model.network} ({error}); give it 2 or more"
+        ) from error
+    except RuntimeError as error:
+        raise _in_words(error, play, setting) from error
+
+
+def _in_words(error: RuntimeError, play: Play, setting: str) -> Exception:
+    text = str(error).splitlines()[0]
+    if "not implemented for" in text:
+        return ConfigError(
+            f"run.precision = {play.config.run.precision!r}: this PyTorch ({torch.__version__}) cannot train "
+            f"{play.config.model.network} so on {play.device} ({text}); give bf16 or fp32"
+        )
+    if isinstance(error, torch.OutOfMemoryError) or "alloc" in text:
+        return ConfigError(
+            f"two crops of {play.config.crop_hw[0]}x{play.config.crop_hw[1]} alone do not fit into the memory of "
+            f"{play.device} ({text[:120]}); lower augmentation.crop_hw or {setting}"
+        )
+    return error
+
+
+def check_fit(plan: MemoryPlan, device: torch.device, *, free: int | None, host_free: int | None) -> None:
+    """Refuse a stage that plainly cannot fit; the plan is a lower bound, so that what fits is not refused.
+
+    Raises:
+        ConfigError: it takes more than is free.
+    """
+    shared = device.type == "cpu"
+    needs = [(plan.on_device() + plan.on_host() if shared else plan.on_device(), free, str(device))]
+    if not shared:
+        needs.append((plan.on_host(), host_free, "the computer"))
+    for size, available, place in needs:
+        if available is not None and size > available:
+            raise ConfigError(
+                f"{plan.line()} does not fit into the {amount(available)} that are free on {place}; lower the batch "
+                "(or raise source.accumulate), augmentation.crop_hw, run.cache_mib or the number of target images"
+            )
+
+
+def rehearse_validation(play: Play, segmenter: Segmenter, validation: LabelledDataset) -> None:
+    """One image through validation; its result is thrown away, a picture without any usable label is remarked on.
+
+    Raises:
+        DataError: image or label cannot be used. ModelFileError: the classes do not fit.
+    """
+    first = dataclasses.replace(validation, files=validation.files[:1])
+    config = play.config
+    backend = segmenter_backend(
+        segmenter, network=config.model.network, classes=play.classes, input_hw=config.model.input_hw, fit=config.fit
+    )
+    evaluate(backend, first)
+    sample = first[0]
+    if (sample.labels == IGNORE_ID).all():
+        tell(f"note: {validation.root}: {sample.name} has no pixel of a known class; is --val-mapping right?")

@@ -1,0 +1,216 @@
+"""One training run: what both stages share, and how it is looked at while it goes."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from clst_runtime.classes.labels import ClassList
+from clst_runtime.data.dataset import LabelledDataset
+from clst_runtime.errors import ClstError
+from clst_train.compute.distributed import alike, averaged_over_ranks, each_alone, together
+from clst_train.compute.pinning import pinned
+from clst_train.compute.ranks import ONE_PROCESS, Ranks
+from clst_train.config import Config
+from clst_train.data.loading import prefetched
+from clst_train.data.provenance import witnessed
+from clst_train.data.sampling import RareClasses
+from clst_train.data.target import TargetImages
+from clst_train.engine.logger import Logbook
+from clst_train.engine.optimizer import Descent
+from clst_train.engine.run_folder import RunFolder
+from clst_train.engine.validation import validation_miou
+from clst_train.models.checkpoint import Checkpoint, load_checkpoint
+from clst_train.models.deployable import MEAN, STD
+from clst_train.models.segmenter import Segmenter
+
+SOURCE, ADAPTED = "source", "adapted"
+SECTIONS = {SOURCE: "source", ADAPTED: "adaptation"}
+"""The configuration's section of each stage."""
+NAMED_FILES = 8
+"""Files of a bad batch that are named in full."""
+Batch = TypeVar("Batch")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """What both stages share."""
+
+    config: Config
+    """The run's configuration."""
+    folder: RunFolder
+    """Where its files go."""
+    classes: ClassList
+    """The model's classes."""
+    segmenter: Segmenter
+    """The network, on its device; changed in place."""
+    source: LabelledDataset | None
+    """The labelled old camera; None when nothing is trained on it."""
+    target: TargetImages | None
+    """The unlabelled new camera; None when there is only source training."""
+    validation: LabelledDataset | None
+    """Labelled images to report on; never used for a decision."""
+    logbook: Logbook
+    """The run's log."""
+    device: torch.device
+    """Where the network is."""
+    autocast: torch.autocast
+    """Precision of the forward passes."""
+    rare: RareClasses | None = None
+    """Draws source images by their rarest classes; None = in turn."""
+    takes_colours: bool = False
+    """Whether source crops of the adaptation may take on the target's colours."""
+    scaled: bool = False
+    """Whether losses are scaled up before the backward pass, as fp16 needs."""
+    ranks: Ranks = ONE_PROCESS
+    """Which process this is, of how many; batches are its part of the whole ones."""
+
+    def checkpoint(self, stage: str, iteration: int, training_state: dict[str, Any] | None = None) -> Checkpoint:
+        """The network as it is now.
+
+        Raises:
+            ClstError: a weight or a part of the state is not finite; such a checkpoint is never written.
+        """
+        state = self.segmenter.state_dict()
+        spoilt = not_finite({"network": state, "training state": training_state or {}})
+        if spoilt is not None:
+            raise ClstError(
+                f"{stage}: {spoilt} is not finite after step {iteration}, so nothing is saved; {self.way_on(stage)}"
+            )
+        return Checkpoint(
+            network=self.config.model.network,
+            classes=self.classes,
+            input_hw=self.config.model.input_hw,
+            mean=MEAN,
+            std=STD,
+            stage=stage,
+            iteration=iteration,
+            segmenter_state={name: value.detach().cpu() for name, value in state.items()},
+            training_state=training_state,
+            config=self.config.to_mapping(),
+        )
+
+    def way_on(self, stage: str) -> str:
+        """What to do when training has gone astray, in words."""
+        cure = f"lower {SECTIONS[stage]}.learning_rate (or set run.precision to fp32) in {self.folder.config}"
+        kept = "the last good checkpoint is kept" if self.folder.resume.is_file() else "there is no checkpoint yet"
+        return f"{kept}; {cure} and go on with --resume {self.folder.path}"
+
+
+def not_finite(values: Mapping[str, Any]) -> str | None:
+    """Name of the first floating-point tensor, in nested mappings and lists, with a value that is no finite number."""
+    for name, value in values.items():
+        if isinstance(value, Tensor):
+            if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+                return str(name)
+            continue
+        if isinstance(value, list | tuple):
+            value = dict(enumerate(value))
+        if isinstance(value, Mapping) and (found := not_finite(value)) is not None:
+            return f"{name} {found}"
+    return None
+
+
+def resume_point(folder: RunFolder) -> Checkpoint | None:
+    """The checkpoint to go on from, if the run has left one."""
+    return load_checkpoint(folder.resume) if folder.resume.is_file() else None
+
+
+def loaded(run: Run, make: Callable[[Run, int], Batch], first: int, iterations: int) -> Iterator[tuple[int, Batch]]:
+    """`(iteration, make(run, iteration))` in order, prepared ahead as the run's settings say."""
+    on_cuda = run.device.type == "cuda"
+
+    def prepare(iteration: int) -> Batch:
+        batch = make(run, iteration)
+        return pinned(batch) if on_cuda else batch
+
+    return alike(prefetched(prepare, first, iterations, loaders=run.config.run.loaders))
+
+
+def files_of(run: Run, make: Callable[[Run, int], object], iteration: int) -> list[str]:
+    """Images that the whole batch of an iteration was made of, on all ranks, found by making it once more."""
+    read: list[str] = []
+    source, target = witnessed(run.source, run.target, read.append)
+    make(dataclasses.replace(run, source=source, target=target, ranks=ONE_PROCESS), iteration)
+    return read
+
+
+def log_step(
+    run: Run,
+    stage: str,
+    done: int,
+    values: Mapping[str, Tensor | float],
+    *,
+    iterations: int,
+    batches: Iterable[Tensor] | None,
+    descent: Descent,
+    make: Callable[[Run, int], object],
+    stops: bool = False,
+) -> None:
+    """Read the values off the device every n steps only; stop on a loss or gradient that is not finite.
+
+    Before a checkpoint is due, too: no step after the first bad one is ever saved.
+
+    Args:
+        done: steps of the stage behind us.
+        values: scalars; of those on the device, which are this rank's parts, the mean over ranks is logged.
+        batches: whole target images that give validation its BatchNorm statistics; None = the network's own.
+        descent: what has watched the losses.
+        make: makes the batch of an iteration; called again to name the files of a bad one.
+        stops: the run is saved after this step and ends.
+
+    Raises:
+        ClstError: a loss or a gradient was not finite.
+    """
+    settings = run.config.run
+    last = done == iterations
+    if last or stops or done % settings.log_every == 0 or done % settings.checkpoint_every == 0:
+        with together():
+            stop_if_bad(run, stage, descent, make)
+    if last or done % settings.log_every == 0:
+        if descent.skipped is not None:
+            values = {**values, "skipped": descent.skipped}
+        means = averaged_over_ranks({name: value for name, value in values.items() if isinstance(value, Tensor)})
+        told = {name: float(value) for name, value in {**values, **means}.items()}
+        with together():
+            run.logbook.add(stage, done, **told)
+    if run.validation is not None and (last or done % settings.validate_every == 0):
+        with together():
+            _validate(run, stage, done, run.validation, batches)
+
+
+def _validate(run: Run, stage: str, done: int, validation: LabelledDataset, batches: Iterable[Tensor] | None) -> None:
+    """The first rank's work; the others wait."""
+    if run.ranks.first:
+        with each_alone():
+            miou = validation_miou(run.segmenter, validation, run.config, batches)
+        run.logbook.add(stage, done, miou=100.0 * miou)
+        run.logbook.draw()
+
+
+def stop_if_bad(run: Run, stage: str, descent: Descent, make: Callable[[Run, int], object]) -> None:
+    """End the run if a loss or gradient was not finite.
+
+    Raises:
+        ClstError: with the step of the first one and the images of its batch.
+    """
+    bad = descent.first_bad_iteration()
+    if bad is None:
+        return
+    files = list(dict.fromkeys(files_of(run, make, bad)))
+    more = f" and {len(files) - NAMED_FILES} more" if len(files) > NAMED_FILES else ""
+    raise ClstError(
+        f"{stage}: loss or gradient is not finite in step {bad + 1}, with {', '.join(files[:NAMED_FILES])}{more}; "
+        f"{run.way_on(stage)}"
+    )
+
+
+def needed(value: Any) -> Any:
+    if value is None:
+        raise ClstError("this stage needs images that were not opened; this is a fault of clst-train, please report it")
+    return value

@@ -1,0 +1,97 @@
+"""The folder of one run, made for people to look into.
+
+config.toml       the configuration as run         log.jsonl     a line per logged step
+curves.png        losses and mIoU                  examples/     target images before and after
+checkpoints/      source.pt, adapted.pt (results), resume.pt (to go on from), ensemble-N.store (resume.pt's ensemble)
+ensemble.store    the temporal ensemble at work, only while adapting
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from clst_runtime.errors import ConfigError
+from clst_runtime.system.files.atomic import write_text
+from clst_runtime.system.files.paths import check_new_folder
+from clst_runtime.system.optional import require
+from clst_train.config import Config
+from clst_train.recipes.recipe import config_from_mapping, read_recipe
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Names of what lies in a run folder."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """The configuration as run."""
+        return self.path / "config.toml"
+
+    @property
+    def source(self) -> Path:
+        """The network trained on the old camera."""
+        return self.path / "checkpoints" / "source.pt"
+
+    @property
+    def adapted(self) -> Path:
+        """The network adapted to the new camera."""
+        return self.path / "checkpoints" / "adapted.pt"
+
+    @property
+    def resume(self) -> Path:
+        """Everything that training needs to go on."""
+        return self.path / "checkpoints" / "resume.pt"
+
+    @property
+    def store(self) -> Path:
+        """The temporal ensemble at work; what a broken-off run left in it is of no use."""
+        return self.path / "ensemble.store"
+
+    @property
+    def examples(self) -> Path:
+        """Target images with the class maps before and after."""
+        return self.path / "examples"
+
+    def remove_leftovers(self) -> None:
+        """Remove files that a killed run was in the middle of writing; not while another process works on the run."""
+        files = [self.config, self.path / "log.jsonl", self.path / "curves.png", self.store]
+        files += [self.source, self.adapted, self.resume, self.resume.with_name("ensemble-*.store")]
+        for path in files:
+            for left in path.parent.glob(f".{path.stem}-????????{path.suffix}"):  # as `written_whole` names them
+                left.unlink()
+
+
+def check_new_run(path: Path) -> None:
+    """Find out whether a run folder can be made.
+
+    Raises:
+        DataError: it exists and is not empty, or cannot be written.
+    """
+    check_new_folder(path, cure=f"give another --out, or go on with it by --resume {path}", leftovers=(".config-",))
+
+
+def create_run(path: Path, config: Config) -> RunFolder:
+    """Make a new run folder with the configuration in it; a run killed before it had one is no obstacle.
+
+    Raises:
+        DataError: it exists and is not empty, or cannot be written.
+    """
+    check_new_run(path)
+    folder = RunFolder(path)
+    write_text(folder.config, require("tomli_w").dumps(config.to_mapping()))
+    return folder
+
+
+def open_run(path: Path) -> tuple[RunFolder, Config]:
+    """An earlier run and its configuration.
+
+    Raises:
+        ConfigError: it is not a run folder, or its configuration is damaged.
+    """
+    folder = RunFolder(path)
+    if not folder.config.is_file():
+        raise ConfigError(f"{path} is no run folder: it has no config.toml; give the --out folder of an earlier run")
+    return folder, config_from_mapping(read_recipe(folder.config), where=str(folder.config))

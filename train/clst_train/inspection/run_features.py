@@ -1,0 +1,101 @@
+"""Both networks of a finished run, looked at through both cameras' images (`clst-data features`)."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from clst_runtime.classes.labels import ClassList
+from clst_runtime.data.dataset import open_dataset
+from clst_runtime.errors import ConfigError
+from clst_train.config import Config
+from clst_train.data.target import open_target
+from clst_train.engine.run_folder import open_run
+from clst_train.inspection.feature_space import Stage, View, cloud_of, labelled_views, spread, unlabelled_views
+from clst_train.method.batchnorm import estimate_statistics
+from clst_train.models.checkpoint import Checkpoint, build_from_checkpoint, load_checkpoint
+from clst_train.models.deployable import normalise
+
+
+def stages_of_run(
+    path: Path,
+    *,
+    source: str | None = None,
+    split: str | None = None,
+    target: Sequence[str] = (),
+    labels: Path | None = None,
+    labels_split: str = "val",
+    count: int = 60,
+) -> tuple[Stage, Stage, ClassList]:
+    """The feature space of a run's source.pt and adapted.pt, and their classes.
+
+    Args:
+        path: the run folder.
+        source: labelled images of the old camera; None = the run's.
+        split: their split; None = the run's.
+        target: images or videos of the new camera; empty = the run's.
+        labels: labelled images of the new camera, whose images and labels are taken instead of `target`.
+        labels_split: their split.
+        count: images of each camera at most.
+
+    Raises:
+        ConfigError: no run folder, or no images. DataError: images cannot be used, or the run has not adapted yet.
+        ModelFileError: a checkpoint is damaged.
+    """
+    folder, config = open_run(path)
+    before = load_checkpoint(folder.source)
+    classes = before.classes
+    old = _old_views(config, source, split, before, count)
+    if labels is not None:
+        dataset = open_dataset(labels, split=labels_split, classes=classes)
+        new = list(labelled_views(dataset, before.input_hw, count, before.fit))
+    else:
+        new = _new_views(target or config.data.target, before, count)
+    first, second = build_from_checkpoint(before), build_from_checkpoint(load_checkpoint(folder.adapted))
+    # The adapted network's statistics are the new camera's. In training the prototypes were means of features under
+    # the old camera's own, so its images get theirs back here.
+    of_old = copy.deepcopy(second)
+    estimate_statistics(of_old, _batches(old))
+    least = config.adaptation.minimum_pixels
+    stages = [
+        Stage(
+            title=title,
+            source=cloud_of(for_old, old, minimum_pixels=least),
+            target=cloud_of(for_new, new, minimum_pixels=least),
+        )
+        for title, for_old, for_new in (("before adaptation", first, first), ("after adaptation", of_old, second))
+    ]
+    return stages[0], stages[1], classes
+
+
+def _batches(views: Sequence[View]) -> Iterator[Tensor]:
+    """Images as normalised batches of 2 or more; a single one stays alone."""
+    size = 4
+    for start in range(0, max(1, len(views) - 1), size):
+        frames = [torch.from_numpy(view.frame) for view in views[start : start + size]]
+        yield normalise(torch.stack(frames))
+
+
+def _old_views(config: Config, source: str | None, split: str | None, before: Checkpoint, count: int) -> list[View]:
+    place = source or config.data.source
+    if not place:
+        raise ConfigError("no source images: give --source the labelled images of the old camera")
+    own = source is None or source == config.data.source  # format and mapping are the run's only for its own source
+    dataset = open_dataset(
+        Path(place),
+        split=split or (config.data.source_split if own else "train"),
+        format=(config.data.source_format or None) if own else None,
+        classes=before.classes,
+        mapping_file=Path(config.data.mapping) if own and config.data.mapping else None,
+    )
+    size_hw = config.data.source_hw if min(config.data.source_hw) > 0 else before.input_hw
+    return list(labelled_views(dataset, size_hw, count, before.fit))
+
+
+def _new_views(target: Sequence[str], before: Checkpoint, count: int) -> list[View]:
+    images = open_target(target, input_hw=before.input_hw, fit=before.fit, choose=lambda total: spread(total, count))
+    return list(unlabelled_views(images, count))

@@ -1,0 +1,1 @@
+"""The method: what the paper would contain. No files, no processes, no command lines."""

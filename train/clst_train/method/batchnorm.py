@@ -1,0 +1,106 @@
+"""BatchNorm statistics: whose images they describe is decided here, deliberately; they are what gets exported."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from clst_train.compute.distributed import is_split, moments
+
+
+def _layers(network: nn.Module) -> list[_BatchNorm]:
+    return [module for module in network.modules() if isinstance(module, _BatchNorm)]
+
+
+@torch.no_grad()
+def estimate_statistics(network: nn.Module, batches: Iterable[Tensor]) -> int:
+    """Replace all running statistics by their mean over `batches` (each N,3,H,W, normalised); no weight changes.
+
+    Returns the number of batches seen; with none the statistics stay as they were, and so do those of a layer that
+    never had two values a channel (pooling of a single image).
+    """
+    layers, was_training, count = _layers(network), network.training, 0
+    momenta = [layer.momentum for layer in layers]
+    before: list[dict[str, Tensor]] = []
+    network.train()
+    for batch in batches:
+        if count == 0:
+            before = [{name: value.clone() for name, value in layer.named_buffers()} for layer in layers]
+            for layer in layers:
+                layer.reset_running_stats()
+                layer.momentum = None  # cumulative mean
+        network(batch)
+        count += 1
+    for layer, values in zip(layers, before, strict=True) if count else ():
+        if not layer.num_batches_tracked:
+            layer.load_state_dict(values, strict=False)
+    for layer, momentum in zip(layers, momenta, strict=True):
+        layer.momentum = momentum
+    network.train(was_training)
+    return count
+
+
+class FollowedStatistics:
+    """Statistics of the images that a network is asked about, kept apart from those of what it is trained on.
+
+    A batch first moves them by `momentum`, then is normalised by them. So they know many images, unlike the batch's own
+    statistics, and only of the one camera, unlike the network's running ones. Under several ranks a batch is the parts
+    of all of them together.
+    """
+
+    def __init__(self, network: nn.Module, momentum: float) -> None:
+        """Begin with the network's running statistics."""
+        self.momentum = momentum
+        self.means = [layer.running_mean.clone() for layer in _layers(network) if layer.running_mean is not None]
+        self.variances = [layer.running_var.clone() for layer in _layers(network) if layer.running_var is not None]
+
+    def begin_anew(self, network: nn.Module) -> None:
+        """Take the network's running statistics again."""
+        self.load_state_dict(FollowedStatistics(network, self.momentum).state_dict())
+
+    @contextmanager
+    def used_by(self, network: nn.Module) -> Iterator[None]:
+        """Predictions inside are by these statistics, and move them; the network's own stay as they are."""
+        layers, was_training = _layers(network), network.training
+        own = [(layer.running_mean, layer.running_var) for layer in layers]
+        network.eval()
+        hooks = []
+        for layer, mean, variance in zip(layers, self.means, self.variances, strict=True):
+            layer.running_mean, layer.running_var = mean, variance
+            hooks.append(layer.register_forward_pre_hook(partial(self._move, mean, variance)))
+        try:
+            yield
+        finally:
+            for layer, kept, hook in zip(layers, own, hooks, strict=True):
+                hook.remove()
+                layer.running_mean, layer.running_var = kept
+            network.train(was_training)
+
+    def _move(self, mean: Tensor, variance: Tensor, layer: _BatchNorm, inputs: tuple[Tensor, ...]) -> None:
+        values = inputs[0]
+        if not is_split():
+            if values.numel() > values.shape[1]:
+                # The layer's own kernel in training moves them in one pass; what it normalises is thrown away
+                F.batch_norm(values, mean, variance, training=True, momentum=self.momentum, eps=layer.eps)
+            return
+        count, of_batch, square = moments(values)
+        if count > 1:
+            mean.lerp_(of_batch, self.momentum)
+            variance.lerp_(square * (count / (count - 1)), self.momentum)
+
+    def state_dict(self) -> dict[str, list[Tensor]]:
+        """What a checkpoint needs to go on exactly."""
+        return {"means": self.means, "variances": self.variances}
+
+    @torch.no_grad()
+    def load_state_dict(self, state: dict[str, list[Tensor]]) -> None:
+        """Go on from a checkpoint's state."""
+        for own, values in ((self.means, state["means"]), (self.variances, state["variances"])):
+            for mine, value in zip(own, values, strict=True):
+                mine.copy_(value)

@@ -1,0 +1,40 @@
+"""The steps before self-training: the network grows surer of the new camera by itself, before it is asked for labels.
+
+Self-training keeps what the starting network says wrongly of large areas; minimising the entropy lets the surer part of
+an area win over the other (ADVENT's direct form, Vu et al. 2019; why it comes first: decision 23).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from clst_train.data.loading import SourceBatch, TargetBatch
+from clst_train.method.learner import Learner
+from clst_train.method.step import StepResult, adaptation_step
+
+NOT_YET = ("self_training", "contrastive")
+"""Parts of a step by labels that have no weight here."""
+
+
+def entropy_step(learner: Learner, source: SourceBatch, target: TargetBatch, *, target_weight: float) -> StepResult:
+    """Losses of one of them: source cross-entropy and the entropy of target crops, nothing pasted and nothing hidden.
+
+    `target_weight` is the warm-up's 0 … 1. Prototypes and a mean teacher follow the network as in later steps, and
+    another network to learn from teaches already.
+    """
+    if learner.mean_teacher is not None:
+        learner.mean_teacher.follow(learner.segmenter)
+    settings = dataclasses.replace(
+        learner.settings,
+        teacher="none",
+        self_training_weight=0.0,
+        contrastive_weight=0.0,
+        class_mix=False,
+        distribution_alignment=0.0,
+        entropy_weight=learner.settings.entropy_first_weight,
+    )
+    unlabelled = dataclasses.replace(learner, settings=settings, mean_teacher=None, alignment=None)
+    whole = dataclasses.replace(target, hidden=None)
+    result = adaptation_step(unlabelled, source, whole, target_weight=target_weight)
+    parts = {name: part for name, part in result.parts.items() if name not in NOT_YET}
+    return dataclasses.replace(result, parts=parts)

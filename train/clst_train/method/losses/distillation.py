@@ -1,0 +1,26 @@
+"""Distillation: predictions drawn to those of another network (Hinton et al. 2015).
+
+Legend: N images, C classes, h rows and w columns at output stride.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from clst_train.compute.distributed import mean_over
+
+
+def distillation_loss(logits: Tensor, taught: Tensor, counted: Tensor, temperature: float) -> Tensor:
+    """T² · mean of Σ_c p_c (log p_c − log q_c) over the cells where `counted` is True, q = softmax(logits / T).
+
+    Args:
+        logits: N,C,h,w of the student.
+        taught: N,C,h,w probabilities p of the teacher, softened by the same T.
+        counted: N,h,w bool.
+        temperature: T; T² keeps the gradient's size the same at any T.
+
+    Returns a scalar; 0 (with a gradient of 0) when no cell is counted.
+    """
+    log_student = (logits.float() / temperature).log_softmax(dim=1)
+    divergence = (taught * (taught.clamp_min(1e-12).log() - log_student)).sum(dim=1)  # N,h,w
+    return mean_over(temperature**2 * (divergence * counted).sum(), counted.sum())

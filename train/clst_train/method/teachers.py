@@ -1,0 +1,142 @@
+"""Networks that speak about target images without being trained by them.
+
+Legend: B images, C classes, H and W of the whole image, h and w at output stride.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from clst_runtime.classes.labels import ClassList
+from clst_runtime.errors import ConfigError
+from clst_runtime.imaging.geometry import Fit
+from clst_runtime.system.files.hashing import file_sha256
+from clst_train.config import ModelConfig
+from clst_train.data.target import SHAPE_TOLERANCE
+from clst_train.method.batchnorm import FollowedStatistics
+from clst_train.models.checkpoint import build_from_checkpoint, load_checkpoint
+from clst_train.models.segmenter import Segmenter
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lesson:
+    """What a teacher says of the target images: of the whole ones, or of the crops that the student sees."""
+
+    averaged: Tensor | None
+    """B,C,h,w: ẑ, whose arg-max are the pseudo-labels; None without a teacher."""
+    current: Tensor | None = None
+    """B,C,h,w: what the network itself says now; None when it was not asked in this step."""
+    renewed: bool = False
+    """Whether the teacher has thought again since it was last asked of these whole images."""
+    hidden: Tensor | None = None
+    """B,h,w bool: cells that do not show the target, or what the ignore mask covers of it; None = all show it."""
+    of_crops: bool = False
+    """Whether it is of the crops that the student sees."""
+
+
+@torch.no_grad()
+def probabilities_of(
+    network: Segmenter, images: Tensor, autocast: torch.autocast, statistics: FollowedStatistics | None = None
+) -> Tensor:
+    """Class probabilities B,C,h,w float32 of normalised whole images B,3,H,W, as the deployed network would give them.
+
+    By `statistics` of such images, which follow them; without, by the network's own running ones, which stay. Never by
+    this batch's alone: few images are no measure of a camera (decision 10).
+    """
+    if statistics is None:
+        was_training = network.training
+        network.eval()
+        with autocast:
+            said = network(images).float().softmax(dim=1)
+        network.train(was_training)
+        return said  # type: ignore[no-any-return]
+    # Its class's own pass, not a compiled one: compiled code takes no notice of hooks that come and go
+    with statistics.used_by(network), autocast:
+        return type(network).forward(network, images).float().softmax(dim=1)
+
+
+class Distiller:
+    """Another adapted network, usually a larger one, that never changes."""
+
+    def __init__(self, network: Segmenter, input_hw: tuple[int, int], sha256: str) -> None:
+        self.network = network.requires_grad_(False).eval()
+        self.input_hw = input_hw
+        self.sha256 = sha256
+
+    @torch.no_grad()
+    def probabilities(self, images: Tensor, temperature: float, autocast: torch.autocast) -> Tensor:
+        """Softened probabilities B,C,h,w of normalised whole images B,3,H,W, seen at the size it was trained for."""
+        if images.shape[-2:] != self.input_hw:
+            images = F.interpolate(images, size=self.input_hw, mode="bilinear", align_corners=False)
+        with autocast:
+            return (self.network(images).float() / temperature).softmax(dim=1)  # type: ignore[no-any-return]
+
+
+def open_distiller(path: str, classes: ClassList, student: ModelConfig) -> Distiller | None:
+    """The network of a checkpoint, on the CPU; None for an empty path.
+
+    Raises:
+        ModelFileError: missing or damaged. ConfigError: its classes are not `classes`, in this order, or it has
+            learnt from pictures of another shape than those that the `student` is shown.
+    """
+    if not path:
+        return None
+    checkpoint = load_checkpoint(Path(path))
+    if checkpoint.classes.names != classes.names:
+        raise ConfigError(
+            f"adaptation.distil_from = {path!r} knows {len(checkpoint.classes)} classes "
+            f"({', '.join(checkpoint.classes.names)}), the student {len(classes)} ({', '.join(classes.names)}); "
+            "train it with the same --classes"
+        )
+    if checkpoint.fit.value != student.fit:
+        raise ConfigError(
+            f"adaptation.distil_from = {path!r} was trained with model.fit = {checkpoint.fit.value!r}, the student "
+            f"with {student.fit!r}; train both alike"
+        )
+    (rows, columns), (own_rows, own_columns) = checkpoint.input_hw, student.input_hw
+    other_shape = abs(rows * own_columns / (own_rows * columns) - 1) > SHAPE_TOLERANCE
+    if checkpoint.fit is Fit.LETTERBOX and other_shape:
+        raise ConfigError(
+            f"adaptation.distil_from = {path!r} is a letterbox of {rows}x{columns}, the student one of "
+            f"{own_rows}x{own_columns}: its pictures would be distorted; train both at sizes of one aspect"
+        )
+    return Distiller(build_from_checkpoint(checkpoint), checkpoint.input_hw, file_sha256(Path(path)))
+
+
+class MeanTeacher:
+    """A network whose weights are a moving average of the student's (Tarvainen & Valpola 2017).
+
+    θ' ← m_t θ' + (1 − m_t) θ with m_t = min(1 − 1/(t+1), m): a copy at t = 0, then a plain mean, at last momentum m.
+    Only weights are averaged: its statistics are those that its predictions follow, its running ones are never read.
+    """
+
+    def __init__(self, student: Segmenter, momentum: float) -> None:
+        self.network = copy.deepcopy(student).requires_grad_(False)
+        self.momentum = momentum
+        self.steps = 0
+
+    @torch.no_grad()
+    def follow(self, student: Segmenter) -> None:
+        """Take in the student's weights as they are now."""
+        momentum = min(1.0 - 1.0 / (self.steps + 1), self.momentum)
+        for own, new in zip(self.network.parameters(), student.parameters(), strict=True):
+            own.lerp_(new, 1.0 - momentum)
+        self.steps += 1
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint needs to go on exactly."""
+        return {"steps": self.steps, "parameters": {n: p.detach() for n, p in self.network.named_parameters()}}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a checkpoint's state."""
+        self.steps = int(state["steps"])
+        with torch.no_grad():
+            for name, own in self.network.named_parameters():
+                own.copy_(state["parameters"][name])

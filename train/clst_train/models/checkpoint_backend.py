@@ -1,0 +1,104 @@
+"""A checkpoint as a runtime backend: PyTorch computes the very function that is exported.
+
+Legend: H rows, W columns of the model's input.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import TracebackType
+
+import torch
+from torch import nn
+
+import clst_runtime.artifact.manifest as manifest_module
+from clst_runtime.backends.base import Frame, Prediction, check_frame
+from clst_runtime.classes.labels import ClassList
+from clst_runtime.imaging.geometry import Fit
+from clst_runtime.system.files.hashing import file_sha256
+from clst_train.models.checkpoint import build_from_checkpoint, load_checkpoint
+from clst_train.models.deployable import MEAN, STD, Deployable
+from clst_train.models.segmenter import Segmenter
+
+
+class TorchBackend:
+    """A deployable network in PyTorch, numpy in and numpy out."""
+
+    def __init__(self, deployable: nn.Module, manifest: manifest_module.Manifest, device: torch.device) -> None:
+        self._deployable = deployable.to(device).eval()
+        self._manifest = manifest
+        self._device = device
+
+    @property
+    def manifest(self) -> manifest_module.Manifest:
+        """What the checkpoint says of itself."""
+        return self._manifest
+
+    @property
+    def description(self) -> str:
+        """Version of PyTorch and the device."""
+        return f"PyTorch {torch.__version__} on {self._device}"
+
+    @torch.inference_mode()
+    def predict(self, frame: Frame) -> Prediction:
+        """Segment one RGB frame H,W,3 uint8 of exactly the manifest's input size."""
+        check_frame(frame, self._manifest.input_hw)
+        output = self._deployable(torch.from_numpy(frame.copy())[None].to(self._device))
+        classes = output[0] if isinstance(output, tuple) else output
+        return Prediction(classes=classes[0].cpu().numpy())
+
+    def close(self) -> None:
+        """Nothing is held beyond memory."""
+
+    def __enter__(self) -> TorchBackend:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def segmenter_backend(
+    segmenter: Segmenter,
+    *,
+    network: str,
+    classes: ClassList,
+    input_hw: tuple[int, int],
+    fit: Fit = Fit.STRETCH,
+    sha256: str = "0" * 64,
+) -> TorchBackend:
+    """A network in memory as a backend (it is copied); used by validation while training."""
+    device = next(segmenter.parameters()).device
+    manifest = manifest_module.Manifest(
+        network=network,
+        input_hw=input_hw,
+        fit=fit,
+        mean=MEAN,
+        std=STD,
+        classes=classes,
+        source_checkpoint_sha256=sha256,
+        tool_versions={"torch": torch.__version__},
+    )
+    return TorchBackend(Deployable(segmenter, MEAN, STD, input_hw), manifest, device)
+
+
+def open_checkpoint(path: Path, *, input_hw: tuple[int, int] | None = None) -> TorchBackend:
+    """Open a checkpoint as a backend (the entry point `clst.backends: pt`).
+
+    Args:
+        path: a checkpoint of clst-train.
+        input_hw: another input size than the one it was trained at.
+
+    Raises:
+        ModelFileError: damaged or not a checkpoint.
+    """
+    checkpoint = load_checkpoint(path)
+    return segmenter_backend(
+        build_from_checkpoint(checkpoint),
+        network=checkpoint.network,
+        classes=checkpoint.classes,
+        input_hw=input_hw or checkpoint.input_hw,
+        fit=checkpoint.fit,
+        sha256=file_sha256(path),
+    )

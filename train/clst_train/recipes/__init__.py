@@ -1,0 +1,1 @@
+"""Settings that go together, as TOML, and how they are read."""

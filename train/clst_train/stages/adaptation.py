@@ -1,0 +1,247 @@
+"""CLST adaptation to the new camera; goes on exactly where a checkpoint left it.
+
+Legend: N images, H rows and W columns of the model's input size.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from clst_runtime.system.optional import require
+from clst_train.compute.cores import on_first_core
+from clst_train.compute.distributed import each_alone, is_split, on_any_rank, tell, together, wait_for_all
+from clst_train.data.colours import CHANNELS, colour_shift, evenly
+from clst_train.data.fitting import fitted
+from clst_train.data.loading import (
+    TARGET_STREAM,
+    SourceBatch,
+    TargetBatch,
+    positions,
+    source_batch,
+    target_batch,
+)
+from clst_train.data.target import TargetImages
+from clst_train.engine.optimizer import Descent, adamw, set_rate
+from clst_train.engine.progress import with_progress
+from clst_train.engine.run import ADAPTED, Run, loaded, log_step, needed
+from clst_train.engine.schedule import ramp, steps_before_labels
+from clst_train.engine.stopping import Stopped, asked, finishing_steps
+from clst_train.inspection.diagnostics import START_IMAGES, CollapseWatch
+from clst_train.method.batchnorm import estimate_statistics
+from clst_train.method.entropy_first import entropy_step
+from clst_train.method.learner import Learner
+from clst_train.method.step import StepResult, adaptation_step
+from clst_train.models.checkpoint import Checkpoint, save_checkpoint
+from clst_train.models.deployable import normalise
+from clst_train.stages.adaptation_state import learner_of, restore_state, save_state
+
+
+def adapt(run: Run, resume: Checkpoint | None) -> None:
+    """CLST adaptation to the new camera; ends with `checkpoints/adapted.pt`."""
+    settings, first = run.config.adaptation, resume.iteration if resume is not None else 0
+    run = dataclasses.replace(run, takes_colours=takes_colours(run))
+    learner, descent = _begun(run, resume)
+    watch = CollapseWatch(run.classes.names, learner.diagnostics.start.tolist())
+    run.segmenter.train()
+    begin = steps_before_labels(settings.iterations, settings.entropy_first)
+    if first < begin:
+        tell(
+            f"entropy: self-training begins after {begin} of {settings.iterations} steps, in which the network grows "
+            f"surer of the new camera (adaptation.entropy_first = {settings.entropy_first:g})"
+        )
+
+    def make(run: Run, iteration: int) -> tuple[SourceBatch, TargetBatch]:
+        return _expected(learner, both_batches(run, iteration))
+
+    batches = loaded(run, make, first, settings.iterations)
+    with finishing_steps(), on_first_core(run.device.type):
+        for iteration, (source, unlabelled) in with_progress(run, ADAPTED, batches, settings.iterations):
+            set_rate(descent.optimiser, settings.learning_rate, iteration, settings.iterations)
+            if iteration == begin:
+                _begin_labels(run, learner, anew=begin > 0)
+            result = _step(learner, source, unlabelled, iteration, begin)
+            values = {"loss": descent.descend(result.loss, iteration), **result.parts}
+            if is_split():  # the next step may ask any rank about these images
+                learner.ensemble.flush()
+                wait_for_all()
+            done, stops = iteration + 1, on_any_rank(asked())
+            if done == settings.iterations and learner.start is not None:
+                learner.start.join(run.segmenter)  # before it is scored and saved
+            values |= _looked_at(run, learner, watch, done)
+            log_step(
+                run, ADAPTED, done, values, iterations=settings.iterations, batches=target_batches(run),
+                descent=descent, make=both_batches, stops=stops,
+            )  # fmt: skip
+            if stops or done % run.config.run.checkpoint_every == 0 or done == settings.iterations:
+                save_state(run, learner, descent, done)
+            if stops:
+                raise Stopped
+    _finish(run)
+
+
+def _step(learner: Learner, source: SourceBatch, target: TargetBatch, iteration: int, begin: int) -> StepResult:
+    """One step, by entropy before the step `begin`, by labels from then on; the warm-up is that of either."""
+    settings, since = learner.settings, iteration - begin
+    weight = ramp(since if since >= 0 else iteration, settings.iterations, settings.target_warm_up)
+    if since < 0:
+        return entropy_step(learner, source, target, target_weight=weight)
+    return adaptation_step(learner, source, target, target_weight=weight, iteration=since)
+
+
+def _begun(run: Run, resume: Checkpoint | None) -> tuple[Learner, Descent]:
+    """What the steps change, as it is before the first one, or as a checkpoint has it."""
+    settings, target = run.config.adaptation, needed(run.target)
+    if resume is None and settings.statistics_first:
+        _describe_target(run)
+    learner = learner_of(run, target, resume)
+    modules = [run.segmenter, learner.projection]
+    parameters = [parameter for module in modules for parameter in module.parameters()]
+    rate, decay = settings.learning_rate, settings.weight_decay
+    optimiser = adamw(parameters, learning_rate=rate, weight_decay=decay, device=run.device)
+    descent = Descent(optimiser, modules, run.device, scaled=run.scaled)
+    if resume is not None:
+        restore_state(run, learner, descent, resume)
+    elif settings.teacher != "none":
+        with together(), each_alone():
+            learner.diagnostics.begin(run.segmenter, _start_batches(run), run.autocast)
+        if learner.alignment is not None:
+            learner.alignment.begin(learner.diagnostics.start)
+    with together():
+        run.logbook.forget_after(ADAPTED, resume.iteration if resume is not None else 0)
+    return learner, descent
+
+
+def takes_colours(run: Run) -> bool:
+    """Whether source crops shall take on the target's colours; says so where the images decide it."""
+    settings = run.config.augmentation
+    if settings.target_colours == 0 or settings.least_colour_shift == 0:
+        return settings.target_colours > 0
+    source, target, size = needed(run.source), needed(run.target), run.config.source_hw
+    with together(), each_alone():
+        read = (fitted(source[place], size, run.config.fit) for place in evenly(len(source)))
+        old = (sample.content.of(sample.image) for sample in read)
+        shift = colour_shift(old, (_picture(target, place) for place in evenly(len(target))))
+    taken = bool(abs(shift).max() > settings.least_colour_shift)
+    told = ", ".join(f"{name} {value:+.1f}" for name, value in zip(CHANNELS, shift, strict=True))
+    done = f"source crops {'take them on' if taken else 'keep theirs'}"
+    limit = f"augmentation.least_colour_shift = {settings.least_colour_shift:g}"
+    tell(f"colours: the new camera's differ by {told} spreads; {done} ({limit})")
+    return taken
+
+
+def _picture(target: TargetImages, index: int) -> npt.NDArray[np.uint8]:
+    """A whole target image without its padding."""
+    return target.content(index).of(target[index])
+
+
+def _begin_labels(run: Run, learner: Learner, *, anew: bool) -> None:
+    """Labels are by the target's statistics under the weights as they are now; `anew` where these have learnt since."""
+    if anew and run.config.adaptation.statistics_first:
+        _describe_target(run)
+    if anew and learner.statistics is not None:
+        learner.statistics.begin_anew(run.segmenter)
+    if learner.start is not None:
+        learner.start.begin(run.segmenter)
+
+
+def _finish(run: Run) -> None:
+    """Leave the result: the network with the statistics that are exported."""
+    settings = run.config.adaptation
+    if settings.statistics_last:
+        _describe_target(run)
+    with together():
+        if run.ranks.first:
+            save_checkpoint(run.folder.adapted, run.checkpoint(ADAPTED, settings.iterations))
+            run.folder.store.unlink()  # the last checkpoint has a copy
+
+
+def _describe_target(run: Run) -> None:
+    """The network's BatchNorm statistics become those of the target; every rank sees the same images."""
+    with together(), each_alone():
+        estimate_statistics(run.segmenter, target_batches(run))
+
+
+def target_batches(run: Run) -> Iterator[Tensor]:
+    """Whole target images as normalised batches for BatchNorm statistics, on the run's device."""
+    settings = run.config.adaptation
+    batches = statistics_batches(needed(run.target), count=settings.statistics_images, size=settings.batch)
+    return (batch.to(run.device) for batch in batches)
+
+
+def statistics_batches(target: TargetImages, *, count: int, size: int) -> Iterator[Tensor]:
+    """At most `count` whole images, evenly spread over the set, as normalised batches size,3,H,W of at least two.
+
+    In a random order that is always the same: neighbours in a drive are much alike, and a batch of them is no measure
+    of the camera.
+    """
+    for chosen in _groups(len(target), count, size):
+        yield normalise(torch.stack([torch.from_numpy(target[index]) for index in chosen]))
+
+
+def _groups(length: int, count: int, size: int) -> Iterator[list[int]]:
+    """The positions of `statistics_batches`."""
+    count, size = min(length, count), max(2, size)
+    order = np.random.default_rng(0).permutation(count)
+    chosen = [int(place) * length // count for place in order]
+    for start in range(0, max(1, count - count % size), size):
+        yield chosen[start : start + size]
+
+
+def _start_batches(run: Run) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """Some of them as `Diagnostics.begin` wants them, on the run's device: with what is never learned from."""
+    target, size_hw = needed(run.target), run.config.model.input_hw
+    for chosen in _groups(len(target), START_IMAGES, run.config.adaptation.batch):
+        frames = torch.stack([torch.from_numpy(target[index]) for index in chosen])
+        ignored = [target.ignored(index) for index in chosen]
+        covered = None
+        if any(each is not None for each in ignored):
+            whole = [np.zeros(size_hw, bool) if each is None else each for each in ignored]
+            covered = torch.from_numpy(np.stack(whole)).to(run.device)
+        yield normalise(frames.to(run.device)), covered
+
+
+def _looked_at(run: Run, learner: Learner, watch: CollapseWatch, done: int) -> dict[str, Any]:
+    """Every n steps: a log line of its own with class shares and prototypes, warnings, and means for the main line."""
+    if done % run.config.run.log_every and done != run.config.adaptation.iterations:
+        return {}
+    means, shares, images = learner.diagnostics.read()
+    for line in watch.warnings(means["flip_rate"], shares, images) if run.ranks.first else ():
+        require("tqdm").tqdm.write(line, file=sys.stderr)  # does not tear the bar
+    apart = {name: means.pop(name) for name in ("own_cosine", "other_cosine", "separation")}
+    if images:
+        apart |= {f"share.{name}": share for name, share in zip(run.classes.names, shares, strict=True)}
+    with together():
+        run.logbook.add(ADAPTED, done, **apart)
+    return means
+
+
+def both_batches(run: Run, iteration: int) -> tuple[SourceBatch, TargetBatch]:
+    """The source crops and target images of one iteration of the adaptation; this rank's part of them."""
+    target, size = needed(run.target), run.config.adaptation.batch
+    paired = min(size, len(target))  # where there are fewer target images, source crops are left over
+    part, rest = (run.ranks.part(count, where="adaptation.batch") for count in (paired, size - paired))
+    # ClassMix pastes the k-th source crop into the k-th target crop, so these stay together
+    places = [*range(paired)[part], *range(paired, size)[rest]]
+    unlabelled = target_batch(target, run.config, iteration, part=part)
+    looks = None
+    if run.takes_colours:
+        others = positions(run.config.run.seed, TARGET_STREAM, len(target), paired, iteration)
+        own = [target.content(int(index)) for index in unlabelled.indices]
+        looks = [content.of(image) for content, image in zip(own, unlabelled.whole, strict=True)]
+        looks += [_picture(target, int(others[place % paired])) for place in places[len(looks) :]]
+    crops = source_batch(needed(run.source), run.config, size, 1, iteration, run.rare, places=places, looks=looks)
+    return crops, unlabelled
+
+
+def _expected(learner: Learner, batches: tuple[SourceBatch, TargetBatch]) -> tuple[SourceBatch, TargetBatch]:
+    """In the loader's thread: from a disk, the ensemble's records are read while the batch waits for its turn."""
+    learner.ensemble.expect(batches[1].indices)
+    return batches

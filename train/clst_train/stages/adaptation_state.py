@@ -1,0 +1,178 @@
+"""What the adaptation keeps from step to step: how it begins, is saved, and is gone on with."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import torch
+
+from clst_runtime.errors import ClstError, ModelFileError
+from clst_train.compute.distributed import tell, together, wait_for_all
+from clst_train.compute.passes import passes_of
+from clst_train.config import AdaptationConfig
+from clst_train.data.target import TargetImages
+from clst_train.engine.optimizer import Descent
+from clst_train.engine.run import ADAPTED, Run
+from clst_train.engine.run_folder import RunFolder
+from clst_train.engine.schedule import ensemble_turns, steps_before_labels, times_shown
+from clst_train.inspection.diagnostics import Diagnostics
+from clst_train.method.alignment import DistributionAlignment
+from clst_train.method.batchnorm import FollowedStatistics
+from clst_train.method.ensemble.snapshot import remove_other_snapshots, restore_snapshot, save_snapshot
+from clst_train.method.ensemble.store import EnsembleStore, StoreLayout, choose_layout, target_hash
+from clst_train.method.ensemble.temporal import TemporalEnsemble
+from clst_train.method.learner import Learner
+from clst_train.method.prototypes import Prototypes
+from clst_train.method.start_weights import StartWeights
+from clst_train.method.teachers import Distiller, MeanTeacher, open_distiller
+from clst_train.models.checkpoint import Checkpoint, save_checkpoint
+from clst_train.models.projection import ProjectionHead
+
+
+def learner_of(run: Run, target: TargetImages, resume: Checkpoint | None) -> Learner:
+    """Everything that a step reads or changes; the ensemble as `resume` has it, or empty."""
+    settings, segmenter = with_turns(run.config.adaptation, len(target)), run.segmenter
+    with torch.no_grad():
+        probe = segmenter.eval()(torch.zeros(1, 3, *run.config.model.input_hw, device=run.device))
+    width = settings.projection_width
+    layout = choose_layout(
+        settings,
+        images=len(target),
+        classes=len(run.classes),
+        size_hw=(probe.shape[2], probe.shape[3]),
+        target=target_hash(target),
+    )
+    projection = ProjectionHead(segmenter.feature_channels, width, width).to(run.device)
+    return Learner(
+        segmenter=segmenter,
+        projection=projection,
+        prototypes=Prototypes(len(run.classes), width, settings.prototype_momentum, run.device),
+        ensemble=TemporalEnsemble(_store(run, layout, resume), settings.ensemble_momentum),
+        settings=settings,
+        device=run.device,
+        autocast=run.autocast,
+        alignment=_alignment(run),
+        distiller=_distiller(run),
+        diagnostics=Diagnostics(len(target), len(run.classes), (probe.shape[2], probe.shape[3]), run.device),
+        statistics=FollowedStatistics(segmenter, settings.statistics_momentum),
+        mean_teacher=MeanTeacher(segmenter, settings.teacher_momentum) if settings.teacher == "mean_teacher" else None,
+        start=StartWeights(settings.start_share) if settings.start_share > 0 else None,
+        passes=passes_of(segmenter, projection, auxiliary_weight=settings.auxiliary_weight),
+    )
+
+
+def with_turns(settings: AdaptationConfig, images: int) -> AdaptationConfig:
+    """The settings with the ensemble's turns for so many target images, where they are left to their number."""
+    if settings.ensemble_every > 0:
+        return settings
+    steps = settings.iterations - steps_before_labels(settings.iterations, settings.entropy_first)
+    shown = times_shown(steps, settings.batch, images)
+    turns = ensemble_turns(shown)
+    if settings.teacher == "ensemble" and settings.ensemble_view == "whole":
+        tell(
+            f"ensemble: self-training shows each of the {images} target images {shown:.1f} times, so they are "
+            f"predicted in one step of {turns} (adaptation.ensemble_every = 0)"
+        )
+    return dataclasses.replace(settings, ensemble_every=turns)
+
+
+def _alignment(run: Run) -> DistributionAlignment | None:
+    strength = run.config.adaptation.distribution_alignment
+    return DistributionAlignment(strength, len(run.classes), run.device) if strength > 0 else None
+
+
+def _distiller(run: Run) -> Distiller | None:
+    distiller = open_distiller(run.config.adaptation.distil_from, run.classes, run.config.model)
+    if distiller is not None:
+        distiller.network.to(run.device)
+    return distiller
+
+
+def _store(run: Run, layout: StoreLayout, resume: Checkpoint | None) -> EnsembleStore:
+    """The store at work: as the checkpoint has it, or empty. The first rank lays it out, the others open it."""
+    state = None if resume is None else (resume.training_state or {})["ensemble"]
+    with together():
+        if run.ranks.first:
+            store = _laid_out(run.folder, layout, state)
+    with together():
+        if not run.ranks.first:
+            store = EnsembleStore.open(run.folder.store, layout, 0 if state is None else int(state["iteration"]))
+    return store
+
+
+def _laid_out(folder: RunFolder, layout: StoreLayout, state: dict[str, Any] | None) -> EnsembleStore:
+    folder.remove_leftovers()
+    if state is None:
+        return EnsembleStore.create(folder.store, layout)
+    return restore_snapshot(state, folder.resume.parent, folder.store, layout)
+
+
+def save_state(run: Run, learner: Learner, descent: Descent, done: int) -> None:
+    """A checkpoint to go on from; the order of its files is told in `method/ensemble/snapshot.py`."""
+    learner.ensemble.flush()
+    wait_for_all()  # every rank's part is in the store
+    with together():
+        if run.ranks.first:
+            _save(run, learner, descent, done)
+
+
+def _save(run: Run, learner: Learner, descent: Descent, done: int) -> None:
+    checkpoints = run.folder.resume.parent
+    ensemble = save_snapshot(learner.ensemble, run.folder.store, checkpoints, done)
+    save_checkpoint(run.folder.resume, run.checkpoint(ADAPTED, done, _state(learner, descent, ensemble)))
+    remove_other_snapshots(checkpoints, ensemble)
+
+
+def _state(learner: Learner, descent: Descent, ensemble: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "optimiser": descent.optimiser.state_dict(),
+        "descent": descent.state_dict(),
+        "projection": learner.projection.state_dict(),
+        "prototypes": learner.prototypes.state_dict(),
+        "ensemble": ensemble,
+        "alignment": learner.alignment.state_dict() if learner.alignment is not None else None,
+        "distiller": learner.distiller.sha256 if learner.distiller is not None else "",
+        "diagnostics": learner.diagnostics.state_dict(),
+        "statistics": learner.statistics.state_dict() if learner.statistics is not None else None,
+        "mean_teacher": learner.mean_teacher.state_dict() if learner.mean_teacher is not None else None,
+        "start": learner.start.state_dict() if learner.start is not None else None,
+    }
+
+
+def restore_state(run: Run, learner: Learner, descent: Descent, resume: Checkpoint) -> None:
+    """Go on from a checkpoint: everything but the ensemble, whose store `learner_of` has restored.
+
+    Raises:
+        ModelFileError: the checkpoint was made by an earlier version. ClstError: the run learns from another file now.
+    """
+    state = resume.training_state or {}
+    lacking = [
+        name
+        for name in ("descent", "diagnostics", "statistics", "mean_teacher", "alignment", "distiller", "start")
+        if name not in state
+    ]
+    if lacking:
+        raise ModelFileError(
+            f"{run.folder.resume} lacks {', '.join(lacking)}: an earlier version made it; adapt again with "
+            f"--init {run.folder.source}"
+        )
+    learner.segmenter.load_state_dict(resume.segmenter_state)
+    learner.projection.load_state_dict(state["projection"])
+    learner.prototypes.load_state_dict(state["prototypes"])
+    if learner.statistics is not None:
+        learner.statistics.load_state_dict(state["statistics"])
+    if learner.mean_teacher is not None:
+        learner.mean_teacher.load_state_dict(state["mean_teacher"])
+    if learner.start is not None:
+        learner.start.load_state_dict(state["start"])
+    if learner.alignment is not None:
+        learner.alignment.load_state_dict(state["alignment"])
+    if learner.distiller is not None and learner.distiller.sha256 != state["distiller"]:
+        raise ClstError(
+            f"adaptation.distil_from = {run.config.adaptation.distil_from!r} is another file than the run began with; "
+            "put that one back, or start a new run"
+        )
+    learner.diagnostics.load_state_dict(state["diagnostics"])
+    descent.optimiser.load_state_dict(state["optimiser"])
+    descent.load_state_dict(state["descent"])

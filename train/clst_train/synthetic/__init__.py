@@ -1,0 +1,1 @@
+"""Synthetic road scenes with exact labels, seen by two cameras."""
