@@ -15,8 +15,8 @@ from clst_runtime.classes.labels import ClassList
 from clst_runtime.errors import MissingDependency
 from clst_runtime.imaging.image_files import write_png
 from clst_runtime.system.optional import NO_TELEMETRY
-from tests.narrow import narrow_networks
-from tests.rtx import LACKING, must_be_there
+from tests.support.narrow import narrow_networks
+from tests.support.rtx import LACKING, must_be_there
 
 os.environ[NO_TELEMETRY] = "1"  # tests import ONNX Runtime by themselves too
 RGB_CLASSES = ClassList(name="rgb", names=("red", "green", "blue"), colours=((255, 0, 0), (0, 255, 0), (0, 0, 255)))

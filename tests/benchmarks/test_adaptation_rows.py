@@ -1,15 +1,10 @@
-"""Rows of benchmarks/adaptation.py: what each trains with; and what it says to wrong options."""
-
-import sys
-from pathlib import Path
+"""Rows of benchmarks/adaptation/compare.py: what each trains with; and what it says to wrong options."""
 
 import pytest
 from click.testing import CliRunner
 
+from benchmarks.adaptation import compare as adaptation
 from clst_train.engine.options import configure
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-import adaptation
 
 
 def config_of(method: adaptation.Method):

@@ -1,13 +1,9 @@
 """What counts as the same camera, and the arithmetic of the table."""
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-from domain_shift import DAY, IDD, VIDEO, kind, measure, summary
+from benchmarks.monitor.domain_shift import DAY, IDD, VIDEO, kind, measure, summary
 
 
 def test_a_drive_is_same_another_drive_another_light_or_another_camera():

@@ -1,26 +1,24 @@
 """The prepared script for a machine with a GPU: its order, its ends and its record, on a machine that may have none."""
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.command_line import call
-from tests.conftest import SIZE_HW, write_rgb_model
-from tests.fakes.cuda import FakeCuda
-from tests.runtime.engines import conftest as fakes_of_engines
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-import gpu_machine
-import gpu_machine_carried as carried_files
-import gpu_machine_steps as steps
+from benchmarks.gpu_machine import packages as carried_files
+from benchmarks.gpu_machine import run as gpu_machine
+from benchmarks.gpu_machine import steps
+from benchmarks.gpu_machine.steps import DoesNotHold, Prepared, Step, perform
 from clst_runtime.backends.tensorrt.build.builder import serialise_engine
 from clst_runtime.backends.tensorrt.build.options import BuildOptions
 from clst_runtime.backends.tensorrt.build.progress import QuietProgress
 from clst_runtime.backends.tensorrt.library import Library
 from clst_runtime.errors import BudgetNotHeld, DataError, MissingDependency
-from gpu_machine_steps import DoesNotHold, Prepared, Step, perform
+from tests.conftest import SIZE_HW, write_rgb_model
+from tests.fakes.cuda import FakeCuda
+from tests.support.command_line import call
+from tests.unit.runtime.backends.tensorrt import conftest as fakes_of_engines
 
 machine = fakes_of_engines.machine
 

@@ -1,19 +1,16 @@
 """Which images each pair of cameras learns from and is scored on."""
 
 import json
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 from click import UsageError
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-import pairs
+from benchmarks.adaptation import pairs
+from benchmarks.adaptation.pairs import CAMVID_AS_DRAWN, DRAWN_ALIKE, PAIRS
 from clst_runtime.classes.labels import load_class_list
 from clst_runtime.imaging.image_files import write_png
 from clst_train.data.target import open_target
-from pairs import CAMVID_AS_DRAWN, DRAWN_ALIKE, PAIRS
 
 CAMVID = load_class_list("camvid11")
 IDD = load_class_list("idd7")

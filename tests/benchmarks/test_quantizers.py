@@ -2,18 +2,14 @@
 
 import resource
 import signal
-import sys
 import time
-from pathlib import Path
 
 import pytest
 from onnx import TensorProto
-from tests.export.precision.graphs import IDENTITY, Builder, node_of, residual
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-
-from one_quantizer import limit_cpu
-from quantizers import complaint, parts, show
+from benchmarks.export.one_quantizer import limit_cpu
+from benchmarks.export.quantizers import complaint, parts, show
+from tests.support.graphs import IDENTITY, Builder, node_of, residual
 
 
 def test_a_careful_user_leaves_the_normalisation_the_outer_convolutions_and_the_tail_alone():

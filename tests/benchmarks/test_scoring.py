@@ -1,15 +1,13 @@
 """The arithmetic of the tables, on counts that can be done by hand."""
 
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-from adaptation import Row, merged_summary, recovery, summary
-from pairs import Labelled, Pair
-from scoring import bootstrap_difference, iou, mean_iou, merged, per_class, spread
+from benchmarks.adaptation.compare import Row, merged_summary, recovery, summary
+from benchmarks.adaptation.pairs import Labelled, Pair
+from benchmarks.adaptation.scoring import bootstrap_difference, iou, mean_iou, merged, per_class, spread
 
 RIGHT = np.array([[4, 0, 0], [0, 4, 0], [0, 0, 0]])  # class 2 does not occur
 HALF = np.array([[2, 2, 0], [0, 4, 0], [0, 0, 0]])  # 2/4 and 4/6

@@ -1,14 +1,11 @@
 """What the speed benchmark takes as a step."""
 
-import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-import training_speed
+from benchmarks.performance import training_speed
 
 RUN = SimpleNamespace(segmenter=torch.nn.Identity(), target=None)
 

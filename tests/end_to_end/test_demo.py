@@ -1,14 +1,13 @@
 import json
 import re
 
-from tests.command_line import call
-from tests.conftest import write_labelled
-from tests.shell import shell
-
 from clst_export import demo
 from clst_export.cli.demo import main as clst_demo
 from clst_export.demo import watch_cameras
 from clst_runtime.live.sinks.video_files import video_suffix
+from tests.conftest import write_labelled
+from tests.support.command_line import call
+from tests.support.shell import shell
 
 
 def test_the_demo_goes_through_the_whole_loop(narrow, monkeypatch, tmp_path):

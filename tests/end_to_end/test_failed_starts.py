@@ -8,8 +8,6 @@ import zipfile
 
 import numpy as np
 import pytest
-from tests.command_line import call
-from tests.conftest import write_labelled
 
 from clst_export.cli.export import main as clst_export
 from clst_runtime.cli.bench import main as clst_bench
@@ -17,6 +15,8 @@ from clst_runtime.evaluation.latency.comparison import Contestant
 from clst_runtime.imaging.image_files import write_png
 from clst_train.cli.data import main as clst_data
 from clst_train.cli.train import main as clst_train
+from tests.conftest import write_labelled
+from tests.support.command_line import call
 
 PROGRAM = """
 import json, sys
@@ -165,11 +165,10 @@ def test_several_processes_say_it_once(places, monkeypatch):
 
 
 def test_a_class_list_beside_a_checkpoint_of_other_classes_is_refused(tmp_path):
-    from tests.miniature import drawn_cameras
-
     from clst_runtime.classes.labels import load_class_list
     from clst_train.models.checkpoint import Checkpoint, save_checkpoint
     from clst_train.models.networks import build_segmenter
+    from tests.support.miniature import drawn_cameras
 
     drawn_cameras(tmp_path, train=2)
     classes = load_class_list("scenes10")

@@ -10,16 +10,16 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
-from tests.command_line import call
-from tests.export.conftest import write_checkpoint
-from tests.miniature import drawn_cameras
-from tests.shell import shell
-from tests.videos import frames_of
 
 from clst_export.cli.export import main as clst_export
 from clst_runtime.imaging.image_files import write_png
 from clst_runtime.sources import TimedFrame
 from clst_train.cli.train import main as clst_train
+from tests.support.command_line import call
+from tests.support.miniature import drawn_cameras
+from tests.support.shell import shell
+from tests.support.videos import frames_of
+from tests.unit.export.conftest import write_checkpoint
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="file-size limits are POSIX")
 

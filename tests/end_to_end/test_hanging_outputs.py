@@ -12,11 +12,11 @@ import time
 
 import numpy as np
 import pytest
-from tests.shell import heed_interrupts
-from tests.videos import frames_of
 
 from clst_runtime.imaging.image_files import write_png
 from clst_runtime.live.sinks.video_files import video_suffix
+from tests.support.shell import heed_interrupts
+from tests.support.videos import frames_of
 
 PAGE = 4096
 PROGRAM = """

@@ -8,14 +8,14 @@ import sys
 
 import numpy as np
 import pytest
-from tests.export.conftest import needs_rounding, scene, write_checkpoint
-from tests.shell import heed_interrupts, interrupted, shell
 
 from clst_runtime.imaging.image_files import write_png
 from clst_runtime.live.sinks.video_files import video_suffix
 from clst_train.models.checkpoint import load_checkpoint
 from clst_train.synthetic.camera_looks import LOOKS
 from clst_train.synthetic.scenes import write_scenes
+from tests.support.shell import heed_interrupts, interrupted, shell
+from tests.unit.export.conftest import needs_rounding, scene, write_checkpoint
 
 
 def test_ctrl_c_is_the_normal_end_of_clst_run(tmp_path, rgb_model):

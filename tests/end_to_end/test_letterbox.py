@@ -10,7 +10,6 @@ import json
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from tests.shell import shell
 
 from clst_export.cli.export import main as export
 from clst_runtime.artifact.onnx_metadata import read_onnx_manifest
@@ -30,6 +29,7 @@ from clst_train.models.checkpoint_backend import open_checkpoint
 from clst_train.synthetic.camera_looks import LOOKS
 from clst_train.synthetic.scenes import write_scenes
 from clst_train.training import start_run
+from tests.support.shell import shell
 
 pytestmark = pytest.mark.usefixtures("narrow")
 SETTINGS = (

@@ -15,11 +15,11 @@ from contextlib import suppress
 
 import numpy as np
 import pytest
-from tests.shell import shell
-from tests.videos import frames_of
 
 from clst_runtime.imaging.image_files import write_png
 from clst_runtime.live.sinks.video_files import video_suffix
+from tests.support.shell import shell
+from tests.support.videos import frames_of
 
 SIZE = "16x8"
 FRAME_BYTES = 16 * 8 * 3

@@ -6,16 +6,14 @@ import os
 import subprocess
 import sys
 import venv
-from pathlib import Path
 
 import pytest
-from tests.conftest import write_labelled, write_rgb_model
 
 from clst_export.tensorrt.bundle import write_bundle
 from clst_runtime.imaging.image_files import read_image, read_label
 from clst_runtime.imaging.media import pictures_below
-
-ROOT = Path(__file__).parents[2]
+from tests import ROOT
+from tests.conftest import write_labelled, write_rgb_model
 
 
 @pytest.fixture(scope="module")

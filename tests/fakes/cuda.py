@@ -8,10 +8,10 @@ from collections.abc import Callable
 from typing import ClassVar
 
 import numpy as np
-from tests.fakes import behaviour
 
 from clst_runtime.backends.cuda.device import GraphFailed, Mapped, cuda_failure
 from clst_runtime.errors import ClstError, MissingDependency
+from tests.fakes import behaviour
 
 MEMORY: dict[int, np.ndarray] = {}
 STREAMS: dict[int, list[Callable[[], float | None]]] = {}

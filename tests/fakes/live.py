@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 
 import numpy as np
-from tests.conftest import rgb_manifest
 
 from clst_runtime.backends.base import Prediction
 from clst_runtime.sources import Source, SourceEnded, TimedFrame
+from tests.conftest import rgb_manifest
 
 
 class FakeSource(Source):

@@ -3,7 +3,7 @@
 It is for running engines. Its builder only hands the graph on, and fails as one does on a GPU that is full or broken;
 what a builder really does is tested on NVIDIA's own (engines/rtx.py).
 
-Only names of the real bindings are public here; `tests/tensorrt_api` compares each of them, its members and its
+Only names of the real bindings are public here; `tests/vendor/tensorrt_api` compares each of them, its members and its
 parameters with TensorRT 10.3.0, 10.16.1 and 11.4.0. What it does is told by `tests/fakes/behaviour.py`.
 """
 
@@ -12,6 +12,7 @@ from __future__ import annotations
 import json as _json
 
 import numpy as _np
+
 from tests.fakes import behaviour as _behaviour
 from tests.fakes import cuda as _cuda
 

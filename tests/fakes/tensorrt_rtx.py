@@ -1,6 +1,7 @@
 """TensorRT for RTX, as the fake of TensorRT with what it has beside: GPUs to build for, and kernels that are kept.
 
-`tests/tensorrt_api` compares its names with those of TensorRT for RTX 1.7.1. Neither fake loads the other's engines.
+`tests/vendor/tensorrt_api` compares its names with those of TensorRT for RTX 1.7.1. Neither fake loads the other's
+engines.
 """
 
 from __future__ import annotations

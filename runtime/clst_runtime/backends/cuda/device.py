@@ -5,9 +5,9 @@ graphs it gave out. It belongs to the thread that opened it. Everything on the s
 for and is finished only after `synchronise`.
 
 PyCUDA (`pycuda.py`) and NVIDIA's cuda-python (`cuda_python.py`) implement it; what both share is in `guard.py`.
-cuda-python's copies, mapped memory, events and graphs were run on an H100 (`tests/cuda_api`, marker gpu) and on a
-driver that is a stand-in. PyCUDA has not run on a GPU yet: copies, mapped memory, events and closing of 2026.1 were run
-on the stand-in by hand.
+cuda-python's copies, mapped memory, events and graphs were run on an H100 (`tests/vendor/cuda_api`, marker gpu) and on
+a driver that is a stand-in. PyCUDA has not run on a GPU yet: copies, mapped memory, events and closing of 2026.1 were
+run on the stand-in by hand.
 """
 
 from __future__ import annotations

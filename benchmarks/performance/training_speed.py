@@ -1,0 +1,503 @@
+"""Images a second of loading and training, peak memory, and what a CLST step costs beside a plain one.
+
+    python -m benchmarks.performance.training_speed [--set SECTION.KEY=VALUE …] [--rounds N] [--steps N]
+        [--compile] [--name NAME]
+
+Everything is measured in one process and in turns: a round is a block of steps of each variant, a ratio is taken
+within a round, and the median over the rounds is reported, so that other work on the machine falls on all alike.
+A block of CLST steps holds whole turns of its ensemble (`adaptation.ensemble_every`).
+Drawn scenes of twice the model's size (they have to be resized, as camera pictures have) go to a temporary folder.
+The plain step is two-domain cross-entropy on the same batch: source crops with labels, target crops with given ones.
+The result goes to benchmarks/results/<name>.json.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+
+HERE = Path(__file__).parents[1]
+PARTS = {
+    "probabilities_of": "whole-image prediction (no gradient)",
+    "pseudo_labels_of": "pseudo-labels through the crops",
+    "_student_view": "ClassMix and student view",
+    "_means": "projection and class means",
+    "contrastive_loss": "contrastive loss",
+    "segmentation_loss": "cross-entropies",
+}
+"""Functions of step.py whose forward time is taken, where they are still called so."""
+
+
+def prepare(folder: Path, settings: tuple[str, ...]) -> Any:
+    """A run on drawn scenes below `folder`; the scenes are made at the first call."""
+    from clst_train.compute.acceleration import keep_memory
+    from clst_train.engine.logger import Logbook
+    from clst_train.engine.options import configure
+    from clst_train.engine.run import Run
+    from clst_train.engine.run_folder import RunFolder
+    from clst_train.engine.seeding import seed_everything
+    from clst_train.synthetic.camera_looks import LOOKS
+    from clst_train.synthetic.scenes import write_scenes
+    from clst_train.training import _autocast, _device, _network, _open_data
+
+    options = {"source": str(folder / "old"), "target": (str(folder / "new" / "images" / "train"),)}
+    config = configure("demo", {**options, "settings": settings})
+    rows, columns = config.model.input_hw
+    for seed, look in enumerate(LOOKS.values()):
+        if not (folder / look.name).exists():
+            counts = {"train": 16, "val": 1}
+            write_scenes(folder / look.name, look=look, counts=counts, size_hw=(2 * rows, 2 * columns), seed=seed)
+    source, target, _, classes = _open_data(config, None)
+    device = _device(config.run.device)
+    seed_everything(config.run.seed)
+    keep_memory()
+    if config.run.threads:
+        torch.set_num_threads(config.run.threads)
+    return Run(
+        config=config,
+        folder=RunFolder(folder / "run"),
+        classes=classes,
+        segmenter=_network(config, classes, device).train(),
+        source=source,
+        target=target,
+        validation=None,
+        logbook=Logbook(folder / "run"),
+        device=device,
+        autocast=_autocast(config.run.precision, device),
+        scaled=config.run.precision == "fp16",
+    )
+
+
+def changed(run: Any, *settings: str) -> Any:
+    """The same data with a fresh network under other settings."""
+    from clst_train.recipes.recipe import config_from_mapping, with_settings
+    from clst_train.training import _autocast, _network
+
+    config = config_from_mapping(with_settings(run.config.to_mapping(), settings), where="benchmark")
+    return dataclasses.replace(
+        run,
+        config=config,
+        segmenter=_network(config, run.classes, run.device).train(),
+        autocast=_autocast(config.run.precision, run.device),
+        scaled=config.run.precision == "fp16",
+    )
+
+
+def clst_step(run: Any) -> Callable[[int, Any], None]:
+    """A whole CLST step on a prepared batch; its iteration says whether the ensemble has its turn."""
+    from clst_train.method.step import adaptation_step
+    from clst_train.stages.adaptation_state import learner_of
+
+    learner = learner_of(run, run.target, None)
+    run.segmenter.train()
+    descent = _descent(run, [run.segmenter, learner.projection])
+
+    def step(iteration: int, batch: Any) -> None:
+        result = adaptation_step(learner, *batch, target_weight=1.0, iteration=iteration)
+        with timed("backward and optimiser"):
+            descent.descend(result.loss, iteration)
+
+    step.learner = learner  # type: ignore[attr-defined]
+    return step
+
+
+def plain_step(run: Any) -> Callable[[int, Any], None]:
+    """Two-domain cross-entropy on the same crops, with labels given for both."""
+    from clst_train.method.losses.segmentation import segmentation_loss
+    from clst_train.models.deployable import normalise
+
+    descent = _descent(run, [run.segmenter])
+
+    def step(iteration: int, batch: Any) -> None:
+        source, target = batch
+        labels = torch.from_numpy(source.labels).to(run.device).long()
+        losses = []
+        for images in (source.images, target.crops):
+            with run.autocast:
+                outputs = run.segmenter.training_outputs(normalise(torch.from_numpy(images).to(run.device)))
+            losses.append(segmentation_loss(outputs.logits, labels[: len(images)]))
+        descent.descend(losses[0] + losses[1], iteration)
+
+    return step
+
+
+def _descent(run: Any, modules: list[Any]) -> Any:
+    from clst_train.engine.optimizer import Descent, adamw
+
+    parameters = [parameter for module in modules for parameter in module.parameters()]
+    optimiser = adamw(parameters, learning_rate=1e-4, weight_decay=0.01, device=run.device)
+    return Descent(optimiser, modules, run.device, scaled=run.scaled)
+
+
+_spent: dict[str, float] = {}
+
+
+def synchronise() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+@contextmanager
+def timed(name: str) -> Iterator[None]:
+    """Add the seconds inside to those of a part."""
+    synchronise()
+    started = time.perf_counter()
+    yield
+    synchronise()
+    _spent[name] = _spent.get(name, 0.0) + time.perf_counter() - started
+
+
+def watched(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, its time taken."""
+
+    def call(*arguments: Any, **options: Any) -> Any:
+        with timed(name):
+            return function(*arguments, **options)
+
+    return call
+
+
+def watch_parts(learner: Any) -> None:
+    """Take the time of each part of the step from now on; costs nothing that matters."""
+    import clst_train.method.step as step_module
+
+    for name, words in PARTS.items():
+        if hasattr(step_module, name):
+            setattr(step_module, name, watched(words, getattr(step_module, name)))
+    learner.ensemble.update = watched("ensemble", learner.ensemble.update)
+    learner.prototypes.update = watched("prototypes", learner.prototypes.update)
+    segmenter = learner.segmenter
+    segmenter.training_outputs = watched("two training passes", segmenter.training_outputs)
+
+
+def block(step: Callable[[int, Any], None], batches: list[Any], steps: int) -> float:
+    """Mean seconds of a step over a block: in CLST's some predict whole images and some do not."""
+    synchronise()
+    started = time.perf_counter()
+    for place in range(steps):
+        step(place, batches[place % len(batches)])
+    synchronise()
+    return (time.perf_counter() - started) / steps
+
+
+def in_turns(variants: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+    """Values of each variant, one a round; the order turns round with each round."""
+    values: dict[str, list[float]] = {name: [] for name in variants}
+    for number in range(rounds):
+        for name in list(variants)[:: -1 if number % 2 else 1]:
+            values[name].append(variants[name]())
+    return values
+
+
+def ratio(values: dict[str, list[float]], name: str, base: str) -> float:
+    """Median over the rounds of one variant's value over another's."""
+    return round(statistics.median(a / b for a, b in zip(values[name], values[base], strict=True)), 3)
+
+
+def measure_steps(run: Any, batches: list[Any], rounds: int, steps: int) -> dict[str, Any]:
+    """Seconds of a step: CLST beside plain, and where the time goes."""
+    clst, plain = clst_step(run), plain_step(changed(run))
+    turn = clst.learner.settings.ensemble_every  # type: ignore[attr-defined]
+    steps = turn * math.ceil(max(steps, len(batches)) / turn)  # whole turns
+    for step in (clst, plain):
+        block(step, batches, len(batches))  # an image never visited is predicted out of turn
+    values = in_turns(
+        {"plain": lambda: block(plain, batches, steps), "clst": lambda: block(clst, batches, steps)}, rounds
+    )
+    watch_parts(clst.learner)  # type: ignore[attr-defined]
+    _spent.clear()
+    total = statistics.mean(block(lambda i, b: _whole(clst, i, b), batches, steps) for _ in range(max(1, rounds // 2)))
+    whole = _spent.pop("whole")
+    parts = {name: round(seconds / whole, 4) for name, seconds in sorted(_spent.items(), key=lambda p: -p[1])}
+    parts["the rest"] = round(1 - sum(parts.values()), 4)
+    images = 2 * run.config.adaptation.batch
+    return {
+        "clst_over_plain": ratio(values, "clst", "plain"),
+        "goal": 1.15,
+        "steps_a_block": steps,
+        "seconds": {name: round(statistics.median(v), 4) for name, v in values.items()},
+        "images_a_second": {name: round(images / statistics.median(v), 2) for name, v in values.items()},
+        "share_of_the_clst_step": parts,
+        "seconds_while_parts_were_timed": round(total, 4),
+    }
+
+
+def _whole(step: Callable[[int, Any], None], iteration: int, batch: Any) -> None:
+    with timed("whole"):
+        step(iteration, batch)
+
+
+def measure_manners(run: Any, batches: list[Any], rounds: int, steps: int, *, compiled: bool) -> dict[str, Any]:
+    """A plain step in each layout and precision, as a multiple of the one in fp32 with channels_last=off.
+
+    A CPU without them computes bf16 and fp16 very slowly, so there only one step a block is.
+    """
+    on_gpu = run.device.type == "cuda"
+    manners: dict[str, tuple[str, ...]] = {
+        "channels_last=off": ("run.channels_last=off", "run.precision=fp32"),
+        "channels_last=on": ("run.channels_last=on", "run.precision=fp32"),
+        "bf16": ("run.channels_last=off", "run.precision=bf16"),
+        "fp16": ("run.channels_last=off", "run.precision=fp16"),
+    }
+    if compiled:
+        precision = "bf16" if on_gpu else "fp32"  # each device's usual one
+        manners[f"{precision}, compile"] = ("run.channels_last=off", f"run.precision={precision}", "run.compile=true")
+    variants: dict[str, Callable[[], float]] = {}
+    first = {}
+    for name, settings in manners.items():
+        step = plain_step(changed(run, *settings))
+        started = time.perf_counter()
+        block(step, batches, 2)
+        first[name] = round(time.perf_counter() - started, 2)
+        count = steps if on_gpu or name.startswith("channels") or "compile" in name else 1
+        variants[name] = partial(block, step, batches, count)
+    values = in_turns(variants, rounds)
+    return {
+        "times_of_channels_last=off": {name: ratio(values, name, "channels_last=off") for name in manners},
+        "seconds_of_the_first_two_steps": first,
+    }
+
+
+def loading(run: Any, count: int, loaders: int, step: Callable[[int, Any], None] | None = None) -> float:
+    """Images a second of loading `count` batches with threads, and of training on them if a step is given."""
+    from clst_train.engine.run import loaded
+    from clst_train.stages.adaptation import both_batches
+
+    fed = dataclasses.replace(
+        run, config=dataclasses.replace(run.config, run=dataclasses.replace(run.config.run, loaders=loaders))
+    )
+    started = time.perf_counter()
+    for iteration, batch in loaded(fed, both_batches, 0, count):
+        if step is not None:
+            step(iteration, batch)
+    synchronise()
+    return float(count * 2 * run.config.adaptation.batch / (time.perf_counter() - started))
+
+
+_shared: Any = None
+
+
+def _set_shared(folder: str, settings: tuple[str, ...]) -> None:
+    global _shared
+    _shared = prepare(Path(folder), settings)
+
+
+def _make(iteration: int) -> Any:
+    from clst_train.stages.adaptation import both_batches
+
+    return both_batches(_shared, iteration)
+
+
+def measure_loading(
+    run: Any, folder: Path, settings: tuple[str, ...], step: Callable[[int, Any], None], rounds: int, steps: int
+) -> dict[str, Any]:
+    """Images a second of loading alone, by threads and by processes, and of both together."""
+    from clst_train.data.cache import cached
+
+    source, target = cached(run.source, run.target, mib=1024, source_hw=run.config.source_hw, fit=run.config.fit)
+    kept = dataclasses.replace(run, source=source, target=target)
+    loading(kept, 8, 1)  # fills the cache
+    images = 2 * run.config.adaptation.batch
+    fresh = get_context("spawn")  # a forked copy of a process with PyTorch's threads may hang
+    options: dict[str, Any] = {"mp_context": fresh, "initializer": _set_shared, "initargs": (str(folder), settings)}
+    with ProcessPoolExecutor(1, **options) as one, ProcessPoolExecutor(2, **options) as two:
+
+        def processes(pool: ProcessPoolExecutor) -> float:
+            started = time.perf_counter()
+            for _ in pool.map(_make, range(2 * steps)):
+                pass
+            return float(2 * steps * images / (time.perf_counter() - started))
+
+        for pool in (one, two):
+            processes(pool)
+        alone = in_turns(
+            {
+                "1 thread": lambda: loading(run, 2 * steps, 1),
+                "2 threads": lambda: loading(run, 2 * steps, 2),
+                "1 process": lambda: processes(one),
+                "2 processes": lambda: processes(two),
+                "1 thread, cache": lambda: loading(kept, 2 * steps, 1),
+            },
+            rounds,
+        )
+    together = in_turns(
+        {
+            "1 thread": lambda: loading(run, steps, 1, step),
+            "2 threads": lambda: loading(run, steps, 2, step),
+            "1 thread, cache": lambda: loading(kept, steps, 1, step),
+        },
+        rounds,
+    )
+    return {
+        name: {
+            "images_a_second": {key: round(statistics.median(v), 2) for key, v in values.items()},
+            "times_of_1_thread": {key: ratio(values, key, "1 thread") for key in values},
+        }
+        for name, values in (("loading_alone", alone), ("loading_and_clst_step", together))
+    }
+
+
+def peak(folder: Path, settings: tuple[str, ...], stage: str) -> dict[str, float]:
+    """Peak memory of some steps in this process above what it held before the network was made, in MiB."""
+    from clst_train.engine.preflight import Play, memory_plans
+    from clst_train.engine.run import loaded
+    from clst_train.stages.adaptation import both_batches
+    from clst_train.stages.source import _batch, partial_losses
+
+    run = prepare(folder, settings)
+    held = _resident()
+    if run.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    if stage == "source":
+        descent = _descent(run, [run.segmenter])
+        for iteration, batch in loaded(run, _batch, 0, 4):
+            for loss in partial_losses(run, batch):
+                descent.backward(loss)
+            descent.step(iteration)
+    else:
+        step = clst_step(run)
+        for iteration, both in loaded(run, both_batches, 0, 4):
+            step(iteration, both)
+    facts = {"resident_before": held, "resident_peak": _resident_peak()}
+    if run.device.type == "cuda":
+        facts["cuda_peak"] = torch.cuda.max_memory_allocated() / 2**20
+    play = Play(
+        config=run.config,
+        classes=run.classes,
+        source=run.source,
+        target=run.target,
+        validation=None,
+        device=run.device,
+        autocast=run.autocast,
+        trains_source=True,
+    )
+    plan = memory_plans(play, run.segmenter)[0 if stage == "source" else 1]
+    facts["planned"] = (plan.on_device() + plan.on_host()) / 2**20
+    return {name: round(value, 1) for name, value in facts.items()}
+
+
+def _resident() -> float:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize() / 2**20
+
+
+def _resident_peak() -> float:
+    """This program's own peak; `ru_maxrss` would count the process that started it."""
+    rows = [line.split() for line in Path("/proc/self/status").read_text().splitlines()]
+    return next(int(row[1]) for row in rows if row[0] == "VmHWM:") / 1024
+
+
+def measure_peaks(folder: Path, settings: tuple[str, ...]) -> dict[str, Any]:
+    """Peak memory of both stages, each in a process of its own, and of source training in two parts."""
+    found = {}
+    for name, stage, more in (
+        ("source", "source", ()),
+        ("source, accumulate=2", "source", ("source.accumulate=2",)),
+        ("adapted", "adapted", ()),
+    ):
+        given = [part for setting in (*settings, *more) for part in ("--set", setting)]
+        call = [
+            sys.executable,
+            "-m",
+            "benchmarks.performance.training_speed",
+            "--peak",
+            stage,
+            "--folder",
+            str(folder),
+            *given,
+        ]
+        done = subprocess.run(call, check=True, capture_output=True, text=True)
+        found[name] = json.loads(done.stdout)
+    return found
+
+
+@click.command()
+@click.option("--set", "settings", multiple=True, metavar="SECTION.KEY=VALUE", help="Any setting of the demo recipe.")
+@click.option("--rounds", default=5, show_default=True, help="Rounds that each variant is measured in.")
+@click.option("--steps", default=4, show_default=True, help="Steps of a block.")
+@click.option("--compile", "compiled", is_flag=True, help="Measure run.compile too; takes minutes to compile.")
+@click.option("--name", default="training_speed", show_default=True, help="Name of the result file.")
+@click.option("--peak", "peak_of", hidden=True)
+@click.option("--folder", hidden=True, type=click.Path(path_type=Path))
+def main(
+    settings: tuple[str, ...],
+    rounds: int,
+    steps: int,
+    compiled: bool,  # noqa: FBT001 (click passes it by name)
+    name: str,
+    peak_of: str | None,
+    folder: Path | None,
+) -> None:
+    """Measure the speed and memory of training on drawn scenes."""
+    import cv2
+
+    cv2.setNumThreads(1)  # as clst-train does
+    if peak_of is not None and folder is not None:
+        print(json.dumps(peak(folder, settings, peak_of)))
+        return
+    with tempfile.TemporaryDirectory() as temporary:
+        measure(Path(temporary), settings, rounds, steps, compiled=compiled, result_name=name)
+
+
+def measure(
+    folder: Path, settings: tuple[str, ...], rounds: int, steps: int, *, compiled: bool, result_name: str
+) -> dict[str, Any]:
+    """All of it; each part is told on stdout, and the result file written anew, when it is there."""
+    from clst_train.stages.adaptation import both_batches
+
+    run = prepare(folder, settings)
+    batches = [both_batches(run, iteration) for iteration in range(3)]
+    config = run.config
+    result: dict[str, Any] = {
+        "network": config.model.network,
+        "input_hw": config.model.input_hw,
+        "crop_hw": config.crop_hw,
+        "batch": [config.adaptation.batch] * 2,
+        "threads": torch.get_num_threads(),
+        "settings": list(settings),
+        "rounds": rounds,
+        "steps_a_block": steps,
+    }
+    parts: dict[str, Callable[[], Any]] = {
+        "step": lambda: measure_steps(changed(run), batches, rounds, steps),
+        "memory_mib": lambda: measure_peaks(folder, settings),
+        "loading": lambda: measure_loading(run, folder, settings, clst_step(changed(run)), rounds, steps),
+        "manner": lambda: measure_manners(run, batches, rounds, steps, compiled=compiled),
+    }
+    for name, part in parts.items():
+        result[name] = part()
+        print(name, json.dumps(result[name], indent=1), flush=True)
+        write(result_name, result)
+    return result
+
+
+def write(name: str, result: dict[str, Any]) -> None:
+    """Write the result file with what it must be quoted with."""
+    from clst_runtime.system.files.atomic import write_text
+    from clst_runtime.system.machine import machine_facts
+
+    git = ["git", "-C", str(HERE), "rev-parse", "--short", "HEAD"]
+    commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
+    facts = {"name": name, "date": time.strftime("%Y-%m-%d"), "commit": commit, "machine": machine_facts()}
+    write_text(HERE / "results" / f"{name}.json", json.dumps(facts | result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,195 @@
+"""The monitor in the live loop: when it looks, what it tells, what it keeps."""
+
+import json
+from collections import Counter
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from clst_runtime.errors import ConfigError, ModelFileError
+from clst_runtime.imaging.image_files import read_image
+from clst_runtime.imaging.media import pictures_below
+from clst_runtime.live.monitor.judgement import HELD, JUDGED_FROM, CameraJudge
+from clst_runtime.live.monitor.watch import NO_REFERENCE, WatchSink, open_watch, scene_clock
+from clst_runtime.live.pipeline import run_pipeline
+from clst_runtime.sources.base import Source, SourceEnded
+from tests.conftest import rgb_manifest
+from tests.unit.runtime.live.monitor.conftest import HW, OTHER, picture, prediction, result
+
+LIVE = SimpleNamespace(live=True, fps=None)
+
+
+class Told(list):
+    def __call__(self, words):
+        self.append(words)
+
+
+def test_another_camera_is_told_once_and_its_frames_are_kept(manifest, tmp_path):
+    told = Told()
+    watch = open_watch(manifest, LIVE, collect=tmp_path / "new", every_seconds=10.0, tell=told)
+    needed = JUDGED_FROM + HELD - 1
+    for index in range(needed + 40):
+        watch.write(result(index, OTHER))
+    assert len(told) == 1
+    assert "this looks like another camera: shift" in told[0]
+    found = pictures_below(tmp_path / "new")
+    expected = [needed - 1 + 10 * place for place in range(5)]
+    assert [(read_image(path) == picture(index, OTHER)).all() for path, index in zip(found, expected, strict=True)] == (
+        [True] * 5
+    )
+    snapshot = watch.snapshot()
+    assert json.loads(json.dumps(snapshot)) == snapshot
+    assert (snapshot["state"], snapshot["looks"], snapshot["alarms"]) == ("other", needed + 40, 1)
+    assert (snapshot["collected"]["frames"], snapshot["reference_frames"]) == (5, 64)
+    watch.close()
+    watch.close()
+
+
+def test_of_the_own_camera_nothing_is_told_and_nothing_kept(manifest, tmp_path):
+    told = Told()
+    watch = open_watch(manifest, LIVE, collect=tmp_path / "new", tell=told)
+    for index in range(150):
+        watch.write(result(index))
+    assert (told, watch.snapshot()["state"], list(tmp_path.iterdir())) == ([], "same", [])
+
+
+def test_a_camera_that_freezes_as_another_one_is_not_collected_meanwhile(manifest, tmp_path):
+    watch = open_watch(manifest, LIVE, collect=tmp_path / "new", every_seconds=0.0)
+    needed = JUDGED_FROM + HELD - 1
+    for index in range(needed):
+        watch.write(result(index, OTHER))
+    for index in range(20):
+        watch.write(result(needed + index, picture_=picture(needed - 1, OTHER)))
+    assert len(pictures_below(tmp_path / "new")) == 1
+    assert watch.snapshot()["state"] == "frozen"
+
+
+def test_a_full_folder_is_told_once_and_watching_goes_on(manifest, tmp_path):
+    told = Told()
+    watch = open_watch(manifest, LIVE, collect=tmp_path / "new", tell=told)
+    watch.collector.most_bytes = 10
+    for index in range(JUDGED_FROM + HELD + 9):
+        watch.write(result(index, OTHER))
+    assert [words.partition(":")[0] for words in told] == [
+        "this looks like another camera",
+        "no more frames are collected",
+    ]
+    assert watch.looks == JUDGED_FROM + HELD + 9
+
+
+def test_a_look_a_second_however_fast_the_camera_and_after_a_clock_that_went_back(manifest):
+    watch = open_watch(manifest, LIVE)
+    for index in range(301):  # 30 frames a second for ten seconds
+        watch.write(result(index, seconds=100 + index / 30))
+    assert watch.looks == 11
+    watch.write(result(302, seconds=5.0))
+    watch.write(result(303, seconds=5.5))
+    assert watch.looks == 12
+    watch.write(result(304, seconds=500.0))
+    watch.write(result(305, seconds=500.9))
+    watch.write(result(306, seconds=501.0))
+    assert watch.looks == 14
+
+
+def test_looks_do_not_drift_when_the_camera_is_not_in_step(manifest):
+    """Frames at 0, 0.7, 1.4, 2.1, 2.8 … 6.3 s; those at 0, 1.4, 2.1, 3.5, 4.2, 5.6, 6.3 are the first of a second."""
+    watch = open_watch(manifest, LIVE)
+    looked = []
+    for index in range(10):
+        before = watch.looks
+        watch.write(result(index, seconds=0.7 * index))
+        looked += [index] * (watch.looks - before)
+    assert looked == [0, 2, 3, 5, 6, 8, 9]
+
+
+def test_time_is_the_scenes_of_a_camera_a_video_and_single_pictures():
+    timed = SimpleNamespace(index=50, captured_ns=7_500_000_000)
+    assert scene_clock(LIVE)(timed) == 7.5
+    assert scene_clock(SimpleNamespace(live=False, fps=25.0))(timed) == 2.0
+    assert scene_clock(SimpleNamespace(live=False, fps=None))(timed) == 50.0
+
+
+def test_pictures_of_another_size_and_layout_are_judged_as_the_model_sees_them(manifest):
+    """BGR at twice the size, blue: the judge must see the model's size and blue, not red."""
+    seen = []
+    watch = open_watch(manifest, LIVE)
+    watch.judge = SimpleNamespace(
+        look=lambda frame, made: seen.append(frame.copy()) or watch_judgement, took_last=False
+    )
+    watch_judgement = CameraJudge(None, 3).judgement
+    blue = np.zeros((2 * HW[0], 2 * HW[1], 3), np.uint8)
+    blue[..., 0] = 200
+    from clst_runtime.imaging.geometry import Layout
+
+    given = result(0, picture_=blue)
+    object.__setattr__(given.timed, "layout", Layout.BGR)
+    watch.write(given)
+    assert seen[0].shape == (*HW, 3)
+    assert seen[0].reshape(-1, 3).max(axis=0).tolist() == [0, 0, 200]
+
+
+def test_without_a_reference_there_is_no_watch_and_it_is_said(tmp_path):
+    told = Told()
+    assert open_watch(rgb_manifest(), LIVE, tell=told) is None
+    assert told == [NO_REFERENCE]
+    assert "export it with --calib IMAGES" in NO_REFERENCE
+    with pytest.raises(ModelFileError, match="--collect .*no reference in the model"):
+        open_watch(rgb_manifest(), LIVE, collect=tmp_path / "new")
+
+
+def test_a_reference_of_another_model_is_refused(manifest):
+    with pytest.raises(ModelFileError, match="damaged"):
+        open_watch(rgb_manifest(domain=manifest.domain, has_confidence=True), LIVE)
+
+
+def test_a_period_of_no_length_is_refused(reference):
+    with pytest.raises(ConfigError, match="give more than 0"):
+        WatchSink(CameraJudge(reference, 3), HW, scene_clock(LIVE), period_seconds=0.0)
+
+
+class Pictures(Source):
+    """Frames of one brightness after another."""
+
+    def __init__(self, levels):
+        super().__init__()
+        self.left = list(enumerate(levels))
+
+    def take(self, timeout_seconds):
+        if not self.left:
+            raise SourceEnded
+        return result(*self.left.pop(0)).timed
+
+    def close(self):
+        self.left = []
+
+
+def test_in_the_pipeline_a_change_of_camera_is_found_and_collected(manifest, tmp_path):
+    backend = SimpleNamespace(manifest=manifest, predict=lambda frame: prediction(frame))
+    told = Told()
+    source = Pictures([100] * 40 + [OTHER] * 140)
+    watch = open_watch(manifest, source, collect=tmp_path / "new", every_seconds=5.0, tell=told)
+    statistics = run_pipeline(source, backend, [watch])
+    assert (statistics.frames, Counter(statistics.drops)) == (180, Counter())
+    assert len(told) == 1
+    assert 0 < watch.snapshot()["collected"]["frames"] <= 10
+    assert len(pictures_below(tmp_path / "new")) == watch.snapshot()["collected"]["frames"]
+
+
+def test_a_run_too_short_to_be_sure_says_at_its_end_what_it_looked_like(manifest):
+    told = Told()
+    for level, looks in ((OTHER, JUDGED_FROM + HELD - 2), (OTHER, JUDGED_FROM - 1), (100, JUDGED_FROM)):
+        watch = open_watch(manifest, LIVE, tell=told)
+        for index in range(looks):
+            watch.write(result(index, level))
+        watch.close()
+        watch.close()
+    assert [words.partition(" (")[0] for words in told] == ["this looks like another camera, but it is not sure yet"]
+
+
+def test_a_watch_that_is_closed_says_that_it_no_longer_watches(manifest):
+    watch = open_watch(manifest, LIVE)
+    watch.write(result(0))
+    assert watch.snapshot()["watching"] is True
+    watch.close()
+    assert (watch.snapshot()["watching"], watch.snapshot()["looks"]) == (False, 1)

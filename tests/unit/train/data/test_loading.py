@@ -1,0 +1,339 @@
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from clst_runtime.data.dataset import LabelledDataset, open_dataset
+from clst_runtime.errors import ConfigError, DataError
+from clst_runtime.imaging.image_files import write_png
+from clst_train.config import AugmentationConfig
+from clst_train.data.augment import Geometry, draw_geometry, hiding_mask, mixing_mask, vary_colours
+from clst_train.data.cache import CachedDataset, as_fields, cache_bytes, cached
+from clst_train.data.fitting import fitted
+from clst_train.data.loading import positions, prefetched, source_batch, target_batch
+from clst_train.data.target import open_target
+from clst_train.recipes.recipe import config_from_mapping, read_recipe, with_settings
+from tests.conftest import write_labelled
+
+
+def test_an_epoch_shows_every_image_once():
+    seen = np.concatenate([positions(1, 1, 6, 2, iteration) for iteration in range(3)])
+    assert sorted(seen.tolist()) == [0, 1, 2, 3, 4, 5]
+
+
+def test_a_batch_is_a_function_of_its_iteration_alone():
+    assert positions(1, 1, 9, 3, 7).tolist() == positions(1, 1, 9, 3, 7).tolist()
+    assert positions(1, 1, 1, 4, 0).tolist() == [0, 0, 0, 0]
+
+
+def test_geometry_moves_image_and_labels_alike():
+    labels = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    view = Geometry(zoomed_hw=(3, 4), top=1, left=1, crop_hw=(2, 2), mirrored=True)
+    assert view.classes(labels).tolist() == [[6, 5], [10, 9]]
+    assert view.image(np.repeat(labels[..., None], 3, 2))[..., 0].tolist() == [[6, 5], [10, 9]]
+
+
+def test_a_crop_always_fits():
+    for seed in range(50):
+        view = draw_geometry(np.random.default_rng(seed), AugmentationConfig(scale=(0.2, 2.0)), (20, 30), (16, 30))
+        assert view.image(np.zeros((20, 30, 3), np.uint8)).shape == (16, 30, 3)
+
+
+def test_no_colour_change_leaves_the_image():
+    image = np.random.default_rng(0).integers(0, 255, (4, 4, 3), np.uint8)
+    same = vary_colours(np.random.default_rng(1), image, AugmentationConfig(colour=0.0, blur=0.0))
+    assert (same == image).all()
+
+
+class Given:
+    """Random numbers that are given: the three strengths, then the balance; nothing is blurred."""
+
+    def __init__(self, strengths, balance):
+        self.draws = [np.array(strengths, float), np.array(balance, float), 1.0]
+
+    def uniform(self, low, high, count=None):
+        return self.draws.pop(0)
+
+    def random(self):
+        return 1.0
+
+
+@pytest.mark.parametrize(
+    ("strengths", "balance", "expected"),
+    [
+        ((1, 1, 1), (1, 1, 1), [[30, 60, 90], [10, 20, 60]]),
+        ((2, 1, 1), (1, 1, 1), [[60, 120, 180], [20, 40, 120]]),
+        ((1, 1, 0), (1, 1, 1), [[60, 60, 60], [30, 30, 30]]),  # no saturation: the mean of the three channels
+        ((1, 1, 2), (1, 1, 1), [[0, 60, 120], [0, 10, 90]]),  # twice as far from grey; -10 is cut off at 0
+        ((1, 2, 1), (1, 1, 1), [[15, 75, 135], [0, 0, 75]]),  # twice as far from the image's mean, 45
+        ((1, 1, 1), (2, 1, 0), [[60, 60, 0], [20, 20, 0]]),
+        ((4, 0, 1), (1, 1, 1), [[180, 180, 180], [180, 180, 180]]),  # no contrast: the mean after the brightness
+        ((1, 1, 0), (2, 1, 0), [[40, 40, 40], [13, 13, 13]]),  # grey is that of the balanced colours: 40/3 is rounded
+        ((9, 1, 1), (1, 1, 1), [[255, 255, 255], [90, 180, 255]]),
+    ],
+)
+def test_colours_change_by_brightness_contrast_saturation_and_balance(strengths, balance, expected):
+    """Counted by hand, the strengths in this order."""
+    image = np.array([[[30, 60, 90], [10, 20, 60]]], np.uint8)
+    varied = vary_colours(Given(strengths, balance), image, AugmentationConfig(colour=0.5, blur=0.0))
+    assert varied.dtype == np.uint8
+    assert np.abs(varied[0].astype(int) - expected).max() <= 1  # OpenCV's fixed point
+
+
+def test_source_training_may_have_a_strength_of_colours_of_its_own(tmp_path):
+    """With 0 there its crops are the picture's own pixels; the adaptation goes by `augmentation.colour`."""
+    dataset = open_dataset(write_labelled(tmp_path, count=2), split="val")
+    plain = ["augmentation.scale=[1.0,1.0]", "augmentation.blur=0.0", "augmentation.flip=false"]
+    plain += ["model.input_hw=[32,64]", "augmentation.crop_hw=[0,0]", "augmentation.crop_share=1.0"]
+    settings = [*plain, "augmentation.colour=0.9", "source.colour=0.0"]
+    config = config_from_mapping(with_settings(read_recipe("demo"), settings), where="test")
+    pictures = {fitted(dataset[place], config.source_hw, config.fit).image.tobytes() for place in range(2)}
+    assert {image.tobytes() for image in source_batch(dataset, config, 2, 0, 0).images} == pictures
+    assert not {image.tobytes() for image in source_batch(dataset, config, 2, 1, 0).images} & pictures
+    assert config.source_augmentation.colour == 0.0
+    assert config_from_mapping(with_settings(read_recipe("demo"), plain), where="test").source_augmentation.colour > 0
+
+
+def test_half_of_the_classes_are_mixed_and_never_the_ignored():
+    labels = np.array([[0, 1, 2, 255]], np.uint8)
+    mask = mixing_mask(np.random.default_rng(0), labels, 255)
+    assert mask.sum() == 2
+    assert not mask[0, 3]
+    assert mixing_mask(np.random.default_rng(0), np.full((1, 2), 255, np.uint8), 255).sum() == 0
+    one = mixing_mask(np.random.default_rng(0), np.full((1, 2), 7, np.uint8), 255)
+    assert one.dtype == np.bool_
+    assert one.tolist() == [[True, True]]  # of one class the larger half is that one
+
+
+class Rolled:
+    """Chances that are given: whether the crop is masked, then each square's."""
+
+    def __init__(self, crop, squares):
+        self.crop, self.squares = crop, np.array(squares)
+
+    def random(self, shape=None):
+        if shape is None:
+            return self.crop
+        assert shape == self.squares.shape
+        return self.squares
+
+
+def test_squares_of_a_masked_crop_are_hidden_and_the_last_ones_are_cut():
+    """Squares of two pixels in 3x5: two rows and three columns of them, of which two are below one half."""
+    settings = AugmentationConfig(masked_crops=0.6, masked_square=2)
+    chances = [[0.4, 0.5, 0.9], [0.7, 0.6, 0.1]]
+    assert hiding_mask(Rolled(0.59, chances), (3, 5), settings).astype(int).tolist() == [
+        [1, 1, 0, 0, 0],
+        [1, 1, 0, 0, 0],
+        [0, 0, 0, 0, 1],
+    ]
+    assert not hiding_mask(Rolled(0.6, chances), (3, 5), settings).any()
+
+
+def test_squares_are_a_sixth_of_the_crop_unless_their_side_is_given():
+    """Of 12x24 the side is 2: six rows and twelve columns; of a crop below six pixels a pixel."""
+    settings = AugmentationConfig(masked_crops=1.0)
+    first = np.ones((6, 12))
+    first[0, 0] = 0.0
+    assert np.argwhere(hiding_mask(Rolled(0.0, first), (12, 24), settings)).tolist() == [[0, 0], [0, 1], [1, 0], [1, 1]]
+    assert hiding_mask(Rolled(0.0, np.zeros((1, 4))), (1, 4), settings).tolist() == [[True] * 4]
+
+
+def test_no_crop_is_masked_unless_asked_for_and_half_of_the_squares_are_hidden_then():
+    rng = np.random.default_rng(0)
+    assert not any(hiding_mask(rng, (12, 12), AugmentationConfig()).any() for _ in range(20))
+    always = AugmentationConfig(masked_crops=1.0)
+    shares = [hiding_mask(rng, (96, 96), always).mean() for _ in range(100)]  # 36 squares each
+    assert np.mean(shares) == pytest.approx(0.5, abs=0.04)
+    whole = AugmentationConfig(masked_crops=1.0, masked_share=0.0)
+    assert not hiding_mask(rng, (12, 12), whole).any()
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"masked_crops": 1.5}, "augmentation.masked_crops = 1.5; give a probability"),
+        ({"masked_share": 1.0}, "augmentation.masked_share = 1.0; give a probability below 1, else nothing is seen"),
+        ({"masked_square": -1}, "augmentation.masked_square = -1; give pixels, or 0 for a sixth of the crop"),
+    ],
+)
+def test_masks_that_cannot_be_are_refused(settings, words):
+    with pytest.raises(ConfigError, match=words):
+        AugmentationConfig(**settings)
+
+
+def test_prefetching_keeps_the_order_and_raises_what_went_wrong():
+    assert list(prefetched(lambda i: i * i, 2, 5)) == [(2, 4), (3, 9), (4, 16)]
+    with pytest.raises(ZeroDivisionError):
+        list(prefetched(lambda i: 1 // i, 0, 2))
+    assert list(prefetched(lambda i: i, 3, 3)) == []
+
+
+def test_several_loaders_keep_the_order_though_later_batches_are_ready_first():
+    def slow_at_first(iteration):
+        time.sleep(0.03 * (4 - iteration))
+        return iteration
+
+    assert list(prefetched(slow_at_first, 0, 4, loaders=4)) == [(0, 0), (1, 1), (2, 2), (3, 3)]
+
+
+def test_several_loaders_work_at_the_same_time_and_no_further_ahead_than_allowed():
+    """Each of two waits for the other, so one thread alone would never end; the third is not begun before it may."""
+    both, begun = threading.Barrier(2), []
+
+    def meet(iteration):
+        begun.append(iteration)
+        if iteration < 2:
+            both.wait(timeout=10)
+        return iteration
+
+    batches = prefetched(meet, 0, 9, ahead=1, loaders=2)
+    assert next(batches) == (0, 0)
+    time.sleep(0.05)
+    assert sorted(begun) == [0, 1, 2]  # the one handed out and two ahead
+    batches.close()
+
+
+def test_an_error_comes_when_its_batch_has_its_turn_and_ends_the_loaders():
+    def fails_at_two(iteration):
+        if iteration == 2:
+            raise DataError("damaged.png")
+        return iteration
+
+    batches = prefetched(fails_at_two, 0, 9, loaders=3)
+    assert [next(batches), next(batches)] == [(0, 0), (1, 1)]
+    with pytest.raises(DataError, match="damaged"):
+        next(batches)
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("loader")]
+
+
+def labelled(tmp_path, count=4):
+    from tests.conftest import write_labelled
+
+    return open_dataset(write_labelled(tmp_path / "d", count=count, size_hw=(40, 48)), split="val")
+
+
+def test_the_cache_keeps_what_fits_and_changes_no_batch(tmp_path):
+    """A sample of 32x32 is 4096 bytes: 1 MiB holds all; of six images and a room of two, two are kept."""
+    plain = labelled(tmp_path, 6)
+    config = config_from_mapping({"model": {"input_hw": [32, 32]}}, where="test")
+    whole, _ = cached(plain, None, mib=1, source_hw=(32, 32))
+    some = CachedDataset(**as_fields(LabelledDataset, plain), input_hw=(32, 32), room=2)
+    for iteration in range(6):
+        expected = source_batch(plain, config, 2, 0, iteration)
+        for dataset in (whole, some):
+            found = source_batch(dataset, config, 2, 0, iteration)
+            assert (found.images == expected.images).all()
+            assert (found.labels == expected.labels).all()
+    assert sorted(whole.kept) == [0, 1, 2, 3, 4, 5]
+    assert sorted(some.kept) == [0, 1]
+    assert cache_bytes(whole, None) == 6 * 4096
+    assert cache_bytes(some, None) == 2 * 4096
+
+
+def test_a_kept_sample_is_not_read_again(tmp_path):
+    dataset, _ = cached(labelled(tmp_path, 1), None, mib=1, source_hw=(32, 32))
+    first = dataset[0]
+    dataset.files[0].image.unlink()
+    assert dataset[0] is first
+    assert first.image.shape == (32, 32, 3)
+    assert first.labels.shape == (32, 32)
+
+
+def test_the_room_goes_to_the_source_first_and_the_rest_to_the_target(tmp_path):
+    """1 MiB at 256x256: a sample takes 262144 bytes, so 3 samples leave 262144, and a target image takes 196608."""
+    for index in range(3):
+        noise = np.random.default_rng(index).integers(0, 256, (40, 48, 3), dtype=np.uint8)
+        write_png(tmp_path / "new" / f"{index}.png", noise)
+    source, target = labelled(tmp_path, 3), open_target([str(tmp_path / "new")], input_hw=(256, 256))
+    kept_source, kept_target = cached(source, target, mib=1, source_hw=(256, 256))
+    assert (kept_source.room, kept_target.room) == (3, 1)
+    assert (kept_target[0] == target[0]).all()
+    assert (kept_target[2] == target[2]).all()
+    assert list(kept_target.kept) == [0]
+    assert cached(source, target, mib=0, source_hw=(256, 256)) == (source, target)
+    assert cached(None, None, mib=1, source_hw=(256, 256)) == (None, None)
+
+
+def test_target_from_folders_pictures_and_videos(tmp_path):
+    import cv2
+
+    for index in range(2):
+        write_png(tmp_path / "a" / f"{index}.png", np.full((4, 6, 3), index, np.uint8))
+    writer = cv2.VideoWriter(str(tmp_path / "v.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 10, (32, 32))
+    for _ in range(5):
+        writer.write(np.full((32, 32, 3), 90, np.uint8))
+    writer.release()
+    target = open_target([str(tmp_path / "a"), str(tmp_path / "v.avi")], input_hw=(8, 8), every=2)
+    assert len(target) == 2 + 3
+    assert target[1].shape == target[4].shape == (8, 8, 3)
+
+
+def test_no_target_an_empty_one_and_a_mask_over_everything_are_refused(tmp_path):
+    with pytest.raises(DataError, match="no target"):
+        open_target([], input_hw=(8, 8))
+    with pytest.raises(DataError, match="no such folder"):
+        open_target([str(tmp_path / "none")], input_hw=(8, 8))
+    write_png(tmp_path / "a" / "0.png", np.zeros((4, 4, 3), np.uint8))
+    write_png(tmp_path / "mask.png", np.full((4, 4), 1, np.uint8))
+    with pytest.raises(DataError, match="covers every pixel"):
+        open_target([str(tmp_path / "a")], input_hw=(8, 8), ignore_mask=str(tmp_path / "mask.png"))
+
+
+def test_the_ignore_mask_follows_the_crop(tmp_path):
+    """The left half is masked: in a plain crop the left columns are ignored, in a mirrored one the right."""
+    rng = np.random.default_rng(0)
+    for index in range(8):
+        write_png(tmp_path / "a" / f"{index}.png", rng.integers(0, 255, (8, 8, 3)).astype(np.uint8))
+    mask = np.zeros((8, 8), np.uint8)
+    mask[:, :4] = 255
+    write_png(tmp_path / "mask.png", mask)
+    target = open_target([str(tmp_path / "a")], input_hw=(32, 32), ignore_mask=str(tmp_path / "mask.png"))
+    small = ["model.input_hw=[32,32]", "augmentation.crop_hw=[32,32]", "augmentation.scale=[1,1]", "adaptation.batch=8"]
+    values = with_settings(read_recipe("demo"), small)
+    config = config_from_mapping(values, where="test")
+    batch = target_batch(target, config, 0)
+    mirrored = [view.mirrored for view in batch.geometries]
+    assert True in mirrored
+    assert False in mirrored
+    for ignored, view in zip(batch.ignored, batch.geometries, strict=True):
+        assert ignored.all(axis=0).tolist() == [not view.mirrored] * 16 + [view.mirrored] * 16
+
+
+def test_an_ignore_mask_may_be_smaller_but_not_of_another_shape(tmp_path):
+    write_png(tmp_path / "a" / "0.png", np.zeros((40, 60, 3), np.uint8))
+    for size_hw in ((20, 30), (40, 60), (80, 120)):
+        mask = np.zeros(size_hw, np.uint8)
+        mask[size_hw[0] // 2 :] = 9
+        write_png(tmp_path / "mask.png", mask)
+        target = open_target([str(tmp_path / "a")], input_hw=(8, 8), ignore_mask=str(tmp_path / "mask.png"))
+        assert target.ignored(0).sum(axis=1).tolist() == [0] * 4 + [8] * 4
+    write_png(tmp_path / "mask.png", np.zeros((60, 40), np.uint8))
+    with pytest.raises(DataError, match=r"mask is 40×60, the camera's pictures are 60×40"):
+        open_target([str(tmp_path / "a")], input_hw=(8, 8), ignore_mask=str(tmp_path / "mask.png"))
+
+
+def test_a_stretch_changes_rows_against_columns_and_the_crop_still_fits():
+    """Aspect 0.2: rows / columns of the zoomed image against the input's, within 1/1.2 … 1.2, on both sides of 1."""
+    settings, ratios = AugmentationConfig(scale=(1.5, 1.5), aspect=0.2), []
+    for seed in range(100):
+        view = draw_geometry(np.random.default_rng(seed), settings, (200, 300), (160, 200))
+        ratios.append(view.zoomed_hw[0] / 200 / (view.zoomed_hw[1] / 300))
+        assert view.image(np.zeros((200, 300, 3), np.uint8)).shape == (160, 200, 3)
+    assert 1 / 1.21 < min(ratios) < 0.9
+    assert 1.1 < max(ratios) < 1.21
+    tight = AugmentationConfig(scale=(0.2, 0.2), aspect=1.0)
+    for seed in range(20):
+        view = draw_geometry(np.random.default_rng(seed), tight, (20, 30), (20, 30))
+        assert view.crop_hw == (20, 30)
+        assert view.zoomed_hw[0] >= 20
+        assert view.zoomed_hw[1] >= 30
+    with pytest.raises(ConfigError, match="aspect = 2"):
+        AugmentationConfig(aspect=2.0)
+
+
+def test_without_a_stretch_the_picture_keeps_its_shape():
+    plain = AugmentationConfig()
+    view = draw_geometry(np.random.default_rng(4), plain, (64, 96), (48, 48))
+    assert view.zoomed_hw[1] / view.zoomed_hw[0] == pytest.approx(1.5, abs=0.03)

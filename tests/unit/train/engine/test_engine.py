@@ -1,0 +1,347 @@
+"""What stands around the steps of a run: rehearsal, memory plan, the stop at a loss that is no number, resume in fp16.
+
+The runs are made in this process, on a few drawn scenes of 64x64.
+"""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from clst_runtime.data.dataset import open_dataset
+from clst_runtime.errors import ClstError, ConfigError, DataError
+from clst_runtime.imaging.image_files import write_png
+from clst_train.compute import memory_plan
+from clst_train.data.loading import SOURCE_STREAM, SourceBatch, positions
+from clst_train.engine import preflight as rehearsal
+from clst_train.engine.logger import Logbook
+from clst_train.engine.preflight import Play, check_fit, rehearse_validation
+from clst_train.engine.run import SOURCE, Run, files_of, log_step, not_finite
+from clst_train.engine.run_folder import RunFolder, open_run
+from clst_train.models.checkpoint import load_checkpoint
+from clst_train.models.segmenter import Segmenter, TrainingOutputs
+from clst_train.recipes.recipe import config_from_mapping
+from clst_train.stages import source as source_stage
+from clst_train.training import _autocast, finish_run, resume_point, start_run
+from tests.conftest import RGB_CLASSES, write_labelled
+from tests.support.broken_off import broken_off_after_two_steps
+from tests.support.miniature import drawn_cameras
+
+pytestmark = pytest.mark.usefixtures("narrow", "no_pictures")
+CPU = torch.device("cpu")
+SMALL = (
+    *("augmentation.crop_hw=[64,64]", "source.batch=2", "source.iterations=4", "adaptation.iterations=2"),
+    *("adaptation.batch=2", "run.log_every=5", "run.checkpoint_every=2", "run.precision=fp32"),
+)
+
+
+@pytest.fixture(scope="module")
+def cameras(tmp_path_factory):
+    return drawn_cameras(tmp_path_factory.mktemp("cameras"), train=4, val=1)
+
+
+def train(cameras, out, *settings, target=True, **more):
+    options = {"source": str(cameras / "old"), "size": "64x64", "settings": (*SMALL, *settings), **more}
+    if target:
+        options["target"] = (str(cameras / "new" / "images" / "train"),)
+    return start_run(recipe="demo", out=out, init=None, resume=None, options=options)
+
+
+def same_weights(first, second):
+    first, second = load_checkpoint(first).segmenter_state, load_checkpoint(second).segmenter_state
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_more_loaders_and_a_cache_change_no_bit(cameras, tmp_path):
+    plain = train(cameras, tmp_path / "plain")
+    quick = train(cameras, tmp_path / "quick", "run.loaders=3", "run.cache_mib=1")
+    assert same_weights(plain.adapted, quick.adapted)
+
+
+def test_a_loss_that_is_no_number_stops_the_run_names_its_images_and_leaves_the_good_checkpoint(
+    cameras, tmp_path, monkeypatch
+):
+    """The fourth step's loss is spoilt; each step computes two losses (the auxiliary head's is the second)."""
+    calls, loss = [], source_stage.segmentation_loss
+
+    def spoilt(logits, labels):
+        calls.append(None)
+        return loss(logits, labels) * (float("nan") if len(calls) == 2 * 3 + 1 else 1.0)
+
+    monkeypatch.setattr(source_stage, "segmentation_loss", spoilt)
+    with pytest.raises(ClstError) as caught:
+        train(cameras, tmp_path / "run", "source.iterations=9", target=False)
+    files = open_dataset(cameras / "old", split="train").files
+    names = [str(files[index].image) for index in positions(2, SOURCE_STREAM, 4, 2, 3)]  # seed 1, source training: 2
+    assert f"source: loss or gradient is not finite in step 4, with {', '.join(names)}; " in caught.value.message
+    assert "the last good checkpoint is kept" in caught.value.message
+    assert "\n" not in caught.value.message
+    assert len(calls) == 2 * 4  # found when the checkpoint of step 4 was due, not at step 5 when the log was
+    kept = load_checkpoint(tmp_path / "run" / "checkpoints" / "resume.pt")
+    assert kept.iteration == 2
+    assert not_finite(kept.segmenter_state) is None
+
+
+FP16 = (
+    *("run.precision=fp16", "adaptation.iterations=4", "source.batch=4", "source.accumulate=2"),
+    *("augmentation.crop_hw=[32,32]", "source.iterations=3"),
+)
+
+
+@pytest.fixture(scope="module")
+def whole(cameras, tmp_path_factory):
+    return train(cameras, tmp_path_factory.mktemp("runs") / "whole", *FP16)
+
+
+@pytest.mark.parametrize("stage", ["source", "adapted"])
+def test_a_run_in_fp16_and_in_parts_is_gone_on_with_to_the_bit(cameras, whole, tmp_path, stage):
+    with broken_off_after_two_steps(stage):
+        train(cameras, tmp_path / "half", *FP16)
+    folder, config = open_run(tmp_path / "half")
+    half = finish_run(folder, config, resume_point(folder))
+    assert same_weights(whole.adapted, half.adapted)
+    states = [load_checkpoint(folder.resume).training_state["descent"] for folder in (whole, half)]
+    assert states[0] == states[1]
+    assert states[0]["scaler"]["_growth_tracker"] + states[0]["skipped"] > 0
+    entries = Logbook(half.path).entries
+    assert [(e["stage"], e["iteration"]) for e in entries if "loss" in e] == [("source", 3), ("adapted", 4)]
+    assert all("skipped" in e for e in entries if "loss" in e)
+
+
+def test_a_run_killed_before_its_first_checkpoint_logs_no_step_twice(cameras, tmp_path):
+    train(cameras, tmp_path / "run", "run.log_every=1", target=False)
+    for name in ("resume.pt", "source.pt"):
+        (tmp_path / "run" / "checkpoints" / name).unlink()
+    folder, config = open_run(tmp_path / "run")
+    finish_run(folder, config, resume_point(folder))
+    assert [entry["iteration"] for entry in Logbook(folder.path).entries] == [1, 2, 3, 4]
+
+
+def test_labels_of_the_validation_that_cannot_be_used_are_found_before_there_is_a_run(cameras, tmp_path):
+    val = write_labelled(tmp_path / "val", size_hw=(64, 64))
+    write_png(val / "labels" / "val" / "0.png", np.full((64, 64), 77, np.uint8))
+    (tmp_path / "map.json").write_text('{"map": {"red": "road", "green": "sky", "blue": "car"}}')
+    with pytest.raises(DataError, match="77"):
+        train(cameras, tmp_path / "run", val=str(val), val_mapping=str(tmp_path / "map.json"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_plainly_cannot_fit_is_refused_before_there_is_a_run(cameras, tmp_path, monkeypatch):
+    monkeypatch.setattr(rehearsal, "free_bytes", lambda device: 2**20)
+    with pytest.raises(
+        ConfigError, match=r"source training: about .* does not fit into the 1 MiB that are free on cpu"
+    ):
+        train(cameras, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_one_crop_at_a_time_is_refused_where_batchnorm_needs_two(cameras, tmp_path):
+    with pytest.raises(ConfigError, match="source.batch: 1 crop of 64x64 at a time is too little"):
+        train(cameras, tmp_path / "run", "source.accumulate=2")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_plan_is_told_with_what_is_free(cameras, tmp_path, capsys):
+    train(cameras, tmp_path / "run", "run.cache_mib=1", "source.iterations=1", "adaptation.iterations=1")
+    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("memory: ")]
+    assert len(told) == 1
+    for words in ("source training: about", "activations of 2 crops", "adaptation: about", "activations of 4 crops"):
+        assert words in told[0]
+    assert "free on this machine" in told[0]
+
+
+PLAN = memory_plan.MemoryPlan(
+    stage="adaptation", crops=4, weights=3, activations=30, batches=300, ensemble=3000, images=30000, frames=0
+)
+
+
+def test_device_and_computer_are_reckoned_apart_on_a_gpu_and_together_on_a_cpu():
+    assert (PLAN.on_device(), PLAN.on_host()) == (33, 30300)
+    check_fit(PLAN, CPU, free=30333, host_free=0)
+    with pytest.raises(ConfigError, match="free on cpu"):
+        check_fit(PLAN, CPU, free=30332, host_free=10**9)
+    cuda = torch.device("cuda")
+    check_fit(PLAN, cuda, free=33, host_free=30300)
+    with pytest.raises(ConfigError, match="free on cuda"):
+        check_fit(PLAN, cuda, free=32, host_free=10**9)
+    with pytest.raises(ConfigError, match="free on the computer"):
+        check_fit(PLAN, cuda, free=33, host_free=30299)
+    check_fit(PLAN, cuda, free=None, host_free=None)
+
+
+def test_the_ensembles_file_is_told_apart_because_it_takes_no_memory_that_others_need():
+    line = dataclasses.replace(PLAN, ensemble=3 * 2**20).line()
+    assert line.startswith("adaptation: about 0 MiB (")
+    assert line.endswith("), and a file of 3 MiB for the ensemble")
+
+
+def test_weights_count_four_times_and_saved_tensors_once():
+    """4·3 weights and 3 biases; a ReLU's result is kept by itself and by the layer behind it: 2·3 numbers, once."""
+    layer, head = nn.Linear(4, 3), nn.Linear(3, 1, bias=False)
+    assert memory_plan.weight_bytes([layer]) == 4 * (12 + 3) * 4
+    images = torch.ones(2, 4)
+    kept = memory_plan.saved_bytes(lambda: head(torch.relu(layer(images))).sum(), [layer, head])
+    assert kept == 4 * (2 * 4 + 2 * 3)  # the input for the first layer's weights, the ReLU's result
+    assert layer.weight.grad is not None
+
+
+def test_a_containers_limit_counts_where_it_is_the_smaller(tmp_path):
+    meminfo = tmp_path / "meminfo"
+    assert memory_plan.least_free(meminfo, tmp_path) is None
+    meminfo.write_text("MemTotal: 9 kB\nMemAvailable:  5 kB\n")
+    assert memory_plan.least_free(meminfo, tmp_path) == 5120
+    (tmp_path / "memory.current").write_text("1000\n")
+    (tmp_path / "memory.max").write_text("max\n")
+    assert memory_plan.least_free(meminfo, tmp_path) == 5120
+    (tmp_path / "memory.max").write_text("4000\n")
+    assert memory_plan.least_free(meminfo, tmp_path) == 3000
+    (tmp_path / "memory.max").write_text("900\n")
+    assert memory_plan.least_free(meminfo, tmp_path) == 0
+
+
+def test_the_first_value_that_is_not_finite_is_named():
+    good = torch.ones(2)
+    assert not_finite({"a": good, "b": [{"c": torch.tensor([1, 2])}], "d": {"e": "word"}}) is None
+    assert not_finite({}) is None
+    assert not_finite({"a": good, "b": [{"c": torch.tensor([1.0, float("inf")])}]}) == "b 0 c"
+    assert not_finite({"a": torch.tensor(float("nan"))}) == "a"
+
+
+class PerPixel(Segmenter):
+    """A 1×1 convolution: no statistics, so that parts of a batch must equal the whole."""
+
+    feature_channels, output_stride, class_count = 3, 1, 3
+
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Conv2d(3, 3, 1)
+
+    def features(self, images):
+        return images
+
+    def logits(self, features):
+        return self.head(features)
+
+    def training_outputs(self, images):
+        logits = self.logits(images)
+        return TrainingOutputs(features=images, logits=logits, auxiliary=logits)
+
+
+def a_run(tmp_path, *, accumulate=1, batch=4, precision="fp32", data=None):
+    values = {"source": {"batch": batch, "accumulate": accumulate}, "run": {"precision": precision, "log_every": 1}}
+    torch.manual_seed(0)
+    return Run(
+        config=config_from_mapping({**values, "model": {"input_hw": [32, 32]}}, where="test"),
+        folder=RunFolder(tmp_path),
+        classes=RGB_CLASSES,
+        segmenter=PerPixel(),
+        source=data,
+        target=None,
+        validation=None,
+        logbook=Logbook(tmp_path),
+        device=CPU,
+        autocast=_autocast(precision, CPU),
+    )
+
+
+@pytest.mark.parametrize("accumulate", [2, 4])
+def test_parts_of_a_batch_sum_to_its_loss_and_gradient(tmp_path, accumulate):
+    """The images have 0, 1, 5 and 16 labelled pixels: a mean of the parts' means would be another loss."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 3, (4, 4, 4)).astype(np.uint8)
+    for image, count in enumerate((0, 1, 5, 16)):
+        labels[image].reshape(-1)[count:] = 255
+    images = rng.integers(0, 255, (4, 4, 4, 3)).astype(np.uint8)
+    batch = SourceBatch(images=images, labels=labels, mixing=np.zeros((4, 4, 4), bool))
+    found = {}
+    for parts in (1, accumulate):
+        run, total = a_run(tmp_path, accumulate=parts), 0.0
+        for loss in source_stage.partial_losses(run, batch):
+            loss.backward()
+            total += loss.item()
+        found[parts] = total, run.segmenter.head.weight.grad
+    assert found[1][0] == pytest.approx(found[accumulate][0], rel=1e-6)
+    assert torch.allclose(found[1][1], found[accumulate][1], atol=1e-6)
+
+
+def test_a_batch_without_a_label_has_a_loss_of_zero(tmp_path):
+    blank = SourceBatch(
+        images=np.zeros((2, 4, 4, 3), np.uint8),
+        labels=np.full((2, 4, 4), 255, np.uint8),
+        mixing=np.zeros((2, 4, 4), bool),
+    )
+    run = a_run(tmp_path, accumulate=2, batch=2)
+    assert [loss.item() for loss in source_stage.partial_losses(run, blank)] == [0.0, 0.0]
+
+
+@pytest.mark.parametrize(("batch", "accumulate"), [(4, 3), (4, 0), (4, 8)])
+def test_a_batch_is_cut_into_equal_parts_or_not_at_all(tmp_path, batch, accumulate):
+    with pytest.raises(ConfigError, match="give a divisor of source.batch = 4"):
+        a_run(tmp_path, batch=batch, accumulate=accumulate)
+
+
+def test_a_checkpoint_with_a_weight_that_is_no_number_is_never_made(tmp_path):
+    run = a_run(tmp_path)
+    assert run.checkpoint(SOURCE, 1).iteration == 1
+    with torch.no_grad():
+        run.segmenter.head.bias[1] = float("nan")
+    with pytest.raises(
+        ClstError, match="network head.bias is not finite after step 5, so nothing is saved; there is no"
+    ):
+        run.checkpoint(SOURCE, 5)
+    with torch.no_grad():
+        run.segmenter.head.bias[1] = 0.0
+    with pytest.raises(ClstError, match="training state optimiser m is not finite"):
+        run.checkpoint(SOURCE, 5, {"optimiser": {"m": torch.tensor([float("inf")])}})
+
+
+def test_the_files_of_a_batch_are_those_that_making_it_reads(tmp_path):
+    data = open_dataset(write_labelled(tmp_path / "d", count=3), split="val")
+    run = a_run(tmp_path, data=data)
+    assert files_of(run, lambda run, iteration: [run.source[iteration], run.source[0]], 2) == [
+        str(tmp_path / "d" / "images" / "val" / f"{index}.png") for index in (2, 0)
+    ]
+
+
+class Watch:
+    """A descent without a bad step; counts how often the device is asked."""
+
+    skipped = None
+
+    def __init__(self):
+        self.asked = 0
+
+    def first_bad_iteration(self):
+        self.asked += 1
+
+
+def test_the_device_is_asked_only_when_something_is_due(tmp_path):
+    run = a_run(tmp_path)
+    settings = dataclasses.replace(run.config.run, log_every=4, checkpoint_every=6)
+    run = dataclasses.replace(run, config=dataclasses.replace(run.config, run=settings))
+    watch, when = Watch(), []
+    for done in range(1, 14):
+        before = watch.asked
+        values = {"loss": torch.tensor(1.0)}
+        log_step(run, SOURCE, done, values, iterations=13, batches=None, descent=watch, make=lambda run, i: None)
+        when += [done] * (watch.asked - before)
+    assert when == [4, 6, 8, 12, 13]
+    assert [entry["iteration"] for entry in run.logbook.entries] == [4, 8, 12, 13]
+
+
+def test_validation_is_rehearsed_with_one_image_and_a_label_without_classes_is_remarked_on(tmp_path, capsys):
+    data = open_dataset(write_labelled(tmp_path / "d", count=2, size_hw=(32, 32)), split="val")
+    run = a_run(tmp_path)
+    play = Play(
+        config=run.config, classes=RGB_CLASSES, source=None, target=None, validation=data, device=CPU,
+        autocast=run.autocast, trains_source=False,
+    )  # fmt: skip
+    data.files[1].label.write_bytes(b"damaged")
+    rehearse_validation(play, run.segmenter, data)
+    assert capsys.readouterr().err == ""
+    write_png(data.files[0].label, np.full((32, 32), 255, np.uint8))
+    rehearse_validation(play, run.segmenter, data)
+    assert "0.png has no pixel of a known class; is --val-mapping right?" in capsys.readouterr().err
+    assert run.logbook.entries == []

@@ -1,0 +1,216 @@
+"""Whole runs of clst-train with the options of the adaptation: resume, leak and diagnostics hold for them too."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from clst_runtime.errors import ClstError, ConfigError, ModelFileError
+from clst_train.config import AdaptationConfig
+from clst_train.data.target import open_target
+from clst_train.engine import run as run_module
+from clst_train.inspection.diagnostics import CollapseWatch
+from clst_train.method.batchnorm import estimate_statistics
+from clst_train.method.start_weights import StartWeights
+from clst_train.models.checkpoint import build_from_checkpoint, load_checkpoint
+from clst_train.stages.adaptation import statistics_batches
+from clst_train.stages.adaptation_state import with_turns
+from clst_train.training import start_run
+from tests.support.broken_off import broken_off_after_two_steps
+from tests.support.miniature import drawn_cameras
+
+pytestmark = pytest.mark.usefixtures("narrow", "no_pictures")
+SMALL = (
+    *("augmentation.crop_hw=[64,64]", "adaptation.batch=2", "adaptation.iterations=4", "source.iterations=2"),
+    *("source.batch=2", "run.log_every=1", "run.checkpoint_every=2", "run.precision=fp32", "run.threads=1"),
+)
+OPTIONS = {
+    "mean_teacher": (
+        *("adaptation.teacher=mean_teacher", "adaptation.pseudo_label_weighting=confident_share"),
+        *("adaptation.confidence_threshold=0.2", "adaptation.entropy_weight=0.1", "augmentation.aspect=0.2"),
+    ),
+    "ensemble": (
+        *("adaptation.ensemble_every=0", "data.rare_class_sampling=0.1", "adaptation.class_balance=0.5"),
+        *("adaptation.distribution_alignment=1", "augmentation.masked_crops=0.5"),
+        *("adaptation.auxiliary_weight=0.4", "adaptation.distil_weight=0.5", "adaptation.distil_temperature=2.0"),
+    ),
+    "crops": ("adaptation.ensemble_view=crops",),
+    # Broken off where labels begin
+    "entropy_before": ("adaptation.entropy_first=0.5", "adaptation.start_share=0.3", "adaptation.learning_rate=1e-2"),
+    "entropy_meanwhile": ("adaptation.entropy_first=0.75", "adaptation.start_share=0.3"),
+    "start_share": ("adaptation.start_share=0.3", "adaptation.learning_rate=1e-2"),
+}
+
+
+@pytest.mark.parametrize(
+    ("given", "turns", "line"),
+    [
+        (
+            {"ensemble_every": 0},
+            7,
+            "shows each of the 300 target images 40.0 times, so they are predicted in one step of 7",
+        ),
+        (
+            {"ensemble_every": 0, "entropy_first": 0.5},  # labels are wanted 20 times
+            3,
+            "shows each of the 300 target images 20.0 times, so they are predicted in one step of 3",
+        ),
+        ({"ensemble_every": 4}, 4, ""),
+        ({"ensemble_every": 0, "teacher": "mean_teacher"}, 7, ""),
+        ({"ensemble_every": 0, "ensemble_view": "crops"}, 7, ""),
+    ],
+)
+def test_turns_of_the_ensemble_go_by_the_images_where_they_are_left_to_them(given, turns, line, capsys):
+    """3000 steps of four show each of 300 images 40 times, 40 / 6 = 6.7; only who has turns is told of them."""
+    assert with_turns(AdaptationConfig(iterations=3000, batch=4, **given), 300).ensemble_every == turns
+    said = capsys.readouterr().err
+    assert line in said
+    assert bool(said) == bool(line)
+
+
+@pytest.fixture(scope="module")
+def cameras(tmp_path_factory):
+    return drawn_cameras(tmp_path_factory.mktemp("cameras"), train=4, val=2)
+
+
+@pytest.fixture(scope="module")
+def source(cameras, tmp_path_factory):
+    """A network of two steps of source training."""
+    out = tmp_path_factory.mktemp("source") / "run"
+    options = {"source": str(cameras / "old"), "size": "64x96", "settings": SMALL}
+    return start_run(recipe="demo", out=out, init=None, resume=None, options=options).source
+
+
+def adapted(cameras, source, out, settings, **more):
+    places = {"source": str(cameras / "old"), "target": (str(cameras / "new" / "images" / "train"),)}
+    options = {**places, "settings": (*SMALL, *settings), **more}
+    return start_run(recipe="demo", out=out, init=source, resume=None, options=options)
+
+
+def resumed(out):
+    return start_run(recipe="new_camera", out=None, init=None, resume=out, options={})
+
+
+def assert_same(first: Path, second: Path):
+    one, two = (load_checkpoint(run / "checkpoints" / "adapted.pt").segmenter_state for run in (first, second))
+    for name in one:
+        assert torch.equal(one[name], two[name]), name
+
+
+@pytest.mark.parametrize("kind", OPTIONS)
+def test_a_resumed_run_with_options_is_the_unbroken_one_to_the_bit(cameras, source, tmp_path, kind):
+    settings = OPTIONS[kind] + ((f"adaptation.distil_from={source}",) if kind == "ensemble" else ())
+    whole, half = tmp_path / "whole", tmp_path / "half"
+    adapted(cameras, source, whole, settings)
+    with broken_off_after_two_steps():
+        adapted(cameras, source, half, settings)
+    resumed(half)
+    assert_same(whole, half)
+    assert (whole / "log.jsonl").read_text() == (half / "log.jsonl").read_text()
+    last = [json.loads(line) for line in (whole / "log.jsonl").read_text().splitlines()][-2:]
+    assert sum(value for name, value in last[0].items() if name.startswith("share.")) == pytest.approx(1.0)
+    assert {"own_cosine", "other_cosine", "separation"} <= last[0].keys()
+    wanted = {"mean_teacher": "entropy", "ensemble": "distillation", "crops": "agreement"}.get(kind, "agreement")
+    assert {"loss", "flip_rate", "confidence", wanted} <= last[1].keys()
+
+
+def test_another_distiller_than_the_run_began_with_is_refused(cameras, source, tmp_path):
+    teacher, out = tmp_path / "teacher.pt", tmp_path / "run"
+    shutil.copy(source, teacher)
+    with broken_off_after_two_steps():
+        adapted(cameras, source, out, (f"adaptation.distil_from={teacher}",))
+    content = torch.load(teacher, weights_only=True)
+    content["iteration"] += 1
+    torch.save(content, teacher)
+    with pytest.raises(ClstError, match="is another file than the run began with; put that one back, or start"):
+        resumed(out)
+
+
+def test_a_distiller_that_cannot_teach_makes_no_run_folder(cameras, source, tmp_path):
+    content = torch.load(source, weights_only=True)
+    content["classes"]["names"][0] = "asphalt"
+    torch.save(content, tmp_path / "other.pt")
+    for name, error, words in (("other.pt", ConfigError, "asphalt"), ("none.pt", ModelFileError, "no such checkpoint")):
+        with pytest.raises(error, match=words):
+            adapted(cameras, source, tmp_path / "run", (f"adaptation.distil_from={tmp_path / name}",))
+        assert not (tmp_path / "run").exists()
+
+
+def test_a_collapse_is_said_on_stderr_in_one_line(monkeypatch, cameras, source, tmp_path, capsys):
+    """Provoked: a network of two steps taught by itself at a rate of 0.3 soon knows hardly more than one class."""
+    monkeypatch.setattr(CollapseWatch, "IMAGES", 4)  # two steps
+    settings = ("adaptation.learning_rate=0.3", "adaptation.iterations=8", "adaptation.ensemble_momentum=0.0")
+    adapted(cameras, source, tmp_path / "run", settings)
+    lines = [line for line in capsys.readouterr().err.splitlines() if "warning: " in line]
+    assert any("vanished from the pseudo-labels; " in line for line in lines)
+    assert len(lines) == len(set(lines)) <= 3
+
+
+def test_a_run_without_a_teacher_logs_no_pseudo_labels(cameras, source, tmp_path):
+    settings = ("adaptation.teacher=none", "adaptation.self_training_weight=0", "adaptation.contrastive_weight=0")
+    settings = (*settings, "adaptation.entropy_weight=0.1", "adaptation.class_mix=false")
+    run = adapted(cameras, source, tmp_path / "run", settings)
+    entries = [json.loads(line) for line in run.path.joinpath("log.jsonl").read_text().splitlines()]
+    assert not [name for entry in entries for name in entry if name.startswith("share.")]
+    assert entries[-1]["self_training"] == 0.0
+    assert entries[-1]["entropy"] > 0
+    assert entries[-1]["confidence"] is None
+
+
+FAST = "adaptation.learning_rate=1e-2"
+
+
+def weights_of(folder):
+    """What was trained, without statistics."""
+    state = load_checkpoint(folder).segmenter_state
+    return {name: value for name, value in state.items() if "running" not in name and "num_batches" not in name}
+
+
+def test_with_a_start_share_a_run_ends_between_the_network_it_was_given_and_the_one_it_made(cameras, source, tmp_path):
+    """Half-way, weight by weight, with the statistics that this network has of the target."""
+    made = weights_of(adapted(cameras, source, tmp_path / "made", (FAST,)).adapted)
+    result = adapted(cameras, source, tmp_path / "joined", (FAST, "adaptation.start_share=0.5")).adapted
+    given, joined = weights_of(source), weights_of(result)
+    assert any(not torch.equal(given[name], made[name]) for name in made)
+    for name in made:
+        torch.testing.assert_close(joined[name], (given[name] + made[name]) / 2, rtol=0, atol=1e-6)
+
+    content = load_checkpoint(result)
+    network = build_from_checkpoint(content)
+    target = open_target((str(cameras / "new" / "images" / "train"),), input_hw=content.input_hw, fit=content.fit)
+    estimate_statistics(network, statistics_batches(target, count=256, size=2))
+    for name, value in network.state_dict().items():
+        torch.testing.assert_close(value, content.segmenter_state[name], rtol=1e-4, atol=1e-5)
+
+
+def test_what_is_scored_at_the_end_of_a_run_is_its_result(cameras, source, tmp_path, monkeypatch):
+    """The weights of the last validation are those of the checkpoint."""
+    scored, score = [], run_module.validation_miou
+
+    def noted(segmenter, *others):
+        scored.append({name: value.detach().clone() for name, value in segmenter.named_parameters()})
+        return score(segmenter, *others)
+
+    monkeypatch.setattr(run_module, "validation_miou", noted)
+    settings = (FAST, "adaptation.start_share=0.5")
+    result = weights_of(adapted(cameras, source, tmp_path / "run", settings, val=str(cameras / "new")).adapted)
+    assert scored[-1].keys() == result.keys()
+    for name, value in scored[-1].items():
+        assert torch.equal(value, result[name]), name
+
+
+def test_with_entropy_first_the_start_is_where_labels_begin(cameras, source, tmp_path, monkeypatch):
+    """Two steps of entropy, two of labels: not the network that was given, which has moved on by then."""
+    given, begun, begin = weights_of(source), [], StartWeights.begin
+
+    def noted(self, one):
+        begun.append({name: value.detach().clone() for name, value in one.named_parameters()})
+        begin(self, one)
+
+    monkeypatch.setattr(StartWeights, "begin", noted)
+    settings = (FAST, "adaptation.entropy_first=0.5", "adaptation.start_share=0.5")
+    adapted(cameras, source, tmp_path / "run", settings)
+    assert len(begun) == 1
+    assert any(not torch.equal(value, given[name]) for name, value in begun[0].items())

@@ -1,0 +1,139 @@
+"""Steps of entropy minimisation before self-training begins."""
+
+import copy
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from clst_train.engine.schedule import steps_before_labels
+from clst_train.method.entropy_first import entropy_step
+from clst_train.method.step import adaptation_step
+from clst_train.method.teachers import Distiller
+from clst_train.training import start_run
+from tests.support.miniature import drawn_cameras
+from tests.support.tiny import SIZE_HW, batches, learner
+
+pytestmark = pytest.mark.usefixtures("narrow", "no_pictures")
+SMALL = (
+    *("augmentation.crop_hw=[64,64]", "adaptation.batch=2", "adaptation.iterations=4", "source.iterations=1"),
+    *("source.batch=2", "run.log_every=1", "run.precision=fp32", "run.threads=1", "adaptation.target_warm_up=0.5"),
+)
+
+
+@pytest.mark.parametrize(
+    ("iterations", "fraction", "steps"), [(1000, 0.3, 300), (1000, 0.0, 0), (3, 0.3, 1), (0, 0.3, 0), (1, 0.3, 0)]
+)
+def test_the_steps_before_labels_are_a_fraction_of_all(iterations, fraction, steps):
+    assert steps_before_labels(iterations, fraction) == steps
+
+
+def test_such_a_step_is_source_and_entropy_of_the_crops_with_nothing_pasted_or_hidden():
+    """Weight 0.2 at half of the warm-up: 0.1 of the mean entropy over log 3 of every pixel as it is."""
+    source, target = batches()
+    hidden = dataclasses.replace(target, hidden=np.ones((2, *SIZE_HW), bool))
+    result = entropy_step(learner(entropy_first_weight=0.2), source, hidden, target_weight=0.5)
+    twin = learner()
+    with torch.no_grad():
+        p = twin.segmenter(twin.tensor(target.crops)).softmax(1)
+        expected = -(p * p.log()).sum(1).mean() / torch.tensor(3.0).log()
+    assert result.parts["entropy"].item() == pytest.approx(expected.item(), abs=1e-6)
+    loss = result.parts["source"] + 0.5 * 0.2 * result.parts["entropy"]
+    assert result.loss.item() == pytest.approx(loss.item(), abs=1e-6)
+    assert set(result.pseudo_labels.flatten().tolist()) == {255}
+    assert result.parts.keys() == {"source", "entropy"}  # what has no weight is no part of it
+
+
+def test_such_a_step_asks_no_teacher_but_prototypes_and_a_mean_teacher_follow():
+    one, (source, target) = learner(teacher="mean_teacher", distribution_alignment=1.0), batches()
+    entropy_step(one, source, target, target_weight=1.0)
+    assert one.ensemble.visits.tolist() == [0, 0]
+    assert not one.ensemble.visited.any()
+    assert one.mean_teacher.steps == 1
+    assert bool(one.prototypes.seen.all())
+    assert one.diagnostics.read()[2] == 0  # no image's labels were seen
+
+
+def test_a_fully_ignored_target_has_no_entropy_to_minimise():
+    source, target = batches(ignored=True)
+    assert entropy_step(learner(), source, target, target_weight=1.0).parts["entropy"].item() == 0.0
+
+
+def test_another_network_to_learn_from_teaches_in_such_a_step():
+    one = learner(distil_weight=0.5)
+    other = copy.deepcopy(one.segmenter)
+    with torch.no_grad():
+        other.head.bias[1] += 3.0
+    object.__setattr__(one, "distiller", Distiller(other, SIZE_HW, "0" * 64))
+    result = entropy_step(one, *batches(), target_weight=1.0)
+    assert result.parts["distillation"].item() > 0.1
+    loss = result.parts["source"] + 0.1 * result.parts["entropy"] + 0.5 * result.parts["distillation"]
+    assert result.loss.item() == pytest.approx(loss.item(), abs=1e-6)
+
+
+def test_labels_are_what_they_would_be_without_such_a_step():
+    """The step itself changes no setting of the learner: the next one pastes, asks the ensemble and contrasts."""
+    one, two = learner(), learner()
+    entropy_step(one, *batches(), target_weight=1.0)
+    first, second = (adaptation_step(each, *batches(), target_weight=1.0) for each in (one, two))
+    assert first.parts.keys() == second.parts.keys() == {"source", "self_training", "contrastive"}
+    assert one.ensemble.visits.tolist() == two.ensemble.visits.tolist() == [1, 1]
+
+
+@pytest.fixture(scope="module")
+def cameras(tmp_path_factory):
+    return drawn_cameras(tmp_path_factory.mktemp("cameras"), train=4)
+
+
+def entries_of(run):
+    """The adaptation's log lines, one for each step, and those that tell class shares."""
+    lines = [json.loads(line) for line in run.path.joinpath("log.jsonl").read_text().splitlines()]
+    adapted = [line for line in lines if line["stage"] == "adapted"]
+    return [line for line in adapted if "loss" in line], [line for line in adapted if "share.road" in line]
+
+
+def test_a_run_begins_with_entropy_then_learns_from_labels_each_with_its_warm_up(cameras, tmp_path, capsys):
+    """Four steps, half of them for entropy, a warm-up of two steps: weights 0, ½ · 0.1, then 0, ½ anew."""
+    options = {
+        "source": str(cameras / "old"), "target": (str(cameras / "new" / "images" / "train"),), "size": "64x96",
+        "settings": (*SMALL, "adaptation.entropy_first=0.5", "adaptation.contrastive_weight=0.1"),
+    }  # fmt: skip
+    run = start_run(recipe="demo", out=tmp_path / "run", init=None, resume=None, options=options)
+    said = capsys.readouterr().err
+    assert "entropy: self-training begins after 2 of 4 steps" in said
+    assert "(adaptation.entropy_first = 0.5)" in said
+    steps, shares = entries_of(run)
+    assert [line["iteration"] for line in shares] == [3, 4]
+    assert ["entropy" in line for line in steps] == [True, True, False, False]
+    sums = [
+        0.0,
+        0.5 * 0.1 * steps[1]["entropy"],
+        0.0,
+        0.5 * (steps[3]["self_training"] + 0.1 * steps[3]["contrastive"]),
+    ]
+    for line, unsupervised in zip(steps, sums, strict=True):
+        assert line["loss"] == pytest.approx(line["source"] + unsupervised, abs=1e-5)
+
+
+def test_labels_begin_with_statistics_of_the_target_by_the_weights_of_then(cameras, tmp_path, monkeypatch):
+    """At first, where labels begin, and last; where labels begin the network has learnt already."""
+    import clst_train.stages.adaptation as stage
+
+    seen = []
+    estimate = stage.estimate_statistics
+
+    def noted(network, batches):
+        seen.append(next(iter(network.parameters())).detach().clone())
+        return estimate(network, batches)
+
+    monkeypatch.setattr(stage, "estimate_statistics", noted)
+    options = {
+        "source": str(cameras / "old"), "target": (str(cameras / "new" / "images" / "train"),), "size": "64x96",
+        "settings": (*SMALL, "adaptation.entropy_first=0.5"),
+    }  # fmt: skip
+    start_run(recipe="demo", out=tmp_path / "run", init=None, resume=None, options=options)
+    assert len(seen) == 3
+    assert not torch.equal(seen[0], seen[1])
+    assert not torch.equal(seen[1], seen[2])

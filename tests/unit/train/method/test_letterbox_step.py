@@ -1,0 +1,137 @@
+"""In a step of the adaptation, padding of a target image is as good as not there. Legend as in tiny.py."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from clst_train.method.step import adaptation_step
+from tests.support.tiny import CLASSES, SIZE_HW, batches, learner
+
+PADDING = np.zeros((2, *SIZE_HW), bool)
+PADDING[0, :1], PADDING[1, :, 4:] = True, True  # another one in each image
+EVERYTHING = {
+    "class_balance": 0.5,
+    "pseudo_label_weighting": "confident_share",
+    "confidence_threshold": 0.5,
+    "entropy_weight": 0.1,
+    "minimum_pixels": 1,
+    "class_mix": False,
+}
+
+
+def padded(target, padding=PADDING):
+    return dataclasses.replace(target, ignored=padding, covered=padding)
+
+
+def step(stored, **settings):
+    """One step that reads an ensemble B,h,w of class ids, each said with 0.8, in a set with that padding."""
+    one = learner(ensemble_every=2, **(EVERYTHING | settings))
+    source, target = batches()
+    said = torch.full((2, CLASSES, *SIZE_HW), 0.1).scatter(1, torch.from_numpy(stored)[:, None], 0.8)
+    one.ensemble.update(target.indices, said)
+    one.ensemble.visited[target.indices] = True
+    # The first look makes prototypes, without which the contrastive loss of the second would be nothing
+    for seed in (1, 0):
+        source, _ = batches(seed=seed)
+        result = adaptation_step(one, source, padded(target), target_weight=1.0, iteration=1)
+    result.loss.backward()
+    gradients = [parameter.grad.clone() for parameter in one.segmenter.parameters() if parameter.grad is not None]
+    return result, gradients, one.diagnostics.read()
+
+
+def stored(seed=3):
+    return np.random.default_rng(seed).integers(0, CLASSES, (2, *SIZE_HW))
+
+
+@pytest.mark.parametrize("settings", [{}, {"class_mix": True}])
+def test_what_is_stored_for_padding_changes_neither_loss_nor_gradient_nor_log(settings):
+    plain, spoilt = stored(), stored()
+    spoilt[PADDING] = (spoilt[PADDING] + 1) % CLASSES
+    (one, first, told), (two, second, other) = step(plain, **settings), step(spoilt, **settings)
+    assert one.loss.item() == two.loss.item()
+    assert {name: part.item() for name, part in one.parts.items()} == {
+        name: part.item() for name, part in two.parts.items()
+    }
+    assert one.parts["contrastive"].item() != 0
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    assert told[1:] == other[1:]
+    assert told[0] == pytest.approx(other[0], nan_ok=True)
+    if not settings:
+        assert (one.pseudo_labels.numpy()[PADDING] == 255).all()
+
+
+def test_this_test_would_notice_a_single_pixel_of_the_picture():
+    spoilt = stored()
+    spoilt[0, 1, 0] = (spoilt[0, 1, 0] + 1) % CLASSES
+    assert step(stored())[0].loss.item() != step(spoilt)[0].loss.item()
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"teacher": "mean_teacher"}, {"ensemble_view": "crops"}, {"ensemble_zoom": 1.25}]
+)
+def test_no_cell_of_padding_is_in_the_shares_that_are_logged(settings):
+    """Of 2×24 cells 6 and 8 are padding: 34 pseudo-labels are counted, and changes of theirs alone."""
+    one, (source, target) = learner(class_mix=False, **settings), batches()
+    adaptation_step(one, source, padded(target), target_weight=1.0)
+    assert one.diagnostics.counts.sum().item() == 34
+    if settings.get("ensemble_view") != "crops":
+        assert (one.diagnostics.labels.numpy()[PADDING] == 255).all()
+        assert (one.diagnostics.labels.numpy()[~PADDING] != 255).all()
+
+
+def test_source_padding_carries_no_loss():
+    """Labels 255 in a column: whatever the network says there, nothing flows back from it."""
+    one, (source, target) = learner(self_training_weight=0.0, contrastive_weight=0.0, class_mix=False), batches()
+    source.labels[:, :, 4:] = 255
+    seen = []
+    true = one.segmenter.training_outputs
+
+    def training_outputs(images):
+        outputs = true(images)
+        outputs.logits.retain_grad()
+        seen.append(outputs.logits)
+        return outputs
+
+    one.segmenter.training_outputs = training_outputs
+    adaptation_step(one, source, target, target_weight=1.0).loss.backward()
+    assert (seen[0].grad[:, :, :, 4:] == 0).all()
+    assert (seen[0].grad[:, :, :, :4] != 0).any()
+
+
+def test_padding_is_not_asked_how_sure_the_teacher_is():
+    """Unsure everywhere in the padding and sure elsewhere: the share is 1, and the loss that of no weighting."""
+
+    def loss(unsure, **settings):
+        one, (source, target) = learner(ensemble_every=2, **(EVERYTHING | settings)), batches()
+        said = torch.full((2, CLASSES, *SIZE_HW), 0.05)
+        said[:, 0] = 0.9
+        said.permute(0, 2, 3, 1)[torch.from_numpy(unsure)] = torch.tensor([0.4, 0.3, 0.3])
+        one.ensemble.update(target.indices, said)
+        one.ensemble.visited[target.indices] = True
+        return (
+            adaptation_step(one, source, padded(target), target_weight=1.0, iteration=1).parts["self_training"].item()
+        )
+
+    plain = loss(PADDING, pseudo_label_weighting="none")
+    assert loss(PADDING) == pytest.approx(plain)
+    half = PADDING.copy()
+    half[0, 1:] = True  # of 18 + 16 visible cells 18 are unsure
+    assert loss(half) == pytest.approx(plain * 16 / 34, rel=1e-4)
+
+
+def test_an_ensemble_of_crops_leaves_padding_alone():
+    one, (source, target) = learner(ensemble_view="crops", class_mix=False), batches()
+    labels = adaptation_step(one, source, padded(target), target_weight=1.0).pseudo_labels
+    assert (labels.numpy()[PADDING] == 255).all()
+    assert (labels.numpy()[~PADDING] != 255).all()
+    stored_now = np.asarray(one.ensemble.read(target.indices))  # B,C,h,w
+    assert (np.moveaxis(stored_now, 1, 3)[PADDING] == 0).all()
+
+
+def test_everything_padded_is_a_step_without_a_target():
+    one, (source, target) = learner(class_mix=False), batches()
+    result = adaptation_step(one, source, padded(target, np.ones_like(PADDING)), target_weight=1.0)
+    assert result.parts["self_training"].item() == 0
+    assert torch.isfinite(result.loss)

@@ -1,0 +1,430 @@
+import copy
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from clst_runtime.classes.labels import ClassList
+from clst_runtime.errors import ConfigError, ModelFileError
+from clst_train.config import AdaptationConfig, ModelConfig
+from clst_train.data.augment import Geometry
+from clst_train.method.batchnorm import FollowedStatistics
+from clst_train.method.step import adaptation_step, trust_of
+from clst_train.method.teachers import Distiller, Lesson, MeanTeacher, open_distiller, probabilities_of
+from clst_train.method.views import student_view
+from clst_train.models.checkpoint import Checkpoint, save_checkpoint
+from clst_train.models.deployable import MEAN, STD, normalise_in_training
+from clst_train.models.networks import build_segmenter
+from tests.support.tiny import SIZE_HW, TinySegmenter, batches, learner
+
+
+def fill(network, value):
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.fill_(value)
+
+
+def values(network):
+    return {round(float(v), 6) for p in network.parameters() for v in p.flatten()}
+
+
+def test_the_mean_teacher_copies_then_averages_then_follows_at_its_momentum():
+    """Students 4, 8, 2, 1 with momentum 0.6: t=0 copy 4; t=1 m=½ → 6; t=2 m=0.6 → 4.4; t=3 m=0.6 → 3.04."""
+    student = TinySegmenter()
+    teacher = MeanTeacher(student, 0.6)
+    expected = [4.0, 6.0, 0.6 * 6 + 0.4 * 2, 0.6 * 4.4 + 0.4 * 1]
+    for new, average in zip((4.0, 8.0, 2.0, 1.0), expected, strict=True):
+        fill(student, new)
+        teacher.follow(student)
+        assert values(teacher.network) == {round(average, 6)}
+    assert not any(parameter.requires_grad for parameter in teacher.network.parameters())
+
+
+def test_the_mean_teacher_goes_on_from_its_state_to_the_bit(tmp_path):
+    torch.manual_seed(0)
+    student = TinySegmenter()
+    teacher = MeanTeacher(student, 0.9)
+    teacher.follow(student)
+    torch.save(teacher.state_dict(), tmp_path / "t.pt")
+    other = MeanTeacher(TinySegmenter(), 0.9)
+    other.load_state_dict(torch.load(tmp_path / "t.pt", weights_only=True))
+    fill(student, 0.5)
+    for each in (teacher, other):
+        each.follow(student)
+    for one, two in zip(teacher.network.parameters(), other.network.parameters(), strict=True):
+        assert torch.equal(one, two)
+    assert teacher.steps == other.steps == 2
+
+
+def test_a_teacher_predicts_by_the_statistics_it_is_given_and_else_by_the_networks_own():
+    """Own: mean 1, variance 4; followed with momentum 0 from mean 0, variance 1. No mode, no own statistic moves."""
+    torch.manual_seed(0)
+    network, images = TinySegmenter().train(), torch.randn(2, 3, 4, 6)
+    statistics, plain = FollowedStatistics(network, 0.0), torch.autocast("cpu", enabled=False)
+    network.norm.running_mean.fill_(1.0)
+    network.norm.running_var.fill_(4.0)
+    for given, mean, variance in ((None, 1.0, 4.0), (statistics, 0.0, 1.0)):
+        said = probabilities_of(network, images, plain, given)
+        features = torch.relu(network.body((images - mean) / (variance + 1e-5) ** 0.5))
+        assert torch.allclose(said, network.head(features).softmax(1), atol=1e-5)
+        assert not said.requires_grad
+        assert network.training
+    assert network.norm.running_mean.tolist() == [1.0] * 3
+
+
+def test_a_compiled_pass_is_not_asked_where_statistics_follow(monkeypatch):
+    """Compiled code would keep the statistics of its first call."""
+    network, plain = TinySegmenter(), torch.autocast("cpu", enabled=False)
+    monkeypatch.setattr(network, "forward", lambda images: pytest.fail("the compiled pass was asked"))
+    statistics = FollowedStatistics(network, 0.5)
+    probabilities_of(network, torch.ones(2, 3, 4, 6), plain, statistics)
+    assert statistics.means[0].tolist() == [0.5] * 3
+
+
+def test_pseudo_labels_are_by_the_statistics_of_whole_target_images_whatever_is_trained_on():
+    """A bright source must not move them: after a step they lie a tenth of the way from 0 to the target's mean."""
+    one, (source, target) = learner(class_mix=False), batches()
+    source = dataclasses.replace(source, images=np.full_like(source.images, 255))
+    adaptation_step(one, source, target, target_weight=1.0)
+    expected = 0.1 * one.tensor(target.whole).mean((0, 2, 3))
+    assert torch.allclose(one.statistics.means[0], expected, atol=1e-6)
+
+
+def test_the_mean_teacher_speaks_in_the_ensembles_place():
+    one = learner(teacher="mean_teacher", class_mix=False)
+    fill(one.segmenter, 0.0)
+    with torch.no_grad():
+        one.segmenter.head.bias.copy_(torch.tensor([0.0, 0.0, 5.0]))  # class 2 everywhere
+    result = adaptation_step(one, *batches(), target_weight=1.0)
+    assert set(result.pseudo_labels.flatten().tolist()) == {2}
+    with torch.no_grad():
+        one.segmenter.head.bias.copy_(torch.tensor([9.0, 0.0, 0.0]))
+    # t = 1: the mean of both biases is (4.5, 0, 2.5), so the teacher says 0
+    assert set(adaptation_step(one, *batches(), target_weight=1.0).pseudo_labels.flatten().tolist()) == {0}
+    assert one.ensemble.visits.tolist() == [0, 0]
+
+
+def test_without_a_teacher_no_target_pixel_has_a_label_and_only_the_entropy_pulls():
+    settings = {"teacher": "none", "self_training_weight": 0.0, "contrastive_weight": 0.0, "class_mix": False}
+    one = learner(entropy_weight=0.5, **settings)
+    result = adaptation_step(one, *batches(), target_weight=1.0)
+    assert set(result.pseudo_labels.flatten().tolist()) == {255}
+    assert result.loss.item() == pytest.approx((result.parts["source"] + 0.5 * result.parts["entropy"]).item())
+    assert math.isnan(one.diagnostics.read()[0]["confidence"])
+    with torch.no_grad():
+        twin = learner(**settings)
+        expected = _entropy(twin, batches()[1])
+    assert result.parts["entropy"].item() == pytest.approx(expected, abs=1e-6)
+
+
+def _entropy(one, target):
+    p = one.segmenter(one.tensor(target.crops)).softmax(1)
+    return float(-(p * p.log()).sum(1).mean() / torch.tensor(3.0).log())
+
+
+def test_under_the_ignore_mask_there_is_no_entropy():
+    one = learner(teacher="none", self_training_weight=0.0, contrastive_weight=0.0, entropy_weight=1.0, class_mix=False)
+    assert adaptation_step(one, *batches(ignored=True), target_weight=1.0).parts["entropy"].item() == 0.0
+
+
+def test_pasted_source_pixels_have_no_entropy():
+    """Half of the student's pixels are pasted: the mean is over the other ones alone."""
+    settings = {"teacher": "none", "self_training_weight": 0.0, "contrastive_weight": 0.0, "entropy_weight": 1.0}
+    source, target = batches()
+    result = adaptation_step(learner(**settings), source, target, target_weight=1.0)
+    twin, mask = learner(**settings), torch.from_numpy(source.mixing)
+    mixed = torch.where(mask[:, None], twin.tensor(source.images), twin.tensor(target.crops))
+    with torch.no_grad():
+        p = twin.segmenter(mixed).softmax(1)
+    expected = -(p * p.log()).sum(1)[~mask].mean() / torch.tensor(3.0).log()
+    assert result.parts["entropy"].item() == pytest.approx(expected.item(), abs=1e-6)
+
+
+def mixed_terms(twin, source, target, said):
+    """Cross-entropy of each pixel of the mixed crops with what a teacher has said, and which pixels are pasted."""
+    mask = torch.from_numpy(source.mixing)
+    with torch.no_grad():
+        twin.segmenter(twin.tensor(source.images))
+        logits = twin.segmenter(torch.where(mask[:, None], twin.tensor(source.images), twin.tensor(target.crops)))
+    labels = torch.where(mask, torch.from_numpy(source.labels).long(), said.argmax(1))
+    return F.cross_entropy(logits, labels, reduction="none"), mask
+
+
+def test_the_confident_share_weighs_the_targets_own_pixels_and_not_the_pasted_ones():
+    """The share of sure cells s: (Σ own s·CE + Σ pasted CE) / all pixels, counted by a plain loop."""
+    chosen = {"teacher": "mean_teacher", "contrastive_weight": 0.0, "confidence_threshold": 0.4}
+    source, target = batches()
+    result = adaptation_step(
+        learner(**chosen, pseudo_label_weighting="confident_share"), source, target, target_weight=1.0
+    )
+    twin = learner(**chosen)
+    said = probabilities_of(twin.segmenter, twin.tensor(target.whole), twin.autocast)
+    share = float((said.amax(1) > 0.4).sum()) / said[:, 0].numel()
+    assert 0.1 < share < 0.9
+    terms, mask = mixed_terms(twin, source, target, said)
+    expected = (terms[mask].sum() + share * terms[~mask].sum()) / terms.numel()
+    assert result.parts["self_training"].item() == pytest.approx(expected.item(), abs=1e-6)
+
+
+@pytest.mark.parametrize("exponent", [1.0, 3.0])
+def test_each_own_pixel_weighs_its_labels_probability_and_pasted_ones_weigh_1(exponent):
+    """(Σ own p^γ·CE + Σ pasted CE) / all pixels, counted by a plain loop."""
+    chosen = {"teacher": "mean_teacher", "contrastive_weight": 0.0}
+    source, target = batches()
+    weighed = {"pseudo_label_weighting": "probability", "probability_exponent": exponent}
+    result = adaptation_step(learner(**chosen, **weighed), source, target, target_weight=1.0)
+    twin = learner(**chosen)
+    said = probabilities_of(twin.segmenter, twin.tensor(target.whole), twin.autocast, twin.statistics)
+    terms, mask = mixed_terms(twin, source, target, said)
+    total = 0.0
+    for place in np.ndindex(*terms.shape):
+        image, row, column = place
+        own = not mask[place]
+        total += float(terms[place]) * (float(said[image, :, row, column].max()) ** exponent if own else 1.0)
+    assert result.parts["self_training"].item() == pytest.approx(total / terms.numel(), abs=1e-6)
+
+
+def test_the_probability_is_seen_through_the_crop_that_the_label_is():
+    """Cells of 0.6 left and 1.0 right: a mirrored view of the left half weighs 0.6 but for the seam; exponent 0: 1."""
+    left = Geometry(zoomed_hw=(4, 8), top=0, left=0, crop_hw=(4, 4), mirrored=True)
+    cells = torch.tensor([0.6, 0.6, 1.0, 1.0]).expand(1, 1, 2, 4)
+    lesson = Lesson(averaged=torch.cat([cells, 1 - cells], 1))
+    view = student_view(torch.zeros(1, 3, 4, 4), torch.zeros(1, 4, 4, dtype=torch.bool), None)
+    _, target = batches()
+    seen = dataclasses.replace(target, geometries=(left,))
+    told = trust_of(learner(pseudo_label_weighting="probability"), lesson, seen, view)
+    # pixel centres of the left half lie at 0.25, 0.75, 1.25, 1.75 cells from the left edge; the seam's is 1.75
+    assert told[0, 0].tolist() == pytest.approx([0.6 + 0.4 * 0.25, 0.6, 0.6, 0.6])
+    flat = learner(pseudo_label_weighting="probability", probability_exponent=0.0)
+    assert trust_of(flat, lesson, seen, view).unique().tolist() == [1.0]
+    assert trust_of(learner(), lesson, seen, view) is None
+
+
+def test_the_ensemble_is_asked_in_every_nth_step_and_for_images_never_visited():
+    one, (source, target) = learner(ensemble_every=3), batches()
+    for iteration, visits in ((1, 1), (2, 1), (3, 2), (4, 2), (5, 2), (6, 3)):
+        adaptation_step(one, source, target, target_weight=1.0, iteration=iteration)
+        assert one.ensemble.visits.tolist() == [visits, visits]
+        means, _, _ = one.diagnostics.read()
+        assert math.isnan(means["agreement"]) == (iteration in (2, 4, 5))
+        assert math.isnan(means["flip_rate"]) == (iteration not in (3, 6))
+
+
+def test_between_its_turns_the_stored_average_gives_the_labels():
+    one, (source, target) = learner(ensemble_every=2, class_mix=False), batches()
+    first = adaptation_step(one, source, target, target_weight=1.0, iteration=0).pseudo_labels
+    with torch.no_grad():
+        one.segmenter.head.bias.copy_(torch.tensor([0.0, 0.0, 50.0]))
+    assert torch.equal(adaptation_step(one, source, target, target_weight=1.0, iteration=1).pseudo_labels, first)
+
+
+def test_an_ensemble_of_crops_asks_for_nothing_more_and_leaves_pasted_and_ignored_cells_alone(monkeypatch):
+    """One training pass for each camera; on a first visit ẑ is the student's own prediction, which is the label."""
+    one = learner(ensemble_view="crops")
+    source, target = batches()
+    covered = np.zeros_like(target.ignored)
+    covered[:, :1] = True
+    target = dataclasses.replace(target, ignored=covered)
+    passes, predicted = [], []
+    true = one.segmenter.training_outputs
+
+    def training_outputs(images):
+        passes.append(images)
+        predicted.append(true(images))
+        return predicted[-1]
+
+    monkeypatch.setattr(one.segmenter, "training_outputs", training_outputs)
+    asked = lambda *_: pytest.fail("the whole images were predicted")  # noqa: E731
+    monkeypatch.setattr("clst_train.method.step.probabilities_of", asked)
+    labels = adaptation_step(one, source, target, target_weight=1.0).pseudo_labels
+    assert len(passes) == 2
+    pasted, ignored = torch.from_numpy(source.mixing), torch.from_numpy(target.ignored)
+    hidden = pasted | ignored
+    assert hidden.any()
+    assert not hidden.all()
+    own = predicted[1].logits.argmax(1)
+    assert torch.equal(labels[~hidden], own[~hidden])
+    assert (labels[ignored & ~pasted] == 255).all()
+    stored = torch.from_numpy(one.ensemble.read(target.indices)).movedim(1, 3)  # B,h,w,C
+    said = predicted[1].logits.softmax(1).movedim(1, 3)
+    assert torch.allclose(stored[~hidden], said[~hidden], atol=1e-4)
+    assert (stored[hidden] == 0).all()
+
+
+def test_an_ensemble_of_crops_takes_in_nothing_of_what_the_student_does_not_see():
+    one, (source, target) = learner(ensemble_view="crops", class_mix=False), batches()
+    hidden = np.zeros_like(target.ignored)
+    hidden[:, :, :2] = True
+    adaptation_step(one, source, dataclasses.replace(target, hidden=hidden), target_weight=1.0)
+    stored = torch.from_numpy(one.ensemble.read(target.indices)).sum(1)  # B,h,w
+    assert (stored[:, :, :2] == 0).all()
+    assert torch.allclose(stored[:, :, 2:], torch.ones(2, 4, 4), atol=1e-3)
+
+
+def test_what_is_hidden_is_learnt_from_its_label_all_the_same():
+    """With the whole crop hidden the network sees one colour and is still told the ensemble's labels of the picture."""
+    one, two = (learner(class_mix=False, contrastive_weight=0.0) for _ in range(2))
+    source, target = batches()
+    hidden = np.ones_like(target.ignored)
+    masked = adaptation_step(one, source, dataclasses.replace(target, hidden=hidden), target_weight=1.0)
+    plain = adaptation_step(two, source, target, target_weight=1.0)
+    assert torch.equal(masked.pseudo_labels, plain.pseudo_labels)
+    assert (one.ensemble.read(target.indices) == two.ensemble.read(target.indices)).all()
+    mean = normalise_in_training(torch.from_numpy(target.crops)).mean((2, 3), keepdim=True).expand(2, 3, 4, 6)
+    grey = two.segmenter.train().training_outputs(mean).logits.detach()
+    expected = F.cross_entropy(grey, plain.pseudo_labels)
+    assert masked.parts["self_training"].item() == pytest.approx(expected.item(), abs=1e-5)
+
+
+def test_the_auxiliary_head_learns_of_both_cameras_when_it_is_asked_to():
+    """0.4 of its source loss joins the source's, 0.4 of its target loss the self-training's; 0 gives no gradient."""
+    source, target = batches()
+    one, two = (learner(with_auxiliary=True, class_mix=False, auxiliary_weight=w) for w in (0.0, 0.4))
+    plain = adaptation_step(one, source, target, target_weight=1.0)
+    more = adaptation_step(two, source, target, target_weight=1.0)
+    twin = learner(with_auxiliary=True).segmenter
+    of_source = F.cross_entropy(
+        twin.training_outputs(one.tensor(source.images)).auxiliary, one.plain(source.labels).long()
+    )
+    of_target = F.cross_entropy(twin.training_outputs(one.tensor(target.crops)).auxiliary, plain.pseudo_labels)
+    for name, expected in (("source", of_source), ("self_training", of_target)):
+        assert (more.parts[name] - plain.parts[name]).item() == pytest.approx(0.4 * expected.item(), abs=1e-5)
+    plain.loss.backward()
+    more.loss.backward()
+    assert one.segmenter.auxiliary_head.weight.grad is None
+    assert two.segmenter.auxiliary_head.weight.grad.abs().sum() > 0
+
+
+def test_balanced_classes_change_only_the_self_training():
+    source, target = batches()
+    plain, balanced = (
+        adaptation_step(learner(class_balance=g, class_mix=False), source, target, target_weight=1.0).parts
+        for g in (0.0, 1.0)
+    )
+    assert plain["source"] == balanced["source"]
+    twin = learner()
+    with torch.no_grad():
+        twin.segmenter(twin.tensor(source.images))
+        logits = twin.segmenter(twin.tensor(target.crops))
+    labels = probabilities_of(twin.segmenter, twin.tensor(target.whole), twin.autocast, twin.statistics).argmax(1)
+    shares = [max(0.01, float((labels == c).float().mean())) for c in range(3)]
+    raw = torch.tensor([1 / share for share in shares])[labels]
+    expected = (F.cross_entropy(logits, labels, reduction="none") * raw / raw.mean()).mean()
+    assert balanced["self_training"].item() == pytest.approx(expected.item(), abs=1e-5)
+
+
+def test_the_distiller_pulls_the_targets_own_visible_cells():
+    """By its own statistics. A distiller equal to the student's start leaves little to learn, another one much."""
+    source, target = batches()
+    for bias, mixed in ((0.0, False), (3.0, False), (3.0, True)):
+        one = learner(class_mix=mixed, distil_weight=0.5, distil_temperature=2.0)
+        network = copy.deepcopy(one.segmenter)
+        with torch.no_grad():
+            network.head.bias[1] += bias
+        object.__setattr__(one, "distiller", Distiller(network, SIZE_HW, "0" * 64))
+        result = adaptation_step(one, source, target, target_weight=1.0)
+        student, mask = learner().segmenter, torch.from_numpy(source.mixing) & mixed
+        images = torch.where(mask[:, None], one.tensor(source.images), one.tensor(target.crops))
+        with torch.no_grad():
+            p = (network(one.tensor(target.whole)) / 2).softmax(1)
+            q = (student(images) / 2).softmax(1)
+        expected = 4 * ((p * (p / q).log()).sum(1) * ~mask).sum() / (~mask).sum()
+        assert result.parts["distillation"].item() == pytest.approx(expected.item(), abs=1e-5)
+        assert (expected.item() < 1e-3) == (bias == 0.0)
+        total = result.parts["source"] + result.parts["self_training"] + 0.1 * result.parts["contrastive"]
+        assert result.loss.item() == pytest.approx((total + 0.5 * result.parts["distillation"]).item(), abs=1e-5)
+
+
+def test_a_distiller_sees_the_images_at_its_own_size():
+    network = TinySegmenter()
+    seen = []
+    network.register_forward_pre_hook(lambda _, inputs: seen.append(tuple(inputs[0].shape)))
+    p = Distiller(network, (8, 12), "").probabilities(
+        torch.randn(2, 3, 4, 6), 1.0, torch.autocast("cpu", enabled=False)
+    )
+    assert seen == [(2, 3, 8, 12)]
+    assert p.shape == (2, 3, 8, 12)
+    assert not p.requires_grad
+
+
+STUDENT = ModelConfig(input_hw=(32, 64))
+
+
+@pytest.mark.parametrize(
+    ("own", "student", "words"),
+    [
+        ({}, {"fit": "letterbox"}, "trained with model.fit = 'stretch', the student with 'letterbox'"),
+        ({"fit": "letterbox"}, {}, "trained with model.fit = 'letterbox', the student with 'stretch'"),
+        ({"fit": "letterbox"}, {"fit": "letterbox", "input_hw": (64, 64)}, "letterbox of 32x64, the student .* 64x64"),
+        ({"fit": "letterbox"}, {"fit": "letterbox", "input_hw": (64, 128)}, ""),
+        ({}, {"input_hw": (64, 64)}, ""),
+    ],
+)
+def test_a_distiller_is_shown_pictures_of_the_shape_that_it_knows(tmp_path, own, student, words):
+    classes = ClassList(name="two", names=("road", "sky"), colours=((0, 0, 0), (1, 1, 1)))
+    checkpoint = Checkpoint(
+        network="ddrnet23_slim", classes=classes, input_hw=(32, 64), mean=MEAN, std=STD, stage="adapted", iteration=1,
+        segmenter_state=build_segmenter("ddrnet23_slim", 2).state_dict(), config={"model": own},
+    )  # fmt: skip
+    save_checkpoint(tmp_path / "t.pt", checkpoint)
+    settings = dataclasses.replace(STUDENT, **student)
+    if not words:
+        assert open_distiller(str(tmp_path / "t.pt"), classes, settings) is not None
+        return
+    with pytest.raises(ConfigError, match=words):
+        open_distiller(str(tmp_path / "t.pt"), classes, settings)
+
+
+def test_a_distiller_of_other_classes_or_none_at_all_is_refused(tmp_path):
+    classes = ClassList(name="two", names=("road", "sky"), colours=((0, 0, 0), (1, 1, 1)))
+    network = build_segmenter("ddrnet23_slim", 2)
+    checkpoint = Checkpoint(
+        network="ddrnet23_slim", classes=classes, input_hw=(32, 64), mean=MEAN, std=STD, stage="adapted", iteration=1,
+        segmenter_state=network.state_dict(),
+    )  # fmt: skip
+    save_checkpoint(tmp_path / "t.pt", checkpoint)
+    found = open_distiller(str(tmp_path / "t.pt"), classes, STUDENT)
+    assert found.input_hw == (32, 64)
+    assert not any(parameter.requires_grad for parameter in found.network.parameters())
+    swapped = ClassList(name="two", names=("sky", "road"), colours=classes.colours)
+    with pytest.raises(ConfigError, match=r"knows 2 classes \(road, sky\), the student 2 \(sky, road\)"):
+        open_distiller(str(tmp_path / "t.pt"), swapped, STUDENT)
+    assert open_distiller("", classes, STUDENT) is None
+    with pytest.raises(ModelFileError, match="no such checkpoint"):
+        open_distiller(str(tmp_path / "none.pt"), classes, STUDENT)
+    (tmp_path / "bad.pt").write_bytes(b"bad")
+    with pytest.raises(ModelFileError, match="damaged"):
+        open_distiller(str(tmp_path / "bad.pt"), classes, STUDENT)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"teacher": "oracle"}, "adaptation.teacher = 'oracle'; give ensemble, mean_teacher, none"),
+        ({"teacher": "none"}, "self_training_weight = 1.0 needs pseudo-labels"),
+        ({"teacher": "none", "self_training_weight": 0.0}, "contrastive_weight = 0.1 needs pseudo-labels"),
+        ({"pseudo_label_weighting": "sure"}, "give none, confident_share, probability"),
+        ({"ensemble_every": -1}, "ensemble_every = -1; give 0 or more"),
+        ({"teacher_momentum": 1.0}, "teacher_momentum = 1.0; give 0 up to below 1"),
+        ({"distil_temperature": 0.0}, "distil_temperature = 0.0; give a positive number"),
+        ({"class_balance": -1.0}, "class_balance = -1.0; give 0 or more"),
+        ({"distribution_alignment": -0.5}, "distribution_alignment = -0.5; give 0 or more"),
+        (
+            {"teacher": "none", "self_training_weight": 0, "contrastive_weight": 0, "distribution_alignment": 1},
+            "distribution_alignment = 1 needs pseudo-labels",
+        ),
+        ({"probability_exponent": -1.0}, "probability_exponent = -1.0; give 0 or more"),
+        ({"entropy_weight": -0.1}, "entropy_weight = -0.1; give 0 or more"),
+        ({"entropy_first_weight": -0.1}, "entropy_first_weight = -0.1; give 0 or more"),
+        ({"entropy_first": 1.0}, "entropy_first = 1.0; give 0 up to below 1"),
+        ({"start_share": 1.0}, "start_share = 1.0; give 0 up to below 1"),
+        ({"start_share": -0.1}, "start_share = -0.1; give 0 up to below 1"),
+        ({"entropy_first": -0.1}, "entropy_first = -0.1; give 0 up to below 1"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(settings, words):
+    with pytest.raises(ConfigError, match=words):
+        AdaptationConfig(**settings)

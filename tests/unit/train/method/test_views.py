@@ -1,0 +1,205 @@
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from clst_train.config import AugmentationConfig
+from clst_train.data.augment import Geometry, draw_geometry
+from clst_train.method.step import adaptation_step
+from clst_train.method.views import (
+    PLAIN,
+    WholeView,
+    class_weights,
+    labels_of_crops,
+    pixel_weights,
+    pseudo_labels_of,
+    seen_through,
+    strongest,
+    student_view,
+    whole_view,
+)
+from tests.support.tiny import batches, learner
+
+
+def enlarged_and_cut(maps, views):
+    """The plain way: enlarge the whole map, cut the crop out, mirror it."""
+    parts = []
+    for whole, view in zip(maps, views, strict=True):
+        zoomed = F.interpolate(whole[None], size=view.zoomed_hw, mode="bilinear", align_corners=False)[0]
+        part = zoomed[:, view.top : view.top + view.crop_hw[0], view.left : view.left + view.crop_hw[1]]
+        parts.append(part.flip(2) if view.mirrored else part)
+    return torch.stack(parts)
+
+
+@pytest.mark.parametrize("crop_hw", [(48, 64), (64, 96), (33, 17)])
+def test_a_crop_sees_what_enlarging_and_cutting_would_show(crop_hw):
+    torch.manual_seed(0)
+    views = tuple(
+        draw_geometry(np.random.default_rng(seed), AugmentationConfig(scale=(0.5, 2.0)), (64, 96), crop_hw)
+        for seed in range(12)
+    )
+    assert {view.mirrored for view in views} == {True, False}
+    maps = (3 * torch.randn(12, 5, 8, 12)).softmax(1)
+    expected = enlarged_and_cut(maps, views)
+    assert (seen_through(maps, views, crop_hw) - expected).abs().max() < 2e-5
+    logarithms = enlarged_and_cut(maps.clamp_min(1e-4).log(), views)
+    top = logarithms.topk(2, dim=1).values
+    decided = top[:, 0] - top[:, 1] > 1e-3
+    assert decided.float().mean() > 0.99
+    assert torch.equal(pseudo_labels_of(maps, views)[decided], logarithms.argmax(1)[decided])
+
+
+def test_a_map_may_be_seen_at_another_size_than_the_crops():
+    """The right half of 0 1 2 3, at half the crop's size: two cells with the middles of 2 and 3."""
+    view = Geometry(zoomed_hw=(2, 8), top=0, left=4, crop_hw=(2, 4), mirrored=False)
+    maps = torch.arange(4.0).reshape(1, 1, 1, 4)
+    assert seen_through(maps, (view,), (1, 2)).flatten().tolist() == pytest.approx([2.0, 3.0], abs=1e-5)
+    mirrored = Geometry(zoomed_hw=(2, 8), top=0, left=4, crop_hw=(2, 4), mirrored=True)
+    assert seen_through(maps, (mirrored,), (1, 2)).flatten().tolist() == pytest.approx([3.0, 2.0], abs=1e-5)
+
+
+def test_a_map_of_one_cell_is_that_cell_everywhere():
+    view = Geometry(zoomed_hw=(5, 7), top=1, left=2, crop_hw=(3, 4), mirrored=True)
+    assert pseudo_labels_of(torch.tensor([0.2, 0.8]).reshape(1, 2, 1, 1), (view,)).tolist() == [[[1] * 4] * 3]
+
+
+def test_pasted_pixels_bring_their_labels_and_the_ignore_mask_hides_the_rest():
+    """Four pixels: plain, ignored, pasted, pasted over an ignored one."""
+    ignored = torch.tensor([[[False, True, False, True]]])
+    mask = torch.tensor([[[False, False, True, True]]])
+    pasted = (torch.full((1, 3, 1, 4), 9.0), torch.full((1, 1, 4), 2), mask)
+    view = student_view(torch.zeros(1, 3, 1, 4), ignored, pasted)
+    assert view.labels(torch.ones(1, 1, 4, dtype=torch.long)).tolist() == [[[1, 255, 2, 2]]]
+    assert view.images[0, 0].tolist() == [[0.0, 0.0, 9.0, 9.0]]
+    assert view.own.tolist() == [[[True, True, False, False]]]
+    assert view.visible.tolist() == [[[True, False, False, False]]]
+    plain = student_view(torch.zeros(1, 3, 1, 4), ignored, None)
+    assert plain.labels(torch.ones(1, 1, 4, dtype=torch.long)).tolist() == [[[1, 255, 1, 255]]]
+    assert plain.own.all()
+
+
+def test_hidden_pixels_are_not_seen_but_keep_their_labels():
+    """Four pixels: hidden, plain, pasted into a hidden place, hidden and ignored; the mean is (1 + 5 + 9 + 1) / 4."""
+    ignored = torch.tensor([[[False, False, False, True]]])
+    pasted = (torch.full((1, 3, 1, 4), 9.0), torch.full((1, 1, 4), 2), torch.tensor([[[False, False, True, False]]]))
+    hidden = torch.tensor([[[True, False, True, True]]])
+    crops = torch.tensor([1.0, 5.0, 7.0, 1.0]).expand(1, 3, 1, 4)
+    view = student_view(crops, ignored, pasted, hidden)
+    assert view.images[0, 0].tolist() == [[4.0, 5.0, 9.0, 4.0]]
+    assert view.labels(torch.ones(1, 1, 4, dtype=torch.long)).tolist() == [[[1, 1, 2, 255]]]
+    assert view.visible.tolist() == [[[True, True, False, False]]]
+    assert view.shown.tolist() == [[[False, True, False, False]]]
+    assert view.hidden.tolist() == [[[True, False, False, True]]]
+
+
+def test_each_crop_hides_behind_a_colour_of_its_own():
+    crops = torch.tensor([[[[1.0, 3.0]]], [[[2.0, 8.0]]]]).expand(2, 3, 1, 2)
+    hidden = torch.tensor([[[True, False]], [[False, True]]])
+    view = student_view(crops, torch.zeros(2, 1, 2, dtype=torch.bool), None, hidden)
+    assert view.images[:, 0].tolist() == [[[2.0, 3.0]], [[2.0, 5.0]]]
+
+
+def test_weights_of_classes_are_counted_by_hand():
+    """Shares 3/4 and 1/4 at γ = 1: 4/3 and 4, mean (3·4/3 + 4)/4 = 2, so 2/3 and 2; ignored pixels weigh 0."""
+    labels = torch.tensor([[[0, 0, 0, 1, 255]]])
+    assert class_weights(labels, 3, 1.0).flatten().tolist() == pytest.approx([2 / 3] * 3 + [2.0, 0.0])
+    assert class_weights(labels, 3, 0.0).flatten().tolist() == [1.0, 1.0, 1.0, 1.0, 0.0]
+
+
+def test_a_class_of_a_few_stray_pixels_weighs_no_more_than_one_of_a_percent():
+    """One pixel of 1000 counts as 1 %, not as 0.1 %: about 100 times as much as the rest, not 1000 times."""
+    labels = torch.zeros(1, 1, 1000, dtype=torch.long)
+    labels[0, 0, 0] = 1
+    weights = class_weights(labels, 2, 1.0)[0, 0]
+    assert (weights[0] / weights[1]).item() == pytest.approx(99.9)
+
+
+def test_with_everything_ignored_all_weights_are_zero():
+    assert class_weights(torch.full((1, 1, 2), 255), 3, 0.5).tolist() == [[[0.0, 0.0]]]
+
+
+def test_sureness_and_balance_multiply_and_pasted_pixels_are_sure():
+    ignored, mask = torch.zeros(1, 1, 4, dtype=torch.bool), torch.tensor([[[False, False, False, True]]])
+    pasted = (torch.zeros(1, 3, 1, 4), torch.ones(1, 1, 4, dtype=torch.long), mask)
+    view = student_view(torch.zeros(1, 3, 1, 4), ignored, pasted)
+    labels = view.labels(torch.zeros(1, 1, 4, dtype=torch.long))
+    half = torch.tensor(0.5)
+    assert pixel_weights(view, labels, 2, trust=None, class_balance=0.0) is None
+    assert pixel_weights(view, labels, 2, trust=half, class_balance=0.0).flatten().tolist() == [0.5, 0.5, 0.5, 1.0]
+    both = pixel_weights(view, labels, 2, trust=half, class_balance=1.0).flatten().tolist()
+    assert both == pytest.approx([1 / 3, 1 / 3, 1 / 3, 2.0])
+    assert pixel_weights(view, labels, 2, trust=None, class_balance=1.0).flatten().tolist() == pytest.approx(
+        [2 / 3] * 3 + [2.0]
+    )
+
+
+def test_between_a_sure_and_an_unsure_cell_the_middle_goes_to_the_sure_one():
+    """The edge lies where a·log(0.999/0.001) = (1 − a)·log(0.7/0.3), at a = 0.11 of the way from the unsure cell."""
+    whole = torch.tensor([[[[0.999, 0.3]], [[0.001, 0.7]]]])  # 1,C,1,2
+    view = Geometry(zoomed_hw=(1, 200), top=0, left=50, crop_hw=(1, 100), mirrored=False)  # from middle to middle
+    labels = pseudo_labels_of(whole, (view,))[0, 0]
+    assert labels.sum().item() == 11  # in probabilities it would be 29: a·0.998 = (1 − a)·0.4
+    assert labels_of_crops(whole, (1, 2)).tolist() == [[[0, 1]]]
+
+
+def test_a_whole_view_comes_back_to_its_place():
+    """Cells of rising values from left to right: what is shown mirrored falls, what comes back rises again."""
+    images = torch.arange(8.0).expand(1, 3, 4, 8)
+    mirrored = WholeView(mirrored=True)
+    shown = mirrored.seen(images, 1)
+    assert shown[0, 0, 0].tolist() == list(reversed(range(8)))
+    assert torch.equal(mirrored.back(shown, (4, 8)), images)
+    larger = WholeView(zoom=1.3, mirrored=True)
+    shown = larger.seen(images, 2)
+    assert shown.shape[-2:] == (6, 10)  # 5.2 and 10.4 to multiples of 2
+    back = larger.back(shown, (4, 8))
+    assert back.shape == images.shape
+    assert (back[..., 1:] > back[..., :-1]).all()
+    assert PLAIN.seen(images, 2) is images
+
+
+def test_the_views_of_the_turns_are_drawn_once_and_for_all():
+    views = [whole_view(iteration, 1.25, mirror=True) for iteration in range(200)]
+    assert views == [whole_view(iteration, 1.25, mirror=True) for iteration in range(200)]
+    assert 70 < sum(view.mirrored for view in views) < 130
+    zooms = [view.zoom for view in views]
+    assert 1 <= min(zooms) < 1.03 < 1.22 < max(zooms) <= 1.25
+    for view in (whole_view(iteration, 1.0, mirror=False) for iteration in range(20)):
+        assert view == PLAIN
+
+
+def test_the_ensemble_takes_in_views_and_stores_them_upright():
+    """Left half dark, right half bright, and a network that calls bright pixels 1: every view must say the same."""
+    one, (source, target) = learner(ensemble_zoom=1.5, ensemble_momentum=0.0, ensemble_every=1), batches()
+    picture = np.zeros_like(target.whole)
+    picture[:, :, 3:] = 255
+    target = dataclasses.replace(target, whole=picture, crops=picture)
+    bright = one.tensor(picture)[:, 0] > 0  # B,H,W
+    shown = []
+
+    def by_brightness(network, images, autocast, statistics=None):
+        shown.append((*images.shape[-2:], bool((images[0, 0, 0, 0] > 0).item())))
+        is_bright = (images[:, :1] > 0).float()
+        return torch.cat([1 - is_bright, is_bright, torch.zeros_like(is_bright)], dim=1)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("clst_train.method.step.probabilities_of", by_brightness)
+        for iteration in range(12):
+            adaptation_step(one, source, target, target_weight=1.0, iteration=iteration)
+            stored = torch.from_numpy(np.asarray(one.ensemble.read(target.indices)))
+            assert torch.equal(stored.argmax(1) == 1, bright)
+    assert len({rows for rows, _, _ in shown}) > 1
+    assert {mirrored for _, _, mirrored in shown} == {True, False}
+
+
+def test_the_strongest_class_is_the_first_of_equals_and_always_a_class():
+    maps = torch.tensor([[1.0, 3.0, 3.0], [2.0, 2.0, 2.0], [-3.0, -1.0, -1.0]])[..., None, None]
+    assert strongest(maps).flatten().tolist() == [1, 0, 1]
+    assert strongest(torch.full((1, 3, 1, 1), torch.nan)).item() in (0, 1, 2)
+    many = torch.zeros(1, 255, 1, 2)
+    many[0, 254, 0, 0] = 1.0
+    assert strongest(many).tolist() == [[[254, 0]]]
+    noise = torch.randn(2, 7, 5, 6, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(strongest(noise.transpose(2, 3)), noise.transpose(2, 3).argmax(1))

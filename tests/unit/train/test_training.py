@@ -1,0 +1,234 @@
+"""Whole runs of clst-train on a few tiny drawn scenes."""
+
+import json
+import os
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from clst_export.cli.export import main as clst_export
+from clst_runtime.cli.evaluate import main as clst_eval
+from clst_runtime.cli.parity import main as clst_parity
+from clst_runtime.errors import ModelFileError
+from clst_runtime.imaging.image_files import write_png
+from clst_train import training
+from clst_train.cli.train import main as clst_train
+from clst_train.engine.logger import Logbook
+from clst_train.engine.run_folder import open_run
+from clst_train.models.checkpoint import build_from_checkpoint, load_checkpoint
+from clst_train.training import finish_run
+from tests.support.broken_off import broken_off_after_two_steps
+from tests.support.command_line import call
+from tests.support.miniature import drawn_cameras
+from tests.support.shell import shell
+
+pytestmark = pytest.mark.usefixtures("narrow")
+SMALL = (
+    *("--recipe", "demo", "--size", "64x96", "--set", "augmentation.crop_hw=[64,64]", "--set", "source.batch=2"),
+    *("--set", "source.iterations=4", "--set", "adaptation.iterations=4", "--set", "adaptation.batch=2"),
+    *("--set", "run.log_every=1", "--set", "run.checkpoint_every=2", "--set", "run.precision=fp32"),
+)
+
+
+@pytest.fixture(scope="module")
+def cameras(tmp_path_factory):
+    return drawn_cameras(tmp_path_factory.mktemp("cameras"), train=5, val=2)
+
+
+@pytest.fixture(scope="module")
+def run(cameras, tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "whole"
+    places = ("--source", cameras / "old", "--target", cameras / "new" / "images" / "train", "--val", cameras / "new")
+    assert trained(*places, "--out", out, draws=True).stdout.strip() == str(out / "checkpoints" / "adapted.pt")
+    return out
+
+
+def trained(*arguments, draws=False):
+    """A run in this process that must go well; `draws`: its pictures too, which take longer than these few steps."""
+    with pytest.MonkeyPatch.context() as patch:
+        if not draws:
+            patch.setattr(training, "draw_examples", lambda *arguments: None)
+            patch.setattr(Logbook, "draw", lambda self: None)
+        done = call(clst_train, *(() if "--resume" in arguments else SMALL), *arguments)
+    assert done.exit_code == 0, done.stderr
+    return done
+
+
+def weights(path):
+    return load_checkpoint(path).segmenter_state
+
+
+def assert_same(first, second):
+    assert first.keys() == second.keys()
+    for name in first:
+        assert torch.equal(first[name], second[name]), name
+
+
+def test_a_run_leaves_what_a_person_looks_for(run):
+    for name in ("config.toml", "log.jsonl", "curves.png", "examples/before_after.png", "checkpoints/source.pt"):
+        assert (run / name).stat().st_size > 0
+    entries = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    assert [e["iteration"] for e in entries if e["stage"] == "adapted" and "loss" in e] == [1, 2, 3, 4]
+    assert {"source", "self_training", "contrastive", "agreement"} <= set(entries[-2]) | set(entries[-1])
+    assert any("miou" in entry for entry in entries)
+
+
+def test_no_parameter_of_the_projection_head_is_in_a_result(run):
+    checkpoint = load_checkpoint(run / "checkpoints" / "adapted.pt")
+    assert checkpoint.training_state is None
+    assert not [name for name in checkpoint.segmenter_state if "projection" in name]
+    assert build_from_checkpoint(checkpoint)(torch.zeros(1, 3, 64, 96)).shape == (1, 10, 8, 12)
+
+
+def test_adaptation_changes_the_weights(run):
+    before, after = weights(run / "checkpoints" / "source.pt"), weights(run / "checkpoints" / "adapted.pt")
+    assert not torch.equal(before["final_layer.conv2.weight"], after["final_layer.conv2.weight"])
+
+
+@pytest.mark.parametrize("stage", ["source", "adapted"])
+def test_a_resumed_run_is_the_unbroken_one_to_the_bit(run, tmp_path, stage):
+    half = tmp_path / "half"
+    half.mkdir()
+    shutil.copy(run / "config.toml", half)
+    with broken_off_after_two_steps(stage):
+        finish_run(*open_run(half), None)
+    assert load_checkpoint(half / "checkpoints" / "resume.pt").iteration == 2
+    trained("--resume", half)
+    assert_same(weights(half / "checkpoints" / "adapted.pt"), weights(run / "checkpoints" / "adapted.pt"))
+    logged = [json.loads(line) for line in (half / "log.jsonl").read_text().splitlines()]
+    assert [e["iteration"] for e in logged if e["stage"] == stage and "loss" in e] == [1, 2, 3, 4]
+
+
+def test_target_labels_are_never_read(run, cameras, tmp_path):
+    """Leak test: without the target's labels the weights are identical."""
+    shutil.copytree(cameras / "new" / "images" / "train", tmp_path / "only_images")
+    out = tmp_path / "out"
+    trained("--source", cameras / "old", "--target", tmp_path / "only_images", "--out", out)
+    assert_same(weights(out / "checkpoints" / "adapted.pt"), weights(run / "checkpoints" / "adapted.pt"))
+
+
+def test_a_checkpoint_can_be_adapted_without_source_training(run, cameras, tmp_path):
+    out = tmp_path / "out"
+    places = ("--source", cameras / "old", "--target", cameras / "new" / "images" / "train")
+    trained(*places, "--init", run / "checkpoints" / "source.pt", "--out", out)
+    assert_same(weights(out / "checkpoints" / "adapted.pt"), weights(run / "checkpoints" / "adapted.pt"))
+
+
+def test_a_checkpoint_can_be_adapted_at_another_size(run, cameras, tmp_path):
+    out = tmp_path / "out"
+    places = ("--source", cameras / "old", "--target", cameras / "new" / "images" / "train")
+    init = ("--init", run / "checkpoints" / "source.pt", "--size", "96x128")
+    trained(*places, *init, "--out", out, draws=True)
+    assert load_checkpoint(out / "checkpoints" / "adapted.pt").input_hw == (96, 128)
+    assert (out / "examples" / "before_after.png").stat().st_size > 0
+
+
+def test_bad_input_makes_no_run_folder(run, cameras, tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "damaged.pt").write_bytes(np.random.default_rng(0).bytes(2000))
+    old, new, out = cameras / "old", cameras / "new" / "images" / "train", tmp_path / "out"
+    cases = [
+        (("--target", new), 3, "no source images"),
+        (("--source", tmp_path / "none", "--target", new), 3, "no such folder"),
+        (("--source", old, "--target", tmp_path / "empty"), 3, "no image in it"),
+        (("--source", old, "--target", new, "--set", "adaptation.iteration=1"), 3, "did you mean 'iterations'"),
+        (("--source", old, "--target", new, "--init", tmp_path / "damaged.pt"), 4, "damaged"),
+        (("--source", old, "--target", new, "--size", "64"), 3, "expected rows x columns"),
+        (("--source", old, "--target", new, "--device", "cuda:7"), 5 if not torch.cuda.is_available() else 0, "CUDA"),
+    ]
+    for arguments, code, words in cases:
+        done = call(clst_train, *SMALL, *arguments, "--out", out)
+        assert (done.exit_code, words in done.stderr) == (code, True), (arguments, done.stderr)
+        assert not out.exists()
+    done = call(clst_train, *SMALL, "--source", old, "--target", new, "--out", run)
+    assert done.exit_code == 3
+    assert "exists and is not empty" in done.stderr
+
+
+def test_a_checkpoint_that_is_no_checkpoint_is_refused(tmp_path):
+    torch.save({"format": "other"}, tmp_path / "o.pt")
+    with pytest.raises(ModelFileError, match="format 'other', expected"):
+        load_checkpoint(tmp_path / "o.pt")
+    with pytest.raises(ModelFileError, match="no such checkpoint"):
+        load_checkpoint(tmp_path / "none.pt")
+
+
+def test_a_checkpoint_with_code_in_it_is_not_executed(tmp_path):
+    import pickle
+
+    class Evil:
+        def __reduce__(self):
+            return (os.mkdir, (str(tmp_path / "executed"),))
+
+    (tmp_path / "evil.pt").write_bytes(pickle.dumps(Evil()))
+    with pytest.raises(ModelFileError):
+        load_checkpoint(tmp_path / "evil.pt")
+    assert not (tmp_path / "executed").exists()
+
+
+def test_the_exported_network_says_what_the_checkpoint_says(run, cameras, tmp_path):
+    checkpoint, model = run / "checkpoints" / "adapted.pt", tmp_path / "m.onnx"
+    done = call(clst_export, checkpoint, "--onnx", "--confidence", "--out", model)
+    assert done.exit_code == 0, done.stderr
+    assert "100.0000 %" in done.stdout
+    import onnx
+
+    graph = onnx.load(model)
+    assert graph.opset_import[0].version == 19
+    assert not [i.name for i in graph.graph.initializer if "projection" in i.name or "auxiliary" in i.name]
+    done = call(clst_parity, model, "--checkpoint", checkpoint, "--data", cameras / "new", "--json")
+    assert done.exit_code == 0, done.stderr
+    assert json.loads(done.stdout)["agreement"] >= 0.999
+    done = call(clst_export, checkpoint, "--onnx", "--out", model)
+    assert done.exit_code == 3
+    assert "exists" in done.stderr
+    assert call(clst_eval, checkpoint, "--data", cameras / "new").exit_code == 0
+
+
+def test_export_takes_the_newest_run_and_says_so(run, tmp_path, monkeypatch):
+    shutil.copytree(run, tmp_path / "runs" / "one")
+    monkeypatch.chdir(tmp_path)
+    done = call(clst_export, "--onnx", "--out", tmp_path / "m.onnx", "--opset", "19")
+    assert done.exit_code == 0, done.stderr
+    assert "newest run's checkpoint" in done.stderr
+    monkeypatch.chdir(tmp_path / "runs")
+    assert call(clst_export, "--onnx").exit_code == 4
+
+
+def test_the_installed_command_trains_the_whole_network_and_a_log_file_gets_lines_not_a_redrawn_bar(cameras, tmp_path):
+    out = tmp_path / "run"
+    places = ("--source", cameras / "old", "--target", cameras / "new" / "images" / "train")
+    done = shell("clst-train", *SMALL, *places, "--out", out)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == str(out / "checkpoints" / "adapted.pt")
+    assert weights(out / "checkpoints" / "adapted.pt")["layer4.0.conv1.weight"].shape == (256, 128, 3, 3)
+    assert "\r" not in done.stderr
+    lines = done.stderr.splitlines()
+    assert len([line for line in lines if line.startswith("source ")]) <= 3
+    assert [line for line in lines if line.startswith("adapted 4/4") and "loss=" in line]
+
+
+def test_nothing_is_learnt_under_the_ignore_mask(run, cameras, tmp_path):
+    """With all but a sliver ignored, self-training learns of the sliver's pixels alone: the loss differs."""
+    losses = {}
+    for name, rows in (("most", 62), ("none", 0)):
+        mask = np.zeros((64, 96), np.uint8)
+        mask[:rows] = 255
+        write_png(tmp_path / f"{name}.png", mask)
+        places = ("--source", cameras / "old", "--target", cameras / "new" / "images" / "train")
+        options = ("--init", run / "checkpoints" / "source.pt", "--ignore-mask", tmp_path / f"{name}.png")
+        trained(*places, *options, "--out", tmp_path / name)
+        entries = [json.loads(line) for line in (tmp_path / name / "log.jsonl").read_text().splitlines()]
+        losses[name] = [entry["self_training"] for entry in entries if "self_training" in entry]
+    assert losses["most"] != losses["none"]
+
+
+def test_an_ignore_mask_of_another_camera_is_refused(cameras, tmp_path):
+    write_png(tmp_path / "mask.png", np.zeros((10, 10), np.uint8))
+    places = ("--source", cameras / "old", "--target", cameras / "new" / "images" / "train")
+    done = call(clst_train, *SMALL, *places, "--ignore-mask", tmp_path / "mask.png", "--out", tmp_path / "run")
+    assert done.exit_code == 3
+    assert "mask.png" in done.stderr
+    assert not (tmp_path / "run").exists()
