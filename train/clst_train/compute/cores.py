@@ -18,7 +18,7 @@ def bind_threads() -> None:
     At a barrier they spin until the last one has come. When another program takes a core, the system moves them about
     and two of them may share one, each spinning while the other has to work: a step then takes several times as long.
     Threads that sleep instead are no better beside another program and slower on an idle machine
-    (`benchmarks/performance/busy_core.py`).
+    (`benchmarks/results/busy_core.json`).
     """
     if hasattr(os, "sched_getaffinity") and not any(name in os.environ for name in WISHES):
         _cores.update(os.sched_getaffinity(0))
