@@ -23,7 +23,6 @@ exported and their ONNX files compared as well.
 
 from __future__ import annotations
 
-import json
 import re
 import subprocess
 import sys
@@ -42,8 +41,7 @@ import numpy.typing as npt
 from benchmarks.adaptation.pairs import PAIRS, Pair
 from benchmarks.adaptation.scoring import bootstrap_difference, confusions, mean_iou, merged, per_class
 from benchmarks.report.charts import draw_methods
-
-HERE = Path(__file__).parents[1]
+from benchmarks.report.record import RESULTS, provenance, write_result
 
 OWN_COLOURS, UNMASKED = "augmentation.target_colours=0", "augmentation.masked_crops=0"
 LABELS_AT_ONCE, ADAPTED_ALONE = "adaptation.entropy_first=0", "adaptation.start_share=0"
@@ -422,18 +420,12 @@ def shift_of(pair: Pair) -> list[float]:
 
 def write(pair: Pair, rows: dict[str, Row], options: dict[str, Any]) -> None:
     """Print the table; write the result file and its picture."""
-    from clst_runtime.system.files.atomic import write_text
-    from clst_runtime.system.machine import machine_facts
-
-    git = ["git", "-C", str(HERE), "rev-parse", "--short", "HEAD"]
-    commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
     facts = {"name": pair.name, "title": pair.title, "headline": list(pair.headline), "size": pair.size,
-             "date": time.strftime("%Y-%m-%d"), "commit": commit, "machine": machine_facts(),
-             "source_steps": options["source_steps"], "steps": options["steps"], "colour_shift": shift_of(pair),
-             "settings": list(options["settings"])}  # fmt: skip
+             **provenance(), "source_steps": options["source_steps"], "steps": options["steps"],
+             "colour_shift": shift_of(pair), "settings": list(options["settings"])}  # fmt: skip
     told, second = summary(pair, rows, pair.classes()), merged_summary(pair, rows, pair.classes())
-    result = HERE / "results" / f"{options['name'] or pair.name}.json"
-    write_text(result, json.dumps(facts | {"methods": told} | ({"merged": second} if second else {}), indent=1) + "\n")
+    result = RESULTS / f"{options['name'] or pair.name}.json"
+    write_result(result, facts | {"methods": told} | ({"merged": second} if second else {}))
     draw_methods(told, pair.title, result.with_suffix(".png"))
     for name, row in told.items():
         share = "" if row["recovery"] is None else f"recovery {100 * row['recovery']:5.1f} %"

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import statistics
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -21,7 +20,8 @@ from typing import Any
 
 import click
 
-HERE = Path(__file__).parents[1]
+from benchmarks.report.record import RESULTS, provenance, write_result
+
 UNTIMED, TIMED = 3, 5
 """Runs of one file before another one takes its turn."""
 PROFILED = 30
@@ -133,15 +133,6 @@ def measure(
             "stage": content.stage, "provider": options["provider"], "flavours": rows}  # fmt: skip
 
 
-def commit_and_machine() -> dict[str, Any]:
-    """Date, commit and machine of a measurement."""
-    from clst_runtime.system.machine import machine_facts
-
-    git = ["git", "-C", str(HERE), "rev-parse", "--short", "HEAD"]
-    commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
-    return {"date": time.strftime("%Y-%m-%d"), "commit": commit, "machine": machine_facts()}
-
-
 def show(result: dict[str, Any]) -> str:
     """The figures as a Markdown table."""
     headers = ("network", "flavour", "mIoU %", "lost", "largest loss of a class", "pixels equal", "MiB", "CPU ms",
@@ -183,7 +174,6 @@ def main(checkpoints: tuple[Path, ...], name: str, work: Path, **options: Any) -
     from clst_export.quantization.calibration import calibration_frames
     from clst_export.verification.evaluator import contents_of, labelled_frames
     from clst_runtime.data.dataset import open_dataset
-    from clst_runtime.system.files.atomic import write_text
     from clst_runtime.system.numbers import parse_size
     from clst_train.models.checkpoint import load_checkpoint
 
@@ -199,9 +189,8 @@ def main(checkpoints: tuple[Path, ...], name: str, work: Path, **options: Any) -
         contents = contents_of(labels, input_hw, content.fit)
         material = Material(frames=frames, labels=labels, contents=contents, calibration=calibration)
         networks.append(measure(path, input_hw, work, material, options))
-        facts = {"name": name, **commit_and_machine()}
-        result = facts | {"budget_points": options["max_miou_drop"], "networks": networks}
-        write_text(HERE / "results" / f"precision_{name}.json", json.dumps(result, indent=1) + "\n")
+        result = {"name": name, **provenance(), "budget_points": options["max_miou_drop"], "networks": networks}
+        write_result(RESULTS / f"precision_{name}.json", result)
     click.echo(show(result))
 
 

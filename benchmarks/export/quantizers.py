@@ -29,9 +29,10 @@ from typing import Any
 
 import click
 
-from benchmarks.export.precision import HERE, commit_and_machine, latencies
+from benchmarks.export.precision import latencies
+from benchmarks.report.record import RESULTS, provenance, write_result
 
-RESULT = HERE / "results" / "quantizers.json"
+RESULT = RESULTS / "quantizers.json"
 CPU = ("fp32", "int8-cpu")
 """Flavours that run on the CPU, and what they are compared with."""
 OURS = ("max", "percentile", "entropy")
@@ -95,7 +96,7 @@ def environment(python: Path) -> dict[str, Any]:
         "told = {name: importlib.metadata.version(name) for name in names};"
         "print(json.dumps(told | {'rounds_float16': rounds_float16()}))"
     )
-    paths = os.environ | {"PYTHONPATH": str(HERE.parent / "runtime")}
+    paths = os.environ | {"PYTHONPATH": str(RESULTS.parents[1] / "runtime")}
     done = subprocess.run([str(python), "-c", code], env=paths, capture_output=True, text=True, check=True)
     return dict(json.loads(done.stdout))
 
@@ -301,8 +302,6 @@ def cells(each: dict[str, Any], row: dict[str, Any]) -> list[str]:
 @click.option("--work", default=Path("quantizers"), type=click.Path(path_type=Path), help="Folder for the files.")
 def main(checkpoints: tuple[Path, ...], work: Path, **options: Any) -> None:
     """Let all quantizers convert CHECKPOINTS."""
-    from clst_runtime.system.files.atomic import write_text
-
     for path in checkpoints:
         material = material_of(path, options)
         contest = Contest(path, work.resolve(), material, options)
@@ -312,12 +311,12 @@ def main(checkpoints: tuple[Path, ...], work: Path, **options: Any) -> None:
         manifest = contest.manifest
         entry = {"name": options["name"], "network": manifest.network, "input_hw": list(manifest.input_hw),
                  "classes": list(manifest.classes.names), "frames": counts, "splits": splits,
-                 **commit_and_machine(), "tools": manifest.tool_versions,
+                 **provenance(), "tools": manifest.tool_versions,
                  "modelopt": environment(options["modelopt"]), "rows": contest.rows()}  # fmt: skip
         known = json.loads(RESULT.read_text())["networks"] if RESULT.exists() else []
         others = [each for each in known if (each["name"], each["network"]) != (entry["name"], entry["network"])]
         result = {"networks": sorted([*others, entry], key=lambda each: (each["network"], each["name"]))}
-        write_text(RESULT, json.dumps(result, indent=1) + "\n")
+        write_result(RESULT, result)
     click.echo(show(json.loads(RESULT.read_text())))
 
 

@@ -31,6 +31,7 @@ import click
 from benchmarks.gpu_machine import inputs as material
 from benchmarks.gpu_machine import packages as carried_files
 from benchmarks.gpu_machine.steps import STEPS, Prepared, Step, perform
+from benchmarks.report.record import RESULTS, provenance, write_result
 from clst_runtime.cli.command import group
 from clst_runtime.errors import BudgetNotHeld, ConfigError, MissingDependency
 from clst_runtime.system.files.atomic import check_can_write, write_text
@@ -39,7 +40,6 @@ from clst_runtime.system.numbers import Real, parse_size
 from clst_runtime.system.platforms import detect_machine
 
 ROOT = Path(__file__).parents[2]
-RESULTS = ROOT / "benchmarks" / "results"
 PASSED, FAILED, NOT_HERE = "passed", "failed", "not possible here"
 Record = dict[str, Any]
 """`step`, `status`, `seconds`, `figures`."""
@@ -166,24 +166,19 @@ def run_all(
         ConfigError: no step of that name. DataError: FOLDER is not what `prepare` wrote.
         BudgetNotHeld: a step failed. MissingDependency: some were not possible here.
     """
-    from clst_runtime.system.machine import machine_facts
-
     known = [step.name for step in STEPS]
     for name in only:
         if name not in known:
             raise ConfigError(f"step {name!r} is not known; known: {', '.join(known)}")
     out = out or RESULTS / result_name(gpus_here())
     check_can_write(out)
-    git = ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"]
     with tempfile.TemporaryDirectory(prefix="clst-gpu-") as work:
         prepared = Prepared(folder=folder.absolute(), work=Path(work), carried=carried and carried.absolute())
         prepared.check()
-        facts: dict[str, Any] = {"name": out.stem, "date": time.strftime("%Y-%m-%d"), "machine": machine_facts()}
-        with suppress(OSError):
-            facts["commit"] = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
+        facts = {"name": out.stem, **provenance()}
 
         def keep(records: list[Record]) -> None:
-            write_text(out, json.dumps(facts | {"steps": records}, indent=1) + "\n")
+            write_result(out, facts | {"steps": records})
 
         steps = [step for step in STEPS if not only or step.name in only]
         records = run_steps(steps, prepared, seconds=seconds, performer=performer, keep=keep)

@@ -18,7 +18,6 @@ benchmarks/results/domain_shift.json.
 from __future__ import annotations
 
 import json
-import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -27,7 +26,8 @@ from typing import Any
 import click
 import numpy as np
 
-HERE = Path(__file__).parents[1]
+from benchmarks.report.record import RESULTS, provenance, write_result
+
 SECOND = 30
 """CamVid's frame numbers a second."""
 DRIVES = {"CamVid 0006R0": "0006R0", "CamVid 0016E5": "0016E5", "CamVid dusk": "0001TP"}
@@ -263,8 +263,6 @@ def main(
     """Measure MODELS and write the result."""
     from clst_runtime.live.monitor.judgement import HELD, OTHER_ABOVE, SAME_BELOW
     from clst_runtime.live.monitor.reference import SIZES
-    from clst_runtime.system.files.atomic import write_text
-    from clst_runtime.system.machine import machine_facts
 
     measured = []
     for place, model in enumerate(models):
@@ -286,13 +284,9 @@ def main(
                       for case, own in WHOLE_CASES.items() for size in SIZES],
             "drive_past": drive_past(prints, names),
         })  # fmt: skip
-    git = ["git", "-C", str(HERE), "rev-parse", "--short", "HEAD"]
-    commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
-    result = {"date": time.strftime("%Y-%m-%d"), "commit": commit, "machine": machine_facts(),
-              "thresholds": {"other_above": OTHER_ABOVE, "same_below": SAME_BELOW, "held": HELD},
-              "models": measured}  # fmt: skip
-    text = json.dumps(told(result), indent=1)
-    write_text(HERE / "results" / "domain_shift.json", text + "\n")
+    thresholds = {"other_above": OTHER_ABOVE, "same_below": SAME_BELOW, "held": HELD}
+    result = {**provenance(), "thresholds": thresholds, "models": measured}
+    write_result(RESULTS / "domain_shift.json", told(result))
     click.echo(show(result))
 
 

@@ -23,7 +23,8 @@ from typing import Any
 import click
 import numpy as np
 
-HERE = Path(__file__).parents[1]
+from benchmarks.report.record import RESULTS, provenance, write_result
+
 CAMERA_HW = (720, 1280)
 WRITER = """
 import sys, time
@@ -140,19 +141,13 @@ def start_seconds(model: Path, folder: Path, *, times: int = 5) -> list[float]:
 @click.option("--seconds", default=10.0, show_default=True, help="Of frames through a pipe.")
 def main(rounds: int, size: str, seconds: float) -> None:
     """Measure and write the result file."""
-    from clst_runtime.system.files.atomic import write_text
-    from clst_runtime.system.machine import machine_facts
-
     rows, columns = map(int, size.split("x"))
     with tempfile.TemporaryDirectory() as name:
         model = exported(Path(name), (rows, columns))
         told: dict[str, Any] = {"costs": costs(model, rounds), "pipe_30fps_1280x720_bgr": ages(seconds)}
         told["start_seconds"] = start_seconds(model, Path(name))
-    git = ["git", "-C", str(HERE), "rev-parse", "--short", "HEAD"]
-    commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
-    facts = {"name": "runtime_cost", "size": size, "rounds": rounds, "date": time.strftime("%Y-%m-%d"),
-             "commit": commit, "machine": machine_facts()}  # fmt: skip
-    write_text(HERE / "results" / "runtime_cost.json", json.dumps(facts | told, indent=1) + "\n")
+    facts = {"name": "runtime_cost", "size": size, "rounds": rounds, **provenance()}
+    write_result(RESULTS / "runtime_cost.json", facts | told)
     for way, row in told["costs"].items():
         print(f"{way:36} {row['median_ms']:8.2f} ms  {row['ratio']:.3f}×")
     print(told["pipe_30fps_1280x720_bgr"], [f"{seconds:.2f} s" for seconds in told["start_seconds"]])

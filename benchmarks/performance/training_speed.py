@@ -33,7 +33,8 @@ from typing import Any
 import click
 import torch
 
-HERE = Path(__file__).parents[1]
+from benchmarks.report.record import RESULTS, provenance, write_result
+
 PARTS = {
     "probabilities_of": "whole-image prediction (no gradient)",
     "pseudo_labels_of": "pseudo-labels through the crops",
@@ -484,19 +485,8 @@ def measure(
     for name, part in parts.items():
         result[name] = part()
         print(name, json.dumps(result[name], indent=1), flush=True)
-        write(result_name, result)
+        write_result(RESULTS / f"{result_name}.json", {"name": result_name, **provenance(), **result})
     return result
-
-
-def write(name: str, result: dict[str, Any]) -> None:
-    """Write the result file with what it must be quoted with."""
-    from clst_runtime.system.files.atomic import write_text
-    from clst_runtime.system.machine import machine_facts
-
-    git = ["git", "-C", str(HERE), "rev-parse", "--short", "HEAD"]
-    commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
-    facts = {"name": name, "date": time.strftime("%Y-%m-%d"), "commit": commit, "machine": machine_facts()}
-    write_text(HERE / "results" / f"{name}.json", json.dumps(facts | result, indent=1) + "\n")
 
 
 if __name__ == "__main__":
