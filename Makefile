@@ -6,7 +6,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 EXTRAS := train,export,ort,headless,dev
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint wheel clean
 
 demo: $(VENV)/rtx
 	$(BIN)/clst-demo --out demo
@@ -22,6 +22,10 @@ lint: $(VENV)/installed
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# One file for a machine without this clone: pip install dist/clst-….whl
+wheel: $(VENV)/installed
+	$(BIN)/python -m hatchling build --target wheel
+
 $(VENV)/installed: pyproject.toml constraints-cpu.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "error: $(PYTHON) is older than 3.10; give a newer one: make PYTHON=python3.11 $(MAKECMDGOALS)" >&2; exit 5; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "error: $(PYTHON) has no venv module; apt-get install python3-venv" >&2; exit 5; }
@@ -35,4 +39,4 @@ $(VENV)/rtx: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet -c constraints-cpu.txt -e '.[rtx]' && touch $@ || echo "TensorRT for RTX could not be installed" >&2
 
 clean:
-	rm -rf $(VENV) demo
+	rm -rf $(VENV) demo dist

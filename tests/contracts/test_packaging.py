@@ -1,9 +1,12 @@
 """What is installed, and that OpenCV is chosen by the user: two wheels and JetPack own the module `cv2`."""
 
 import re
+import shutil
 import subprocess
 import sys
 import zipfile
+
+import pytest
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -69,12 +72,17 @@ def test_without_cv2_the_error_names_the_three_ways():
     assert all(word in told for word in ("clst[desktop]", "clst[headless]", "JetPack"))
 
 
-def test_the_wheel_holds_three_packages_with_their_data_and_nothing_else(tmp_path):
+def built(source, out):
+    """Names of the files in the wheel of `source`, and the commit that it carries."""
     from hatchling.builders.wheel import WheelBuilder
 
-    wheel = next(WheelBuilder(str(ROOT)).build(directory=str(tmp_path), versions=["standard"]))
+    wheel = next(WheelBuilder(str(source)).build(directory=str(out), versions=["standard"]))
     with zipfile.ZipFile(wheel) as archive:
-        names = archive.namelist()
+        return archive.namelist(), archive.read("clst_runtime/system/commit.txt").decode().strip()
+
+
+def test_the_wheel_holds_three_packages_with_their_data_and_nothing_else(tmp_path):
+    names, _commit = built(ROOT, tmp_path)
     assert {name.split("/")[0] for name in names if ".dist-info" not in name.split("/")[0]} == {
         "clst_train",
         "clst_export",
@@ -83,3 +91,61 @@ def test_the_wheel_holds_three_packages_with_their_data_and_nothing_else(tmp_pat
     assert "clst_train/recipes/demo.toml" in names
     assert "clst_runtime/classes/lists/road19.json" in names
     assert "clst_runtime/live/web/page/page.html" in names
+
+
+def git(folder, *arguments):
+    call = ["git", "-C", str(folder), "-c", "user.name=a", "-c", "user.email=a@example.org", *arguments]
+    return subprocess.run(call, capture_output=True, text=True, check=True).stdout.strip()
+
+
+@pytest.fixture
+def source(tmp_path):
+    """What a wheel is built from, in no git clone."""
+    source = tmp_path / "source"
+    for folder in ("runtime", "train", "export"):
+        shutil.copytree(ROOT / folder, source / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    for file in ("pyproject.toml", "hatch_build.py", "README.md", "LICENSE", ".gitignore"):
+        shutil.copy(ROOT / file, source)
+    return source
+
+
+@pytest.fixture
+def clone(source):
+    git(source, "init", "-q")
+    git(source, "add", ".")
+    git(source, "commit", "-qm", "one")
+    return source
+
+
+def test_a_wheel_carries_its_commit_and_a_dirty_clone_says_so_in_one_line(clone, tmp_path, capsys):
+    head = git(clone, "rev-parse", "--short=12", "HEAD")
+    (clone / "notes.txt").write_text("not in the wheel\n")
+    assert built(clone, tmp_path)[1] == head
+    capsys.readouterr()
+    (clone / "runtime/clst_runtime/new.py").write_text("")
+    assert built(clone, tmp_path)[1] == f"{head}-dirty"
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"commit {head}-dirty: files differ from that commit")
+
+
+def test_a_shallow_clone_has_its_commit_too(clone, tmp_path):
+    git(clone, "commit", "-qm", "two", "--allow-empty")
+    git(tmp_path, "clone", "-q", "--depth", "1", f"file://{clone}", "shallow")
+    assert git(tmp_path / "shallow", "rev-list", "--count", "HEAD") == "1"
+    assert built(tmp_path / "shallow", tmp_path)[1] == git(clone, "rev-parse", "--short=12", "HEAD")
+
+
+def test_without_a_clone_the_wheel_is_built_and_one_line_says_that_the_commit_is_unknown(source, tmp_path, capsys):
+    git(tmp_path, "init", "-q")  # another project's, around it
+    git(tmp_path, "commit", "-qm", "not ours", "--allow-empty")
+    assert built(source, tmp_path)[1] == "unknown"
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == "commit unknown: this folder is no git clone, or git is not installed"
+
+
+def test_an_installed_wheel_tells_the_commit_that_it_carries(tmp_path, monkeypatch):
+    from clst_runtime.system import commit
+
+    monkeypatch.setattr(commit, "FILE", tmp_path / "commit.txt")
+    commit.FILE.write_text("0123456789ab-dirty\n")
+    assert commit.commit() == "0123456789ab-dirty"
