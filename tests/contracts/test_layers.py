@@ -49,6 +49,7 @@ def copied(tmp_path):
 
 
 RUNTIME_MUST_NOT = ("torch", "onnx", "clst_train", "clst_export")
+NOT_BY_IMPORTING_CLST = (*RUNTIME_MUST_NOT, "cv2", "onnxruntime", "matplotlib", "PIL", "tqdm", "tensorrt")
 
 
 def test_the_runtime_works_where_torch_onnx_and_training_cannot_be_imported(rgb_model):
@@ -63,6 +64,27 @@ def test_an_import_of_torch_planted_in_the_runtime_is_found(tmp_path, rgb_model)
     done = child(FORBID.format(names=RUNTIME_MUST_NOT) + RUNTIME, rgb_model, paths=paths)
     assert done.returncode != 0
     assert "forbidden: torch" in done.stderr
+
+
+API = """
+import clst
+for name in clst.__all__:
+    getattr(clst, name)
+"""
+
+
+def test_importing_the_public_api_imports_nothing_heavier_than_numpy():
+    done = child(FORBID.format(names=NOT_BY_IMPORTING_CLST) + API)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_heavy_import_planted_in_the_public_api_is_found(tmp_path):
+    paths = copied(tmp_path)
+    with (tmp_path / "runtime/clst/model.py").open("a") as stream:
+        stream.write("\nimport cv2\n")
+    done = child(FORBID.format(names=NOT_BY_IMPORTING_CLST) + API, paths=paths)
+    assert done.returncode != 0
+    assert "forbidden: cv2" in done.stderr
 
 
 def contracts(folder, paths=()):
@@ -85,6 +107,8 @@ def test_the_import_contracts_hold():
         ("runtime/clst_runtime/live/latency.py", "import clst_train.config"),
         ("runtime/clst_runtime/live/latency.py", "import torch"),
         ("runtime/clst_runtime/live/latency.py", "import clst_runtime.cli.run"),
+        ("runtime/clst_runtime/live/latency.py", "import clst"),
+        ("runtime/clst/model.py", "import cv2"),
     ],
 )
 def test_a_planted_import_breaks_a_contract(tmp_path, file, line):
@@ -161,7 +185,7 @@ def test_a_planted_mistake_in_a_shipped_recipe_is_found(tmp_path):
 def test_functions_and_files_stay_small():
     import ast
 
-    for path in sorted(ROOT.glob("*/clst_*/**/*.py")):
+    for path in sorted(ROOT.glob("*/clst*/**/*.py")):
         text = path.read_text()
         assert len(text.splitlines()) <= 500, path
         for node in ast.walk(ast.parse(text)):

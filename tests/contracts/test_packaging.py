@@ -81,13 +81,11 @@ def built(source, out):
         return archive.namelist(), archive.read("clst_runtime/system/commit.txt").decode().strip()
 
 
-def test_the_wheel_holds_three_packages_with_their_data_and_nothing_else(tmp_path):
+def test_the_wheel_holds_four_packages_with_their_data_and_nothing_else(tmp_path):
     names, _commit = built(ROOT, tmp_path)
-    assert {name.split("/")[0] for name in names if ".dist-info" not in name.split("/")[0]} == {
-        "clst_train",
-        "clst_export",
-        "clst_runtime",
-    }
+    packages = {"clst", "clst_train", "clst_export", "clst_runtime"}
+    assert {name.split("/")[0] for name in names if ".dist-info" not in name.split("/")[0]} == packages
+    assert packages == {name.removesuffix("/py.typed") for name in names if name.endswith("/py.typed")}
     assert "clst_train/recipes/demo.toml" in names
     assert "clst_runtime/classes/lists/road19.json" in names
     assert "clst_runtime/live/web/page/page.html" in names
