@@ -104,14 +104,17 @@ def changed(run: Any, *settings: str) -> Any:
 def clst_step(run: Any) -> Callable[[int, Any], None]:
     """A whole CLST step on a prepared batch; its iteration says whether the ensemble has its turn."""
     from clst_train.method.step import adaptation_step
-    from clst_train.stages.adaptation_state import learner_of
+    from clst_train.stages.adaptation_state import diagnostics_of, learner_of
 
     learner = learner_of(run, run.target, None)
+    diagnostics = diagnostics_of(run, learner)
     run.segmenter.train()
     descent = _descent(run, [run.segmenter, learner.projection])
 
     def step(iteration: int, batch: Any) -> None:
         result = adaptation_step(learner, *batch, target_weight=1.0, iteration=iteration)
+        indices, shared = batch[1].indices, batch[1].shared_indices
+        diagnostics.see(indices, result.lesson, result.target_means, learner.prototypes, shared)
         with timed("backward and optimiser"):
             descent.descend(result.loss, iteration)
 

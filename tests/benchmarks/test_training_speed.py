@@ -15,12 +15,15 @@ def test_a_clst_step_is_told_its_iteration_so_that_the_ensemble_has_its_turns_an
 
     def adaptation_step(learner, source, target, *, target_weight, iteration):
         told.append((source, iteration))
-        return SimpleNamespace(loss=torch.zeros(()))
+        return SimpleNamespace(loss=torch.zeros(()), lesson=None, target_means=None)
 
     monkeypatch.setattr("clst_train.method.step.adaptation_step", adaptation_step)
-    monkeypatch.setattr("clst_train.stages.adaptation_state.learner_of", lambda *_: SimpleNamespace(projection=None))
+    stage, target = "clst_train.stages.adaptation_state.", SimpleNamespace(indices=(), shared_indices=())
+    learner = SimpleNamespace(projection=None, prototypes=None)
+    monkeypatch.setattr(f"{stage}learner_of", lambda *_: learner)
+    monkeypatch.setattr(f"{stage}diagnostics_of", lambda *_: SimpleNamespace(see=lambda *_: None))
     monkeypatch.setattr(training_speed, "_descent", lambda *_: SimpleNamespace(descend=lambda *_: None))
-    training_speed.block(training_speed.clst_step(RUN), [("a", "x"), ("b", "y")], 3)
+    training_speed.block(training_speed.clst_step(RUN), [("a", target), ("b", target)], 3)
     assert told == [("a", 0), ("b", 1), ("a", 2)]
 
 

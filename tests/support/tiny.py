@@ -15,6 +15,7 @@ from clst_train.method.ensemble.store import EnsembleStore, StoreLayout
 from clst_train.method.ensemble.temporal import TemporalEnsemble
 from clst_train.method.learner import Learner
 from clst_train.method.prototypes import Prototypes
+from clst_train.method.step import StepResult
 from clst_train.method.teachers import MeanTeacher
 from clst_train.models.projection import ProjectionHead
 from clst_train.models.segmenter import Segmenter, TrainingOutputs
@@ -66,6 +67,14 @@ def batches(*, seed: int = 0, size: int = 2, ignored: bool = False) -> tuple[Sou
     )
 
 
+def observed(one: Learner, target: TargetBatch, *results: StepResult) -> Diagnostics:
+    """The counters after these steps on the batch."""
+    found = Diagnostics(len(target.indices), CLASSES, SIZE_HW, one.device)
+    for result in results:
+        found.see(target.indices, result.lesson, result.target_means, one.prototypes)
+    return found
+
+
 def learner(
     *, seed: int = 0, images: int = 2, with_auxiliary: bool = False, device: torch.device = CPU, **settings: object
 ) -> Learner:
@@ -81,7 +90,6 @@ def learner(
         settings=values,
         device=device,
         autocast=torch.autocast(device.type, dtype=torch.bfloat16, enabled=False),
-        diagnostics=Diagnostics(images, CLASSES, SIZE_HW, device),
         statistics=FollowedStatistics(segmenter, values.statistics_momentum),
         mean_teacher=MeanTeacher(segmenter, values.teacher_momentum) if values.teacher == "mean_teacher" else None,
     )

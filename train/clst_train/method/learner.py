@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from clst_train.compute.passes import Passes
 from clst_train.config import AdaptationConfig
-from clst_train.inspection.diagnostics import Diagnostics
 from clst_train.method.alignment import DistributionAlignment
 from clst_train.method.batchnorm import FollowedStatistics
 from clst_train.method.ensemble.temporal import TemporalEnsemble
@@ -42,8 +41,6 @@ class Learner:
     """Where the network is."""
     autocast: torch.autocast
     """Precision of the forward passes; re-entrant."""
-    diagnostics: Diagnostics
-    """Looks on; changes nothing."""
     statistics: FollowedStatistics | None = None
     """BatchNorm statistics by which whole images are predicted; None = the network's running ones."""
     mean_teacher: MeanTeacher | None = None

@@ -46,6 +46,10 @@ class StepResult:
     """The loss's parts, detached scalars."""
     pseudo_labels: Tensor
     """B,K,L class ids of the target crops, `IGNORE_ID` under the ignore mask and in the padding."""
+    lesson: Lesson
+    """What the pseudo-labels come of."""
+    target_means: ClassMeans
+    """Mean projections of the target crops by pseudo-label."""
 
 
 def adaptation_step(
@@ -92,8 +96,7 @@ def adaptation_step(
     unsupervised = torch.stack([weight * term for _, weight, term in terms]).sum()
     loss = supervised + target_weight * unsupervised  # (7)
     facts = {"source": supervised.detach()} | {name: term.detach() for name, _, term in terms}
-    learner.diagnostics.see(target.indices, lesson, target_means, learner.prototypes, target.shared_indices)
-    return StepResult(loss=loss, parts=facts, pseudo_labels=labels)
+    return StepResult(loss=loss, parts=facts, pseudo_labels=labels, lesson=lesson, target_means=target_means)
 
 
 def _lesson_on_whole(learner: Learner, target: TargetBatch, iteration: int) -> Lesson | None:

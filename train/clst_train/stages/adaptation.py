@@ -34,22 +34,29 @@ from clst_train.engine.progress import with_progress
 from clst_train.engine.run import ADAPTED, Run, loaded, log_step, needed
 from clst_train.engine.schedule import ramp, steps_before_labels
 from clst_train.engine.stopping import Stopped, asked, finishing_steps
-from clst_train.inspection.diagnostics import START_IMAGES, CollapseWatch
+from clst_train.inspection.diagnostics import START_IMAGES, CollapseWatch, Diagnostics
 from clst_train.method.batchnorm import estimate_statistics
 from clst_train.method.entropy_first import entropy_step
 from clst_train.method.learner import Learner
 from clst_train.method.step import StepResult, adaptation_step
 from clst_train.models.checkpoint import Checkpoint, save_checkpoint
 from clst_train.models.deployable import normalise
-from clst_train.stages.adaptation_state import learner_of, restore_state, save_state
+from clst_train.stages.adaptation_state import (
+    AdaptationState,
+    diagnostics_of,
+    learner_of,
+    restore_state,
+    save_state,
+)
 
 
 def adapt(run: Run, resume: Checkpoint | None) -> None:
     """CLST adaptation to the new camera; ends with `checkpoints/adapted.pt`."""
     settings, first = run.config.adaptation, resume.iteration if resume is not None else 0
     run = dataclasses.replace(run, takes_colours=takes_colours(run))
-    learner, descent = _begun(run, resume)
-    watch = CollapseWatch(run.classes.names, learner.diagnostics.start.tolist())
+    state = _begun(run, resume)
+    learner, descent = state.learner, state.descent
+    watch = CollapseWatch(run.classes.names, state.diagnostics.start.tolist())
     run.segmenter.train()
     begin = steps_before_labels(settings.iterations, settings.entropy_first)
     if first < begin:
@@ -68,6 +75,9 @@ def adapt(run: Run, resume: Checkpoint | None) -> None:
             if iteration == begin:
                 _begin_labels(run, learner, anew=begin > 0)
             result = _step(learner, source, unlabelled, iteration, begin)
+            state.diagnostics.see(
+                unlabelled.indices, result.lesson, result.target_means, learner.prototypes, unlabelled.shared_indices
+            )
             values = {"loss": descent.descend(result.loss, iteration), **result.parts}
             if is_split():  # the next step may ask any rank about these images
                 learner.ensemble.flush()
@@ -75,13 +85,13 @@ def adapt(run: Run, resume: Checkpoint | None) -> None:
             done, stops = iteration + 1, on_any_rank(asked())
             if done == settings.iterations and learner.start is not None:
                 learner.start.join(run.segmenter)  # before it is scored and saved
-            values |= _looked_at(run, learner, watch, done)
+            values |= _looked_at(run, state.diagnostics, watch, done)
             log_step(
                 run, ADAPTED, done, values, iterations=settings.iterations, batches=target_batches(run),
                 descent=descent, make=both_batches, stops=stops,
             )  # fmt: skip
             if stops or done % run.config.run.checkpoint_every == 0 or done == settings.iterations:
-                save_state(run, learner, descent, done)
+                save_state(run, state, done)
             if stops:
                 raise Stopped
     _finish(run)
@@ -96,7 +106,7 @@ def _step(learner: Learner, source: SourceBatch, target: TargetBatch, iteration:
     return adaptation_step(learner, source, target, target_weight=weight, iteration=since)
 
 
-def _begun(run: Run, resume: Checkpoint | None) -> tuple[Learner, Descent]:
+def _begun(run: Run, resume: Checkpoint | None) -> AdaptationState:
     """What the steps change, as it is before the first one, or as a checkpoint has it."""
     settings, target = run.config.adaptation, needed(run.target)
     if resume is None and settings.statistics_first:
@@ -106,17 +116,21 @@ def _begun(run: Run, resume: Checkpoint | None) -> tuple[Learner, Descent]:
     parameters = [parameter for module in modules for parameter in module.parameters()]
     rate, decay = settings.learning_rate, settings.weight_decay
     optimiser = adamw(parameters, learning_rate=rate, weight_decay=decay, device=run.device)
-    descent = Descent(optimiser, modules, run.device, scaled=run.scaled)
+    state = AdaptationState(
+        learner=learner,
+        descent=Descent(optimiser, modules, run.device, scaled=run.scaled),
+        diagnostics=diagnostics_of(run, learner),
+    )
     if resume is not None:
-        restore_state(run, learner, descent, resume)
+        restore_state(run, state, resume)
     elif settings.teacher != "none":
         with together(), each_alone():
-            learner.diagnostics.begin(run.segmenter, _start_batches(run), run.autocast)
+            state.diagnostics.begin(run.segmenter, _start_batches(run), run.autocast)
         if learner.alignment is not None:
-            learner.alignment.begin(learner.diagnostics.start)
+            learner.alignment.begin(state.diagnostics.start)
     with together():
         run.logbook.forget_after(ADAPTED, resume.iteration if resume is not None else 0)
-    return learner, descent
+    return state
 
 
 def takes_colours(run: Run) -> bool:
@@ -208,11 +222,11 @@ def _start_batches(run: Run) -> Iterator[tuple[Tensor, Tensor | None]]:
         yield normalise(frames.to(run.device)), covered
 
 
-def _looked_at(run: Run, learner: Learner, watch: CollapseWatch, done: int) -> dict[str, Any]:
+def _looked_at(run: Run, diagnostics: Diagnostics, watch: CollapseWatch, done: int) -> dict[str, Any]:
     """Every n steps: a log line of its own with class shares and prototypes, warnings, and means for the main line."""
     if done % run.config.run.log_every and done != run.config.adaptation.iterations:
         return {}
-    means, shares, images = learner.diagnostics.read()
+    means, shares, images = diagnostics.read()
     for line in watch.warnings(means["flip_rate"], shares, images) if run.ranks.first else ():
         require("tqdm").tqdm.write(line, file=sys.stderr)  # does not tear the bar
     apart = {name: means.pop(name) for name in ("own_cosine", "other_cosine", "separation")}

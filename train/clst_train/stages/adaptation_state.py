@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -30,6 +31,24 @@ from clst_train.models.checkpoint import Checkpoint, save_checkpoint
 from clst_train.models.projection import ProjectionHead
 
 
+@dataclass(frozen=True, kw_only=True)
+class AdaptationState:
+    """What the steps of an adaptation change."""
+
+    learner: Learner
+    """The method's part."""
+    descent: Descent
+    """The optimiser."""
+    diagnostics: Diagnostics
+    """Counters for the log; nothing is learnt from them."""
+
+
+def diagnostics_of(run: Run, learner: Learner) -> Diagnostics:
+    """Empty counters for the run's target images."""
+    layout = learner.ensemble.store.layout
+    return Diagnostics(layout.images, layout.classes, layout.size_hw, run.device)
+
+
 def learner_of(run: Run, target: TargetImages, resume: Checkpoint | None) -> Learner:
     """Everything that a step reads or changes; the ensemble as `resume` has it, or empty."""
     settings, segmenter = with_turns(run.config.adaptation, len(target)), run.segmenter
@@ -54,7 +73,6 @@ def learner_of(run: Run, target: TargetImages, resume: Checkpoint | None) -> Lea
         autocast=run.autocast,
         alignment=_alignment(run),
         distiller=_distiller(run),
-        diagnostics=Diagnostics(len(target), len(run.classes), (probe.shape[2], probe.shape[3]), run.device),
         statistics=FollowedStatistics(segmenter, settings.statistics_momentum),
         mean_teacher=MeanTeacher(segmenter, settings.teacher_momentum) if settings.teacher == "mean_teacher" else None,
         start=StartWeights(settings.start_share) if settings.start_share > 0 else None,
@@ -108,23 +126,20 @@ def _laid_out(folder: RunFolder, layout: StoreLayout, state: dict[str, Any] | No
     return restore_snapshot(state, folder.resume.parent, folder.store, layout)
 
 
-def save_state(run: Run, learner: Learner, descent: Descent, done: int) -> None:
+def save_state(run: Run, state: AdaptationState, done: int) -> None:
     """A checkpoint to go on from; the order of its files is told in `method/ensemble/snapshot.py`."""
-    learner.ensemble.flush()
+    state.learner.ensemble.flush()
     wait_for_all()  # every rank's part is in the store
     with together():
         if run.ranks.first:
-            _save(run, learner, descent, done)
+            checkpoints = run.folder.resume.parent
+            ensemble = save_snapshot(state.learner.ensemble, run.folder.store, checkpoints, done)
+            save_checkpoint(run.folder.resume, run.checkpoint(ADAPTED, done, _values(state, ensemble)))
+            remove_other_snapshots(checkpoints, ensemble)
 
 
-def _save(run: Run, learner: Learner, descent: Descent, done: int) -> None:
-    checkpoints = run.folder.resume.parent
-    ensemble = save_snapshot(learner.ensemble, run.folder.store, checkpoints, done)
-    save_checkpoint(run.folder.resume, run.checkpoint(ADAPTED, done, _state(learner, descent, ensemble)))
-    remove_other_snapshots(checkpoints, ensemble)
-
-
-def _state(learner: Learner, descent: Descent, ensemble: dict[str, Any]) -> dict[str, Any]:
+def _values(state: AdaptationState, ensemble: dict[str, Any]) -> dict[str, Any]:
+    learner, descent = state.learner, state.descent
     return {
         "optimiser": descent.optimiser.state_dict(),
         "descent": descent.state_dict(),
@@ -133,24 +148,24 @@ def _state(learner: Learner, descent: Descent, ensemble: dict[str, Any]) -> dict
         "ensemble": ensemble,
         "alignment": learner.alignment.state_dict() if learner.alignment is not None else None,
         "distiller": learner.distiller.sha256 if learner.distiller is not None else "",
-        "diagnostics": learner.diagnostics.state_dict(),
+        "diagnostics": state.diagnostics.state_dict(),
         "statistics": learner.statistics.state_dict() if learner.statistics is not None else None,
         "mean_teacher": learner.mean_teacher.state_dict() if learner.mean_teacher is not None else None,
         "start": learner.start.state_dict() if learner.start is not None else None,
     }
 
 
-def restore_state(run: Run, learner: Learner, descent: Descent, resume: Checkpoint) -> None:
+def restore_state(run: Run, state: AdaptationState, resume: Checkpoint) -> None:
     """Go on from a checkpoint: everything but the ensemble, whose store `learner_of` has restored.
 
     Raises:
         ModelFileError: the checkpoint was made by an earlier version. ClstError: the run learns from another file now.
     """
-    state = resume.training_state or {}
+    learner, values = state.learner, resume.training_state or {}
     lacking = [
         name
         for name in ("descent", "diagnostics", "statistics", "mean_teacher", "alignment", "distiller", "start")
-        if name not in state
+        if name not in values
     ]
     if lacking:
         raise ModelFileError(
@@ -158,21 +173,21 @@ def restore_state(run: Run, learner: Learner, descent: Descent, resume: Checkpoi
             f"--init {run.folder.source}"
         )
     learner.segmenter.load_state_dict(resume.segmenter_state)
-    learner.projection.load_state_dict(state["projection"])
-    learner.prototypes.load_state_dict(state["prototypes"])
+    learner.projection.load_state_dict(values["projection"])
+    learner.prototypes.load_state_dict(values["prototypes"])
     if learner.statistics is not None:
-        learner.statistics.load_state_dict(state["statistics"])
+        learner.statistics.load_state_dict(values["statistics"])
     if learner.mean_teacher is not None:
-        learner.mean_teacher.load_state_dict(state["mean_teacher"])
+        learner.mean_teacher.load_state_dict(values["mean_teacher"])
     if learner.start is not None:
-        learner.start.load_state_dict(state["start"])
+        learner.start.load_state_dict(values["start"])
     if learner.alignment is not None:
-        learner.alignment.load_state_dict(state["alignment"])
-    if learner.distiller is not None and learner.distiller.sha256 != state["distiller"]:
+        learner.alignment.load_state_dict(values["alignment"])
+    if learner.distiller is not None and learner.distiller.sha256 != values["distiller"]:
         raise ClstError(
             f"adaptation.distil_from = {run.config.adaptation.distil_from!r} is another file than the run began with; "
             "put that one back, or start a new run"
         )
-    learner.diagnostics.load_state_dict(state["diagnostics"])
-    descent.optimiser.load_state_dict(state["optimiser"])
-    descent.load_state_dict(state["descent"])
+    state.diagnostics.load_state_dict(values["diagnostics"])
+    state.descent.optimiser.load_state_dict(values["optimiser"])
+    state.descent.load_state_dict(values["descent"])

@@ -6,9 +6,8 @@ import torch
 
 from clst_train.inspection.diagnostics import CollapseWatch, Diagnostics
 from clst_train.method.prototypes import ClassMeans, Prototypes
-from clst_train.method.step import adaptation_step
 from clst_train.method.teachers import Lesson
-from tests.support.tiny import CPU, SIZE_HW, TinySegmenter, batches, learner
+from tests.support.tiny import CPU, SIZE_HW, TinySegmenter
 
 NOBODY = Prototypes(3, 2, 0.9, CPU)
 
@@ -140,18 +139,6 @@ def test_what_is_never_learned_from_does_not_count_for_the_start():
     found = Diagnostics(1, 3, SIZE_HW, CPU)
     found.begin(network, [(images, covered)], torch.autocast("cpu", enabled=False))
     assert found.start.tolist() == pytest.approx([3 / 5, 0.0, 2 / 5])
-
-
-def test_looking_on_changes_nothing_that_is_learnt(monkeypatch):
-    losses = []
-    for watched in (True, False):
-        one = learner()
-        if not watched:
-            monkeypatch.setattr(one.diagnostics, "see", lambda *arguments: None)
-        result = adaptation_step(one, *batches(), target_weight=1.0)
-        result.loss.backward()
-        losses.append((result.loss.item(), one.segmenter.head.weight.grad.sum().item()))
-    assert losses[0] == losses[1]
 
 
 def watch() -> CollapseWatch:

@@ -14,7 +14,7 @@ from clst_train.method.step import adaptation_step
 from clst_train.method.teachers import Distiller
 from clst_train.training import start_run
 from tests.support.miniature import drawn_cameras
-from tests.support.tiny import SIZE_HW, batches, learner
+from tests.support.tiny import SIZE_HW, batches, learner, observed
 
 pytestmark = pytest.mark.usefixtures("narrow", "no_pictures")
 SMALL = (
@@ -48,12 +48,12 @@ def test_such_a_step_is_source_and_entropy_of_the_crops_with_nothing_pasted_or_h
 
 def test_such_a_step_asks_no_teacher_but_prototypes_and_a_mean_teacher_follow():
     one, (source, target) = learner(teacher="mean_teacher", distribution_alignment=1.0), batches()
-    entropy_step(one, source, target, target_weight=1.0)
+    result = entropy_step(one, source, target, target_weight=1.0)
     assert one.ensemble.visits.tolist() == [0, 0]
     assert not one.ensemble.visited.any()
     assert one.mean_teacher.steps == 1
     assert bool(one.prototypes.seen.all())
-    assert one.diagnostics.read()[2] == 0  # no image's labels were seen
+    assert observed(one, target, result).read()[2] == 0  # no image's labels were seen
 
 
 def test_a_fully_ignored_target_has_no_entropy_to_minimise():

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from clst_train.method.step import adaptation_step
-from tests.support.tiny import CLASSES, SIZE_HW, batches, learner
+from tests.support.tiny import CLASSES, SIZE_HW, batches, learner, observed
 
 PADDING = np.zeros((2, *SIZE_HW), bool)
 PADDING[0, :1], PADDING[1, :, 4:] = True, True  # another one in each image
@@ -28,17 +28,17 @@ def padded(target, padding=PADDING):
 def step(stored, **settings):
     """One step that reads an ensemble B,h,w of class ids, each said with 0.8, in a set with that padding."""
     one = learner(ensemble_every=2, **(EVERYTHING | settings))
-    source, target = batches()
+    _, target = batches()
     said = torch.full((2, CLASSES, *SIZE_HW), 0.1).scatter(1, torch.from_numpy(stored)[:, None], 0.8)
     one.ensemble.update(target.indices, said)
     one.ensemble.visited[target.indices] = True
     # The first look makes prototypes, without which the contrastive loss of the second would be nothing
-    for seed in (1, 0):
-        source, _ = batches(seed=seed)
-        result = adaptation_step(one, source, padded(target), target_weight=1.0, iteration=1)
+    first, result = (
+        adaptation_step(one, batches(seed=seed)[0], padded(target), target_weight=1.0, iteration=1) for seed in (1, 0)
+    )
     result.loss.backward()
     gradients = [parameter.grad.clone() for parameter in one.segmenter.parameters() if parameter.grad is not None]
-    return result, gradients, one.diagnostics.read()
+    return result, gradients, observed(one, target, first, result).read()
 
 
 def stored(seed=3):
@@ -74,11 +74,11 @@ def test_this_test_would_notice_a_single_pixel_of_the_picture():
 def test_no_cell_of_padding_is_in_the_shares_that_are_logged(settings):
     """Of 2×24 cells 6 and 8 are padding: 34 pseudo-labels are counted, and changes of theirs alone."""
     one, (source, target) = learner(class_mix=False, **settings), batches()
-    adaptation_step(one, source, padded(target), target_weight=1.0)
-    assert one.diagnostics.counts.sum().item() == 34
+    counted = observed(one, target, adaptation_step(one, source, padded(target), target_weight=1.0))
+    assert counted.counts.sum().item() == 34
     if settings.get("ensemble_view") != "crops":
-        assert (one.diagnostics.labels.numpy()[PADDING] == 255).all()
-        assert (one.diagnostics.labels.numpy()[~PADDING] != 255).all()
+        assert (counted.labels.numpy()[PADDING] == 255).all()
+        assert (counted.labels.numpy()[~PADDING] != 255).all()
 
 
 def test_source_padding_carries_no_loss():

@@ -18,7 +18,7 @@ from clst_train.method.views import student_view
 from clst_train.models.checkpoint import Checkpoint, save_checkpoint
 from clst_train.models.deployable import MEAN, STD, normalise_in_training
 from clst_train.models.networks import build_segmenter
-from tests.support.tiny import SIZE_HW, TinySegmenter, batches, learner
+from tests.support.tiny import SIZE_HW, TinySegmenter, batches, learner, observed
 
 
 def fill(network, value):
@@ -113,7 +113,7 @@ def test_without_a_teacher_no_target_pixel_has_a_label_and_only_the_entropy_pull
     result = adaptation_step(one, *batches(), target_weight=1.0)
     assert set(result.pseudo_labels.flatten().tolist()) == {255}
     assert result.loss.item() == pytest.approx((result.parts["source"] + 0.5 * result.parts["entropy"]).item())
-    assert math.isnan(one.diagnostics.read()[0]["confidence"])
+    assert math.isnan(observed(one, batches()[1], result).read()[0]["confidence"])
     with torch.no_grad():
         twin = learner(**settings)
         expected = _entropy(twin, batches()[1])
@@ -205,10 +205,12 @@ def test_the_probability_is_seen_through_the_crop_that_the_label_is():
 
 def test_the_ensemble_is_asked_in_every_nth_step_and_for_images_never_visited():
     one, (source, target) = learner(ensemble_every=3), batches()
+    diagnostics = observed(one, target)
     for iteration, visits in ((1, 1), (2, 1), (3, 2), (4, 2), (5, 2), (6, 3)):
-        adaptation_step(one, source, target, target_weight=1.0, iteration=iteration)
+        result = adaptation_step(one, source, target, target_weight=1.0, iteration=iteration)
         assert one.ensemble.visits.tolist() == [visits, visits]
-        means, _, _ = one.diagnostics.read()
+        diagnostics.see(target.indices, result.lesson, result.target_means, one.prototypes)
+        means, _, _ = diagnostics.read()
         assert math.isnan(means["agreement"]) == (iteration in (2, 4, 5))
         assert math.isnan(means["flip_rate"]) == (iteration not in (3, 6))
 
