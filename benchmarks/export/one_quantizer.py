@@ -62,16 +62,16 @@ def clst(task: Task, frames: Frames) -> Callable[[], None]:
     from clst_export.quantization.fp16 import measure_ranges, to_fp16
     from clst_export.quantization.int8 import activations, to_int8
 
-    base, pictures = onnx.load(task["base"]), list(frames)
+    base, images = onnx.load(task["base"]), list(frames)
 
     def run() -> None:
         model, target = base, task.get("target")
         if target is not None:
             method = Method(task["method"])
-            ranges = calibrate(base, pictures, activations(base), [method])[method]
+            ranges = calibrate(base, images, activations(base), [method])[method]
             model = to_int8(base, ranges, target=Target(target))
         if target != "cpu":
-            model = to_fp16(model, ranges=measure_ranges(model, pictures[:RANGE_FRAMES])).model
+            model = to_fp16(model, ranges=measure_ranges(model, images[:RANGE_FRAMES])).model
         onnx.save(model, task["out"])
 
     return run
@@ -151,7 +151,7 @@ PACKAGES = {"clst": "clst", "autocast": "nvidia-modelopt", "modelopt": "nvidia-m
 
 
 def peak_mib() -> float:
-    """The most memory that this process had so far, by Linux's books: getrusage would tell of its parent's."""
+    """The most memory that this process had so far, as Linux counts it: getrusage would count its parent's too."""
     (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:"))
     return int(line.split()[1]) / 1024
 
@@ -175,9 +175,9 @@ def main() -> None:
     before, started = peak_mib(), time.process_time()
     run()
     package = PACKAGES[task["tool"]]
-    told = {"cpu_seconds": time.process_time() - started, "grew_mib": peak_mib() - before,
+    report = {"cpu_seconds": time.process_time() - started, "grew_mib": peak_mib() - before,
             "version": f"{package} {importlib.metadata.version(package)}"}  # fmt: skip
-    print(json.dumps(told))
+    print(json.dumps(report))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
     python -m benchmarks.export.precision --name dusk --data DIR --split test --calib DIR CHECKPOINT…
 
 Every flavour is made by clst-export's own conversion; nothing is gated here, so that bad figures are seen. Latency is
-host to host on this machine's CPU (ONNX Runtime), all flavours in one process, in turns, as a ratio to FP32. FP16 and
+host to host on this machine's CPU (ONNX Runtime), all flavours interleaved in one process, as a ratio to FP32. FP16 and
 INT8 for TensorRT are computed on the CPU for their numbers only: their speed belongs to the device.
 The result goes to benchmarks/results/precision_<name>.json.
 """
@@ -23,14 +23,14 @@ import click
 from benchmarks.report.record import RESULTS, provenance, write_result
 
 UNTIMED, TIMED = 3, 5
-"""Runs of one file before another one takes its turn."""
+"""Runs of one file in a round."""
 PROFILED = 30
 """Runs that the convolutions' share is measured on."""
 FLAVOURS = ("fp32", "fp16", "int8", "int8-cpu")
 
 
 def make(
-    checkpoint: Path, out: Path, flavour: str, material: Any, budget: float | None, input_hw: tuple[int, int]
+    checkpoint: Path, out: Path, flavour: str, inputs: Any, budget: float | None, input_hw: tuple[int, int]
 ) -> dict[str, Any]:
     """One flavour's file and what the conversion measured."""
     from clst_export.pipeline import Request, convert
@@ -44,7 +44,7 @@ def make(
         budget=budget if precision == "int8" else None,
     )  # fmt: skip
     started = time.perf_counter()
-    done = convert(checkpoint, out, request, material, say=lambda told: click.echo(f"  {told}", err=True))
+    done = convert(checkpoint, out, request, inputs, say=lambda message: click.echo(f"  {message}", err=True))
     parity = {name: value for name, value in done.manifest.parity.items() if name not in ("bounds", "holds")}
     calibration = {k: v for k, v in done.manifest.calibration.items() if k in ("method", "frames", "kept", "quantised")}
     methods = {name: {"agreement": v.agreement, "miou": v.candidate_miou} for name, v in done.methods.items()}
@@ -64,18 +64,18 @@ def latencies(
     threads: int | None = None,
     clock: Callable[[], int] = time.perf_counter_ns,
 ) -> list[list[int]]:
-    """Nanoseconds of each file's runs, the files taking turns of a few runs; the first round warms up."""
+    """Nanoseconds of each file's runs, interleaved in rounds of a few runs; the first round warms up."""
     from clst_runtime.backends.onnxruntime.session import OrtBackend
 
     backends = [OrtBackend(path, provider=provider, threads=threads) for path in files]
     samples: list[list[int]] = [[] for _ in files]
-    for turn in range(rounds):
+    for round_ in range(rounds):
         for place, backend in enumerate(backends):
             for run in range(UNTIMED + TIMED):  # the first runs wait for the other sessions' threads to go to sleep
-                frame = frames[(turn + run) % len(frames)]
+                frame = frames[(round_ + run) % len(frames)]
                 before = clock()
                 backend.predict(frame)
-                if run >= UNTIMED and turn > 0:
+                if run >= UNTIMED and round_ > 0:
                     samples[place].append(clock() - before)
     for backend in backends:
         backend.close()
@@ -107,91 +107,76 @@ def convolution_ms(file: Path, frame: Any) -> float:
 
 
 def measure(
-    checkpoint: Path, input_hw: tuple[int, int], work: Path, material: Any, options: dict[str, Any]
+    checkpoint: Path, content: Any, input_hw: tuple[int, int], work: Path, inputs: Any, options: dict[str, Any]
 ) -> dict[str, Any]:
-    """All flavours of one checkpoint."""
+    """All flavours of one checkpoint, whose `content` is loaded."""
     from clst_runtime.live.latency import summarise_ms
-    from clst_train.models.checkpoint import load_checkpoint
 
-    content = load_checkpoint(checkpoint)
     budget = None if options["max_miou_drop"] is None else options["max_miou_drop"] / 100
     work.mkdir(parents=True, exist_ok=True)
     rows, files = [], []
     for flavour in FLAVOURS:
         click.echo(f"{checkpoint}: {flavour}", err=True)
         files.append(work / f"{content.network}-{checkpoint.stem}.{flavour}.onnx")
-        rows.append(make(checkpoint, files[-1], flavour, material, budget, input_hw))
-    samples = latencies(files, material.frames[:8], rounds=options["rounds"], provider=options["provider"])
+        rows.append(make(checkpoint, files[-1], flavour, inputs, budget, input_hw))
+    samples = latencies(files, inputs.frames[:8], rounds=options["rounds"], provider=options["provider"])
     medians = [statistics.median(each) for each in samples]
     for row, own, median in zip(rows, samples, medians, strict=True):
         row["host_to_host_ms"] = summarise_ms(own)
         row["speed_against_fp32"] = medians[0] / median
     for row, file in zip(rows, files, strict=True):
-        row["convolution_ms"] = convolution_ms(file, material.frames[0])
+        row["convolution_ms"] = convolution_ms(file, inputs.frames[0])
         row["convolution_speed_against_fp32"] = rows[0]["convolution_ms"] / row["convolution_ms"]
     return {"network": content.network, "input_hw": list(input_hw), "classes": list(content.classes.names),
             "stage": content.stage, "provider": options["provider"], "flavours": rows}  # fmt: skip
 
 
-def show(result: dict[str, Any]) -> str:
-    """The figures as a Markdown table."""
-    headers = ("network", "flavour", "mIoU %", "lost", "largest loss of a class", "pixels equal", "MiB", "CPU ms",
-               "speed", "convolutions alone")  # fmt: skip
-    lines = [f"| {' | '.join(headers)} |", "|---" * len(headers) + "|"]
-    for each in result["networks"]:
-        for row in each["flavours"]:
-            parity = row["parity"]
-            losses = {n: v["reference"] - v["model"] for n, v in parity["iou"].items() if None not in v.values()}
-            worst = max(losses, key=lambda name: losses[name])
-            cells = [
-                f"{each['network']} {each['input_hw'][0]}x{each['input_hw'][1]}", row["flavour"],
-                f"{100 * parity['miou']:.2f}", f"{100 * (parity['reference_miou'] - parity['miou']):.2f}",
-                f"{100 * losses[worst]:.2f} ({worst})", f"{100 * parity['agreement']:.2f} %",
-                f"{row['bytes'] / 2**20:.1f}", f"{row['host_to_host_ms']['median']:.1f}",
-                f"{row['speed_against_fp32']:.2f}×", f"{row['convolution_speed_against_fp32']:.2f}×",
-            ]  # fmt: skip
-            lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+def inputs_of(
+    content: Any, input_hw: tuple[int, int], *, data: Path, split: str, count: int | None, calib: Sequence[str],
+    calib_count: int | None, mapping: Path | None = None,
+) -> Any:  # fmt: skip
+    """At most `count` labelled images of a split and at most `calib_count` for calibration, H,W,3 of the input size."""
+    from clst_export.pipeline import Material
+    from clst_export.quantization.calibration import calibration_frames
+    from clst_export.verification.evaluator import contents_of, labelled_frames
+    from clst_runtime.data.dataset import open_dataset
+
+    labelled = open_dataset(data, split=split, classes=content.classes, mapping_file=mapping)
+    frames, labels = labelled_frames(labelled, input_hw, count or len(labelled), content.fit)
+    calibration = calibration_frames(list(calib), input_hw, calib_count, fit=content.fit)
+    contents = contents_of(labels, input_hw, content.fit)
+    return Material(frames=frames, labels=labels, contents=contents, calibration=calibration)
 
 
 @click.command()
 @click.argument("checkpoints", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--name", required=True, help="Name of the result file.")
-@click.option("--data", required=True, type=click.Path(path_type=Path), help="Labelled pictures to judge on.")
+@click.option("--data", required=True, type=click.Path(path_type=Path), help="Labelled images to compare on.")
 @click.option("--split", default="val", show_default=True)
 @click.option("--mapping", type=click.Path(path_type=Path))
 @click.option("--count", type=int, help="At most so many of them.")
-@click.option("--calib", required=True, multiple=True, help="Pictures to calibrate on.")
+@click.option("--calib", required=True, multiple=True, help="Images to calibrate on.")
 @click.option("--calib-count", type=int)
 @click.option("--max-miou-drop", type=float, help="Points; INT8 to that budget instead of everything quantised.")
 @click.option("--size", help="Input size HxW  [default: each checkpoint's]")
-@click.option("--rounds", default=12, show_default=True, type=click.IntRange(2), help="Turns of each flavour.")
+@click.option("--rounds", default=12, show_default=True, type=click.IntRange(2), help="Rounds of each flavour.")
 @click.option("--provider", default="cpu", show_default=True, type=click.Choice(["cpu", "cuda"]))
 @click.option("--work", default=Path("precision"), type=click.Path(path_type=Path), help="Folder for the files.")
 def main(checkpoints: tuple[Path, ...], name: str, work: Path, **options: Any) -> None:
     """Measure every flavour of CHECKPOINTS."""
-    from clst_export.pipeline import Material
-    from clst_export.quantization.calibration import calibration_frames
-    from clst_export.verification.evaluator import contents_of, labelled_frames
-    from clst_runtime.data.dataset import open_dataset
+    from benchmarks.report.readme_table import precision_lines
     from clst_runtime.system.numbers import parse_size
     from clst_train.models.checkpoint import load_checkpoint
 
-    networks = []
+    given = {each: options[each] for each in ("data", "split", "count", "calib", "calib_count", "mapping")}
+    networks: list[dict[str, Any]] = []
     for path in checkpoints:
         content = load_checkpoint(path)
-        data = open_dataset(
-            options["data"], split=options["split"], classes=content.classes, mapping_file=options["mapping"]
-        )
         input_hw = parse_size(options["size"]) if options["size"] else content.input_hw
-        frames, labels = labelled_frames(data, input_hw, options["count"] or len(data), content.fit)
-        calibration = calibration_frames(list(options["calib"]), input_hw, options["calib_count"], fit=content.fit)
-        contents = contents_of(labels, input_hw, content.fit)
-        material = Material(frames=frames, labels=labels, contents=contents, calibration=calibration)
-        networks.append(measure(path, input_hw, work, material, options))
+        networks.append(measure(path, content, input_hw, work, inputs_of(content, input_hw, **given), options))
         result = {"name": name, **provenance(), "budget_points": options["max_miou_drop"], "networks": networks}
         write_result(RESULTS / f"precision_{name}.json", result)
-    click.echo(show(result))
+    click.echo("\n".join(precision_lines(result)))
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
 """This project's own conversions to FP16 and INT8 against NVIDIA's ModelOpt and ONNX Runtime's quantizer.
 
-    python -m benchmarks.export.quantizers --name camvid --data DIR --calib PICTURES --modelopt PYTHON CHECKPOINT…
+    python -m benchmarks.export.quantizers --name camvid --data DIR --calib IMAGES --modelopt PYTHON CHECKPOINT…
 
 All start from the exporter's float32 file and calibrate on the same frames, each in a process of its own
 (`one_quantizer.py`; ModelOpt in its own environment, PYTHON, because its pins exclude newer ONNX and ONNX Runtime).
-The method of each setting is chosen by the labelled pictures of `--choice`; agreement, mIoU and the rest are then told
-on those of `--claim`, which nothing was chosen by. Files are looked at as the exporter looks at its own: graph hygiene,
+The method of each setting is chosen by the labelled images of `--choice`; agreement, mIoU and the rest are then
+reported on those of `--claim`, which nothing was chosen by. Files pass the exporter's own checks: graph compatibility,
 TensorRT's Q/DQ rules, and parser and builder of TensorRT for RTX. Speed is that of ONNX Runtime on one thread of this
-machine's CPU, in CPU time, all files in one process, in turns, as a ratio to FP32.
+machine's CPU, in CPU time, all files interleaved in one process, as a ratio to FP32.
 The result goes to benchmarks/results/quantizers.json, one entry for each name and network.
 """
 
@@ -29,13 +29,16 @@ from typing import Any
 
 import click
 
-from benchmarks.export.precision import latencies
+from benchmarks.export.precision import inputs_of, latencies
 from benchmarks.report.record import RESULTS, provenance, write_result
+from clst_runtime.errors import MissingDependency, ModelFileError
 
 RESULT = RESULTS / "quantizers.json"
 CPU = ("fp32", "int8-cpu")
 """Flavours that run on the CPU, and what they are compared with."""
 OURS = ("max", "percentile", "entropy")
+USES = ("choice", "claim")
+"""What labelled images are for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,11 +50,11 @@ class Setting:
     tool: str
     """Of one_quantizer.TOOLS."""
     name: str
-    """In words."""
+    """In the table."""
     methods: tuple[str, ...] = ("",)
     """Calibration methods, by the tool's names."""
     left_out: tuple[str, ...] = ()
-    """Parts of the graph that it is told to leave alone, by the names of `parts`."""
+    """Parts of the graph that stay as they are, by the names of `parts`."""
     options: dict[str, Any] = field(default_factory=dict)
     """More of the task."""
 
@@ -89,22 +92,28 @@ def parts(base: Any) -> dict[str, list[str]]:
 
 
 def environment(python: Path) -> dict[str, Any]:
-    """Versions in ModelOpt's environment, and whether its ONNX Runtime can judge INT8 for TensorRT (ort.py, 1.23)."""
+    """Versions in ModelOpt's environment, and whether its ONNX Runtime rounds float16, as 1.23 and newer do.
+
+    Raises:
+        MissingDependency: something is not installed there.
+    """
     code = (
         "import importlib.metadata, json; from clst_runtime.backends.onnxruntime.session import rounds_float16;"
         "names = ('nvidia-modelopt', 'onnx', 'onnxruntime');"
-        "told = {name: importlib.metadata.version(name) for name in names};"
-        "print(json.dumps(told | {'rounds_float16': rounds_float16()}))"
+        "versions = {name: importlib.metadata.version(name) for name in names};"
+        "print(json.dumps(versions | {'rounds_float16': rounds_float16()}))"
     )
     paths = os.environ | {"PYTHONPATH": str(RESULTS.parents[1] / "runtime")}
-    done = subprocess.run([str(python), "-c", code], env=paths, capture_output=True, text=True, check=True)
+    done = subprocess.run([str(python), "-c", code], env=paths, capture_output=True, text=True, check=False)
+    if done.returncode:
+        reason = done.stderr.strip().splitlines()[-1]
+        raise MissingDependency(f"--modelopt {python}: {reason}; install nvidia-modelopt[onnx] there")
     return dict(json.loads(done.stdout))
 
 
-def complaint(model: Any) -> str | None:
-    """Why graph hygiene refuses a graph; None if it does not."""
+def incompatibility(model: Any) -> str | None:
+    """Why the exporter's compatibility check refuses a graph; None if it does not."""
     from clst_export.graph.compatibility import check_hygiene
-    from clst_runtime.errors import ModelFileError
 
     try:
         check_hygiene(model)
@@ -124,10 +133,10 @@ def add_speeds(rows: list[dict[str, Any]], files: list[Path], frames: Any, optio
 Made = tuple[Path | None, dict[str, Any]]
 
 
-class Contest:
+class Comparison:
     """All settings on one checkpoint."""
 
-    def __init__(self, checkpoint: Path, work: Path, material: dict[str, Any], options: dict[str, Any]) -> None:
+    def __init__(self, checkpoint: Path, work: Path, inputs: dict[str, Any], options: dict[str, Any]) -> None:
         import numpy as np
         import onnx
         import torch
@@ -141,9 +150,11 @@ class Contest:
         self.work.mkdir(parents=True, exist_ok=True)
         self.base = trace(deployable, self.manifest.input_hw, opset=20, with_confidence=False)
         onnx.save(self.base, str(self.work / "base.onnx"))
-        np.save(self.work / "frames.npy", np.stack(list(material["calibration"])))
+        np.save(self.work / "frames.npy", np.stack(list(inputs["choice"].calibration)))
         reference = TorchBackend(deployable, self.manifest, torch.device("cpu"))
-        self.judges = {use: Judge(reference, *material[use]) for use in ("choice", "claim")}
+        self.evaluators = {
+            use: Judge(reference, each.frames, each.labels, each.contents) for use, each in inputs.items()
+        }
 
     def rows(self) -> list[dict[str, Any]]:
         """One for FP32 and one for each setting."""
@@ -161,12 +172,12 @@ class Contest:
             files.append(path)
         timed = [(row, path) for row, path in zip(rows, files, strict=True) if path and row["flavour"] in CPU]
         add_speeds(
-            [row for row, _ in timed], [path for _, path in timed], self.judges["claim"].frames[:8], self.options
+            [row for row, _ in timed], [path for _, path in timed], self.evaluators["claim"].frames[:8], self.options
         )
         return rows
 
     def row(self, setting: Setting, made: dict[str, Future[Made]]) -> tuple[dict[str, Any], Path | None]:
-        """The best method's file, chosen by the pictures to choose by, told on the others."""
+        """The best method's file, chosen by the images to choose by, reported on the others."""
         import onnx
 
         from clst_export.pipeline import merit
@@ -174,16 +185,16 @@ class Contest:
         row: dict[str, Any] = {"flavour": setting.flavour, "name": setting.name, "tool": setting.tool, "methods": {}}
         best: Any = None
         for method, future in made.items():
-            out, told = future.result()
-            row["methods"][method] = told
+            out, cost = future.result()
+            row["methods"][method] = cost
             if out is None:
                 continue
             path = self.saved(onnx.load(str(out)), setting.flavour, setting.name + method)
             shutil.rmtree(out.parent)
-            verdict = self.judged(path, "choice")
-            told |= {"choice": {"agreement": verdict.agreement, "miou": verdict.candidate_miou}}
-            if best is None or merit(verdict) < best[0]:
-                best = (merit(verdict), method, path)
+            found = self.compared(path, "choice")
+            cost |= {"choice": {"agreement": found.agreement, "miou": found.candidate_miou}}
+            if best is None or merit(found) < best[0]:
+                best = (merit(found), method, path)
         if best is None:
             return row, None
         _, row["method"], path = best
@@ -215,47 +226,43 @@ class Contest:
         save_model(model, dataclasses.replace(self.manifest, precision=precision, calibration=target), path)
         return path
 
-    def judged(self, path: Path, use: str) -> Any:
-        """A file against PyTorch and labels."""
+    def compared(self, path: Path, use: str) -> Any:
+        """A file beside PyTorch's network, and both by the labels."""
         from clst_runtime.backends.onnxruntime.session import OrtBackend
 
         with OrtBackend(path, threads=1) as backend:
-            return self.judges[use].judge(backend)
+            return self.evaluators[use].judge(backend)
 
     def facts(self, path: Path, model: Any, *, for_cpu: bool = False) -> dict[str, Any]:
-        """All that is told of a chosen file."""
+        """All that is reported of a chosen file."""
         from clst_export.inspection import convolution_types
         from clst_export.quantization.placement import placement_problems
         from clst_runtime.backends.tensorrt.build.check import check_build
 
-        told = {"bytes": path.stat().st_size, "claim": self.judged(path, "claim").to_json()}
-        told |= {"hygiene": complaint(model), "convolutions": dict(Counter(convolution_types(model)))}
-        return told if for_cpu else told | {"placement": placement_problems(model), "rtx": check_build(path)}
+        found = {"bytes": path.stat().st_size, "claim": self.compared(path, "claim").to_json()}
+        found |= {"hygiene": incompatibility(model), "convolutions": dict(Counter(convolution_types(model)))}
+        return found if for_cpu else found | {"placement": placement_problems(model), "rtx": check_build(path)}
 
 
-def material_of(checkpoint: Path, options: dict[str, Any]) -> dict[str, Any]:
-    """Calibration frames, and frames, labels and contents to choose by and to tell by; a single split is halved."""
-    from clst_export.quantization.calibration import calibration_frames
-    from clst_export.verification.evaluator import contents_of, labelled_frames
-    from clst_runtime.data.dataset import open_dataset
+def labelled_inputs(checkpoint: Path, options: dict[str, Any]) -> dict[str, Any]:
+    """Images to choose by and images to report on, each with those for calibration; a single split is cut in two."""
+    import dataclasses
+
     from clst_train.models.checkpoint import load_checkpoint
 
     content = load_checkpoint(checkpoint)
-    one = options["choice"] == options["claim"]
-    found: dict[str, Any] = {}
-    for use in ("choice", "claim"):
-        data = open_dataset(options["data"], split=options[use], classes=content.classes)
-        count = sum(options[f"{each}_count"] for each in ("choice", "claim")) if one else options[f"{use}_count"]
-        frames, labels = labelled_frames(data, content.input_hw, count, content.fit)
-        if one:
-            border = options["choice_count"]
-            part = slice(None, border) if use == "choice" else slice(border, None)
-            frames, labels = frames[part], labels[part]
-        found[use] = (frames, labels, contents_of(labels, content.input_hw, content.fit))
-    found["calibration"] = calibration_frames(
-        list(options["calib"]), content.input_hw, options["calib_count"], fit=content.fit
-    )
-    return found
+    given = {each: options[each] for each in ("data", "calib", "calib_count")}
+    counts = [options[f"{use}_count"] for use in USES]
+    if options["choice"] != options["claim"]:
+        return {
+            use: inputs_of(content, content.input_hw, split=options[use], count=count, **given)
+            for use, count in zip(USES, counts, strict=True)
+        }
+    both = inputs_of(content, content.input_hw, split=options["choice"], count=sum(counts), **given)
+    return {
+        use: dataclasses.replace(both, frames=both.frames[part], labels=both.labels[part], contents=both.contents[part])
+        for use, part in zip(USES, (slice(counts[0]), slice(counts[0], None)), strict=True)
+    }
 
 
 def show(result: dict[str, Any]) -> str:
@@ -272,7 +279,7 @@ def cells(each: dict[str, Any], row: dict[str, Any]) -> list[str]:
     """One line of the table."""
     claim, cost = row["claim"], row.get("methods", {}).get(row.get("method", ""), {})
     layers = row.get("rtx", {}).get("layers")
-    told = "" if "rtx" not in row else "refused" if layers is None else str(sum(layers.values()))
+    rtx = "" if "rtx" not in row else "refused" if layers is None else str(sum(layers.values()))
     method = f" ({row['method']})" if row.get("method") else ""
     return [
         f"{each['network']}, {each['name']}", row["flavour"], row["name"] + method,
@@ -280,7 +287,7 @@ def cells(each: dict[str, Any], row: dict[str, Any]) -> list[str]:
         f"{100 * (claim['reference_miou'] - claim['miou']):.2f}", f"{row['bytes'] / 2**20:.1f}",
         f"{cost['cpu_seconds']:.0f}" if cost else "", f"{cost['grew_mib']:.0f}" if cost else "",
         "" if row["hygiene"] is None else "refused",
-        str(len(row["placement"])) if row["flavour"] in ("fp16", "int8") else "", told,
+        str(len(row["placement"])) if row["flavour"] in ("fp16", "int8") else "", rtx,
         f"{row['speed_against_fp32']:.2f}×" if "speed_against_fp32" in row else "",
     ]  # fmt: skip
 
@@ -288,31 +295,32 @@ def cells(each: dict[str, Any], row: dict[str, Any]) -> list[str]:
 @click.command()
 @click.argument("checkpoints", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--name", required=True, help="Of the data, in the result.")
-@click.option("--data", required=True, type=click.Path(path_type=Path), help="Labelled pictures.")
+@click.option("--data", required=True, type=click.Path(path_type=Path), help="Labelled images.")
 @click.option("--choice", default="val", show_default=True, help="Split to choose methods by.")
-@click.option("--claim", default="test", show_default=True, help="Split to tell the figures by; the same: halves.")
+@click.option("--claim", default="test", show_default=True, help="Split to report on; the same one is cut in two.")
 @click.option("--choice-count", default=12, show_default=True)
 @click.option("--claim-count", default=32, show_default=True)
-@click.option("--calib", required=True, multiple=True, help="Pictures to calibrate on.")
+@click.option("--calib", required=True, multiple=True, help="Images to calibrate on.")
 @click.option("--calib-count", default=16, show_default=True)
 @click.option("--modelopt", required=True, type=click.Path(path_type=Path), help="Python that has nvidia-modelopt.")
 @click.option("--limit", default=120, show_default=True, help="CPU seconds that a conversion may take.")
 @click.option("--jobs", default=1, show_default=True, help="Conversions at a time.")
-@click.option("--rounds", default=12, show_default=True, type=click.IntRange(2), help="Turns of each file.")
+@click.option("--rounds", default=12, show_default=True, type=click.IntRange(2), help="Rounds of each file.")
 @click.option("--work", default=Path("quantizers"), type=click.Path(path_type=Path), help="Folder for the files.")
 def main(checkpoints: tuple[Path, ...], work: Path, **options: Any) -> None:
     """Let all quantizers convert CHECKPOINTS."""
+    modelopt = environment(options["modelopt"])
     for path in checkpoints:
-        material = material_of(path, options)
-        contest = Contest(path, work.resolve(), material, options)
-        counts = {"calibration": len(material["calibration"])}
-        counts |= {use: len(material[use][0]) for use in ("choice", "claim")}
-        splits = {use: options[use] for use in ("choice", "claim")}
-        manifest = contest.manifest
+        inputs = labelled_inputs(path, options)
+        comparison = Comparison(path, work.resolve(), inputs, options)
+        counts = {"calibration": len(inputs["choice"].calibration)}
+        counts |= {use: len(inputs[use].frames) for use in USES}
+        splits = {use: options[use] for use in USES}
+        manifest = comparison.manifest
         entry = {"name": options["name"], "network": manifest.network, "input_hw": list(manifest.input_hw),
                  "classes": list(manifest.classes.names), "frames": counts, "splits": splits,
                  **provenance(), "tools": manifest.tool_versions,
-                 "modelopt": environment(options["modelopt"]), "rows": contest.rows()}  # fmt: skip
+                 "modelopt": modelopt, "rows": comparison.rows()}  # fmt: skip
         known = json.loads(RESULT.read_text())["networks"] if RESULT.exists() else []
         others = [each for each in known if (each["name"], each["network"]) != (entry["name"], entry["network"])]
         result = {"networks": sorted([*others, entry], key=lambda each: (each["network"], each["name"]))}

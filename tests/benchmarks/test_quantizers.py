@@ -1,4 +1,4 @@
-"""What the quantizers are told to leave alone, and what is said of a graph and of a result."""
+"""Which parts quantizers leave alone, and what is reported of a graph and of a result."""
 
 import resource
 import signal
@@ -8,7 +8,8 @@ import pytest
 from onnx import TensorProto
 
 from benchmarks.export.one_quantizer import limit_cpu
-from benchmarks.export.quantizers import complaint, parts, show
+from benchmarks.export.quantizers import environment, incompatibility, parts, show
+from clst_runtime.errors import MissingDependency
 from tests.support.graphs import IDENTITY, Builder, node_of, residual
 
 
@@ -22,11 +23,11 @@ def test_a_careful_user_leaves_the_normalisation_the_outer_convolutions_and_the_
     assert found["tail"] == ["large_node", "winner_node", "winner_real_node", "classes_node"]
 
 
-def test_graph_hygiene_is_quiet_of_a_good_graph_and_names_the_node_of_a_bad_one():
+def test_a_compatible_graph_has_no_message_and_an_incompatible_one_names_the_node():
     model = residual()
-    assert complaint(model) is None
+    assert incompatibility(model) is None
     next(entry for entry in node_of(model, "winner_real").attribute).i = TensorProto.INT32
-    assert "classes" in (complaint(model) or "")
+    assert "classes" in (incompatibility(model) or "")
 
 
 def test_the_table_says_what_was_lost_and_by_which_method():
@@ -49,6 +50,14 @@ def test_the_table_says_what_was_lost_and_by_which_method():
     assert told.splitlines()[2:] == [
         "| slim, camvid | int8 | ours (max) | 97.66 % | 32.00 | 0.50 | 3.0 | 8 | 100 |  | 2 | 653 |  |"
     ]
+
+
+def test_a_python_without_modelopt_is_one_line(tmp_path):
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\necho Traceback >&2\necho 'PackageNotFoundError: nvidia-modelopt' >&2\nexit 1\n")
+    python.chmod(0o755)
+    with pytest.raises(MissingDependency, match=r"^--modelopt .*: PackageNotFoundError: nvidia-modelopt; install"):
+        environment(python)
 
 
 def test_a_quantizer_that_takes_too_long_ends_with_a_line_that_says_so():
