@@ -1,29 +1,42 @@
-"""Write the tables of measured numbers from the committed result files: the README's and docs/measurements.md's.
+"""Write the tables of measured numbers from the committed result files into README.md and docs/measurements.md.
 
 python -m benchmarks.report.readme_table
 
-A file whose name is that of its pair is the pair's line in the README; any other is a table in docs/measurements.md.
+A file whose name is that of its pair is a camera change; any other is a further measurement.
 """
 
 from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks.export import quantizers
 
-HERE = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "benchmarks" / "results"
 BEGIN, END = "<!-- measured: made by benchmarks/report/readme_table.py -->", "<!-- end -->"
-HEADERS = ("camera change", "steps", "old network", "BatchNorm statistics", "entropy min.", "mean teacher + ClassMix",
-           "CLST", "oracle", "recovered", "seeds")  # fmt: skip
-COLUMNS = ("source", "batchnorm", "entropy", "mean_teacher", "clst", "oracle")
-MERGED_WORDS = "the 5 groups that both label alike (ground, living things, vehicles, objects, sky)"
-RIVALS = {"batchnorm": "BatchNorm statistics", "entropy": "entropy min.", "mean_teacher": "mean teacher + ClassMix",
-          "mean_teacher_start": "… + start share"}  # fmt: skip
+BASELINES = {"batchnorm": "BatchNorm statistics", "entropy": "entropy min.", "mean_teacher": "mean teacher + ClassMix"}
+COMPARED = BASELINES | {"mean_teacher_start": "… + start share"}
+METHODS = {"source": "old network", **BASELINES, "clst": "CLST", "oracle": "oracle"}
+MERGED = "… merged to the 5 groups that both label alike (ground, living things, vehicles, objects, sky)"
+LEAD_TEXT = "Points that CLST is ahead: the mean over the seeds and each seed, whose rows share a source network."
+SEEN_TEXT = (
+    "The same networks on at most 200 of the images that they were adapted to, by labels that no adaptation read."
+)
 PRECISION = "precision_"
-PRECISION_TITLES = {"camvid_dusk": "CamVid at dusk, adapted network"}
+
+
+def markdown(headers: Sequence[str], rows: Iterable[Iterable[str]]) -> list[str]:
+    """A Markdown table and an empty line."""
+    return [
+        f"| {' | '.join(headers)} |",
+        "|---" * len(headers) + "|",
+        *(f"| {' | '.join(each)} |" for each in rows),
+        "",
+    ]
 
 
 def cell(row: dict[str, Any] | None) -> str:
@@ -34,59 +47,69 @@ def cell(row: dict[str, Any] | None) -> str:
     return f"{row['miou_mean']:.1f}{spread}"
 
 
-def row(title: str, steps: str, methods: dict[str, Any]) -> str:
-    """One line of the table."""
-    clst = methods["clst"]
-    cells = [cell(methods.get(name)) for name in COLUMNS]
-    share = "" if clst["recovery"] is None else f"{round(100 * clst['recovery'])} %"
-    return f"| {title} | {steps} | {' | '.join(cells)} | {share} | {len(clst['miou'])} |"
+def share(clst: dict[str, Any]) -> str:
+    """What CLST recovers of the way to the oracle."""
+    return "" if clst["recovery"] is None else f"{round(100 * clst['recovery'])} %"
 
 
-def rows(result: dict[str, Any]) -> list[str]:
-    """The lines of one pair: its score, and that over merged groups where it has one."""
-    steps = f"{result['source_steps']} + {result['steps']}"
-    lines = [row(result["title"], steps, result["methods"])]
-    if "merged" in result:
-        lines.append(row(f"… merged to {MERGED_WORDS}", "", result["merged"]))
+def title_of(result: dict[str, Any]) -> str:
+    """What a pair is called; older result files have another word for the synthetic scenes."""
+    return str(result["title"]).replace("drawn scenes", "synthetic scenes")
+
+
+def scored(pairs: list[dict[str, Any]]) -> list[tuple[str, dict[str, Any]]]:
+    """Title and methods of each pair, and of its merged groups where it has them."""
+    lines = []
+    for pair in pairs:
+        lines.append((title_of(pair), pair["methods"]))
+        if "merged" in pair:
+            lines.append((MERGED, pair["merged"]))
     return lines
 
 
-def lead_lines(results: list[dict[str, Any]]) -> list[str]:
-    """How far CLST is ahead of each rival: mean over the seeds, and each of them."""
-    lines = [
-        "CLST ahead by, in points: mean over the seeds, and each seed, whose rows share a source network:",
+def best_baseline(methods: dict[str, Any]) -> str:
+    """Score and name of the best baseline."""
+    best = max(BASELINES, key=lambda name: float(methods.get(name, {}).get("miou_mean", -1)))
+    return f"{cell(methods[best])} ({BASELINES[best]})"
+
+
+def readme_lines(pairs: list[dict[str, Any]]) -> list[str]:
+    """The README's table: a line for each camera change."""
+    rows = []
+    for pair in pairs:
+        each = pair["methods"]
+        scores = (cell(each["source"]), best_baseline(each), cell(each["clst"]), cell(each.get("oracle")))
+        rows.append((title_of(pair), *scores, share(each["clst"])))
+    return markdown(("camera change", "old network", "best baseline", "CLST", "oracle", "recovered"), rows)[:-1]
+
+
+def pair_lines(pairs: list[dict[str, Any]]) -> list[str]:
+    """All methods of each camera change, on its test images and on the images adapted to."""
+    rows, seen = [], []
+    for title, methods in scored(pairs):
+        clst = methods["clst"]
+        rows.append((title, *(cell(methods.get(name)) for name in METHODS), share(clst), str(len(clst["miou"]))))
+        if "seen" in clst:
+            seen.append((title, {name: each["seen"] for name, each in methods.items() if "seen" in each}))
+    names = [name for name in METHODS if name != "oracle"]
+    seen_rows = [(title, *(cell(each.get(name)) for name in names)) for title, each in seen]
+    return [
+        *("## Camera changes", ""),
+        *markdown(("camera change", *METHODS.values(), "recovered", "seeds"), rows),
+        *(exported_line(pairs), ""),
+        *("### CLST against each baseline", "", LEAD_TEXT, "", *lead_table(scored(pairs))),
+        *("### On the images adapted to", "", SEEN_TEXT, ""),
+        *markdown(("camera change", *(METHODS[name] for name in names)), seen_rows),
+        *("CLST ahead by:", "", *lead_table(seen)),
+        *(f"{measured_where(pair, pair['name'])} {pair['source_steps']} + {pair['steps']} steps." for pair in pairs),
         "",
-        f"| camera change | {' | '.join(RIVALS.values())} |",
-        "|---" * (len(RIVALS) + 1) + "|",
     ]
-    for result in results:
-        for title, methods in ((result["title"], result["methods"]), ("… merged", result.get("merged", {}))):
-            cells = [lead_of_seeds(methods.get(name)) for name in RIVALS]
-            if any(cells):
-                lines.append(f"| {title} | {' | '.join(cells)} |")
-    return lines
 
 
-def seen_lines(results: list[dict[str, Any]]) -> list[str]:
-    """The scores on the images adapted to, and how far CLST is ahead of each rival there."""
-    names = [name for name in COLUMNS if name != "oracle"]
-    heads = [head for head, name in zip(HEADERS[2:], COLUMNS, strict=False) if name in names]
-    leads = [f"CLST ahead of {rival}" for name, rival in RIVALS.items() if name != "batchnorm"]
-    lines = [
-        "The same networks on the unlabelled images that they were adapted to (at most 200 of them, evenly spread), by "
-        "labels that no adaptation has read:",
-        "",
-        f"| camera change | {' | '.join([*heads, *leads])} |",
-        "|---" * (1 + len(heads) + len(leads)) + "|",
-    ]
-    for result in results:
-        for title, methods in ((result["title"], result["methods"]), ("… merged", result.get("merged", {}))):
-            if "seen" in methods.get("clst", {}):
-                seen = {name: each.get("seen") for name, each in methods.items()}
-                cells = [cell(seen.get(name)) for name in names]
-                cells += [lead_of_seeds(seen.get(name)) for name in RIVALS if name != "batchnorm"]
-                lines.append(f"| {title} | {' | '.join(cells)} |")
-    return lines
+def lead_table(pairs: list[tuple[str, dict[str, Any]]]) -> list[str]:
+    """How far CLST is ahead of each baseline where there are several seeds."""
+    rows = [(title, [lead_of_seeds(each.get(name)) for name in COMPARED]) for title, each in pairs]
+    return markdown(("camera change", *COMPARED.values()), ([title, *cells] for title, cells in rows if any(cells)))
 
 
 def lead_of_seeds(row: dict[str, Any] | None) -> str:
@@ -96,137 +119,133 @@ def lead_of_seeds(row: dict[str, Any] | None) -> str:
     return "" if len(each) < 2 else f"{ahead['mean']:+.1f} ({', '.join(f'{value:+.1f}' for value in each)})"
 
 
-def exported_line(results: list[dict[str, Any]]) -> str:
-    """How the exported networks of all pairs stand against PyTorch."""
-    files = [each for result in results for each in result["methods"]["clst"]["exported"]]
+def exported_line(pairs: list[dict[str, Any]]) -> str:
+    """How the exported networks of all pairs compare with PyTorch."""
+    files = [each for pair in pairs for each in pair["methods"]["clst"]["exported"]]
     gap = max(abs(each["miou"] - each["reference_miou"]) for each in files)
     agreement = math.floor(1e5 * min(each["agreement"] for each in files)) / 1e3
     return (
-        f"The exported ONNX files of all {len(files)} CLST networks say the same as PyTorch on at least "
+        f"The exported ONNX files of all {len(files)} CLST networks give the class that PyTorch gives on at least "
         f"{agreement:.3f} % of the test pixels; their mIoU differs by at most {100 * gap:.4f} points."
     )
-
-
-def table() -> str:
-    """The whole table with where it was measured."""
-    paths = sorted((HERE / "results").glob("*.json"))
-    results = [json.loads(path.read_text()) for path in paths]
-    measured = [(path.stem, result) for path, result in zip(paths, results, strict=True) if "methods" in result]
-    pairs = [result for stem, result in measured if stem == result["name"]]
-    lines = [
-        "mIoU in % on the new camera's labelled test images (only read for the score), DDRNet-23-slim from scratch; "
-        "every method starts from the same source network and trains for the same number of steps (source training + "
-        "adaptation):",
-        "",
-        f"| {' | '.join(HEADERS)} |",
-        "|---" * len(HEADERS) + "|",
-        *(line for result in pairs for line in rows(result)),
-        "",
-        "Recovered: CLST's share of the way from the old network to one trained on the new camera's labels (oracle).",
-        exported_line(pairs),
-        "",
-        *lead_lines(pairs),
-        "",
-        *seen_lines(pairs),
-        "",
-    ]
-    lines.extend(measured_where(result, result["name"]) for result in pairs)
-    for path in paths:
-        if path.name.startswith(PRECISION):
-            result = json.loads(path.read_text())
-            lines.extend(("", *precision_lines(result), "", measured_where(result, path.stem)))
-    return "\n".join(lines)
-
-
-def further_tables() -> str:
-    """Ablations, other budgets and other machines."""
-    lines: list[str] = []
-    for path in sorted((HERE / "results").glob("*.json")):
-        result = json.loads(path.read_text())
-        if "methods" in result and path.stem != result["name"]:
-            lines.extend((f"## {path.stem}", "", *ablation_lines(result), "", measured_where(result, path.stem), ""))
-        elif path == quantizers.RESULT:
-            where = dict.fromkeys(measured_where(each, path.stem) for each in result["networks"])
-            lines.extend((f"## {path.stem}", "", *quantizers.show(result).splitlines(), "", *where, ""))
-    return "\n".join(lines[:-1])
 
 
 def ablation_lines(result: dict[str, Any]) -> list[str]:
     """Every row of one pair, made by benchmarks/adaptation/compare.py --name."""
     seeds = len(result["methods"]["clst"]["seeds"])
+    merged, with_seen = result.get("merged"), "seen" in result["methods"]["clst"]
     headers = ["method", "mIoU", "CLST ahead by (95 % interval)"]
-    merged = result.get("merged")
-    if merged is not None:
-        headers += ["of merged groups", "CLST ahead by"]
-    if "seen" in result["methods"]["clst"]:
-        headers += ["on images adapted to", "CLST ahead by"]
-    budget = f"{result['source_steps']} steps of source training, {result['steps']} of adaptation"
-    lines = [
-        f"{result['title']}, {result['size']}, {budget}, {'one seed' if seeds == 1 else f'{seeds} seeds'}:",
-        "",
-        f"| {' | '.join(headers)} |",
-        "|---" * len(headers) + "|",
-    ]
+    headers += ["of merged groups", "CLST ahead by"] if merged else []
+    headers += ["on images adapted to", "CLST ahead by"] if with_seen else []
+    rows = []
     for name, each in result["methods"].items():
-        cells = [each["title"], cell(each), lead(each)]
-        if merged is not None:
-            cells += [cell(merged[name]), lead(merged[name])]
-        if "seen" in result["methods"]["clst"]:
-            cells += [cell(each.get("seen")), lead(each.get("seen", {}))]
-        lines.append(f"| {' | '.join(cells)} |")
-    return lines
+        scores = [each, *([merged[name]] if merged else []), *([each.get("seen")] if with_seen else [])]
+        rows.append([each["title"], *(text for score in scores for text in (cell(score), lead(score)))])
+    budget = f"{result['source_steps']} steps of source training, {result['steps']} of adaptation"
+    return [
+        f"{title_of(result)}, {result['size']}, {budget}, {'one seed' if seeds == 1 else f'{seeds} seeds'}:",
+        "",
+        *markdown(headers, rows),
+    ]
 
 
-def lead(row: dict[str, Any]) -> str:
+def lead(row: dict[str, Any] | None) -> str:
     """How far CLST is ahead of a method, with its interval."""
-    ahead = row.get("clst_ahead")
+    ahead = (row or {}).get("clst_ahead")
     return "" if ahead is None else f"{ahead['mean']:+.1f} ({ahead['low']:+.1f} … {ahead['high']:+.1f})"
 
 
 def measured_where(result: dict[str, Any], name: str) -> str:
-    """File, machine, date and commit of a result."""
+    """File, machine, date and commit of a result, as an item of a list."""
     machine = result["machine"]
     gpus = [text.split(",")[0] for text in machine["gpus"]]
     return (
-        f"`benchmarks/results/{name}.json`: {', '.join([*gpus, machine['cpu']])}, {machine['cores']} cores, "
+        f"- `benchmarks/results/{name}.json`: {', '.join([*gpus, machine['cpu']])}, {machine['cores']} cores, "
         f"{result['date']}, commit {result['commit']}."
     )
 
 
 def precision_lines(result: dict[str, Any]) -> list[str]:
     """What a precision costs, made by benchmarks/export/precision.py."""
-    title = PRECISION_TITLES.get(result["name"], result["name"])
     budget = result["budget_points"]
     asked = "everything quantised" if budget is None else f"INT8 to a budget of {budget} points"
-    lines = [
-        f"Precision, {title}, {asked}; speed is host to host on the CPU as a ratio to fp32 in one process, beside it "
-        "that of the convolutions alone:",
+    headers = (
+        "network",
+        "file",
+        "mIoU",
+        "mIoU lost",
+        "pixels equal",
+        "MiB",
+        "INT8 convolutions",
+        "speed",
+        "of convolutions",
+    )
+    return [
+        f"An adapted network, {asked}. Speed is host to host on the CPU as a ratio to fp32 in one process; "
+        "beside it is that of the convolutions alone.",
         "",
-        "| network | file | mIoU | mIoU lost | pixels equal | MiB | INT8 convolutions | speed | of convolutions |",
-        "|---|---|---|---|---|---|---|---|---|",
+        *markdown(
+            headers, (precision_cells(network, each) for network in result["networks"] for each in network["flavours"])
+        ),
     ]
-    for network in result["networks"]:
-        for each in network["flavours"]:
-            parity, name = each["parity"], f"{network['network']}, {network['input_hw'][0]}x{network['input_hw'][1]}"
-            kept, count = each["calibration"].get("kept", []), each["calibration"].get("quantised")
-            share = "" if count is None else f"{count} of {count + len(kept)}"
-            lost = round(100 * (parity["reference_miou"] - parity["miou"]), 2) + 0.0  # no minus before a zero
-            runs_here = each["flavour"] in ("fp32", "int8-cpu")
-            ratios = (each["speed_against_fp32"], each["convolution_speed_against_fp32"])
-            speed = " | ".join(f"{ratio:.2f}×" if runs_here else "on the device" for ratio in ratios)
-            lines.append(
-                f"| {name} | {each['flavour']} | {100 * parity['miou']:.2f} | {lost:.2f} | "
-                f"{100 * parity['agreement']:.2f} % | {each['bytes'] / 2**20:.1f} | {share} | {speed} |"
-            )
-    return lines
+
+
+def precision_cells(network: dict[str, Any], each: dict[str, Any]) -> list[str]:
+    """One exported file's line."""
+    parity, kept, count = each["parity"], each["calibration"].get("kept", []), each["calibration"].get("quantised")
+    lost = round(100 * (parity["reference_miou"] - parity["miou"]), 2) + 0.0  # no minus before a zero
+    ratios = (each["speed_against_fp32"], each["convolution_speed_against_fp32"])
+    runs_here = each["flavour"] in ("fp32", "int8-cpu")
+    return [
+        f"{network['network']}, {network['input_hw'][0]}x{network['input_hw'][1]}",
+        each["flavour"],
+        f"{100 * parity['miou']:.2f}",
+        f"{lost:.2f}",
+        f"{100 * parity['agreement']:.2f} %",
+        f"{each['bytes'] / 2**20:.1f}",
+        "" if count is None else f"{count} of {count + len(kept)}",
+        *(f"{ratio:.2f}×" if runs_here else "on the device" for ratio in ratios),
+    ]
+
+
+def further_lines() -> list[str]:
+    """Precision, ablations, other budgets and other machines, a section for each result file."""
+    lines: list[str] = []
+    for path in sorted(RESULTS.glob("*.json")):
+        result = json.loads(path.read_text())
+        if path.name.startswith(PRECISION):
+            body, runs = precision_lines(result), [result]
+        elif "methods" in result and path.stem != result["name"]:
+            body, runs = ablation_lines(result), [result]
+        elif path == quantizers.RESULT:
+            body, runs = [*quantizers.show(result).splitlines(), ""], result["networks"]
+        else:
+            continue
+        where = dict.fromkeys(measured_where(each, path.stem) for each in runs)
+        lines += [f"## {path.stem}", "", *body, *where, ""]
+    return lines[:-1]
+
+
+def blocks() -> dict[Path, list[str]]:
+    """What stands between the two marks in each file."""
+    results = [(path.stem, json.loads(path.read_text())) for path in sorted(RESULTS.glob("*.json"))]
+    pairs = [result for stem, result in results if "methods" in result and stem == result["name"]]
+    return {
+        ROOT / "README.md": readme_lines(pairs),
+        ROOT / "docs" / "measurements.md": [*pair_lines(pairs), *further_lines()],
+    }
+
+
+def replaced(text: str, lines: list[str]) -> str:
+    """`text` with `lines` between its two marks."""
+    before, _, rest = text.partition(BEGIN)
+    return "\n".join([f"{before}{BEGIN}", *lines, f"{END}{rest.partition(END)[2]}"])
 
 
 def main() -> None:
-    """Replace what stands between the two marks, in both files."""
-    root = HERE.parent
-    for path, words in ((root / "README.md", table()), (root / "docs" / "measurements.md", further_tables())):
-        before, _, rest = path.read_text().partition(BEGIN)
-        path.write_text(f"{before}{BEGIN}\n{words}\n{END}{rest.partition(END)[2]}")
+    """Write both files."""
+    for path, lines in blocks().items():
+        path.write_text(replaced(path.read_text(), lines))
 
 
 if __name__ == "__main__":
