@@ -6,7 +6,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 EXTRAS := train,export,ort,headless,dev
 
-.PHONY: demo test lint wheel clean
+.PHONY: demo test lint docs wheel clean
 
 demo: $(VENV)/rtx
 	$(BIN)/clst-demo --out demo
@@ -33,6 +33,11 @@ $(VENV)/installed: pyproject.toml constraints-cpu.txt
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet -c constraints-cpu.txt -e '.[$(EXTRAS)]'
 	touch $@
+
+# The site lies in site/ then; a broken link ends it.
+docs: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet -c constraints-cpu.txt -e '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 # NVIDIA's parser and builder, 150 MB, for tests and exports; the markers in pyproject.toml say where there is one.
 $(VENV)/rtx: $(VENV)/installed
