@@ -1,1 +1,1 @@
-"""Source and target images, augmentation, and drawn scenes."""
+"""Source and target images, augmentation. The formats of data sets are in `clst_runtime.data`."""
