@@ -11,10 +11,11 @@ from importlib.metadata import PackageNotFoundError, version
 
 from clst import errors
 from clst.model import Model, Segmentation, load_model
+from clst.workflow import Exported, export, train
 
 try:
     __version__ = version("clst")
 except PackageNotFoundError:  # a clone that is not installed
     __version__ = "0+unknown"
 
-__all__ = ["Model", "Segmentation", "__version__", "errors", "load_model"]
+__all__ = ["Exported", "Model", "Segmentation", "__version__", "errors", "export", "load_model", "train"]

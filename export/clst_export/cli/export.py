@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from clst_export import PACKAGES
 from clst_runtime.cli.command import Group
 from clst_runtime.cli.gpu_options import cuda_option
 from clst_runtime.system.numbers import Real, Whole
@@ -16,7 +17,6 @@ from clst_runtime.system.numbers import Real, Whole
 if TYPE_CHECKING:
     from clst_export.pipeline import Material, Request
 
-PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime", "cv2")
 PRECISIONS = ("fp32", "fp16", "int8")
 
 
@@ -106,7 +106,7 @@ def convert(checkpoint: Path | None, onnx: str | None, trt: str | None, **option
     from clst_runtime.system.optional import check_installed, require
 
     check_installed(*PACKAGES)
-    from clst_export.cli.outputs import check_given, check_outputs, newest_checkpoint, output_paths
+    from clst_export.outputs import check_given, check_outputs, newest_checkpoint, output_paths
 
     chosen = checkpoint or newest_checkpoint()
     paths = output_paths(chosen, precision, trt, options)

@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from clst_export.cli.export import build_options, main, make_engine
-from clst_export.cli.outputs import output_paths
+from clst_export.outputs import output_paths
 from clst_export.pipeline import Material
 from clst_runtime.backends.tensorrt.library import Library
 from clst_runtime.cli.bench import main as bench

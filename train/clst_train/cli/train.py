@@ -10,12 +10,12 @@ import click
 from clst_runtime.cli.command import INTERRUPTED, command
 from clst_runtime.errors import ClstError
 from clst_runtime.system.numbers import SEED
+from clst_train import PACKAGES
 
 if TYPE_CHECKING:
     from clst_train.config import Config
 
 RECIPE = "new_camera"
-PACKAGES = ("torch", "cv2", "tqdm", "matplotlib", "tomli_w")
 
 
 @command()
@@ -99,12 +99,10 @@ def check_first(
         ClstError: a setting, a path or the folder to make cannot be used.
     """
     from clst_train.compute.ranks import ranks
-    from clst_train.engine.options import check_resume, check_start
+    from clst_train.engine.options import check_run
 
     try:
-        if resume is not None:
-            return check_resume(resume)
-        return check_start(recipe, out, init, options)
+        return check_run(recipe, out, init, resume, options)
     except ClstError as error:
         if not ranks().first:
             raise click.exceptions.Exit(error.exit_code) from error

@@ -49,6 +49,17 @@ def configure(recipe: str, options: Mapping[str, Any]) -> Config:
     return config_from_mapping(values, where=f"recipe {recipe}")
 
 
+def check_run(
+    recipe: str, out: Path | None, init: Path | None, resume: Path | None, options: Mapping[str, Any]
+) -> Config:
+    """Everything about a run, new or to go on with, that takes no time to find out; returns its configuration.
+
+    Raises:
+        ClstError: a setting, a path or the folder to make cannot be used.
+    """
+    return check_start(recipe, out, init, options) if resume is None else check_resume(resume)
+
+
 def check_start(recipe: str, out: Path | None, init: Path | None, options: Mapping[str, Any]) -> Config:
     """Everything about a new run that takes no time to find out; returns its configuration.
 
