@@ -408,14 +408,16 @@ def recovery(values: dict[str, list[float]], name: str) -> float | None:
 
 def shift_of(pair: Pair) -> list[float]:
     """How far the two cameras' mean colours are apart, as clst-train measures it: L*, a*, b* in spreads."""
+    from clst_runtime.data.subsets import Subset, evenly_spread
     from clst_runtime.imaging.geometry import resize_frame
-    from clst_train.data.colours import colour_shift, evenly
+    from clst_train.data.colours import COMPARED, colour_shift
     from clst_train.data.target import open_target
 
     rows, columns = (int(part) for part in pair.size.split("x"))
     source, target = pair.source.open(), open_target(pair.target, input_hw=(rows, columns))
-    old = (resize_frame(source[place].image, (rows, columns)) for place in evenly(len(source)))
-    return [float(value) for value in colour_shift(old, (target[place] for place in evenly(len(target))))]
+    old = (resize_frame(source[place].image, (rows, columns)) for place in evenly_spread(len(source), COMPARED))
+    new = Subset(target, evenly_spread(len(target), COMPARED))
+    return [float(value) for value in colour_shift(old, new)]
 
 
 def write(pair: Pair, rows: dict[str, Row], options: dict[str, Any]) -> None:

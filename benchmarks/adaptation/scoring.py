@@ -9,6 +9,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from clst_runtime.data.subsets import evenly_spread
+from clst_runtime.evaluation.confusion import ConfusionMatrix, iou, mean_of_known
+from clst_runtime.system.numbers import finite_or_none
+
 RESAMPLES = 2000
 Counts = npt.NDArray[np.int64]
 
@@ -18,41 +22,27 @@ def confusions(checkpoint: Path, test: Any, *, most: int | None = None) -> Count
 
     Of all images, or of at most `most`, evenly spread.
     """
-    from clst_runtime.evaluation.confusion import ConfusionMatrix
     from clst_runtime.evaluation.evaluate import predict_at
     from clst_train.models.checkpoint_backend import open_checkpoint
 
     with open_checkpoint(checkpoint) as backend:
         data = test.open(backend.manifest.classes)
         found = []
-        for index in spread(len(data), most):
+        for index in evenly_spread(len(data), most):
             sample, confusion = data[index], ConfusionMatrix(len(data.classes))
             confusion.update(sample.labels, predict_at(backend, sample.image))
             found.append(confusion.matrix)
     return np.stack(found)
 
 
-def spread(length: int, most: int | None) -> list[int]:
-    """At most `most` positions of `length`, evenly spread; None = all."""
-    count = length if most is None else min(length, most)
-    return [place * length // count for place in range(count)]
-
-
-def iou(matrix: Counts) -> npt.NDArray[np.float64]:
-    """C values 0 … 1 of C,C counts; NaN for a class that occurs neither in truth nor in prediction."""
-    hits = np.diag(matrix).astype(np.float64)
-    union = matrix.sum(0) + matrix.sum(1) - np.diag(matrix)
-    return np.where(union > 0, hits / np.maximum(union, 1), np.nan)
-
-
 def mean_iou(matrix: Counts, classes: Sequence[int]) -> float:
     """Mean over some classes, 0 … 1, leaving out those that do not occur."""
-    return float(np.nanmean(iou(matrix)[list(classes)]))
+    return mean_of_known(iou(matrix)[list(classes)])
 
 
 def per_class(matrix: Counts, names: Sequence[str]) -> dict[str, float | None]:
     """IoU by name, 0 … 1; None for a class that does not occur."""
-    return {name: None if np.isnan(value) else float(value) for name, value in zip(names, iou(matrix), strict=True)}
+    return dict(zip(names, map(finite_or_none, iou(matrix)), strict=True))
 
 
 def merged(matrix: Counts, groups: Sequence[Sequence[int]]) -> Counts:

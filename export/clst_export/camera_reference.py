@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 
 from clst_export.graph.model_file import opened
 from clst_runtime.artifact.manifest import Manifest
 from clst_runtime.backends.base import Backend, Frame
+from clst_runtime.data.subsets import Subset
 from clst_runtime.imaging.geometry import Content, Fit
 from clst_runtime.imaging.media import is_video
 from clst_runtime.imaging.video_frames import VideoFile
@@ -31,40 +31,9 @@ STRETCHES = 8
 """Runs of neighbouring frames that are taken of a larger set: spread over it, but windows as in driving."""
 
 
-@dataclass(frozen=True)
-class Stretch(Sequence[Frame]):
-    """Neighbouring target images, read when asked for."""
-
-    images: TargetImages
-    """All of them."""
-    begin: int
-    """First position."""
-    end: int
-    """Position after the last."""
-
-    def __len__(self) -> int:
-        return self.end - self.begin
-
-    @overload
-    def __getitem__(self, index: int) -> Frame: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Frame]: ...
-    def __getitem__(self, index: int | slice) -> Frame | list[Frame]:
-        """H,W,3 of the model's input size."""
-        places = range(self.begin, self.end)[index]
-        return [self.images[place] for place in places] if isinstance(places, range) else self.images[places]
-
-    def __iter__(self) -> Iterator[Frame]:
-        return (self.images[place] for place in range(self.begin, self.end))
-
-    def content(self, index: int) -> Content:
-        """Where the camera's picture lies in a frame."""
-        return self.images.content(range(self.begin, self.end)[index])
-
-
 def reference_stretches(
     places: Sequence[str], input_hw: tuple[int, int], fit: Fit = Fit.STRETCH
-) -> tuple[list[Stretch], str]:
+) -> tuple[list[Subset[Frame]], str]:
     """What the camera is to be known by: pictures of folders in their order, videos at `PERIOD_SECONDS`.
 
     Args:
@@ -95,7 +64,7 @@ def reference_stretches(
     return stretches, ""
 
 
-def _stretches(place: str, every: int, wanted: int, input_hw: tuple[int, int], fit: Fit) -> list[Stretch]:
+def _stretches(place: str, every: int, wanted: int, input_hw: tuple[int, int], fit: Fit) -> list[Subset[Frame]]:
     """Runs of neighbouring images of one place that hold `wanted` of them in all; no others are read."""
     lengths: list[int] = []
 
@@ -106,7 +75,7 @@ def _stretches(place: str, every: int, wanted: int, input_hw: tuple[int, int], f
 
     images = open_target([place], input_hw=input_hw, fit=fit, every=every, choose=positions)
     ends = [min(end, len(images)) for end in itertools.accumulate(lengths)]  # a damaged video may give fewer
-    return [Stretch(images, begin, end) for begin, end in itertools.pairwise([0, *ends])]
+    return [Subset(images, range(begin, end)) for begin, end in itertools.pairwise([0, *ends])]
 
 
 def spread_over(total: int, wanted: int) -> list[tuple[int, int]]:
@@ -147,9 +116,10 @@ def measured(backend: Backend, stretches: Sequence[Sequence[Frame]]) -> Referenc
 
 
 def _with_contents(stretch: Sequence[Frame]) -> Iterator[tuple[Frame, Content]]:
-    for index, frame in enumerate(stretch):
-        whole = Content(0, 0, frame.shape[0], frame.shape[1])
-        yield frame, stretch.content(index) if isinstance(stretch, Stretch) else whole
+    """With each frame where the camera's image lies in it; frames that are no target images are all image."""
+    if isinstance(stretch, Subset) and isinstance(stretch.items, TargetImages):
+        return zip(stretch, map(stretch.items.content, stretch.positions), strict=True)
+    return ((frame, Content(0, 0, frame.shape[0], frame.shape[1])) for frame in stretch)
 
 
 def _fingerprint(backend: Backend, frame: Frame, content: Content) -> Vector:

@@ -15,21 +15,19 @@ from clst_export.camera_reference import reference_stretches
 from clst_export.pipeline import Material, Request
 from clst_export.precision import Precision, Target
 from clst_export.quantization.calibration import (
-    ChosenFrames,
     Method,
     calibration_frames,
-    evenly_spaced,
-    some_of,
     split_frames,
 )
 from clst_export.verification.evaluator import contents_of, labelled_frames
 from clst_export.verification.gate import BOUNDS, Bounds
 from clst_runtime.backends.base import Frame
 from clst_runtime.data.dataset import open_dataset
+from clst_runtime.data.subsets import Subset, evenly_spread
 from clst_runtime.errors import ConfigError, DataError
 from clst_runtime.imaging.geometry import Content
 from clst_runtime.system.numbers import parse_size
-from clst_train.data.target import open_target
+from clst_train.data.target import TargetImages, open_target
 from clst_train.models.checkpoint import Checkpoint, load_checkpoint
 from clst_train.synthetic.camera_looks import LOOKS
 from clst_train.synthetic.scenes import draw_scene
@@ -99,20 +97,20 @@ def _bounds(precision: Precision, options: Mapping[str, Any]) -> Bounds:
 def _material(
     checkpoint: Checkpoint, precision: Precision, input_hw: tuple[int, int], options: Mapping[str, Any]
 ) -> Material:
-    frames: Sequence[Frame]
     calibration: Sequence[Frame] = ()
     if precision is not Precision.FP32:
         calibration = _calibration(checkpoint, precision, input_hw, options)
     if options["data"] is not None:
-        frames, labels = _labelled(checkpoint, input_hw, options)
+        labelled, labels = _labelled(checkpoint, input_hw, options)
         contents = contents_of(labels, input_hw, checkpoint.fit)
-        return Material(frames=frames, labels=labels, contents=contents, calibration=calibration)
+        return Material(frames=labelled, labels=labels, contents=contents, calibration=calibration)
     if calibration and options["frames_from"] is None:
         held_out = min(options["count"] or USUAL_FRAMES, max(1, len(calibration) // 4))
         rest, kept = split_frames(range(len(calibration)), held_out=held_out)
-        frames = some_of(calibration, kept)
-        contents = frames.contents if isinstance(frames, ChosenFrames) else [Content(0, 0, *input_hw)] * len(kept)
-        return Material(frames=frames, contents=contents, calibration=some_of(calibration, rest))
+        contents = [Content(0, 0, *input_hw)] * len(kept)
+        if isinstance(calibration, TargetImages):
+            contents = [calibration.content(place) for place in kept]
+        return Material(frames=Subset(calibration, kept), contents=contents, calibration=Subset(calibration, rest))
     frames, contents = verification_frames(checkpoint, options, input_hw)
     return Material(frames=frames, contents=contents, calibration=calibration)
 
@@ -176,10 +174,9 @@ def verification_frames(
     if not places:
         return drawn_frames(input_hw, count), []
     images = open_target(
-        places, input_hw=input_hw, fit=checkpoint.fit, choose=lambda total: evenly_spaced(total, min(count, total))
+        places, input_hw=input_hw, fit=checkpoint.fit, choose=lambda total: evenly_spread(total, count, centred=True)
     )
-    chosen = ChosenFrames(images=images, places=tuple(range(len(images))))
-    return chosen, chosen.contents
+    return images, [images.content(place) for place in range(len(images))]
 
 
 def drawn_frames(input_hw: tuple[int, int], count: int) -> list[Frame]:

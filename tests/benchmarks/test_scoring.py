@@ -7,7 +7,8 @@ import pytest
 
 from benchmarks.adaptation.compare import Row, merged_summary, recovery, summary
 from benchmarks.adaptation.pairs import Labelled, Pair
-from benchmarks.adaptation.scoring import bootstrap_difference, iou, mean_iou, merged, per_class, spread
+from benchmarks.adaptation.scoring import bootstrap_difference, mean_iou, merged, per_class
+from clst_runtime.evaluation.confusion import iou
 
 RIGHT = np.array([[4, 0, 0], [0, 4, 0], [0, 0, 0]])  # class 2 does not occur
 HALF = np.array([[2, 2, 0], [0, 4, 0], [0, 0, 0]])  # 2/4 and 4/6
@@ -118,10 +119,3 @@ def test_without_labels_of_the_images_adapted_to_there_is_no_such_score():
     pair = Pair(name="p", title="p", size="8x8", source=here, own_validation=None, target=(), oracle=here, test=here)
     rows = {name: Row(title=name, seeds=[1], matrices=[HALF[None]], seconds=[None]) for name in ("source", "clst")}
     assert "seen" not in summary(pair, rows, ("a", "b", "c"))["clst"]
-
-
-@pytest.mark.parametrize(
-    ("length", "most", "places"), [(3, None, [0, 1, 2]), (3, 5, [0, 1, 2]), (8, 4, [0, 2, 4, 6]), (0, 4, [])]
-)
-def test_images_are_spread_evenly_over_the_set(length, most, places):
-    assert spread(length, most) == places

@@ -9,15 +9,16 @@ import enum
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar, overload
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from clst_export.quantization.activations import stream_activations
 from clst_runtime.backends.base import Frame
+from clst_runtime.data.subsets import evenly_spread
 from clst_runtime.errors import ConfigError, DataError
-from clst_runtime.imaging.geometry import Content, Fit
+from clst_runtime.imaging.geometry import Fit
 from clst_train.data.target import SHAPE_TOLERANCE, TargetImages, open_target
 
 LEVELS = 128  # int8 gives |x| the values 0 … 127
@@ -208,11 +209,6 @@ def fingerprint(frames: Iterable[Frame]) -> str:
     return digest.hexdigest()
 
 
-def evenly_spaced(total: int, count: int) -> list[int]:
-    """`count` of the places 0 … total−1, in the middle of equal parts."""
-    return [(2 * place + 1) * total // (2 * count) for place in range(count)]
-
-
 def split_frames(frames: Sequence[T], *, held_out: int) -> tuple[list[T], list[T]]:
     """(calibration, held-out): every n-th frame is held out, so that both see the whole drive; no chance involved.
 
@@ -224,48 +220,11 @@ def split_frames(frames: Sequence[T], *, held_out: int) -> tuple[list[T], list[T
             f"{held_out} of {len(frames)} frames cannot be held out to compare calibrations; "
             "at least one must be on each side: add images"
         )
-    chosen = set(evenly_spaced(len(frames), held_out))
+    chosen = set(evenly_spread(len(frames), held_out, centred=True))
     return (
         [frame for index, frame in enumerate(frames) if index not in chosen],
         [frame for index, frame in enumerate(frames) if index in chosen],
     )
-
-
-@dataclass(frozen=True, kw_only=True)
-class ChosenFrames(Sequence[Frame]):
-    """Some images of a target, read when asked for."""
-
-    images: TargetImages
-    """All of them."""
-    places: tuple[int, ...]
-    """Which ones, in order."""
-
-    def __len__(self) -> int:
-        return len(self.places)
-
-    @overload
-    def __getitem__(self, index: int) -> Frame: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> ChosenFrames: ...
-
-    def __getitem__(self, index: int | slice) -> Frame | ChosenFrames:
-        """The frame H,W,3 at the model's input size, or some of the frames."""
-        if isinstance(index, slice):
-            return ChosenFrames(images=self.images, places=self.places[index])
-        return self.images[self.places[index]]
-
-    @property
-    def contents(self) -> list[Content]:
-        """Where the camera's picture lies in each frame."""
-        return [self.images.content(place) for place in self.places]
-
-
-def some_of(frames: Sequence[Frame], places: Sequence[int]) -> Sequence[Frame]:
-    """The frames at these places, still read when asked for if they were."""
-    if isinstance(frames, ChosenFrames):
-        return ChosenFrames(images=frames.images, places=tuple(frames.places[place] for place in places))
-    return [frames[place] for place in places]
 
 
 def calibration_frames(
@@ -274,7 +233,7 @@ def calibration_frames(
     count: int | None = None,
     expected_aspect: float | None = None,
     fit: Fit = Fit.STRETCH,
-) -> ChosenFrames:
+) -> TargetImages:
     """`count` frames H,W,3, evenly spaced over folders, images and videos of the target camera.
 
     Args:
@@ -297,11 +256,11 @@ def calibration_frames(
                 f"{origin} is {columns}×{rows} (aspect {columns / rows:.3f}), the model's camera has aspect "
                 f"{expected:.3f}; calibrate on pictures of the camera it will drive with"
             )
-    return ChosenFrames(images=images, places=tuple(range(len(images))))
+    return images
 
 
 def _evenly(total: int, count: int | None) -> list[int]:
     """`count` positions of `total`; None = all, at most 64."""
     if total < (count or 0):
         raise DataError(f"{count} calibration images asked, {total} found; add images or lower --calib-count")
-    return evenly_spaced(total, count or min(total, USUAL_COUNT))
+    return evenly_spread(total, count or USUAL_COUNT, centred=True)

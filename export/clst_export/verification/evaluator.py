@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from clst_export.quantization.calibration import some_of
 from clst_runtime.backends.base import Backend, Classes, Frame
 from clst_runtime.classes.labels import ClassList
 from clst_runtime.data.dataset import LabelledDataset
+from clst_runtime.data.subsets import Subset, evenly_spread
 from clst_runtime.errors import DataError
-from clst_runtime.evaluation.confusion import ConfusionMatrix
+from clst_runtime.evaluation.confusion import ConfusionMatrix, mean_of_known
 from clst_runtime.imaging.geometry import Content, Fit, content_of, fit_frame, resize_classes
+from clst_runtime.system.numbers import finite_or_none
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,12 +42,12 @@ class Verdict:
     @property
     def reference_miou(self) -> float:
         """Mean over the classes that occur."""
-        return _mean(self.reference_iou)
+        return mean_of_known(self.reference_iou)
 
     @property
     def candidate_miou(self) -> float:
         """Mean over the classes that occur."""
-        return _mean(self.candidate_iou)
+        return mean_of_known(self.candidate_iou)
 
     @property
     def drop(self) -> float:
@@ -55,23 +56,16 @@ class Verdict:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for the manifest; NaN as null."""
-        values = {
+        values: dict[str, Any] = {
             "frames": self.frames,
             "labelled": self.labelled,
             "agreement": self.agreement,
-            "reference_miou": _number(self.reference_miou),
-            "miou": _number(self.candidate_miou),
+            "reference_miou": finite_or_none(self.reference_miou),
+            "miou": finite_or_none(self.candidate_miou),
         }
         pairs = zip(self.classes.names, self.reference_iou, self.candidate_iou, strict=True)
-        return values | {"iou": {name: {"reference": _number(a), "model": _number(b)} for name, a, b in pairs}}
-
-
-def _mean(values: npt.NDArray[np.float64]) -> float:
-    return float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")
-
-
-def _number(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None
+        values["iou"] = {name: {"reference": finite_or_none(a), "model": finite_or_none(b)} for name, a, b in pairs}
+        return values
 
 
 class Judge:
@@ -108,11 +102,11 @@ class Judge:
 
     def subset(self, count: int) -> Judge:
         """At most `count` of the pictures, evenly spread, nothing computed again."""
-        kept = [place * len(self.frames) // count for place in range(count)] if count < len(self.frames) else None
-        if kept is None:
+        if count >= len(self.frames):
             return self
+        kept = evenly_spread(len(self.frames), count)
         part = object.__new__(Judge)
-        part.classes, part.frames = self.classes, some_of(self.frames, kept)
+        part.classes, part.frames = self.classes, Subset(self.frames, kept)
         part.labels = None if self.labels is None else tuple(self.labels[i] for i in kept)
         part.contents = tuple(self.contents[i] for i in kept)
         part.maps = tuple(self.maps[i] for i in kept)

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from clst_runtime.classes.labels import IGNORE_ID, ClassList, LabelMapping, load_mapping, relate, unrelated
 from clst_runtime.data.formats import Files, Format, files_of_split, find_format, shared_labels
+from clst_runtime.data.subsets import Subset, evenly_spread
 from clst_runtime.errors import DataError
 from clst_runtime.imaging.image_files import is_turned, read_image
 from clst_runtime.system.files.json_values import read_json_object
@@ -79,8 +80,7 @@ class LabelledDataset:
         Raises:
             DataError: none of them has a labelled pixel.
         """
-        count = min(count, len(self))
-        part = replace(self, files=tuple(self.files[place * len(self) // count] for place in range(count)))
+        part = replace(self, files=tuple(Subset(self.files, evenly_spread(len(self), count))))
         part.check_labelled()
         return part
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -43,17 +44,26 @@ class ConfusionMatrix:
         self.matrix += counts.reshape(self.class_count, self.class_count)
 
     def iou(self) -> npt.NDArray[np.float64]:
-        """C values 0 … 1; NaN for a class that occurs neither in truth nor in prediction."""
-        hits = np.diag(self.matrix).astype(np.float64)
-        union = self.matrix.sum(0) + self.matrix.sum(1) - np.diag(self.matrix)
-        return np.where(union > 0, hits / np.maximum(union, 1), np.nan)
+        """As the function `iou`."""
+        return iou(self.matrix)
 
     def miou(self) -> float:
         """Mean IoU over the classes that occur; NaN when nothing was counted."""
-        values = self.iou()
-        return float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")
+        return mean_of_known(self.iou())
 
     def pixel_accuracy(self) -> float:
         """Share of labelled pixels predicted right; NaN when nothing was counted."""
         total = int(self.matrix.sum())
         return float(np.diag(self.matrix).sum() / total) if total else float("nan")
+
+
+def iou(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """C values 0 … 1 of C,C counts (truth, prediction); NaN for a class that occurs in neither."""
+    hits = np.diag(counts).astype(np.float64)
+    union = counts.sum(0) + counts.sum(1) - np.diag(counts)
+    return np.where(union > 0, hits / np.maximum(union, 1), np.nan)
+
+
+def mean_of_known(values: Sequence[float] | npt.NDArray[np.float64]) -> float:
+    """Mean over the classes that occur, which are those without NaN; NaN when none does."""
+    return float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")

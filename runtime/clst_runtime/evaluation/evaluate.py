@@ -13,8 +13,9 @@ from clst_runtime.backends.base import Backend, Classes, Frame
 from clst_runtime.classes.labels import ClassList
 from clst_runtime.data.dataset import LabelledDataset
 from clst_runtime.errors import ModelFileError
-from clst_runtime.evaluation.confusion import ABSENT_FROM_13, ABSENT_FROM_16, ROAD13, ConfusionMatrix
+from clst_runtime.evaluation.confusion import ABSENT_FROM_13, ABSENT_FROM_16, ROAD13, ConfusionMatrix, mean_of_known
 from clst_runtime.imaging.geometry import classes_to_camera, fit_frame
+from clst_runtime.system.numbers import finite_or_none
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,24 +36,20 @@ class EvaluationResult:
     def mean_without(self, names: tuple[str, ...]) -> float:
         """mIoU over the classes that are not named."""
         kept = [value for name, value in zip(self.classes.names, self.iou, strict=True) if name not in names]
-        return float(np.nanmean(kept)) if np.isfinite(kept).any() else float("nan")
+        return mean_of_known(kept)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; NaN as null."""
         values: dict[str, Any] = {
             "frames": self.frames,
-            "miou": _number(self.miou),
-            "pixel_accuracy": _number(self.pixel_accuracy),
-            "iou": {name: _number(value) for name, value in zip(self.classes.names, self.iou, strict=True)},
+            "miou": finite_or_none(self.miou),
+            "pixel_accuracy": finite_or_none(self.pixel_accuracy),
+            "iou": {name: finite_or_none(value) for name, value in zip(self.classes.names, self.iou, strict=True)},
         }
         if set(ROAD13) <= set(self.classes.names) <= {*ROAD13, *ABSENT_FROM_13}:
-            values["miou16"] = _number(self.mean_without(ABSENT_FROM_16))
-            values["miou13"] = _number(self.mean_without(ABSENT_FROM_13))
+            values["miou16"] = finite_or_none(self.mean_without(ABSENT_FROM_16))
+            values["miou13"] = finite_or_none(self.mean_without(ABSENT_FROM_13))
         return values
-
-
-def _number(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None
 
 
 def predict_at(backend: Backend, image: Frame) -> Classes:

@@ -16,6 +16,7 @@ import numpy as np
 
 from clst_runtime.artifact.manifest import Manifest
 from clst_runtime.backends.base import Backend, Classes, Frame
+from clst_runtime.data.subsets import Subset, evenly_spread
 from clst_runtime.errors import ModelFileError
 
 KEY = "fingerprint"
@@ -113,8 +114,7 @@ class Tie:
 
 def take_fingerprint(backend: Backend, frames: Sequence[Frame]) -> Fingerprint:
     """Run a model on at most `MOST_FRAMES` frames H,W,3, evenly spread."""
-    count = min(MOST_FRAMES, len(frames))
-    chosen = [frames[place * len(frames) // count] for place in range(count)]
+    chosen = list(Subset(frames, evenly_spread(len(frames), MOST_FRAMES)))
     maps = [np.array(backend.predict(frame).classes) for frame in chosen]
     number = len(backend.manifest.classes)
     return Fingerprint(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +14,7 @@ from clst_runtime.errors import ModelFileError
 from clst_runtime.evaluation.confusion import ConfusionMatrix
 from clst_runtime.evaluation.evaluate import EvaluationResult, check_classes
 from clst_runtime.imaging.geometry import content_of, fit_frame, resize_classes
+from clst_runtime.system.numbers import finite_or_none
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,12 +46,11 @@ class ParityResult:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
-        drop = self.miou_drop
         return {
             "reference": self.reference.to_json(),
             "candidate": self.candidate.to_json(),
             "agreement": self.agreement,
-            "miou_drop": drop if math.isfinite(drop) else None,
+            "miou_drop": finite_or_none(self.miou_drop),
         }
 
 

@@ -66,6 +66,11 @@ SEED = Whole(0, LARGEST_INTEGER)
 THREADS = Threads()
 
 
+def finite_or_none(value: float) -> float | None:
+    """A number for JSON, which knows no NaN and no infinity."""
+    return float(value) if math.isfinite(value) else None
+
+
 def cores_here() -> int:
     """Logical cores of this machine."""
     return os.cpu_count() or 1

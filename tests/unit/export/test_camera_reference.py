@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from clst_export.camera_reference import MOST_FRAMES, Stretch, measured, reference_stretches, spread_over
+from clst_export.camera_reference import MOST_FRAMES, measured, reference_stretches, spread_over
 from clst_export.cli.export import main
 from clst_export.pipeline import Material, Request, convert
 from clst_export.precision import Precision
@@ -15,6 +15,7 @@ from clst_runtime.artifact.manifest import Manifest
 from clst_runtime.artifact.onnx_metadata import read_onnx_manifest
 from clst_runtime.backends.base import Prediction
 from clst_runtime.backends.onnxruntime.session import OrtBackend
+from clst_runtime.data.subsets import Subset
 from clst_runtime.errors import DataError
 from clst_runtime.imaging.geometry import Fit, fit_frame
 from clst_runtime.imaging.image_files import write_png
@@ -57,7 +58,7 @@ def test_stretches_are_read_in_their_order_and_only_when_asked_for(camera):
     assert (len(stretch), note) == (33, "")
     assert (stretch[2] == scene(2)[0]).all()
     assert [frame.shape for frame in stretch[1:3]] == [(64, 96, 3)] * 2
-    later = Stretch(stretch.images, 30, 33)
+    later = Subset(stretch.items, range(30, 33))
     assert [(a == scene(30 + place)[0]).all() for place, a in enumerate(later)] == [True] * 3
     with pytest.raises(IndexError):
         later[3]

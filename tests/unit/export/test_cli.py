@@ -9,8 +9,9 @@ import pytest
 from click.testing import CliRunner
 
 from clst_export.cli.export import main
-from clst_export.quantization.calibration import evenly_spaced, fingerprint
+from clst_export.quantization.calibration import fingerprint
 from clst_runtime.artifact.onnx_metadata import read_onnx_manifest
+from clst_runtime.data.subsets import evenly_spread
 from clst_runtime.imaging.image_files import read_image, write_png
 from clst_train.models.ddrnet import DDRNetSlim
 from tests.conftest import write_labelled, write_rgb_model
@@ -189,7 +190,7 @@ def test_ranges_of_fp16_come_from_the_pictures_that_were_given_and_no_drawn_ones
     assert "drawn" not in done.output
     calibration = read_onnx_manifest(tmp_path / "m.onnx").calibration
     given = [read_image(path) for path in sorted(pictures.iterdir())]
-    chosen = [given[place] for place in evenly_spaced(len(given), 3)]
+    chosen = [given[place] for place in evenly_spread(len(given), 3, centred=True)]
     assert (calibration["frames"], calibration["frames_sha256"]) == (3, fingerprint(chosen))
 
 

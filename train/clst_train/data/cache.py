@@ -51,11 +51,11 @@ class CachedTarget(TargetImages):
     kept: dict[int, npt.NDArray[np.uint8]] = field(default_factory=dict)
     """Those read so far, by position."""
 
-    def __getitem__(self, index: int) -> npt.NDArray[np.uint8]:
+    def image(self, index: int) -> npt.NDArray[np.uint8]:
         """The whole image H,W,3, not to be written to."""
         if index in self.kept:
             return self.kept[index]
-        image = super().__getitem__(index)
+        image = super().image(index)
         if index < self.room and self.paths[index] is not None:
             self.kept[index] = image
         return image

@@ -48,12 +48,6 @@ def with_colours(image: Image, own: Colours, other: Colours, strength: float) ->
     return np.asarray(np.clip(seen * 255 + 0.5, 0, 255).astype(np.uint8))
 
 
-def evenly(count: int, most: int = COMPARED) -> list[int]:
-    """At most `most` of `count` positions, evenly spread."""
-    taken = min(count, most)
-    return [place * count // taken for place in range(taken)]
-
-
 def colour_shift(source: Iterable[Image], target: Iterable[Image]) -> npt.NDArray[np.float32]:
     """3: mean colours of the target's images minus the source's, in L*, a* and b*, in spreads of such means.
 

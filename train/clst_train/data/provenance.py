@@ -37,7 +37,7 @@ class WitnessedTarget(TargetImages):
     tell: Callable[[str], None]
     """Called with the path of each image, or with the place of a video's frame."""
 
-    def __getitem__(self, index: int) -> npt.NDArray[np.uint8]:
+    def image(self, index: int) -> npt.NDArray[np.uint8]:
         """One image of the inner ones."""
         path = self.paths[index]
         self.tell(str(path) if path is not None else f"video frame {index}")

@@ -10,11 +10,13 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import overload
 
 import numpy as np
 import numpy.typing as npt
 
 from clst_runtime.data.inputs import pictures_of
+from clst_runtime.data.subsets import Subset
 from clst_runtime.errors import DataError
 from clst_runtime.imaging.geometry import Content, Fit, content_of, fit_frame, resize_classes
 from clst_runtime.imaging.image_files import read_image
@@ -40,7 +42,7 @@ Image = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True, kw_only=True)
-class TargetImages:
+class TargetImages(Sequence[Image]):
     """All target images, by position; each is read when asked for."""
 
     paths: tuple[Path | None, ...]
@@ -63,7 +65,15 @@ class TargetImages:
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitem__(self, index: int) -> Image:
+    @overload
+    def __getitem__(self, index: int) -> Image: ...
+    @overload
+    def __getitem__(self, index: slice) -> Subset[Image]: ...
+    def __getitem__(self, index: int | slice) -> Image | Subset[Image]:
+        """One image, or some of them."""
+        return Subset(self, range(len(self))[index]) if isinstance(index, slice) else self.image(index)
+
+    def image(self, index: int) -> Image:
         """The whole image H,W,3 RGB at the model's input size."""
         path = self.paths[index]
         return self.video_frames[index] if path is None else fit_frame(read_image(path), self.input_hw, self.fit)

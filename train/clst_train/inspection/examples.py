@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from clst_runtime.classes.labels import ClassList
+from clst_runtime.data.subsets import evenly_spread
 from clst_runtime.imaging.image_files import write_png
 from clst_runtime.imaging.overlay import blend, contact_sheet
 from clst_train.data.target import TargetImages
@@ -12,12 +13,10 @@ from clst_train.models.checkpoint_backend import open_checkpoint
 
 def draw_examples(folder: RunFolder, target: TargetImages, classes: ClassList, *, count: int = 6) -> None:
     """Write `examples/before_after.png`: image, source-only and adapted overlay in a row, evenly spread images."""
-    count = min(count, len(target))
     rows = []
     size_hw = target.input_hw  # the starting network may have come from a run at another one
     with open_checkpoint(folder.source, input_hw=size_hw) as before, open_checkpoint(folder.adapted) as after:
-        for place in range(count):
-            index = place * len(target) // count
+        for index in evenly_spread(len(target), count):
             frame, content = target[index], target.content(index)
             maps = [content.of(backend.predict(frame).classes) for backend in (before, after)]
             frame = content.of(frame)

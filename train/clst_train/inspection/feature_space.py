@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from clst_runtime.classes.labels import IGNORE_ID, ClassList
 from clst_runtime.data.dataset import LabelledDataset
+from clst_runtime.data.subsets import evenly_spread
 from clst_runtime.errors import DataError
 from clst_runtime.imaging.geometry import Fit
 from clst_runtime.system.files.atomic import written_whole
@@ -124,20 +125,14 @@ def labelled_views(
     dataset: LabelledDataset, size_hw: tuple[int, int], count: int, fit: Fit = Fit.STRETCH
 ) -> Iterator[View]:
     """At most `count` labelled images, evenly spread, brought to H,W = `size_hw` by `fit`."""
-    for index in spread(len(dataset), count):
+    for index in evenly_spread(len(dataset), count):
         sample = fitted(dataset[index], size_hw, fit)
         yield View(sample.image, labels=sample.labels)
 
 
 def unlabelled_views(target: TargetImages, count: int) -> Iterator[View]:
     """At most `count` target images, evenly spread, without labels."""
-    return (View(target[index], ignored=target.ignored(index)) for index in spread(len(target), count))
-
-
-def spread(length: int, count: int) -> list[int]:
-    """At most `count` of so many positions, evenly spread, from the first on."""
-    count = min(length, count)
-    return [place * length // count for place in range(count)]
+    return (View(target[index], ignored=target.ignored(index)) for index in evenly_spread(len(target), count))
 
 
 @torch.inference_mode()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -11,11 +12,12 @@ from torch import Tensor
 
 from clst_runtime.classes.labels import ClassList
 from clst_runtime.data.dataset import open_dataset
+from clst_runtime.data.subsets import evenly_spread
 from clst_runtime.errors import ConfigError
 from clst_train.config import Config
 from clst_train.data.target import open_target
 from clst_train.engine.run_folder import open_run
-from clst_train.inspection.feature_space import Stage, View, cloud_of, labelled_views, spread, unlabelled_views
+from clst_train.inspection.feature_space import Stage, View, cloud_of, labelled_views, unlabelled_views
 from clst_train.method.batchnorm import estimate_statistics
 from clst_train.models.checkpoint import Checkpoint, build_from_checkpoint, load_checkpoint
 from clst_train.models.deployable import normalise
@@ -97,5 +99,6 @@ def _old_views(config: Config, source: str | None, split: str | None, before: Ch
 
 
 def _new_views(target: Sequence[str], before: Checkpoint, count: int) -> list[View]:
-    images = open_target(target, input_hw=before.input_hw, fit=before.fit, choose=lambda total: spread(total, count))
+    choose = functools.partial(evenly_spread, most=count)
+    images = open_target(target, input_hw=before.input_hw, fit=before.fit, choose=choose)
     return list(unlabelled_views(images, count))

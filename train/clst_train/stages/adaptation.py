@@ -15,10 +15,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from clst_runtime.data.subsets import evenly_spread
 from clst_runtime.system.optional import require
 from clst_train.compute.cores import on_first_core
 from clst_train.compute.distributed import each_alone, is_split, on_any_rank, tell, together, wait_for_all
-from clst_train.data.colours import CHANNELS, colour_shift, evenly
+from clst_train.data.colours import CHANNELS, COMPARED, colour_shift
 from clst_train.data.fitting import fitted
 from clst_train.data.loading import (
     TARGET_STREAM,
@@ -140,9 +141,9 @@ def takes_colours(run: Run) -> bool:
         return settings.target_colours > 0
     source, target, size = needed(run.source), needed(run.target), run.config.source_hw
     with together(), each_alone():
-        read = (fitted(source[place], size, run.config.fit) for place in evenly(len(source)))
+        read = (fitted(source[place], size, run.config.fit) for place in evenly_spread(len(source), COMPARED))
         old = (sample.content.of(sample.image) for sample in read)
-        shift = colour_shift(old, (_picture(target, place) for place in evenly(len(target))))
+        shift = colour_shift(old, (_picture(target, place) for place in evenly_spread(len(target), COMPARED)))
     taken = bool(abs(shift).max() > settings.least_colour_shift)
     told = ", ".join(f"{name} {value:+.1f}" for name, value in zip(CHANNELS, shift, strict=True))
     done = f"source crops {'take them on' if taken else 'keep theirs'}"
@@ -202,9 +203,9 @@ def statistics_batches(target: TargetImages, *, count: int, size: int) -> Iterat
 
 def _groups(length: int, count: int, size: int) -> Iterator[list[int]]:
     """The positions of `statistics_batches`."""
-    count, size = min(length, count), max(2, size)
-    order = np.random.default_rng(0).permutation(count)
-    chosen = [int(place) * length // count for place in order]
+    size, places = max(2, size), evenly_spread(length, count)
+    count = len(places)
+    chosen = [places[place] for place in np.random.default_rng(0).permutation(count)]
     for start in range(0, max(1, count - count % size), size):
         yield chosen[start : start + size]
 

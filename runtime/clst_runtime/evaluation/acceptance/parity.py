@@ -11,7 +11,6 @@ On other pictures than the export's nothing can be judged; the mIoU is told.
 from __future__ import annotations
 
 import itertools
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from clst_runtime.evaluation.evaluate import evaluate
 from clst_runtime.evaluation.export_digest import compare_fingerprint, known_frames, stored_fingerprint
 from clst_runtime.imaging.geometry import fit_frame
 from clst_runtime.sources import open_source
+from clst_runtime.system.numbers import finite_or_none
 
 MIN_AGREEMENT = 0.999
 """For an export that stored no bound."""
@@ -145,7 +145,7 @@ def _by_labels(backend: Backend, dataset: LabelledDataset, judgement: Judgement,
     result, parity = evaluate(backend, dataset), backend.manifest.parity
     stored = parity.get("miou") if parity.get("labelled") else None
     told = f"mIoU {100 * result.miou:.2f} on {result.frames} labelled pictures"
-    values: dict[str, Any] = {"miou": result.miou if math.isfinite(result.miou) else None, "frames": result.frames}
+    values: dict[str, Any] = {"miou": finite_or_none(result.miou), "frames": result.frames}
     if stored is None or not same_pictures or result.frames != parity.get("frames"):
         reason = "stored no mIoU" if stored is None else "was judged on other pictures"
         judgement.add("labels", f"{told} (not judged: the export {reason})", values, holds=None)

@@ -10,13 +10,12 @@ from clst_export.quantization.calibration import (
     calibrate,
     calibration_frames,
     entropy_threshold,
-    evenly_spaced,
     fingerprint,
     histogram,
     percentile_threshold,
-    some_of,
     split_frames,
 )
+from clst_runtime.data.subsets import Subset
 from clst_runtime.errors import ConfigError, DataError
 from clst_runtime.imaging.image_files import write_png
 from clst_train.data import video_store
@@ -176,12 +175,6 @@ def test_a_fingerprint_depends_on_pixels_order_and_size():
     assert len(fingerprint([])) == 64
 
 
-def test_places_are_spread_evenly_from_end_to_end():
-    assert evenly_spaced(10, 5) == [1, 3, 5, 7, 9]
-    assert evenly_spaced(7, 2) == [1, 5]
-    assert evenly_spaced(3, 3) == [0, 1, 2]
-
-
 def test_a_split_takes_held_out_frames_from_the_whole_drive_and_loses_none():
     calibration, held_out = split_frames(list("abcdefghij"), held_out=2)
     assert (calibration, held_out) == (list("abdefgij"), list("ch"))
@@ -258,6 +251,6 @@ def test_two_passes_over_a_video_decode_it_once_and_only_what_is_wanted(tmp_path
     passes = [[round(float(frame[0, -1, 0]), -1) for frame in found] for _ in range(2)]
     assert passes == [[40, 120, 200]] * 2
     assert len(opened) == 1
-    assert found.images.video_frames.nbytes == 3 * 3 * SIZE_HW[0] * SIZE_HW[1]
-    rest, kept = some_of(found, [0, 2]), some_of(found, [1])
+    assert found.video_frames.nbytes == 3 * 3 * SIZE_HW[0] * SIZE_HW[1]
+    rest, kept = Subset(found, [0, 2]), Subset(found, [1])
     assert [round(float(frame[0, -1, 0]), -1) for frame in (*rest, *kept)] == [40, 200, 120]

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from clst_runtime.errors import DataError
-from clst_runtime.evaluation.confusion import ConfusionMatrix
+from clst_runtime.evaluation.confusion import ConfusionMatrix, mean_of_known
 
 
 def test_iou_counted_by_hand():
@@ -33,3 +33,9 @@ def test_wrong_shapes_and_ids_are_refused():
         ConfusionMatrix(2).update(np.zeros((2, 2)), np.zeros((2, 3)))
     with pytest.raises(DataError, match="class id 2"):
         ConfusionMatrix(2).update(np.zeros((1, 1)), np.full((1, 1), 2))
+
+
+def test_the_mean_leaves_out_classes_that_do_not_occur():
+    assert mean_of_known([0.25, float("nan"), 0.75]) == 0.5
+    assert np.isnan(mean_of_known([float("nan")]))
+    assert np.isnan(mean_of_known([]))

@@ -1,5 +1,6 @@
 """NaN, infinity and what no counter holds are refused wherever a number can be given: one line, the right exit code."""
 
+import math
 import os
 from importlib.metadata import entry_points
 
@@ -11,7 +12,7 @@ from clst_runtime.classes.labels import load_class_list
 from clst_runtime.errors import ConfigError, DataError, ModelFileError
 from clst_runtime.sources import open_source
 from clst_runtime.system.files.json_values import parse_object
-from clst_runtime.system.numbers import parse_size
+from clst_runtime.system.numbers import finite_or_none, parse_size
 from clst_train.config import Config, RunConfig
 from clst_train.engine.options import check_settings, check_threads
 from clst_train.training import _threads_here
@@ -118,3 +119,7 @@ def test_training_takes_at_most_a_thread_a_core_and_a_run_of_a_larger_machine_go
     check_settings(Config(run=RunConfig(threads=4)))  # as of a run to go on with
     assert [_threads_here(3), _threads_here(4)] == [3, 3]
     assert capsys.readouterr().err == "note: run.threads = 4, but this machine has 3 cores, which are taken\n"
+
+
+def test_json_gets_null_for_what_is_no_finite_number():
+    assert [finite_or_none(value) for value in (0.5, math.nan, -math.inf)] == [0.5, None, None]

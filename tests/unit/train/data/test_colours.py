@@ -10,7 +10,7 @@ from clst_runtime.data.dataset import open_dataset
 from clst_runtime.errors import ConfigError
 from clst_runtime.imaging.image_files import write_png
 from clst_train.config import AugmentationConfig
-from clst_train.data.colours import colour_shift, colours_of, evenly, with_colours
+from clst_train.data.colours import colour_shift, colours_of, with_colours
 from clst_train.data.loading import source_batch
 from clst_train.data.target import TargetImages
 from clst_train.recipes.recipe import config_from_mapping
@@ -116,13 +116,6 @@ def test_a_shift_is_told_in_spreads_of_the_images_means():
 def test_images_all_alike_do_not_make_a_small_difference_large():
     """One image each: no spread is known, so a unit of L* counts as one. Of whole greys these are 50.0 and 53.3."""
     assert colour_shift([grey(50)], [grey(53)])[0] == pytest.approx(3.0, abs=0.5)
-
-
-def test_pictures_are_compared_evenly_over_the_set():
-    assert evenly(3, 4) == [0, 1, 2]
-    assert evenly(8, 4) == [0, 2, 4, 6]
-    assert evenly(1) == [0]
-    assert (len(evenly(1000)), evenly(1000)[-1]) == (64, 984)
 
 
 @pytest.fixture
