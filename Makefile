@@ -5,6 +5,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 EXTRAS := train,export,ort,headless,dev
+# The index of PyTorch's builds without CUDA. Where it cannot be reached, pip looks in the places of its own configuration.
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
 .PHONY: demo test lint docs wheel clean
 
@@ -31,6 +33,7 @@ $(VENV)/installed: pyproject.toml constraints-cpu.txt
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "error: $(PYTHON) has no venv module; apt-get install python3-venv" >&2; exit 5; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -c constraints-cpu.txt --extra-index-url $(TORCH_INDEX) --retries 1 --timeout 15 --no-deps torch
 	$(BIN)/python -m pip install --quiet -c constraints-cpu.txt -e '.[$(EXTRAS)]'
 	touch $@
 
