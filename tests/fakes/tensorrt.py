@@ -1,7 +1,7 @@
 """A TensorRT whose engines are computed by ONNX Runtime: real results, no GPU.
 
 It is for running engines. Its builder only hands the graph on, and fails as one does on a GPU that is full or broken;
-what a builder really does is tested on NVIDIA's own (engines/rtx.py).
+what a builder really does is tested on NVIDIA's own (backends/tensorrt/rtx/library.py).
 
 Only names of the real bindings are public here; `tests/vendor/tensorrt_api` compares each of them, its members and its
 parameters with TensorRT 10.3.0, 10.16.1 and 11.4.0. What it does is told by `tests/fakes/behaviour.py`.

@@ -17,10 +17,10 @@ import pytest
 
 from tests import ROOT
 
-RUNTIME = ROOT / "runtime/clst_runtime"
-FOR_RTX = [RUNTIME / "engines/rtx_target.py", RUNTIME / "backends/rtx_kernels.py"]
+TENSORRT = ROOT / "runtime/clst_runtime/backends/tensorrt"
+FOR_RTX = [TENSORRT / "rtx/target.py", TENSORRT / "rtx/kernels.py"]
 """What TensorRT itself has not."""
-SOURCES = [RUNTIME / "backends/trt.py", *sorted(set((RUNTIME / "engines").glob("*.py")) - set(FOR_RTX))]
+SOURCES = sorted(set(TENSORRT.rglob("*.py")) - set(FOR_RTX))
 RTX = "1.7.1.116"
 BINDINGS = {
     "10.3.0": "tensorrt_cu12_bindings",
@@ -155,33 +155,33 @@ def test_the_fake_has_nothing_that_the_real_tensorrt_lacks(stand_ins, bindings, 
 
 
 PLANTS = [
-    ("building.py", "builder.create_builder_config()", "builder.create_config()", "no Builder.create_config"),
-    ("building.py", "trt.BuilderFlag.TF32", "trt.BuilderFlag.TF33", "no BuilderFlag.TF33"),
-    ("building.py", "config.builder_optimization_level", "config.optimisation_level", "no IBuilderConfig.optimisation"),
-    ("building.py", "ignore_mismatch=False", "ignore_mismatches=False", "IBuilderConfig.set_timing_cache takes"),
-    ("building.py", "(network, config)", "(network)", "Builder.build_serialized_network takes"),
-    ("building.py", "error.desc()", "error.description()", "no ParserError.description"),
+    ("build/builder.py", "builder.create_builder_config()", "builder.create_config()", "no Builder.create_config"),
+    ("build/builder.py", "trt.BuilderFlag.TF32", "trt.BuilderFlag.TF33", "no BuilderFlag.TF33"),
+    ("build/builder.py", "config.builder_optimization_level", "config.optimisation_level", "no IBuilderConfig.opt"),
+    ("build/builder.py", "ignore_mismatch=False", "ignore_mismatches=False", "IBuilderConfig.set_timing_cache takes"),
+    ("build/builder.py", "(network, config)", "(network)", "Builder.build_serialized_network takes"),
+    ("build/builder.py", "error.desc()", "error.description()", "no ParserError.description"),
     (
-        "progress.py",
+        "build/progress.py",
         "def step_complete(self, phase_name: str, step: int)",
         "def step_done(self, step: int)",
         "step_done",
     ),
-    ("progress.py", "parent_phase: str | None, num_steps: int", "num_steps: int", "IProgressMonitor.phase_start"),
+    ("build/progress.py", "parent_phase: str | None, num_steps: int", "num_steps: int", "IProgressMonitor.phase_start"),
     ("library.py", "trt.ILogger.Severity.INTERNAL_ERROR", "trt.ILogger.Severity.FATAL", "no Severity.FATAL"),
-    ("trt.py", "self._context.execute_async_v3", "self._context.execute_v2_async", "no IExecutionContext.execute_v2"),
-    ("trt.py", "trt.DataType.UINT8", "trt.DataType.UINT9", "no DataType.UINT9"),
-    ("trt.py", "engine.num_io_tensors", "engine.num_bindings", "no ICudaEngine.num_bindings"),
-    ("summary.py", "get_engine_information(", "get_engine_info(", "no EngineInspector.get_engine_info"),
+    ("runner.py", "self._context.execute_async_v3", "self._context.execute_v2_async", "no IExecutionContext.execute_v"),
+    ("runner.py", "trt.DataType.UINT8", "trt.DataType.UINT9", "no DataType.UINT9"),
+    ("runner.py", "engine.num_io_tensors", "engine.num_bindings", "no ICudaEngine.num_bindings"),
+    ("inspector.py", "get_engine_information(", "get_engine_info(", "no EngineInspector.get_engine_info"),
 ]
 
 
 FOR_RTX_PLANTS = [
-    ("rtx_target.py", "config.set_compute_capability(", "config.set_capability(", "no IBuilderConfig.set_capability"),
-    ("rtx_target.py", "REQUIRE_USER_ALLOCATION", "USER_ALLOCATION", "no BuilderFlag.USER_ALLOCATION"),
-    ("rtx_kernels.py", "create_runtime_cache()", "create_cache()", "no IRuntimeConfig.create_cache"),
-    ("rtx_kernels.py", "(runtime_config=", "(config=", "ICudaEngine.create_execution_context takes"),
-    ("rtx_kernels.py", "self._cache.deserialize(", "self._cache.load(", "no IRuntimeCache.load"),
+    ("rtx/target.py", "config.set_compute_capability(", "config.set_capability(", "no IBuilderConfig.set_capability"),
+    ("rtx/target.py", "REQUIRE_USER_ALLOCATION", "USER_ALLOCATION", "no BuilderFlag.USER_ALLOCATION"),
+    ("rtx/kernels.py", "create_runtime_cache()", "create_cache()", "no IRuntimeConfig.create_cache"),
+    ("rtx/kernels.py", "(runtime_config=", "(config=", "ICudaEngine.create_execution_context takes"),
+    ("rtx/kernels.py", "self._cache.deserialize(", "self._cache.load(", "no IRuntimeCache.load"),
 ]
 
 
@@ -189,11 +189,12 @@ def planted(tmp_path, file, old, new, sources=SOURCES):
     """A copy of our sources with one text replaced."""
     copies = []
     for source in sources:
-        copy = tmp_path / source.name
+        copy = tmp_path / source.relative_to(TENSORRT)
         text = source.read_text()
-        if source.name == file:
+        if copy == tmp_path / file:
             assert old in text, f"{file} no longer has {old!r}"
             text = text.replace(old, new)
+        copy.parent.mkdir(exist_ok=True)
         copy.write_text(text)
         copies.append(copy)
     return copies
@@ -213,13 +214,13 @@ def test_a_planted_wrong_name_of_tensorrt_for_rtx_is_found(stand_ins, bindings, 
 
 
 def test_an_object_whose_type_is_lost_is_a_failure_not_a_gap(stand_ins, bindings, tmp_path):
-    sources = planted(tmp_path, "building.py", "config: trt.IBuilderConfig, options", "config, options")
+    sources = planted(tmp_path, "build/builder.py", "config: trt.IBuilderConfig, options", "config, options")
     failures = truth(stand_ins, bindings["10.3.0"], sources=sources, fake="")["failures"]
     assert any("config.set_memory_pool_limit looks like TensorRT's" in failure for failure in failures), failures
 
 
 def test_what_tensorrt_11_removed_is_found_there_and_not_in_10(stand_ins, bindings, tmp_path):
-    sources = planted(tmp_path, "building.py", "trt.BuilderFlag.TF32", "trt.BuilderFlag.FP16")
+    sources = planted(tmp_path, "build/builder.py", "trt.BuilderFlag.TF32", "trt.BuilderFlag.FP16")
     found = {
         version: [f for f in truth(stand_ins, bindings[version], sources=sources, fake="")["failures"] if "FP16" in f]
         for version in TENSORRTS
@@ -261,4 +262,4 @@ def test_tensorrt_and_the_cuda_libraries_are_imported_in_one_file_each():
                 files.append(path.name)
             lines = [line for line in text.splitlines() if line.startswith((f"import {module}", f"from {module}"))]
             assert lines == [], path
-    assert found == {"tensorrt": ["library.py"], "pycuda": ["cuda_pycuda.py"], "cuda.bindings": ["cuda_python.py"]}
+    assert found == {"tensorrt": ["library.py"], "pycuda": ["pycuda.py"], "cuda.bindings": ["cuda_python.py"]}

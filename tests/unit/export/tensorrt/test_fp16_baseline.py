@@ -54,7 +54,7 @@ def export(checkpoint, pictures, converted, monkeypatch):
         out.write_bytes(converted[request][0])
         return converted[request][1]
 
-    for module in ("convert", "baseline"):
+    for module in ("pipeline", "tensorrt.fp16_baseline"):
         monkeypatch.setattr(f"clst_export.{module}.convert", convert_once)
 
     def run(*arguments, method=("--calib-method", "max")):
