@@ -322,7 +322,7 @@ def with_statistics(checkpoint: Path, pair: Pair) -> Path:
 
 def exported(out: Path, checkpoint: Path, pair: Pair) -> dict[str, float]:
     """The exported network beside PyTorch's, on the test images."""
-    from clst_export.pipeline import Material, Request, convert
+    from clst_export.pipeline import Inputs, Request, convert
     from clst_export.precision import Precision
     from clst_runtime.backends.onnxruntime.session import OrtBackend
     from clst_runtime.evaluation.parity import compare
@@ -334,7 +334,7 @@ def exported(out: Path, checkpoint: Path, pair: Pair) -> dict[str, float]:
         manifest = reference.manifest
         images = open_target(pair.target, input_hw=manifest.input_hw, fit=manifest.fit)
         places = range(min(8, len(images)))
-        material = Material(frames=[images[at] for at in places], contents=[images.content(at) for at in places])
+        material = Inputs(frames=[images[at] for at in places], contents=[images.content(at) for at in places])
         convert(checkpoint, model, Request(precision=Precision.FP32), material)
         with OrtBackend(model) as candidate:
             parity = compare(reference, candidate, pair.test.open(reference.manifest.classes))

@@ -44,12 +44,12 @@ def make(
         budget=budget if precision == "int8" else None,
     )  # fmt: skip
     started = time.perf_counter()
-    done = convert(checkpoint, out, request, inputs, say=lambda message: click.echo(f"  {message}", err=True))
+    done = convert(checkpoint, out, request, inputs, log=lambda message: click.echo(f"  {message}", err=True))
     parity = {name: value for name, value in done.manifest.parity.items() if name not in ("bounds", "holds")}
     calibration = {k: v for k, v in done.manifest.calibration.items() if k in ("method", "frames", "kept", "quantised")}
     methods = {name: {"agreement": v.agreement, "miou": v.candidate_miou} for name, v in done.methods.items()}
     curve = [] if done.budget is None else [
-        {"kept": len(t.kept), "drop": t.verdict.drop, "cost": t.cost} for t in done.budget.curve
+        {"kept": len(t.kept), "drop": t.comparison.drop, "cost": t.cost} for t in done.budget.curve
     ]  # fmt: skip
     return {"flavour": flavour, "bytes": out.stat().st_size, "seconds": time.perf_counter() - started,
             "parity": parity, "calibration": calibration, "methods": methods, "curve": curve}  # fmt: skip
@@ -136,7 +136,7 @@ def inputs_of(
     calib_count: int | None, mapping: Path | None = None,
 ) -> Any:  # fmt: skip
     """At most `count` labelled images of a split and at most `calib_count` for calibration, H,W,3 of the input size."""
-    from clst_export.pipeline import Material
+    from clst_export.pipeline import Inputs
     from clst_export.quantization.calibration import calibration_frames
     from clst_export.verification.evaluator import contents_of, labelled_frames
     from clst_runtime.data.dataset import open_dataset
@@ -145,7 +145,7 @@ def inputs_of(
     frames, labels = labelled_frames(labelled, input_hw, count or len(labelled), content.fit)
     calibration = calibration_frames(list(calib), input_hw, calib_count, fit=content.fit)
     contents = contents_of(labels, input_hw, content.fit)
-    return Material(frames=frames, labels=labels, contents=contents, calibration=calibration)
+    return Inputs(frames=frames, labels=labels, contents=contents, calibration=calibration)
 
 
 @click.command()

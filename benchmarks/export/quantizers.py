@@ -113,10 +113,10 @@ def environment(python: Path) -> dict[str, Any]:
 
 def incompatibility(model: Any) -> str | None:
     """Why the exporter's compatibility check refuses a graph; None if it does not."""
-    from clst_export.graph.compatibility import check_hygiene
+    from clst_export.graph.compatibility import check_compatibility
 
     try:
-        check_hygiene(model)
+        check_compatibility(model)
     except ModelFileError as error:
         return error.message
     return None
@@ -141,11 +141,12 @@ class Comparison:
         import onnx
         import torch
 
-        from clst_export.graph.trace import load_deployable, trace
-        from clst_export.verification.evaluator import Judge
+        from clst_export.graph.trace import deployable_of, trace
+        from clst_export.verification.evaluator import Evaluator
+        from clst_train.models.checkpoint import load_checkpoint
         from clst_train.models.checkpoint_backend import TorchBackend
 
-        deployable, self.manifest = load_deployable(checkpoint)
+        deployable, self.manifest = deployable_of(load_checkpoint(checkpoint))
         self.work, self.options = work / f"{options['name']}-{self.manifest.network}", options
         self.work.mkdir(parents=True, exist_ok=True)
         self.base = trace(deployable, self.manifest.input_hw, opset=20, with_confidence=False)
@@ -153,7 +154,7 @@ class Comparison:
         np.save(self.work / "frames.npy", np.stack(list(inputs["choice"].calibration)))
         reference = TorchBackend(deployable, self.manifest, torch.device("cpu"))
         self.evaluators = {
-            use: Judge(reference, each.frames, each.labels, each.contents) for use, each in inputs.items()
+            use: Evaluator(reference, each.frames, each.labels, each.contents) for use, each in inputs.items()
         }
 
     def rows(self) -> list[dict[str, Any]]:
@@ -231,7 +232,7 @@ class Comparison:
         from clst_runtime.backends.onnxruntime.session import OrtBackend
 
         with OrtBackend(path, threads=1) as backend:
-            return self.evaluators[use].judge(backend)
+            return self.evaluators[use].evaluate(backend)
 
     def facts(self, path: Path, model: Any, *, for_cpu: bool = False) -> dict[str, Any]:
         """All that is reported of a chosen file."""

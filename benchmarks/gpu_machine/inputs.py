@@ -23,7 +23,7 @@ def prepare(folder: Path, checkpoint: Path, pictures: Path, size_hw: tuple[int, 
     Raises:
         ClstError: what an export raises.
     """
-    from clst_export.pipeline import Material, Request, convert
+    from clst_export.pipeline import Inputs, Request, convert
     from clst_export.precision import Precision
     from clst_export.quantization.calibration import Method
     from clst_export.verification.gate import Bounds
@@ -37,7 +37,7 @@ def prepare(folder: Path, checkpoint: Path, pictures: Path, size_hw: tuple[int, 
     chosen = np.linspace(0, len(images) - 1, min(MOST_PICTURES, len(images))).astype(int)
     frames = [images[int(index)] for index in chosen[::EVERY]]
     others = [images[int(index)] for place, index in enumerate(chosen) if place % EVERY]
-    material = Material(frames=frames, calibration=others or frames)
+    material = Inputs(frames=frames, calibration=others or frames)
     lax = Bounds(min_agreement=0.0, max_miou_drop=1.0)  # later each file is compared with itself, computed elsewhere
     with folder_written_whole(folder) as made:
         arrays: dict[str, Any] = {"frames": np.stack(frames)}

@@ -50,7 +50,7 @@ def exported(folder: Path, size_hw: tuple[int, int]) -> Path:
     """A network with random weights as an ONNX file."""
     import torch
 
-    from clst_export.pipeline import Material, Request, convert
+    from clst_export.pipeline import Inputs, Request, convert
     from clst_export.precision import Precision
     from clst_runtime.classes.labels import load_class_list
     from clst_train.models.checkpoint import Checkpoint, save_checkpoint
@@ -66,7 +66,7 @@ def exported(folder: Path, size_hw: tuple[int, int]) -> Path:
     )  # fmt: skip
     save_checkpoint(folder / "c.pt", checkpoint)
     frames = [np.random.default_rng(0).integers(0, 256, (*size_hw, 3), dtype=np.uint8)]
-    convert(folder / "c.pt", folder / "m.onnx", Request(precision=Precision.FP32), Material(frames=frames))
+    convert(folder / "c.pt", folder / "m.onnx", Request(precision=Precision.FP32), Inputs(frames=frames))
     return folder / "m.onnx"
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from clst_export.camera_reference import reference_stretches
-from clst_export.pipeline import Material, Request, convert
+from clst_export.pipeline import Inputs, Request, convert
 from clst_export.precision import Precision
 from clst_runtime.backends.onnxruntime.session import OrtBackend
 from clst_runtime.backends.tensorrt.build.check import told_build_check
@@ -61,8 +61,8 @@ def run_demo(out: Path, *, scenes: int, settings: Sequence[str]) -> str:
     model = out / "model.onnx"
     frames = [images[index] for index in range(min(16, len(images)))]
     reference, _ = reference_stretches([str(target)], SIZE_HW)
-    material = Material(frames=frames, reference=reference)
-    exported = convert(folder.adapted, model, Request(precision=Precision.FP32), material)
+    inputs = Inputs(frames=frames, reference=reference)
+    exported = convert(folder.adapted, model, Request(precision=Precision.FP32), inputs)
     _say(f"     {told_build_check(exported.manifest.build_check)}")
     _say("4/5  parity and accuracy (clst-parity, clst-eval)")
     table = _compare(out, folder, model, open_dataset(new, split="val"), images)

@@ -1,4 +1,4 @@
-"""From the command's options to a request and the pictures it needs. Legend: H rows, W columns of the input."""
+"""From the command's options to a request and the images it needs. Legend: H rows, W columns of the input."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from clst_export.camera_reference import reference_stretches
-from clst_export.pipeline import Material, Request
+from clst_export.pipeline import Inputs, Request
 from clst_export.precision import Precision, Target
 from clst_export.quantization.calibration import (
     Method,
@@ -28,7 +28,7 @@ from clst_runtime.errors import ConfigError, DataError
 from clst_runtime.imaging.geometry import Content
 from clst_runtime.system.numbers import parse_size
 from clst_train.data.target import TargetImages, open_target
-from clst_train.models.checkpoint import Checkpoint, load_checkpoint
+from clst_train.models.checkpoint import Checkpoint
 from clst_train.synthetic.camera_looks import LOOKS
 from clst_train.synthetic.scenes import draw_scene
 
@@ -38,18 +38,17 @@ USUAL_FRAMES = 16
 """Pictures to compare on when nobody says how many."""
 
 
-def gather(path: Path, precision: str, options: Mapping[str, Any]) -> tuple[Request, Material]:
-    """The request and the pictures for it.
+def collect(checkpoint: Checkpoint, precision: str, options: Mapping[str, Any]) -> tuple[Request, Inputs]:
+    """The request and the images for it.
 
     Args:
-        path: the checkpoint.
+        checkpoint: what is exported.
         precision: `fp32`, `fp16` or `int8`.
         options: the command's options by their parameter names.
 
     Raises:
-        ClstError: a setting, the checkpoint or a picture cannot be used.
+        ClstError: a setting or an image cannot be used.
     """
-    checkpoint = load_checkpoint(path)
     input_hw = parse_size(options["size"]) if options["size"] else checkpoint.input_hw
     wanted = Precision(precision)
     request = Request(
@@ -66,8 +65,8 @@ def gather(path: Path, precision: str, options: Mapping[str, Any]) -> tuple[Requ
     reference, note = reference_stretches(places, input_hw, checkpoint.fit)
     if note:
         click.echo(f"note: {note}", err=True)
-    material = _material(checkpoint, wanted, input_hw, options)
-    return request, dataclasses.replace(material, reference=reference)
+    inputs = _images(checkpoint, wanted, input_hw, options)
+    return request, dataclasses.replace(inputs, reference=reference)
 
 
 def baseline_request(request: Request, options: Mapping[str, Any]) -> Request:
@@ -94,25 +93,25 @@ def _bounds(precision: Precision, options: Mapping[str, Any]) -> Bounds:
     return dataclasses.replace(usual, min_agreement=least, max_miou_drop=max_drop)
 
 
-def _material(
+def _images(
     checkpoint: Checkpoint, precision: Precision, input_hw: tuple[int, int], options: Mapping[str, Any]
-) -> Material:
+) -> Inputs:
     calibration: Sequence[Frame] = ()
     if precision is not Precision.FP32:
         calibration = _calibration(checkpoint, precision, input_hw, options)
     if options["data"] is not None:
         labelled, labels = _labelled(checkpoint, input_hw, options)
         contents = contents_of(labels, input_hw, checkpoint.fit)
-        return Material(frames=labelled, labels=labels, contents=contents, calibration=calibration)
+        return Inputs(frames=labelled, labels=labels, contents=contents, calibration=calibration)
     if calibration and options["frames_from"] is None:
         held_out = min(options["count"] or USUAL_FRAMES, max(1, len(calibration) // 4))
         rest, kept = split_frames(range(len(calibration)), held_out=held_out)
         contents = [Content(0, 0, *input_hw)] * len(kept)
         if isinstance(calibration, TargetImages):
             contents = [calibration.content(place) for place in kept]
-        return Material(frames=Subset(calibration, kept), contents=contents, calibration=Subset(calibration, rest))
+        return Inputs(frames=Subset(calibration, kept), contents=contents, calibration=Subset(calibration, rest))
     frames, contents = verification_frames(checkpoint, options, input_hw)
-    return Material(frames=frames, contents=contents, calibration=calibration)
+    return Inputs(frames=frames, contents=contents, calibration=calibration)
 
 
 def _labelled(

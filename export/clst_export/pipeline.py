@@ -1,6 +1,7 @@
-"""From a checkpoint to a model file of the wanted precision that has proved itself, whole or not at all.
+"""From a checkpoint to a model file of the wanted precision, which is written only if it agrees with PyTorch.
 
-trace → precision → checks → parity gate → file. Legend: H rows, W columns of the model's input.
+load → trace → precision → checks → parity gate → file. A checkpoint is loaded, traced and run in PyTorch once; every
+precision starts from that. Legend: H rows, W columns of the model's input.
 """
 
 from __future__ import annotations
@@ -16,30 +17,32 @@ import numpy.typing as npt
 import torch
 
 from clst_export.camera_reference import measure_domain
-from clst_export.graph.compatibility import check_hygiene
+from clst_export.graph.compatibility import check_compatibility
 from clst_export.graph.model_file import opened
-from clst_export.graph.trace import check_graph, load_deployable, trace
+from clst_export.graph.trace import check_graph, deployable_of, trace
 from clst_export.precision import Precision, Target
 from clst_export.quantization.arithmetic import convolution_macs
-from clst_export.quantization.calibration import Method, Range, calibrate, fingerprint
+from clst_export.quantization.calibration import Method, Range, calibrate, frames_digest
 from clst_export.quantization.fp16 import Fp16Result, measure_ranges, to_fp16
 from clst_export.quantization.int8 import activations, quantisable, to_int8
 from clst_export.quantization.placement import check_placement
 from clst_export.quantization.search import BudgetResult, search
-from clst_export.verification.evaluator import Judge, Verdict
-from clst_export.verification.gate import BOUNDS, Bounds, release
+from clst_export.verification.evaluator import Comparison, Evaluator
+from clst_export.verification.gate import BOUNDS, Bounds, verify_and_save
 from clst_runtime.artifact.manifest import Manifest
 from clst_runtime.backends.base import Frame
 from clst_runtime.backends.onnxruntime.session import check_float16_rounding
 from clst_runtime.errors import BudgetNotHeld, DataError
 from clst_runtime.imaging.geometry import Content
+from clst_train.models.checkpoint import Checkpoint, load_checkpoint
 from clst_train.models.checkpoint_backend import TorchBackend
+from clst_train.models.deployable import Deployable
 
 ROUGH_FRAMES = 8
 """Frames that a single convolution's sensitivity is measured on."""
 RANGE_FRAMES = 32
 """Frames that the ranges for FP16 are measured on."""
-Say = Callable[[str], None]
+Log = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,26 +62,26 @@ class Request:
     methods: tuple[Method, ...] = tuple(Method)
     """INT8: calibration methods to compare; the best is kept."""
     bounds: Bounds | None = None
-    """What the parity gate asks; None = what `gate.BOUNDS` says of the precision."""
+    """What the parity gate requires; None = `gate.BOUNDS` of the precision."""
     budget: float | None = None
     """INT8: what may be lost, 0 … 1 (mIoU with labels, else pixels that agree); convolutions are kept in higher
     precision until it holds. None = everything is quantised and the gate decides."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Material:
-    """Pictures to work with, H,W,3 of the input size."""
+class Inputs:
+    """Images that an export works with, H,W,3 of the input size."""
 
     frames: Sequence[Frame]
-    """What the result is judged on, held out from calibration."""
+    """Held out from calibration: what the result is compared with PyTorch on."""
     labels: Sequence[npt.NDArray[np.uint8]] | None = None
     """Their labels, when there are any."""
     contents: Sequence[Content] = ()
-    """Where the camera's picture lies in each of `frames`; empty = they have no padding."""
+    """Where the camera's image lies in each of `frames`; empty = they have no padding."""
     calibration: Sequence[Frame] = ()
     """What ranges are measured on, for FP16 and INT8."""
     reference: Sequence[Sequence[Frame]] = ()
-    """Stretches of pictures of the camera it will drive with, in order of time, that it will be known by."""
+    """Segments of consecutive frames of the deployment camera, from which clst-run learns to recognise it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,9 +90,9 @@ class Conversion:
 
     manifest: Manifest
     """As it stands in the file."""
-    verdict: Verdict
+    comparison: Comparison
     """What the gate measured."""
-    methods: Mapping[str, Verdict] = field(default_factory=dict)
+    methods: Mapping[str, Comparison] = field(default_factory=dict)
     """INT8: each calibration method on the held-out frames, everything quantised."""
     budget: BudgetResult | None = None
     """INT8 with a budget: the search."""
@@ -97,92 +100,133 @@ class Conversion:
 
 @dataclass(frozen=True, kw_only=True)
 class _Reduced:
-    """A graph of lower precision and how it came about."""
+    """A graph in the wanted precision and how it was made."""
 
     model: Any
     calibration: dict[str, Any] = field(default_factory=dict)
-    methods: dict[str, Verdict] = field(default_factory=dict)
+    methods: dict[str, Comparison] = field(default_factory=dict)
     budget: BudgetResult | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class TracedNetwork:
+    """A checkpoint's network, loaded and traced once, with PyTorch's predictions: any precision is made from it."""
+
+    deployable: Deployable
+    """The network in PyTorch, float32."""
+    manifest: Manifest
+    """Of the float32 graph, without parity and build check."""
+    graph: Any
+    """The float32 graph, an ONNX ModelProto."""
+    inputs: Inputs
+    """Images to calibrate and to compare on."""
+    evaluator: Evaluator
+    """PyTorch's class maps on `inputs.frames`."""
+
+
 def convert(
-    checkpoint_path: Path, out: Path, request: Request, material: Material, *, say: Say = lambda told: None
+    checkpoint: Checkpoint | Path, out: Path, request: Request, inputs: Inputs, *, log: Log = lambda message: None
 ) -> Conversion:
-    """Write the deployable network in the wanted precision as ONNX, if it proves itself.
+    """Write a checkpoint's deployable network in the wanted precision as ONNX, if it passes the parity gate.
 
     Args:
-        checkpoint_path: a checkpoint of clst-train.
+        checkpoint: of clst-train, loaded or the path of its file.
         out: the file to write.
         request: what is wanted.
-        material: pictures to calibrate and to judge on.
-        say: told what is being done.
+        inputs: images to calibrate and to compare on.
+        log: called with one line for each step.
 
     Raises:
-        ModelFileError: the checkpoint or the graph cannot be used. DataError: frames are missing.
-        BudgetNotHeld: the budget cannot be held, or the gate refuses it; then the file is kept as
+        What `trace_network` and `write_model` raise.
+    """
+    loaded = checkpoint if isinstance(checkpoint, Checkpoint) else load_checkpoint(checkpoint)
+    return write_model(trace_network(loaded, request, inputs), out, request, log=log)
+
+
+def trace_network(checkpoint: Checkpoint, request: Request, inputs: Inputs) -> TracedNetwork:
+    """Trace the network and run it in PyTorch on the frames to compare on; both take most of an export's time.
+
+    Raises:
+        ModelFileError: the checkpoint or the graph cannot be used. DataError: there are no frames.
+    """
+    deployable, manifest = deployable_of(checkpoint, request.input_hw, with_confidence=request.with_confidence)
+    graph = trace(deployable, manifest.input_hw, opset=request.opset, with_confidence=request.with_confidence)
+    check_graph(graph, deployable)
+    reference = TorchBackend(deployable, manifest, torch.device("cpu"))
+    evaluator = Evaluator(reference, inputs.frames, inputs.labels, inputs.contents)
+    return TracedNetwork(deployable=deployable, manifest=manifest, graph=graph, inputs=inputs, evaluator=evaluator)
+
+
+def write_model(network: TracedNetwork, out: Path, request: Request, *, log: Log = lambda message: None) -> Conversion:
+    """Write the network in the wanted precision as ONNX, if it passes the parity gate.
+
+    Args:
+        network: traced with this request's size, opset and outputs.
+        out: the file to write.
+        request: what is wanted.
+        log: called with one line for each step.
+
+    Raises:
+        ModelFileError: the graph cannot be used. DataError: frames are missing.
+        BudgetNotHeld: the budget cannot be held, or the gate refuses the file, which is then kept as
             `<name>.rejected.onnx` with its report beside it.
     """
-    deployable, manifest = load_deployable(checkpoint_path, request.input_hw, with_confidence=request.with_confidence)
-    manifest = dataclasses.replace(manifest, precision=request.precision.value)
-    base = trace(deployable, manifest.input_hw, opset=request.opset, with_confidence=request.with_confidence)
-    check_graph(base, deployable)
-    judge = Judge(
-        TorchBackend(deployable, manifest, torch.device("cpu")), material.frames, material.labels, material.contents
-    )
     match request.precision:
         case Precision.FP32:
-            reduced = _Reduced(model=base)
+            reduced = _Reduced(model=network.graph)
         case Precision.FP16:
-            reduced = _to_fp16(base, material)
+            reduced = _to_fp16(network)
         case Precision.INT8:
-            reduced = _Quantiser(base, manifest, request, material, judge, say).reduce()
-    if request.precision is not Precision.FP32:  # which check_graph has looked at
-        check_hygiene(reduced.model)
-    manifest = dataclasses.replace(manifest, calibration=reduced.calibration)
-    if material.reference:
-        say(f"measuring the camera on {sum(map(len, material.reference))} frames")
-        manifest = dataclasses.replace(manifest, domain=measure_domain(reduced.model, manifest, material.reference))
+            reduced = _Quantiser(network, request, log).reduce()
+    if request.precision is not Precision.FP32:  # that one has been checked by `check_graph`
+        check_compatibility(reduced.model)
+    manifest = dataclasses.replace(network.manifest, precision=request.precision.value, calibration=reduced.calibration)
+    reference = network.inputs.reference
+    if reference:
+        log(f"measuring the camera on {sum(map(len, reference))} frames")
+        manifest = dataclasses.replace(manifest, domain=measure_domain(reduced.model, manifest, reference))
     bounds = request.bounds or BOUNDS[request.precision]
-    verdict, manifest = release(reduced.model, manifest, judge, bounds, out, network=deployable, say=say)
-    return Conversion(manifest=manifest, verdict=verdict, methods=reduced.methods, budget=reduced.budget)
+    comparison, manifest = verify_and_save(
+        reduced.model, manifest, network.evaluator, bounds, out, network=network.deployable, log=log
+    )
+    return Conversion(manifest=manifest, comparison=comparison, methods=reduced.methods, budget=reduced.budget)
 
 
-def _to_fp16(base: Any, material: Material) -> _Reduced:
-    frames = (material.calibration or material.frames)[:RANGE_FRAMES]
-    result = to_fp16(base, ranges=measure_ranges(base, frames))
-    facts = {"frames": len(frames), "frames_sha256": fingerprint(frames), "kept_fp32": dict(result.kept_fp32)}
+def _to_fp16(network: TracedNetwork) -> _Reduced:
+    frames = (network.inputs.calibration or network.inputs.frames)[:RANGE_FRAMES]
+    result = to_fp16(network.graph, ranges=measure_ranges(network.graph, frames))
+    facts = {"frames": len(frames), "frames_sha256": frames_digest(frames), "kept_fp32": dict(result.kept_fp32)}
     return _Reduced(model=result.model, calibration=facts)
 
 
 class _Quantiser:
-    """One INT8 conversion: compare the calibration methods, hold the budget, bring the rest to FP16."""
+    """One INT8 conversion: compare the calibration methods, hold the budget, convert the rest to FP16."""
 
-    def __init__(
-        self, base: Any, manifest: Manifest, request: Request, material: Material, judge: Judge, say: Say
-    ) -> None:
-        if not material.calibration:
+    def __init__(self, network: TracedNetwork, request: Request, log: Log) -> None:
+        if not network.inputs.calibration:
             raise DataError("INT8 needs calibration images of the new camera; give --calib a folder or a video")
         if request.target is Target.TENSORRT:
             check_float16_rounding("INT8 for TensorRT")
-        self.base, self.manifest, self.request, self.judge, self.say = base, manifest, request, judge, say
-        self.frames = material.calibration
-        self.rough = judge.subset(ROUGH_FRAMES)
-        self.manifest = dataclasses.replace(manifest, calibration={"target": request.target.value})
+        self.base, self.request, self.log = network.graph, request, log
+        self.frames, self.evaluator = network.inputs.calibration, network.evaluator
+        self.rough = self.evaluator.subset(ROUGH_FRAMES)
+        facts = {"target": request.target.value}
+        self.manifest = dataclasses.replace(network.manifest, precision=request.precision.value, calibration=facts)
 
     def reduce(self) -> _Reduced:
         """The INT8 graph of the best method within the budget."""
         request = self.request
-        self.say(f"calibrating on {len(self.frames)} frames")
+        self.log(f"calibrating on {len(self.frames)} frames")
         ranges = calibrate(self.base, self.frames, activations(self.base), request.methods)
-        methods = {method: self._measure(self._graph(ranges[method]), self.judge) for method in request.methods}
-        for method, verdict in methods.items():
-            self.say(f"{method.value}: {_told(verdict)}")
+        methods = {method: self._measure(self._graph(ranges[method]), self.evaluator) for method in request.methods}
+        for method, comparison in methods.items():
+            self.log(f"{method.value}: {_describe(comparison)}")
         best = min(request.methods, key=lambda method: merit(methods[method]))
         budget = None if request.budget is None else self._search(ranges[best], request.budget)
         kept: frozenset[str] = frozenset() if budget is None else budget.chosen.kept
         if budget is not None and not budget.holds:
             raise BudgetNotHeld(
-                f"INT8 loses {100 * budget.chosen.verdict.drop:.3f} points with {len(kept)} convolutions kept in "
+                f"INT8 loses {100 * budget.chosen.comparison.drop:.3f} points with {len(kept)} convolutions kept in "
                 f"higher precision, {100 * (request.budget or 0):.3f} allowed; use fp16, or allow more"
             )
         facts = self._facts(best, methods, kept)
@@ -191,18 +235,18 @@ class _Quantiser:
             check_placement(model)
             rest = self._rest_to_fp16(model)
             model, facts = rest.model, {**facts, "rest": "fp16", "kept_fp32": dict(rest.kept_fp32)}
-        told = {method.value: verdict for method, verdict in methods.items()}
-        return _Reduced(model=model, calibration=facts, methods=told, budget=budget)
+        named = {method.value: comparison for method, comparison in methods.items()}
+        return _Reduced(model=model, calibration=facts, methods=named, budget=budget)
 
-    def _facts(self, best: Method, methods: Mapping[Method, Verdict], kept: frozenset[str]) -> dict[str, Any]:
+    def _facts(self, best: Method, methods: Mapping[Method, Comparison], kept: frozenset[str]) -> dict[str, Any]:
         return {
             "target": self.request.target.value,
             "method": best.value,
             "frames": len(self.frames),
-            "frames_sha256": fingerprint(self.frames),
+            "frames_sha256": frames_digest(self.frames),
             "quantised": len(quantisable(self.base)) - len(kept),
             "kept": sorted(kept),
-            "methods": {method.value: verdict.to_json() for method, verdict in methods.items()},
+            "methods": {method.value: comparison.to_json() for method, comparison in methods.items()},
         }
 
     def _graph(self, ranges: Mapping[str, Range], kept: frozenset[str] = frozenset()) -> Any:
@@ -214,30 +258,30 @@ class _Quantiser:
     def _search(self, ranges: Mapping[str, Range], budget: float) -> BudgetResult:
         """A convolution's own loss is measured with the rest in FP32, the budget on the graph as it is written."""
 
-        def as_written(kept: frozenset[str]) -> Verdict:
+        def as_written(kept: frozenset[str]) -> Comparison:
             model = self._graph(ranges, kept)
             for_tensorrt = self.request.target is Target.TENSORRT
-            return self._measure(self._rest_to_fp16(model).model if for_tensorrt else model, self.judge)
+            return self._measure(self._rest_to_fp16(model).model if for_tensorrt else model, self.evaluator)
 
-        self.say("measuring which convolutions INT8 hurts")
+        self.log("measuring which convolutions INT8 hurts")
         return search(
             convolution_macs(self.base),
             as_written,
             lambda kept: self._measure(self._graph(ranges, kept), self.rough),
             budget,
-            self.say,
+            self.log,
         )
 
-    def _measure(self, model: Any, judge: Judge) -> Verdict:
+    def _measure(self, model: Any, evaluator: Evaluator) -> Comparison:
         with opened(model, self.manifest) as backend:
-            return judge.judge(backend)
+            return evaluator.evaluate(backend)
 
 
-def merit(verdict: Verdict) -> tuple[float, float]:
+def merit(comparison: Comparison) -> tuple[float, float]:
     """Small is good: the loss in steps of a tenth of a point, which is noise on a few frames, then disagreement."""
-    return round(1000 * verdict.drop), 1.0 - verdict.agreement
+    return round(1000 * comparison.drop), 1.0 - comparison.agreement
 
 
-def _told(verdict: Verdict) -> str:
-    agreement = f"{100 * verdict.agreement:.3f} % of pixels equal"
-    return f"{agreement}, mIoU {100 * verdict.candidate_miou:.2f}" if verdict.labelled else agreement
+def _describe(comparison: Comparison) -> str:
+    agreement = f"{100 * comparison.agreement:.3f} % of pixels equal"
+    return f"{agreement}, mIoU {100 * comparison.candidate_miou:.2f}" if comparison.labelled else agreement

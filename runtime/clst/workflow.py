@@ -15,7 +15,7 @@ from clst_runtime.errors import ConfigError, did_you_mean
 from clst_runtime.system.optional import check_installed, require
 
 if TYPE_CHECKING:
-    from clst_export.verification.evaluator import Verdict
+    from clst_export.verification.evaluator import Comparison
     from clst_train.engine.run_folder import RunFolder
 
 _logger = logging.getLogger("clst")
@@ -82,7 +82,7 @@ class Exported:
     """The ONNX file."""
     manifest: Manifest
     """What stands in it."""
-    comparison: Verdict
+    comparison: Comparison
     """Pixels that agree with PyTorch (`agreement`, 0–1) and, with labels, mIoU of both and the `drop`."""
 
 
@@ -176,12 +176,14 @@ def _convert(checkpoint: Path, precision: str, options: Mapping[str, Any], *, ov
     check_outputs(checkpoint, paths, overwrite=overwrite)
     check_given(checkpoint, options)
     require("torch")
-    from clst_export.inputs import gather
+    from clst_export.inputs import collect
     from clst_export.pipeline import convert
+    from clst_train.models.checkpoint import load_checkpoint
 
-    request, material = gather(checkpoint, precision, options)
-    conversion = convert(checkpoint, paths["onnx"], request, material, say=_logger.info)
-    return Exported(path=paths["onnx"], manifest=conversion.manifest, comparison=conversion.verdict)
+    loaded = load_checkpoint(checkpoint)
+    request, inputs = collect(loaded, precision, options)
+    conversion = convert(loaded, paths["onnx"], request, inputs, log=_logger.info)
+    return Exported(path=paths["onnx"], manifest=conversion.manifest, comparison=conversion.comparison)
 
 
 def _path(given: str | Path | None) -> Path | None:

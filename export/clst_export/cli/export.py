@@ -15,7 +15,8 @@ from clst_runtime.cli.gpu_options import cuda_option
 from clst_runtime.system.numbers import Real, Whole
 
 if TYPE_CHECKING:
-    from clst_export.pipeline import Material, Request
+    from clst_export.pipeline import Inputs, Request
+    from clst_train.models.checkpoint import Checkpoint
 
 PRECISIONS = ("fp32", "fp16", "int8")
 
@@ -118,11 +119,13 @@ def convert(checkpoint: Path | None, onnx: str | None, trt: str | None, **option
         check_can_build(build_options(options).library, options["cuda"])
     for module in PACKAGES:
         require(module)
-    from clst_export.inputs import gather
+    from clst_export.inputs import collect
+    from clst_train.models.checkpoint import load_checkpoint
 
-    request, material = gather(chosen, precision, options)
+    loaded = load_checkpoint(chosen)
+    request, inputs = collect(loaded, precision, options)
     try:
-        produce(chosen, paths, request, material, options)
+        produce(loaded, paths, request, inputs, options)
     finally:
         if "bundle" in paths:  # its ONNX files are in it then, or it has failed
             for name in paths.keys() & {"onnx", "baseline_onnx"}:
@@ -130,14 +133,15 @@ def convert(checkpoint: Path | None, onnx: str | None, trt: str | None, **option
 
 
 def produce(
-    checkpoint: Path, paths: dict[str, Path], request: Request, material: Material, options: dict[str, Any]
+    checkpoint: Checkpoint, paths: dict[str, Path], request: Request, inputs: Inputs, options: dict[str, Any]
 ) -> None:
     """Make every file of `paths` and tell of it."""
     from clst_export.cli.report import report
-    from clst_export.pipeline import convert as run
+    from clst_export.pipeline import trace_network, write_model
     from clst_runtime.backends.tensorrt.build.check import told_build_check
 
-    conversion = run(checkpoint, paths["onnx"], request, material, say=say)
+    network = trace_network(checkpoint, request, inputs)
+    conversion = write_model(network, paths["onnx"], request, log=say)
     click.echo(report(conversion, paths["onnx"], request.budget), err=options["as_json"])
     if options["as_json"]:
         click.echo(conversion.manifest.to_json())
@@ -145,13 +149,14 @@ def produce(
         say(told_build_check(conversion.manifest.build_check))
     baseline = None
     if "baseline_onnx" in paths:
-        from clst_export.tensorrt.fp16_baseline import convert_baseline
+        from clst_export.inputs import baseline_request
+        from clst_export.tensorrt.fp16_baseline import write_baseline
 
-        baseline = convert_baseline(checkpoint, paths["baseline_onnx"], request, material, options, say=say)
+        baseline = write_baseline(network, paths["baseline_onnx"], baseline_request(request, options), log=say)
     if "engine" in paths:
-        make_engine(paths, baseline, material, options)
+        make_engine(paths, baseline, inputs, options)
     if "bundle" in paths:
-        make_bundle(paths, baseline, material, options)
+        make_bundle(paths, baseline, inputs, options)
 
 
 def say(told: str) -> None:
@@ -205,13 +210,13 @@ def build_options(options: dict[str, Any]) -> Any:
     return BuildOptions(**{name: value for name, value in given.items() if value is not None})
 
 
-def make_engine(paths: dict[str, Path], baseline: Path | None, material: Material, options: dict[str, Any]) -> None:
+def make_engine(paths: dict[str, Path], baseline: Path | None, inputs: Inputs, options: dict[str, Any]) -> None:
     """Build, verify and write the engine beside its ONNX file; of int8 also fp16, and compare their times."""
     from clst_export.tensorrt.engine import GpuOptions, build_engine, built_engine_note, show_progress
 
     gpu = GpuOptions(cuda=options["cuda"])
     manifest = build_engine(
-        paths["onnx"], paths["engine"], options=build_options(options), frames=material.frames,
+        paths["onnx"], paths["engine"], options=build_options(options), frames=inputs.frames,
         progress=show_progress(), gpu=gpu, must_compare=options["target"] != "rtx",
     )  # fmt: skip
     click.echo(f"{paths['engine']}: {built_engine_note(manifest)}", err=options["as_json"])
@@ -220,16 +225,16 @@ def make_engine(paths: dict[str, Path], baseline: Path | None, material: Materia
     if baseline is not None:
         from clst_export.tensorrt.fp16_baseline import build_baseline
 
-        build_baseline(paths["engine"], baseline, paths["baseline_engine"], material.frames,
+        build_baseline(paths["engine"], baseline, paths["baseline_engine"], inputs.frames,
                        options=build_options(options), gpu=gpu,
-                       say=lambda told: click.echo(told, err=options["as_json"]))  # fmt: skip
+                       log=lambda message: click.echo(message, err=options["as_json"]))  # fmt: skip
 
 
-def make_bundle(paths: dict[str, Path], baseline: Path | None, material: Material, options: dict[str, Any]) -> None:
+def make_bundle(paths: dict[str, Path], baseline: Path | None, inputs: Inputs, options: dict[str, Any]) -> None:
     """Write the folder for the device, copies of the ONNX files in it."""
     from clst_export.tensorrt.bundle import write_bundle
 
-    write_bundle(paths["onnx"], paths["bundle"], material.frames, options=build_options(options), baseline=baseline)
+    write_bundle(paths["onnx"], paths["bundle"], inputs.frames, options=build_options(options), baseline=baseline)
     click.echo(f"{paths['bundle']}: copy it to the device, there: clst-export build {quote(paths['bundle'].name)}",
                err=options["as_json"])  # fmt: skip
 
@@ -279,7 +284,7 @@ def build(model: Path, frames: str | None, cuda: str, *, as_json: bool) -> None:
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 def inspect(file: Path, *, as_json: bool) -> None:
-    """Say what FILE (an ONNX file, an engine or a bundle) is: network, classes, precision, parity, hashes."""
+    """Log what FILE (an ONNX file, an engine or a bundle) is: network, classes, precision, parity, hashes."""
     from clst_export.inspection import describe, facts_of
 
     facts = facts_of(file)

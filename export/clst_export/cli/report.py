@@ -12,7 +12,7 @@ from clst_runtime.system.tables import format_table, percent
 
 def report(conversion: Conversion, path: Path, budget: float | None) -> str:
     """The file, its parity and per-class IoU; for a budget also the curve, with a picture beside the file."""
-    manifest, verdict = conversion.manifest, conversion.verdict
+    manifest, comparison = conversion.manifest, conversion.comparison
     lines: list[str] = []
     if conversion.budget is not None and budget is not None:
         picture = path.with_suffix(".curve.png")
@@ -21,15 +21,15 @@ def report(conversion: Conversion, path: Path, budget: float | None) -> str:
     rows, columns = manifest.input_hw
     size = path.stat().st_size / 2**20
     lines.append(f"{path}: {manifest.network}, {manifest.precision}, {rows}x{columns}, {size:.1f} MiB")
-    lines.append(f"{100 * verdict.agreement:.4f} % of the pixels of {verdict.frames} frames equal PyTorch's")
+    lines.append(f"{100 * comparison.agreement:.4f} % of the pixels of {comparison.frames} frames equal PyTorch's")
     if "ties" in manifest.parity:
         ties = manifest.parity["ties"]
         told = f"{ties['untied_pixels']} of them without being ties of PyTorch's logits"
         lines.append(f"{ties['differing_pixels']} pixels of {ties['frames']} frames differ, {told}")
-    if verdict.labelled:
-        per_class = zip(verdict.classes.names, verdict.reference_iou, verdict.candidate_iou, strict=True)
+    if comparison.labelled:
+        per_class = zip(comparison.classes.names, comparison.reference_iou, comparison.candidate_iou, strict=True)
         cells = [[name, percent(a), percent(b), percent(b - a, 3)] for name, a, b in per_class]
-        a, b = verdict.reference_miou, verdict.candidate_miou
+        a, b = comparison.reference_miou, comparison.candidate_miou
         cells.append(["mIoU", percent(a), percent(b), percent(b - a, 3)])
         lines.append(format_table(["class", "PyTorch fp32", manifest.precision, "difference"], cells))
     if "layers" in manifest.build_check:

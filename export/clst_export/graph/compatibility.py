@@ -40,7 +40,7 @@ TRAINING_ONLY = ("projection", "auxiliary")
 QUANTISERS = ("QuantizeLinear", "DequantizeLinear")
 
 
-def check_hygiene(model: Any, *, opsets: Sequence[int] = (19, 20)) -> None:
+def check_compatibility(model: Any, *, opsets: Sequence[int] = (19, 20)) -> None:
     """Refuse a graph that an engine could not build, or would build into something else.
 
     Where Q/DQ nodes may stand is not judged here, nor whether their zero-points are 0: that depends on the target.

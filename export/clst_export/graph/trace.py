@@ -20,11 +20,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from clst_export.graph.compatibility import check_hygiene, refuse_too_large
+from clst_export.graph.compatibility import check_compatibility, refuse_too_large
 from clst_runtime.artifact.manifest import Manifest
 from clst_runtime.errors import ModelFileError
-from clst_runtime.system.files.hashing import file_sha256
-from clst_train.models.checkpoint import build_from_checkpoint, load_checkpoint
+from clst_train.models.checkpoint import Checkpoint, build_from_checkpoint
 from clst_train.models.deployable import Deployable
 
 OPSETS = (19, 20)
@@ -34,20 +33,19 @@ CONVOLUTIONS = ("Conv", "ConvTranspose")
 WEIGHTED = ("Conv", "BatchNormalization")  # the operators that our networks have weights in
 
 
-def load_deployable(
-    checkpoint_path: Path, input_hw: tuple[int, int] | None = None, *, with_confidence: bool = False
+def deployable_of(
+    checkpoint: Checkpoint, input_hw: tuple[int, int] | None = None, *, with_confidence: bool = False
 ) -> tuple[Deployable, Manifest]:
-    """The network of a checkpoint as it is deployed, and what its file will say of itself.
+    """The network of a checkpoint as it is deployed, and the manifest of its float32 file.
 
     Args:
-        checkpoint_path: a checkpoint of clst-train.
+        checkpoint: of clst-train, read from a file.
         input_hw: another input size than the checkpoint's.
         with_confidence: add the second output.
 
     Raises:
-        ModelFileError: the checkpoint cannot be used.
+        ModelFileError: the weights do not fit the network.
     """
-    checkpoint = load_checkpoint(checkpoint_path)
     size = input_hw or checkpoint.input_hw
     deployable = Deployable(
         build_from_checkpoint(checkpoint), checkpoint.mean, checkpoint.std, size, with_confidence=with_confidence
@@ -60,7 +58,7 @@ def load_deployable(
         std=checkpoint.std,
         classes=checkpoint.classes,
         has_confidence=with_confidence,
-        source_checkpoint_sha256=file_sha256(checkpoint_path),
+        source_checkpoint_sha256=checkpoint.sha256,
         tool_versions={name: version(name) for name in ("clst", "torch", "onnxscript", "onnx", "onnxruntime")},
     )
     return deployable, manifest
@@ -187,7 +185,7 @@ def check_graph(model: Any, deployable: Deployable) -> None:
     Raises:
         ModelFileError: it is not so.
     """
-    check_hygiene(model, opsets=OPSETS)
+    check_compatibility(model, opsets=OPSETS)
     known = dict(deployable.segmenter.named_parameters()) | dict(deployable.segmenter.named_buffers())
     elements = sum(value.numel() for value in known.values())
     weights = {name for node in model.graph.node if node.op_type in WEIGHTED for name in node.input[1:]}

@@ -200,7 +200,7 @@ def _divergence(kept: npt.NDArray[np.float64], beyond: float, levels: int) -> fl
     return float(np.sum(share[known] * np.log(share[known] / np.maximum(guess[known], floor))))
 
 
-def fingerprint(frames: Iterable[Frame]) -> str:
+def frames_digest(frames: Iterable[Frame]) -> str:
     """SHA-256 over the frames' sizes and pixels, in order."""
     digest = hashlib.sha256()
     for frame in frames:

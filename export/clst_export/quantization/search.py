@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clst_export.verification.evaluator import Verdict
+from clst_export.verification.evaluator import Comparison
 from clst_runtime.system.files.atomic import written_whole
 from clst_runtime.system.optional import require
 from clst_runtime.system.tables import format_table, percent
@@ -27,7 +27,7 @@ class Trial:
 
     kept: frozenset[str]
     """Convolutions in higher precision."""
-    verdict: Verdict
+    comparison: Comparison
     """What was measured on the held-out frames."""
     cost: float
     """Estimated arithmetic, 1 = everything in FP16."""
@@ -50,8 +50,8 @@ class BudgetResult:
 
 def search(
     macs: Mapping[str, int],
-    trial: Callable[[frozenset[str]], Verdict],
-    rough: Callable[[frozenset[str]], Verdict],
+    trial: Callable[[frozenset[str]], Comparison],
+    rough: Callable[[frozenset[str]], Comparison],
     max_drop: float,
     progress: Callable[[str], None] = lambda told: None,
 ) -> BudgetResult:
@@ -65,25 +65,25 @@ def search(
         macs: multiply-accumulate operations of each convolution that can be quantised.
         trial: measures a graph that keeps these convolutions, on all held-out frames.
         rough: the same on few frames.
-        max_drop: what may be lost, 0 … 1, as `Verdict.drop` counts it.
+        max_drop: what may be lost, 0 … 1, as `Comparison.drop` counts it.
         progress: told what is done.
     """
     tried: dict[frozenset[str], Trial] = {}
 
     def measured(kept: frozenset[str]) -> Trial:
         if kept not in tried:
-            tried[kept] = Trial(kept=kept, verdict=trial(kept), cost=arithmetic_cost(macs, kept))
-            progress(f"{len(kept)} of {len(macs)} kept: {100 * tried[kept].verdict.drop:.3f} points lost")
+            tried[kept] = Trial(kept=kept, comparison=trial(kept), cost=arithmetic_cost(macs, kept))
+            progress(f"{len(kept)} of {len(macs)} kept: {100 * tried[kept].comparison.drop:.3f} points lost")
         return tried[kept]
 
     first = measured(frozenset())
-    if first.verdict.drop <= max_drop or not macs:
+    if first.comparison.drop <= max_drop or not macs:
         return _result(first, max_drop, {}, tried)
     sensitivities = {name: 1.0 - rough(frozenset(macs) - {name}).agreement for name in macs}
     order = sorted(macs, key=lambda name: (-sensitivities[name], macs[name], name))
     sensitivities = {name: sensitivities[name] for name in order}
     chosen = _bisect(order, measured, max_drop)
-    if chosen.verdict.drop <= max_drop:
+    if chosen.comparison.drop <= max_drop:
         chosen = _prune(chosen, order, measured, max_drop)
     return _result(chosen, max_drop, sensitivities, tried)
 
@@ -91,10 +91,10 @@ def search(
 def _result(
     chosen: Trial, max_drop: float, sensitivities: Mapping[str, float], tried: Mapping[Any, Trial]
 ) -> BudgetResult:
-    curve = tuple(sorted(tried.values(), key=lambda each: (len(each.kept), each.verdict.drop)))
-    holds = chosen.verdict.drop <= max_drop
+    curve = tuple(sorted(tried.values(), key=lambda each: (len(each.kept), each.comparison.drop)))
+    holds = chosen.comparison.drop <= max_drop
     if not holds:
-        chosen = min(curve, key=lambda each: (each.verdict.drop, len(each.kept)))
+        chosen = min(curve, key=lambda each: (each.comparison.drop, len(each.kept)))
     return BudgetResult(chosen=chosen, holds=holds, sensitivities=sensitivities, curve=curve)
 
 
@@ -103,7 +103,7 @@ def _bisect(order: Sequence[str], measured: Callable[[frozenset[str]], Trial], m
     low, high = 0, len(order)  # low does not hold
     while high - low > 1:
         middle = (low + high) // 2
-        if measured(frozenset(order[:middle])).verdict.drop <= max_drop:
+        if measured(frozenset(order[:middle])).comparison.drop <= max_drop:
             high = middle
         else:
             low = middle
@@ -113,7 +113,7 @@ def _bisect(order: Sequence[str], measured: Callable[[frozenset[str]], Trial], m
 def _prune(chosen: Trial, order: Sequence[str], measured: Callable[[frozenset[str]], Trial], max_drop: float) -> Trial:
     for name in [name for name in reversed(order) if name in chosen.kept][:PRUNING_TRIALS]:
         smaller = measured(chosen.kept - {name})
-        if smaller.verdict.drop <= max_drop:
+        if smaller.comparison.drop <= max_drop:
             chosen = smaller
     return chosen
 
@@ -126,13 +126,13 @@ def arithmetic_cost(macs: Mapping[str, int], kept: frozenset[str]) -> float:
 
 def curve_table(result: BudgetResult) -> str:
     """The curve in words: kept convolutions against what is held and the estimated cost."""
-    labelled = result.chosen.verdict.labelled
+    labelled = result.chosen.comparison.labelled
     rows = []
     for each in result.curve:
         mark = "←" if each is result.chosen else ""
-        accuracy = each.verdict.candidate_miou if labelled else each.verdict.agreement
+        accuracy = each.comparison.candidate_miou if labelled else each.comparison.agreement
         rows.append(
-            [str(len(each.kept)), percent(accuracy, 3), percent(each.verdict.drop, 3), f"{each.cost:.3f}", mark]
+            [str(len(each.kept)), percent(accuracy, 3), percent(each.comparison.drop, 3), f"{each.cost:.3f}", mark]
         )
     headers = ["kept convolutions", "mIoU %" if labelled else "pixels equal %", "points lost", "estimated cost", ""]
     return format_table(headers, rows)
@@ -156,11 +156,11 @@ def draw_curve(result: BudgetResult, path: Path, *, max_drop: float) -> None:
 
 def _draw_points(axes: Any, result: BudgetResult, max_drop: float) -> None:
     counts = [len(each.kept) for each in result.curve]
-    axes.plot(counts, [100 * each.verdict.drop for each in result.curve], "o-", label="points lost")
+    axes.plot(counts, [100 * each.comparison.drop for each in result.curve], "o-", label="points lost")
     axes.axhline(100 * max_drop, color="grey", linestyle="--", label="budget")
-    axes.plot(len(result.chosen.kept), 100 * result.chosen.verdict.drop, "r*", markersize=15, label="chosen")
+    axes.plot(len(result.chosen.kept), 100 * result.chosen.comparison.drop, "r*", markersize=15, label="chosen")
     axes.set_xlabel("convolutions kept in higher precision")
-    axes.set_ylabel("mIoU lost, points" if result.chosen.verdict.labelled else "pixels that differ, %")
+    axes.set_ylabel("mIoU lost, points" if result.chosen.comparison.labelled else "pixels that differ, %")
     axes.legend(loc="upper center")
     other = axes.twinx()
     other.plot(counts, [each.cost for each in result.curve], "s:", color="tab:green", markersize=3)

@@ -1,4 +1,4 @@
-"""How well an exported graph says what the float32 network says: overall, per class, with labels where there are any.
+"""How well an exported graph agrees with the float32 network: overall, per class, with labels where there are any.
 
 Legend: H rows, W columns of the model's input, C classes; labels keep their own size.
 """
@@ -23,17 +23,17 @@ from clst_runtime.system.numbers import finite_or_none
 
 
 @dataclass(frozen=True, kw_only=True)
-class Verdict:
+class Comparison:
     """One graph against the float32 network; all values 0 … 1, NaN where a class does not occur."""
 
     classes: ClassList
     """The model's classes."""
     frames: int
-    """Pictures compared."""
+    """How many were compared."""
     labelled: bool
     """Whether IoU is against labels; otherwise the float32 network's class maps stand for the truth."""
     agreement: float
-    """Share of the output pixels on which both say the same; padding is not counted."""
+    """Share of the output pixels with the same class in both; padding is not counted."""
     reference_iou: npt.NDArray[np.float64]
     """C values of the float32 network; 1 without labels."""
     candidate_iou: npt.NDArray[np.float64]
@@ -68,8 +68,8 @@ class Verdict:
         return values
 
 
-class Judge:
-    """Pictures with the float32 network's class maps (computed once) and labels where there are any."""
+class Evaluator:
+    """Frames with the float32 network's class maps, computed once, and labels where there are any."""
 
     def __init__(
         self,
@@ -78,19 +78,19 @@ class Judge:
         labels: Sequence[npt.NDArray[np.uint8]] | None = None,
         contents: Sequence[Content] = (),
     ) -> None:
-        """Take the pictures and ask the reference.
+        """Predict every frame with the reference.
 
         Args:
             reference: the float32 network.
             frames: H,W,3 of its input size.
-            labels: for each its label map, of the size of the camera's picture; None = there are none.
-            contents: for each where the camera's picture lies in it; empty = all of it, everywhere.
+            labels: for each frame its label map, of the size of the camera's image; None = there are none.
+            contents: for each frame where the camera's image lies in it; empty = there is no padding.
 
         Raises:
             DataError: there are no frames.
         """
         if not frames:
-            raise DataError("no frames to compare on; give --frames a folder of pictures, or --data labelled ones")
+            raise DataError("no frames to compare on; give --frames a folder of images, or --data labelled ones")
         self.classes = reference.manifest.classes
         self.frames, self.labels = frames, None if labels is None else tuple(labels)
         whole = Content(0, 0, *reference.manifest.input_hw)
@@ -100,30 +100,30 @@ class Judge:
             for frame, content in zip(self.frames, self.contents, strict=True)
         )
 
-    def subset(self, count: int) -> Judge:
+    def subset(self, count: int) -> Evaluator:
         """At most `count` of the pictures, evenly spread, nothing computed again."""
         if count >= len(self.frames):
             return self
         kept = evenly_spread(len(self.frames), count)
-        part = object.__new__(Judge)
+        part = object.__new__(Evaluator)
         part.classes, part.frames = self.classes, Subset(self.frames, kept)
         part.labels = None if self.labels is None else tuple(self.labels[i] for i in kept)
         part.contents = tuple(self.contents[i] for i in kept)
         part.maps = tuple(self.maps[i] for i in kept)
         return part
 
-    def judge(self, candidate: Backend) -> Verdict:
-        """Run the candidate on every picture."""
+    def evaluate(self, candidate: Backend) -> Comparison:
+        """Run the candidate on every frame."""
         matrices = [ConfusionMatrix(len(self.classes)) for _ in range(2)]
         equal = total = 0
         for index, (frame, own) in enumerate(zip(self.frames, self.maps, strict=True)):
-            said = self.contents[index].of(candidate.predict(frame).classes)
-            equal += int(np.count_nonzero(said == own))
+            predicted = self.contents[index].of(candidate.predict(frame).classes)
+            equal += int(np.count_nonzero(predicted == own))
             total += own.size
             truth = own if self.labels is None else self.labels[index]
-            for matrix, classes in zip(matrices, (own, said), strict=True):
+            for matrix, classes in zip(matrices, (own, predicted), strict=True):
                 matrix.update(truth, resize_classes(classes, (truth.shape[0], truth.shape[1])))
-        return Verdict(
+        return Comparison(
             classes=self.classes,
             frames=len(self.frames),
             labelled=self.labels is not None,
@@ -136,7 +136,7 @@ class Judge:
 def labelled_frames(
     dataset: LabelledDataset, input_hw: tuple[int, int], count: int, fit: Fit = Fit.STRETCH
 ) -> tuple[list[Frame], list[Any]]:
-    """At most `count` pictures of a labelled data set, evenly spread: frames at the input size, labels at their own.
+    """At most `count` images of a labelled data set, evenly spread: frames at the input size, labels at their own.
 
     Raises:
         DataError: one is unreadable, or none has a labelled pixel.
@@ -147,5 +147,5 @@ def labelled_frames(
 
 
 def contents_of(labels: Sequence[npt.NDArray[np.uint8]], input_hw: tuple[int, int], fit: Fit) -> list[Content]:
-    """Where the pictures that label maps belong to lie in their frames."""
+    """Where in its frame the image of each label map lies."""
     return [content_of((each.shape[0], each.shape[1]), input_hw, fit) for each in labels]

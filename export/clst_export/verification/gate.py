@@ -1,7 +1,7 @@
-"""The gate: a model file gets its name only if it says what the float32 network says and TensorRT does not refuse it.
+"""The parity gate: a model file is saved only if it agrees with the float32 network and TensorRT can build it.
 
-A pixel where PyTorch's two best logits lie closer together than the precision can tell apart is a tie: which class
-wins there says nothing of the file. How many pixels differ without being ties does.
+A pixel is a tie where PyTorch's two best logits differ by less than rounding can change. Which class wins there tells
+nothing about the file; the number of pixels that differ without being ties does.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 from clst_export.graph.model_file import save_model
 from clst_export.precision import Precision, Target
 from clst_export.verification.comparison import FP32_TIE, Agreement, verify
-from clst_export.verification.evaluator import Judge, Verdict
+from clst_export.verification.evaluator import Comparison, Evaluator
 from clst_runtime.artifact.manifest import Manifest
 from clst_runtime.backends.onnxruntime.session import OrtBackend
 from clst_runtime.backends.tensorrt.build.check import check_build, told_build_check
@@ -30,30 +30,31 @@ from clst_train.models.deployable import Deployable
 
 @dataclass(frozen=True, kw_only=True)
 class Bounds:
-    """What a result must hold; both 0 … 1."""
+    """What a file must reach; shares 0 … 1."""
 
     min_agreement: float
-    """Smallest share of pixels on which it and the float32 network say the same."""
+    """Smallest share of pixels with the float32 network's class."""
     max_miou_drop: float
-    """Largest loss of mIoU; asked only where there are labels."""
+    """Largest loss of mIoU; checked only where there are labels."""
     tie_fraction: float = 0.0
-    """Gap of PyTorch's logits up to which two classes tie, as a share of the largest logit; 0 = not looked at."""
+    """Gap of PyTorch's logits up to which two classes tie, as a share of the largest logit; 0 = none is counted."""
     max_untied: float = 1.0
     """Largest share of pixels that differ without being ties."""
 
-    def failures(self, verdict: Verdict, ties: Agreement | None = None) -> list[str]:
-        """What does not hold, in words; empty when all does. `ties` are looked at where `tie_fraction` is above 0."""
-        told = []
-        if verdict.agreement < self.min_agreement:
-            told.append(f"{100 * verdict.agreement:.3f} % of pixels agree, {100 * self.min_agreement:.3f} % asked")
-        if verdict.labelled and not verdict.drop <= self.max_miou_drop:
-            told.append(f"mIoU fell by {100 * verdict.drop:.3f} points, at most {100 * self.max_miou_drop:.3f} allowed")
+    def failures(self, comparison: Comparison, ties: Agreement | None = None) -> list[str]:
+        """A message for each bound that does not hold; `ties` = None checks no ties."""
+        found = []
+        if comparison.agreement < self.min_agreement:
+            found.append(f"{100 * comparison.agreement:.3f} % of pixels agree, {100 * self.min_agreement:.3f} % asked")
+        if comparison.labelled and not comparison.drop <= self.max_miou_drop:
+            allowed = f"{100 * self.max_miou_drop:.3f} allowed"
+            found.append(f"mIoU fell by {100 * comparison.drop:.3f} points, at most {allowed}")
         if ties is not None and ties.untied_pixels > self.max_untied * ties.pixels:
-            told.append(
+            found.append(
                 f"{ties.untied_pixels} of {ties.pixels} pixels differ and are no ties, the worst by a logit margin of "
                 f"{ties.worst_margin:.4f} (a tie is below {ties.tie_margin:.4f})"
             )
-        return told
+        return found
 
 
 BOUNDS = {
@@ -61,31 +62,31 @@ BOUNDS = {
     Precision.FP16: Bounds(min_agreement=0.999, max_miou_drop=0.0005),
     Precision.INT8: Bounds(min_agreement=0.95, max_miou_drop=0.01),
 }
-"""What is asked when nobody says otherwise."""
+"""The default bounds."""
 TIE_FRAMES = 16
-"""Frames, at most, on which differing pixels are told from ties."""
+"""Frames, at most, on which ties are counted."""
 
 
-def release(
+def verify_and_save(
     model: Any,
     manifest: Manifest,
-    judge: Judge,
+    evaluator: Evaluator,
     bounds: Bounds,
     out: Path,
     *,
     network: Deployable,
-    say: Callable[[str], None] = lambda told: None,
-) -> tuple[Verdict, Manifest]:
-    """Save the graph, run it, judge it, have TensorRT for RTX build it; give it its name if all that holds.
+    log: Callable[[str], None] = lambda message: None,
+) -> tuple[Comparison, Manifest]:
+    """Compare the graph with the float32 network, have TensorRT for RTX build it, and save it if both succeed.
 
     Args:
         model: ONNX ModelProto by the artifact contract.
         manifest: its manifest, without parity and build_check.
-        judge: the pictures and what the float32 network says of them.
+        evaluator: the frames with the float32 network's class maps.
         bounds: what must hold.
         out: the file to write.
-        network: the float32 network, whose logits tell ties.
-        say: told what is being done.
+        network: the float32 network, whose logits decide what is a tie.
+        log: called with one line for each step.
 
     Raises:
         BudgetNotHeld: it differs, or TensorRT for RTX refuses it; the file is kept as `<name>.rejected.onnx` and what
@@ -94,22 +95,22 @@ def release(
     with written_whole(out) as temporary:
         save_model(model, manifest, temporary)
         with OrtBackend(temporary) as backend:
-            verdict = judge.judge(backend)
-            fingerprint = take_fingerprint(backend, judge.frames)
-            ties = _ties(network, backend, judge, bounds.tie_fraction)
-        failures = bounds.failures(verdict, ties)
-        parity: dict[str, Any] = {"reference": "PyTorch fp32", **verdict.to_json()}
+            comparison = evaluator.evaluate(backend)
+            fingerprint = take_fingerprint(backend, evaluator.frames)
+            ties = _ties(network, backend, evaluator, bounds.tie_fraction)
+        failures = bounds.failures(comparison, ties)
+        parity: dict[str, Any] = {"reference": "PyTorch fp32", **comparison.to_json()}
         parity |= {"ties": ties.to_json()} if ties else {}
         parity |= {FINGERPRINT: fingerprint.to_json()}
         parity |= {"bounds": dataclasses.asdict(bounds), "holds": not failures}
         for_tensorrt = manifest.calibration.get("target") != Target.CPU.value
-        build_check = check_build(temporary, say=say) if for_tensorrt and not failures else {}
+        build_check = check_build(temporary, say=log) if for_tensorrt and not failures else {}
         manifest = save_model(model, dataclasses.replace(manifest, parity=parity, build_check=build_check), temporary)
         if failures or "refused" in build_check:
             raise _rejected(temporary, out, manifest, failures)
     for stale in _rejected_paths(out):  # of an earlier export
         stale.unlink(missing_ok=True)
-    return verdict, manifest
+    return comparison, manifest
 
 
 def _rejected_paths(out: Path) -> tuple[Path, Path]:
@@ -118,16 +119,16 @@ def _rejected_paths(out: Path) -> tuple[Path, Path]:
 
 
 def _rejected(temporary: Path, out: Path, manifest: Manifest, failures: Sequence[str]) -> BudgetNotHeld:
-    """Keep the file under the other name, with its report; the error that says so."""
+    """Keep the file under another name, with its report beside it; returns the error to raise."""
     rejected, report = _rejected_paths(out)
     os.replace(temporary, rejected)
     write_text(report, json.dumps({**manifest.parity, "build_check": manifest.build_check}, indent=1) + "\n")
     refused = f"is refused: {told_build_check(manifest.build_check)}"
-    told = f"differs from PyTorch: {'; '.join(failures)}" if failures else refused
-    return BudgetNotHeld(f"{out.name} {told}; kept as {rejected} with its report beside it")
+    reason = f"differs from PyTorch: {'; '.join(failures)}" if failures else refused
+    return BudgetNotHeld(f"{out.name} {reason}; kept as {rejected} with its report beside it")
 
 
-def _ties(network: Deployable, backend: OrtBackend, judge: Judge, tie_fraction: float) -> Agreement | None:
+def _ties(network: Deployable, backend: OrtBackend, evaluator: Evaluator, tie_fraction: float) -> Agreement | None:
     if tie_fraction <= 0.0:
         return None
-    return verify(network, backend, judge.subset(TIE_FRAMES).frames, tie_fraction=tie_fraction)
+    return verify(network, backend, evaluator.subset(TIE_FRAMES).frames, tie_fraction=tie_fraction)

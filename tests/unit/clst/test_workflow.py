@@ -85,8 +85,8 @@ def test_int8_is_asked_for_with_its_images_and_budget(run, cameras, tmp_path, mo
     """The default of clst-export is agreement on held-out frames; the network of two steps would not hold it."""
     asked = []
 
-    def refusing(checkpoint, out, request, inputs, say):
-        asked.extend((checkpoint, out, request, inputs))
+    def refusing(checkpoint, out, request, inputs, log):
+        asked.extend((checkpoint.path, out, request, inputs))
         raise BudgetNotHeld("INT8 loses 3 points")
 
     monkeypatch.setattr("clst_export.pipeline.convert", refusing)

@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 from clst_export.camera_reference import MOST_FRAMES, measured, reference_stretches, spread_over
 from clst_export.cli.export import main
-from clst_export.pipeline import Material, Request, convert
+from clst_export.pipeline import Inputs, Request, convert
 from clst_export.precision import Precision
 from clst_runtime.artifact.manifest import Manifest
 from clst_runtime.artifact.onnx_metadata import read_onnx_manifest
@@ -145,9 +145,9 @@ def test_convert_writes_it_into_the_manifest_and_leaves_the_graph_alone(checkpoi
     stretches, _ = reference_stretches([str(camera)], (64, 96))
     request = Request(precision=Precision.FP32, with_confidence=True)
     told = []
-    plain = convert(checkpoint, tmp_path / "a.onnx", request, Material(frames=frames[:2]))
+    plain = convert(checkpoint, tmp_path / "a.onnx", request, Inputs(frames=frames[:2]))
     done = convert(
-        checkpoint, tmp_path / "b.onnx", request, Material(frames=frames[:2], reference=stretches), say=told.append
+        checkpoint, tmp_path / "b.onnx", request, Inputs(frames=frames[:2], reference=stretches), log=told.append
     )
     assert plain.manifest.domain == {}
     manifest = read_onnx_manifest(tmp_path / "b.onnx")

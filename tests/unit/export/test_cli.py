@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from clst_export.cli.export import main
-from clst_export.quantization.calibration import fingerprint
+from clst_export.quantization.calibration import frames_digest
 from clst_runtime.artifact.onnx_metadata import read_onnx_manifest
 from clst_runtime.data.subsets import evenly_spread
 from clst_runtime.imaging.image_files import read_image, write_png
@@ -191,7 +191,7 @@ def test_ranges_of_fp16_come_from_the_pictures_that_were_given_and_no_drawn_ones
     calibration = read_onnx_manifest(tmp_path / "m.onnx").calibration
     given = [read_image(path) for path in sorted(pictures.iterdir())]
     chosen = [given[place] for place in evenly_spread(len(given), 3, centred=True)]
-    assert (calibration["frames"], calibration["frames_sha256"]) == (3, fingerprint(chosen))
+    assert (calibration["frames"], calibration["frames_sha256"]) == (3, frames_digest(chosen))
 
 
 def test_an_output_that_cannot_be_the_file_is_refused_before_any_work(tmp_path, monkeypatch):

@@ -1,7 +1,7 @@
 """What an export stores so that a benchmark and an acceptance can tell that they run the model that was judged."""
 
 from clst_export.inspection import describe, facts_of
-from clst_export.pipeline import Material, Request, convert
+from clst_export.pipeline import Inputs, Request, convert
 from clst_export.precision import Precision
 from clst_runtime.backends.onnxruntime.session import OrtBackend
 from clst_runtime.evaluation.export_digest import compare_fingerprint, known_frames, stored_fingerprint
@@ -9,7 +9,7 @@ from clst_runtime.evaluation.export_digest import compare_fingerprint, known_fra
 
 def test_an_exported_file_knows_what_it_said_to_its_frames(checkpoint, frames, tmp_path):
     out = tmp_path / "m.onnx"
-    convert(checkpoint, out, Request(precision=Precision.FP32), Material(frames=frames[:3]))
+    convert(checkpoint, out, Request(precision=Precision.FP32), Inputs(frames=frames[:3]))
     with OrtBackend(out) as backend:
         stored = stored_fingerprint(backend.manifest, where="m.onnx")
         assert len(stored.frames_sha256) == 3

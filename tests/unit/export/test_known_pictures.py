@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from clst_export import pipeline as conversion
 from clst_export.graph.trace import check_graph, trace
-from clst_export.pipeline import Material, Request, convert
+from clst_export.pipeline import Inputs, Request, convert
 from clst_export.precision import Precision
 from clst_export.quantization.fp16 import measure_ranges, to_fp16
 from clst_export.verification.comparison import verify
@@ -256,7 +256,7 @@ def coloured_frames():
 
 
 def export(checkpoint: Path, out: Path):
-    return convert(checkpoint, out, Request(precision=Precision.FP32), Material(frames=coloured_frames())).manifest
+    return convert(checkpoint, out, Request(precision=Precision.FP32), Inputs(frames=coloured_frames())).manifest
 
 
 def test_the_export_of_a_real_network_holds_without_a_fault(checkpoint, tmp_path):

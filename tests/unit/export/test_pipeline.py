@@ -9,11 +9,11 @@ import pytest
 from clst_export import pipeline as conversion
 from clst_export.cli.report import report
 from clst_export.inspection import convolution_types, facts_of
-from clst_export.pipeline import Material, Request, convert, merit
+from clst_export.pipeline import Inputs, Request, convert, merit
 from clst_export.precision import Precision, Target
 from clst_export.quantization.calibration import Method
 from clst_export.verification import gate
-from clst_export.verification.evaluator import Verdict
+from clst_export.verification.evaluator import Comparison
 from clst_export.verification.gate import Bounds
 from clst_runtime.artifact.onnx_metadata import read_onnx_manifest
 from clst_runtime.backends.base import Prediction
@@ -36,8 +36,8 @@ def int8(target=Target.TENSORRT, **changes):
 
 def test_fp32_equals_pytorch_but_for_ties_and_says_so_in_its_manifest(checkpoint, frames, tmp_path):
     out = tmp_path / "m.onnx"
-    done = convert(checkpoint, out, Request(precision=Precision.FP32), Material(frames=frames[:3]))
-    assert done.verdict.agreement >= 0.999
+    done = convert(checkpoint, out, Request(precision=Precision.FP32), Inputs(frames=frames[:3]))
+    assert done.comparison.agreement >= 0.999
     manifest = read_onnx_manifest(out)
     assert manifest == done.manifest
     assert (manifest.precision, manifest.parity["holds"], manifest.parity["frames"]) == ("fp32", True, 3)
@@ -49,18 +49,18 @@ def test_fp16_halves_the_file_and_says_the_same(checkpoint, frames, tmp_path):
     sizes = {}
     for precision in (Precision.FP32, Precision.FP16):
         out = tmp_path / f"{precision.value}.onnx"
-        done = convert(checkpoint, out, Request(precision=precision, bounds=ANYTHING), Material(frames=frames[:3]))
+        done = convert(checkpoint, out, Request(precision=precision, bounds=ANYTHING), Inputs(frames=frames[:3]))
         sizes[precision] = out.stat().st_size
     assert 0.45 < sizes[Precision.FP16] / sizes[Precision.FP32] < 0.6
-    assert done.verdict.agreement > 0.99  # random weights: many near ties
+    assert done.comparison.agreement > 0.99  # random weights: many near ties
     assert convolution_types(onnx.load(out))[:2] == ["fp32", "fp16"]  # the first reads the normalised frame
     assert set(convolution_types(onnx.load(out))[1:]) == {"fp16"}
 
 
 @needs_rounding
 def test_int8_for_tensorrt_has_int8_convolutions_in_an_fp16_rest(checkpoint, frames, tmp_path):
-    material = Material(frames=frames[:2], calibration=frames[4:8])
-    done = convert(checkpoint, tmp_path / "q.onnx", int8(methods=tuple(Method)), material)
+    inputs = Inputs(frames=frames[:2], calibration=frames[4:8])
+    done = convert(checkpoint, tmp_path / "q.onnx", int8(methods=tuple(Method)), inputs)
     kinds = convolution_types(onnx.load(tmp_path / "q.onnx"))
     assert kinds[0] == "fp32"
     assert set(kinds[1:]) == {"int8", "fp16"}
@@ -72,19 +72,19 @@ def test_int8_for_tensorrt_has_int8_convolutions_in_an_fp16_rest(checkpoint, fra
 
 
 def test_a_method_wins_by_its_loss_and_within_a_tenth_of_a_point_by_its_agreement():
-    def verdict(agreement, drop):
+    def comparison(agreement, drop):
         iou = np.array([0.5, 0.5, 0.5])
-        return Verdict(classes=RGB_CLASSES, frames=1, labelled=True, agreement=agreement, reference_iou=iou,
+        return Comparison(classes=RGB_CLASSES, frames=1, labelled=True, agreement=agreement, reference_iou=iou,
                        candidate_iou=iou - drop)  # fmt: skip
 
-    assert merit(verdict(0.98, 0.0100)) < merit(verdict(0.97, 0.0097))
-    assert merit(verdict(0.97, 0.0050)) < merit(verdict(0.98, 0.0100))
-    assert merit(verdict(0.97, -0.0050)) < merit(verdict(0.98, 0.0))
+    assert merit(comparison(0.98, 0.0100)) < merit(comparison(0.97, 0.0097))
+    assert merit(comparison(0.97, 0.0050)) < merit(comparison(0.98, 0.0100))
+    assert merit(comparison(0.97, -0.0050)) < merit(comparison(0.98, 0.0))
 
 
 def test_int8_for_the_cpu_keeps_the_rest_in_fp32(checkpoint, frames, tmp_path):
     done = convert(
-        checkpoint, tmp_path / "c.onnx", int8(Target.CPU), Material(frames=frames[:2], calibration=frames[4:8])
+        checkpoint, tmp_path / "c.onnx", int8(Target.CPU), Inputs(frames=frames[:2], calibration=frames[4:8])
     )
     assert set(convolution_types(onnx.load(tmp_path / "c.onnx"))) == {"int8", "fp32"}
     assert done.manifest.calibration["target"] == "cpu"
@@ -100,14 +100,14 @@ def of_the_first(count):
 def test_a_budget_keeps_what_it_must_and_the_report_shows_the_curve(checkpoint, frames, tmp_path, monkeypatch):
     """Between nothing kept and all of the first eight, where much is lost: a fifth less than full INT8 loses."""
     monkeypatch.setattr(conversion, "search", of_the_first(8))
-    material = Material(frames=frames[:2], calibration=frames[4:8])
-    lost = convert(checkpoint, tmp_path / "all.onnx", int8(), material).methods["max"].drop
+    inputs = Inputs(frames=frames[:2], calibration=frames[4:8])
+    lost = convert(checkpoint, tmp_path / "all.onnx", int8(), inputs).methods["max"].drop
     assert lost > 0.002
-    done = convert(checkpoint, tmp_path / "b.onnx", int8(budget=0.8 * lost), material)
+    done = convert(checkpoint, tmp_path / "b.onnx", int8(budget=0.8 * lost), inputs)
     assert done.budget is not None
     kept = done.budget.chosen.kept
     assert 0 < len(kept) < len(done.budget.sensitivities)
-    assert done.budget.chosen.verdict.drop <= 0.8 * lost
+    assert done.budget.chosen.comparison.drop <= 0.8 * lost
     assert done.manifest.calibration["kept"] == sorted(kept)
     assert convolution_types(onnx.load(tmp_path / "b.onnx")).count("int8") == 53 - len(kept)
     told = report(done, tmp_path / "b.onnx", 0.8 * lost)
@@ -118,9 +118,9 @@ def test_a_budget_keeps_what_it_must_and_the_report_shows_the_curve(checkpoint, 
 def test_labels_turn_agreement_into_miou(checkpoint, frames, tmp_path):
     labels = [np.zeros((64, 96), np.uint8)] * 2
     done = convert(
-        checkpoint, tmp_path / "m.onnx", Request(precision=Precision.FP32), Material(frames=frames[:2], labels=labels)
+        checkpoint, tmp_path / "m.onnx", Request(precision=Precision.FP32), Inputs(frames=frames[:2], labels=labels)
     )
-    assert done.verdict.labelled
+    assert done.comparison.labelled
     assert done.manifest.parity["reference_miou"] == pytest.approx(done.manifest.parity["miou"], abs=5e-4)
     assert "mIoU" in report(done, tmp_path / "m.onnx", None)
 
@@ -128,9 +128,9 @@ def test_labels_turn_agreement_into_miou(checkpoint, frames, tmp_path):
 @needs_rounding
 def test_what_does_not_hold_gets_no_name_but_is_kept_with_its_report(checkpoint, frames, tmp_path):
     bounds = Bounds(min_agreement=1.0, max_miou_drop=0.0)
-    material = Material(frames=frames[:2], calibration=frames[4:6])
+    inputs = Inputs(frames=frames[:2], calibration=frames[4:6])
     with pytest.raises(BudgetNotHeld, match=r"q.onnx differs from PyTorch: .* % of pixels agree, 100.000 % asked"):
-        convert(checkpoint, tmp_path / "q.onnx", int8(bounds=bounds), material)
+        convert(checkpoint, tmp_path / "q.onnx", int8(bounds=bounds), inputs)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["q.rejected.json", "q.rejected.onnx"]
     assert json.loads((tmp_path / "q.rejected.json").read_text())["holds"] is False
 
@@ -146,36 +146,34 @@ def test_a_graph_that_is_wrong_beyond_ties_is_rejected(checkpoint, frames, tmp_p
 
     monkeypatch.setattr(gate, "OrtBackend", Wrong)
     with pytest.raises(BudgetNotHeld, match="1 of 6144 pixels differ and are no ties"):
-        convert(checkpoint, tmp_path / "m.onnx", Request(precision=Precision.FP32), Material(frames=frames[:1]))
+        convert(checkpoint, tmp_path / "m.onnx", Request(precision=Precision.FP32), Inputs(frames=frames[:1]))
     assert not (tmp_path / "m.onnx").exists()
 
 
 def test_int8_without_calibration_images_is_refused(checkpoint, frames, tmp_path):
     with pytest.raises(DataError, match="give --calib"):
-        convert(checkpoint, tmp_path / "q.onnx", int8(), Material(frames=frames[:1]))
+        convert(checkpoint, tmp_path / "q.onnx", int8(), Inputs(frames=frames[:1]))
 
 
 @needs_rounding
 def test_a_budget_nobody_can_hold_ends_with_the_best_that_was_found(checkpoint, frames, tmp_path, monkeypatch):
-    real = conversion.Judge.judge
+    real = conversion.Evaluator.evaluate
 
     def worse(self, candidate):
-        verdict = real(self, candidate)
-        object.__setattr__(verdict, "agreement", verdict.agreement - 0.5)
-        return verdict
+        comparison = real(self, candidate)
+        object.__setattr__(comparison, "agreement", comparison.agreement - 0.5)
+        return comparison
 
-    monkeypatch.setattr(conversion.Judge, "judge", worse)
+    monkeypatch.setattr(conversion.Evaluator, "evaluate", worse)
     monkeypatch.setattr(conversion, "search", of_the_first(2))
     with pytest.raises(BudgetNotHeld, match="use fp16, or allow more"):
-        convert(
-            checkpoint, tmp_path / "q.onnx", int8(budget=0.01), Material(frames=frames[:1], calibration=frames[4:6])
-        )
+        convert(checkpoint, tmp_path / "q.onnx", int8(budget=0.01), Inputs(frames=frames[:1], calibration=frames[4:6]))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_inspect_tells_a_changed_graph(checkpoint, frames, tmp_path):
     out = tmp_path / "m.onnx"
-    convert(checkpoint, out, Request(precision=Precision.FP32), Material(frames=frames[:1]))
+    convert(checkpoint, out, Request(precision=Precision.FP32), Inputs(frames=frames[:1]))
     facts = facts_of(out)
     assert facts["convolutions"] == {"fp32": 55}
     assert facts["manifest"]["network"] == "ddrnet23_slim"

@@ -11,10 +11,10 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from clst_export.cli.report import report
-from clst_export.graph.compatibility import check_hygiene
-from clst_export.graph.trace import load_deployable
+from clst_export.graph.compatibility import check_compatibility
+from clst_export.graph.trace import deployable_of
 from clst_export.inspection import convolution_types, describe, facts_of
-from clst_export.pipeline import Material, Request, convert
+from clst_export.pipeline import Inputs, Request, convert
 from clst_export.precision import Precision, Target
 from clst_export.quantization.calibration import Method, calibrate
 from clst_export.quantization.fp16 import measure_ranges, to_fp16
@@ -102,7 +102,7 @@ def parsed(monkeypatch):
 @pytest.mark.parametrize(("name", "flavour", "confidence"), CASES)
 def test_every_network_in_every_precision_is_parsed_and_built(trt, parsed, tmp_path, name, flavour, confidence):
     model = graph(name, flavour, confidence)
-    check_hygiene(model)
+    check_compatibility(model)
     plan = built(trt, saved(model, tmp_path / "m.onnx"))
     size_hw = SIZES_HW[name]
     classes = [(each, "UINT8", (1, *size_hw)) for each in ("classes", "confidence")[: 1 + confidence]]
@@ -125,8 +125,8 @@ def test_what_the_exporter_writes_is_built(trt, checkpoint, frames, tmp_path):
         precision=Precision.INT8, methods=(Method.MAX,), bounds=Bounds(min_agreement=0.0, max_miou_drop=1.0)
     )
     told = []
-    material = Material(frames=frames[:1], calibration=frames[1:2])
-    done = convert(checkpoint, tmp_path / "m.onnx", request, material, say=told.append)
+    inputs = Inputs(frames=frames[:1], calibration=frames[1:2])
+    done = convert(checkpoint, tmp_path / "m.onnx", request, inputs, log=told.append)
     answer = read_onnx_manifest(tmp_path / "m.onnx").build_check
     assert answer == done.manifest.build_check
     count = kinds(onnx.load(tmp_path / "m.onnx"))
@@ -146,7 +146,7 @@ def test_letterbox_and_stretch_are_exported_from_one_network(checkpoint, tmp_pat
     """How pictures are fitted is a word in the manifest: TensorRT sees nothing of it."""
     other = tmp_path / "letterbox.pt"
     save_checkpoint(other, dataclasses.replace(load_checkpoint(checkpoint), config={"model": {"fit": "letterbox"}}))
-    (first, one), (second, two) = (load_deployable(path, (32, 64)) for path in (checkpoint, other))
+    (first, one), (second, two) = (deployable_of(load_checkpoint(path), (32, 64)) for path in (checkpoint, other))
     assert (one.fit.value, two.fit.value) == ("stretch", "letterbox")
     settings = [{n: v for n, v in vars(each).items() if not n.startswith("_")} for each in (first, second)]
     assert settings[0] == settings[1]
@@ -314,7 +314,7 @@ def small(precision):
 def refused_by_us(model):
     """The first rule of ours that a graph breaks; None if it breaks none."""
     try:
-        check_hygiene(model)
+        check_compatibility(model)
     except ModelFileError as error:
         return error.message
     problems = placement_problems(model) if kinds(model)["QuantizeLinear"] else []

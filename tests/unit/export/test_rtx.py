@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from clst_export.cli.export import build_options, main, make_engine
 from clst_export.outputs import output_paths
-from clst_export.pipeline import Material
+from clst_export.pipeline import Inputs
 from clst_runtime.backends.tensorrt.library import Library
 from clst_runtime.cli.bench import main as bench
 from clst_runtime.cli.run import main as drive
@@ -93,7 +93,7 @@ def test_an_int8_engine_says_in_one_line_that_no_fp16_was_timed(machine_for_rtx,
     model = write_rgb_model(tmp_path / "m.onnx", manifest=rgb_manifest(precision="int8").to_json())
     options = USUAL | {"target": "rtx", "cuda": "auto", "as_json": False}
     assert build_options(options).library is Library.RTX
-    material = Material(frames=[np.zeros((8, 16, 3), np.uint8)])
+    material = Inputs(frames=[np.zeros((8, 16, 3), np.uint8)])
     make_engine({"onnx": model, "engine": tmp_path / "m.engine"}, None, material, options)
     told = capsys.readouterr()
     assert "compared" in told.out

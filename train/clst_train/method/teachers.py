@@ -17,7 +17,6 @@ from torch.nn import functional as F
 from clst_runtime.classes.labels import ClassList
 from clst_runtime.errors import ConfigError
 from clst_runtime.imaging.geometry import Fit
-from clst_runtime.system.files.hashing import file_sha256
 from clst_train.config import ModelConfig
 from clst_train.data.target import SHAPE_TOLERANCE
 from clst_train.method.batchnorm import FollowedStatistics
@@ -107,7 +106,7 @@ def open_distiller(path: str, classes: ClassList, student: ModelConfig) -> Disti
             f"adaptation.distil_from = {path!r} is a letterbox of {rows}x{columns}, the student one of "
             f"{own_rows}x{own_columns}: its pictures would be distorted; train both at sizes of one aspect"
         )
-    return Distiller(build_from_checkpoint(checkpoint), checkpoint.input_hw, file_sha256(Path(path)))
+    return Distiller(build_from_checkpoint(checkpoint), checkpoint.input_hw, checkpoint.sha256)
 
 
 class MeanTeacher:

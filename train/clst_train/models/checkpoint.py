@@ -17,6 +17,7 @@ from clst_runtime.classes.labels import ClassList
 from clst_runtime.errors import ClstError, ModelFileError
 from clst_runtime.imaging.geometry import Fit, fit_named
 from clst_runtime.system.files.atomic import written_whole
+from clst_runtime.system.files.hashing import file_sha256
 from clst_runtime.system.files.json_values import field, mapping, name, one_of, or_none, shown, whole
 from clst_runtime.system.files.paths import check_file
 from clst_runtime.system.numbers import LARGEST_INTEGER
@@ -50,6 +51,13 @@ class Checkpoint:
     """Optimiser, projection head, prototypes, the name of the ensemble's snapshot; only in a resume file."""
     config: dict[str, Any] = dataclasses.field(default_factory=dict)
     """The run's configuration."""
+    path: Path | None = None
+    """The file that it was read from; None for one in memory."""
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 of that file; zeros for one in memory."""
+        return "0" * 64 if self.path is None else file_sha256(self.path)
 
     @property
     def fit(self) -> Fit:
@@ -130,6 +138,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
             segmenter_state=field(content, "segmenter_state", _weights),
             training_state=field(content, "training_state", or_none(mapping)),
             config=field(content, "config", _config),
+            path=path,
         )
     except (ValueError, ClstError) as error:
         raise ModelFileError(f"{path}: the checkpoint is damaged ({error}); train it again") from error

@@ -15,7 +15,6 @@ import clst_runtime.artifact.manifest as manifest_module
 from clst_runtime.backends.base import Frame, Prediction, check_frame
 from clst_runtime.classes.labels import ClassList
 from clst_runtime.imaging.geometry import Fit
-from clst_runtime.system.files.hashing import file_sha256
 from clst_train.models.checkpoint import build_from_checkpoint, load_checkpoint
 from clst_train.models.deployable import MEAN, STD, Deployable
 from clst_train.models.segmenter import Segmenter
@@ -100,5 +99,5 @@ def open_checkpoint(path: Path, *, input_hw: tuple[int, int] | None = None) -> T
         classes=checkpoint.classes,
         input_hw=input_hw or checkpoint.input_hw,
         fit=checkpoint.fit,
-        sha256=file_sha256(path),
+        sha256=checkpoint.sha256,
     )

@@ -7,7 +7,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from clst_export.graph import compatibility as hygiene
-from clst_export.graph.compatibility import SUPPORTED, check_hygiene
+from clst_export.graph.compatibility import SUPPORTED, check_compatibility
 from clst_export.graph.trace import check_graph, trace
 from clst_export.quantization.fp16 import measure_ranges, to_fp16
 from clst_runtime.errors import ModelFileError
@@ -41,7 +41,7 @@ def test_every_network_passes_in_float32_and_in_float16(network, with_confidence
     model = trace(deployable, SIZE_HW, opset=19 if with_confidence else 20, with_confidence=with_confidence)
     check_graph(model, deployable)
     converted = to_fp16(model, ranges=measure_ranges(model, [FRAME])).model
-    check_hygiene(converted)
+    check_compatibility(converted)
     classes, *confidence = outputs_of(converted, FRAME)
     if not with_confidence:
         assert (classes == outputs_of(model, FRAME)[0]).mean() > 0.99  # random weights: many near ties
@@ -78,14 +78,14 @@ def node(model, name):
 
 def refused(model, message):
     with pytest.raises(ModelFileError, match=message) as caught:
-        check_hygiene(model)
+        check_compatibility(model)
     assert "\n" not in caught.value.format_message()
 
 
 def test_the_hand_made_graphs_are_good_before_anything_is_planted(tmp_path):
-    check_hygiene(hand_made(RELU))
-    check_hygiene(hand_made(RELU, opset=19))
-    check_hygiene(onnx.load(str(write_rgb_model(tmp_path / "m.onnx"))))
+    check_compatibility(hand_made(RELU))
+    check_compatibility(hand_made(RELU, opset=19))
+    check_compatibility(onnx.load(str(write_rgb_model(tmp_path / "m.onnx"))))
 
 
 def test_an_empty_graph_is_refused():
@@ -95,7 +95,7 @@ def test_an_empty_graph_is_refused():
 @pytest.mark.parametrize("opset", [18, 21])
 def test_another_opset_is_refused(opset):
     refused(hand_made(RELU, opset=opset), f"the graph has opset {opset}; export it at 19 or 20")
-    check_hygiene(hand_made(RELU, opset=opset), opsets=(opset,))
+    check_compatibility(hand_made(RELU, opset=opset), opsets=(opset,))
 
 
 def test_a_graph_that_is_not_valid_is_refused_with_the_node():
@@ -159,8 +159,8 @@ def resizing(sizes=None, scales=None, **attributes):
 
 
 def test_a_resize_with_half_pixels_and_exact_scales_or_sizes_passes():
-    check_hygiene(resizing())
-    check_hygiene(resizing(scales=[1, 1, 2, 2]))
+    check_compatibility(resizing())
+    check_compatibility(resizing(scales=[1, 1, 2, 2]))
 
 
 @pytest.mark.parametrize(
@@ -225,7 +225,7 @@ def test_a_layer_normalisation_that_also_gives_its_mean_is_refused():
     node = helper.make_node("LayerNormalization", ["image", "ones"], ["logits", "mean"], name="norm")
     refused(hand_made(node, weights={"ones": ones}), "LayerNormalization norm: .*use its first output only")
     only = helper.make_node("LayerNormalization", ["image", "ones"], ["logits"], name="norm")
-    check_hygiene(hand_made(only, weights={"ones": ones}))
+    check_compatibility(hand_made(only, weights={"ones": ones}))
 
 
 def test_axes_computed_while_running_are_refused():
@@ -260,7 +260,7 @@ def test_a_frame_that_is_cast_to_an_integer_first_is_refused():
 def test_a_frame_cast_to_float16_passes():
     model = hand_made(RELU)
     node(model, "cast").attribute[0].i = HALF
-    check_hygiene(model)
+    check_compatibility(model)
 
 
 def test_casts_that_an_optimiser_merged_are_refused():
@@ -300,7 +300,7 @@ def with_confidence(*nodes):
 
 
 def test_the_confidence_comes_from_a_float_too():
-    check_hygiene(with_confidence(helper.make_node("Cast", ["top"], ["confidence"], name="conf", to=UINT8)))
+    check_compatibility(with_confidence(helper.make_node("Cast", ["top"], ["confidence"], name="conf", to=UINT8)))
     whole = helper.make_node("Cast", ["top"], ["whole"], name="whole", to=INT64)
     merged = helper.make_node("Cast", ["whole"], ["confidence"], name="conf", to=UINT8)
     refused(with_confidence(whole, merged), "confidence comes from Cast conf ← Cast whole")
@@ -313,7 +313,7 @@ def test_uint8_inside_the_graph_is_refused_but_for_quantised_values():
     weights = {"s": np.float32(1), "z": np.uint8(3)}
     quantise = helper.make_node("QuantizeLinear", ["image", "s", "z"], ["bytes"], name="q")
     again = helper.make_node("DequantizeLinear", ["bytes", "s", "z"], ["logits"], name="dq")
-    check_hygiene(hand_made(quantise, again, weights=weights))
+    check_compatibility(hand_made(quantise, again, weights=weights))
 
 
 @pytest.mark.parametrize("name", ["segmenter.auxiliary_head.conv1.weight", "projection.0.weight"])
@@ -339,7 +339,7 @@ def test_more_weights_than_the_network_has_are_refused():
 def test_a_graph_above_the_size_limit_is_refused(monkeypatch):
     model = hand_made(RELU, weights={"ballast": np.zeros(3 * 2**20, np.uint8)})
     monkeypatch.setattr(hygiene, "MAX_BYTES", 2**22)
-    check_hygiene(model)
+    check_compatibility(model)
     for limit in (2**21, 3 * 2**20):  # at the second, the weights alone would just do
         monkeypatch.setattr(hygiene, "MAX_BYTES", limit)
         refused(model, r"the graph has 0\.00 GiB, an ONNX file holds at most 0\.00; take a network with fewer weights")

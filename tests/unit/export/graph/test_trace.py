@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from clst_export.graph.compatibility import check_hygiene
+from clst_export.graph.compatibility import check_compatibility
 from clst_export.graph.trace import check_graph, trace
 from clst_export.quantization.fp16 import measure_ranges, to_fp16
 from clst_export.quantization.int8 import quantisable
@@ -100,7 +100,7 @@ def test_a_transformer_is_exported_in_float32_and_float16_and_built_by_tensorrt(
     assert len(np.unique(expected)) > 1
     assert (run(model, FRAME)[0] == expected).mean() > 0.999
     half = to_fp16(model, ranges=measure_ranges(model, [FRAME])).model
-    check_hygiene(half)
+    check_compatibility(half)
     assert (run(half, FRAME)[0] == expected).mean() > 0.98
     for index, graph in enumerate((model, half)):
         onnx.save(graph, str(tmp_path / f"{index}.onnx"))

@@ -10,7 +10,7 @@ from clst_export.quantization.calibration import (
     calibrate,
     calibration_frames,
     entropy_threshold,
-    fingerprint,
+    frames_digest,
     histogram,
     percentile_threshold,
     split_frames,
@@ -169,10 +169,10 @@ def test_entropy_does_not_look_at_the_zeros_of_a_relu():
 
 def test_a_fingerprint_depends_on_pixels_order_and_size():
     first, second = frames(2)
-    assert fingerprint([first, second]) == fingerprint([first.copy(), second.copy()])
+    assert frames_digest([first, second]) == frames_digest([first.copy(), second.copy()])
     others = [[second, first], [first], [], [first.reshape(16, 8, 3), second], [first, second + 1]]
-    assert len({fingerprint(each) for each in [[first, second], *others]}) == 6
-    assert len(fingerprint([])) == 64
+    assert len({frames_digest(each) for each in [[first, second], *others]}) == 6
+    assert len(frames_digest([])) == 64
 
 
 def test_a_split_takes_held_out_frames_from_the_whole_drive_and_loses_none():

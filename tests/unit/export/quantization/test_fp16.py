@@ -7,7 +7,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from clst_export.graph.compatibility import check_hygiene
+from clst_export.graph.compatibility import check_compatibility
 from clst_export.graph.trace import trace
 from clst_export.quantization.fp16 import measure_ranges, to_fp16
 from clst_runtime.errors import DataError, ModelFileError
@@ -87,7 +87,7 @@ def test_a_harmless_network_becomes_float16_between_the_borders():
     types = types_of(result.model)
     assert [types[name] for name in ("image", "inner", "logits", "winner_real")] == [FLOAT, HALF, HALF, FLOAT]
     assert {entry.name: entry.data_type for entry in result.model.graph.initializer} == {"w_fp16": HALF, "b_fp16": HALF}
-    check_hygiene(result.model)
+    check_compatibility(result.model)
     assert classes_of(result.model, RED_GREEN_BLUE).tolist() == [[0, 1, 2]]
     assert model.SerializeToString() == before
 
@@ -207,7 +207,7 @@ def test_a_weight_read_in_both_types_is_held_twice():
     result = to_fp16(model, ranges=measure_ranges(model, [RED_GREEN_BLUE]))  # 80000, 20, 8000
     held = {entry.name: entry.data_type for entry in result.model.graph.initializer}
     assert held == {"w": FLOAT, "k": FLOAT, "w_fp16": HALF}
-    check_hygiene(result.model)
+    check_compatibility(result.model)
 
 
 def quantised(*, weight_scale=(0.01, 0.01, 0.01), opset=20):
@@ -242,7 +242,7 @@ def test_the_rest_of_an_int8_graph_becomes_float16_with_its_scales(opset, tmp_pa
     assert [types[name] for name in ("x", "w", "conv", "x_scale_fp16", "w_scale_fp16")] == [HALF] * 5
     assert types["x_int"] == types["w_int"] == TensorProto.INT8
     assert node(result.model, "conv").input[:] == ["x", "w"]  # no Cast between DequantizeLinear and Conv
-    check_hygiene(result.model)
+    check_compatibility(result.model)
     assert classes_of(result.model, RED_GREEN_BLUE).tolist() == [[0, 1, 2]]
     import onnxruntime
 
@@ -258,7 +258,7 @@ def test_a_scale_too_small_for_float16_keeps_its_convolution_and_all_that_feeds_
     assert result.kept_fp32["dq"].startswith("beside a node that stays float32")
     assert node(result.model, "conv").input[:] == ["x", "w"]
     assert types_of(result.model)["logits"] == HALF
-    check_hygiene(result.model)
+    check_compatibility(result.model)
 
 
 def test_a_quantised_graph_before_opset_19_is_refused():
@@ -301,7 +301,7 @@ def test_the_scales_of_a_resize_stay_float32_beside_float16_features():
     assert set(result.kept_fp32) == BORDER_NODES
     types = types_of(result.model)
     assert (types["logits"], types["scales"]) == (HALF, FLOAT)
-    check_hygiene(result.model)
+    check_compatibility(result.model)
     assert classes_of(result.model, RED_GREEN_BLUE).tolist() == [[0, 1, 2]]
 
 
@@ -328,7 +328,7 @@ def test_ddrnet_in_float16_is_half_the_size_and_differs_at_ties_only(ddrnet, tmp
     result = to_fp16(model, ranges=measure_ranges(model, frames[:4]))
     first = {"/segmenter/conv1/conv1.0/Conv", "/segmenter/conv1/conv1.2/Relu"}
     assert set(result.kept_fp32) == {"/Cast", "/Transpose", "/Sub", "/Div", "/Cast_1", "/Cast_2"} | first
-    check_hygiene(result.model)
+    check_compatibility(result.model)
     assert 0.49 < result.model.ByteSize() / model.ByteSize() < 0.52
     assert differing_margin(deployable, result.model, frames[4:]) < 0.02
 

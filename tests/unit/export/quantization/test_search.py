@@ -5,22 +5,22 @@ import pytest
 from PIL import Image
 
 from clst_export.quantization.search import arithmetic_cost, curve_table, draw_curve, search
-from clst_export.verification.evaluator import Verdict
+from clst_export.verification.evaluator import Comparison
 from tests.conftest import RGB_CLASSES
 
 MACS = {"a": 100, "b": 300, "c": 200, "d": 400}
 LOSS = {"a": 0.10, "b": 0.02, "c": 0.04, "d": 0.01}
 
 
-def verdict(drop, *, labelled=True):
+def comparison(drop, *, labelled=True):
     reference, candidate = np.array([0.5] * 3), np.array([0.5 - drop] * 3)
-    return Verdict(classes=RGB_CLASSES, frames=1, labelled=labelled, agreement=1.0 - drop,
+    return Comparison(classes=RGB_CLASSES, frames=1, labelled=labelled, agreement=1.0 - drop,
                    reference_iou=reference, candidate_iou=candidate)  # fmt: skip
 
 
 def additive(kept):
     """Each quantised convolution loses its own share."""
-    return verdict(sum(loss for name, loss in LOSS.items() if name not in kept))
+    return comparison(sum(loss for name, loss in LOSS.items() if name not in kept))
 
 
 def found(max_drop, trial=additive):
@@ -47,14 +47,14 @@ def test_a_convolution_that_turns_out_harmless_is_quantised_again():
     """Alone `c` hurts, but not beside the others: after the bisection it is taken out of the kept ones."""
 
     def together(kept):
-        return verdict(sum(LOSS[name] for name in "abd" if name not in kept))
+        return comparison(sum(LOSS[name] for name in "abd" if name not in kept))
 
     result = found(0.0101, together)
     assert result.chosen.kept == {"a", "b"}
 
 
 def test_a_budget_that_cannot_hold_gives_the_best_there_is():
-    result = found(0.005, lambda kept: verdict(0.01 + additive(kept).drop))
+    result = found(0.005, lambda kept: comparison(0.01 + additive(kept).drop))
     assert not result.holds
     assert result.chosen.kept == set(MACS)
 
@@ -72,7 +72,7 @@ def test_the_cost_counts_int8_as_half():
 
 
 def test_a_network_without_convolutions_to_quantise_has_nothing_to_keep():
-    result = search({}, lambda kept: verdict(0.0), additive, 0.0)
+    result = search({}, lambda kept: comparison(0.0), additive, 0.0)
     assert (result.holds, result.chosen.kept) == (True, frozenset())
 
 
@@ -86,4 +86,4 @@ def test_the_curve_as_a_table_and_as_a_picture(tmp_path):
     with Image.open(tmp_path / "curve.png") as picture:
         assert picture.size == (1320, 960)
     draw_curve(found(1.0), tmp_path / "one.png", max_drop=1.0)
-    assert "pixels equal %" in curve_table(search(MACS, lambda k: verdict(0.0, labelled=False), additive, 0.0))
+    assert "pixels equal %" in curve_table(search(MACS, lambda k: comparison(0.0, labelled=False), additive, 0.0))

@@ -8,7 +8,7 @@ from click.testing import CliRunner
 
 from clst_export.cli.export import main
 from clst_export.inputs import baseline_request
-from clst_export.pipeline import Request, convert
+from clst_export.pipeline import Request, write_model
 from clst_export.precision import Precision
 from clst_export.verification.gate import BOUNDS, Bounds
 from clst_runtime.artifact.onnx_metadata import read_onnx_manifest
@@ -47,15 +47,15 @@ def converted():
 def export(checkpoint, pictures, converted, monkeypatch):
     """Export the checkpoint, with bounds that random weights hold; what was converted once is copied."""
 
-    def convert_once(path, out, request, material, *, say):
+    def write_once(network, out, request, *, log):
         if request not in converted:
-            conversion = convert(path, out, request, material, say=say)
+            conversion = write_model(network, out, request, log=log)
             converted[request] = (out.read_bytes(), conversion)
         out.write_bytes(converted[request][0])
         return converted[request][1]
 
     for module in ("pipeline", "tensorrt.fp16_baseline"):
-        monkeypatch.setattr(f"clst_export.{module}.convert", convert_once)
+        monkeypatch.setattr(f"clst_export.{module}.write_model", write_once)
 
     def run(*arguments, method=("--calib-method", "max")):
         usual = (checkpoint, "--calib", pictures, "--min-agreement", 20, *method)
@@ -154,7 +154,7 @@ def test_an_int8_engine_that_cannot_be_built_is_an_error_as_before(machine, expo
 def test_a_baseline_that_does_not_prove_itself_is_none(machine, export, tmp_path, monkeypatch):
     strict = Bounds(min_agreement=1.1, max_miou_drop=0.0)  # nothing holds it
     monkeypatch.setattr(
-        "clst_export.tensorrt.fp16_baseline.baseline_request",
+        "clst_export.inputs.baseline_request",
         lambda *given: dataclasses.replace(baseline_request(*given), bounds=strict),
     )
     done = export("--trt", "int8", "--out", tmp_path / "m.engine")

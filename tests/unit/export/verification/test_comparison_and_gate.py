@@ -14,8 +14,8 @@ import pytest
 from clst_export.precision import Precision
 from clst_export.verification import gate
 from clst_export.verification.comparison import verify
-from clst_export.verification.evaluator import Judge, Verdict
-from clst_export.verification.gate import BOUNDS, Bounds, release
+from clst_export.verification.evaluator import Comparison, Evaluator
+from clst_export.verification.gate import BOUNDS, Bounds, verify_and_save
 from clst_runtime.artifact.onnx_metadata import read_onnx_manifest
 from clst_runtime.backends.base import Prediction
 from clst_runtime.backends.onnxruntime.session import OrtBackend
@@ -65,32 +65,32 @@ def test_no_frames_agree_in_nothing_and_differ_in_nothing():
     assert (agreement.pixels, agreement.differing_pixels, agreement.worst_margin) == (0, 0, 0.0)
 
 
-def verdict(agreement, *, labelled=False, drop=0.0):
+def comparison(agreement, *, labelled=False, drop=0.0):
     iou = np.array([0.5, 0.5, 0.5])
-    return Verdict(classes=RGB_CLASSES, frames=1, labelled=labelled, agreement=agreement, reference_iou=iou,
+    return Comparison(classes=RGB_CLASSES, frames=1, labelled=labelled, agreement=agreement, reference_iou=iou,
                    candidate_iou=iou - drop)  # fmt: skip
 
 
 def test_untied_pixels_are_bounded_as_a_share_of_all():
     bounds = Bounds(min_agreement=0.0, max_miou_drop=1.0, tie_fraction=0.05, max_untied=0.25)
-    assert bounds.failures(verdict(0.25), found(0.05)) == []  # one of four
+    assert bounds.failures(comparison(0.25), found(0.05)) == []  # one of four
     stricter = dataclasses.replace(bounds, max_untied=0.24)
-    assert stricter.failures(verdict(0.25), found(0.05)) == [
+    assert stricter.failures(comparison(0.25), found(0.05)) == [
         "1 of 4 pixels differ and are no ties, the worst by a logit margin of 100.0000 (a tie is below 10.0000)"
     ]
 
 
 def test_the_miou_is_asked_only_where_there_are_labels_and_a_gain_is_no_failure():
     bounds = Bounds(min_agreement=0.9, max_miou_drop=0.01)
-    assert bounds.failures(verdict(0.95, drop=0.02)) == []
-    assert len(bounds.failures(verdict(0.95, labelled=True, drop=0.02))) == 1
-    assert bounds.failures(verdict(0.95, labelled=True, drop=-0.2)) == []
-    assert len(bounds.failures(verdict(0.85, labelled=True, drop=0.02))) == 2
+    assert bounds.failures(comparison(0.95, drop=0.02)) == []
+    assert len(bounds.failures(comparison(0.95, labelled=True, drop=0.02))) == 1
+    assert bounds.failures(comparison(0.95, labelled=True, drop=-0.2)) == []
+    assert len(bounds.failures(comparison(0.85, labelled=True, drop=0.02))) == 2
 
 
 def test_a_miou_that_is_no_number_does_not_hold():
     bounds = Bounds(min_agreement=0.0, max_miou_drop=1.0)
-    assert bounds.failures(verdict(1.0, labelled=True, drop=float("nan"))) != []
+    assert bounds.failures(comparison(1.0, labelled=True, drop=float("nan"))) != []
 
 
 def test_each_precision_has_bounds_and_float32_allows_ties_alone():
@@ -104,16 +104,16 @@ def test_each_precision_has_bounds_and_float32_allows_ties_alone():
 RGB = rgb_manifest()
 
 
-def released(tmp_path, change=lambda graph: None, *, min_agreement=1.0, manifest=RGB):
+def saved(tmp_path, change=lambda graph: None, *, min_agreement=1.0, manifest=RGB):
     """The little model that names the strongest channel, put through the gate; it equals itself."""
     model = onnx.load(str(write_rgb_model(tmp_path / "rgb.onnx")))
     change(model.graph)
     frames = [np.random.default_rng(0).integers(0, 256, (*SIZE_HW, 3), np.uint8)]
     (tmp_path / "out").mkdir(exist_ok=True)
     with OrtBackend(tmp_path / "rgb.onnx") as reference:
-        judge, path = Judge(reference, frames), tmp_path / "out" / "m.onnx"
+        evaluator, path = Evaluator(reference, frames), tmp_path / "out" / "m.onnx"
         bounds = Bounds(min_agreement=min_agreement, max_miou_drop=0.0)
-        return release(model, manifest, judge, bounds, path, network=None)[1]
+        return verify_and_save(model, manifest, evaluator, bounds, path, network=None)[1]
 
 
 def out(tmp_path):
@@ -126,7 +126,7 @@ def lottery(graph):
 
 
 def test_a_file_that_is_built_says_so_in_its_manifest(trt, tmp_path):
-    manifest = released(tmp_path)
+    manifest = saved(tmp_path)
     assert out(tmp_path) == ["m.onnx"]
     assert read_onnx_manifest(tmp_path / "out" / "m.onnx") == manifest
     answer = manifest.build_check
@@ -140,7 +140,7 @@ def test_a_file_that_is_built_says_so_in_its_manifest(trt, tmp_path):
 def test_a_file_that_equals_pytorch_and_is_refused_by_tensorrt_gets_no_name(trt, tmp_path):
     told = f"TensorRT for RTX {trt.__version__} cannot parse it: Bernoulli lottery: not supported"
     with pytest.raises(BudgetNotHeld) as error:
-        released(tmp_path, lottery)
+        saved(tmp_path, lottery)
     rejected = tmp_path / "out" / "m.rejected.onnx"
     assert error.value.message == f"m.onnx is refused: {told}; kept as {rejected} with its report beside it"
     assert error.value.exit_code == 6
@@ -154,27 +154,27 @@ def test_a_file_that_equals_pytorch_and_is_refused_by_tensorrt_gets_no_name(trt,
 def test_what_differs_from_pytorch_is_not_built_any_more(tmp_path, monkeypatch):
     monkeypatch.setattr(gate, "check_build", lambda path, say: pytest.fail("asked"))
     with pytest.raises(BudgetNotHeld, match="differs from PyTorch"):
-        released(tmp_path, min_agreement=1.1)
+        saved(tmp_path, min_agreement=1.1)
     assert read_onnx_manifest(tmp_path / "out" / "m.rejected.onnx").build_check == {}
 
 
 def test_a_file_that_holds_takes_the_place_of_one_that_was_rejected(tmp_path, monkeypatch):
     monkeypatch.setattr(gate, "check_build", lambda path, say: {})
     with pytest.raises(BudgetNotHeld):
-        released(tmp_path, min_agreement=1.1)
+        saved(tmp_path, min_agreement=1.1)
     assert out(tmp_path) == ["m.rejected.json", "m.rejected.onnx"]
-    released(tmp_path)
+    saved(tmp_path)
     assert out(tmp_path) == ["m.onnx"]
 
 
 def test_int8_for_the_cpu_is_not_shown_to_tensorrt(tmp_path, monkeypatch):
     monkeypatch.setattr(gate, "check_build", lambda path, say: pytest.fail("asked"))
-    assert released(tmp_path, manifest=rgb_manifest(calibration={"target": "cpu"})).build_check == {}
+    assert saved(tmp_path, manifest=rgb_manifest(calibration={"target": "cpu"})).build_check == {}
     assert out(tmp_path) == ["m.onnx"]
 
 
 def test_a_machine_that_cannot_tell_keeps_no_file_from_its_name(tmp_path, build_check):
-    assert released(tmp_path).build_check == build_check
+    assert saved(tmp_path).build_check == build_check
     assert out(tmp_path) == ["m.onnx"]
 
 
@@ -200,7 +200,7 @@ def test_ctrl_c_while_tensorrt_builds_ends_its_process_and_leaves_no_file(tmp_pa
     threading.Thread(target=interrupt).start()
     try:
         with pytest.raises(KeyboardInterrupt):
-            released(tmp_path)
+            saved(tmp_path)
     finally:
         signal.signal(signal.SIGINT, usual)
     assert out(tmp_path) == []

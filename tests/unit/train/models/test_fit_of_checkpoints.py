@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from clst_export.graph.trace import load_deployable
+from clst_export.graph.trace import deployable_of
 from clst_runtime.classes.labels import ClassList
 from clst_runtime.errors import ModelFileError
 from clst_runtime.imaging.geometry import Fit
@@ -39,7 +39,7 @@ def test_a_checkpoint_s_fit_is_that_of_whatever_is_made_of_it(tmp_path, config, 
     save_checkpoint(path, checkpoint(config, build_segmenter("ddrnet23_slim", 2).state_dict()))
     assert load_checkpoint(path).fit is fit
     assert open_checkpoint(path).manifest.fit is fit
-    assert load_deployable(path)[1].fit is fit
+    assert deployable_of(load_checkpoint(path))[1].fit is fit
 
 
 def test_a_checkpoint_of_an_unknown_fit_is_refused():
