@@ -1,11 +1,13 @@
 """The names that users import: a change here is a change of the API, and belongs into the changelog."""
 
 import inspect
+import re
 from importlib.metadata import version
 
 import click
 
 import clst
+from tests import ROOT
 
 
 def test_these_names_are_public():
@@ -51,3 +53,12 @@ def test_options_are_named_in_a_call_and_every_function_says_what_it_raises():
         assert by_place == places
         assert "Args:" in function.__doc__
         assert "Raises:" in function.__doc__
+
+
+def test_the_page_in_docs_has_every_name_and_argument():
+    page = (ROOT / "docs" / "api.md").read_text()
+    for name in (*clst.__all__, *clst.errors.__all__):
+        assert re.search(rf"`[^`]*\b{name}\b", page), name
+    for function in (clst.load_model, clst.train, clst.export, clst.Model.segment):
+        for name in inspect.signature(function).parameters:
+            assert name == "self" or re.search(rf"\b{name}\b", page), name
