@@ -2,30 +2,35 @@
 
     python -m benchmarks.performance.runtime_cost [--rounds N] [--size 512x1024] [--seconds N]
 
-A DDRNet-23-slim with random weights is exported at the given size. In turns, round by round, the same frame is computed
+A DDRNet-23-slim with random weights is exported at the given size. In interleaved rounds the same frame is computed
 by the bare ONNX Runtime session, by the backend, and by the live loop's segmenter, at the network's size and from a
 camera of 1280x720 in BGR, NV12 and YUYV with the mask at the camera's size. Then frames of 1280x720 come through a pipe
-at 30 a second, and their age on arrival is taken. Last, `clst-run` is started on one picture. The result goes to
+at 30 a second, and their age on arrival is taken. Last, `clst-run` is started on one image. The result goes to
 benchmarks/results/runtime_cost.json; everything is a ratio within one process, or the median of its own row.
 """
 
 from __future__ import annotations
 
 import json
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
 
+from benchmarks.performance.rounds import interleaved, ratio
 from benchmarks.report.record import RESULTS, provenance, write_result
 
 CAMERA_HW = (720, 1280)
+WARM_UP = 2
+"""Rounds that do not count."""
 WRITER = """
 import sys, time
 count, bytes_each = int(sys.argv[1]), int(sys.argv[2])
@@ -83,30 +88,31 @@ def costs(model: Path, rounds: int) -> dict[str, Any]:
         frame = rng.integers(0, 256, (*size_hw, 3), dtype=np.uint8)
         segmenter = Segmenter(backend, at_camera_size=True)
 
-        def timed(layout: Layout, hw: tuple[int, int]) -> Callable[[], Any]:
-            picture = rng.integers(0, 256, layout.shape(hw), dtype=np.uint8)
-            given = TimedFrame(index=0, picture=picture, layout=layout, captured_ns=0, name="x")
+        def loop(layout: Layout, hw: tuple[int, int]) -> Callable[[], Any]:
+            image = rng.integers(0, 256, layout.shape(hw), dtype=np.uint8)
+            given = TimedFrame(index=0, picture=image, layout=layout, captured_ns=0, name="x")
             return lambda: segmenter.segment(given)
 
         ways: dict[str, Callable[[], Any]] = {
             "bare session": lambda: session.run(None, {"frame": frame[None]}),
             "backend": lambda: backend.predict(frame),
-            "loop, frame of the network's size": timed(Layout.RGB, size_hw),
-            **{f"loop, 1280x720 {layout.value}": timed(layout, CAMERA_HW) for layout in list(Layout)[1:]},
+            "loop, frame of the network's size": loop(Layout.RGB, size_hw),
+            **{f"loop, 1280x720 {layout.value}": loop(layout, CAMERA_HW) for layout in list(Layout)[1:]},
         }
-        taken: dict[str, list[float]] = {name: [] for name in ways}
-        for turn in range(rounds + 2):
-            for name, way in ways.items():
-                before = time.perf_counter_ns()
-                way()
-                if turn >= 2:
-                    taken[name].append((time.perf_counter_ns() - before) / 1e6)
-    bare = np.array(taken["bare session"])
+        taken = interleaved({name: partial(milliseconds, way) for name, way in ways.items()}, WARM_UP + rounds)
+    samples = {name: values[WARM_UP:] for name, values in taken.items()}
     return {
-        name: {"median_ms": float(np.median(values)), "ratio": float(np.median(np.array(values) / bare)),
+        name: {"median_ms": statistics.median(values), "ratio": ratio(samples, name, "bare session"),
                "samples_ms": values}
-        for name, values in taken.items()
+        for name, values in samples.items()
     }  # fmt: skip
+
+
+def milliseconds(work: Callable[[], Any]) -> float:
+    """Of one call."""
+    before = time.perf_counter_ns()
+    work()
+    return (time.perf_counter_ns() - before) / 1e6
 
 
 def ages(seconds: float) -> dict[str, Any]:
@@ -115,13 +121,13 @@ def ages(seconds: float) -> dict[str, Any]:
     arguments = [sys.executable, "-c", WRITER, str(count), str(CAMERA_HW[0] * CAMERA_HW[1] * 3)]
     with subprocess.Popen(arguments, stdout=subprocess.PIPE) as writer:
         done = subprocess.run([sys.executable, "-c", READER], stdin=writer.stdout, capture_output=True, check=True)
-    told: dict[str, Any] = json.loads(done.stdout)
-    values = told.pop("ages_ms")
-    return told | {"given": count, "median_ms": float(np.median(values)), "p99_ms": float(np.percentile(values, 99))}
+    found: dict[str, Any] = json.loads(done.stdout)
+    values = found.pop("ages_ms")
+    return found | {"given": count, "median_ms": float(np.median(values)), "p99_ms": float(np.percentile(values, 99))}
 
 
 def start_seconds(model: Path, folder: Path, *, times: int = 5) -> list[float]:
-    """Wall time of `clst-run` on one picture, from the start of the process to its end."""
+    """Wall time of `clst-run` on one image, from the start of the process to its end."""
     from clst_runtime.imaging.image_files import write_png
 
     write_png(folder / "one.png", np.zeros((*CAMERA_HW, 3), np.uint8))
@@ -144,13 +150,13 @@ def main(rounds: int, size: str, seconds: float) -> None:
     rows, columns = map(int, size.split("x"))
     with tempfile.TemporaryDirectory() as name:
         model = exported(Path(name), (rows, columns))
-        told: dict[str, Any] = {"costs": costs(model, rounds), "pipe_30fps_1280x720_bgr": ages(seconds)}
-        told["start_seconds"] = start_seconds(model, Path(name))
+        found: dict[str, Any] = {"costs": costs(model, rounds), "pipe_30fps_1280x720_bgr": ages(seconds)}
+        found["start_seconds"] = start_seconds(model, Path(name))
     facts = {"name": "runtime_cost", "size": size, "rounds": rounds, **provenance()}
-    write_result(RESULTS / "runtime_cost.json", facts | told)
-    for way, row in told["costs"].items():
+    write_result(RESULTS / "runtime_cost.json", facts | found)
+    for way, row in found["costs"].items():
         print(f"{way:36} {row['median_ms']:8.2f} ms  {row['ratio']:.3f}×")
-    print(told["pipe_30fps_1280x720_bgr"], [f"{seconds:.2f} s" for seconds in told["start_seconds"]])
+    print(found["pipe_30fps_1280x720_bgr"], [f"{seconds:.2f} s" for seconds in found["start_seconds"]])
 
 
 if __name__ == "__main__":

@@ -3,10 +3,10 @@
     python -m benchmarks.performance.training_speed [--set SECTION.KEY=VALUE …] [--rounds N] [--steps N]
         [--compile] [--name NAME]
 
-Everything is measured in one process and in turns: a round is a block of steps of each variant, a ratio is taken
-within a round, and the median over the rounds is reported, so that other work on the machine falls on all alike.
-A block of CLST steps holds whole turns of its ensemble (`adaptation.ensemble_every`).
-Drawn scenes of twice the model's size (they have to be resized, as camera pictures have) go to a temporary folder.
+Everything is measured interleaved in one process: a round is a block of steps of each variant, a ratio is taken within
+a round, and the median over the rounds is reported, so that other work on the machine falls on all alike. A block of
+CLST steps holds whole periods of its ensemble (`adaptation.ensemble_every`). Synthetic scenes of twice the model's size
+(they have to be resized, as camera images have) go to a temporary folder.
 The plain step is two-domain cross-entropy on the same batch: source crops with labels, target crops with given ones.
 The result goes to benchmarks/results/<name>.json.
 """
@@ -16,24 +16,24 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import click
 import torch
 
+from benchmarks.export.one_quantizer import peak_mib
+from benchmarks.performance.rounds import interleaved, ratio
 from benchmarks.report.record import RESULTS, provenance, write_result
+from clst_runtime.system.memory import resident_bytes
 
 PARTS = {
     "probabilities_of": "whole-image prediction (no gradient)",
@@ -47,16 +47,12 @@ PARTS = {
 
 
 def prepare(folder: Path, settings: tuple[str, ...]) -> Any:
-    """A run on drawn scenes below `folder`; the scenes are made at the first call."""
-    from clst_train.compute.acceleration import keep_memory
-    from clst_train.engine.logger import Logbook
+    """A run on synthetic scenes below `folder`; the scenes are made at the first call."""
     from clst_train.engine.options import configure
-    from clst_train.engine.run import Run
     from clst_train.engine.run_folder import RunFolder
-    from clst_train.engine.seeding import seed_everything
     from clst_train.synthetic.camera_looks import LOOKS
     from clst_train.synthetic.scenes import write_scenes
-    from clst_train.training import _autocast, _device, _network, _open_data
+    from clst_train.training import _device, _open_data, _run_of
 
     options = {"source": str(folder / "old"), "target": (str(folder / "new" / "images" / "train"),)}
     config = configure("demo", {**options, "settings": settings})
@@ -65,25 +61,9 @@ def prepare(folder: Path, settings: tuple[str, ...]) -> Any:
         if not (folder / look.name).exists():
             counts = {"train": 16, "val": 1}
             write_scenes(folder / look.name, look=look, counts=counts, size_hw=(2 * rows, 2 * columns), seed=seed)
-    source, target, _, classes = _open_data(config, None)
-    device = _device(config.run.device)
-    seed_everything(config.run.seed)
-    keep_memory()
-    if config.run.threads:
-        torch.set_num_threads(config.run.threads)
-    return Run(
-        config=config,
-        folder=RunFolder(folder / "run"),
-        classes=classes,
-        segmenter=_network(config, classes, device).train(),
-        source=source,
-        target=target,
-        validation=None,
-        logbook=Logbook(folder / "run"),
-        device=device,
-        autocast=_autocast(config.run.precision, device),
-        scaled=config.run.precision == "fp16",
-    )
+    run = _run_of(RunFolder(folder / "run"), config, _open_data(config, None), _device(config.run.device))
+    run.segmenter.train()
+    return run
 
 
 def changed(run: Any, *settings: str) -> Any:
@@ -102,7 +82,7 @@ def changed(run: Any, *settings: str) -> Any:
 
 
 def clst_step(run: Any) -> Callable[[int, Any], None]:
-    """A whole CLST step on a prepared batch; its iteration says whether the ensemble has its turn."""
+    """A whole CLST step on a prepared batch; its iteration decides whether the ensemble predicts whole images."""
     from clst_train.method.step import adaptation_step
     from clst_train.stages.adaptation_state import diagnostics_of, learner_of
 
@@ -182,9 +162,9 @@ def watch_parts(learner: Any) -> None:
     """Take the time of each part of the step from now on; costs nothing that matters."""
     import clst_train.method.step as step_module
 
-    for name, words in PARTS.items():
+    for name, title in PARTS.items():
         if hasattr(step_module, name):
-            setattr(step_module, name, watched(words, getattr(step_module, name)))
+            setattr(step_module, name, watched(title, getattr(step_module, name)))
     learner.ensemble.update = watched("ensemble", learner.ensemble.update)
     learner.prototypes.update = watched("prototypes", learner.prototypes.update)
     segmenter = learner.segmenter
@@ -201,28 +181,14 @@ def block(step: Callable[[int, Any], None], batches: list[Any], steps: int) -> f
     return (time.perf_counter() - started) / steps
 
 
-def in_turns(variants: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
-    """Values of each variant, one a round; the order turns round with each round."""
-    values: dict[str, list[float]] = {name: [] for name in variants}
-    for number in range(rounds):
-        for name in list(variants)[:: -1 if number % 2 else 1]:
-            values[name].append(variants[name]())
-    return values
-
-
-def ratio(values: dict[str, list[float]], name: str, base: str) -> float:
-    """Median over the rounds of one variant's value over another's."""
-    return round(statistics.median(a / b for a, b in zip(values[name], values[base], strict=True)), 3)
-
-
 def measure_steps(run: Any, batches: list[Any], rounds: int, steps: int) -> dict[str, Any]:
     """Seconds of a step: CLST beside plain, and where the time goes."""
     clst, plain = clst_step(run), plain_step(changed(run))
-    turn = clst.learner.settings.ensemble_every  # type: ignore[attr-defined]
-    steps = turn * math.ceil(max(steps, len(batches)) / turn)  # whole turns
+    period = clst.learner.settings.ensemble_every  # type: ignore[attr-defined]
+    steps = period * math.ceil(max(steps, len(batches)) / period)
     for step in (clst, plain):
-        block(step, batches, len(batches))  # an image never visited is predicted out of turn
-    values = in_turns(
+        block(step, batches, len(batches))  # an image never visited is predicted at once
+    values = interleaved(
         {"plain": lambda: block(plain, batches, steps), "clst": lambda: block(clst, batches, steps)}, rounds
     )
     watch_parts(clst.learner)  # type: ignore[attr-defined]
@@ -272,7 +238,7 @@ def measure_manners(run: Any, batches: list[Any], rounds: int, steps: int, *, co
         first[name] = round(time.perf_counter() - started, 2)
         count = steps if on_gpu or name.startswith("channels") or "compile" in name else 1
         variants[name] = partial(block, step, batches, count)
-    values = in_turns(variants, rounds)
+    values = interleaved(variants, rounds)
     return {
         "times_of_channels_last=off": {name: ratio(values, name, "channels_last=off") for name in manners},
         "seconds_of_the_first_two_steps": first,
@@ -295,78 +261,35 @@ def loading(run: Any, count: int, loaders: int, step: Callable[[int, Any], None]
     return float(count * 2 * run.config.adaptation.batch / (time.perf_counter() - started))
 
 
-_shared: Any = None
-
-
-def _set_shared(folder: str, settings: tuple[str, ...]) -> None:
-    global _shared
-    _shared = prepare(Path(folder), settings)
-
-
-def _make(iteration: int) -> Any:
-    from clst_train.stages.adaptation import both_batches
-
-    return both_batches(_shared, iteration)
-
-
-def measure_loading(
-    run: Any, folder: Path, settings: tuple[str, ...], step: Callable[[int, Any], None], rounds: int, steps: int
-) -> dict[str, Any]:
-    """Images a second of loading alone, by threads and by processes, and of both together."""
+def measure_loading(run: Any, step: Callable[[int, Any], None], rounds: int, steps: int) -> dict[str, Any]:
+    """Images a second of loading alone and of loading and training together, by loader threads and cache."""
     from clst_train.data.cache import cached
 
     source, target = cached(run.source, run.target, mib=1024, source_hw=run.config.source_hw, fit=run.config.fit)
     kept = dataclasses.replace(run, source=source, target=target)
     loading(kept, 8, 1)  # fills the cache
-    images = 2 * run.config.adaptation.batch
-    fresh = get_context("spawn")  # a forked copy of a process with PyTorch's threads may hang
-    options: dict[str, Any] = {"mp_context": fresh, "initializer": _set_shared, "initargs": (str(folder), settings)}
-    with ProcessPoolExecutor(1, **options) as one, ProcessPoolExecutor(2, **options) as two:
+    ways = {"1 thread": (run, 1), "2 threads": (run, 2), "1 thread, cache": (kept, 1)}
 
-        def processes(pool: ProcessPoolExecutor) -> float:
-            started = time.perf_counter()
-            for _ in pool.map(_make, range(2 * steps)):
-                pass
-            return float(2 * steps * images / (time.perf_counter() - started))
-
-        for pool in (one, two):
-            processes(pool)
-        alone = in_turns(
-            {
-                "1 thread": lambda: loading(run, 2 * steps, 1),
-                "2 threads": lambda: loading(run, 2 * steps, 2),
-                "1 process": lambda: processes(one),
-                "2 processes": lambda: processes(two),
-                "1 thread, cache": lambda: loading(kept, 2 * steps, 1),
-            },
-            rounds,
-        )
-    together = in_turns(
-        {
-            "1 thread": lambda: loading(run, steps, 1, step),
-            "2 threads": lambda: loading(run, steps, 2, step),
-            "1 thread, cache": lambda: loading(kept, steps, 1, step),
-        },
-        rounds,
-    )
-    return {
-        name: {
-            "images_a_second": {key: round(statistics.median(v), 2) for key, v in values.items()},
-            "times_of_1_thread": {key: ratio(values, key, "1 thread") for key in values},
+    def measured(count: int, step: Callable[[int, Any], None] | None) -> dict[str, Any]:
+        variants = {name: partial(loading, fed, count, loaders, step) for name, (fed, loaders) in ways.items()}
+        values = interleaved(variants, rounds)
+        return {
+            "images_a_second": {name: round(statistics.median(v), 2) for name, v in values.items()},
+            "times_of_1_thread": {name: ratio(values, name, "1 thread") for name in values},
         }
-        for name, values in (("loading_alone", alone), ("loading_and_clst_step", together))
-    }
+
+    return {"loading_alone": measured(2 * steps, None), "loading_and_clst_step": measured(steps, step)}
 
 
 def peak(folder: Path, settings: tuple[str, ...], stage: str) -> dict[str, float]:
-    """Peak memory of some steps in this process above what it held before the network was made, in MiB."""
+    """Memory in MiB: what this process holds before its first step, its peak over some steps, and what was planned."""
     from clst_train.engine.preflight import Play, memory_plans
     from clst_train.engine.run import loaded
     from clst_train.stages.adaptation import both_batches
     from clst_train.stages.source import _batch, partial_losses
 
     run = prepare(folder, settings)
-    held = _resident()
+    held = (resident_bytes() or 0) / 2**20
     if run.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     if stage == "source":
@@ -379,7 +302,7 @@ def peak(folder: Path, settings: tuple[str, ...], stage: str) -> dict[str, float
         step = clst_step(run)
         for iteration, both in loaded(run, both_batches, 0, 4):
             step(iteration, both)
-    facts = {"resident_before": held, "resident_peak": _resident_peak()}
+    facts = {"resident_before": held, "resident_peak": peak_mib()}
     if run.device.type == "cuda":
         facts["cuda_peak"] = torch.cuda.max_memory_allocated() / 2**20
     play = Play(
@@ -397,17 +320,6 @@ def peak(folder: Path, settings: tuple[str, ...], stage: str) -> dict[str, float
     return {name: round(value, 1) for name, value in facts.items()}
 
 
-def _resident() -> float:
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * resource.getpagesize() / 2**20
-
-
-def _resident_peak() -> float:
-    """This program's own peak; `ru_maxrss` would count the process that started it."""
-    rows = [line.split() for line in Path("/proc/self/status").read_text().splitlines()]
-    return next(int(row[1]) for row in rows if row[0] == "VmHWM:") / 1024
-
-
 def measure_peaks(folder: Path, settings: tuple[str, ...]) -> dict[str, Any]:
     """Peak memory of both stages, each in a process of its own, and of source training in two parts."""
     found = {}
@@ -417,16 +329,8 @@ def measure_peaks(folder: Path, settings: tuple[str, ...]) -> dict[str, Any]:
         ("adapted", "adapted", ()),
     ):
         given = [part for setting in (*settings, *more) for part in ("--set", setting)]
-        call = [
-            sys.executable,
-            "-m",
-            "benchmarks.performance.training_speed",
-            "--peak",
-            stage,
-            "--folder",
-            str(folder),
-            *given,
-        ]
+        module = ("-m", "benchmarks.performance.training_speed")
+        call = [sys.executable, *module, "--peak", stage, "--folder", str(folder), *given]
         done = subprocess.run(call, check=True, capture_output=True, text=True)
         found[name] = json.loads(done.stdout)
     return found
@@ -449,7 +353,7 @@ def main(
     peak_of: str | None,
     folder: Path | None,
 ) -> None:
-    """Measure the speed and memory of training on drawn scenes."""
+    """Measure the speed and memory of training on synthetic scenes."""
     import cv2
 
     cv2.setNumThreads(1)  # as clst-train does
@@ -463,7 +367,7 @@ def main(
 def measure(
     folder: Path, settings: tuple[str, ...], rounds: int, steps: int, *, compiled: bool, result_name: str
 ) -> dict[str, Any]:
-    """All of it; each part is told on stdout, and the result file written anew, when it is there."""
+    """All of it; each part is printed, and the result file written anew, when it is there."""
     from clst_train.stages.adaptation import both_batches
 
     run = prepare(folder, settings)
@@ -482,7 +386,7 @@ def measure(
     parts: dict[str, Callable[[], Any]] = {
         "step": lambda: measure_steps(changed(run), batches, rounds, steps),
         "memory_mib": lambda: measure_peaks(folder, settings),
-        "loading": lambda: measure_loading(run, folder, settings, clst_step(changed(run)), rounds, steps),
+        "loading": lambda: measure_loading(run, clst_step(changed(run)), rounds, steps),
         "manner": lambda: measure_manners(run, batches, rounds, steps, compiled=compiled),
     }
     for name, part in parts.items():

@@ -1,4 +1,4 @@
-"""What the speed benchmark takes as a step."""
+"""What the speed benchmark takes as a step, and its rounds."""
 
 from types import SimpleNamespace
 
@@ -6,15 +6,16 @@ import pytest
 import torch
 
 from benchmarks.performance import training_speed
+from benchmarks.performance.rounds import interleaved, ratio
 
 RUN = SimpleNamespace(segmenter=torch.nn.Identity(), target=None)
 
 
-def test_a_clst_step_is_told_its_iteration_so_that_the_ensemble_has_its_turns_and_no_more(monkeypatch):
-    told = []
+def test_a_clst_step_gets_its_iteration_so_that_the_ensemble_predicts_in_its_period_and_no_more(monkeypatch):
+    steps = []
 
     def adaptation_step(learner, source, target, *, target_weight, iteration):
-        told.append((source, iteration))
+        steps.append((source, iteration))
         return SimpleNamespace(loss=torch.zeros(()), lesson=None, target_means=None)
 
     monkeypatch.setattr("clst_train.method.step.adaptation_step", adaptation_step)
@@ -24,10 +25,10 @@ def test_a_clst_step_is_told_its_iteration_so_that_the_ensemble_has_its_turns_an
     monkeypatch.setattr(f"{stage}diagnostics_of", lambda *_: SimpleNamespace(see=lambda *_: None))
     monkeypatch.setattr(training_speed, "_descent", lambda *_: SimpleNamespace(descend=lambda *_: None))
     training_speed.block(training_speed.clst_step(RUN), [("a", target), ("b", target)], 3)
-    assert told == [("a", 0), ("b", 1), ("a", 2)]
+    assert steps == [("a", 0), ("b", 1), ("a", 2)]
 
 
-def test_a_block_is_the_mean_of_its_steps_since_few_of_them_have_the_turn(monkeypatch):
+def test_a_block_is_the_mean_of_its_steps_since_few_of_them_predict_whole_images(monkeypatch):
     """Steps of 1, 1, 1 and 5 seconds: 2 on average, 1 in the middle."""
     clock = SimpleNamespace(now=0.0)
     monkeypatch.setattr(training_speed.time, "perf_counter", lambda: clock.now)
@@ -36,3 +37,12 @@ def test_a_block_is_the_mean_of_its_steps_since_few_of_them_have_the_turn(monkey
         clock.now += 5.0 if place == 3 else 1.0
 
     assert training_speed.block(step, [None], 4) == pytest.approx(2.0)
+
+
+def test_every_other_round_goes_backwards_and_ratios_are_taken_within_a_round():
+    order = []
+    variants = {name: lambda name=name: float(order.append(name) or len(order)) for name in ("base", "other")}
+    values = interleaved(variants, 3)
+    assert order == ["base", "other", "other", "base", "base", "other"]
+    assert values == {"base": [1, 4, 5], "other": [2, 3, 6]}
+    assert ratio(values, "other", "base") == 1.2  # the median of 2, 3/4 and 6/5
