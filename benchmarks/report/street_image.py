@@ -1,0 +1,78 @@
+"""The README's image: frames of a video by the network before adaptation and by the adapted one, with a legend.
+
+python -m benchmarks.report.street_image RUN VIDEO --licence TEXT
+
+RUN is a finished run of `clst-train` with VIDEO as its target. The frames are the first, the middle and the last one:
+nobody has chosen them by what they show.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+import clst
+from benchmarks.report.record import RESULTS, provenance, write_result
+from clst_runtime.imaging.geometry import Picture, resize_frame
+from clst_runtime.imaging.image_files import write_png
+from clst_runtime.imaging.overlay import blend, contact_sheet, legend
+from clst_runtime.sources import open_source
+from clst_runtime.system.files.hashing import file_sha256
+from clst_train.engine.run_folder import open_run
+
+IMAGE = RESULTS.parents[1] / "docs" / "before_after.png"
+NETWORKS = {"old network": "source.pt", "adapted network": "adapted.pt"}
+TILE_HW = (126, 224)
+
+
+def chosen_frames(video: Path) -> dict[int, Picture]:
+    """The first, the middle and the last frame, RGB, by their positions."""
+    with open_source(str(video)) as source:
+        frames = [frame.rgb for frame in source]
+    return {index: frames[index] for index in (0, len(frames) // 2, len(frames) - 1)}
+
+
+def beside_legend(sheet: Picture, classes: Any) -> Picture:
+    """The sheet with the classes' colours to its right."""
+    column = legend(classes, width=130)
+    side = np.full((sheet.shape[0], column.shape[1], 3), 24, np.uint8)
+    side[: column.shape[0]] = column[: sheet.shape[0]]
+    return np.concatenate([sheet, side], axis=1)
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("video", type=click.Path(path_type=Path))
+@click.option("--licence", required=True, help="Whose video it is, and its licence.")
+def main(run: Path, video: Path, licence: str) -> None:
+    """Draw docs/before_after.png and write benchmarks/results/street_image.json."""
+    frames = chosen_frames(video)
+    rows = [[resize_frame(frame, TILE_HW)] for frame in frames.values()]
+    networks = {}
+    for title, name in NETWORKS.items():
+        path = run / "checkpoints" / name
+        with clst.load_model(path) as model:
+            classes = model.manifest.classes
+            maps = [model.segment(frame).classes for frame in frames.values()]
+        for row, frame, ids in zip(rows, frames.values(), maps, strict=True):
+            row.append(resize_frame(blend(frame, ids, classes), TILE_HW))
+        counts = [np.bincount(ids.ravel(), minlength=len(classes)) / ids.size for ids in maps]
+        shares = [{each: round(float(of[i]), 4) for i, each in enumerate(classes.names)} for of in counts]
+        networks[title] = {"checkpoint_sha256": file_sha256(path), "class_shares": shares}
+    sheet = beside_legend(contact_sheet(rows, ["new camera", *NETWORKS]), classes)
+    write_png(IMAGE, sheet)
+    _, config = open_run(run)
+    settings = {"size": config.model.input_hw, "fit": config.model.fit, "seed": config.run.seed}
+    steps = {"source_steps": config.source.iterations, "steps": config.adaptation.iterations}
+    write_result(
+        RESULTS / "street_image.json",
+        {"name": "street_image", **provenance(), **settings, **steps, "video": video.name, "licence": licence}
+        | {"frames": list(frames), "networks": networks},
+    )
+
+
+if __name__ == "__main__":
+    main()
