@@ -12,6 +12,7 @@ import pytest
 from clst_runtime.artifact.manifest import METADATA_KEY, Manifest
 from clst_runtime.backends.tensorrt.rtx.library import find_rtx, load_rtx
 from clst_runtime.classes.labels import ClassList
+from clst_runtime.cli.messages import shown_messages
 from clst_runtime.errors import MissingDependency
 from clst_runtime.imaging.image_files import write_png
 from clst_runtime.system.optional import NO_TELEMETRY
@@ -85,6 +86,13 @@ def write_labelled(root: Path, *, count: int = 3, split: str = "val", size_hw: t
 def driver_is_there(monkeypatch):
     """Stand-ins for CUDA's Python packages have no driver's library below them; what they lack is not that."""
     monkeypatch.setattr("clst_runtime.backends.cuda.device.has_driver", lambda: True)
+
+
+@pytest.fixture(autouse=True)
+def messages():
+    """What is logged goes to standard error, as in a command."""
+    with shown_messages():
+        yield
 
 
 @pytest.fixture(scope="module")

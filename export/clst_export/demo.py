@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-
-import click
 
 from clst_export.camera_reference import reference_stretches
 from clst_export.pipeline import Inputs, Request, convert
@@ -41,42 +40,40 @@ from clst_train.synthetic.camera_looks import LOOKS
 from clst_train.synthetic.scenes import draw_drive, write_scenes
 from clst_train.training import start_run
 
+_log = logging.getLogger(__name__)
+
 SIZE_HW = (160, 320)
 DRIVE_FRAMES = 60
 
 
 def run_demo(out: Path, *, scenes: int, settings: Sequence[str]) -> str:
     """Do everything below `out`; returns the table and where to look."""
-    _say("1/5  drawing scenes of the old camera (with labels) and of the new one")
+    _log.info("1/5  drawing scenes of the old camera (with labels) and of the new one")
     for seed, look in enumerate(LOOKS.values()):
         counts = {"train": scenes, "val": max(8, scenes // 4)}
         write_scenes(out / f"{look.name}_camera", look=look, counts=counts, size_hw=SIZE_HW, seed=seed)
     old, new = out / "old_camera", out / "new_camera"
     target = new / "images" / "train"
-    _say("2/5  training on the old camera, adapting to the new one (clst-train)")
+    _log.info("2/5  training on the old camera, adapting to the new one (clst-train)")
     options = {"source": str(old), "target": (str(target),), "val": str(new), "settings": tuple(settings)}
     folder = start_run(recipe="demo", out=out / "run", init=None, resume=None, options=options)
-    _say("3/5  export to ONNX, verified against PyTorch (clst-export)")
+    _log.info("3/5  export to ONNX, verified against PyTorch (clst-export)")
     images = open_target([str(target)], input_hw=SIZE_HW)
     model = out / "model.onnx"
     frames = [images[index] for index in range(min(16, len(images)))]
     reference, _ = reference_stretches([str(target)], SIZE_HW)
     inputs = Inputs(frames=frames, reference=reference)
     exported = convert(folder.adapted, model, Request(precision=Precision.FP32), inputs)
-    _say(f"     {told_build_check(exported.manifest.build_check)}")
-    _say("4/5  parity and accuracy (clst-parity, clst-eval)")
+    _log.info(f"     {told_build_check(exported.manifest.build_check)}")
+    _log.info("4/5  parity and accuracy (clst-parity, clst-eval)")
     table = _compare(out, folder, model, open_dataset(new, split="val"), images)
-    _say("5/5  a drive with the new camera (clst-run, clst-bench)")
+    _log.info("5/5  a drive with the new camera (clst-run, clst-bench)")
     speed = _drive(out, model, images)
     cameras = watch_cameras(model, {"new": new / "images" / "val", "old": old / "images" / "train"})
     hint = f"Look into {out}: before_after.png, drive{video_suffix()}, run/curves.png, run/config.toml"
     text = "\n\n".join([table, speed, cameras, hint])
     write_text(out / "report.txt", text + "\n")
     return text
-
-
-def _say(words: str) -> None:
-    click.echo(words, err=True)
 
 
 def statistics_backend(folder: RunFolder, images: TargetImages, count: int) -> TorchBackend:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import click
 import numpy as np
 import numpy.typing as npt
 
@@ -31,6 +31,8 @@ from clst_train.data.target import TargetImages, open_target
 from clst_train.models.checkpoint import Checkpoint
 from clst_train.synthetic.camera_looks import LOOKS
 from clst_train.synthetic.scenes import draw_scene
+
+_log = logging.getLogger(__name__)
 
 LEAST_WITH_LABELS = 0.9
 """Share of pixels that INT8 must agree on where its mIoU is held."""
@@ -64,7 +66,7 @@ def collect(checkpoint: Checkpoint, precision: str, options: Mapping[str, Any]) 
     places = list(options["calib"]) or _targets(checkpoint)
     reference, note = reference_stretches(places, input_hw, checkpoint.fit)
     if note:
-        click.echo(f"note: {note}", err=True)
+        _log.info(f"note: {note}")
     inputs = _images(checkpoint, wanted, input_hw, options)
     return request, dataclasses.replace(inputs, reference=reference)
 
@@ -122,7 +124,7 @@ def _labelled(
         Path(options["data"]), split=options["split"], classes=checkpoint.classes, mapping_file=mapping
     )
     for remark in dataset.remarks:
-        click.echo(f"note: {options['data']}: {remark}", err=True)
+        _log.info(f"note: {options['data']}: {remark}")
     return labelled_frames(dataset, input_hw, options["count"] or len(dataset), checkpoint.fit)
 
 
@@ -182,7 +184,7 @@ def drawn_frames(input_hw: tuple[int, int], count: int) -> list[Frame]:
     """Drawn scenes of both cameras; says on stderr that they stand in for real pictures."""
     if min(input_hw) < 1:
         raise ConfigError(f"size {input_hw[0]}x{input_hw[1]}; give at least 32x32")
-    click.echo("no target images at hand; comparing on drawn scenes (give --frames for real ones)", err=True)
+    _log.warning("no target images at hand; comparing on drawn scenes (give --frames for real ones)")
     looks = list(LOOKS.values())
     return [
         draw_scene(np.random.default_rng([7, index]), looks[index % len(looks)], input_hw)[0] for index in range(count)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-
-import click
 
 from clst_runtime.backends.cuda.device import check_library
 from clst_runtime.backends.tensorrt.bundle.format import INDEX
@@ -17,6 +16,8 @@ from clst_runtime.errors import DataError, ModelFileError
 from clst_runtime.system.files.atomic import check_can_write
 from clst_runtime.system.files.paths import check_checkpoint
 from clst_runtime.system.numbers import parse_size
+
+_log = logging.getLogger(__name__)
 
 
 def newest_checkpoint(runs: Path = Path("runs")) -> Path:
@@ -31,7 +32,7 @@ def newest_checkpoint(runs: Path = Path("runs")) -> Path:
         raise ModelFileError(f"no checkpoint given and none below {runs.resolve()}; train one with clst-train")
     adapted = results[-1].with_name("adapted.pt")
     chosen = adapted if adapted.is_file() else results[-1]
-    click.echo(f"taking the newest run's checkpoint, {chosen}", err=True)
+    _log.info(f"taking the newest run's checkpoint, {chosen}")
     return chosen
 
 

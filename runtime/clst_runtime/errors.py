@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from typing import IO, Any
 
 import click
 
@@ -31,13 +30,12 @@ class ClstError(click.ClickException):
     def __init__(self, message: str) -> None:
         super().__init__(without_credentials(message))
 
-    def show(self, file: IO[Any] | None = None) -> None:
-        """Print `error: …` as one line on stderr (or on `file`), whatever names of files stand in it."""
+    def line(self) -> str:
+        """`error: …` as one line, whatever names of files stand in it."""
         words = "".join(
-            letter if letter.isprintable() else letter.encode("unicode_escape").decode()
-            for letter in self.format_message()
+            letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in self.message
         )
-        click.echo(f"error: {words}", file=file, err=file is None)
+        return f"error: {words}"
 
 
 class ConfigError(ClstError):

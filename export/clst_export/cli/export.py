@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from clst_export.pipeline import Inputs, Request
     from clst_train.models.checkpoint import Checkpoint
 
+_log = logging.getLogger(__name__)
 PRECISIONS = ("fp32", "fp16", "int8")
 
 
@@ -141,27 +143,22 @@ def produce(
     from clst_runtime.backends.tensorrt.build.check import told_build_check
 
     network = trace_network(checkpoint, request, inputs)
-    conversion = write_model(network, paths["onnx"], request, log=say)
+    conversion = write_model(network, paths["onnx"], request, log=_log.info)
     click.echo(report(conversion, paths["onnx"], request.budget), err=options["as_json"])
     if options["as_json"]:
         click.echo(conversion.manifest.to_json())
     if "not_checked" in conversion.manifest.build_check:
-        say(told_build_check(conversion.manifest.build_check))
+        _log.info(told_build_check(conversion.manifest.build_check))
     baseline = None
     if "baseline_onnx" in paths:
         from clst_export.inputs import baseline_request
         from clst_export.tensorrt.fp16_baseline import write_baseline
 
-        baseline = write_baseline(network, paths["baseline_onnx"], baseline_request(request, options), log=say)
+        baseline = write_baseline(network, paths["baseline_onnx"], baseline_request(request, options), log=_log.info)
     if "engine" in paths:
         make_engine(paths, baseline, inputs, options)
     if "bundle" in paths:
         make_bundle(paths, baseline, inputs, options)
-
-
-def say(told: str) -> None:
-    """What is being done, on stderr."""
-    click.echo(told, err=True)
 
 
 def refuse_contradictions(precision: str, trt: str | None, options: dict[str, Any]) -> None:
@@ -221,7 +218,9 @@ def make_engine(paths: dict[str, Path], baseline: Path | None, inputs: Inputs, o
     )  # fmt: skip
     click.echo(f"{paths['engine']}: {built_engine_note(manifest)}", err=options["as_json"])
     if options["target"] == "rtx" and manifest.precision == "int8":
-        say("its int8 was not timed beside fp16, as its GPU may be any; make that engine too and clst-bench both there")
+        _log.info(
+            "its int8 was not timed beside fp16, as its GPU may be any; make that engine too and clst-bench both there"
+        )
     if baseline is not None:
         from clst_export.tensorrt.fp16_baseline import build_baseline
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,8 @@ from clst_runtime.system.numbers import THREADS, Real, Whole
 
 if TYPE_CHECKING:
     from clst_runtime.evaluation.latency.comparison import Score
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,7 +145,7 @@ def tell(wish: Wish, scores: list[Score], facts: dict[str, Any]) -> None:
             if own:
                 click.echo(f"\n{level_table(own)}")
     for warning in warnings(scores, facts["doubts"]):
-        click.echo(f"warning: {warning}", err=True)
+        _log.warning(f"warning: {warning}")
     if wish.out is not None:
         write_text(wish.out, json.dumps(facts | {"results": scores_json(scores, samples=True)}) + "\n")
     if wish.plot is not None:

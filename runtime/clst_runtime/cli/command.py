@@ -1,18 +1,22 @@
-"""How every command of this project begins and ends: click, with the exit codes of `errors`."""
+"""How every command of this project begins and ends: click, with the exit codes of `errors` and options for all."""
 
 from __future__ import annotations
 
 import io
+import logging
 import re
+import shlex
 import sys
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import click
 
-from clst_runtime.errors import DataError, words_of
+from clst_runtime.cli.messages import keep_in, set_level, shown_messages
+from clst_runtime.errors import ClstError, DataError, did_you_mean, words_of
 from clst_runtime.system.credentials import keeping_secret, without_credentials
 from clst_runtime.system.optional import blamed_for, unimportable
 from clst_runtime.system.signals import heard_as_interrupts, unheard_at_exit
@@ -21,8 +25,27 @@ from clst_runtime.system.standard_streams import open_standard_streams, silence_
 INTERRUPTED = 130
 
 
-class Command(click.Command):
-    """A click command that ends with 130 on Ctrl-C and SIGTERM and keeps quiet when its reader (`| head`) has gone."""
+_log = logging.getLogger(__name__)
+
+
+class _Common(click.Command):
+    """The options and the ends that all commands share.
+
+    It ends with 130 on Ctrl-C and SIGTERM, and keeps quiet when its reader (`| head`) has gone.
+    """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.params = [*self.params, *_common_options()]
+        self.context_settings = {"help_option_names": ["-h", "--help"], **self.context_settings}
+
+    def main(self, *args: Any, **options: Any) -> Any:
+        """Run as the console script; with `standalone_mode=False` exceptions pass through to the caller."""
+        return ending_well(super().main, *args, **options)
+
+
+class Command(_Common):
+    """A click command with common options and ends."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """As click does, but an empty value is refused: a shell makes one of a variable that is not set, and an empty
@@ -32,24 +55,55 @@ class Command(click.Command):
             click.UsageError: there is one.
         """
         for before, value in zip(["", *args], args, strict=False):
-            if value == "" or re.fullmatch(r"--[\w-]+=", value):
+            if (value == "" or re.fullmatch(r"--[\w-]+=", value)) and not ctx.resilient_parsing:
                 name = value.rstrip("=") or (before if before.startswith("--") else "an argument")
                 raise click.UsageError(f"{name} is empty; give it a value, or leave it out", ctx)
-        return super().parse_args(ctx, args)
+        given = shlex.join([ctx.command_path, *args])
+        rest = super().parse_args(ctx, args)
+        if _log.isEnabledFor(logging.DEBUG):
+            _log.debug(without_credentials(given))
+        return rest
 
-    def main(self, *args: Any, **options: Any) -> Any:
-        """Run as the console script; with `standalone_mode=False` exceptions pass through to the caller."""
-        return ending_well(super().main, *args, **options)
 
-
-class Group(click.Group):
-    """A click group with the same ends; its commands are `Command`s."""
+class Group(_Common, click.Group):
+    """A click group with the same; its commands are `Command`s."""
 
     command_class = Command
 
-    def main(self, *args: Any, **options: Any) -> Any:
-        """Run as the console script; with `standalone_mode=False` exceptions pass through to the caller."""
-        return ending_well(super().main, *args, **options)
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click does, but a name that is unknown comes with the nearest one."""
+        if self.get_command(ctx, args[0]) is None and not ctx.resilient_parsing and not args[0].startswith("-"):
+            raise click.UsageError(f"no command {args[0]!r}; {did_you_mean(args[0], self.list_commands(ctx))}", ctx)
+        return super().resolve_command(ctx, args)
+
+
+def _common_options() -> list[click.Parameter]:
+    """Handled while they are read; no command gets their values."""
+
+    def of(*names: str, action: Callable[[click.Context, Any], None], **more: Any) -> click.Option:
+        def callback(ctx: click.Context, _: click.Parameter, value: Any) -> None:
+            if value and not ctx.resilient_parsing:
+                action(ctx, value)
+
+        return click.Option([*names], is_eager=True, expose_value=False, callback=callback, **more)
+
+    return [
+        of("-q", "--quiet", is_flag=True, action=lambda ctx, _: _set_level(ctx, logging.WARNING),
+           help="On standard error only warnings and errors."),
+        of("-v", "--verbose", is_flag=True, action=lambda ctx, _: _set_level(ctx, logging.DEBUG),
+           help="More on standard error, with times."),
+        of("--log-file", type=click.Path(path_type=Path), action=lambda _, path: keep_in(path),
+           help="Append all messages to this file, with times."),
+    ]  # fmt: skip
+
+
+def _set_level(ctx: click.Context, level: int) -> None:
+    """Raises: click.UsageError: the other one was given too."""
+    if ctx.meta.setdefault(__name__, level) != level:
+        raise click.UsageError("-q and -v contradict each other; give one of them", ctx)
+    set_level(level)
 
 
 def ending_well(main: Callable[..., Any], *args: Any, **options: Any) -> Any:
@@ -60,7 +114,7 @@ def ending_well(main: Callable[..., Any], *args: Any, **options: Any) -> Any:
     sys.excepthook = _tell_fault
     unheard_at_exit()
     given = options.get("args") or (args[0] if args else None)
-    with keeping_secret(sys.argv[1:] if given is None else given), heard_as_interrupts():
+    with keeping_secret(sys.argv[1:] if given is None else given), heard_as_interrupts(), shown_messages():
         try:
             code = _exit_code(main, *args, **options)
             sys.stdout.flush()
@@ -79,20 +133,20 @@ def _exit_code(main: Callable[..., Any], *args: Any, **options: Any) -> int:
         return done.exit_code
     except (click.Abort, KeyboardInterrupt) as interrupt:
         reason = interrupt.__cause__ or interrupt  # click raises its own; training's says how to go on
-        click.echo(str(reason) or "interrupted", err=True)
+        _log.error(str(reason) or "interrupted")
         return INTERRUPTED
+    except ClstError as error:
+        return _failed(error)
     except click.ClickException as error:
         words = io.StringIO()
         error.show(words)
-        click.echo(without_credentials(words.getvalue()), err=True, nl=False)  # click repeats what was typed
+        _log.error(without_credentials(words.getvalue().rstrip("\n")))  # click repeats what was typed
         return error.exit_code
     except ImportError as error:
         package = blamed_for(error)
         if package.startswith("clst_"):
             raise
-        failed = unimportable(package, error)
-        failed.show()
-        return failed.exit_code
+        return _failed(unimportable(package, error))
     return result if isinstance(result, int) else 0
 
 
@@ -101,9 +155,14 @@ def _told(error: OSError) -> int:
     silence_standard_output()
     if isinstance(error, BrokenPipeError):
         return 1
-    failed = DataError(words_of(error))
-    failed.show()
-    return failed.exit_code
+    return _failed(DataError(words_of(error)))
+
+
+def _failed(error: ClstError) -> int:
+    """Say what is wrong; its exit code."""
+    _log.error(error.line())
+    _log.debug("".join(traceback.format_exception(error)))
+    return error.exit_code
 
 
 def _tell_fault(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

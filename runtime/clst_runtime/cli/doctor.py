@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from clst_runtime.doctor import Finding
 
 REPORT = Path("clst-acceptance.md")
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,8 +129,8 @@ def verify(chosen: Options) -> None:
         deadline_ms=chosen.deadline_ms,
         max_p99_ms=chosen.max_p99_ms,
     )
-    acceptance = accept(plan, tell=lambda words: click.echo(words, err=True))
+    acceptance = accept(plan)
     click.echo(json.dumps(to_json(acceptance), indent=1) if chosen.as_json else brief(acceptance))
     write_text(chosen.report, report_text(acceptance))
-    click.echo(f"report: {chosen.report}", err=True)
+    _log.info(f"report: {chosen.report}")
     acceptance.raise_verdict()

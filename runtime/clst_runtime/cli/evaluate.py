@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 
 import click
 
 from clst_runtime.cli.command import command
 from clst_runtime.system.numbers import THREADS
+
+_log = logging.getLogger(__name__)
 
 
 @command()
@@ -40,7 +43,7 @@ def main(
     with open_model(model, threads=threads) as backend:
         dataset = open_dataset(data, split=split, format=form, classes=backend.manifest.classes, mapping_file=mapping)
         for remark in dataset.remarks:
-            click.echo(f"note: {data}: {remark}", err=True)
+            _log.info(f"note: {data}: {remark}")
         result = evaluate(backend, dataset)
         description = backend.description
     if as_json:
@@ -57,4 +60,4 @@ def main(
     click.echo(format_table(["class", "IoU %"], rows))
     for name, value in zip(result.classes.names, result.iou, strict=True):
         if value == 0.0:
-            click.echo(f"warning: {name} is at exactly 0; is the label mapping right?", err=True)
+            _log.warning(f"warning: {name} is at exactly 0; is the label mapping right?")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 
 import click
@@ -10,6 +11,8 @@ import click
 from clst_runtime.cli.command import command
 from clst_runtime.errors import BudgetNotHeld
 from clst_runtime.system.numbers import Real
+
+_log = logging.getLogger(__name__)
 
 
 @command()
@@ -51,7 +54,7 @@ def main(
     with open_model(reference) as first, open_model(model) as second:
         dataset = open_dataset(data, split=split, format=form, classes=first.manifest.classes, mapping_file=mapping)
         for remark in dataset.remarks:
-            click.echo(f"note: {data}: {remark}", err=True)
+            _log.info(f"note: {data}: {remark}")
         result = compare(first, second, dataset)
     failures = result.failures(max_miou_drop=max_miou_drop / 100, min_agreement=min_agreement / 100)
     if as_json:

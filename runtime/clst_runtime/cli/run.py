@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -17,6 +18,7 @@ from clst_runtime.cli.gpu_options import gpu_of, gpu_options
 from clst_runtime.errors import ClstError, DataError, ModelFileError, words_of
 from clst_runtime.system.credentials import all_without_credentials, without_credentials
 from clst_runtime.system.numbers import THREADS, Real, Whole
+from clst_runtime.system.progress import is_shown
 from clst_runtime.system.standard_streams import never_wait_for_standard_error, standard_output
 
 if TYPE_CHECKING:
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from clst_runtime.live.statistics import RunStatistics
     from clst_runtime.sources import Patience, Source
 
+_log = logging.getLogger(__name__)
 UNKNOWN_FPS = 10.0
 REPORT_SECONDS = 3.0
 """How long the report may take to be written: a full disk is told at once, a stalled one never."""
@@ -92,7 +95,7 @@ def main(model: Path, source: str, out: Path | None, **options: Any) -> None:
         statistics = RunStatistics(deadline, live=frames.live)
         described = {"model": str(model), "source": without_credentials(source)}
         for warning in getattr(backend, "warnings", ()):
-            click.echo(f"model: {warning}", err=True)  # now, for a drive may last for weeks
+            _log.warning(f"model: {warning}")  # now, for a drive may last for weeks
             statistics.warn(warning)
         if options["collect"] is not None:
             opened.enter_context(locked(options["collect"]))
@@ -173,7 +176,7 @@ def open_backend(model: Path, source: str, name: str, gpu: GpuOptions, options: 
         from clst_runtime.backends.tensorrt.build.rebuild import FRAMES, rebuild_engine
         from clst_runtime.evaluation.latency.comparison import frames_to_measure
 
-        click.echo(f"{error.message}; --rebuild: done now", err=True)
+        _log.info(f"{error.message}; --rebuild: done now")
         try:
             rebuild_engine(
                 model, lambda made: frames_to_measure(source, made.input_hw, made.fit, count=FRAMES), gpu=gpu
@@ -215,14 +218,14 @@ def watching(description: str, folder: OutFolder | None) -> Iterator[Watchers]:
     def ready(_: RunStatistics) -> None:
         if folder is not None:
             folder.begin()
-        click.echo(f"ready: {description}", err=True)
+        _log.info(f"ready: {description}")
         notifier.ready()
 
     def tick(statistics: RunStatistics) -> None:
         show_progress(statistics)
         state, why = statistics.state, statistics.why
         if state not in (states[-1], ENDED) or (state == STARTING and why not in waited_for):
-            click.echo(f"state: {state} ({why})" if why and state in (STARTING, LOST) else f"state: {state}", err=True)
+            _log.info(f"state: {state} ({why})" if why and state in (STARTING, LOST) else f"state: {state}")
             states[:] = [state]
             waited_for.add(why)
         notifier.alive(state)
@@ -293,7 +296,7 @@ def open_files(backend: Backend, source: Source, out: Path, options: dict[str, A
         fps = None if source.live else source.fps or UNKNOWN_FPS
         suffix = video_suffix()
         if suffix != ".mp4":
-            click.echo("overlay.mkv: Motion JPEG, large; pip install 'clst[video]' for H.264 (overlay.mp4)", err=True)
+            _log.info("overlay.mkv: Motion JPEG, large; pip install 'clst[video]' for H.264 (overlay.mp4)")
         yield VideoSink(out / f"overlay{suffix}", classes, fps, alpha)
     if options["masks"]:
         yield MaskSink(out / "masks")
@@ -318,13 +321,13 @@ def open_page(
     page = open_web(parse_web_address(options["web"]), statistics=statistics, facts=told, recordings=recordings,
                     token=options["web_token"])  # fmt: skip
     # A token made for this run has to be told; one that was given is known, and may be in use for years
-    click.echo(f"page: {page.url if options['web_token'] is None else without_credentials(page.url)}", err=True)
+    _log.info(f"page: {page.url if options['web_token'] is None else without_credentials(page.url)}")
     return page
 
 
 def show_progress(statistics: RunStatistics) -> None:
     """A line on the terminal that is written over, where there is a terminal."""
-    if sys.stderr.isatty() and statistics.frames % 10 == 0:
+    if is_shown() and sys.stderr.isatty() and statistics.frames % 10 == 0:
         click.echo(
             f"\r{statistics.state}: {statistics.frames} frames, {statistics.fps:.1f} frames/s ", nl=False, err=True
         )
@@ -340,7 +343,7 @@ def open_monitor(
     from clst_runtime.live.monitor.watch import open_watch
 
     def told(words: str) -> None:
-        click.echo(f"camera: {words}", err=True)
+        _log.warning(f"camera: {words}")
         statistics.warn(words)
 
     if not source.live and not backend.manifest.domain and options["collect"] is None:
@@ -392,7 +395,7 @@ def tell(telling: Telling) -> None:
     if folder is not None and folder.begun and not telling.try_to(lambda: keep(telling, folder.path), "report"):
         click.echo(telling.as_text(), err=True)
     for warning in statistics.warnings:
-        click.echo(f"warning: {warning}", err=True)
+        _log.warning(f"warning: {warning}")
     words = telling.as_text() if options["as_json"] else report(statistics)
     aside = any(writes_to_stdout(stream) for stream in options["streams"])
     if aside or not telling.try_to(lambda: print_whole(words), "report on standard output"):

@@ -5,15 +5,16 @@ from __future__ import annotations
 import errno
 import fcntl
 import json
+import logging
 import os
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import click
-
 from clst_runtime.errors import DataError
+
+_log = logging.getLogger(__name__)
 
 FILES = re.compile(r"overlay(-unfinished(-\d+)?)?\.(mp4|mkv)|frames\.jsonl|statistics\.jsonl?|legend\.png")
 """What a run writes into its folder, by name."""
@@ -162,7 +163,7 @@ def _lock(path: Path) -> int:
             os.close(descriptor)
             raise DataError(f"{path} is in use by another run{_holder(path)}; give another folder") from None
         except OSError as error:  # some network disks
-            click.echo(f"{path} cannot be locked ({error.strerror}): let no other run write there", err=True)
+            _log.warning(f"{path} cannot be locked ({error.strerror}): let no other run write there")
             return descriptor
         with suppress(FileNotFoundError):  # its last holder may have removed it just before
             if os.path.samestat(os.fstat(descriptor), os.stat(path)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from clst_train import PACKAGES
 if TYPE_CHECKING:
     from clst_train.config import Config
 
+_log = logging.getLogger(__name__)
 RECIPE = "new_camera"
 
 
@@ -54,7 +56,7 @@ def main(recipe: str, out: Path | None, init: Path | None, resume: Path | None, 
             run(recipe, out, init, resume, given)
         except KeyboardInterrupt as stopped:
             if ranks().first:
-                click.echo(str(stopped) or "interrupted before the first step; nothing was made or changed", err=True)
+                _log.error(str(stopped) or "interrupted before the first step; nothing was made or changed")
             raise click.exceptions.Exit(INTERRUPTED) from stopped
 
 

@@ -1,24 +1,24 @@
-"""How progress is shown on stderr: a bar on a terminal, a line now and then in a log file."""
+"""How progress is shown: a bar on a terminal, a line now and then elsewhere, nothing with `-q`."""
 
 from __future__ import annotations
 
 import sys
 from typing import Any
 
+from clst_runtime.system.progress import PROGRESS, is_shown
 from clst_train.compute.ranks import ranks
 
 
 class Lines:
-    """Takes what a progress bar draws and passes it to stderr as lines of a log file."""
+    """Takes what a progress bar draws and logs it as lines."""
 
     def write(self, text: str) -> None:
-        """Write one line; the bar's carriage returns and blanking are dropped."""
+        """Log one line; the bar's carriage returns and blanking are dropped."""
         if line := text.replace("\r", "").strip():
-            sys.stderr.write(line + "\n")
+            PROGRESS.info(line)
 
     def flush(self) -> None:
-        """Flush stderr."""
-        sys.stderr.flush()
+        """Nothing is held back."""
 
 
 BAR: dict[str, Any] = {"dynamic_ncols": True, "mininterval": 1.0}
@@ -31,4 +31,4 @@ PLAIN: dict[str, Any] = {
 
 def manner() -> dict[str, Any]:
     """Arguments of tqdm for where stderr goes now; of several processes the first alone shows it."""
-    return {**(BAR if sys.stderr.isatty() else PLAIN), "disable": not ranks().first}
+    return {**(BAR if sys.stderr.isatty() else PLAIN), "disable": not (is_shown() and ranks().first)}

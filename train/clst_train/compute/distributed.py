@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import itertools
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +15,6 @@ from contextvars import ContextVar
 from datetime import timedelta
 from typing import Any, TypeVar
 
-import click
 import torch
 from torch import Tensor, distributed, nn
 from torch.nn import functional as F
@@ -23,6 +23,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from clst_runtime.errors import ClstError, ConfigError, DataError
 from clst_train.compute.ranks import Ranks, ranks
 
+_log = logging.getLogger(__name__)
 PATIENCE = timedelta(minutes=60)
 """How long ranks wait for one another: validation and the first look at a data set are the first rank's alone."""
 Item = TypeVar("Item")
@@ -124,9 +125,9 @@ def told_by_first(error: BaseException) -> bool:
 
 
 def tell(line: str) -> None:
-    """Print a line for people on stderr, from the first rank only."""
+    """Log a line for people, on the first rank only."""
     if ranks().first:
-        click.echo(line, err=True)
+        _log.info(line)
 
 
 def from_first(value: Item) -> Item:

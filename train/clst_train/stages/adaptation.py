@@ -6,7 +6,7 @@ Legend: N images, H rows and W columns of the model's input size.
 from __future__ import annotations
 
 import dataclasses
-import sys
+import logging
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from clst_runtime.data.subsets import evenly_spread
-from clst_runtime.system.optional import require
 from clst_train.compute.cores import on_first_core
 from clst_train.compute.distributed import each_alone, is_split, on_any_rank, tell, together, wait_for_all
 from clst_train.data.colours import CHANNELS, COMPARED, colour_shift
@@ -49,6 +48,8 @@ from clst_train.stages.adaptation_state import (
     restore_state,
     save_state,
 )
+
+_log = logging.getLogger(__name__)
 
 
 def adapt(run: Run, resume: Checkpoint | None) -> None:
@@ -229,7 +230,7 @@ def _looked_at(run: Run, diagnostics: Diagnostics, watch: CollapseWatch, done: i
         return {}
     means, shares, images = diagnostics.read()
     for line in watch.warnings(means["flip_rate"], shares, images) if run.ranks.first else ():
-        require("tqdm").tqdm.write(line, file=sys.stderr)  # does not tear the bar
+        _log.warning(line)
     apart = {name: means.pop(name) for name in ("own_cosine", "other_cosine", "separation")}
     if images:
         apart |= {f"share.{name}": share for name, share in zip(run.classes.names, shares, strict=True)}

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import base64
 import functools
+import logging
 from contextlib import nullcontext
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import click
 import numpy as np
 
 from clst_runtime.artifact.manifest import Manifest
@@ -34,6 +34,8 @@ from clst_runtime.backends.onnxruntime.tensorrt_provider import (
 from clst_runtime.errors import ClstError, ConfigError, MissingDependency, ModelFileError
 from clst_runtime.imaging.array_pool import Pool
 from clst_runtime.system.optional import require
+
+_log = logging.getLogger(__name__)
 
 # One QuantizeLinear of a float16 number at scale 1, as an ONNX file.
 _QUANTISE_FLOAT16 = (
@@ -139,7 +141,7 @@ class OrtBackend:
         except (ModelFileError, MissingDependency) as error:
             if not had_engines:
                 raise
-            click.echo(f"{error.message}; removing the engines kept in {folder} and trying once more", err=True)
+            _log.warning(f"{error.message}; removing the engines kept in {folder} and trying once more")
         return _session(ort, path, options, [(wanted, {**told, **engine_cache_anew(folder)}), *others])
 
     def _check_ports(self, path: Path) -> None:

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 from pathlib import Path
 from typing import Any
-
-import click
 
 from clst_runtime.artifact.manifest import Manifest
 from clst_runtime.errors import ConfigError
@@ -22,6 +21,8 @@ from clst_runtime.system.files.caches import cache_root, use_folder
 from clst_runtime.system.files.hashing import file_sha256
 from clst_runtime.system.machine import package_version
 from clst_runtime.system.programs import Runner, run_program
+
+_log = logging.getLogger(__name__)
 
 _NOT_KEPT = "no engine is kept for ONNX Runtime's TensorRT, each start builds it again"
 TF32_OVERRIDE = "NVIDIA_TF32_OVERRIDE"
@@ -87,13 +88,11 @@ def engine_cache(folder: Path) -> dict[str, Any]:
         is_new = use_folder(folder)
     except OSError as error:
         if not holds_engines(folder):
-            click.echo(f"{_NOT_KEPT}: {error}", err=True)
+            _log.warning(f"{_NOT_KEPT}: {error}")
             return {}
         is_new = False
     if is_new:
-        click.echo(
-            f"ONNX Runtime's TensorRT builds its engine, which takes minutes, and keeps it in {folder}", err=True
-        )
+        _log.info(f"ONNX Runtime's TensorRT builds its engine, which takes minutes, and keeps it in {folder}")
     place = {"trt_engine_cache_path": str(folder), "trt_timing_cache_path": str(folder)}
     return {"trt_engine_cache_enable": True, "trt_timing_cache_enable": True, **place}
 
@@ -102,7 +101,7 @@ def engine_cache_anew(folder: Path) -> dict[str, Any]:
     """Remove what the folder holds, which cannot be used; then as `engine_cache`."""
     shutil.rmtree(folder, ignore_errors=True)
     if holds_engines(folder):
-        click.echo(f"{_NOT_KEPT}: the engines kept in {folder} cannot be removed", err=True)
+        _log.warning(f"{_NOT_KEPT}: the engines kept in {folder} cannot be removed")
         return {}
     return engine_cache(folder)
 

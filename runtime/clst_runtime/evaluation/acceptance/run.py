@@ -6,6 +6,7 @@ Legend: H rows, W columns of the model's input.
 from __future__ import annotations
 
 import itertools
+import logging
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -13,8 +14,6 @@ from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 from typing import Any
-
-import click
 
 from clst_runtime.artifact.manifest import Manifest
 from clst_runtime.artifact.onnx_metadata import read_onnx_manifest
@@ -157,17 +156,13 @@ class Bench:
 
 
 Work = Callable[[Bench, Step], None]
+_log = logging.getLogger(__name__)
 
 
-def accept(plan: Plan, tell: Callable[[str], None] = click.echo) -> Acceptance:
-    """Do all steps; errors become failed steps, and what needs a failed one is skipped.
-
-    Args:
-        plan: what is to be accepted.
-        tell: is told each step as it begins and ends.
-    """
+def accept(plan: Plan) -> Acceptance:
+    """Do all steps; errors become failed steps, and what needs a failed one is skipped."""
     acceptance = Acceptance(plan=plan, date=time.strftime("%Y-%m-%dT%H:%M:%S%z"))
-    tell("looking at the machine")
+    _log.info("looking at the machine")
     acceptance.findings = examine()
     works: dict[str, tuple[Work, str]] = {
         "file": (check_file, ""),
@@ -186,10 +181,10 @@ def accept(plan: Plan, tell: Callable[[str], None] = click.echo) -> Acceptance:
             if before is not None and before.status in (Status.FAILED, Status.SKIPPED):
                 step.status, step.told = Status.SKIPPED, f"needs the step {needs!r}"
             else:
-                tell(f"{name} …")
+                _log.info(f"{name} …")
                 do(work, bench, step)
             acceptance.steps.append(step)
-            tell(f"{name}: {step.status.value}, {step.told}")
+            _log.info(f"{name}: {step.status.value}, {step.told}")
     return acceptance
 
 

@@ -190,6 +190,5 @@ def test_a_link_that_leads_nowhere_is_told_before_anything_is_run(tmp_path):
         open_source(str(tmp_path))
 
 
-def test_a_message_is_one_line_whatever_a_file_is_called(capsys):
-    DataError("a\nb\udcff: no such file").show()
-    assert capsys.readouterr().err == "error: a\\nb\\udcff: no such file\n"
+def test_a_message_is_one_line_whatever_a_file_is_called():
+    assert DataError("a\nb\udcff: no such file").line() == "error: a\\nb\\udcff: no such file"

@@ -54,7 +54,7 @@ def pictures(data):
 def test_a_model_that_says_what_it_said_at_export_is_accepted(tmp_path):
     data = write_labelled(tmp_path / "data")
     model = tied_model(tmp_path / "m.onnx", pictures(data))
-    found = accept(plan(model, data=data), tell=lambda _: None)
+    found = accept(plan(model, data=data))
     assert statuses(found) == {
         "file": "holds",
         "opening": "holds",
@@ -73,7 +73,7 @@ def test_a_model_that_says_what_it_said_at_export_is_accepted(tmp_path):
 
 def test_a_damaged_file_fails_and_what_needs_it_is_skipped(tmp_path):
     (tmp_path / "m.onnx").write_bytes(b"damaged")
-    found = accept(plan(tmp_path / "m.onnx"), tell=lambda _: None)
+    found = accept(plan(tmp_path / "m.onnx"))
     assert list(statuses(found).values()) == ["failed"] + ["skipped"] * 6
     assert found.exit_code == 6
     with pytest.raises(BudgetNotHeld, match="not accepted: file"):
@@ -85,7 +85,7 @@ def test_a_missing_runtime_is_exit_code_5(tmp_path, rgb_model, monkeypatch):
         raise MissingDependency("no runtime; install one")
 
     monkeypatch.setattr(acceptance, "open_model", lacking)
-    found = accept(plan(rgb_model), tell=lambda _: None)
+    found = accept(plan(rgb_model))
     assert statuses(found)["opening"] == "failed"
     assert found.exit_code == 5
     with pytest.raises(MissingDependency, match="no runtime"):
@@ -93,7 +93,7 @@ def test_a_missing_runtime_is_exit_code_5(tmp_path, rgb_model, monkeypatch):
 
 
 def test_one_failed_budget_does_not_hide_the_steps_after_it(tmp_path, rgb_model):
-    found = accept(plan(rgb_model, max_p99_ms=1e-6), tell=lambda _: None)
+    found = accept(plan(rgb_model, max_p99_ms=1e-6))
     assert statuses(found)["latency"] == "failed"
     assert statuses(found)["live run"] == "holds"
     assert found.exit_code == 6
@@ -217,7 +217,7 @@ def test_a_slow_model_misses_its_deadline(tmp_path, rgb_model, monkeypatch):
             pass
 
     monkeypatch.setattr(acceptance, "open_model", lambda *_, **__: Slow(milliseconds=12))
-    found = accept(Plan(model=rgb_model, seconds=1.2, latency=QUICK, deadline_ms=5.0), tell=lambda _: None)
+    found = accept(Plan(model=rgb_model, seconds=1.2, latency=QUICK, deadline_ms=5.0))
     live = next(step for step in found.steps if step.name == "live run")
     assert live.status is Status.FAILED
     assert "it was stale" in live.told

@@ -5,6 +5,7 @@ The network is strongly typed: the precision is what the graph says, on every Te
 
 from __future__ import annotations
 
+import logging
 import signal
 import threading
 import time
@@ -15,8 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
-
-import click
 
 from clst_runtime.backends.cuda.device import GpuOutOfMemory, cuda_failure
 from clst_runtime.backends.tensorrt.build.options import BuildOptions
@@ -36,6 +35,8 @@ from clst_runtime.system.signals import ENDING, handled, not_ignored
 
 if TYPE_CHECKING:
     import tensorrt as trt
+
+_log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.1  # how soon Ctrl-C is noticed
 HOST_MEMORY = "std::bad_alloc"  # how C++ says that the computer's own memory is used up
@@ -104,7 +105,7 @@ def keep_timing_cache(path: Path | None, content: bytes | None) -> None:
     try:
         write_bytes(path, content)
     except DataError as error:
-        click.echo(f"the timing cache is not kept, later builds take as long: {error.message}", err=True)
+        _log.warning(f"the timing cache is not kept, later builds take as long: {error.message}")
 
 
 def parse_onnx(trt: ModuleType, network: trt.INetworkDefinition, logger: trt.ILogger, path: Path) -> trt.OnnxParser:
@@ -186,7 +187,7 @@ def attach_timing_cache(config: trt.IBuilderConfig, path: Path | None, messages:
     except FileNotFoundError:
         stored = b""
     except OSError as error:
-        click.echo(f"timing cache {path} cannot be read ({error.strerror}); starting a new one", err=True)
+        _log.warning(f"timing cache {path} cannot be read ({error.strerror}); starting a new one")
         stored = b""
     for content in (stored, b""):
         cache: Any = config.create_timing_cache(content)
@@ -194,8 +195,8 @@ def attach_timing_cache(config: trt.IBuilderConfig, path: Path | None, messages:
         if taken and not (content and messages.refused_timing_cache()):
             return cache
         if content:
-            click.echo(f"timing cache {path} is of another GPU or TensorRT, or damaged; starting a new one", err=True)
-    click.echo(f"timing cache {path}: TensorRT takes not even an empty one; building without", err=True)
+            _log.warning(f"timing cache {path} is of another GPU or TensorRT, or damaged; starting a new one")
+    _log.warning(f"timing cache {path}: TensorRT takes not even an empty one; building without")
     return None
 
 
@@ -220,7 +221,7 @@ def _built(
         while thread.is_alive():
             thread.join(POLL_SECONDS)
             if cancelled.is_set() and not told:
-                click.echo("stopping the build at TensorRT's next step …", err=True)
+                _log.info("stopping the build at TensorRT's next step …")
                 told = True
     if failures:
         raise failures[0]

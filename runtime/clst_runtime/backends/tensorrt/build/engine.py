@@ -6,13 +6,12 @@ TensorRT for RTX builds without a GPU too. Then nothing can be proven, and the m
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
-
-import click
 
 from clst_runtime.artifact.manifest import Manifest
 from clst_runtime.artifact.onnx_metadata import read_onnx_manifest
@@ -31,6 +30,8 @@ from clst_runtime.backends.tensorrt.sidecar import OTHER_GPU, engine_manifest, p
 from clst_runtime.errors import BudgetNotHeld, DataError, MissingDependency
 from clst_runtime.system.files.atomic import check_can_write
 from clst_runtime.system.files.hashing import file_sha256
+
+_log = logging.getLogger(__name__)
 
 ELSEWHERE = (
     "engines are built on the device that runs them: clst-export … --onnx fp16 --bundle makes a folder to copy there, "
@@ -56,7 +57,7 @@ class EngineNotKept(DataError):
 
     def open(self, path: Path, gpu: GpuOptions | None = None, *, timed: bool = False) -> TrtBackend:
         """Run it all the same; the arguments are those of `TrtBackend`."""
-        click.echo(f"{self.message}; the engine is used for this run and built again at the next start", err=True)
+        _log.warning(f"{self.message}; the engine is used for this run and built again at the next start")
         return TrtBackend(path, built=self.built, timed=timed, gpu=gpu)
 
 

@@ -11,6 +11,7 @@ from typing import IO, TYPE_CHECKING, Any, Protocol
 
 from clst_runtime.errors import MissingDependency
 from clst_runtime.system.optional import require
+from clst_runtime.system.progress import PROGRESS, is_shown
 
 if TYPE_CHECKING:
     import tensorrt as trt
@@ -91,8 +92,8 @@ class BarProgress:
 class LineProgress:
     """A line for each outermost phase and then one every few seconds: for log files, and where tqdm is missing."""
 
-    def __init__(self, stream: IO[str] | None = None, *, seconds: float = SECONDS_BETWEEN_LINES) -> None:
-        self._stream, self._seconds = stream or sys.stderr, seconds
+    def __init__(self, *, seconds: float = SECONDS_BETWEEN_LINES) -> None:
+        self._seconds = seconds
         self._steps: dict[str, int] = {}
         self._told = 0.0
         self._lock = threading.Lock()
@@ -120,11 +121,13 @@ class LineProgress:
 
     def _tell(self, line: str) -> None:
         self._told = time.monotonic()
-        print(line, file=self._stream, flush=True)
+        PROGRESS.info(line)
 
 
 def show_progress() -> BuildProgress:
-    """Bars on a terminal where tqdm is installed, else lines; both on stderr."""
+    """Bars on a terminal where tqdm is installed, else lines; nothing with `-q`."""
+    if not is_shown():
+        return QuietProgress()
     if sys.stderr.isatty():
         with suppress(MissingDependency):
             return BarProgress()

@@ -5,10 +5,9 @@ Legend: H rows, W columns of the model's input.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
-
-import click
 
 from clst_runtime.artifact.manifest import Manifest
 from clst_runtime.artifact.onnx_metadata import read_onnx_manifest
@@ -21,6 +20,8 @@ from clst_runtime.backends.tensorrt.sidecar import sidecar_path
 from clst_runtime.errors import DataError, ModelFileError
 from clst_runtime.system.files.hashing import file_sha256
 from clst_runtime.system.files.json_values import read_text
+
+_log = logging.getLogger(__name__)
 
 FRAMES = 8
 """Pictures that a rebuilt engine is compared with its ONNX file on."""
@@ -54,7 +55,7 @@ def rebuild_engine(
     model, options = origin_of(engine)
     verified_on = frames(read_onnx_manifest(model))
     words, takes = options.library.words, options.library.takes
-    click.echo(f"building {engine.name} of {model.name} for this GPU and {words}; this takes {takes}", err=True)
+    _log.info(f"building {engine.name} of {model.name} for this GPU and {words}; this takes {takes}")
     return build_engine(
         model, engine, options=options, frames=verified_on, progress=progress or show_progress(), gpu=gpu
     )

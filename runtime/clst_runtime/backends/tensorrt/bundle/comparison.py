@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import statistics
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-
-import click
 
 from clst_runtime.backends.base import Frame
 from clst_runtime.backends.cuda.device import CudaFailed, GpuOutOfMemory
@@ -18,6 +17,8 @@ from clst_runtime.backends.tensorrt.build.engine import device_for_building
 from clst_runtime.backends.tensorrt.bundle.proof import Outcome
 from clst_runtime.backends.tensorrt.runner import TrtBackend
 from clst_runtime.errors import ClstError
+
+_log = logging.getLogger(__name__)
 
 WARM_UP_ROUNDS = 25
 """Untimed rounds of both engines: 50 runs, until the GPU's clock has risen."""
@@ -49,7 +50,7 @@ def compare_times(
     Raises:
         RunFailed: an engine broke the GPU, this process can use none. MissingDependency: no TensorRT or GPU.
     """
-    click.echo("timing the INT8 and the FP16 engine in turns", err=True)
+    _log.info("timing the INT8 and the FP16 engine in turns")
     try:
         times = _times([folder / each.engine for each in pair], frames, gpu)
     except RunFailed as error:
@@ -66,7 +67,7 @@ def _times(engines: Sequence[Path], frames: Sequence[Frame], gpu: GpuOptions) ->
     except RunFailed as error:
         if not isinstance(error.cause, GpuOutOfMemory):
             raise
-    click.echo("the GPU's memory does not hold both engines at once: timing one after the other", err=True)
+    _log.info("the GPU's memory does not hold both engines at once: timing one after the other")
     return [time_alternately([engine], frames, gpu)[0] for engine in engines]
 
 

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import dataclasses
 import fcntl
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
-
-import click
 
 from clst_runtime.backends.cuda.device import RUNS_WITHOUT
 from clst_runtime.backends.cuda.open import open_cuda
@@ -25,6 +24,8 @@ from clst_runtime.backends.tensorrt.library import Library
 from clst_runtime.backends.tensorrt.runner import BuiltEngine, TrtBackend
 from clst_runtime.backends.tensorrt.sidecar import proof_facts, read_engine
 from clst_runtime.errors import MissingDependency
+
+_log = logging.getLogger(__name__)
 
 
 def build_bundle(folder: Path, gpu: GpuOptions | None = None) -> Path:
@@ -45,7 +46,7 @@ def build_bundle(folder: Path, gpu: GpuOptions | None = None) -> Path:
     """
     path, _, told = _proved(folder, gpu)
     if told:
-        click.echo(told, err=True)
+        _log.info(told)
     return path
 
 
@@ -68,7 +69,7 @@ def open_bundle(folder: Path, gpu: GpuOptions | None = None, *, timed: bool = Fa
     if device_of(path.name) != device_name(built.manifest.engine):
         backend.warnings.insert(0, told)
     elif told:
-        click.echo(told, err=True)
+        _log.info(told)
     return backend
 
 
@@ -98,7 +99,7 @@ def _alone_in(folder: Path) -> Iterator[None]:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                click.echo(f"another process builds or times the engines of {folder}; waiting for it", err=True)
+                _log.info(f"another process builds or times the engines of {folder}; waiting for it")
                 fcntl.flock(handle, fcntl.LOCK_EX)
         yield
     finally:

@@ -13,14 +13,13 @@ After an update of any of these all of it is made anew; the engines from before 
 from __future__ import annotations
 
 import dataclasses
+import logging
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
-
-import click
 
 from clst_runtime.artifact.onnx_metadata import read_onnx_manifest
 from clst_runtime.backends.base import Frame
@@ -37,6 +36,8 @@ from clst_runtime.backends.tensorrt.library import Library
 from clst_runtime.backends.tensorrt.runner import TrtBackend
 from clst_runtime.backends.tensorrt.sidecar import PROOF_FACTS, changes, read_engine
 from clst_runtime.errors import BudgetNotHeld, ClstError, ConfigError, DataError, MissingDependency, ModelFileError
+
+_log = logging.getLogger(__name__)
 
 BREAKS = 2
 """After so many starts that break at an engine the next one goes without it: a service that is started again and again
@@ -104,7 +105,7 @@ class Proving:
             if used and read_engine(self.folder / used.engine)[1].engine["engine_sha256"] != used.engine_sha256:
                 raise ModelFileError(f"{used.engine} is another one than was proved")
         except ModelFileError as error:
-            click.echo(f"{error.message}; proving again", err=True)
+            _log.warning(f"{error.message}; proving again")
             return None
         return proof
 
@@ -122,7 +123,7 @@ class Proving:
             culprit = error.engine.name if isinstance(error, RunFailed) else self.trying
             self._try(culprit)
             again = "tries again" if self.broke_at.count(culprit) + 1 < BREAKS else "goes without it"
-            click.echo(f"{culprit} broke the GPU: the next start {again}", err=True)
+            _log.warning(f"{culprit} broke the GPU: the next start {again}")
             raise error if isinstance(error, CudaFailed) else CudaFailed(error.message) from error
         except BaseException:
             self._keep(None)
@@ -145,7 +146,7 @@ class Proving:
         if earlier:
             used, changed = proof.used, changes(earlier[0][2], self.machine)
             holds = f"{used.engine} holds, {agree(used.agreement)}" if used else "no engine holds"
-            click.echo(f"{changed}: new proof in {seconds:.0f} s: {holds}", err=True)
+            _log.info(f"{changed}: new proof in {seconds:.0f} s: {holds}")
         if is_new and proof.is_lasting:
             self._remove_all_but(self.device, *(device_of(engine.name) for engine, _, _ in earlier[:1]))
         return proof
@@ -179,9 +180,9 @@ class Proving:
                     raise ModelFileError(f"{engine.name} was built from another model, with other options or elsewhere")
                 return Outcome.proved(engine, manifest)
             except ModelFileError as error:
-                click.echo(f"{error.message}; building it again", err=True)
+                _log.warning(f"{error.message}; building it again")
         words, takes = self.options.library.words, self.options.library.takes
-        click.echo(f"building {engine.name} for this GPU, {words}, CUDA and driver; it takes {takes}", err=True)
+        _log.info(f"building {engine.name} for this GPU, {words}, CUDA and driver; it takes {takes}")
         manifest = build_engine(
             self.folder / model.file,
             engine,
@@ -234,7 +235,7 @@ class Proving:
                 write_proof(proof, self.path)
                 return
         except DataError as error:
-            click.echo(f"the proof cannot be kept, the next start makes it again: {error.message}", err=True)
+            _log.warning(f"the proof cannot be kept, the next start makes it again: {error.message}")
         with suppress(OSError):  # it is not there, in a place that cannot be written
             self.path.unlink()
 
@@ -249,7 +250,7 @@ class Proving:
                     path.unlink()
                     removed.append(path.name)
         if removed:
-            click.echo(f"removed, as older than the engine before this one: {', '.join(removed)}", err=True)
+            _log.info(f"removed, as older than the engine before this one: {', '.join(removed)}")
 
     def error_of(self, proof: Proof) -> ClstError:
         """Why no engine can be used; of what was found at an earlier start too."""

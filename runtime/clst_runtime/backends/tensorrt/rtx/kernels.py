@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import click
 
 from clst_runtime.artifact.manifest import Manifest
 from clst_runtime.backends.cuda.device import CudaDevice
@@ -22,6 +21,8 @@ from clst_runtime.system.files.caches import cache_root, use_folder
 
 if TYPE_CHECKING:
     import tensorrt as trt
+
+_log = logging.getLogger(__name__)
 
 NOT_KEPT = "the engine's kernels are not kept, each start compiles them again"
 _DIGEST_BYTES = hashlib.sha256().digest_size
@@ -37,10 +38,10 @@ def kernels_file(manifest: Manifest, device: CudaDevice) -> Path | None:
     except OSError as error:
         if kept.is_file():  # a read-only file system, which may have been filled before
             return kept
-        click.echo(f"{NOT_KEPT}: {error}", err=True)
+        _log.warning(f"{NOT_KEPT}: {error}")
         return None
     if is_new:
-        click.echo(f"compiling the engine for this GPU, once; its kernels are kept in {folder}", err=True)
+        _log.info(f"compiling the engine for this GPU, once; its kernels are kept in {folder}")
     return kept
 
 
@@ -65,7 +66,7 @@ class Kernels:
             if hashlib.sha256(kernels).digest() == digest and self._cache.deserialize(kernels):
                 self._kept = kernels
             else:
-                click.echo(f"{path} is damaged or of another driver; its kernels are compiled again", err=True)
+                _log.warning(f"{path} is damaged or of another driver; its kernels are compiled again")
         self._config.set_runtime_cache(self._cache)
 
     def create_context(self, engine: trt.ICudaEngine) -> trt.IExecutionContext | None:
@@ -88,7 +89,7 @@ class Kernels:
         try:
             write_bytes(path, hashlib.sha256(kernels).digest() + kernels)
         except DataError as error:
-            click.echo(f"{NOT_KEPT}: {error.message}", err=True)
+            _log.warning(f"{NOT_KEPT}: {error.message}")
 
 
 def _read(path: Path | None) -> bytes:
@@ -98,5 +99,5 @@ def _read(path: Path | None) -> bytes:
     except FileNotFoundError:
         return b""
     except OSError as error:
-        click.echo(f"{path} cannot be read ({error.strerror}); the engine's kernels are compiled again", err=True)
+        _log.warning(f"{path} cannot be read ({error.strerror}); the engine's kernels are compiled again")
         return b""

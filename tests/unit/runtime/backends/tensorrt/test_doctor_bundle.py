@@ -38,7 +38,7 @@ def no_examination(monkeypatch):
 
 
 def test_a_bundle_is_built_compared_and_driven(machine, bundle):
-    found = accept(plan(bundle), tell=lambda _: None)
+    found = accept(plan(bundle))
     assert statuses(found)["opening"] == "holds"
     parity = next(step for step in found.steps if step.name == "parity")
     assert parity.values["bundle"]["agreement"] == 1.0
@@ -47,9 +47,9 @@ def test_a_bundle_is_built_compared_and_driven(machine, bundle):
 
 
 def test_an_engine_that_got_worse_after_its_build_is_found(machine, bundle):
-    accept(plan(bundle), tell=lambda _: None)
+    accept(plan(bundle))
     machine.does.wrong_share = 0.25
-    found = accept(plan(bundle), tell=lambda _: None)
+    found = accept(plan(bundle))
     assert statuses(found)["parity"] == "failed"
     assert statuses(found)["live run"] == "holds"
     assert found.exit_code == 6
@@ -59,7 +59,7 @@ def test_an_engine_from_before_an_update_is_accepted_if_it_holds_and_the_report_
     open_bundle(bundle).close()
     machine.has_driver("Jetson Linux 36.4.4")
     machine.does.builds = False
-    found = accept(plan(bundle), tell=lambda _: None)
+    found = accept(plan(bundle))
     opening, parity = (next(step for step in found.steps if step.name == name) for name in ("opening", "parity"))
     assert (
         f"FP16 cannot be used on this GPU ({bundle / 'model.onnx'}: TensorRT 10.3.0 could not build it" in opening.told
@@ -72,7 +72,7 @@ def test_an_engine_from_before_an_update_is_accepted_if_it_holds_and_the_report_
 
 def test_a_build_without_a_gpu_is_exit_code_5(machine, bundle):
     machine.has_no_gpu()
-    found = accept(plan(bundle), tell=lambda _: None)
+    found = accept(plan(bundle))
     assert statuses(found)["opening"] == "failed"
     assert found.exit_code == 5
 
@@ -80,7 +80,7 @@ def test_a_build_without_a_gpu_is_exit_code_5(machine, bundle):
 def test_a_damaged_bundle_is_not_built(machine, bundle):
     with (bundle / "model.onnx").open("ab") as stream:
         stream.write(b"x")
-    found = accept(plan(bundle), tell=lambda _: None)
+    found = accept(plan(bundle))
     assert statuses(found)["file"] == "failed"
     assert not list(bundle.glob("*.engine"))
 
@@ -129,10 +129,10 @@ def test_options_of_engines_are_refused_where_no_model_is_one(bundle):
 
 def test_the_acceptance_opens_the_model_as_it_was_told(machine, bundle):
     told = dataclasses.replace(plan(bundle), gpu=GpuOptions(io="mapped"))
-    opening = next(step for step in accept(told, tell=lambda _: None).steps if step.name == "opening")
+    opening = next(step for step in accept(told).steps if step.name == "opening")
     assert "mapped I/O" in opening.told
     onnx = dataclasses.replace(plan(bundle / "model.onnx"), gpu=GpuOptions(io="mapped"))
-    opening = next(step for step in accept(onnx, tell=lambda _: None).steps if step.name == "opening")
+    opening = next(step for step in accept(onnx).steps if step.name == "opening")
     assert (opening.status.value, "io mapped means nothing" in opening.told) == ("failed", True)
 
 

@@ -1,30 +1,40 @@
 """Phases of a build, shown: from several threads, to a terminal or a file, to one that is gone."""
 
 import io
+import logging
 import threading
 
-from clst_runtime.backends.tensorrt.build.progress import BarProgress, LineProgress, make_monitor, show_progress
+from clst_runtime.backends.tensorrt.build.progress import (
+    BarProgress,
+    LineProgress,
+    QuietProgress,
+    make_monitor,
+    show_progress,
+)
+from clst_runtime.cli.messages import set_level
 from tests.fakes import tensorrt as fake_tensorrt
 
 
-def test_lines_name_outermost_phases_and_how_far_they_are():
-    stream = io.StringIO()
-    progress = LineProgress(stream, seconds=0.0)
+def test_lines_name_outermost_phases_and_how_far_they_are(capsys):
+    progress = LineProgress(seconds=0.0)
     progress.start("Building", None, 2)
     progress.start("Timing", "Building", 4)
     progress.step("Timing", 1)
     progress.finish("Timing")
     progress.step("Building", 2)
-    assert stream.getvalue().splitlines() == ["building: Building", "building: Timing 1/4", "building: Building 2/2"]
+    assert capsys.readouterr().err.splitlines() == [
+        "building: Building",
+        "building: Timing 1/4",
+        "building: Building 2/2",
+    ]
 
 
-def test_lines_do_not_flood_a_log():
-    stream = io.StringIO()
-    progress = LineProgress(stream, seconds=3600.0)
+def test_lines_do_not_flood_a_log(capsys):
+    progress = LineProgress(seconds=3600.0)
     progress.start("Building", None, 1000)
     for done in range(1000):
         progress.step("Building", done)
-    assert stream.getvalue().splitlines() == ["building: Building"]
+    assert capsys.readouterr().err.splitlines() == ["building: Building"]
 
 
 def test_bars_are_moved_from_many_threads_and_all_are_closed():
@@ -52,23 +62,24 @@ def test_bars_are_moved_from_many_threads_and_all_are_closed():
     progress.finish("never started")
 
 
-def test_the_monitor_stops_the_build_once_it_is_cancelled():
+def test_the_monitor_stops_the_build_once_it_is_cancelled(capsys):
     cancelled = threading.Event()
-    stream = io.StringIO()
-    monitor = make_monitor(fake_tensorrt, LineProgress(stream, seconds=0.0), cancelled)
+    monitor = make_monitor(fake_tensorrt, LineProgress(seconds=0.0), cancelled)
     monitor.phase_start("Building", "", 2)
     assert monitor.step_complete("Building", 0) is True
     cancelled.set()
     assert monitor.step_complete("Building", 1) is False
     monitor.phase_finish("Building")
     # TensorRT counts steps from 0 and an outermost phase has an empty parent.
-    assert stream.getvalue().splitlines() == ["building: Building", "building: Building 1/2", "building: Building 2/2"]
+    lines = ["building: Building", "building: Building 1/2", "building: Building 2/2"]
+    assert capsys.readouterr().err.splitlines() == lines
 
 
-def test_a_terminal_that_is_gone_does_not_raise_into_tensorrt():
+def test_a_terminal_that_is_gone_does_not_raise_into_tensorrt(monkeypatch):
     stream = io.StringIO()
     stream.close()
-    monitor = make_monitor(fake_tensorrt, LineProgress(stream, seconds=0.0), threading.Event())
+    monkeypatch.setattr("sys.stderr", stream)
+    monitor = make_monitor(fake_tensorrt, LineProgress(seconds=0.0), threading.Event())
     monitor.phase_start("Building", None, 1)
     assert monitor.step_complete("Building", 0) is True
     monitor.phase_finish("Building")
@@ -76,3 +87,8 @@ def test_a_terminal_that_is_gone_does_not_raise_into_tensorrt():
 
 def test_a_log_file_gets_lines():
     assert isinstance(show_progress(), LineProgress)  # pytest's stderr is no terminal
+
+
+def test_nothing_is_shown_where_nobody_asked_for_it():
+    set_level(logging.WARNING)
+    assert isinstance(show_progress(), QuietProgress)

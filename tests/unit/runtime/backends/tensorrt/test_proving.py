@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -492,13 +493,13 @@ def test_a_second_process_waits_until_the_first_has_built(machine, two, monkeypa
     fcntl.flock(first, fcntl.LOCK_EX)
     told = []
 
-    def echo(text, **_):
+    def echo(text):
         told.append(text)
         if len(told) == 1:
             assert machine.does.calls == []
             os.close(first)
 
-    monkeypatch.setattr("clst_runtime.backends.tensorrt.bundle.prepare.click.echo", echo)
+    monkeypatch.setattr("clst_runtime.backends.tensorrt.bundle.prepare._log", SimpleNamespace(info=echo))
     machine.takes(0.5, 1.0)
     assert build_bundle(two).name == INT8
     assert told[0] == f"another process builds or times the engines of {two}; waiting for it"

@@ -363,7 +363,7 @@ def test_it_is_benchmarked_graph_and_all_and_that_it_was_never_compared_stands_b
 
 def test_the_acceptance_tells_what_it_opened_and_that_nothing_has_compared_it(engine, monkeypatch):
     monkeypatch.setattr(acceptance, "examine", list)
-    found = acceptance.accept(plan(engine), tell=lambda _: None)
+    found = acceptance.accept(plan(engine))
     opening = next(step for step in found.steps if step.name == "opening")
     assert opening.status.value == "holds"
     assert "TensorRT for RTX 1.7.1.116 on NVIDIA" in opening.told

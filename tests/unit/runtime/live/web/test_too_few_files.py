@@ -59,7 +59,7 @@ try:
     with served() as page:
         page.give()
 except ClstError as error:
-    error.show()
+    print(error.line(), file=sys.stderr)
     sys.exit(error.exit_code)
 """
 
