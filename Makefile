@@ -1,5 +1,5 @@
 # Two commands do all the set-up on a fresh machine with Python 3.10 or newer:
-#   make demo    the whole loop on drawn scenes, minutes on a CPU; leaves the folder demo/
+#   make demo    the whole loop on synthetic scenes, minutes on a CPU; leaves the folder demo/
 #   make test    the tests
 PYTHON ?= python3
 VENV ?= .venv
@@ -24,6 +24,10 @@ lint: $(VENV)/installed
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# The site lies in site/ then; a broken link or anchor ends it. The variable silences an advertisement.
+docs: $(VENV)/docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 # One file for a machine without this clone: pip install dist/clst-….whl
 wheel: $(VENV)/installed
 	$(BIN)/python -m hatchling build --target wheel
@@ -37,14 +41,12 @@ $(VENV)/installed: pyproject.toml constraints-cpu.txt
 	$(BIN)/python -m pip install --quiet -c constraints-cpu.txt -e '.[$(EXTRAS)]'
 	touch $@
 
-# The site lies in site/ then; a broken link ends it.
-docs: $(VENV)/installed
-	$(BIN)/python -m pip install --quiet -c constraints-cpu.txt -e '.[docs]'
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
-
 # NVIDIA's parser and builder, 150 MB, for tests and exports; the markers in pyproject.toml say where there is one.
 $(VENV)/rtx: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet -c constraints-cpu.txt -e '.[rtx]' && touch $@ || echo "TensorRT for RTX could not be installed" >&2
 
+$(VENV)/docs: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet -c constraints-cpu.txt -e '.[docs]' && touch $@
+
 clean:
-	rm -rf $(VENV) demo dist
+	rm -rf $(VENV) demo dist site

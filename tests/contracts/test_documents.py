@@ -183,3 +183,21 @@ def test_the_times_of_the_readme_follow_from_the_measured_steps():
 def test_every_file_that_a_page_links_to_exists(path):
     links = re.findall(r"\]\((?!https?://|#)([^)#\s]+)", path.read_text())
     assert [link for link in links if not (path.parent / link).exists()] == []
+
+
+def test_every_page_of_the_site_is_in_its_navigation():
+    named = set(re.findall(r": ([\w/]+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE))
+    assert named == {path.name for path in (ROOT / "docs").glob("*.md")} | {"decisions/index.md"}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "docs").glob("*.md")), ids=lambda path: path.name)
+def test_no_page_of_the_site_links_out_of_it(path):
+    """Such a link works in the repository and is broken on the site: name the file in backticks instead."""
+    assert re.findall(r"\]\(\.\./[^)]*\)", path.read_text()) == []
+
+
+def test_the_index_of_decisions_names_each_of_them_with_its_title():
+    folder = ROOT / "docs" / "decisions"
+    pages = {path.name: path.read_text().partition("\n")[0] for path in folder.glob("0*.md")}
+    links = re.findall(r"^\| (\d+) \| \[(.+?)\]\((\S+)\) \|$", (folder / "index.md").read_text(), re.MULTILINE)
+    assert {name: f"# {number}. {title}" for number, title, name in links} == pages

@@ -1,16 +1,13 @@
 """The README's own commands, run from its text in a folder with a tiny old camera and a video of a new one."""
 
-import cv2
-import numpy as np
 import pytest
 
 from clst_runtime.imaging.image_files import read_label
-from clst_train.synthetic.camera_looks import LOOKS
-from clst_train.synthetic.scenes import draw_scene
 from tests import ROOT
 from tests.support.command_line import call
 from tests.support.documents import blocks, command_lines, entry_point
 from tests.support.miniature import drawn_cameras
+from tests.support.videos import film_new_camera
 
 README = (ROOT / "README.md").read_text()
 QUICK = (
@@ -29,19 +26,10 @@ def own_camera():
     return list(command_lines(block))
 
 
-def film(path):
-    """A video of the new camera."""
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), 10, (96, 64))
-    for index in range(FRAMES):
-        image, _ = draw_scene(np.random.default_rng(index), LOOKS["new"], (64, 96))
-        writer.write(image[..., ::-1])
-    writer.release()
-
-
 def test_the_commands_for_ones_own_camera_end_in_masks(tmp_path, monkeypatch):
     drawn_cameras(tmp_path, train=8, val=2)
     (tmp_path / "old").rename(tmp_path / "old_camera")
-    film(tmp_path / "new_camera.mp4")
+    film_new_camera(tmp_path / "new_camera.mp4", frames=FRAMES)
     monkeypatch.chdir(tmp_path)
     install, *commands = own_camera()
     assert install[:2] == ["pip", "install"]

@@ -1,6 +1,10 @@
 """What is in a video, read as any player would read it."""
 
 import cv2
+import numpy as np
+
+from clst_train.synthetic.camera_looks import LOOKS
+from clst_train.synthetic.scenes import draw_scene
 
 
 def frames_of(path):
@@ -21,3 +25,13 @@ def times_of(path):
         times.append(capture.get(cv2.CAP_PROP_POS_MSEC) / 1000)
     capture.release()
     return times
+
+
+def film_new_camera(path, *, frames, size_hw=(64, 96)):
+    """A video of synthetic scenes as the new camera sees them, each frame another scene; returns the images, RGB."""
+    images = [draw_scene(np.random.default_rng(index), LOOKS["new"], size_hw)[0] for index in range(frames)]
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), 10, size_hw[::-1])
+    for image in images:
+        writer.write(image[..., ::-1])
+    writer.release()
+    return images
