@@ -1,4 +1,4 @@
-"""CLST against its rivals on camera changes: several seeds, the same network, initialisation and budget for all.
+"""CLST against baselines on camera changes: several seeds, the same network, initialisation and budget for all.
 
     python -m benchmarks.adaptation.compare PAIR --work FOLDER [--data DIR] [--seeds N] [--methods A,B,…]
                                          [--source-steps N] [--steps N] [--size HxW] [--jobs N] [--name NAME]
@@ -8,8 +8,8 @@ PAIR is one of those in benchmarks/adaptation/pairs.py; --data is the folder tha
 seed trains one source network; every method adapts that very network with clst-train. A finished run is not made again,
 a broken-off one is resumed; with --jobs N so many trainings run side by side, of all seeds (give them --set
 run.threads=1), on a GPU a dozen. The last checkpoint counts; labels of the new camera are read for the score and by the
-oracle alone. Rivals are as published: the recipe's class balance, masked crops and crops in the target's colours are
-CLST's own, as are its first steps by entropy and its start share. Rivals have them in rows that say so; the ablation
+oracle alone. Baselines are as published: the recipe's class balance, masked crops and crops in the target's colours are
+CLST's own, as are its first steps by entropy and its start share. Baselines have them in rows that say so; the ablation
 builds up from a method without them, and takes single parts away from the whole one.
 
 Beside the test images the unlabelled images that a network was adapted to are scored too, at most 200 of them, by
@@ -17,7 +17,7 @@ labels that no row but the oracle has read: the recipe is to be chosen by these,
 
 The result goes to benchmarks/results/<pair>.json and .png (with --name to another, as for an ablation): mIoU and IoU
 per class of every seed, what share of the way from the source network to the oracle a method recovers, and how CLST
-stands against each rival with a 95 % interval from a paired bootstrap over the test images. CLST's networks are
+stands against each baseline with a 95 % interval from a paired bootstrap over the test images. CLST's networks are
 exported and their ONNX files compared as well.
 """
 
@@ -64,7 +64,7 @@ step.pseudo_labels_of = shuffled
 
 @dataclass(frozen=True, kw_only=True)
 class Method:
-    """One row: what clst-train is told."""
+    """One row: the settings of clst-train."""
 
     title: str
     """Its name in tables."""
@@ -240,17 +240,9 @@ def measure_seed(
     pair: Pair, work: Path, seed: int, methods: tuple[str, ...], options: dict[str, Any], workers: Workers
 ) -> dict[str, Found]:
     """Train the source network and all methods of one seed, and score them: what each row found."""
-    base = [
-        "--recipe",
-        "new_camera",
-        "--size",
-        pair.size,
-        "--seed",
-        str(seed),
-        *settings_of(tuple(options["settings"])),
-    ]
-    steps = [f"source.iterations={options['source_steps']}", f"adaptation.iterations={options['steps']}"]
-    base += settings_of(tuple(steps))
+    steps = (f"source.iterations={options['source_steps']}", f"adaptation.iterations={options['steps']}")
+    base = ["--recipe", "new_camera", "--size", pair.size, "--seed", str(seed)]
+    base += settings_of((*options["settings"], *steps))
     source = work / pair.name / f"seed{seed}" / "source"
     own = pair.own_validation.as_validation() if pair.own_validation else []
     checkpoint = source / "checkpoints" / "source.pt"
@@ -265,8 +257,8 @@ def measure_seed(
         labelled = (pair.oracle if method.oracle else pair.source).as_source()
         target = [part for place in pair.target for part in ("--target", place)]
         patch = method.patch.replace("CLASSES", str(pair.class_count())) if method.patch else ""
-        told = tuple(each.replace("TEACHER", str(options["teacher"])) for each in method.settings)
-        arguments = [*base, *labelled, *target, "--init", str(checkpoint), *settings_of(told)]
+        settings = tuple(each.replace("TEACHER", str(options["teacher"])) for each in method.settings)
+        arguments = [*base, *labelled, *target, "--init", str(checkpoint), *settings_of(settings)]
         result = out / "checkpoints" / "adapted.pt"
         seconds = train(out, arguments, result, patch)
         export = options["export"] and name == "clst"
@@ -344,18 +336,18 @@ def exported(out: Path, checkpoint: Path, pair: Pair) -> dict[str, float]:
 def summary(pair: Pair, rows: dict[str, Row], classes: tuple[str, ...]) -> dict[str, Any]:
     """Every row with its seeds, its mean and spread, recovery and where CLST stands against it."""
     headline = [classes.index(name) for name in pair.headline] or list(range(len(classes)))
-    told = {}
+    found = {}
     for name, row in rows.items():
         every = [100 * mean_iou(matrices.sum(0), list(range(len(classes)))) for matrices in row.matrices]
-        told[name] = {
+        found[name] = {
             "title": row.title, "settings": list(row.settings), "seeds": row.seeds,
             **scores({each: rows[each].matrices for each in rows}, name, headline), "miou_all_classes": every,
             "iou": [per_class(matrices.sum(0), classes) for matrices in row.matrices],
             "seconds": row.seconds, "exported": row.exported,
         }  # fmt: skip
         if row.seen:
-            told[name]["seen"] = seen_scores(rows, name, lambda seed: seed, headline)
-    return told
+            found[name]["seen"] = seen_scores(rows, name, lambda seed: seed, headline)
+    return found
 
 
 def seen_scores(rows: dict[str, Row], name: str, grouped: Callable[[Any], Any], classes: list[int]) -> dict[str, Any]:
@@ -373,13 +365,13 @@ def scores(matrices: dict[str, list[npt.NDArray[np.int64]]], name: str, headline
         headline: the classes that are averaged.
     """
     values = {each: [100 * mean_iou(seed.sum(0), headline) for seed in seeds] for each, seeds in matrices.items()}
-    told: dict[str, Any] = {
+    found: dict[str, Any] = {
         "miou": values[name], "miou_mean": float(np.mean(values[name])), "miou_std": float(np.std(values[name])),
         "recovery": recovery(values, name),
     }  # fmt: skip
     if "clst" in matrices and name != "clst" and len(matrices[name]) == len(matrices["clst"]):
-        told["clst_ahead"] = bootstrap_difference(matrices["clst"], matrices[name], headline)
-    return told
+        found["clst_ahead"] = bootstrap_difference(matrices["clst"], matrices[name], headline)
+    return found
 
 
 def merged_summary(pair: Pair, rows: dict[str, Row], classes: tuple[str, ...]) -> dict[str, Any]:
@@ -389,13 +381,13 @@ def merged_summary(pair: Pair, rows: dict[str, Row], classes: tuple[str, ...]) -
     groups = [[classes.index(name) for name in members] for members in pair.merged]
     matrices = {name: [merged(seed, groups) for seed in row.matrices] for name, row in rows.items()}
     names, every = [" + ".join(members) for members in pair.merged], list(range(len(groups)))
-    told = {}
+    found = {}
     for name, row in rows.items():
-        told[name] = scores(matrices, name, every)
-        told[name]["iou"] = [per_class(seed.sum(0), names) for seed in matrices[name]]
+        found[name] = scores(matrices, name, every)
+        found[name]["iou"] = [per_class(seed.sum(0), names) for seed in matrices[name]]
         if row.seen:
-            told[name]["seen"] = seen_scores(rows, name, lambda seed: merged(seed, groups), every)
-    return told
+            found[name]["seen"] = seen_scores(rows, name, lambda seed: merged(seed, groups), every)
+    return found
 
 
 def recovery(values: dict[str, list[float]], name: str) -> float | None:
@@ -421,21 +413,19 @@ def shift_of(pair: Pair) -> list[float]:
 
 
 def write(pair: Pair, rows: dict[str, Row], options: dict[str, Any]) -> None:
-    """Print the table; write the result file and its picture."""
+    """Print the table; write the result file and its chart."""
     facts = {"name": pair.name, "title": pair.title, "headline": list(pair.headline), "size": pair.size,
              **provenance(), "source_steps": options["source_steps"], "steps": options["steps"],
              "colour_shift": shift_of(pair), "settings": list(options["settings"])}  # fmt: skip
-    told, second = summary(pair, rows, pair.classes()), merged_summary(pair, rows, pair.classes())
+    methods, second = summary(pair, rows, pair.classes()), merged_summary(pair, rows, pair.classes())
     result = RESULTS / f"{options['name'] or pair.name}.json"
-    write_result(result, facts | {"methods": told} | ({"merged": second} if second else {}))
-    draw_methods(told, pair.title, result.with_suffix(".png"))
-    for name, row in told.items():
+    write_result(result, facts | {"methods": methods} | ({"merged": second} if second else {}))
+    draw_methods(methods, pair.title, result.with_suffix(".png"))
+    for name, row in methods.items():
         share = "" if row["recovery"] is None else f"recovery {100 * row['recovery']:5.1f} %"
         ahead = row.get("clst_ahead")
-        against = (
-            "" if ahead is None else f"CLST ahead by {ahead['mean']:+.2f} [{ahead['low']:+.2f}, {ahead['high']:+.2f}]"
-        )
-        print(f"{name:14} {row['miou_mean']:6.2f} ± {row['miou_std']:.2f}  {share:18} {against}")
+        against = ahead and f"CLST ahead by {ahead['mean']:+.2f} [{ahead['low']:+.2f}, {ahead['high']:+.2f}]"
+        print(f"{name:14} {row['miou_mean']:6.2f} ± {row['miou_std']:.2f}  {share:18} {against or ''}")
 
 
 @click.command()

@@ -53,7 +53,7 @@ class Pair:
     name: str
     """Of the result file."""
     title: str
-    """In words."""
+    """In tables."""
     size: str
     """Input size HxW of the network."""
     source: Labelled
@@ -69,7 +69,7 @@ class Pair:
     headline: tuple[str, ...] = ()
     """Classes whose mean is the score; empty = all."""
     merged: tuple[tuple[str, ...], ...] = ()
-    """Groups of classes that both cameras' labels tell apart in the same way, where single classes are not; a second
+    """Groups of classes that both cameras' labels separate in the same way, where single classes are not; a second
     score."""
 
     def classes(self) -> tuple[str, ...]:
@@ -81,16 +81,16 @@ class Pair:
         return len(self.classes())
 
 
-DRAWN_FOR_CAMVID = {"train": 400, "val": 50}
-"""Drawn scenes that stand for an old camera."""
-DRAWN_ALIKE = ("road", "sidewalk", "building", "pole", "traffic sign", "vegetation", "sky", "person", "car")
-CAMVID_AS_DRAWN = {
-    **{name: name for name in DRAWN_ALIKE if name != "person"},
+SYNTHETIC_FOR_CAMVID = {"train": 400, "val": 50}
+"""Synthetic scenes of the old camera."""
+LABELLED_ALIKE = ("road", "sidewalk", "building", "pole", "traffic sign", "vegetation", "sky", "person", "car")
+CAMVID_AS_SYNTHETIC = {
+    **{name: name for name in LABELLED_ALIKE if name != "person"},
     "pedestrian": "person",
     "fence": None,
     "bicyclist": None,
 }
-"""CamVid's classes as those of drawn scenes; its bicyclists are rider and bicycle in one, drawn ones stand alone."""
+"""CamVid's classes as those of synthetic scenes; its bicyclists include the rider, synthetic bicycles have none."""
 DAY, DUSK = ("0006R0", "0016E5"), ("0001TP",)
 ALIKE = ("drivable", "living things", "vehicles", "far objects", "sky")
 """The groups that CamVid and IDD-Lite label alike; walls, kerbs and verges differ by definition."""
@@ -103,7 +103,7 @@ MERGED = (
 )
 """What is left when the groups that differ are merged with their neighbours: CamVid's pavements are non-drivable, where
 IDD-Lite calls most ground beside the lane drivable; its walls are road-side objects, CamVid's belong to buildings. No
-unlabelled image tells an adaptation of such a rule, but it costs the five groups as well, whose pixels it moves."""
+unlabelled image shows such a rule, and it costs the five groups as well, whose pixels it moves."""
 
 
 def drives_of(data: Path, out: Path, drives: tuple[str, ...], splits: tuple[str, ...]) -> Path:
@@ -120,8 +120,8 @@ def drives_of(data: Path, out: Path, drives: tuple[str, ...], splits: tuple[str,
     return out
 
 
-def drawn(work: Path, data: Path | None) -> Pair:
-    """Scenes drawn with two looks, as clst-demo makes them; needs no data."""
+def synthetic(work: Path, data: Path | None) -> Pair:
+    """Synthetic scenes with two looks, as clst-demo makes them; needs no data."""
     from clst_train.synthetic.camera_looks import LOOKS
     from clst_train.synthetic.scenes import write_scenes
 
@@ -131,26 +131,26 @@ def drawn(work: Path, data: Path | None) -> Pair:
             write_scenes(folder, look=look, counts={"train": 200, "val": 50}, size_hw=(160, 320), seed=seed)
     old, new = work / "drawn_scenes" / "old", work / "drawn_scenes" / "new"
     return Pair(
-        name="drawn", title="drawn scenes, old → new camera, 10 classes", size="160x320",
+        name="drawn", title="synthetic scenes, old → new camera, 10 classes", size="160x320",
         source=Labelled(root=old, split="train"), own_validation=Labelled(root=old, split="val"),
         target=(str(new / "images" / "train"),), oracle=Labelled(root=new, split="train"),
         test=Labelled(root=new, split="val"),
     )  # fmt: skip
 
 
-def drawn_to_camvid(work: Path, data: Path | None) -> Pair:
-    """Drawn scenes → Cambridge: a simulator, if a crude one, in the place of the old camera."""
+def synthetic_to_camvid(work: Path, data: Path | None) -> Pair:
+    """Synthetic scenes → Cambridge: a crude simulator in the place of the old camera."""
     from clst_train.synthetic.camera_looks import OLD
     from clst_train.synthetic.scenes import write_scenes
 
-    camvid, drawn_scenes, relation = _needed(data) / "camvid", work / "drawn_for_camvid", work / "camvid_to_drawn.json"
-    if not (drawn_scenes / "classes.json").exists():
-        write_scenes(drawn_scenes, look=OLD, counts=DRAWN_FOR_CAMVID, size_hw=(240, 320), seed=1)
-    relation.write_text(json.dumps({"map": CAMVID_AS_DRAWN}))
+    camvid, scenes, relation = _needed(data) / "camvid", work / "drawn_for_camvid", work / "camvid_to_drawn.json"
+    if not (scenes / "classes.json").exists():
+        write_scenes(scenes, look=OLD, counts=SYNTHETIC_FOR_CAMVID, size_hw=(240, 320), seed=1)
+    relation.write_text(json.dumps({"map": CAMVID_AS_SYNTHETIC}))
     related = {"classes": "scenes10", "mapping": str(relation)}
     return Pair(
-        name="drawn_to_camvid", title="drawn scenes → CamVid, 9 classes", size="240x320", headline=DRAWN_ALIKE,
-        source=Labelled(root=drawn_scenes, split="train"), own_validation=Labelled(root=drawn_scenes, split="val"),
+        name="drawn_to_camvid", title="synthetic scenes → CamVid, 9 classes", size="240x320", headline=LABELLED_ALIKE,
+        source=Labelled(root=scenes, split="train"), own_validation=Labelled(root=scenes, split="val"),
         target=(str(camvid / "images" / "train"),), oracle=Labelled(root=camvid, split="train", **related),
         test=Labelled(root=camvid, split="val", **related),
     )  # fmt: skip
@@ -220,8 +220,8 @@ def _needed(data: Path | None) -> Path:
 
 
 PAIRS: dict[str, Callable[[Path, Path | None], Pair]] = {
-    "drawn": drawn,
-    "drawn-to-camvid": drawn_to_camvid,
+    "drawn": synthetic,
+    "drawn-to-camvid": synthetic_to_camvid,
     "camvid-dusk": camvid_dusk,
     "camvid-dusk-to-day": camvid_dusk_to_day,
     "camvid-same": same_camera,

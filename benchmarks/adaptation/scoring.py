@@ -68,10 +68,10 @@ def bootstrap_difference(
         sums = [(np.tensordot(weights, a, 1), np.tensordot(weights, b, 1)) for a, b in zip(ours, theirs, strict=True)]
         return [100 * (mean_iou(a, classes) - mean_iou(b, classes)) for a, b in sums]
 
-    drawn = [
+    means = [
         float(np.mean(differences(np.bincount(rng.integers(count, size=count), minlength=count))))
         for _ in range(resamples)
     ]
-    low, high = np.percentile(drawn, [2.5, 97.5])
+    low, high = np.percentile(means, [2.5, 97.5])
     seeds = differences(np.ones(count, np.int64))
     return {"mean": float(np.mean(seeds)), "low": float(low), "high": float(high), "seeds": seeds}

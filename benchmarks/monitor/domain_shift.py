@@ -3,11 +3,11 @@
     python -m benchmarks.monitor.domain_shift --data DIR MODEL.onnx…
 
 A reference is measured on one half of a camera's drive; windows of the other half should be near it, those of other
-cameras far. Both halves take their turn. CamVid's drives are brought to a frame a second, so that a window of K frames
-is K seconds; IDD-Lite's pictures are single ones of many drives, the video is one road. What counts as what:
+cameras far. Each half is the reference once. CamVid's drives are brought to a frame a second, so that a window of K
+frames is K seconds; IDD-Lite's images are single ones of many drives, the video is one road. What counts as what:
 
     same    the other half of the drive(s) that the reference is of
-    drive   another drive of the same camera by day: should be near, as far as one drive can tell
+    drive   another drive of the same camera by day: should be near, as far as one drive shows it
     light   the same camera at dusk (or by day, where the reference is of dusk)
     other   another camera
 
@@ -27,6 +27,22 @@ import click
 import numpy as np
 
 from benchmarks.report.record import RESULTS, provenance, write_result
+from clst_runtime.backends.onnxruntime.session import OrtBackend
+from clst_runtime.imaging.geometry import Fitter, Layout
+from clst_runtime.imaging.image_files import read_image
+from clst_runtime.live.monitor.features import (
+    CLASSES,
+    CONFIDENCE,
+    IMAGE_PARTS,
+    PARTS,
+    feature_names,
+    fingerprint,
+    part_of,
+)
+from clst_runtime.live.monitor.judgement import HELD, OTHER_ABOVE, SAME_BELOW, CameraJudge, State
+from clst_runtime.live.monitor.reference import SIZES, Reference, windows
+from clst_runtime.live.pipeline import without_padding
+from clst_runtime.sources.files import VideoSource
 
 SECOND = 30
 """CamVid's frame numbers a second."""
@@ -35,7 +51,7 @@ DAY = ("CamVid 0006R0", "CamVid 0016E5")
 IDD = ("IDD-Lite train", "IDD-Lite val")
 VIDEO = "US video"
 EVERY_IDD = 4
-"""Of IDD-Lite's 1264 training pictures, each n-th."""
+"""Of IDD-Lite's 1264 training images, each n-th."""
 CASES = {
     "CamVid, both drives by day": DAY,
     "CamVid, one drive by day": DAY[1:],
@@ -49,10 +65,8 @@ COSTED = 200
 """Frames that the cost of a look is measured on."""
 
 
-def pictures(data: Path) -> Iterator[tuple[str, Any]]:
-    """(drive, RGB picture) of every picture used, each drive in order of time."""
-    from clst_runtime.imaging.image_files import read_image
-
+def images(data: Path) -> Iterator[tuple[str, Any]]:
+    """(drive, RGB image) of every image used, each drive in order of time."""
     found = sorted((data / "camvid" / "images").glob("*/*.jpg"), key=lambda path: (path.stem[:6], _number(path)))
     for drive, prefix in DRIVES.items():
         last = -SECOND
@@ -63,7 +77,7 @@ def pictures(data: Path) -> Iterator[tuple[str, Any]]:
     for drive, split, every in zip(IDD, ("train", "val"), (EVERY_IDD, 1), strict=True):
         for path in sorted((data / "idd_lite" / "images" / split).glob("*.jpg"))[::every]:
             yield drive, read_image(path)
-    yield from ((VIDEO, picture) for picture in _video(data / "video" / "solidWhiteRight.mp4"))
+    yield from ((VIDEO, image) for image in _video(data / "video" / "solidWhiteRight.mp4"))
 
 
 def _number(path: Path) -> int:
@@ -72,8 +86,6 @@ def _number(path: Path) -> int:
 
 def _video(path: Path) -> Iterator[Any]:
     """Five frames a second of nine seconds: too short a video for a frame a second."""
-    from clst_runtime.sources.files import VideoSource
-
     with VideoSource(path) as source:
         for timed in source:
             if timed.index % 5 == 0:
@@ -82,24 +94,19 @@ def _video(path: Path) -> Iterator[Any]:
 
 def prints_of(model: Path, data: Path, threads: int) -> tuple[dict[str, Any], tuple[str, ...], dict[str, Any]]:
     """Fingerprints N,D by drive, their names, and the milliseconds of a look and of an inference."""
-    from clst_runtime.backends.onnxruntime.session import OrtBackend
-    from clst_runtime.imaging.geometry import Fitter, Layout
-    from clst_runtime.live.monitor.features import feature_names, fingerprint
-    from clst_runtime.live.pipeline import without_padding
-
     found: dict[str, list[Any]] = {}
     looks, inferences = [], []
     with OrtBackend(model, threads=threads) as backend:
         manifest, classes = backend.manifest, backend.manifest.classes
         names = feature_names(classes.names, has_confidence=manifest.has_confidence)
         fitter = Fitter(manifest.input_hw, manifest.fit)
-        for drive, picture in pictures(data):
-            frame = fitter.fit(picture, Layout.RGB)
+        for drive, image in images(data):
+            frame = fitter.fit(image, Layout.RGB)
             begin = time.perf_counter_ns()
             prediction = backend.predict(frame)
             middle = time.perf_counter_ns()
-            shown, said = fitter.content.of(frame), without_padding(prediction, fitter.content)
-            found.setdefault(drive, []).append(fingerprint(shown, said, len(classes)))
+            shown, predicted = fitter.content.of(frame), without_padding(prediction, fitter.content)
+            found.setdefault(drive, []).append(fingerprint(shown, predicted, len(classes)))
             looks.append(time.perf_counter_ns() - middle)
             inferences.append(middle - begin)
         cost = {
@@ -137,9 +144,6 @@ def kind(drive: str, own: Sequence[str]) -> str:
 
 def measure(prints: dict[str, Any], names: tuple[str, ...], own: Sequence[str], size: int) -> dict[str, Any]:
     """Shifts of all windows of a size, by drive, each half of `own` being the reference once."""
-    from clst_runtime.live.monitor.judgement import OTHER_ABOVE
-    from clst_runtime.live.monitor.reference import Reference, windows
-
     shifts: dict[str, list[float]] = {}
     for reference_half in (0, 1):
         halves = [np.array_split(prints[drive], 2) for drive in own]
@@ -160,9 +164,6 @@ def measure(prints: dict[str, Any], names: tuple[str, ...], own: Sequence[str], 
 
 def measure_whole(prints: dict[str, Any], names: tuple[str, ...], own: Sequence[str], size: int) -> dict[str, Any]:
     """Shifts of all windows of the drives that are not in the reference; there is none of the same camera then."""
-    from clst_runtime.live.monitor.judgement import OTHER_ABOVE
-    from clst_runtime.live.monitor.reference import Reference, windows
-
     reference = Reference.of([prints[drive] for drive in own], names)
     shifts = {drive: [reference.compare(w).shift for w in windows(found, size)]
               for drive, found in prints.items() if drive not in own}  # fmt: skip
@@ -183,14 +184,11 @@ def summary(values: Sequence[float], same: Sequence[float], threshold: float) ->
 
 
 def drive_past(prints: dict[str, Any], names: tuple[str, ...]) -> list[dict[str, Any]]:
-    """The monitor itself, a frame a second: on the own camera, then on another; when does it say so?
+    """The monitor itself, a frame a second: on the own camera, then on another; when does it notice?
 
-    The reference is the first half of both drives by day. IDD-Lite's pictures have no order of time: they are taken
+    The reference is the first half of both drives by day. IDD-Lite's images have no order of time: they are taken
     as if they had.
     """
-    from clst_runtime.live.monitor.judgement import CameraJudge, State
-    from clst_runtime.live.monitor.reference import Reference
-
     own = [np.array_split(prints[drive], 2) for drive in DAY]
     passed = []
     for drive in ("CamVid dusk", *IDD):
@@ -206,16 +204,12 @@ def drive_past(prints: dict[str, Any], names: tuple[str, ...]) -> list[dict[str,
 
 def select(prints: dict[str, Any], names: tuple[str, ...], parts: Sequence[str]) -> tuple[dict[str, Any], Any]:
     """Only the numbers of some parts."""
-    from clst_runtime.live.monitor.features import part_of
-
     places = [place for place, name in enumerate(names) if part_of(name) in parts]
     return {drive: found[:, places] for drive, found in prints.items()}, tuple(names[place] for place in places)
 
 
 def ablations() -> dict[str, tuple[str, ...]]:
     """Which parts are asked alone."""
-    from clst_runtime.live.monitor.features import CLASSES, CONFIDENCE, IMAGE_PARTS, PARTS
-
     return {"everything": PARTS, "image alone": IMAGE_PARTS, "model alone": (CLASSES, CONFIDENCE),
             **{part: (part,) for part in PARTS}}  # fmt: skip
 
@@ -240,13 +234,13 @@ def show(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def told(value: Any) -> Any:
+def shortened(value: Any) -> Any:
     """The result to four digits, the single drives only where everything is compared."""
     if isinstance(value, dict):
         short = value.get("parts") not in (None, "everything")
-        return {name: told(found) for name, found in value.items() if not (short and name == "drives")}
+        return {name: shortened(found) for name, found in value.items() if not (short and name == "drives")}
     if isinstance(value, list):
-        return [told(found) for found in value]
+        return [shortened(found) for found in value]
     return round(float(value), 4) if isinstance(value, float) else value
 
 
@@ -261,21 +255,18 @@ def main(
     models: tuple[Path, ...], data: Path, names_of: tuple[str, ...], threads: int, prints_folder: Path | None
 ) -> None:
     """Measure MODELS and write the result."""
-    from clst_runtime.live.monitor.judgement import HELD, OTHER_ABOVE, SAME_BELOW
-    from clst_runtime.live.monitor.reference import SIZES
-
     measured = []
     for place, model in enumerate(models):
         fresh = prints_folder is None or not (prints_folder / f"{model.stem}.json").exists()
         prints, names, cost = kept(prints_folder, model, lambda path: prints_of(path, data, threads))
         rows = []
         for case, own in CASES.items():
-            for words, parts in ablations().items():
+            for title, parts in ablations().items():
                 for size in SIZES:
-                    if words not in ("everything", "image alone", "model alone") and size != 16:
+                    if title not in ("everything", "image alone", "model alone") and size != 16:
                         continue
                     found = measure(*select(prints, names, parts), own, size)
-                    rows.append({"case": case, "parts": words, "size": size, **found})
+                    rows.append({"case": case, "parts": title, "size": size, **found})
         measured.append({
             "fingerprints": "measured in this run" if fresh else "of an earlier run, as its cost",
             "model": names_of[place] if place < len(names_of) else model.name, "cost": cost,
@@ -286,7 +277,7 @@ def main(
         })  # fmt: skip
     thresholds = {"other_above": OTHER_ABOVE, "same_below": SAME_BELOW, "held": HELD}
     result = {**provenance(), "thresholds": thresholds, "models": measured}
-    write_result(RESULTS / "domain_shift.json", told(result))
+    write_result(RESULTS / "domain_shift.json", shortened(result))
     click.echo(show(result))
 
 

@@ -1,9 +1,9 @@
-"""The picture of the live page: drawn pictures of the new camera go through a pipe into clst-run, Chromium looks.
+"""A screenshot of the live page: synthetic images of the new camera go through a pipe into clst-run.
 
     make demo && python -m benchmarks.monitor.live_page demo/run/checkpoints/adapted.pt --out docs/live_page.png
 
-In a clone, from its root; it needs Chromium and the packages of the tests. Nothing in it is anybody's data. The model
-is exported anew with a reference of such pictures, so that the page tells of the camera, too.
+In a clone, from its root; it needs Chromium and the packages of the tests. All data is synthetic. The model is
+exported anew with a reference of such images, so that the page shows whose camera it is, too.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ EXPORT = "from clst_export.cli.export import main; main()"
 
 
 def exported(checkpoint: Path, folder: Path) -> Path:
-    """The checkpoint as ONNX, with a reference of drawn pictures of the size that the camera will give."""
+    """The checkpoint as ONNX, with a reference of synthetic images of the size that the camera will give."""
     for index in range(KNOWN):
         write_png(folder / "known" / f"{index:03d}.png", draw_scene(np.random.default_rng([1, index]), NEW, SIZE_HW)[0])
     model = folder / "front.onnx"
@@ -61,7 +61,7 @@ class Show:
 
 
 def give(stream: IO[bytes], show: Show, fps: float) -> None:
-    """Pictures at a steady rate until told to stop."""
+    """Write images at a steady rate until `stop` is set."""
     begun = time.monotonic()
     for index in itertools.count():
         if show.stop.wait(max(0.0, begun + index / fps - time.monotonic())):
@@ -89,10 +89,10 @@ async def look_at(url: str, out: Path, show: Show, *, seconds: float, scene: int
 
 
 def make_smaller(path: Path, width: int) -> None:
-    """The same picture, `width` pixels wide; colours in steps of 6, so that a camera's noise takes less room."""
-    picture = Image.open(path).convert("RGB")
-    picture = picture.resize((width, round(picture.height * width / picture.width)), Image.Resampling.LANCZOS)
-    coarse = np.minimum((np.asarray(picture).astype(int) + 3) // 6 * 6, 255).astype(np.uint8)
+    """The same image, `width` pixels wide; colours in steps of 6, so that a camera's noise takes less room."""
+    image = Image.open(path).convert("RGB")
+    image = image.resize((width, round(image.height * width / image.width)), Image.Resampling.LANCZOS)
+    coarse = np.minimum((np.asarray(image).astype(int) + 3) // 6 * 6, 255).astype(np.uint8)
     Image.fromarray(coarse).save(path, optimize=True)
 
 
@@ -102,10 +102,10 @@ def make_smaller(path: Path, width: int) -> None:
 @click.option("--fps", default=10.0, show_default=True, help="Of the camera.")
 @click.option("--deadline-ms", default=100.0, show_default=True)
 @click.option("--seconds", default=62.0, show_default=True, help="A minute fills the charts.")
-@click.option("--scene", default=5, show_default=True, help="At which the picture is taken.")
-@click.option("--width", default=1100, show_default=True, help="Of the picture, in pixels.")
+@click.option("--scene", default=5, show_default=True, help="At which the screenshot is taken.")
+@click.option("--width", default=1100, show_default=True, help="Of the screenshot, in pixels.")
 def main(checkpoint: Path, out: Path, fps: float, deadline_ms: float, seconds: float, scene: int, width: int) -> None:
-    """Take a picture of the page of CHECKPOINT, which drives with drawn pictures."""
+    """Take a screenshot of the page while CHECKPOINT drives with synthetic images."""
     if CHROMIUM is None:
         raise MissingDependency("no Chromium here; apt-get install chromium")
     with tempfile.TemporaryDirectory() as name:
@@ -121,8 +121,8 @@ def main(checkpoint: Path, out: Path, fps: float, deadline_ms: float, seconds: f
         show = Show(scenes)
         giving = threading.Thread(target=give, args=(process.stdin, show, fps), daemon=True)
         try:
-            said = iter(process.stderr.readline, b"") if process.stderr is not None else iter(())
-            address = next((line.decode() for line in said if line.startswith(b"page: ")), "")
+            lines = iter(process.stderr.readline, b"") if process.stderr is not None else iter(())
+            address = next((line.decode() for line in lines if line.startswith(b"page: ")), "")
             if not address:
                 raise DataError(f"clst-run ended with {process.wait()} before it had a page")
             giving.start()

@@ -1,4 +1,4 @@
-"""Rows of benchmarks/adaptation/compare.py: what each trains with; and what it says to wrong options."""
+"""Rows of benchmarks/adaptation/compare.py: what each trains with, and the messages for wrong options."""
 
 import pytest
 from click.testing import CliRunner
@@ -25,16 +25,16 @@ def test_no_other_row_trains_as_clst_itself_does():
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["--methods", "clst,clts"], "unknown methods clts"),
         (["--methods", "distilled"], "needs --teacher"),
         (["--size", "240"], "not rows x columns"),
     ],
 )
-def test_a_wrong_option_is_one_line_and_nothing_is_made(tmp_path, arguments, said):
+def test_a_wrong_option_is_one_line_and_nothing_is_made(tmp_path, arguments, message):
     work = tmp_path / "work"
     result = CliRunner().invoke(adaptation.main, ["drawn", "--work", str(work), *arguments])
     assert result.exit_code == 2
-    assert said in result.output
+    assert message in result.output
     assert not work.exists()

@@ -7,7 +7,7 @@ import pytest
 from click import UsageError
 
 from benchmarks.adaptation import pairs
-from benchmarks.adaptation.pairs import CAMVID_AS_DRAWN, DRAWN_ALIKE, PAIRS
+from benchmarks.adaptation.pairs import CAMVID_AS_SYNTHETIC, LABELLED_ALIKE, PAIRS
 from clst_runtime.classes.labels import load_class_list
 from clst_runtime.imaging.image_files import write_png
 from clst_train.data.target import open_target
@@ -37,8 +37,8 @@ def data(tmp_path):
         root = tmp_path / "data" / name
         for split, stems in splits.items():
             for stem in stems:
-                picture = np.random.default_rng(len(stem)).integers(0, 256, (24, 32, 3), dtype=np.uint8)
-                write_png(root / "images" / split / f"{stem}.png", picture)
+                image = np.random.default_rng(len(stem)).integers(0, 256, (24, 32, 3), dtype=np.uint8)
+                write_png(root / "images" / split / f"{stem}.png", image)
                 (root / "images" / split / f"{stem}.png").rename(root / "images" / split / f"{stem}.jpg")
                 labels = np.full((24, 32), len(classes) - 1, np.uint8)
                 labels[0] = 0
@@ -78,19 +78,19 @@ def test_each_pair_learns_from_one_camera_looks_at_the_other_and_is_scored_on_im
     assert set(stems(pair.own_validation)).isdisjoint(source)
 
 
-def test_drawn_scenes_are_scored_on_the_nine_classes_that_camvid_labels_alike(data, tmp_path, monkeypatch):
-    monkeypatch.setattr(pairs, "DRAWN_FOR_CAMVID", {"train": 2, "val": 1})
+def test_synthetic_scenes_are_scored_on_the_nine_classes_that_camvid_labels_alike(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(pairs, "SYNTHETIC_FOR_CAMVID", {"train": 2, "val": 1})
     pair = PAIRS["drawn-to-camvid"](tmp_path / "work", data)
     assert len(stems(pair.source)) == 2
     assert targets(pair) == ["0001TP_1", "0006R0_1", "0016E5_1"]
     classes = load_class_list("scenes10")
     assert set(pair.classes()) - set(pair.headline) == {"bicycle"}
-    assert set(CAMVID_AS_DRAWN) == set(CAMVID.names)
-    assert set(CAMVID_AS_DRAWN.values()) - {None} == set(DRAWN_ALIKE) <= set(classes.names)
+    assert set(CAMVID_AS_SYNTHETIC) == set(CAMVID.names)
+    assert set(CAMVID_AS_SYNTHETIC.values()) - {None} == set(LABELLED_ALIKE) <= set(classes.names)
     labels = pair.test.open(classes)[0].labels  # the miniature's pixels are bicyclists below a row of sky
     assert (labels[1:] == 255).all()
 
 
-def test_a_pair_without_its_data_is_told_in_one_line(tmp_path):
+def test_a_pair_without_its_data_is_refused_in_one_line(tmp_path):
     with pytest.raises(UsageError, match="needs --data"):
         PAIRS["drawn-to-camvid"](tmp_path, None)

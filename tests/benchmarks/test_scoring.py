@@ -22,7 +22,7 @@ def test_iou_by_hand_and_a_class_that_does_not_occur_is_left_out():
     assert per_class(HALF, ["a", "b", "c"]) == {"a": 0.5, "b": pytest.approx(4 / 6), "c": None}
 
 
-def test_the_difference_of_a_method_from_itself_is_nothing_whatever_is_drawn():
+def test_the_difference_of_a_method_from_itself_is_nothing_in_every_resample():
     images = np.stack([RIGHT, HALF, HALF])
     assert bootstrap_difference([images], [images], [0, 1], resamples=50) == {
         "mean": 0, "low": 0, "high": 0, "seeds": [0],
@@ -38,7 +38,7 @@ def test_equal_images_leave_no_doubt_and_seeds_are_averaged():
 
 
 def test_a_gain_on_one_image_of_two_is_in_doubt():
-    """Drawn twice, the first image gives the whole gap; the second drawn twice gives none."""
+    """Sampled twice, the first image gives the whole gap; the second gives none."""
     ours, theirs = np.stack([RIGHT, RIGHT]), np.stack([HALF, RIGHT])
     found = bootstrap_difference([ours], [theirs], [0, 1], resamples=400)
     assert found["low"] == 0
@@ -48,15 +48,15 @@ def test_a_gain_on_one_image_of_two_is_in_doubt():
 
 @pytest.mark.parametrize(("adapted", "expected"), [(30.0, 0.5), (20.0, 0.0), (15.0, -0.25), (40.0, 1.0)])
 def test_recovery_is_the_share_of_the_way_to_the_oracle(adapted, expected):
-    told = {"source": [20.0], "oracle": [40.0], "clst": [adapted]}
-    assert recovery(told, "clst") == pytest.approx(expected)
+    found = {"source": [20.0], "oracle": [40.0], "clst": [adapted]}
+    assert recovery(found, "clst") == pytest.approx(expected)
 
 
 def test_no_recovery_without_an_oracle_of_the_same_seeds_that_is_better():
-    told = {"source": [20.0], "clst": [30.0]}
-    assert recovery(told, "clst") is None
-    assert recovery(told | {"oracle": [20.0]}, "clst") is None
-    assert recovery(told | {"oracle": [40.0, 40.0]}, "clst") is None
+    found = {"source": [20.0], "clst": [30.0]}
+    assert recovery(found, "clst") is None
+    assert recovery(found | {"oracle": [20.0]}, "clst") is None
+    assert recovery(found | {"oracle": [40.0, 40.0]}, "clst") is None
 
 
 def test_the_score_is_over_the_headline_classes_and_all_classes_stand_beside_it():
@@ -66,13 +66,13 @@ def test_the_score_is_over_the_headline_classes_and_all_classes_stand_beside_it(
     rows = {
         name: Row(title=name, seeds=[1], matrices=[np.stack([HALF])], seconds=[None]) for name in ("source", "clst")
     }
-    told = summary(pair, rows, ("a", "b", "c"))
-    assert told["clst"]["miou"] == [pytest.approx(400 / 6)]
-    assert told["clst"]["miou_all_classes"] == [pytest.approx(50 * (0.5 + 4 / 6))]
-    assert told["source"]["clst_ahead"]["mean"] == 0
+    found = summary(pair, rows, ("a", "b", "c"))
+    assert found["clst"]["miou"] == [pytest.approx(400 / 6)]
+    assert found["clst"]["miou_all_classes"] == [pytest.approx(50 * (0.5 + 4 / 6))]
+    assert found["source"]["clst_ahead"]["mean"] == 0
 
 
-def test_classes_that_are_merged_are_not_told_apart():
+def test_classes_that_are_merged_count_as_one():
     """Of HALF 0 and 1 in one group: its eight pixels are right; 2, which does not occur, stays by itself."""
     assert merged(HALF, [[0, 1], [2]]).tolist() == [[8, 0], [0, 0]]
     assert merged(HALF, [[1], [0], [2]]).tolist() == [[4, 0, 0], [2, 2, 0], [0, 0, 0]]
@@ -86,10 +86,10 @@ def test_the_second_score_is_of_the_merged_groups():
     pair = Pair(name="p", title="p", size="8x8", source=here, own_validation=None, target=(), oracle=here, test=here,
                 headline=("a", "b"), merged=(("a",), ("b", "c")))  # fmt: skip
     rows = {name: Row(title=name, seeds=[1], matrices=[counts], seconds=[None]) for name in ("source", "clst")}
-    told = merged_summary(pair, rows, ("a", "b", "c"))
-    assert told["clst"]["miou"] == [pytest.approx(100 * (3 / 4 + 8 / 9) / 2)]
-    assert told["clst"]["iou"] == [{"a": 0.75, "b + c": pytest.approx(8 / 9)}]
-    assert told["source"]["clst_ahead"]["mean"] == 0
+    found = merged_summary(pair, rows, ("a", "b", "c"))
+    assert found["clst"]["miou"] == [pytest.approx(100 * (3 / 4 + 8 / 9) / 2)]
+    assert found["clst"]["iou"] == [{"a": 0.75, "b + c": pytest.approx(8 / 9)}]
+    assert found["source"]["clst_ahead"]["mean"] == 0
     plain = Pair(name="p", title="p", size="8x8", source=here, own_validation=None, target=(), oracle=here, test=here)
     assert merged_summary(plain, rows, ("a", "b", "c")) == {}
 
@@ -104,14 +104,14 @@ def test_images_adapted_to_have_a_score_of_their_own_where_no_label_of_them_was_
         for name in ("source", "clst")
     }
     rows["oracle"] = Row(title="oracle", seeds=[1], matrices=[RIGHT[None]], seconds=[None])
-    told, second = summary(pair, rows, ("a", "b", "c")), merged_summary(pair, rows, ("a", "b", "c"))
-    assert told["clst"]["miou"] == [100.0]
-    assert told["clst"]["seen"]["miou"] == [50.0]
-    assert told["source"]["seen"]["clst_ahead"]["mean"] == 0
+    found, second = summary(pair, rows, ("a", "b", "c")), merged_summary(pair, rows, ("a", "b", "c"))
+    assert found["clst"]["miou"] == [100.0]
+    assert found["clst"]["seen"]["miou"] == [50.0]
+    assert found["source"]["seen"]["clst_ahead"]["mean"] == 0
     assert second["clst"]["seen"]["miou"] == [100.0]
-    assert "seen" not in told["oracle"]
+    assert "seen" not in found["oracle"]
     assert "seen" not in second["oracle"]
-    assert told["clst"]["seen"]["recovery"] is None
+    assert found["clst"]["seen"]["recovery"] is None
 
 
 def test_without_labels_of_the_images_adapted_to_there_is_no_such_score():
