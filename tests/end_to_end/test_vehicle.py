@@ -29,10 +29,10 @@ def vehicle(tmp_path_factory):
     return folder / "venv" / "bin"
 
 
-def on(vehicle, command, *arguments):
+def on(vehicle, command, *arguments, folder=None):
     environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
     call = [str(vehicle / command), *map(str, arguments)]
-    return subprocess.run(call, capture_output=True, text=True, check=False, env=environment)
+    return subprocess.run(call, capture_output=True, text=True, check=False, env=environment, cwd=folder)
 
 
 def test_the_vehicle_has_no_torch_and_runs(vehicle, tmp_path):
@@ -45,6 +45,16 @@ def test_the_vehicle_has_no_torch_and_runs(vehicle, tmp_path):
     assert json.loads(done.stdout)["frames"] == 3
     assert read_label(tmp_path / "out/masks/val/0.png")[0, 31] == 2
     assert on(vehicle, "clst-doctor").returncode == 0
+
+
+def test_the_vehicle_segments_an_image_in_python(vehicle, tmp_path):
+    """Its Pillow and NumPy are the newest that its extras bring."""
+    data = write_labelled(tmp_path / "data", size_hw=(32, 32))
+    (data / "images" / "val" / "0.png").rename(tmp_path / "street.png")
+    write_rgb_model(tmp_path / "model.onnx")
+    done = on(vehicle, "python", ROOT / "examples" / "01_segment_an_image.py", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split("\n")[:3] == ["red: 50.0 %", "green: 0.0 %", "blue: 50.0 %"]
 
 
 @pytest.mark.parametrize("command", ["clst-train", "clst-export", "clst-demo"])

@@ -95,14 +95,17 @@ def test_results_belong_to_the_caller(model, size_hw):
 @pytest.mark.parametrize("fit", list(Fit))
 def test_the_masks_are_those_of_clst_run(tmp_path, fit):
     path = write_rgb_model(tmp_path / "m.onnx", manifest=rgb_manifest(fit=fit).to_json())
-    for index, size_hw in enumerate([(30, 50), (50, 30), SIZE_HW]):
+    sizes = [(30, 50), (50, 30), SIZE_HW, (8, 5), (4, 16)]
+    for index, size_hw in enumerate(sizes):
         write_png(tmp_path / f"in{index}" / "a.png", noise(size_hw, index))
         arguments = ("--source", tmp_path / f"in{index}", "--out", tmp_path / f"out{index}", "--masks", "--no-video")
         assert call(clst_run, path, *arguments).exit_code == 0
     with clst.load_model(str(path)) as model:
-        for index, size_hw in enumerate([(30, 50), (50, 30), SIZE_HW]):
+        for index, size_hw in enumerate(sizes):
             wanted = read_label(tmp_path / f"out{index}" / "masks" / "a.png")
-            np.testing.assert_array_equal(model.segment(noise(size_hw, index)).classes, wanted)
+            image = noise(size_hw, index)
+            np.testing.assert_array_equal(model.segment(image).classes, wanted)
+            np.testing.assert_array_equal(model.segment(image[..., ::-1], color="bgr").classes, wanted)
 
 
 def test_confidence_comes_at_the_size_of_the_image_and_without_padding():
