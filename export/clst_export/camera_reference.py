@@ -27,44 +27,44 @@ from clst_train.data.target import TargetImages, find_target, open_target
 
 MOST_FRAMES = 256
 """Frames that are measured, at most."""
-STRETCHES = 8
+SEGMENTS = 8
 """Runs of neighbouring frames that are taken of a larger set: spread over it, but windows as in driving."""
 
 
-def reference_stretches(
+def reference_segments(
     places: Sequence[str], input_hw: tuple[int, int], fit: Fit = Fit.STRETCH
 ) -> tuple[list[Subset[Frame]], str]:
-    """What the camera is to be known by: pictures of folders in their order, videos at `PERIOD_SECONDS`.
+    """Frames that describe the camera: images of folders in their order, of videos one every `PERIOD_SECONDS`.
 
     Args:
         places: image folders, single images, videos of the camera.
         input_hw: rows and columns of the model's input.
-        fit: how a picture becomes a frame.
+        fit: how an image becomes a frame.
 
     Returns:
-        The stretches, and why there are none; either is empty.
+        The segments, and the reason where there are none; one of the two is empty.
 
     Raises:
         DataError: a place cannot be used.
     """
     if not places:
-        return [], "clst-run will not notice another camera: no pictures of this one; give --calib IMAGES"
+        return [], "clst-run will not notice another camera: no images of this one; give --calib IMAGES"
     steps = [_every(Path(place)) for place in places]
     counts = [len(find_target([place], every=every)) for place, every in zip(places, steps, strict=True)]
     total = sum(counts)
     if total < LEAST_FRAMES:
         return [], (
-            f"clst-run will not notice another camera: {total} pictures of this one, {LEAST_FRAMES} needed; "
+            f"clst-run will not notice another camera: {total} images of this one, {LEAST_FRAMES} needed; "
             "give more with --calib"
         )
-    stretches = []
+    segments = []
     for place, every, count in zip(places, steps, counts, strict=True):
         share = max(1, MOST_FRAMES * count // max(total, MOST_FRAMES))
-        stretches += _stretches(place, every, share, input_hw, fit)
-    return stretches, ""
+        segments += _segments(place, every, share, input_hw, fit)
+    return segments, ""
 
 
-def _stretches(place: str, every: int, wanted: int, input_hw: tuple[int, int], fit: Fit) -> list[Subset[Frame]]:
+def _segments(place: str, every: int, wanted: int, input_hw: tuple[int, int], fit: Fit) -> list[Subset[Frame]]:
     """Runs of neighbouring images of one place that hold `wanted` of them in all; no others are read."""
     lengths: list[int] = []
 
@@ -82,54 +82,54 @@ def spread_over(total: int, wanted: int) -> list[tuple[int, int]]:
     """(begin, end) of runs that hold `wanted` of the positions 0 … total−1 in all, evenly spread; one if it is all."""
     if wanted >= total:
         return [(0, total)]
-    runs = min(STRETCHES, wanted)
+    runs = min(SEGMENTS, wanted)
     length = wanted // runs
     return [((total - length) * run // max(1, runs - 1), (total - length) * run // max(1, runs - 1) + length)
             for run in range(runs)]  # fmt: skip
 
 
-def measure_domain(model: Any, manifest: Manifest, stretches: Sequence[Sequence[Frame]]) -> dict[str, Any]:
+def measure_domain(model: Any, manifest: Manifest, segments: Sequence[Sequence[Frame]]) -> dict[str, Any]:
     """What `Manifest.domain` is to hold, by the very graph that ships.
 
     Args:
         model: ONNX ModelProto by the artifact contract.
         manifest: its manifest.
-        stretches: frames H,W,3 of the input size, each stretch in order of time.
+        segments: frames H,W,3 of the input size, each segment consecutive.
 
     Raises:
         DataError: too few frames.
     """
     with opened(model, manifest) as backend:
-        return measured(backend, stretches).to_json()
+        return measured(backend, segments).to_json()
 
 
-def measured(backend: Backend, stretches: Sequence[Sequence[Frame]]) -> Reference:
+def measured(backend: Backend, segments: Sequence[Sequence[Frame]]) -> Reference:
     """The reference by a model that is loaded."""
     manifest = backend.manifest
     names = feature_names(manifest.classes.names, has_confidence=manifest.has_confidence)
     prints: list[Matrix] = [
-        np.array([_fingerprint(backend, frame, content) for frame, content in _with_contents(stretch)])
-        for stretch in stretches
-        if len(stretch)
+        np.array([_fingerprint(backend, frame, content) for frame, content in _with_contents(segment)])
+        for segment in segments
+        if len(segment)
     ]
     return Reference.of(prints, names)
 
 
-def _with_contents(stretch: Sequence[Frame]) -> Iterator[tuple[Frame, Content]]:
+def _with_contents(segment: Sequence[Frame]) -> Iterator[tuple[Frame, Content]]:
     """With each frame where the camera's image lies in it; frames that are no target images are all image."""
-    if isinstance(stretch, Subset) and isinstance(stretch.items, TargetImages):
-        return zip(stretch, map(stretch.items.content, stretch.positions), strict=True)
-    return ((frame, Content(0, 0, frame.shape[0], frame.shape[1])) for frame in stretch)
+    if isinstance(segment, Subset) and isinstance(segment.items, TargetImages):
+        return zip(segment, map(segment.items.content, segment.positions), strict=True)
+    return ((frame, Content(0, 0, frame.shape[0], frame.shape[1])) for frame in segment)
 
 
 def _fingerprint(backend: Backend, frame: Frame, content: Content) -> Vector:
-    """Of the camera's picture in the frame alone, as `WatchSink` takes it."""
+    """Of the camera's image without padding, as `WatchSink` computes it."""
     prediction = without_padding(backend.predict(frame), content)
     return fingerprint(content.of(frame), prediction, len(backend.manifest.classes))
 
 
 def _every(place: Path) -> int:
-    """Of a video's frames, which n-th is a period after the one before; 1 for pictures."""
+    """The step in frames that corresponds to one period of a video; 1 for images."""
     if not is_video(place):
         return 1
     video = VideoFile(place)

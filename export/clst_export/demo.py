@@ -1,4 +1,4 @@
-"""The loop a user lives in, end to end: a new camera arrives → adapt → export → prove → drive."""
+"""The whole workflow for a new camera: adapt → export → verify → drive."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from clst_export.camera_reference import reference_stretches
+from clst_export.camera_reference import reference_segments
 from clst_export.pipeline import Inputs, Request, convert
 from clst_export.precision import Precision
 from clst_runtime.backends.onnxruntime.session import OrtBackend
@@ -48,7 +48,7 @@ DRIVE_FRAMES = 60
 
 def run_demo(out: Path, *, scenes: int, settings: Sequence[str]) -> str:
     """Do everything below `out`; returns the table and where to look."""
-    _log.info("1/5  drawing scenes of the old camera (with labels) and of the new one")
+    _log.info("1/5  making synthetic scenes of the old camera (with labels) and of the new one")
     for seed, look in enumerate(LOOKS.values()):
         counts = {"train": scenes, "val": max(8, scenes // 4)}
         write_scenes(out / f"{look.name}_camera", look=look, counts=counts, size_hw=SIZE_HW, seed=seed)
@@ -61,7 +61,7 @@ def run_demo(out: Path, *, scenes: int, settings: Sequence[str]) -> str:
     images = open_target([str(target)], input_hw=SIZE_HW)
     model = out / "model.onnx"
     frames = [images[index] for index in range(min(16, len(images)))]
-    reference, _ = reference_stretches([str(target)], SIZE_HW)
+    reference, _ = reference_segments([str(target)], SIZE_HW)
     inputs = Inputs(frames=frames, reference=reference)
     exported = convert(folder.adapted, model, Request(precision=Precision.FP32), inputs)
     _log.info(f"     {told_build_check(exported.manifest.build_check)}")
@@ -136,10 +136,10 @@ def _drive(out: Path, model: Path, images: TargetImages) -> str:
 
 
 def watch_cameras(model: Path, cameras: Mapping[str, Path]) -> str:
-    """A line for each camera: what the monitor says at the end of its pictures; its reference is of others.
+    """A line for each camera: the monitor's result after its images, none of which are in the reference.
 
     Args:
-        cameras: folder of pictures by the camera's name.
+        cameras: folder of images by the camera's name.
     """
     lines = []
     with OrtBackend(model) as backend:
@@ -147,8 +147,8 @@ def watch_cameras(model: Path, cameras: Mapping[str, Path]) -> str:
             with open_source(str(folder)) as source:
                 watch = open_watch(backend.manifest, source)
                 if watch is None:
-                    few = f"fewer than {LEAST_FRAMES} pictures of it; give more --scenes"
+                    few = f"fewer than {LEAST_FRAMES} images of it; give more --scenes"
                     return f"is it the new camera? not judged: {few}"
                 run_pipeline(source, backend, [watch])
-                lines.append(f"{name} camera, {watch.looks} pictures: {watch.judge.judgement.words}")
+                lines.append(f"{name} camera, {watch.looks} images: {watch.judge.judgement.words}")
     return "\n".join(lines)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from clst_export.camera_reference import reference_stretches
+from clst_export.camera_reference import reference_segments
 from clst_export.pipeline import Inputs, Request
 from clst_export.precision import Precision, Target
 from clst_export.quantization.calibration import (
@@ -37,7 +37,7 @@ _log = logging.getLogger(__name__)
 LEAST_WITH_LABELS = 0.9
 """Share of pixels that INT8 must agree on where its mIoU is held."""
 USUAL_FRAMES = 16
-"""Pictures to compare on when nobody says how many."""
+"""Default number of images to compare on."""
 
 
 def collect(checkpoint: Checkpoint, precision: str, options: Mapping[str, Any]) -> tuple[Request, Inputs]:
@@ -64,7 +64,7 @@ def collect(checkpoint: Checkpoint, precision: str, options: Mapping[str, Any]) 
         budget=None if options["max_miou_drop"] is None else options["max_miou_drop"] / 100,
     )
     places = list(options["calib"]) or _targets(checkpoint)
-    reference, note = reference_stretches(places, input_hw, checkpoint.fit)
+    reference, note = reference_segments(places, input_hw, checkpoint.fit)
     if note:
         _log.info(f"note: {note}")
     inputs = _images(checkpoint, wanted, input_hw, options)
@@ -78,10 +78,10 @@ def baseline_request(request: Request, options: Mapping[str, Any]) -> Request:
 
 
 def _bounds(precision: Precision, options: Mapping[str, Any]) -> Bounds:
-    """The usual bounds, with what was asked instead. Where there are labels, mIoU decides for INT8, not agreement:
-    of that only so much is asked that a model which guesses differently, and luckily, does not pass.
+    """The default bounds with the command's options on top.
 
-    Who asks for a share of equal pixels gets just that: ties are not told apart then.
+    With labels, mIoU decides for INT8; the agreement bound is then low and only stops a model with other predictions
+    whose mIoU happens to be as good. With --min-agreement, ties count as different pixels.
     """
     usual, drop, agreement = BOUNDS[precision], options["max_miou_drop"], options["min_agreement"]
     max_drop = usual.max_miou_drop if drop is None else drop / 100
@@ -131,9 +131,9 @@ def _labelled(
 def _calibration(
     checkpoint: Checkpoint, precision: Precision, input_hw: tuple[int, int], options: Mapping[str, Any]
 ) -> Sequence[Frame]:
-    """Frames of the new camera: `--calib`, else the target of the checkpoint's run; for FP16 drawn ones at the worst.
+    """Frames of the new camera: `--calib`, else the target of the checkpoint's run; for FP16 else synthetic scenes.
 
-    None of its own for FP16 where pictures to compare on are given: its ranges are measured on those.
+    Empty for FP16 where images to compare on are given: its ranges are measured on those.
     """
     own = _targets(checkpoint)
     places = list(options["calib"]) or own
@@ -146,7 +146,7 @@ def _calibration(
         )
     if options["frames_from"] is not None or options["data"] is not None:
         return ()
-    return drawn_frames(input_hw, options["count"] or USUAL_FRAMES)
+    return synthetic_frames(input_hw, options["count"] or USUAL_FRAMES)
 
 
 def _targets(checkpoint: Checkpoint) -> list[str]:
@@ -156,7 +156,7 @@ def _targets(checkpoint: Checkpoint) -> list[str]:
 
 
 def _aspect(places: list[str]) -> float | None:
-    """Columns / rows of the first target picture; None where there is none."""
+    """Columns / rows of the first target image; None where there is none."""
     if not places:
         return None
     rows, columns = open_target(places[:1], input_hw=(32, 32), choose=lambda _: [0]).sizes[0]
@@ -166,25 +166,25 @@ def _aspect(places: list[str]) -> float | None:
 def verification_frames(
     checkpoint: Checkpoint, options: Mapping[str, Any], input_hw: tuple[int, int]
 ) -> tuple[Sequence[Frame], list[Content]]:
-    """Frames H,W,3 to compare on: `--frames`, else the target images of the checkpoint's run, else drawn scenes.
+    """Frames H,W,3 to compare on: `--frames`, else the target images of the checkpoint's run, else synthetic scenes.
 
-    And where the camera's picture lies in each; empty for drawn ones, which are of the input's size.
+    Also returns where the camera's image lies in each frame; empty for scenes, which have no padding.
     """
     given, count = options["frames_from"], options["count"] or USUAL_FRAMES
     places = [str(given)] if given is not None else _targets(checkpoint)
     if not places:
-        return drawn_frames(input_hw, count), []
+        return synthetic_frames(input_hw, count), []
     images = open_target(
         places, input_hw=input_hw, fit=checkpoint.fit, choose=lambda total: evenly_spread(total, count, centred=True)
     )
     return images, [images.content(place) for place in range(len(images))]
 
 
-def drawn_frames(input_hw: tuple[int, int], count: int) -> list[Frame]:
-    """Drawn scenes of both cameras; says on stderr that they stand in for real pictures."""
+def synthetic_frames(input_hw: tuple[int, int], count: int) -> list[Frame]:
+    """Synthetic scenes of both cameras; prints on stderr that they replace real images."""
     if min(input_hw) < 1:
         raise ConfigError(f"size {input_hw[0]}x{input_hw[1]}; give at least 32x32")
-    _log.warning("no target images at hand; comparing on drawn scenes (give --frames for real ones)")
+    _log.warning("no target images at hand; comparing on synthetic scenes (give --frames for real ones)")
     looks = list(LOOKS.values())
     return [
         draw_scene(np.random.default_rng([7, index]), looks[index % len(looks)], input_hw)[0] for index in range(count)

@@ -1,4 +1,4 @@
-"""What a model file says of itself, in words and as plain values. Needs no PyTorch: devices ask too."""
+"""The facts in a model file, as text and as plain values. Needs no PyTorch, since it also runs on devices."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from clst_runtime.system.optional import require
 
 
 def facts_of(path: Path) -> dict[str, Any]:
-    """What an ONNX file, an engine or a bundle says of itself, and whether its hashes hold.
+    """The facts of an ONNX file, an engine or a bundle; its hashes are checked.
 
     Raises:
         ModelFileError: missing, damaged, of another kind, or changed since it was made.
@@ -52,7 +52,7 @@ def facts_of(path: Path) -> dict[str, Any]:
 
 
 def _proof(path: Path) -> dict[str, Any]:
-    """What a device found; a damaged file is no reason to tell nothing of the rest, the device makes it again."""
+    """A device's measurements. A damaged file is reported as such, since the device makes it again."""
     try:
         return read_proof(path).to_json()
     except ModelFileError as error:
@@ -104,7 +104,7 @@ def describe(facts: dict[str, Any]) -> str:
     if facts["kind"] == "bundle":
         engines = ", ".join(facts["engines"]) or "none built yet"
         head = f"{facts['path']}: a bundle with {facts['frames']} frames to verify on; engines: {engines}"
-        proofs = [_told_proof(proof) for proof in facts["proofs"].values()]
+        proofs = [_proof_text(proof) for proof in facts["proofs"].values()]
         baseline = [] if facts["baseline"] is None else ["", "compared with:", describe(facts["baseline"])]
         return "\n".join([head, *proofs, describe(facts["model"]), *baseline])
     manifest = facts["manifest"]
@@ -120,28 +120,28 @@ def describe(facts: dict[str, Any]) -> str:
     if "convolutions" in facts:
         rows.append(["convolutions", ", ".join(f"{count} {kind}" for kind, count in facts["convolutions"].items())])
     for name in ("parity", "calibration", "engine"):
-        rows.extend([f"{name} {key}", _short(value)] for key, value in _worth_telling(name, manifest[name]).items())
+        rows.extend([f"{name} {key}", _short(value)] for key, value in _selected(name, manifest[name]).items())
     rows.extend(_build_check(manifest["build_check"]))
     width = max(len(row[0]) for row in rows)
     return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
 
 
-def _worth_telling(name: str, facts: dict[str, Any]) -> dict[str, Any]:
-    """What people are told; `--json` has all of it."""
-    told = {key: value for key, value in facts.items() if key != FINGERPRINT}
-    if name == "parity" and "iou" in told:
-        told["iou"] = {each: _percent(iou["model"]) for each, iou in told["iou"].items() if iou["model"] is not None}
-        if told["labelled"]:
-            told["mIoU"] = f"{_percent(told['miou'])} %, of the reference {_percent(told['reference_miou'])} %"
-        del told["miou"], told["reference_miou"]
-    if name == "calibration" and "methods" in told:
-        told["methods"] = {method: _told_method(verdict) for method, verdict in told["methods"].items()}
-    return told
+def _selected(name: str, facts: dict[str, Any]) -> dict[str, Any]:
+    """The facts that are printed; `--json` has all."""
+    shown = {key: value for key, value in facts.items() if key != FINGERPRINT}
+    if name == "parity" and "iou" in shown:
+        shown["iou"] = {each: _percent(iou["model"]) for each, iou in shown["iou"].items() if iou["model"] is not None}
+        if shown["labelled"]:
+            shown["mIoU"] = f"{_percent(shown['miou'])} %, of the reference {_percent(shown['reference_miou'])} %"
+        del shown["miou"], shown["reference_miou"]
+    if name == "calibration" and "methods" in shown:
+        shown["methods"] = {method: _method_text(comparison) for method, comparison in shown["methods"].items()}
+    return shown
 
 
-def _told_method(verdict: dict[str, Any]) -> str:
-    agreement = f"{100 * verdict['agreement']:.3f} % of pixels equal"
-    return f"{agreement} and mIoU {_percent(verdict['miou'])} %" if verdict["labelled"] else agreement
+def _method_text(comparison: dict[str, Any]) -> str:
+    agreement = f"{100 * comparison['agreement']:.3f} % of pixels equal"
+    return f"{agreement} and mIoU {_percent(comparison['miou'])} %" if comparison["labelled"] else agreement
 
 
 def _percent(share: float | None) -> str:
@@ -155,7 +155,7 @@ def _build_check(answer: dict[str, Any]) -> list[list[str]]:
     return rows
 
 
-def _told_proof(proof: dict[str, Any]) -> str:
+def _proof_text(proof: dict[str, Any]) -> str:
     if "damaged" in proof:
         return f"{proof['damaged']}; the device makes it again"
     machine = proof["machine"]

@@ -37,4 +37,4 @@ def test_the_demo_goes_through_the_whole_loop(narrow, monkeypatch, tmp_path):
 def test_a_demo_of_too_few_pictures_says_that_its_model_knows_no_camera(tmp_path, rgb_model):
     write_labelled(tmp_path / "data")
     words = watch_cameras(rgb_model, {"new": tmp_path / "data" / "images" / "val"})
-    assert words == "is it the new camera? not judged: fewer than 32 pictures of it; give more --scenes"
+    assert words == "is it the new camera? not judged: fewer than 32 images of it; give more --scenes"

@@ -1,4 +1,4 @@
-"""The literature's data sets in miniature: drawn scenes in exactly the folders, names and encodings of the originals.
+"""The literature's data sets in miniature: synthetic scenes in the very folders, names and encodings of the originals.
 
 GTA5             images/00001.png            labels/00001.png (paletted, the index is the label id)
 SYNTHIA          RGB/0000000.png             GT/LABELS/0000000.png (16 bits, three channels: class, instance, 0)

@@ -43,14 +43,14 @@ QUANTISERS = ("QuantizeLinear", "DequantizeLinear")
 def check_compatibility(model: Any, *, opsets: Sequence[int] = (19, 20)) -> None:
     """Refuse a graph that an engine could not build, or would build into something else.
 
-    Where Q/DQ nodes may stand is not judged here, nor whether their zero-points are 0: that depends on the target.
+    Where Q/DQ nodes may stand is not checked here, nor whether their zero-points are 0: that depends on the target.
 
     Args:
         model: an ONNX ModelProto in memory.
         opsets: versions of the default operator set that are accepted.
 
     Raises:
-        ModelFileError: one line that names the node and the cure.
+        ModelFileError: one line that names the node and what to do.
     """
     _check_size(model)
     _check_operators(model, opsets)
@@ -87,7 +87,7 @@ def _check_size(model: Any) -> None:
             f"{external[0]} and {len(external) - 1} other weights lie in files beside the graph; load the model with "
             "its external data, so that one file holds all"
         )
-    # protobuf cannot even tell the size of a message above its limit, so the weights are counted first
+    # protobuf cannot compute the size of a message above its limit, so the weights are counted first
     itemsize = require("onnx").helper.tensor_dtype_to_np_dtype
     weights = sum(math.prod(entry.dims) * itemsize(entry.data_type).itemsize for entry in model.graph.initializer)
     refuse_too_large(weights if weights > MAX_BYTES else model.ByteSize())
@@ -134,19 +134,19 @@ def _check_validity(model: Any) -> None:
 
 
 def _check_shapes(model: Any, types: dict[str, TensorType]) -> None:
-    cure = "export with fixed sizes (no dynamic axes)"
+    hint = "export with fixed sizes (no dynamic axes)"
     for entry in (*model.graph.input, *model.graph.output):
         if types[entry.name].shape is None:
-            raise ModelFileError(f"{entry.name} has no static shape; {cure}")
+            raise ModelFileError(f"{entry.name} has no static shape; {hint}")
     for node in model.graph.node:
         for output in filter(None, node.output):
             shape = types[output].shape if output in types else None
             if shape is None or 0 in shape:
-                raise ModelFileError(f"{_name(node)}: the shape of {output} is not static or empty; {cure}")
+                raise ModelFileError(f"{_name(node)}: the shape of {output} is not static or empty; {hint}")
 
 
 def _check_restrictions(node: Any, constants: dict[str, Any]) -> None:
-    """What the same list says of single operators."""
+    """Restrictions of single operators in the same list."""
     attributes = _attributes(node)
     if node.op_type in ("MaxPool", "AveragePool", "LpPool") and set(attributes.get("dilations", [1])) != {1}:
         raise ModelFileError(f"{_name(node)}: TensorRT pools without dilations only; use a strided or plain pooling")
@@ -189,8 +189,8 @@ def _check_input(model: Any) -> None:
     found = [(entry.name, entry.type.tensor_type.elem_type) for entry in model.graph.input]
     shape = [size.dim_value for entry in model.graph.input for size in entry.type.tensor_type.shape.dim]
     if found != [("frame", types.UINT8)] or len(shape) != 4 or (shape[0], shape[3]) != (1, 3):
-        told = ", ".join(f"{name} {types.DataType.Name(kind).lower()}" for name, kind in found) or "none"
-        raise ModelFileError(f"inputs are {told} {shape}, expected frame uint8 [1,H,W,3]; export it with clst-export")
+        listed = ", ".join(f"{name} {types.DataType.Name(kind).lower()}" for name, kind in found) or "none"
+        raise ModelFileError(f"inputs are {listed} {shape}, expected frame uint8 [1,H,W,3]; export it with clst-export")
     for node in model.graph.node:
         is_cast = node.op_type == "Cast" and _attributes(node)["to"] in (types.FLOAT, types.FLOAT16)
         if "frame" in node.input and not is_cast:
@@ -209,14 +209,14 @@ def _check_outputs(model: Any, types: dict[str, TensorType]) -> None:
     producers = {output: node for node in model.graph.node for output in node.output}
     for name in names:
         chain = _chain(name, producers, 3)
-        told = " ← ".join(map(_name, chain)) or "nothing"
+        path = " ← ".join(map(_name, chain)) or "nothing"
         if [node.op_type for node in chain[:1]] != ["Cast"] or not _is_float(chain[0].input[0], types):
             raise ModelFileError(
-                f"{name} comes from {told}, expected a Cast of a float tensor (TensorRT casts to uint8 from nothing "
+                f"{name} comes from {path}, expected a Cast of a float tensor (TensorRT casts to uint8 from nothing "
                 "else); an optimiser may have merged two Casts: export without it"
             )
         if name == "classes" and [node.op_type for node in chain[1:]] != ["Cast", "ArgMax"]:
-            raise ModelFileError(f"classes comes from {told}, expected Cast ← Cast ← ArgMax; export it again")
+            raise ModelFileError(f"classes comes from {path}, expected Cast ← Cast ← ArgMax; export it again")
 
 
 def _is_float(name: str, types: dict[str, TensorType]) -> bool:

@@ -38,8 +38,10 @@ def opened(model: Any, manifest: Manifest) -> Iterator[OrtBackend]:
             save_model(model, manifest, path)
         except OSError as error:
             place = tempfile.tempdir or "any folder"
-            told = f"cannot write a temporary file into {place}: {error.strerror or error}"
-            raise DataError(f"{told}; set TMPDIR to a folder with room") from error
+            reason = error.strerror or error
+            raise DataError(
+                f"cannot write a temporary file into {place}: {reason}; set TMPDIR to a folder with room"
+            ) from error
         yield closing.enter_context(OrtBackend(path))
 
 

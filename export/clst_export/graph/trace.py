@@ -107,20 +107,20 @@ def _quietly() -> Iterator[None]:
 
 def _captured(deployable: Deployable, size: tuple[int, int]) -> torch.export.ExportedProgram:
     """The operators that PyTorch runs on a frame of this size."""
-    # In memory the frame lies by channel, as the images then do: of a mean over images whose channels lie last
-    # PyTorch makes a Gather.
+    # The example lies channels-first in memory, as the network's images do. With channels last, PyTorch would export
+    # the normalisation's mean as a Gather.
     frame = torch.zeros(1, 3, *size, dtype=torch.uint8).permute(0, 2, 3, 1)
     try:
         return torch.export.export(deployable, (frame,), strict=False)
     except RuntimeError as error:
-        told = f"the network cannot be exported: {_place(error)}"
+        where = f"the network cannot be exported: {_place(error)}"
         if "data-dependent" in str(error):
-            cure = "take torch.where, or sizes that follow from shapes"
             raise ModelFileError(
-                f"{told} depends on what the pixels are, a graph must be the same for all frames; {cure}"
+                f"{where} depends on pixel values, but a graph must be the same for all frames; take torch.where, or "
+                "sizes that follow from shapes"
             ) from error
         reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise ModelFileError(f"{told}: {reason}; write it with operators of PyTorch on tensors") from error
+        raise ModelFileError(f"{where}: {reason}; write it with operators of PyTorch on tensors") from error
 
 
 def _place(error: BaseException) -> str:
@@ -137,7 +137,7 @@ def _first_cause(error: BaseException) -> str:
 
 
 def _name_after_modules(graph: Any) -> None:
-    """Give nodes and tensors of an onnx_ir graph names that say where they come from.
+    """Give nodes and tensors of an onnx_ir graph names that show where they come from.
 
     `/segmenter/layer1/layer1.0/conv1/Conv` is of the module `segmenter.layer1.0.conv1`; what follows the first of that
     name ends with `_1` and so on. A tensor is called after the node that gives it.
@@ -157,9 +157,9 @@ def _name_after_modules(graph: Any) -> None:
 
 
 def _module(node: Any) -> str:
-    """The path of the module that a node was made in; of a convolution the one that its weights are in.
+    """Path of the module that a node was made in; of a convolution the one that holds its weights.
 
-    What PyTorch notes of a convolution with BatchNorm folded into it is where the BatchNorm was.
+    PyTorch's own record names the BatchNorm that was folded into a convolution, not the convolution.
     """
     weights = node.inputs[1].name if node.op_type in CONVOLUTIONS and node.inputs[1] is not None else ""
     if weights.endswith(".weight"):
@@ -169,7 +169,7 @@ def _module(node: Any) -> str:
 
 
 def _bare(model: Any) -> Any:
-    """The model without notes: PyTorch's tell the folders of the machine, and types that lower precision changes."""
+    """The model without annotations: PyTorch's contain folders of this machine, and types that FP16 and INT8 change."""
     graph = model.graph
     del graph.value_info[:]
     for entry in (model, graph, *graph.node, *graph.initializer, *graph.input, *graph.output):

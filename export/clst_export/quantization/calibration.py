@@ -34,7 +34,7 @@ class Method(enum.Enum):
     PERCENTILE = "percentile"
     """All but a fixed share of the values keep their place."""
     ENTROPY = "entropy"
-    """Where the quantised histogram tells most of the real one: smallest Kullback-Leibler divergence."""
+    """Where the quantised histogram has the smallest Kullback-Leibler divergence from the real one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,7 +213,7 @@ def split_frames(frames: Sequence[T], *, held_out: int) -> tuple[list[T], list[T
     """(calibration, held-out): every n-th frame is held out, so that both see the whole drive; no chance involved.
 
     Raises:
-        DataError: nothing would be left to calibrate on, or to judge by.
+        DataError: nothing would be left to calibrate on, or to compare on.
     """
     if not 1 <= held_out < len(frames):
         raise DataError(
@@ -240,11 +240,11 @@ def calibration_frames(
         places: image folders, single images, video files.
         input_hw: rows and columns of the model's input.
         count: how many frames are wanted; None = all, at most 64.
-        expected_aspect: columns / rows of the camera the model was trained for; None = the first picture's.
-        fit: how a picture becomes a frame.
+        expected_aspect: columns / rows of the camera the model was trained for; None = the first image's.
+        fit: how an image becomes a frame.
 
     Raises:
-        DataError: nothing there, fewer frames than asked, or a picture of another shape (another camera).
+        DataError: nothing there, fewer frames than asked, or an image of another shape (another camera).
     """
     if count is not None and count < 1:
         raise DataError(f"{count} calibration images asked; give --calib-count at least 1")
@@ -254,7 +254,7 @@ def calibration_frames(
         if abs(columns / rows / expected - 1.0) > SHAPE_TOLERANCE:
             raise DataError(
                 f"{origin} is {columns}×{rows} (aspect {columns / rows:.3f}), the model's camera has aspect "
-                f"{expected:.3f}; calibrate on pictures of the camera it will drive with"
+                f"{expected:.3f}; calibrate on images of the camera it will drive with"
             )
     return images
 

@@ -2,7 +2,7 @@
 
 Every node computes in one of the two types; a Cast stands wherever a tensor crosses from one to the other, once.
 The float16 converter inside ONNX Runtime is not used: between two nodes that stay float32 it rounds to float16 and
-back, which turns an outlier into infinity, and it clips weights that are out of range without a word.
+back, which turns an outlier into infinity, and it silently clips weights that are out of range.
 Legend: H rows, W columns of the model's input.
 """
 
@@ -25,7 +25,7 @@ from clst_runtime.system.optional import require
 DOING = "measuring ranges"
 LARGEST = 65504.0
 HEADROOM = 4.0  # frames that were not measured may reach further
-SMALLEST_NORMAL = 2.0**-14  # below it float16 loses a bit with every halving
+SMALLEST_NORMAL = 2.0**-14  # subnormals below it lose one bit of precision with every halving
 MAX_LOSS = 2.0**-9  # of a channel's weights: four times what rounding a normal number can cost
 MIN_OPSET_QDQ = 19  # before it, QuantizeLinear and DequantizeLinear know float32 scales only
 PREPROCESSING = ("Cast", "Transpose", "Sub", "Div", "Mul", "Add")
@@ -65,7 +65,7 @@ def measure_ranges(model: Any, frames: Iterable[Frame]) -> dict[str, float]:
         with told_in_one_line(DOING):
             found = session.run(["clst_maxima", "clst_sums"], {"frame": frame[None]})
         maxima, sums = np.array(found)
-        # ReduceMax passes over NaN, so the sum has to say whether there is one; NaN stays NaN through np.maximum.
+        # ReduceMax passes over NaN, so the sum shows whether there is one; NaN stays NaN through np.maximum.
         ranges = np.maximum(ranges, np.where(np.isfinite(sums), maxima, sums))
     if count == 0:
         raise DataError("no frames to measure ranges on; give at least one, better a hundred of the camera's frames")
@@ -104,7 +104,7 @@ def to_fp16(model: Any, *, ranges: Mapping[str, float]) -> Fp16Result:
 
     Args:
         model: an ONNX ModelProto by the artifact contract; it is not changed.
-        ranges: what `measure_ranges` says of this very graph.
+        ranges: the result of `measure_ranges` for this graph.
 
     Raises:
         ModelFileError: a range is missing or not finite, or the opset is too old for float16 scales.
@@ -138,7 +138,7 @@ def _check_opset(model: Any) -> None:
 
 
 def _name_nodes(graph: Any) -> None:
-    """Give every node a name of its own, since the result speaks of nodes by name."""
+    """Give every node a name of its own, since the result refers to nodes by name."""
     seen: set[str] = set()
     for index, node in enumerate(graph.node):
         if not node.name or node.name in seen:
@@ -188,8 +188,8 @@ def _preprocessing(graph: Any) -> Iterator[str]:
 def _first_convolutions(graph: Any, floats: set[str]) -> Iterator[str]:
     """Names of the convolutions that read the normalised frame, and of their ReLU.
 
-    0–255 are exact in float16, what normalisation makes of them is not: in a dark picture one step of 255 is only nine
-    of float16's there, and the same rounding on every pixel of a flat surface does not average out.
+    0–255 are exact in float16, normalised values are not: in a dark image one of the 255 steps is only nine steps of
+    float16, and on a flat surface every pixel gets the same rounding error, which does not average out.
     """
     pixels = {entry.name for entry in graph.input}
     normalised: set[str] = set()
@@ -262,8 +262,8 @@ def _channels(node: Any, values: Array) -> Array:
 def _lost_channels(channels: Array, reach: float) -> int:
     """How many channels lose more than `MAX_LOSS` of themselves.
 
-    A channel whose whole contribution to the output stays below float16's normal numbers is dead and does not count:
-    training switches channels off so, and then their bias is all that they say.
+    A channel whose whole contribution to the output stays below float16's normal numbers does not count. Training
+    switches channels off in this way; only their bias reaches the output then.
     """
     whole = np.abs(channels).sum(axis=1)
     lost = np.abs(channels.astype(np.float16).astype(np.float64) - channels).sum(axis=1)

@@ -130,7 +130,7 @@ def to_int8(model: Any, ranges: Mapping[str, Range], *, target: Target, keep: fr
     With 7 bits every processor computes the same numbers. What stays float is also written in a form that is faster
     there: the tail channels-last, a normalisation as a product and a sum.
 
-    A graph for TensorRT that is judged on ONNX Runtime's CPU needs a session with `session.disable_quant_qdq` = 1:
+    A graph for TensorRT that is compared on ONNX Runtime's CPU needs a session with `session.disable_quant_qdq` = 1:
     otherwise a convolution that is read by a Q may be fused into the signed kernel, which saturates in the same way.
 
     Args:
@@ -305,7 +305,11 @@ def _grid(span: Range, target: Target) -> Grid:
 
 
 def scales(widths: npt.NDArray[np.floating[Any]], steps: int) -> npt.NDArray[np.float32]:
-    """`widths` divided into steps, rounded up to what float16 holds; 1/steps where the width is 0."""
+    """`widths` divided into steps, rounded up to what float16 holds; 1/steps where the width is 0.
+
+    Rounded up, so that the largest value still falls on the grid instead of saturating. Exact in float16, so that
+    TensorRT's FP16 engine and ONNX Runtime compute with the same scale.
+    """
     exact = np.where(widths > 0.0, widths, 1.0).astype(np.float64) / steps
     near = np.minimum(exact, FLOAT16_LARGEST).astype(np.float16)
     with np.errstate(over="ignore"):  # above the largest there is only infinity, which is not taken
@@ -357,7 +361,8 @@ class _Editor:
         steps = scales(np.abs(weights).reshape(len(weights), -1).max(axis=1), limit)
         bias = self._network.constant(node.input[2]) if len(node.input) > 2 and node.input[2] else None
         if bias is not None and target is Target.CPU:
-            # A dead channel's tiny weights must not make its bias too large for int32.
+            # The bias is stored in units of input scale × weight scale. A dead channel's tiny weight scale would make
+            # that integer overflow int32.
             steps = np.maximum(steps, (np.abs(bias) / (read.scale * 2.0**30)).astype(np.float32))
             products = (steps * np.float32(read.scale)).astype(np.float32)
             node.input[2] = self._dequantised(f"{name}.bias", np.rint(bias / products).astype(np.int32), products)

@@ -32,7 +32,7 @@ def check_placement(model: Any) -> None:
 
 
 def placement_problems(model: Any) -> list[str]:
-    """Every broken rule of an ONNX ModelProto, in words; empty when all hold."""
+    """A message for every rule that an ONNX ModelProto breaks."""
     network = Network(model)
     rules = (_grids, _pairs, _convolutions, _fusions, _adds, _concatenations, _other_readers, _tail)
     return [problem for rule in rules for problem in rule(network)]
@@ -196,5 +196,5 @@ def _tail(network: Network) -> Iterator[str]:
         found.insert(0, (node.op_type, attribute(node, "to") if node.op_type == "Cast" else None))
         name = node.input[0]
     if tuple(found) != TAIL:
-        words = " → ".join(kind if to is None else f"{kind}({to})" for kind, to in found)
-        yield f"the graph ends with {words or 'nothing that gives classes'}, must be ArgMax → Cast(1) → Cast(2)"
+        ending = " → ".join(kind if to is None else f"{kind}({to})" for kind, to in found)
+        yield f"the graph ends with {ending or 'nothing that gives classes'}, must be ArgMax → Cast(1) → Cast(2)"

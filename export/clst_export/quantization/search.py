@@ -53,7 +53,7 @@ def search(
     trial: Callable[[frozenset[str]], Comparison],
     rough: Callable[[frozenset[str]], Comparison],
     max_drop: float,
-    progress: Callable[[str], None] = lambda told: None,
+    log: Callable[[str], None] = lambda message: None,
 ) -> BudgetResult:
     """Find the fewest convolutions to keep.
 
@@ -66,14 +66,14 @@ def search(
         trial: measures a graph that keeps these convolutions, on all held-out frames.
         rough: the same on few frames.
         max_drop: what may be lost, 0 … 1, as `Comparison.drop` counts it.
-        progress: told what is done.
+        log: called with one line for each trial.
     """
     tried: dict[frozenset[str], Trial] = {}
 
     def measured(kept: frozenset[str]) -> Trial:
         if kept not in tried:
             tried[kept] = Trial(kept=kept, comparison=trial(kept), cost=arithmetic_cost(macs, kept))
-            progress(f"{len(kept)} of {len(macs)} kept: {100 * tried[kept].comparison.drop:.3f} points lost")
+            log(f"{len(kept)} of {len(macs)} kept: {100 * tried[kept].comparison.drop:.3f} points lost")
         return tried[kept]
 
     first = measured(frozenset())
@@ -125,7 +125,7 @@ def arithmetic_cost(macs: Mapping[str, int], kept: frozenset[str]) -> float:
 
 
 def curve_table(result: BudgetResult) -> str:
-    """The curve in words: kept convolutions against what is held and the estimated cost."""
+    """The curve as a table: kept convolutions, accuracy and estimated cost."""
     labelled = result.chosen.comparison.labelled
     rows = []
     for each in result.curve:

@@ -48,7 +48,7 @@ clst-run {name}/model.onnx --source camera:0
 NEEDS = {Library.TENSORRT: "TensorRT 10.3 to 11.x, PyCUDA and clst[trt]", Library.RTX: "clst[rtx] and cuda-bindings"}
 BASELINE_README = """
 rival.onnx is the same network as fp16. int8 is not faster on every GPU, so both become engines, both are timed on the
-device, and int8 is used only where it is really faster; proof-*.json says what was measured.
+device, and int8 is used only where it is really faster; proof-*.json holds the measurements.
 """
 
 
@@ -65,13 +65,13 @@ def write_bundle(
     Args:
         onnx_path: a file of clst-export.
         out_dir: a folder that does not exist yet or is empty.
-        frames: pictures H,W,3 of the input size that the engine will be verified on.
+        frames: H,W,3 of the input size, on which the engine will be verified.
         options: how the device is to build; None = the defaults.
         baseline: of an int8 file, the fp16 file of the same checkpoint; the device uses the better one.
 
     Raises:
         DataError: `out_dir` holds something or cannot be written; no frames, or of another size.
-        ModelFileError: an ONNX file cannot be used, or the baseline is no baseline of the other one.
+        ModelFileError: an ONNX file cannot be used, or the two are not int8 and fp16 of one network.
         MissingDependency: ONNX Runtime is not installed.
     """
     manifest = read_onnx_manifest(onnx_path)
@@ -88,7 +88,7 @@ def write_bundle(
             model=models[0],
             baseline=models[1] if baseline is not None else None,
             options=options or BuildOptions(),
-            frame_sha256=_add_pictures(folder / FRAMES, frames),
+            frame_sha256=_add_images(folder / FRAMES, frames),
         )
         write_text(folder / "README.txt", _readme(manifest, out_dir.name, bundle))
         write_text(folder / INDEX, json.dumps(bundle.to_json(), indent=1) + "\n")
@@ -96,7 +96,7 @@ def write_bundle(
 
 
 def check_baseline(model: Manifest, baseline: Manifest, *, where: Path) -> None:
-    """Refuse two files of which the device could not choose: only int8 and fp16 of one network are alternatives.
+    """Refuse two files that are not alternatives: only int8 and fp16 of one network are.
 
     Raises:
         ModelFileError: other precisions, or another checkpoint, size or set of outputs.
@@ -116,7 +116,7 @@ def check_baseline(model: Manifest, baseline: Manifest, *, where: Path) -> None:
     for what in own:
         if (own[what], other[what]) != (first[what], second[what]):
             raise ModelFileError(
-                f"{where} is no baseline of the model: {what} {other[what]} beside {own[what]}, expected "
+                f"{where} cannot be the model's baseline: {what} {other[what]} beside {own[what]}, expected "
                 f"{second[what]} beside {first[what]}; export both from one checkpoint, as int8 and fp16"
             )
 
@@ -129,16 +129,16 @@ def _add_model(folder: Path, source: Path, file: str, expected_folder: str, expe
         expected_folder=expected_folder,
         sha256=file_sha256(folder / file),
         reference=expected.reference,
-        expected_sha256=_add_pictures(folder / expected_folder, expected.maps),
+        expected_sha256=_add_images(folder / expected_folder, expected.maps),
     )
 
 
-def _add_pictures(folder: Path, pictures: Sequence[Frame]) -> dict[str, str]:
+def _add_images(folder: Path, images: Sequence[Frame]) -> dict[str, str]:
     """Write frames H,W,3 or class maps H,W as PNG; their names and hashes."""
     digests = {}
-    for index, picture in enumerate(pictures):
+    for index, image in enumerate(images):
         path = folder / f"{index:04d}.png"
-        write_png(path, picture)
+        write_png(path, image)
         digests[path.name] = file_sha256(path)
     return digests
 

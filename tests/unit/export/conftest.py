@@ -1,4 +1,4 @@
-"""A checkpoint with random weights and BatchNorm statistics of drawn scenes, and frames for it."""
+"""A checkpoint with random weights and BatchNorm statistics of synthetic scenes, and frames for it."""
 
 import hashlib
 
@@ -24,7 +24,7 @@ needs_rounding = pytest.mark.skipif(not rounds_float16(), reason="this ONNX Runt
 
 
 def scene(index, look="new"):
-    """A drawn scene of SIZE_HW and its labels."""
+    """A synthetic scene of SIZE_HW and its labels."""
     return draw_scene(np.random.default_rng([3, index]), LOOKS[look], SIZE_HW)
 
 
@@ -87,5 +87,5 @@ def narrow_checkpoint(narrow, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def frames():
-    """Twelve drawn frames."""
+    """Twelve synthetic frames."""
     return [scene(index)[0] for index in range(12)]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from clst_export.camera_reference import MOST_FRAMES, measured, reference_stretches, spread_over
+from clst_export.camera_reference import MOST_FRAMES, measured, reference_segments, spread_over
 from clst_export.cli.export import main
 from clst_export.pipeline import Inputs, Request, convert
 from clst_export.precision import Precision
@@ -36,7 +36,7 @@ def checkpoint(narrow_checkpoint):
 
 @pytest.fixture(scope="module")
 def camera(tmp_path_factory):
-    """A folder of 33 drawn scenes."""
+    """A folder of 33 synthetic scenes."""
     folder = tmp_path_factory.mktemp("camera")
     for index in range(33):
         write_png(folder / f"{index:03d}.png", scene(index)[0])
@@ -54,11 +54,11 @@ def test_a_small_set_is_one_stretch_and_a_large_one_eight_of_32_over_all_of_it()
 
 
 def test_stretches_are_read_in_their_order_and_only_when_asked_for(camera):
-    (stretch,), note = reference_stretches([str(camera)], (64, 96))
-    assert (len(stretch), note) == (33, "")
-    assert (stretch[2] == scene(2)[0]).all()
-    assert [frame.shape for frame in stretch[1:3]] == [(64, 96, 3)] * 2
-    later = Subset(stretch.items, range(30, 33))
+    (segment,), note = reference_segments([str(camera)], (64, 96))
+    assert (len(segment), note) == (33, "")
+    assert (segment[2] == scene(2)[0]).all()
+    assert [frame.shape for frame in segment[1:3]] == [(64, 96, 3)] * 2
+    later = Subset(segment.items, range(30, 33))
     assert [(a == scene(30 + place)[0]).all() for place, a in enumerate(later)] == [True] * 3
     with pytest.raises(IndexError):
         later[3]
@@ -67,19 +67,19 @@ def test_stretches_are_read_in_their_order_and_only_when_asked_for(camera):
 def test_several_places_share_the_frames_by_their_size(camera, tmp_path, monkeypatch):
     write_png(tmp_path / "one.png", scene(99)[0])
     monkeypatch.setattr("clst_export.camera_reference.MOST_FRAMES", 32)
-    stretches, _ = reference_stretches([str(camera), str(tmp_path / "one.png")], (64, 96))
-    assert sum(map(len, stretches)) == 31 // 8 * 8 + 1
+    segments, _ = reference_segments([str(camera), str(tmp_path / "one.png")], (64, 96))
+    assert sum(map(len, segments)) == 31 // 8 * 8 + 1
 
 
 def test_no_pictures_or_too_few_are_a_note_with_the_cure(tmp_path):
-    stretches, note = reference_stretches([], (64, 96))
-    assert (stretches, note) == (
-        [], "clst-run will not notice another camera: no pictures of this one; give --calib IMAGES"
+    segments, note = reference_segments([], (64, 96))
+    assert (segments, note) == (
+        [], "clst-run will not notice another camera: no images of this one; give --calib IMAGES"
     )  # fmt: skip
     write_png(tmp_path / "0.png", scene(0)[0])
-    stretches, note = reference_stretches([str(tmp_path)], (64, 96))
-    assert stretches == []
-    assert f"1 pictures of this one, {LEAST_FRAMES} needed" in note
+    segments, note = reference_segments([str(tmp_path)], (64, 96))
+    assert segments == []
+    assert f"1 images of this one, {LEAST_FRAMES} needed" in note
 
 
 def test_a_video_is_measured_once_a_second(tmp_path):
@@ -90,9 +90,9 @@ def test_a_video_is_measured_once_a_second(tmp_path):
     for index in range(64):
         writer.write(np.full((16, 32, 3), 3 * index, np.uint8))
     writer.release()
-    (stretch,), _ = reference_stretches([str(path)], (16, 32))
-    assert len(stretch) == 32
-    assert [round(float(frame.mean()) / 3) for frame in stretch[:4]] == [0, 2, 4, 6]
+    (segment,), _ = reference_segments([str(path)], (16, 32))
+    assert len(segment) == 32
+    assert [round(float(frame.mean()) / 3) for frame in segment[:4]] == [0, 2, 4, 6]
 
 
 def test_the_reference_is_of_the_models_own_predictions(tmp_path):
@@ -115,7 +115,7 @@ def test_driving_looks_at_just_what_the_reference_was_measured_on(tmp_path, size
     pictures = [np.random.default_rng(index).integers(0, 256, (*size_hw, 3), np.uint8) for index in range(32)]
     for index, picture in enumerate(pictures):
         write_png(tmp_path / "camera" / f"{index:02d}.png", picture)
-    stretches, _ = reference_stretches([str(tmp_path / "camera")], (8, 16), Fit.LETTERBOX)
+    segments, _ = reference_segments([str(tmp_path / "camera")], (8, 16), Fit.LETTERBOX)
     seen = []
 
     class Looking:
@@ -127,7 +127,7 @@ def test_driving_looks_at_just_what_the_reference_was_measured_on(tmp_path, size
             return self.judgement
 
     with OrtBackend(write_rgb_model(tmp_path / "m.onnx", manifest=manifest.to_json())) as backend:
-        reference = measured(backend, stretches)
+        reference = measured(backend, segments)
         segmenter = Segmenter(backend, at_camera_size=False)
         watch = WatchSink(Looking(), (8, 16), lambda timed: float(timed.index), fit=Fit.LETTERBOX)
         for index, picture in enumerate(pictures):
@@ -142,12 +142,12 @@ def test_driving_looks_at_just_what_the_reference_was_measured_on(tmp_path, size
 
 
 def test_convert_writes_it_into_the_manifest_and_leaves_the_graph_alone(checkpoint, frames, camera, tmp_path):
-    stretches, _ = reference_stretches([str(camera)], (64, 96))
+    segments, _ = reference_segments([str(camera)], (64, 96))
     request = Request(precision=Precision.FP32, with_confidence=True)
     told = []
     plain = convert(checkpoint, tmp_path / "a.onnx", request, Inputs(frames=frames[:2]))
     done = convert(
-        checkpoint, tmp_path / "b.onnx", request, Inputs(frames=frames[:2], reference=stretches), log=told.append
+        checkpoint, tmp_path / "b.onnx", request, Inputs(frames=frames[:2], reference=segments), log=told.append
     )
     assert plain.manifest.domain == {}
     manifest = read_onnx_manifest(tmp_path / "b.onnx")
@@ -178,5 +178,5 @@ def test_the_command_takes_calib_for_fp32_and_says_when_there_is_none(checkpoint
     assert read_onnx_manifest(out).domain["frames"] == 33
     done = CliRunner().invoke(main, [*call, "--overwrite"])
     assert done.exit_code == 0, done.output
-    assert "will not notice another camera: no pictures of this one; give --calib IMAGES" in done.output
+    assert "will not notice another camera: no images of this one; give --calib IMAGES" in done.output
     assert read_onnx_manifest(out).domain == {}

@@ -181,13 +181,13 @@ def test_labels_of_other_classes_are_refused(checkpoint, tmp_path):
     assert not (tmp_path / "m.onnx").exists()
 
 
-def test_ranges_of_fp16_come_from_the_pictures_that_were_given_and_no_drawn_ones_are_spoken_of(
+def test_ranges_of_fp16_come_from_the_pictures_that_were_given_and_no_synthetic_ones_are_mentioned(
     checkpoint, pictures, tmp_path
 ):
     places = ("--out", tmp_path / "m.onnx", "--frames", pictures, "--count", 3)
     done = run(checkpoint, "--onnx", "fp16", *places, "--min-agreement", 99)  # random weights: many ties
     assert done.exit_code == 0, done.output
-    assert "drawn" not in done.output
+    assert "synthetic" not in done.output
     calibration = read_onnx_manifest(tmp_path / "m.onnx").calibration
     given = [read_image(path) for path in sorted(pictures.iterdir())]
     chosen = [given[place] for place in evenly_spread(len(given), 3, centred=True)]

@@ -1,4 +1,4 @@
-"""Whole runs of clst-train on a few tiny drawn scenes."""
+"""Whole runs of clst-train on a few tiny synthetic scenes."""
 
 import json
 import os

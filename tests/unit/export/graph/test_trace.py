@@ -167,7 +167,7 @@ class Decomposes(nn.Module):
 @pytest.mark.parametrize(
     ("network", "words"),
     [
-        (Chooses, ("`if images.mean() > 0:`", __file__, "depends on what the pixels are", "torch.where")),
+        (Chooses, ("`if images.mean() > 0:`", __file__, "depends on pixel values", "torch.where")),
         (Counts, ("`return images.repeat(1, int(images.max()), 1, 1)`", "sizes that follow from shapes")),
         (Leaves, ("`return torch.from_numpy(images.numpy() * 2)`", ".numpy()", "with operators of PyTorch")),
         (Decomposes, ("cannot be written in ONNX", "aten._linalg_svd", "rewrite that layer")),

@@ -313,7 +313,7 @@ def test_nodes_without_a_name_get_one():
 
 @pytest.fixture(scope="module")
 def ddrnet():
-    """DDRNet with BatchNorm statistics of drawn scenes: the network in PyTorch, its graph, and four other scenes."""
+    """DDRNet with BatchNorm statistics of synthetic scenes: network, graph, four other scenes."""
     size, rng = (64, 96), np.random.default_rng(0)
     frames = [draw_scene(rng, LOOKS["new"], size)[0] for _ in range(8)]
     torch.manual_seed(0)

@@ -1,6 +1,6 @@
 """What stands around the steps of a run: rehearsal, memory plan, the stop at a loss that is no number, resume in fp16.
 
-The runs are made in this process, on a few drawn scenes of 64x64.
+The runs are made in this process, on a few synthetic scenes of 64x64.
 """
 
 import dataclasses
