@@ -15,7 +15,7 @@ builds up from a method without them, and takes single parts away from the whole
 Beside the test images the unlabelled images that a network was adapted to are scored too, at most 200 of them, by
 labels that no row but the oracle has read: the recipe is to be chosen by these, so that the test stays one.
 
-The result goes to benchmarks/results/<pair>.json and .png (with --name to another, as for an ablation): mIoU and IoU
+The result goes to benchmarks/results/<pair>.json (with --name to another, as for an ablation): mIoU and IoU
 per class of every seed, what share of the way from the source network to the oracle a method recovers, and how CLST
 stands against each baseline with a 95 % interval from a paired bootstrap over the test images. CLST's networks are
 exported and their ONNX files compared as well.
@@ -40,7 +40,6 @@ import numpy.typing as npt
 
 from benchmarks.adaptation.pairs import PAIRS, Pair
 from benchmarks.adaptation.scoring import bootstrap_difference, confusions, mean_iou, merged, per_class
-from benchmarks.report.charts import draw_methods
 from benchmarks.report.record import RESULTS, provenance, write_result
 
 OWN_COLOURS, UNMASKED = "augmentation.target_colours=0", "augmentation.masked_crops=0"
@@ -413,14 +412,15 @@ def shift_of(pair: Pair) -> list[float]:
 
 
 def write(pair: Pair, rows: dict[str, Row], options: dict[str, Any]) -> None:
-    """Print the table; write the result file and its chart."""
+    """Print the table; write the result file."""
     facts = {"name": pair.name, "title": pair.title, "headline": list(pair.headline), "size": pair.size,
              **provenance(), "source_steps": options["source_steps"], "steps": options["steps"],
              "colour_shift": shift_of(pair), "settings": list(options["settings"])}  # fmt: skip
     methods, second = summary(pair, rows, pair.classes()), merged_summary(pair, rows, pair.classes())
-    result = RESULTS / f"{options['name'] or pair.name}.json"
-    write_result(result, facts | {"methods": methods} | ({"merged": second} if second else {}))
-    draw_methods(methods, pair.title, result.with_suffix(".png"))
+    write_result(
+        RESULTS / f"{options['name'] or pair.name}.json",
+        facts | {"methods": methods} | ({"merged": second} if second else {}),
+    )
     for name, row in methods.items():
         share = "" if row["recovery"] is None else f"recovery {100 * row['recovery']:5.1f} %"
         ahead = row.get("clst_ahead")

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.export import quantizers
+from benchmarks.report.record import RESULTS
 
-ROOT = Path(__file__).parents[2]
-RESULTS = ROOT / "benchmarks" / "results"
+ROOT = RESULTS.parents[1]
 BEGIN, END = "<!-- measured: made by benchmarks/report/readme_table.py -->", "<!-- end -->"
 BASELINES = {"batchnorm": "BatchNorm statistics", "entropy": "entropy min.", "mean_teacher": "mean teacher + ClassMix"}
 COMPARED = BASELINES | {"mean_teacher_start": "… + start share"}
