@@ -18,7 +18,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-FENCED = re.compile(r"^```[a-z]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
+FENCED = re.compile(r"^```([a-z]*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 INDENTED = re.compile(r"(?:^ {4}.*\n)+", re.MULTILINE)
 INLINE = re.compile(r"`(clst[ -][^`\n]+)`")
 
@@ -29,8 +29,8 @@ def documents() -> list[Path]:
 
 
 def blocks(text: str) -> list[str]:
-    """The fenced code blocks."""
-    return FENCED.findall(text)
+    """The fenced code blocks, without those of plain text."""
+    return [code for language, code in FENCED.findall(text) if language != "text"]
 
 
 def command_lines(block: str) -> Iterator[list[str]]:
