@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from clst_runtime.data.subsets import evenly_spread
 from clst_runtime.system.files.atomic import folder_written_whole
 
-MOST_PICTURES, EVERY = 30, 5
+MOST_IMAGES, EVERY = 30, 5
 """So many are taken; of these every fifth is compared on, the others are what ranges are measured on."""
 MODELS = ("fp32", "fp16", "int8")
 """Each is FOLDER/<name>.onnx; int8 is the one for TensorRT."""
@@ -17,7 +18,7 @@ DATA = "frames.npz"
 """`frames` N,H,W,3, and for each model the class maps N,H,W that ONNX Runtime's CPU gives."""
 
 
-def prepare(folder: Path, checkpoint: Path, pictures: Path, size_hw: tuple[int, int] | None) -> None:
+def prepare(folder: Path, checkpoint: Path, images: Path, size_hw: tuple[int, int] | None) -> None:
     """Export a checkpoint in every precision, at its own size or another, and write the CPU's class maps beside.
 
     Raises:
@@ -33,17 +34,17 @@ def prepare(folder: Path, checkpoint: Path, pictures: Path, size_hw: tuple[int, 
 
     loaded = load_checkpoint(checkpoint)
     size_hw = size_hw or loaded.input_hw
-    images = open_target([str(pictures)], input_hw=size_hw, fit=loaded.fit)
-    chosen = np.linspace(0, len(images) - 1, min(MOST_PICTURES, len(images))).astype(int)
-    frames = [images[int(index)] for index in chosen[::EVERY]]
-    others = [images[int(index)] for place, index in enumerate(chosen) if place % EVERY]
-    material = Inputs(frames=frames, calibration=others or frames)
+    target = open_target([str(images)], input_hw=size_hw, fit=loaded.fit)
+    chosen = evenly_spread(len(target), MOST_IMAGES)
+    frames = [target[index] for index in chosen[::EVERY]]
+    others = [target[index] for place, index in enumerate(chosen) if place % EVERY]
+    inputs = Inputs(frames=frames, calibration=others or frames)
     lax = Bounds(min_agreement=0.0, max_miou_drop=1.0)  # later each file is compared with itself, computed elsewhere
     with folder_written_whole(folder) as made:
         arrays: dict[str, Any] = {"frames": np.stack(frames)}
         for name in MODELS:
             request = Request(precision=Precision(name), input_hw=size_hw, methods=(Method.MAX,), bounds=lax)
-            convert(checkpoint, made / f"{name}.onnx", request, material)
+            convert(checkpoint, made / f"{name}.onnx", request, inputs)
             with OrtBackend(made / f"{name}.onnx") as backend:
                 arrays[name] = np.stack([np.array(backend.predict(frame).classes) for frame in arrays["frames"]])
         np.savez_compressed(made / DATA, **arrays)

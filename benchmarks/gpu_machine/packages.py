@@ -1,7 +1,7 @@
 """Packages for a machine that reaches no registry: collected, cut into parts of a size, joined and installed there.
 
 onnxruntime-gpu is a wheel of about 250 MB and TensorRT for RTX of 150 MB; where only so much travels at a time, they
-go in several parts. TensorRT itself is several GB and is not carried: its steps need it installed.
+go in several parts. TensorRT itself is several GB and is not among them: its steps need it installed.
 """
 
 from __future__ import annotations
@@ -62,12 +62,12 @@ def collect(folder: Path, python: str, sets: Sequence[str], part_mib: float) -> 
                 _download(requirement, python, Path(downloads) / name)
             files += sorted((Path(downloads) / name).iterdir(), key=lambda each: each.stat().st_size)
         parts = cut(files, made, int(part_mib * 2**20))
-        return [_told(part) for part in parts]
+        return [_describe(part) for part in parts]
 
 
 def _download(requirement: str, python: str, into: Path) -> None:
     wanted = ["--only-binary=:all:", "--implementation", "cp", "--python-version", python]
-    wanted += [word for platform in PLATFORMS for word in ("--platform", platform)]
+    wanted += [option for platform in PLATFORMS for option in ("--platform", platform)]
     if requirement == FROM_SOURCE:
         wanted = ["--no-binary", FROM_SOURCE]
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", *wanted, "-d", str(into), requirement]
@@ -96,10 +96,10 @@ def cut(files: Iterable[Path], folder: Path, part_bytes: int) -> list[Path]:
     return parts
 
 
-def joined(carried: Path, folder: Path, wanted: Callable[[Path], bool]) -> tuple[list[Path], list[str]]:
-    """Wanted files that lie in pieces anywhere below `carried`, whole again in `folder`; a line on each that is not."""
+def joined(packages: Path, folder: Path, wanted: Callable[[Path], bool]) -> tuple[list[Path], list[str]]:
+    """Wanted files whose pieces lie anywhere below `packages`, whole in `folder`; a line on each that lacks some."""
     found: dict[tuple[str, int], dict[int, Path]] = {}
-    for path in sorted(carried.rglob("*.piece-*-of-*")):
+    for path in sorted(packages.rglob("*.piece-*-of-*")):
         if (match := _PIECE.fullmatch(path.name)) and wanted(Path(match[1])):
             found.setdefault((match[1], int(match[3])), {})[int(match[2])] = path
     whole: list[Path] = []
@@ -121,7 +121,7 @@ def install(file: Path, site: Path) -> str:
     """Install a wheel or a source distribution into the folder `site`; empty, or in one line why not."""
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--no-build-isolation"]
     command += ["--no-compile", "--upgrade", "--target", str(site), str(file)]
-    # What is built here hands bytes to the driver and must be there soon; nvcc does not tell where the headers are.
+    # What is built here only hands bytes to the driver, so -O0 saves minutes; nvcc does not show where the headers are.
     environment = {**os.environ, "CFLAGS": "-O0", "CXXFLAGS": "-O0", "CPATH": str(CUDA / "include")}
     environment["LIBRARY_PATH"] = os.pathsep.join(str(CUDA / each) for each in ("lib64", "lib64/stubs"))
     done = subprocess.run(
@@ -138,7 +138,7 @@ def _why(text: str) -> str:
     return (fatal or errors[-1:] or lines[-1:] or ["no reason given"])[0]
 
 
-def _told(part: Path) -> str:
+def _describe(part: Path) -> str:
     files = sorted(part.iterdir())
     size = sum(file.stat().st_size for file in files) / 2**20
     return f"{part.name}: {size:.1f} MiB, {', '.join(file.name for file in files)}"

@@ -1,14 +1,14 @@
 """Everything that only a machine with an NVIDIA GPU can show, as one script of less than ten minutes.
 
-    python -m benchmarks.gpu_machine.run prepare FOLDER CHECKPOINT PICTURES    # where PyTorch is
-    python -m benchmarks.gpu_machine.run wheels CARRIED --python 3.12          # what that machine may lack
-    PYTHONPATH=runtime python3 -m benchmarks.gpu_machine.run run FOLDER --carried CARRIED   # there
+    python -m benchmarks.gpu_machine.run prepare FOLDER CHECKPOINT IMAGES      # where PyTorch is
+    python -m benchmarks.gpu_machine.run wheels PACKAGES --python 3.12         # what that machine may lack
+    PYTHONPATH=runtime python3 -m benchmarks.gpu_machine.run run FOLDER --packages PACKAGES   # there
 
-`prepare` exports a trained checkpoint in fp32, fp16 and INT8 and keeps what ONNX Runtime's CPU says to some pictures.
-`run` downloads nothing and needs Python 3.10 or newer, NumPy, click and an ONNX Runtime. Each step runs in a process
-of its own, has a time limit, and ends as `passed`, `failed: …` or `not possible here: …`; the next one runs in any
-case. The result, benchmarks/results/gpu_<GPU>.json, is written whole after each step. Exit code 0: all passed; 6: one
-failed; 5: none failed, but some were not possible.
+`prepare` exports a trained checkpoint in fp32, fp16 and INT8 and keeps the class maps that ONNX Runtime's CPU gives for
+some images. `run` downloads nothing and needs Python 3.10 or newer, NumPy, click and an ONNX Runtime. Each step runs in
+a process of its own, has a time limit, and ends as `passed`, `failed: …` or `not possible here: …`; the next one runs
+in any case. The result, benchmarks/results/gpu_<GPU>.json, is written whole after each step. Exit code 0: all
+passed; 6: one failed; 5: none failed, but some were not possible.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from typing import Any
 
 import click
 
-from benchmarks.gpu_machine import inputs as material
-from benchmarks.gpu_machine import packages as carried_files
+from benchmarks.gpu_machine import inputs
+from benchmarks.gpu_machine.packages import SETS, collect
 from benchmarks.gpu_machine.steps import STEPS, Prepared, Step, perform
 from benchmarks.report.record import RESULTS, provenance, write_result
 from clst_runtime.cli.command import group
@@ -53,13 +53,13 @@ def in_a_child(step: Step, prepared: Prepared, seconds: float) -> Record:
         written = Path(name) / "record.json"
         arguments = ["-m", "benchmarks.gpu_machine.run", "step", step.name, str(prepared.folder), str(written)]
         arguments += ["--work", str(prepared.work)]
-        arguments += [] if prepared.carried is None else ["--carried", str(prepared.carried)]
+        arguments += [] if prepared.packages is None else ["--packages", str(prepared.packages)]
         places = [str(ROOT / each) for each in ("runtime", "train", "export", ".")]
         paths = [str(prepared.site), *places, os.environ.get("PYTHONPATH", "")]
         process = subprocess.Popen(
             [sys.executable, *arguments],
             stdin=subprocess.DEVNULL,
-            stdout=sys.stderr.fileno(),  # the libraries' own words
+            stdout=sys.stderr.fileno(),  # what the libraries print
             env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))},
             cwd=ROOT,
             start_new_session=True,
@@ -84,9 +84,9 @@ def run_steps(
     *,
     seconds: float,
     performer: Performer,
-    keep: Callable[[list[Record]], None],
+    save: Callable[[list[Record]], None],
 ) -> list[Record]:
-    """All steps in order, `keep` told after each; none is tried where no GPU answers."""
+    """All steps in order, `save` called after each; none is tried where no GPU answers."""
     end = time.monotonic() + seconds
     gpus = gpus_here()
     records: list[Record] = []
@@ -103,7 +103,7 @@ def run_steps(
         record["seconds"] = round(time.monotonic() - begun, 2)
         records.append(record)
         click.echo(f"{step.name:14} {record['seconds']:7.1f} s  {record['status']}", err=True)
-        keep(records)
+        save(records)
     return records
 
 
@@ -121,51 +121,40 @@ def result_name(gpus: Sequence[str]) -> str:
 
 @group()
 def main() -> None:
-    """Prepare, carry and run what only a machine with a GPU can show."""
+    """Prepare and run what only a machine with a GPU can show."""
 
 
 @main.command()
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.argument("checkpoint", type=click.Path(path_type=Path))
-@click.argument("pictures", type=click.Path(path_type=Path))
+@click.argument("images", type=click.Path(path_type=Path))
 @click.option("--size", help="HxW of the models  [default: the checkpoint's]")
-def prepare(folder: Path, checkpoint: Path, pictures: Path, size: str | None) -> None:
-    """Write CHECKPOINT in every precision, some of PICTURES and the CPU's class maps for them into FOLDER."""
-    material.prepare(folder, checkpoint, pictures, None if size is None else parse_size(size))
-    click.echo(f"{folder}: {sum(each.stat().st_size for each in folder.iterdir()) / 2**20:.1f} MiB to carry")
+def prepare(folder: Path, checkpoint: Path, images: Path, size: str | None) -> None:
+    """Write CHECKPOINT in every precision, some of IMAGES and the CPU's class maps for them into FOLDER."""
+    inputs.prepare(folder, checkpoint, images, None if size is None else parse_size(size))
+    click.echo(f"{folder}: {sum(each.stat().st_size for each in folder.iterdir()) / 2**20:.1f} MiB to copy there")
 
 
 @main.command()
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--python", "version", default="3.12", show_default=True, help="Python of the GPU machine.")
 @click.option("--set", "sets", multiple=True, help="Of rtx, ort-gpu, pycuda; again for more  [default: all]")
-@click.option("--part-mib", default=56.0, show_default=True, type=Real(1), help="Most that is carried at a time.")
+@click.option("--part-mib", default=56.0, show_default=True, type=Real(1), help="Size of a part.")
 def wheels(folder: Path, version: str, sets: tuple[str, ...], part_mib: float) -> None:
-    """Download packages for x86-64 Linux and cut them into parts that FOLDER holds, one for each way there."""
-    for line in carried_files.collect(folder, version, sets or tuple(carried_files.SETS), part_mib):
+    """Download packages for x86-64 Linux and cut them into parts in FOLDER."""
+    for line in collect(folder, version, sets or tuple(SETS), part_mib):
         click.echo(line)
 
 
 @main.command()
 @click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--carried", type=click.Path(path_type=Path), help="Parts made by `wheels`, in any folders below it.")
+@click.option("--packages", "--carried", "packages", type=click.Path(path_type=Path),
+              help="Parts made by `wheels`, in any folders below it.")  # fmt: skip
 @click.option("--seconds", default=570.0, show_default=True, type=Real(1), help="For all steps together.")
 @click.option("--step", "only", multiple=True, help=f"Of {', '.join(step.name for step in STEPS)}  [default: all]")
 @click.option("--out", type=click.Path(path_type=Path), help="Result  [default: benchmarks/results/gpu_<GPU>.json]")
-def run(folder: Path, carried: Path | None, seconds: float, only: tuple[str, ...], out: Path | None) -> None:
+def run(folder: Path, packages: Path | None, seconds: float, only: tuple[str, ...], out: Path | None) -> None:
     """Run every step on FOLDER, which `prepare` wrote."""
-    run_all(folder, carried, seconds=seconds, only=only, out=out, performer=in_a_child)
-
-
-def run_all(
-    folder: Path, carried: Path | None, *, seconds: float, only: Sequence[str], out: Path | None, performer: Performer
-) -> None:
-    """As `run`.
-
-    Raises:
-        ConfigError: no step of that name. DataError: FOLDER is not what `prepare` wrote.
-        BudgetNotHeld: a step failed. MissingDependency: some were not possible here.
-    """
     known = [step.name for step in STEPS]
     for name in only:
         if name not in known:
@@ -173,24 +162,24 @@ def run_all(
     out = out or RESULTS / result_name(gpus_here())
     check_can_write(out)
     with tempfile.TemporaryDirectory(prefix="clst-gpu-") as work:
-        prepared = Prepared(folder=folder.absolute(), work=Path(work), carried=carried and carried.absolute())
+        prepared = Prepared(folder=folder.absolute(), work=Path(work), packages=packages and packages.absolute())
         prepared.check()
         facts = {"name": out.stem, **provenance()}
 
-        def keep(records: list[Record]) -> None:
+        def save(records: list[Record]) -> None:
             write_result(out, facts | {"steps": records})
 
         steps = [step for step in STEPS if not only or step.name in only]
-        records = run_steps(steps, prepared, seconds=seconds, performer=performer, keep=keep)
+        records = run_steps(steps, prepared, seconds=seconds, performer=in_a_child, save=save)
     click.echo(f"result: {out}", err=True)
-    raise_verdict(records)
+    raise_worst(records)
 
 
-def raise_verdict(records: Sequence[Record]) -> None:
+def raise_worst(records: Sequence[Record]) -> None:
     """Exit code 6 where a step failed, else 5 where one was not possible.
 
     Raises:
-        BudgetNotHeld, MissingDependency: as said.
+        BudgetNotHeld, MissingDependency: accordingly.
     """
     for status, error in ((FAILED, BudgetNotHeld), (NOT_HERE, MissingDependency)):
         names = [record["step"] for record in records if record["status"].startswith(status)]
@@ -203,11 +192,11 @@ def raise_verdict(records: Sequence[Record]) -> None:
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.argument("written", type=click.Path(path_type=Path))
 @click.option("--work", type=click.Path(path_type=Path), required=True)
-@click.option("--carried", type=click.Path(path_type=Path))
-def step(name: str, folder: Path, written: Path, work: Path, carried: Path | None) -> None:
+@click.option("--packages", type=click.Path(path_type=Path))
+def step(name: str, folder: Path, written: Path, work: Path, packages: Path | None) -> None:
     """Run one step in this process and write its record."""
     one = next(step for step in STEPS if step.name == name)
-    write_text(written, json.dumps(perform(one, Prepared(folder=folder, work=work, carried=carried))))
+    write_text(written, json.dumps(perform(one, Prepared(folder=folder, work=work, packages=packages))))
 
 
 if __name__ == "__main__":

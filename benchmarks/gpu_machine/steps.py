@@ -23,8 +23,8 @@ from unittest.mock import patch
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.gpu_machine import packages as carried_files
 from benchmarks.gpu_machine.inputs import DATA, MODELS
+from benchmarks.gpu_machine.packages import install, joined
 from clst_runtime.backends.base import Classes, Frame
 from clst_runtime.backends.cuda.device import CUDA_PYTHON, LIBRARIES, CudaDevice
 from clst_runtime.backends.cuda.open import open_cuda
@@ -44,7 +44,7 @@ from clst_runtime.live.latency import summarise_ms
 
 ROOT = Path(__file__).parents[2]
 COPY_HW = (1080, 1920)
-"""The picture whose bytes go to the GPU and back."""
+"""The image whose bytes go to the GPU and back."""
 WAYS = {"copy": GpuOptions(io=COPY), "mapped": GpuOptions(io=MAPPED), "graph": GpuOptions(io=COPY, graph=True)}
 EFFORT = Effort(runs=300, seconds=4.0)
 RELEVANT = re.compile(r"(onnx|tensorrt|nvidia|cuda|cupy|pycuda|torch|numpy|opencv|pytest)", re.IGNORECASE)
@@ -59,12 +59,12 @@ class Prepared:
     """Of `prepare`."""
     work: Path
     """For files of this run; engines of one step are there for the later ones."""
-    carried: Path | None = None
+    packages: Path | None = None
     """Parts made by `wheels`."""
 
     @property
     def site(self) -> Path:
-        """Where carried packages are installed; first on the path of the steps after that."""
+        """Where packages are installed; first on the path of the steps after that."""
         return self.work / "site"
 
     def model(self, name: str) -> Path:
@@ -122,14 +122,14 @@ def compared(found: Classes, expected: Classes, precision: str) -> Figures:
 
 def check_all_hold(figures: Figures) -> None:
     """Raises: DoesNotHold: a model failed, or its class maps differ too much."""
-    told = [f"{name}: {row['error']}" for name, row in figures.items() if "error" in row]
-    told += [
+    problems = [f"{name}: {row['error']}" for name, row in figures.items() if "error" in row]
+    problems += [
         f"{name}: {100 * row['agreement']:.3f} % of pixels agree with the CPU, {100 * row['needed']:.1f} % needed"
         for name, row in figures.items()
         if row.get("holds") is False
     ]
-    if told:
-        raise DoesNotHold("; ".join(told))
+    if problems:
+        raise DoesNotHold("; ".join(problems))
 
 
 def latency(run: Callable[[Frame], object], frames: npt.NDArray[np.uint8]) -> Figures:
@@ -147,28 +147,28 @@ def latency(run: Callable[[Frame], object], frames: npt.NDArray[np.uint8]) -> Fi
 # --- the machine
 
 
-def packages(prepared: Prepared, figures: Figures) -> None:
-    """Install the wheels that were carried; one that cannot be installed is named, the others are there."""
-    _installed(prepared, figures, lambda file: file.suffix == ".whl")
+def install_wheels(prepared: Prepared, figures: Figures) -> None:
+    """Install the wheels that were given; one that cannot be installed is named, the others are there."""
+    _install(prepared, figures, lambda file: file.suffix == ".whl")
 
 
-def sources(prepared: Prepared, figures: Figures) -> None:
+def install_sources(prepared: Prepared, figures: Figures) -> None:
     """Build and install what has no wheel, which takes minutes: PyCUDA."""
-    _installed(prepared, figures, lambda file: file.suffix != ".whl")
+    _install(prepared, figures, lambda file: file.suffix != ".whl")
 
 
-def _installed(prepared: Prepared, figures: Figures, wanted: Callable[[Path], bool]) -> None:
-    if prepared.carried is None:
-        raise MissingDependency("nothing was carried (--carried)")
-    files, lacking = carried_files.joined(prepared.carried, prepared.work / "wheels", wanted)
+def _install(prepared: Prepared, figures: Figures, wanted: Callable[[Path], bool]) -> None:
+    if prepared.packages is None:
+        raise MissingDependency("no packages were given (--packages)")
+    files, lacking = joined(prepared.packages, prepared.work / "wheels", wanted)
     if not files and not lacking:
-        raise MissingDependency(f"{prepared.carried} holds none of these")
+        raise MissingDependency(f"{prepared.packages} holds none of these")
     for file in files:
-        figures[file.name] = carried_files.install(file, prepared.site) or "installed"
+        figures[file.name] = install(file, prepared.site) or "installed"
         file.unlink()
-    told = [f"{name}: {words}" for name, words in figures.items() if words != "installed"]
-    if told or lacking:
-        raise DoesNotHold("; ".join([*told, *lacking]))
+    failed = [f"{name}: {reason}" for name, reason in figures.items() if reason != "installed"]
+    if failed or lacking:
+        raise DoesNotHold("; ".join([*failed, *lacking]))
 
 
 def facts(prepared: Prepared, figures: Figures) -> None:
@@ -262,9 +262,9 @@ def rtx_engines(prepared: Prepared, figures: Figures) -> None:
     for target in ("SM80", "CURRENT"):
         with aimed_at(target, capability):
             engines(Library.RTX, ("fp16",), prepared, figures.setdefault(target, {}), check=False)
-    told = [f"{target} {row['fp16'].get('error', 'runs')}" for target, row in figures.items()]
+    results = [f"{target} {row['fp16'].get('error', 'runs')}" for target, row in figures.items()]
     raise MissingDependency(
-        f"{name} of compute capability {capability} is not among {', '.join(CAPABILITIES)}; {'; '.join(told)}"
+        f"{name} of compute capability {capability} is not among {', '.join(CAPABILITIES)}; {'; '.join(results)}"
     )
 
 
@@ -288,14 +288,14 @@ def engines(
     """Build an engine of each model, compare it with the CPU, and run it in every way.
 
     Raises:
-        DoesNotHold: one cannot be built or run, or says something else; only with `check`.
+        DoesNotHold: one cannot be built or run, or gives other classes; only with `check`.
     """
     arrays = prepared.arrays()
     for name in models:
         row: Figures = figures.setdefault(name, {})
         try:
             path = prepared.work / f"{library.value}-{name}.engine"
-            options = BuildOptions(library=library, min_agreement=0.0)  # how much it is worth is said here
+            options = BuildOptions(library=library, min_agreement=0.0)  # the share that agrees is reported here
             expected = Expected(maps=list(arrays[name]), reference="ONNX Runtime's CPU")
             manifest = build.build_engine(
                 prepared.model(name), path, options=options, frames=list(arrays["frames"]), expected=expected
@@ -315,17 +315,17 @@ def _run_in_every_way(path: Path, arrays: dict[str, Any], precision: str, row: F
         try:
             with TrtBackend(path, gpu=gpu) as backend:
                 found = np.stack([np.array(backend.predict(frame).classes) for frame in arrays["frames"]])
-                told: Figures = {"by": backend.description, "warnings": backend.warnings}
-                told["host_to_host_ms"] = latency(backend.predict, arrays["frames"])
+                figures: Figures = {"by": backend.description, "warnings": backend.warnings}
+                figures["host_to_host_ms"] = latency(backend.predict, arrays["frames"])
         except MissingDependency as error:  # graphs need cuda-python
             row[way] = {"not possible here": error.message}
             continue
         if first is None:
             first = found
             row |= compared(found, arrays[precision], precision)
-        told["equal"] = bool(np.array_equal(found, first))
-        row[way] = told
-        if not told["equal"]:
+        figures["equal"] = bool(np.array_equal(found, first))
+        row[way] = figures
+        if not figures["equal"]:
             row["error"] = f"by {way} it gives other classes"
 
 
@@ -333,7 +333,7 @@ def _run_in_every_way(path: Path, arrays: dict[str, Any], precision: str, row: F
 
 
 def cuda_libraries(prepared: Prepared, figures: Figures) -> None:
-    """PyCUDA and cuda-python: bytes there and back, mapped memory, events, and what a picture's copies cost."""
+    """PyCUDA and cuda-python: bytes there and back, mapped memory, events, and what the copies of an image cost."""
     lacking = []
     for library in LIBRARIES:
         try:
@@ -467,12 +467,12 @@ def _program(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def _last(text: str) -> str:
     lines = text.strip().splitlines()
-    return lines[-1] if lines else "it said nothing"
+    return lines[-1] if lines else "no output"
 
 
 STEPS = (
-    Step(name="packages", seconds=90.0, work=packages),
-    Step(name="sources", seconds=180.0, work=sources),
+    Step(name="packages", seconds=90.0, work=install_wheels),
+    Step(name="sources", seconds=180.0, work=install_sources),
     Step(name="facts", seconds=60.0, work=facts),
     Step(name="cuda", seconds=30.0, work=cuda_libraries),
     Step(name="graph", seconds=30.0, work=cuda_graph),

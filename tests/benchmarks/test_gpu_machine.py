@@ -1,4 +1,4 @@
-"""The prepared script for a machine with a GPU: its order, its ends and its record, on a machine that may have none."""
+"""The script for a machine with a GPU, run where there may be none: its order, its exit codes and its record."""
 
 import json
 from pathlib import Path
@@ -6,9 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.gpu_machine import packages as carried_files
+from benchmarks.gpu_machine import packages, steps
 from benchmarks.gpu_machine import run as gpu_machine
-from benchmarks.gpu_machine import steps
 from benchmarks.gpu_machine.steps import DoesNotHold, Prepared, Step, perform
 from clst_runtime.backends.tensorrt.build.builder import serialise_engine
 from clst_runtime.backends.tensorrt.build.options import BuildOptions
@@ -59,7 +58,7 @@ def lacks(prepared, figures):
     raise MissingDependency("no such package; pip install it")
 
 
-def test_without_a_gpu_it_ends_at_once_with_5_and_says_of_each_step_why(prepared, tmp_path, monkeypatch):
+def test_without_a_gpu_it_ends_at_once_with_5_and_each_step_has_the_reason(prepared, tmp_path, monkeypatch):
     monkeypatch.setattr(gpu_machine, "gpus_here", lambda: [])
     done = call(gpu_machine.main, "run", prepared.folder, "--out", tmp_path / "gpu.json")
     assert done.exit_code == 5
@@ -71,16 +70,16 @@ def test_without_a_gpu_it_ends_at_once_with_5_and_says_of_each_step_why(prepared
 
 def test_a_step_that_fails_keeps_none_of_the_others_from_running(prepared, a_gpu):
     three = [Step(name=work.__name__, seconds=9.0, work=work) for work in (fails, lacks, passes)]
-    kept = []
+    saved = []
     records = gpu_machine.run_steps(
-        three, prepared, seconds=60.0, performer=here, keep=lambda so_far: kept.append(len(so_far))
+        three, prepared, seconds=60.0, performer=here, save=lambda so_far: saved.append(len(so_far))
     )
     assert [(each["step"], each["status"], each["figures"]) for each in records] == [
         ("fails", "failed: 2 is not 1", {"value": 2}),
         ("lacks", "not possible here: no such package; pip install it", {}),
         ("passes", "passed", {"value": 1}),
     ]
-    assert kept == [1, 2, 3]  # the file is written after each
+    assert saved == [1, 2, 3]  # the file is written after each
 
 
 @pytest.mark.parametrize(
@@ -94,22 +93,23 @@ def test_a_step_that_fails_keeps_none_of_the_others_from_running(prepared, a_gpu
 def test_the_exit_code_is_that_of_the_worst_step(statuses, error):
     records = [{"step": str(number), "status": status} for number, status in enumerate(statuses)]
     if error is None:
-        gpu_machine.raise_verdict(records)
+        gpu_machine.raise_worst(records)
         return
     with pytest.raises(error):
-        gpu_machine.raise_verdict(records)
+        gpu_machine.raise_worst(records)
 
 
 def test_what_has_no_time_left_is_named(prepared, a_gpu):
     step = Step(name="late", seconds=9.0, work=passes)
-    (record,) = gpu_machine.run_steps([step], prepared, seconds=0.5, performer=here, keep=lambda records: None)
+    (record,) = gpu_machine.run_steps([step], prepared, seconds=0.5, performer=here, save=lambda records: None)
     assert record["status"] == "not possible here: no time is left (--seconds)"
 
 
 def test_a_process_that_ends_by_itself_or_not_at_all_is_a_failed_step(prepared, monkeypatch):
     step = next(each for each in steps.STEPS if each.name == "packages")
     assert (
-        gpu_machine.in_a_child(step, prepared, 60.0)["status"] == "not possible here: nothing was carried (--carried)"
+        gpu_machine.in_a_child(step, prepared, 60.0)["status"]
+        == "not possible here: no packages were given (--packages)"
     )
     monkeypatch.setattr(gpu_machine.sys, "executable", "/bin/false")
     assert gpu_machine.in_a_child(step, prepared, 60.0)["status"] == "failed: its process ended with 1"
@@ -135,10 +135,10 @@ def test_a_folder_without_models_and_an_unknown_step_are_refused_before_anything
     assert "step 'cdua' is not known" in done.output
 
 
-# --- the steps, by stand-ins
+# --- the steps, with fakes
 
 
-def test_a_provider_that_says_what_the_cpu_says_holds_and_another_does_not(prepared, monkeypatch):
+def test_a_provider_that_gives_the_cpus_classes_holds_and_another_does_not(prepared, monkeypatch):
     usual = steps.OrtBackend
     monkeypatch.setattr(steps, "EFFORT", steps.Effort(runs=2, seconds=0.1, warm_up_runs=0, warm_up_ms=0.0))
     monkeypatch.setattr(steps, "OrtBackend", lambda path, provider: usual(path))
@@ -170,11 +170,11 @@ def test_bytes_go_there_and_back_and_a_changed_byte_is_seen(monkeypatch):
     )  # a copy and a mark
     usual = FakeCuda.copy_out
 
-    def spoilt(self, host, address):
+    def changed(self, host, address):
         usual(self, host, address)
         self.queue.append(lambda: host.reshape(-1).__setitem__(5, host.reshape(-1)[5] ^ 1))
 
-    monkeypatch.setattr(FakeCuda, "copy_out", spoilt)
+    monkeypatch.setattr(FakeCuda, "copy_out", changed)
     with FakeCuda() as device, pytest.raises(DoesNotHold, match="cuda-python: bytes came back changed"):
         steps.round_trip(device)
 
@@ -213,7 +213,7 @@ def test_engines_are_built_compared_and_run_in_every_way(gpu, prepared):
     ]
 
 
-def test_an_engine_that_says_something_else_and_one_that_is_not_built_are_named(gpu, prepared):
+def test_an_engine_that_gives_other_classes_and_one_that_is_not_built_are_named(gpu, prepared):
     gpu.does.wrong_share = 0.03
     with pytest.raises(DoesNotHold, match=r"fp16: 9\d\.\d+ % of pixels agree with the CPU, 99.5 % needed"):
         steps.trt_engines(prepared, {})
@@ -222,12 +222,12 @@ def test_an_engine_that_says_something_else_and_one_that_is_not_built_are_named(
         steps.trt_engines(prepared, {})
 
 
-def test_a_gpu_that_tensorrt_for_rtx_does_not_list_is_tried_and_not_judged(gpu, prepared):
+def test_a_gpu_that_tensorrt_for_rtx_does_not_list_is_tried_and_does_not_fail(gpu, prepared):
     gpu.has_rtx("1.7.1")
     gpu.gpu = ("NVIDIA H200", "9.0", 132)
     figures = {}
-    told = "NVIDIA H200 of compute capability 9.0 is not among 8.6, 8.9, 12.0; SM80 runs; CURRENT runs"
-    with pytest.raises(MissingDependency, match=told):
+    message = "NVIDIA H200 of compute capability 9.0 is not among 8.6, 8.9, 12.0; SM80 runs; CURRENT runs"
+    with pytest.raises(MissingDependency, match=message):
         steps.rtx_engines(prepared, figures)
     assert figures["SM80"]["fp16"]["agreement"] == 1.0
     gpu.gpu = ("NVIDIA GeForce RTX 4090", "8.9", 128)
@@ -262,7 +262,7 @@ def test_a_report_of_pytest_is_counted(tmp_path):
     assert steps.read_report(report) == {"passed": 1, "failed": ["a::two"], "skipped": {"a::three": "no GPU"}}
 
 
-# --- what is carried
+# --- packages
 
 
 def is_wheel(path):
@@ -273,13 +273,13 @@ def test_files_are_cut_into_full_parts_and_whole_again_after(tmp_path):
     large, small = tmp_path / "large.whl", tmp_path / "small.whl"
     large.write_bytes(bytes(range(250)))
     small.write_bytes(b"abc")
-    parts = carried_files.cut([large, small], tmp_path / "carried", 100)
+    parts = packages.cut([large, small], tmp_path / "packages", 100)
     assert [sum(piece.stat().st_size for piece in part.iterdir()) for part in parts] == [100, 100, 53]
-    whole, lacking = carried_files.joined(tmp_path / "carried", tmp_path / "whole", is_wheel)
+    whole, lacking = packages.joined(tmp_path / "packages", tmp_path / "whole", is_wheel)
     assert lacking == []
     assert {path.name: path.read_bytes() for path in whole} == {"large.whl": bytes(range(250)), "small.whl": b"abc"}
-    (tmp_path / "carried/part-2/large.whl.piece-2-of-3").unlink()
-    whole, lacking = carried_files.joined(tmp_path / "carried", tmp_path / "whole", is_wheel)
+    (tmp_path / "packages/part-2/large.whl.piece-2-of-3").unlink()
+    whole, lacking = packages.joined(tmp_path / "packages", tmp_path / "whole", is_wheel)
     assert ([path.name for path in whole], lacking) == (["small.whl"], ["large.whl: 2 of 3 pieces are here"])
 
 
@@ -288,14 +288,14 @@ def test_what_cannot_be_installed_is_named_and_the_rest_is_there(prepared, tmp_p
     (tmp_path / "good.whl").write_bytes(b"wheel")
     (tmp_path / "source.tar.gz").write_bytes(b"source")
     names = ("bad.whl", "good.whl", "source.tar.gz")
-    carried_files.cut([tmp_path / name for name in names], tmp_path / "carried", 100)
-    monkeypatch.setattr(carried_files, "install", lambda file, site: "no wheel" if file.name == "bad.whl" else "")
+    packages.cut([tmp_path / name for name in names], tmp_path / "packages", 100)
+    monkeypatch.setattr(steps, "install", lambda file, site: "no wheel" if file.name == "bad.whl" else "")
     figures = {}
-    there = Prepared(folder=prepared.folder, work=prepared.work, carried=tmp_path / "carried")
+    there = Prepared(folder=prepared.folder, work=prepared.work, packages=tmp_path / "packages")
     with pytest.raises(DoesNotHold, match=r"^bad.whl: no wheel$"):
-        steps.packages(there, figures)
+        steps.install_wheels(there, figures)
     assert figures == {"bad.whl": "no wheel", "good.whl": "installed"}
-    steps.sources(there, figures := {})
+    steps.install_sources(there, figures := {})
     assert figures == {"source.tar.gz": "installed"}
 
 
@@ -308,17 +308,17 @@ def test_what_cannot_be_installed_is_named_and_the_rest_is_there(prepared, tmp_p
         ("", "no reason given"),
     ],
 )
-def test_of_a_page_of_a_compiler_the_line_that_says_why_is_told(text, why):
-    assert carried_files._why(text) == why
+def test_the_reason_is_found_in_a_page_of_compiler_output(text, why):
+    assert packages._why(text) == why
 
 
 def test_an_unknown_set_is_refused_before_anything_is_downloaded(tmp_path):
-    done = call(gpu_machine.main, "wheels", tmp_path / "carried", "--set", "rxt")
-    assert (done.exit_code, (tmp_path / "carried").exists()) == (3, False)
+    done = call(gpu_machine.main, "wheels", tmp_path / "packages", "--set", "rxt")
+    assert (done.exit_code, (tmp_path / "packages").exists()) == (3, False)
     assert "did you mean 'rtx'" in done.output
 
 
-def test_a_folder_that_lacks_its_frames_says_who_writes_them(prepared):
+def test_a_folder_that_lacks_its_frames_names_the_command_that_writes_them(prepared):
     (prepared.folder / steps.DATA).unlink()
     with pytest.raises(DataError, match=r"frames.npz: no such file; `prepare"):
         prepared.check()
