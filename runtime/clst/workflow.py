@@ -34,7 +34,7 @@ def train(
 ) -> RunFolder:
     """Train on labelled images of the old camera, then adapt to unlabelled images of the new one.
 
-    Needs `clst[train]`. It seeds the random generators and sets the threads of this process, as the command does.
+    Needs the extra `train`. It seeds the random generators and sets the threads of this process, as the command does.
     Ctrl-C finishes and saves the step at hand and raises `KeyboardInterrupt`, which says how to go on.
 
     Args:
@@ -51,7 +51,7 @@ def train(
 
     Raises:
         ConfigError, DataError, ModelFileError: a setting, a data set or a checkpoint cannot be used; what can be known
-            without PyTorch is found before it is imported. MissingDependency: `clst[train]` is not installed.
+            without PyTorch is found before it is imported. MissingDependency: the extra `train` is not installed.
     """
     options: dict[str, Any] = {
         "source": None if source is None else str(source),
@@ -104,7 +104,7 @@ def export(
 ) -> Exported:
     """Write a checkpoint as an ONNX file and compare it with PyTorch. Engines and bundles are made by `clst-export`.
 
-    Needs `clst[export]` and ONNX Runtime.
+    Needs the extra `export` and ONNX Runtime.
 
     Args:
         checkpoint: a `.pt` file of training.
@@ -124,7 +124,7 @@ def export(
     Raises:
         ConfigError, DataError, ModelFileError: an argument, images or the checkpoint cannot be used.
         BudgetNotHeld: the result is not close enough to PyTorch; it is kept as `NAME.rejected.onnx` with a report.
-        MissingDependency: `clst[export]` is not installed.
+        MissingDependency: the extra `export` is not installed.
     """
     options = {
         "target": target,

@@ -69,7 +69,7 @@ def test_without_cv2_the_error_names_the_three_ways():
     )
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert told.startswith("5 ")
-    assert all(word in told for word in ("clst[desktop]", "clst[headless]", "JetPack"))
+    assert all(word in told for word in (".[desktop]", ".[headless]", "JetPack"))
 
 
 def built(source, out):
@@ -147,3 +147,22 @@ def test_an_installed_wheel_tells_the_commit_that_it_carries(tmp_path, monkeypat
     monkeypatch.setattr(commit, "FILE", tmp_path / "commit.txt")
     commit.FILE.write_text("0123456789ab-dirty\n")
     assert commit.commit() == "0123456789ab-dirty"
+
+
+def test_no_text_names_an_index_that_has_no_clst():
+    """`pip install clst` would ask an index for a name that is not ours there."""
+    call = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "*.py", "*.md", "*.txt", "*.toml", "*ile*"]
+    for file in subprocess.run(call, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split():
+        if file != "tests/contracts/test_packaging.py":
+            text = (ROOT / file).read_text()
+            assert re.search(r"pip install [^\n`]*(?<![\w/.-])clst(?![\w.-])", text) is None, file
+
+
+def test_an_install_hint_is_of_the_clone_or_of_the_wheel(monkeypatch, tmp_path):
+    from clst_runtime.system import optional
+
+    assert optional.extra("ort") == "-e '.[ort]'"
+    monkeypatch.setattr(optional, "__file__", str(tmp_path / "site-packages/clst_runtime/system/optional.py"))
+    assert optional.extra("ort") == f"'clst-{PROJECT['version']}-py3-none-any.whl[ort]'"
+    monkeypatch.setattr(optional, "package_version", lambda name: None)
+    assert optional.extra("ort") == "'clst-VERSION-py3-none-any.whl[ort]'"

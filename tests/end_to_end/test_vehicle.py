@@ -18,7 +18,7 @@ from tests.conftest import write_labelled, write_rgb_model
 
 @pytest.fixture(scope="module")
 def vehicle(tmp_path_factory):
-    """The bin folder of an environment with `clst[ort,headless]` and nothing more."""
+    """The bin folder of an environment with clst's extras ort and headless and nothing more."""
     from hatchling.builders.wheel import WheelBuilder
 
     folder = tmp_path_factory.mktemp("vehicle")
@@ -62,7 +62,7 @@ def test_what_needs_torch_says_so_and_exits_with_5(vehicle, command, tmp_path):
     arguments = {"clst-train": ["--source", "x"], "clst-export": ["--onnx"], "clst-demo": ["--out", tmp_path / "d"]}
     done = on(vehicle, command, *arguments[command])
     assert done.returncode == 5, done.stderr
-    assert "clst[train]" in done.stderr
+    assert "pip install 'clst-0.1.0-py3-none-any.whl[train]'" in done.stderr
 
 
 def test_a_bundle_is_looked_at_run_and_refused_with_its_reason_where_tensorrt_is_missing(vehicle, tmp_path):

@@ -45,7 +45,10 @@ keeps it here; after an update of any of them it is built and compared again. cl
 the same where it has to be. Without these or a GPU, model.onnx runs with ONNX Runtime:
 clst-run {name}/model.onnx --source camera:0
 """
-NEEDS = {Library.TENSORRT: "TensorRT 10.3 to 11.x, PyCUDA and clst[trt]", Library.RTX: "clst[rtx] and cuda-bindings"}
+NEEDS = {
+    Library.TENSORRT: "TensorRT 10.3 to 11.x, PyCUDA and clst with its extra trt",
+    Library.RTX: "clst with its extra rtx and cuda-bindings",
+}
 BASELINE_README = """
 rival.onnx is the same network as fp16. int8 is not faster on every GPU, so both become engines, both are timed on the
 device, and int8 is used only where it is really faster; proof-*.json holds the measurements.

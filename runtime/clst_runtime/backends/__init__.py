@@ -11,7 +11,7 @@ from clst_runtime.backends.cuda.options import GpuOptions
 from clst_runtime.backends.selection import AUTO, TENSORRT, choose_backend, has_choice
 from clst_runtime.errors import ClstError, ConfigError, MissingDependency, ModelFileError
 from clst_runtime.system.files.paths import check_checkpoint
-from clst_runtime.system.optional import check_installed
+from clst_runtime.system.optional import check_installed, extra
 
 ENTRY_POINTS = "clst.backends"
 
@@ -47,7 +47,7 @@ def open_model(
             opened = entry.load()
         except ImportError as error:
             raise MissingDependency(
-                f"{path}: reading .{suffix} files needs {error.name}; pip install 'clst[train]'"
+                f"{path}: reading .{suffix} files needs {error.name}; pip install {extra('train')}"
             ) from error
         return cast(Backend, opened(path))
     raise ModelFileError(

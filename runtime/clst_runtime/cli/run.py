@@ -289,6 +289,7 @@ def open_files(backend: Backend, source: Source, out: Path, options: dict[str, A
     from clst_runtime.live.sinks.files import FrameLogSink, MaskSink, PictureSink
     from clst_runtime.live.sinks.video import VideoSink
     from clst_runtime.live.sinks.video_files import video_suffix
+    from clst_runtime.system.optional import extra
 
     classes, alpha = backend.manifest.classes, options["alpha"]
     yield FrameLogSink(out / "frames.jsonl", classes)
@@ -296,7 +297,7 @@ def open_files(backend: Backend, source: Source, out: Path, options: dict[str, A
         fps = None if source.live else source.fps or UNKNOWN_FPS
         suffix = video_suffix()
         if suffix != ".mp4":
-            _log.info("overlay.mkv: Motion JPEG, large; pip install 'clst[video]' for H.264 (overlay.mp4)")
+            _log.info("overlay.mkv: Motion JPEG, large; pip install %s for H.264 (overlay.mp4)", extra("video"))
         yield VideoSink(out / f"overlay{suffix}", classes, fps, alpha)
     if options["masks"]:
         yield MaskSink(out / "masks")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from clst_runtime.system.optional import extra
 from clst_runtime.system.platforms import Platform
 
 JETSON_VENV = "python3 -m venv --system-site-packages ~/clst, and install clst there"
@@ -9,17 +10,17 @@ JETSON_VENV = "python3 -m venv --system-site-packages ~/clst, and install clst t
 
 _ANY: dict[str, str] = {
     "python": "install Python 3.10 or newer",
-    "opencv": "pip install 'clst[desktop]' (windows) or 'clst[headless]' (servers, containers)",
-    "ort": "pip install 'clst[ort]'",
-    "ort-gpu": "pip uninstall onnxruntime; pip install 'clst[ort-gpu]'",
+    "opencv": f"pip install {extra('desktop')} (windows) or {extra('headless')} (servers, containers)",
+    "ort": f"pip install {extra('ort')}",
+    "ort-gpu": f"pip uninstall onnxruntime; pip install {extra('ort-gpu')}",
     "ort-libraries": "pip install 'onnxruntime-gpu[cuda,cudnn]' brings CUDA's and cuDNN's libraries; or install a CUDA "
     "of that version",
-    "torch": "pip install 'clst[train]' where you train; a vehicle does not need it",
-    "onnx": "pip install 'clst[export]' where you export; a vehicle does not need it",
-    "video": "pip install 'clst[video]'; without it recordings are Motion JPEG, larger and not for browsers",
-    "plot": "pip install 'clst[plot]'",
-    "tensorrt": "pip install 'clst[trt]'",
-    "pycuda": "pip install 'clst[trt-cuda-python]' (nothing to compile), or 'clst[trt]' (CUDA headers and g++)",
+    "torch": f"pip install {extra('train')} where you train; a vehicle does not need it",
+    "onnx": f"pip install {extra('export')} where you export; a vehicle does not need it",
+    "video": f"pip install {extra('video')}; without it recordings are Motion JPEG, larger and not for browsers",
+    "plot": f"pip install {extra('plot')}",
+    "tensorrt": f"pip install {extra('trt')}",
+    "pycuda": f"pip install {extra('trt-cuda-python')} (nothing to compile), or {extra('trt')} (CUDA headers and g++)",
     "cuda": "install NVIDIA's package cuda-toolkit; it is needed to build PyCUDA, not to run ONNX Runtime",
     "driver": "install NVIDIA's driver for this GPU and restart",
     "v4l": "sudo apt-get install v4l-utils",
@@ -51,11 +52,11 @@ _BY_PLATFORM: dict[Platform, dict[str, str]] = {
     Platform.ARM_CPU: dict.fromkeys(_FOR_GPUS, _NO_GPU),
     Platform.JETPACK_5: {
         **_JETSON,
-        "tensorrt": "JetPack 5 has TensorRT 8, too old; flash JetPack 6, or run the ONNX file with 'clst[ort]'",
+        "tensorrt": f"JetPack 5 has TensorRT 8, too old; flash JetPack 6, or run the ONNX file with {extra('ort')}",
     },
     Platform.JETPACK_6: {
         **_JETSON,
-        "ort": "pip install 'clst[ort]' 'numpy<2'",
+        "ort": f"pip install {extra('ort')} 'numpy<2'",
         "ort-gpu": "the onnxruntime-gpu wheel of NVIDIA's Jetson AI Lab for JetPack 6 and CUDA 12.6, with 'numpy<2'; "
         "the common one has no CUDA on this board",
     },

@@ -5,26 +5,36 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
+from pathlib import Path
 from types import ModuleType
 
 from clst_runtime.errors import MissingDependency
+from clst_runtime.system.machine import package_version
 from clst_runtime.system.packages import fault_of, lost_files
 
+
+def extra(name: str) -> str:
+    """What follows `pip install` for one of our extras: in a clone, or of the wheel that this came in."""
+    if Path(__file__).parents[3].joinpath("pyproject.toml").is_file():
+        return f"-e '.[{name}]'"
+    return f"'clst-{package_version('clst') or 'VERSION'}-py3-none-any.whl[{name}]'"
+
+
 _CURES = {
-    "cv2": "OpenCV: pip install 'clst[desktop]' (windows), 'clst[headless]' (servers, containers), "
+    "cv2": f"OpenCV: pip install {extra('desktop')} (windows), {extra('headless')} (servers, containers), "
     "or on a Jetson the cv2 of JetPack (a virtual environment made with --system-site-packages)",
-    "onnxruntime": "ONNX Runtime: pip install 'clst[ort]' (CPU) or 'clst[ort-gpu]' (CUDA), never both",
+    "onnxruntime": f"ONNX Runtime: pip install {extra('ort')} (CPU) or {extra('ort-gpu')} (CUDA), never both",
     "PIL": "Pillow: pip install pillow",
-    "torch": "PyTorch: pip install 'clst[train]'",
-    "onnx": "ONNX: pip install 'clst[export]'",
-    "onnxscript": "ONNX Script: pip install 'clst[export]'",
-    "matplotlib": "Matplotlib: pip install 'clst[plot]'",
-    "tensorrt": "TensorRT: pip install 'clst[trt]', or the one of JetPack on a Jetson",
-    "tensorrt_rtx_bindings": "TensorRT for RTX: pip install --force-reinstall 'clst[rtx]' with this Python",
-    "av": "PyAV: pip install 'clst[video]'",
-    "aiohttp": "the web page: pip install 'clst[web]'",
-    "prometheus_client": "the web page: pip install 'clst[web]'",
-    "clst_train": "the training package: pip install 'clst[train]'",
+    "torch": f"PyTorch: pip install {extra('train')}",
+    "onnx": f"ONNX: pip install {extra('export')}",
+    "onnxscript": f"ONNX Script: pip install {extra('export')}",
+    "matplotlib": f"Matplotlib: pip install {extra('plot')}",
+    "tensorrt": f"TensorRT: pip install {extra('trt')}, or the one of JetPack on a Jetson",
+    "tensorrt_rtx_bindings": f"TensorRT for RTX: pip install --force-reinstall {extra('rtx')} with this Python",
+    "av": f"PyAV: pip install {extra('video')}",
+    "aiohttp": f"the web page: pip install {extra('web')}",
+    "prometheus_client": f"the web page: pip install {extra('web')}",
+    "clst_train": f"the training package: pip install {extra('train')}",
 }
 
 NO_TELEMETRY = "ORT_DISABLE_TELEMETRY"

@@ -179,7 +179,7 @@ def test_an_unknown_backend_is_refused_with_the_nearest_name(rgb_model):
 def test_a_checkpoint_needs_pytorch_which_is_said(tmp_path, monkeypatch):
     (tmp_path / "m.pt").write_bytes(b"")
     monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(MissingDependency, match=r"clst\[train\]"):
+    with pytest.raises(MissingDependency, match=r"pip install -e '\.\[train\]'"):
         clst.load_model(tmp_path / "m.pt")
 
 

@@ -158,7 +158,7 @@ def test_arguments_of_an_export_that_cannot_be_are_refused(run, given, words, tm
 @pytest.mark.parametrize("use", [lambda: clst.train(source="old"), lambda: clst.export("adapted.pt")])
 def test_without_their_packages_they_say_what_to_install(use, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(MissingDependency, match=r"clst\[train\]"):
+    with pytest.raises(MissingDependency, match=r"pip install -e '\.\[train\]'"):
         use()
 
 

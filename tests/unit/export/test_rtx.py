@@ -72,7 +72,7 @@ def test_without_the_extra_it_is_refused_at_once_and_the_extra_named(checkpoint,
     code, _, told = on(main, checkpoint, "--trt", "fp16", "--for", "rtx", "--out", tmp_path / "m.engine")
     assert (code, told.splitlines()[-1]) == (
         5,
-        "error: TensorRT for RTX is not installed; pip install 'clst[rtx]'",
+        "error: TensorRT for RTX is not installed; pip install -e '.[rtx]'",
     )
     assert list(tmp_path.iterdir()) == []
 

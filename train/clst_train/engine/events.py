@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from clst_runtime.errors import MissingDependency
-from clst_runtime.system.optional import require
+from clst_runtime.system.optional import extra, require
 
 
 class EventFiles:
@@ -57,6 +57,6 @@ def check_tensorboard() -> None:
         require("torch.utils.tensorboard")
     except MissingDependency as error:
         raise MissingDependency(
-            "run.tensorboard needs the tensorboard package: pip install 'clst[tensorboard]', or set "
+            f"run.tensorboard needs the tensorboard package: pip install {extra('tensorboard')}, or set "
             f"run.tensorboard=false ({error.__cause__})"
         ) from error

@@ -12,7 +12,7 @@ import numpy as np
 from clst_runtime.backends.cuda.device import CURE, PYCUDA, Bytes, NotImportable, out_of_memory, version_words
 from clst_runtime.backends.cuda.guard import NON_BLOCKING, Failure, GuardedDevice
 from clst_runtime.errors import MissingDependency
-from clst_runtime.system.optional import Unimportable, require
+from clst_runtime.system.optional import Unimportable, extra, require
 
 
 def import_pycuda() -> ModuleType:
@@ -108,7 +108,7 @@ class PycudaDevice(GuardedDevice):
 
     def _captured(self, queue: Callable[[], None]) -> Any:
         raise MissingDependency(
-            "PyCUDA has no CUDA graphs; pip install 'clst[trt-cuda-python]' and take the CUDA library cuda-python, "
+            f"PyCUDA has no CUDA graphs; pip install {extra('trt-cuda-python')} and take the CUDA library cuda-python, "
             "or leave the graph out"
         )
 

@@ -10,7 +10,7 @@ from clst_runtime.errors import MissingDependency
 from clst_runtime.imaging.overlay import blend
 from clst_runtime.live.results import Result
 from clst_runtime.live.sinks.base import Sink
-from clst_runtime.system.optional import require
+from clst_runtime.system.optional import extra, require
 
 TITLE = "clst-run"
 DESKTOPS = ("DISPLAY", "WAYLAND_DISPLAY", "QT_QPA_PLATFORM")
@@ -32,7 +32,7 @@ class WindowSink(Sink):
             cv2.namedWindow(TITLE, cv2.WINDOW_AUTOSIZE)
         except cv2.error as error:
             raise MissingDependency(
-                "this OpenCV has no windows; install 'clst[desktop]', or leave out --window"
+                f"this OpenCV has no windows; pip install {extra('desktop')}, or leave out --window"
             ) from error
 
     def write(self, result: Result) -> None:

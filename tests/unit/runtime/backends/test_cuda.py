@@ -179,7 +179,7 @@ def test_mapped_memory_is_asked_for_as_such_and_has_the_gpu_s_address(driver, mo
 
 def test_pycuda_has_no_graphs_and_says_what_has(driver):
     with open_cuda("pycuda") as device:
-        with pytest.raises(MissingDependency, match=r"no CUDA graphs; pip install 'clst\[trt-cuda-python\]'"):
+        with pytest.raises(MissingDependency, match=r"no CUDA graphs; pip install -e '\.\[trt-cuda-python\]'"):
             device.record_graph(lambda: None)
         device.synchronise()  # not sticky
     with pytest.raises(ConfigError, match="PyCUDA has no CUDA graphs"):

@@ -406,7 +406,7 @@ def test_a_missing_provider_is_told_with_the_cure_for_what_is_installed(machine,
     )
     path = model(tmp_path / "m.onnx")
     with pytest.raises(
-        MissingDependency, match=r"only CPUEx.*; pip uninstall onnxruntime; pip install 'clst\[ort-gpu\]"
+        MissingDependency, match=r"only CPUEx.*; pip uninstall onnxruntime; pip install -e '\.\[ort-gpu\]"
     ):
         open_model(path, backend="ort-cuda")
     monkeypatch.setattr(ort_errors, "rivals", list)

@@ -109,7 +109,7 @@ def test_cures_are_those_of_the_platform():
     assert "numpy<2" not in cure("ort", Platform.JETPACK_7)
     assert "nvidia-jetpack" in cure("tensorrt", Platform.JETPACK_7)
     assert "flash JetPack 6" in cure("tensorrt", Platform.JETPACK_5)
-    assert cure("tensorrt", Platform.X86_CUDA) == "pip install 'clst[trt]'"
+    assert cure("tensorrt", Platform.X86_CUDA) == "pip install -e '.[trt]'"
     assert "no NVIDIA GPU" in cure("tensorrt", Platform.X86_CPU)
 
 
@@ -422,7 +422,7 @@ def test_the_doctor_works_with_click_and_numpy_alone(tmp_path):
     assert done.returncode == 5, done.stderr
     found = {each["name"]: each for each in json.loads(done.stdout)}
     assert found["OpenCV"]["state"] == found["ONNX Runtime"]["state"] == "missing"
-    assert "pip install 'clst[" in found["OpenCV"]["cure"]
+    assert "pip install -e '.[" in found["OpenCV"]["cure"]
     assert "OpenCV, ONNX Runtime" in done.stderr
 
 

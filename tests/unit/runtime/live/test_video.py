@@ -23,7 +23,7 @@ from clst_runtime.sources import TimedFrame
 from tests.conftest import RGB_CLASSES
 from tests.support.videos import frames_of, times_of
 
-WITH_PYAV = pytest.mark.skipif(find_spec("av") is None, reason="PyAV (clst[video]) is not installed")
+WITH_PYAV = pytest.mark.skipif(find_spec("av") is None, reason="PyAV (extra video) is not installed")
 FORMATS = pytest.mark.parametrize("suffix", [pytest.param(".mp4", marks=WITH_PYAV), ".mkv"])
 
 
@@ -248,7 +248,7 @@ def test_without_pyav_recordings_are_motion_jpeg_and_mp4_names_what_is_missing(t
     monkeypatch.setitem(sys.modules, "av", None)
     assert video_suffix() == ".mkv"
     recorded(tmp_path / "v.mkv", [result(0)])
-    with pytest.raises(MissingDependency, match=r"pip install 'clst\[video\]'"):
+    with pytest.raises(MissingDependency, match=r"pip install -e '\.\[video\]'"):
         recorded(tmp_path / "v.mp4", [result(0)])
 
 

@@ -80,7 +80,7 @@ def test_without_the_package_event_files_are_refused_in_one_line(monkeypatch, tm
     monkeypatch.setitem(sys.modules, "tensorboard", None)
     for name in [name for name in sys.modules if name.startswith(("tensorboard.", "torch.utils.tensorboard"))]:
         monkeypatch.delitem(sys.modules, name)
-    with pytest.raises(MissingDependency, match=r"pip install 'clst\[tensorboard\]'") as caught:
+    with pytest.raises(MissingDependency, match=r"pip install -e '\.\[tensorboard\]'") as caught:
         check_tensorboard()
     assert "\n" not in caught.value.message
     with pytest.raises(MissingDependency):

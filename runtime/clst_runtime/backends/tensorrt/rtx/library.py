@@ -15,14 +15,14 @@ from types import ModuleType
 
 from clst_runtime.errors import MissingDependency
 from clst_runtime.system.machine import package_version
-from clst_runtime.system.optional import require
+from clst_runtime.system.optional import extra, require
 
 BINDINGS, LIBRARIES = "tensorrt_rtx_bindings", "onnxruntime_ep_nv_tensorrt_rtx"
 COMPLETE = "tensorrt_rtx"
 """Module of NVIDIA's own distribution `tensorrt-rtx`, which brings its libraries from NVIDIA's server."""
 BINDINGS_PACKAGE = "tensorrt-rtx-cu13-bindings"
-CURE = "pip install 'clst[rtx]'"
-REINSTALL = "pip install --force-reinstall 'clst[rtx]'"
+CURE = f"pip install {extra('rtx')}"
+REINSTALL = f"pip install --force-reinstall {extra('rtx')}"
 
 
 @functools.cache

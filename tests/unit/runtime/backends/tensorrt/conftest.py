@@ -59,7 +59,7 @@ class Machine:
 
         def load() -> ModuleType:
             if version is None:
-                raise MissingDependency("TensorRT for RTX is not installed; pip install 'clst[rtx]'")
+                raise MissingDependency("TensorRT for RTX is not installed; pip install -e '.[rtx]'")
             return fake_rtx
 
         self._patch.setattr(library, "load_rtx", load)

@@ -57,11 +57,11 @@ def test_a_process_that_crashes_or_prints_nothing_is_told(monkeypatch, tmp_path)
 
 def test_what_is_not_installed_is_told_with_its_cure_and_starts_no_process(monkeypatch, tmp_path):
     def missing():
-        raise MissingDependency("TensorRT for RTX is not installed; pip install 'clst[rtx]'")
+        raise MissingDependency("TensorRT for RTX is not installed; pip install -e '.[rtx]'")
 
     monkeypatch.setattr(build_check, "find_rtx", missing)
     answer = check_build(tmp_path, say=pytest.fail, run=pytest.fail)
-    told = "was not checked: TensorRT for RTX is not installed; pip install 'clst[rtx]'"
+    told = "was not checked: TensorRT for RTX is not installed; pip install -e '.[rtx]'"
     assert told_build_check(answer) == f"whether TensorRT for RTX reads and builds it {told}"
 
 

@@ -63,7 +63,7 @@ def test_the_real_one_has_a_parser_and_a_builder_and_its_own_version(trt):
 
 
 def test_without_any_of_it_the_extra_is_named(packages):
-    assert refused() == "TensorRT for RTX is not installed; pip install 'clst[rtx]'"
+    assert refused() == "TensorRT for RTX is not installed; pip install -e '.[rtx]'"
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_without_any_of_it_the_extra_is_named(packages):
 )
 def test_with_one_of_the_two_packages_the_other_is_named(packages, there, lacking):
     packages(there)
-    refused(lacking, "pip install 'clst[rtx]'")
+    refused(lacking, "pip install -e '.[rtx]'")
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ def test_bindings_of_another_version_than_the_library_are_refused_before_they_ar
     (tmp_path / "rtx_test_bindings-1.6.0.34.dist-info" / "METADATA").write_text(
         "Metadata-Version: 2.1\nName: rtx-test-bindings\nVersion: 1.6.0.34\n"
     )
-    refused("bindings 1.6.0.34 and library 1.7.1 do not fit each other", "--force-reinstall 'clst[rtx]'")
+    refused("bindings 1.6.0.34 and library 1.7.1 do not fit each other", "--force-reinstall -e '.[rtx]'")
 
 
 def test_bindings_of_another_python_are_refused_with_their_own_words(packages, libraries):
@@ -117,7 +117,7 @@ def test_bindings_of_another_python_are_refused_with_their_own_words(packages, l
 def test_a_damaged_library_is_a_line(packages, content, told):
     packages("rtx_test_bindings")
     packages("rtx_test_libraries", files=NAMES, content=content)
-    refused("does not load", told, "--force-reinstall 'clst[rtx]'")
+    refused("does not load", told, "--force-reinstall -e '.[rtx]'")
 
 
 def test_names_that_the_libraries_package_adds_when_it_is_imported_do_not_matter(packages, libraries, tmp_path):
@@ -133,11 +133,11 @@ def test_names_that_the_libraries_package_adds_when_it_is_imported_do_not_matter
 def test_a_library_that_is_gone_is_a_line(packages):
     packages("rtx_test_bindings")
     packages("rtx_test_libraries", files=NAMES[1:])
-    refused("rtx_test_libraries lacks libtensorrt_rtx.so.*", "--force-reinstall 'clst[rtx]'")
+    refused("rtx_test_libraries lacks libtensorrt_rtx.so.*", "--force-reinstall -e '.[rtx]'")
 
 
 def test_the_message_of_bindings_that_do_not_load_names_the_extra(monkeypatch):
     """The real module's name, which `require` knows the cure for."""
     monkeypatch.setitem(sys.modules, rtx.BINDINGS, None)
-    with pytest.raises(MissingDependency, match=r"cannot be imported .*pip install --force-reinstall 'clst\[rtx\]'"):
+    with pytest.raises(MissingDependency, match=r"cannot be imported .*pip install --force-reinstall -e '\.\[rtx\]'"):
         rtx.require(rtx.BINDINGS)

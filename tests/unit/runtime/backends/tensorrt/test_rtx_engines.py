@@ -113,7 +113,7 @@ def test_without_a_driver_that_is_the_reason_and_no_package_is_missed(
     assert facts["not_compared"] == "this machine has no NVIDIA driver: libcuda.so.1 does not load"
     with pytest.raises(MissingDependency, match="this machine has no NVIDIA driver") as told:
         build(rgb_model, tmp_path / "rgb.engine", frames, must_compare=True)
-    assert "clst[trt]" not in told.value.message
+    assert ".[trt]" not in told.value.message
     assert "--bundle" not in told.value.message, "that is for TensorRT, which builds nowhere else"
 
 
@@ -186,7 +186,7 @@ def test_each_library_opens_its_own_engines_alone(rtx, rgb_model, tmp_path, fram
     build(rgb_model, tmp_path / "rtx.engine", frames)
     rtx.has_rtx(None)
     told = "rtx.engine is an engine of TensorRT for RTX 1.7.1.116: TensorRT for RTX is not installed"
-    refused(MissingDependency, told, "pip install 'clst[rtx]'", engine=tmp_path / "rtx.engine")
+    refused(MissingDependency, told, "pip install -e '.[rtx]'", engine=tmp_path / "rtx.engine")
     rtx.has_tensorrt("11.4.0.106")
     refused(MissingDependency, told, engine=tmp_path / "rtx.engine")
     build_engine(rgb_model, tmp_path / "trt.engine", options=BuildOptions(), frames=frames)
@@ -339,7 +339,8 @@ def test_kernels_outlive_the_context_that_uses_them(engine, frames, monkeypatch)
 def test_a_bundle_for_it_is_built_and_compared_on_the_device(rtx, tmp_path, frames, capsys):
     write_bundle(write_rgb_model(tmp_path / "rgb.onnx"), tmp_path / "bundle", frames, options=FOR_RTX)
     assert (
-        "On the device, with clst[rtx] and cuda-bindings installed" in (tmp_path / "bundle" / "README.txt").read_text()
+        "On the device, with clst with its extra rtx and cuda-bindings installed"
+        in (tmp_path / "bundle" / "README.txt").read_text()
     )
     engine = build_bundle(tmp_path / "bundle")
     assert engine.name == "model-nvidia-geforce-rtx-4090-8.9-128sm-rtx1.7.1.116-cuda12.6-580.65.06.engine"

@@ -275,7 +275,7 @@ def test_without_gpu_tensorrt_or_memory_the_error_says_which(engine, machine):
     with pytest.raises(MissingDependency, match=r"PyCUDA cannot be .* cuda-python cannot be .*pip install pycuda"):
         open_model(engine)
     machine.has_tensorrt(None)
-    with pytest.raises(MissingDependency, match=r"TensorRT: pip install 'clst\[trt\]'"):
+    with pytest.raises(MissingDependency, match=r"TensorRT: pip install -e '\.\[trt\]'"):
         open_model(engine)
 
 

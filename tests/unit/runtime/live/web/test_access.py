@@ -66,7 +66,7 @@ def test_an_address_of_another_machine_cannot_be_listened_on():
 @pytest.mark.parametrize("module", ["aiohttp", "prometheus_client"])
 def test_without_its_packages_the_extra_is_named(monkeypatch, module):
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(MissingDependency, match=r"pip install 'clst\[web\]'"), served():
+    with pytest.raises(MissingDependency, match=r"pip install -e '\.\[web\]'"), served():
         pass
 
 
