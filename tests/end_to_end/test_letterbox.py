@@ -136,7 +136,7 @@ def test_pytorch_and_the_file_agree_in_the_same_frame_and_are_not_compared_in_di
         judged = judge_parity(candidate, model, cameras / "new")
         assert judged.values["fingerprint"]["holds"]
         assert judged.values["labels"]["holds"]
-        candidate._manifest = dataclasses.replace(candidate.manifest, fit=Fit.STRETCH)
+        candidate.manifest = dataclasses.replace(candidate.manifest, fit=Fit.STRETCH)
         assert evaluate(candidate, data).miou != pytest.approx(result.candidate.miou)  # it would be noticed
         with pytest.raises(ModelFileError, match="fits differ: stretch and letterbox"):
             compare(reference, candidate, data)

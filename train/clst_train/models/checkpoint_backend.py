@@ -6,7 +6,6 @@ Legend: H rows, W columns of the model's input.
 from __future__ import annotations
 
 from pathlib import Path
-from types import TracebackType
 
 import torch
 from torch import nn
@@ -25,13 +24,8 @@ class TorchBackend:
 
     def __init__(self, deployable: nn.Module, manifest: manifest_module.Manifest, device: torch.device) -> None:
         self._deployable = deployable.to(device).eval()
-        self._manifest = manifest
+        self.manifest = manifest
         self._device = device
-
-    @property
-    def manifest(self) -> manifest_module.Manifest:
-        """What the checkpoint says of itself."""
-        return self._manifest
 
     @property
     def description(self) -> str:
@@ -41,7 +35,7 @@ class TorchBackend:
     @torch.inference_mode()
     def predict(self, frame: Frame) -> Prediction:
         """Segment one RGB frame H,W,3 uint8 of exactly the manifest's input size."""
-        check_frame(frame, self._manifest.input_hw)
+        check_frame(frame, self.manifest.input_hw)
         output = self._deployable(torch.from_numpy(frame.copy())[None].to(self._device))
         classes = output[0] if isinstance(output, tuple) else output
         return Prediction(classes=classes[0].cpu().numpy())
@@ -52,9 +46,7 @@ class TorchBackend:
     def __enter__(self) -> TorchBackend:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
 

@@ -8,7 +8,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from enum import Enum
-from types import TracebackType
 from typing import Any
 
 from clst_runtime.backends.cuda.device import Bytes, Graph, GraphFailed, Mapped, Mark, cuda_failure, out_of_memory
@@ -231,7 +230,5 @@ class GuardedDevice(ABC):
             self._open = False
             self._release()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()

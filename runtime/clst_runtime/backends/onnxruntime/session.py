@@ -7,12 +7,10 @@ import functools
 import logging
 from contextlib import nullcontext
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
 
-from clst_runtime.artifact.manifest import Manifest
 from clst_runtime.artifact.onnx_metadata import read_onnx_manifest
 from clst_runtime.backends.base import Frame, Prediction, check_frame
 from clst_runtime.backends.onnxruntime.errors import (
@@ -95,15 +93,15 @@ class OrtBackend:
         wanted = _name(PROVIDERS[provider][0])
         if wanted not in ort.get_available_providers():
             raise lacking(ort, wanted)
-        self._manifest = read_onnx_manifest(path)
-        if provider == "cpu" and self._manifest.calibration.get("rest") == "fp16":
+        self.manifest = read_onnx_manifest(path)
+        if provider == "cpu" and self.manifest.calibration.get("rest") == "fp16":
             check_float16_rounding(str(path))
         self._where = path
         self.warnings: list[str] = []
         """What was wanted and could not be had, a line each."""
         options = ort.SessionOptions()
         options.log_severity_level = 3
-        if provider == "cpu" and self._manifest.calibration.get("target") == "tensorrt":
+        if provider == "cpu" and self.manifest.calibration.get("target") == "tensorrt":
             # The CPU's signed kernels saturate where TensorRT does not: compute such a graph's Q/DQ one by one.
             options.add_session_config_entry("session.disable_quant_qdq", "1")
         if threads is not None:
@@ -115,14 +113,14 @@ class OrtBackend:
         self._check_ports(path)
         if provider != "cpu":
             self.warnings += nodes_elsewhere(self._session, wanted, path)
-        if provider == "cuda" and self._manifest.precision == "int8":
+        if provider == "cuda" and self.manifest.precision == "int8":
             self.warnings.append(
                 f"{path}: {wanted} has no INT8 convolutions and computes them in float, between Q and DQ; fp16 is the "
                 "file for it, --backend ort-tensorrt or an engine computes INT8"
             )
         self._binding = self._session.io_binding()
-        self._pools = [Pool(RESULTS_HELD) for _ in range(1 + self._manifest.has_confidence)]
-        self._description = f"ONNX Runtime {ort.__version__} {wanted.removesuffix('ExecutionProvider')}"
+        self._pools = [Pool(RESULTS_HELD) for _ in range(1 + self.manifest.has_confidence)]
+        self.description = f"ONNX Runtime {ort.__version__} {wanted.removesuffix('ExecutionProvider')}"
 
     def _opened(self, ort: Any, options: Any, provider: str) -> Any:
         """The session; nothing but the providers that were asked for is tried."""
@@ -131,8 +129,8 @@ class OrtBackend:
             options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
         if provider != "tensorrt":
             return _session(ort, path, options, [wanted, *others])
-        told = precision_options(self._manifest, where=path)
-        self.warnings += precision_warning(self._manifest, where=path)
+        told = precision_options(self.manifest, where=path)
+        self.warnings += precision_warning(self.manifest, where=path)
         folder = cache_folder(path, ort.__version__)
         had_engines = folder.is_dir() and any(folder.iterdir())
         first: list[Any] = [(wanted, {**told, **engine_cache(folder)}), *others]
@@ -145,7 +143,7 @@ class OrtBackend:
         return _session(ort, path, options, [(wanted, {**told, **engine_cache_anew(folder)}), *others])
 
     def _check_ports(self, path: Path) -> None:
-        manifest = self._manifest
+        manifest = self.manifest
         found = [(i.name, i.type, list(i.shape)) for i in (*self._session.get_inputs(), *self._session.get_outputs())]
         rows, columns = manifest.input_hw
         expected = [
@@ -159,16 +157,6 @@ class OrtBackend:
                 f"{path}: inputs and outputs are {found}, its manifest says {expected}; export it again"
             )
 
-    @property
-    def manifest(self) -> Manifest:
-        """What the model file says of itself."""
-        return self._manifest
-
-    @property
-    def description(self) -> str:
-        """Version and provider."""
-        return self._description
-
     def predict(self, frame: Frame) -> Prediction:
         """Segment one RGB frame H,W,3 uint8 of exactly the manifest's input size.
 
@@ -177,10 +165,10 @@ class OrtBackend:
         Raises:
             DataError: another shape or type. ClstError: ONNX Runtime failed; CudaFailed: the process must be restarted.
         """
-        check_frame(frame, self._manifest.input_hw)
+        check_frame(frame, self.manifest.input_hw)
         if self._session is None:
             raise ClstError(f"{self._where} was closed; open it again")
-        rows, columns = self._manifest.input_hw
+        rows, columns = self.manifest.input_hw
         outputs = [pool.take((rows, columns)) for pool in self._pools]
         given = np.ascontiguousarray(frame)[None]  # held until the run is over: the binding keeps its address only
         with told_in_one_line(f"running {self._where}"):
@@ -199,9 +187,7 @@ class OrtBackend:
     def __enter__(self) -> OrtBackend:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
 

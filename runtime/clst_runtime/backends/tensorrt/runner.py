@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType, TracebackType
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -93,20 +93,20 @@ class TrtBackend:
         if timed and self._gpu.graph:
             raise ConfigError("the stages inside a CUDA graph cannot be timed one by one; leave the graph out")
         try:
-            plan, self._manifest = read_engine(path) if built is None else (built.plan, built.manifest)
-            trt = load_library(self._manifest, where=path)
+            plan, self.manifest = read_engine(path) if built is None else (built.plan, built.manifest)
+            trt = load_library(self.manifest, where=path)
             if device is None:
                 device = self._closing.enter_context(open_cuda(self._gpu.cuda, graphs=self._gpu.graph))
             self._device = device
-            check_gpu(self._manifest, self._device, where=path)
-            self.warnings += [] if built else proof_warning(self._manifest, device, where=path)
+            check_gpu(self.manifest, self._device, where=path)
+            self.warnings += [] if built else proof_warning(self.manifest, device, where=path)
             self._load(trt, plan)
             self._allocate(timed=timed)
             self._record_graph()
         except BaseException:
             self.close()
             raise
-        self._description = self._words(title_of(trt))
+        self.description = self._words(title_of(trt))
 
     def _load(self, trt: ModuleType, plan: bytes) -> None:
         """Deserialise the engine and make its execution context."""
@@ -115,7 +115,7 @@ class TrtBackend:
         self._closing.callback(self._forget)
         self._runtime = make_runtime(trt, self._logger, self._messages)
         self._runtime.engine_host_code_allowed = False
-        core = self._manifest.engine.get("options", {}).get("dla_core")
+        core = self.manifest.engine.get("options", {}).get("dla_core")
         if core is not None:
             self._runtime.DLA_core = core
         self._engine = self._runtime.deserialize_cuda_engine(plan)
@@ -123,7 +123,7 @@ class TrtBackend:
             raise gpu_failure(self._messages, f"loading {self._where}") or ModelFileError(
                 f"{self._where}: TensorRT cannot load it ({self._messages.last_errors()}); {CURE}"
             )
-        check_tensors(trt, self._engine, self._manifest, where=self._where)
+        check_tensors(trt, self._engine, self.manifest, where=self._where)
         self._context = self._create_context(self._engine)
         if self._context is None:
             raise gpu_failure(self._messages, f"loading {self._where}") or GpuOutOfMemory(
@@ -133,16 +133,16 @@ class TrtBackend:
 
     def _create_context(self, engine: trt.ICudaEngine) -> trt.IExecutionContext | None:
         """The execution context; by TensorRT for RTX with the kernels that an earlier start has compiled."""
-        if library_of(self._manifest, where=self._where) is Library.TENSORRT:
+        if library_of(self.manifest, where=self._where) is Library.TENSORRT:
             context: Any = engine.create_execution_context()
             return context
-        self._kernels = Kernels(engine, kernels_file(self._manifest, self._device))
+        self._kernels = Kernels(engine, kernels_file(self.manifest, self._device))
         return self._kernels.create_context(engine)
 
     def _allocate(self, *, timed: bool) -> None:
         """Every buffer, address, result and event, once."""
-        names = ("classes", "confidence") if self._manifest.has_confidence else ("classes",)
-        buffers = make_buffers(self._device, self._gpu.io, self._manifest.input_hw, len(names))
+        names = ("classes", "confidence") if self.manifest.has_confidence else ("classes",)
+        buffers = make_buffers(self._device, self._gpu.io, self.manifest.input_hw, len(names))
         for name, address in zip(("frame", *names), (buffers.frame_address, *buffers.addresses), strict=True):
             if self._context is None or not self._context.set_tensor_address(name, address):
                 raise ModelFileError(f"{self._where}: TensorRT refuses the address of its tensor {name!r}; {CURE}")
@@ -167,7 +167,7 @@ class TrtBackend:
 
         try:
             self._graph = prove_graph(
-                self._device, lambda: self._queue(buffers), run, drawn_frames(self._manifest.input_hw)
+                self._device, lambda: self._queue(buffers), run, drawn_frames(self.manifest.input_hw)
             )
         except GraphFailed as error:
             self.warnings.append(f"{self._where}: runs without a CUDA graph: {error.message}")
@@ -175,20 +175,10 @@ class TrtBackend:
     def _words(self, version: str) -> str:
         device, io = self._device, "" if self._buffers is None else self._buffers.io
         words = f"{version} on {device.name} (compute capability {device.compute_capability})"
-        words += f", {self._manifest.precision}, {io} I/O by {device.library}"
+        words += f", {self.manifest.precision}, {io} I/O by {device.library}"
         if not self._gpu.graph:
             return words
         return f"{words}, CUDA graph" if self._graph is not None else f"{words}, CUDA graph dropped"
-
-    @property
-    def manifest(self) -> Manifest:
-        """What the model says of itself."""
-        return self._manifest
-
-    @property
-    def description(self) -> str:
-        """TensorRT version, GPU, precision, I/O mode, CUDA library, and whether a CUDA graph is launched."""
-        return self._description
 
     def predict(self, frame: Frame) -> Prediction:
         """Segment one RGB frame H,W,3 uint8 of exactly the manifest's input size.
@@ -198,7 +188,7 @@ class TrtBackend:
         Raises:
             DataError: another shape or type. CudaFailed: the process must be restarted. GpuOutOfMemory: as said.
         """
-        check_frame(frame, self._manifest.input_hw)
+        check_frame(frame, self.manifest.input_hw)
         buffers = self._buffers
         if buffers is None:
             raise ClstError(f"{self._where} was closed; open it again")
@@ -272,9 +262,7 @@ class TrtBackend:
     def __enter__(self) -> TrtBackend:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
 
