@@ -94,7 +94,7 @@ def clst_step(run: Any) -> Callable[[int, Any], None]:
     def step(iteration: int, batch: Any) -> None:
         result = adaptation_step(learner, *batch, target_weight=1.0, iteration=iteration)
         indices, shared = batch[1].indices, batch[1].shared_indices
-        diagnostics.see(indices, result.lesson, result.target_means, learner.prototypes, shared)
+        diagnostics.see(indices, result.soft_labels, result.target_means, learner.prototypes, shared)
         with timed("backward and optimiser"):
             descent.descend(result.loss, iteration)
 
@@ -283,7 +283,7 @@ def measure_loading(run: Any, step: Callable[[int, Any], None], rounds: int, ste
 
 def peak(folder: Path, settings: tuple[str, ...], stage: str) -> dict[str, float]:
     """Memory in MiB: what this process holds before its first step, its peak over some steps, and what was planned."""
-    from clst_train.engine.preflight import Play, memory_plans
+    from clst_train.engine.preflight import PreflightSetup, memory_plans
     from clst_train.engine.run import loaded
     from clst_train.stages.adaptation import both_batches
     from clst_train.stages.source import _batch, partial_losses
@@ -305,7 +305,7 @@ def peak(folder: Path, settings: tuple[str, ...], stage: str) -> dict[str, float
     facts = {"resident_before": held, "resident_peak": peak_mib()}
     if run.device.type == "cuda":
         facts["cuda_peak"] = torch.cuda.max_memory_allocated() / 2**20
-    play = Play(
+    play = PreflightSetup(
         config=run.config,
         classes=run.classes,
         source=run.source,

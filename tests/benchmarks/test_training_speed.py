@@ -16,7 +16,7 @@ def test_a_clst_step_gets_its_iteration_so_that_the_ensemble_predicts_in_its_per
 
     def adaptation_step(learner, source, target, *, target_weight, iteration):
         steps.append((source, iteration))
-        return SimpleNamespace(loss=torch.zeros(()), lesson=None, target_means=None)
+        return SimpleNamespace(loss=torch.zeros(()), soft_labels=None, target_means=None)
 
     monkeypatch.setattr("clst_train.method.step.adaptation_step", adaptation_step)
     stage, target = "clst_train.stages.adaptation_state.", SimpleNamespace(indices=(), shared_indices=())

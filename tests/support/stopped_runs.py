@@ -65,7 +65,7 @@ def before(place: object, name: str, number: int) -> None:
 
 
 TRAPS: list[Callable[[], None]] = [
-    lambda: before(training, "rehearse", signal.SIGINT),  # a new run: there is no folder yet
+    lambda: before(training, "run_preflight", signal.SIGINT),  # a new run: there is no folder yet
     lambda: before(training, "_run_of", signal.SIGTERM),  # a new run: the folder is there, no step
     lambda: in_step(source_stage, 0, signal.SIGINT),
     lambda: in_step(source_stage, 1, signal.SIGINT, 2),  # at once: this step is lost
@@ -102,7 +102,7 @@ def main(source: str, target: str, val: str, out: Path) -> None:
     torch.set_num_threads(1)
     ddrnet.PLANES, ddrnet.SPP_PLANES = 4, 8  # every layer, an eighth of the channels
     Logbook.draw = lambda *arguments: None  # pictures take longer than these few steps
-    training.draw_examples = training.rehearse = lambda *arguments: None
+    training.draw_examples = training.run_preflight = lambda *arguments: None
     given = ["--recipe", "demo", "--source", source, "--target", target, "--val", val, "--size", "64x96"]
     given += [part for setting in SETTINGS for part in ("--set", setting)]
     ends = [in_child(out / "words", [*given, "--out", str(out / "whole")])]

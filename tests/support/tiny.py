@@ -71,7 +71,7 @@ def observed(one: Learner, target: TargetBatch, *results: StepResult) -> Diagnos
     """The counters after these steps on the batch."""
     found = Diagnostics(len(target.indices), CLASSES, SIZE_HW, one.device)
     for result in results:
-        found.see(target.indices, result.lesson, result.target_means, one.prototypes)
+        found.see(target.indices, result.soft_labels, result.target_means, one.prototypes)
     return found
 
 

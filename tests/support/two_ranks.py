@@ -38,13 +38,13 @@ from clst_train.stages import adaptation_state
 
 
 def in_float64() -> None:
-    build, head, forward = training.build_segmenter, adaptation_state.ProjectionHead, passes.Passes.forward
+    build, head, forward = training.build_segmenter, adaptation_state.ProjectionHead, passes.ForwardPass.forward
 
     network_forward = DDRNetSlim.forward
     DDRNetSlim.forward = lambda self, images: network_forward(self, images.to(self.conv1[0].weight.dtype))
     training.build_segmenter = lambda *arguments: build(*arguments).double()
     adaptation_state.ProjectionHead = lambda *arguments: head(*arguments).double()
-    passes.Passes.forward = lambda self, images: forward(self, images.double())
+    passes.ForwardPass.forward = lambda self, images: forward(self, images.double())
 
 
 def copying(destination: Path) -> None:

@@ -23,8 +23,8 @@ from clst_train.compute.distributed import (
     from_first,
     is_split,
     process_group,
+    report,
     synchronise_norms,
-    tell,
     together,
 )
 from clst_train.compute.ranks import ONE_PROCESS, Ranks, ranks
@@ -36,7 +36,7 @@ from clst_train.data.target import TargetImages, open_target
 from clst_train.engine.events import EventFiles
 from clst_train.engine.logger import Logbook, SilentLogbook
 from clst_train.engine.options import configure
-from clst_train.engine.preflight import Play, rehearse
+from clst_train.engine.preflight import PreflightSetup, run_preflight
 from clst_train.engine.run import ADAPTED, SOURCE, Run, resume_point
 from clst_train.engine.run_folder import RunFolder, create_run, open_run
 from clst_train.engine.seeding import seed_everything
@@ -172,7 +172,7 @@ def _train(folder: RunFolder, config: Config, point: Checkpoint | None, data: Da
 def _threads_here(wanted: int) -> int:
     """At most one a core; a run that is resumed may come from a larger machine."""
     if wanted > cores_here():
-        tell(f"note: run.threads = {wanted}, but this machine has {cores_here()} cores, which are taken")
+        report(f"note: run.threads = {wanted}, but this machine has {cores_here()} cores, which are taken")
     return min(wanted, cores_here())
 
 
@@ -234,7 +234,7 @@ def _open_data(config: Config, started: Checkpoint | None) -> Data:
             every=data.target_every,
         )
         for remark in target.remarks:
-            tell(f"note: {remark}")
+            report(f"note: {remark}")
     validation = None
     if data.val:
         validation = _labelled(data.val, data.val_split, data.val_format, data.val_mapping, source.classes)
@@ -294,7 +294,7 @@ def _labelled(place: str, split: str, form: str, mapping: str, classes: ClassLis
 
 def _note(place: str, remarks: tuple[str, ...]) -> None:
     for remark in remarks:
-        tell(f"note: {place}: {remark}")
+        report(f"note: {place}: {remark}")
 
 
 def _as_checkpoint(config: Config, started: Checkpoint, options: Mapping[str, Any]) -> Config:
@@ -306,9 +306,9 @@ def _as_checkpoint(config: Config, started: Checkpoint, options: Mapping[str, An
     asked = any(setting.partition("=")[0].strip() == "model.fit" for setting in options.get("settings", ()))
     wanted, own = config.model.fit, started.fit.value
     if wanted != own and asked:
-        tell(f"note: model.fit = {wanted} as asked, though the checkpoint was trained with {own}: shapes will differ")
+        report(f"note: model.fit = {wanted} as asked, though the checkpoint was trained with {own}: shapes will differ")
     elif wanted != own and wanted != ModelConfig().fit:
-        tell(f"note: model.fit = {own} as the checkpoint has it, not the recipe's {wanted}; --set model.fit={wanted}")
+        report(f"note: model.fit = {own} as the checkpoint has it, not the recipe's {wanted}; --set model.fit={wanted}")
     model = dataclasses.replace(config.model, network=started.network, input_hw=size, fit=wanted if asked else own)
     return dataclasses.replace(config, model=model)
 
@@ -316,15 +316,15 @@ def _as_checkpoint(config: Config, started: Checkpoint, options: Mapping[str, An
 def _network(config: Config, classes: ClassList, device: torch.device) -> Segmenter:
     segmenter = build_segmenter(config.model.network, len(classes))
     if config.model.backbone_weights:
-        tell(load_imagenet_backbone(segmenter, Path(config.model.backbone_weights)))
+        report(load_imagenet_backbone(segmenter, Path(config.model.backbone_weights)))
     return accelerate(segmenter, config.run, device)
 
 
 def _rehearse(config: Config, data: Data, device: torch.device, *, trains_source: bool) -> None:
     source, target, validation, classes = data
     autocast = _autocast(config.run.precision, device)
-    rehearse(
-        Play(
+    run_preflight(
+        PreflightSetup(
             config=config,
             classes=classes,
             source=source,

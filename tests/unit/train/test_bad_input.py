@@ -14,7 +14,7 @@ from clst_runtime.data.inputs import pictures_of
 from clst_runtime.errors import DataError
 from clst_runtime.imaging.image_files import read_image, write_png
 from clst_train.cli.train import main as clst_train
-from clst_train.data.headers import check_pictures, read_header
+from clst_train.data.headers import check_images, read_header
 from clst_train.data.target import open_target
 from clst_train.method.batchnorm import estimate_statistics
 from clst_train.models.checkpoint import load_checkpoint
@@ -331,7 +331,7 @@ def test_an_exif_orientation_is_applied_and_said(tmp_path):
 
 
 def test_no_pictures_are_nothing_to_remark_and_a_head_without_a_picture_is_refused(tmp_path):
-    assert check_pictures([], used_hw=HW) == ((), ())
+    assert check_images([], used_hw=HW) == ((), ())
     (tmp_path / "a.png").write_bytes(b"")
     with pytest.raises(DataError, match=r"a\.png: not a readable image"):
         read_header(tmp_path / "a.png")

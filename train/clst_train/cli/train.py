@@ -75,14 +75,14 @@ def run(recipe: str, out: Path | None, init: Path | None, resume: Path | None, o
     for module in PACKAGES:
         require(module)
     use_all_cores()
-    from clst_train.compute.distributed import told_by_first
+    from clst_train.compute.distributed import reported_by_first
     from clst_train.compute.ranks import ranks
     from clst_train.training import start_run
 
     try:
         folder = start_run(recipe=recipe, out=out, init=init, resume=resume, options=options)
     except ClstError as error:
-        if told_by_first(error):
+        if reported_by_first(error):
             raise click.exceptions.Exit(error.exit_code) from error
         raise
     if ranks().first:

@@ -29,6 +29,6 @@ PLAIN: dict[str, Any] = {
 }
 
 
-def manner() -> dict[str, Any]:
+def tqdm_options() -> dict[str, Any]:
     """Arguments of tqdm for where stderr goes now; of several processes the first alone shows it."""
     return {**(BAR if sys.stderr.isatty() else PLAIN), "disable": not (is_shown() and ranks().first)}

@@ -24,7 +24,7 @@ from clst_runtime.errors import ClstError, ConfigError, DataError
 from clst_train.compute.ranks import Ranks, ranks
 
 _log = logging.getLogger(__name__)
-PATIENCE = timedelta(minutes=60)
+TIMEOUT = timedelta(minutes=60)
 """How long ranks wait for one another: validation and the first look at a data set are the first rank's alone."""
 Item = TypeVar("Item")
 _ALONE: ContextVar[bool] = ContextVar("each_alone", default=False)
@@ -43,7 +43,7 @@ def process_group(device: torch.device) -> Iterator[Ranks]:
     if here.count == 1:
         yield here
         return
-    distributed.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
+    distributed.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
     try:
         with together():
             beside = int(os.environ.get("LOCAL_WORLD_SIZE", here.count))
@@ -116,7 +116,7 @@ def alike(items: Iterator[Item]) -> Iterator[Item]:
         yield found[0]
 
 
-def told_by_first(error: BaseException) -> bool:
+def reported_by_first(error: BaseException) -> bool:
     """Whether another process, the first, tells of this error."""
     reason: BaseException | None = error
     while reason is not None and not isinstance(reason, _Agreed):
@@ -124,7 +124,7 @@ def told_by_first(error: BaseException) -> bool:
     return reason is not None and not ranks().first
 
 
-def tell(line: str) -> None:
+def report(line: str) -> None:
     """Log a line for people, on the first rank only."""
     if ranks().first:
         _log.info(line)

@@ -46,7 +46,7 @@ def read_header(path: Path) -> Header:
         raise DataError(f"{path}: not a readable image ({error})") from error
 
 
-def check_pictures(
+def check_images(
     paths: Iterable[Path], *, used_hw: tuple[int, int]
 ) -> tuple[tuple[str, ...], tuple[tuple[int, int], ...]]:
     """Remarks on camera pictures that become `used_hw` (rows, columns): several sizes, EXIF orientations.
@@ -100,10 +100,10 @@ def _on_sizes(sizes: Counter[tuple[int, int]], used_hw: tuple[int, int]) -> list
 
 
 def _on_turns(turned: list[Path]) -> list[str]:
-    return [on_turns(len(turned), turned[0])] if turned else []
+    return [orientation_remark(len(turned), turned[0])] if turned else []
 
 
-def on_turns(count: int, example: Path) -> str:
+def orientation_remark(count: int, example: Path) -> str:
     """The remark on images that carry an EXIF orientation."""
     return (
         f"{count} images carry an EXIF orientation, which is applied (labels must fit the upright picture), "

@@ -15,9 +15,9 @@ from clst_runtime.data.formats import files_of_split, find_format, shared_labels
 from clst_runtime.errors import DataError
 from clst_runtime.imaging.image_files import is_turned, read_image
 from clst_runtime.imaging.overlay import blend, contact_sheet
-from clst_train.data.headers import on_turns
+from clst_train.data.headers import orientation_remark
 
-SHEET_PICTURES = 12
+SHEET_IMAGES = 12
 
 
 @dataclass(kw_only=True)
@@ -69,7 +69,7 @@ def inspect(
     files = files_of_split(form, root, split)
     found.problems.extend(shared_labels(files))
     turned: list[Path] = []
-    every = max(1, len(files) // SHEET_PICTURES)
+    every = max(1, len(files) // SHEET_IMAGES)
     for index, pair in enumerate(files):
         found.images += 1
         try:
@@ -85,10 +85,10 @@ def inspect(
             found.problems.append(other_size(pair, image.shape[:2], raw.shape))
             continue
         labels = _count(found, mapping, raw)
-        if index % every == 0 and len(found.examples) < SHEET_PICTURES:
+        if index % every == 0 and len(found.examples) < SHEET_IMAGES:
             found.examples.append([image, blend(image, labels, wanted)])
     _conclude(found)
-    found.remarks.extend([on_turns(len(turned), turned[0])] if turned else [])
+    found.remarks.extend([orientation_remark(len(turned), turned[0])] if turned else [])
     return found
 
 

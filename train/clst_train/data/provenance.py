@@ -14,7 +14,7 @@ from clst_train.data.target import TargetImages
 
 
 @dataclass(frozen=True, kw_only=True)
-class WitnessedDataset(LabelledDataset):
+class RecordedDataset(LabelledDataset):
     """A labelled data set that tells which samples are read."""
 
     inner: LabelledDataset
@@ -29,7 +29,7 @@ class WitnessedDataset(LabelledDataset):
 
 
 @dataclass(frozen=True, kw_only=True)
-class WitnessedTarget(TargetImages):
+class RecordedTarget(TargetImages):
     """Target images that tell which of them are read."""
 
     inner: TargetImages
@@ -44,12 +44,12 @@ class WitnessedTarget(TargetImages):
         return self.inner[index]
 
 
-def witnessed(
+def recorded(
     source: LabelledDataset | None, target: TargetImages | None, tell: Callable[[str], None]
 ) -> tuple[LabelledDataset | None, TargetImages | None]:
     """Both data sets, telling what is read of them."""
     if source is not None:
-        source = WitnessedDataset(**as_fields(LabelledDataset, source), inner=source, tell=tell)
+        source = RecordedDataset(**as_fields(LabelledDataset, source), inner=source, tell=tell)
     if target is not None:
-        target = WitnessedTarget(**as_fields(TargetImages, target), inner=target, tell=tell)
+        target = RecordedTarget(**as_fields(TargetImages, target), inner=target, tell=tell)
     return source, target

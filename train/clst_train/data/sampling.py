@@ -19,7 +19,7 @@ from clst_runtime.data.dataset import LabelledDataset
 from clst_runtime.errors import DataError
 from clst_runtime.imaging.geometry import Fit, fit_labels
 from clst_runtime.system.optional import require
-from clst_train.compute.bars import manner
+from clst_train.compute.bars import tqdm_options
 from clst_train.config import AugmentationConfig
 from clst_train.data.augment import Geometry, draw_geometry
 
@@ -95,7 +95,7 @@ def count_classes(dataset: LabelledDataset, input_hw: tuple[int, int], fit: Fit 
 
 def _told(starts: Iterable[int], total: int) -> Iterator[int]:
     """The starts, with progress on stderr."""
-    with require("tqdm").tqdm(total=total, desc="counting classes", unit="image", **manner()) as bar:
+    with require("tqdm").tqdm(total=total, desc="counting classes", unit="image", **tqdm_options()) as bar:
         for start in starts:
             bar.update(start - bar.n)
             yield start

@@ -22,7 +22,7 @@ from clst_runtime.imaging.geometry import Content, Fit, content_of, fit_frame, r
 from clst_runtime.imaging.image_files import read_image
 from clst_runtime.imaging.media import is_video
 from clst_runtime.imaging.video_frames import count_frames
-from clst_train.data.headers import check_pictures
+from clst_train.data.headers import check_images
 from clst_train.data.video_store import FrameFile, decode
 
 LABELS_LOOKED_AT = 5
@@ -197,7 +197,7 @@ def _taken(found: FoundTarget, input_hw: tuple[int, int], fit: Fit, choose: Choi
     wanted = found.frames_of(chosen)
     cure = f"take fewer (--set data.target_every={10 * found.every})" if choose is None else "ask for fewer"
     frames = FrameFile(sum(map(len, wanted)), input_hw, len(files), cure) if any(wanted) else None
-    of_files, sizes = check_pictures(files, used_hw=input_hw)
+    of_files, sizes = check_images(files, used_hw=input_hw)
     origins, remarks, counts = list(files), [*found.remarks, *of_files], list(found.counts)
     for place, (video, positions) in enumerate(zip(found.videos, wanted, strict=True)):
         if frames is None or not positions:

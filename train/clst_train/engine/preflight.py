@@ -17,7 +17,7 @@ from clst_runtime.data.dataset import LabelledDataset
 from clst_runtime.errors import ConfigError
 from clst_runtime.evaluation.evaluate import evaluate
 from clst_train.compute.acceleration import accelerate, check_compiler
-from clst_train.compute.distributed import tell
+from clst_train.compute.distributed import report
 from clst_train.compute.memory_plan import MemoryPlan, amount, free_bytes, saved_bytes, weight_bytes
 from clst_train.compute.ranks import ONE_PROCESS, Ranks
 from clst_train.config import Config
@@ -36,7 +36,7 @@ AHEAD = 3
 
 
 @dataclass(frozen=True, kw_only=True)
-class Play:
+class PreflightSetup:
     """What a rehearsal needs of a run."""
 
     config: Config
@@ -59,7 +59,7 @@ class Play:
     """Which process this is, of how many; the plan is that of one of them."""
 
 
-def rehearse(play: Play) -> None:
+def run_preflight(play: PreflightSetup) -> None:
     """Try the passes and the validation, and print the memory plan on stderr.
 
     Raises:
@@ -81,12 +81,12 @@ def rehearse(play: Play) -> None:
     where = "this machine" if play.device.type == "cpu" else str(play.device)
     told = f"{amount(free)} free on {where}" if free is not None else "this system does not tell what is free"
     each = f" for each of {play.ranks.count} processes" if play.ranks.count > 1 else ""
-    tell(f"memory{each}: {'; '.join(plan.line() for plan in plans)}; {told}")
+    report(f"memory{each}: {'; '.join(plan.line() for plan in plans)}; {told}")
     if play.validation is not None:
-        rehearse_validation(play, segmenter, play.validation)
+        try_validation(play, segmenter, play.validation)
 
 
-def memory_plans(play: Play, segmenter: Segmenter) -> list[MemoryPlan]:
+def memory_plans(play: PreflightSetup, segmenter: Segmenter) -> list[MemoryPlan]:
     """The plan of source training, and of the adaptation where there is a target: what one process needs."""
     config, target = play.config, play.target
     (rows, columns), (crop_rows, crop_columns) = config.model.input_hw, config.crop_hw
@@ -133,7 +133,7 @@ def memory_plans(play: Play, segmenter: Segmenter) -> list[MemoryPlan]:
 
 
 def activation_bytes(
-    play: Play, segmenter: Segmenter, projection: ProjectionHead | None, *, count: int, setting: str
+    play: PreflightSetup, segmenter: Segmenter, projection: ProjectionHead | None, *, count: int, setting: str
 ) -> int:
     """Bytes that one training pass over `count` crops keeps, from a pass over one or two of them.
 
@@ -166,7 +166,7 @@ def activation_bytes(
         raise _in_words(error, play, setting) from error
 
 
-def _in_words(error: RuntimeError, play: Play, setting: str) -> Exception:
+def _in_words(error: RuntimeError, play: PreflightSetup, setting: str) -> Exception:
     text = str(error).splitlines()[0]
     if "not implemented for" in text:
         return ConfigError(
@@ -199,7 +199,7 @@ def check_fit(plan: MemoryPlan, device: torch.device, *, free: int | None, host_
             )
 
 
-def rehearse_validation(play: Play, segmenter: Segmenter, validation: LabelledDataset) -> None:
+def try_validation(play: PreflightSetup, segmenter: Segmenter, validation: LabelledDataset) -> None:
     """One image through validation; its result is thrown away, a picture without any usable label is remarked on.
 
     Raises:
@@ -213,4 +213,4 @@ def rehearse_validation(play: Play, segmenter: Segmenter, validation: LabelledDa
     evaluate(backend, first)
     sample = first[0]
     if (sample.labels == IGNORE_ID).all():
-        tell(f"note: {validation.root}: {sample.name} has no pixel of a known class; is --val-mapping right?")
+        report(f"note: {validation.root}: {sample.name} has no pixel of a known class; is --val-mapping right?")

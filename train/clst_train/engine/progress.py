@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from clst_runtime.system.optional import require
-from clst_train.compute.bars import manner
+from clst_train.compute.bars import tqdm_options
 from clst_train.engine.run import SOURCE, Run
 
 
@@ -21,7 +21,7 @@ def with_progress(
     """
     newest: Callable[[], dict[str, Any]] = lambda: run.logbook.entries[-1] if run.logbook.entries else {}  # noqa: E731
     size = run.config.source.batch if stage == SOURCE else 2 * run.config.adaptation.batch
-    bar = require("tqdm").tqdm(total=iterations, desc=stage, unit="step", **manner())
+    bar = require("tqdm").tqdm(total=iterations, desc=stage, unit="step", **tqdm_options())
     started, done, waited = time.perf_counter(), 0, 0.0
     try:
         asked = started

@@ -18,7 +18,7 @@ from clst_train.compute.pinning import pinned
 from clst_train.compute.ranks import ONE_PROCESS, Ranks
 from clst_train.config import Config
 from clst_train.data.loading import prefetched
-from clst_train.data.provenance import witnessed
+from clst_train.data.provenance import recorded
 from clst_train.data.sampling import RareClasses
 from clst_train.data.target import TargetImages
 from clst_train.engine.logger import Logbook
@@ -135,7 +135,7 @@ def loaded(run: Run, make: Callable[[Run, int], Batch], first: int, iterations: 
 def files_of(run: Run, make: Callable[[Run, int], object], iteration: int) -> list[str]:
     """Images that the whole batch of an iteration was made of, on all ranks, found by making it once more."""
     read: list[str] = []
-    source, target = witnessed(run.source, run.target, read.append)
+    source, target = recorded(run.source, run.target, read.append)
     make(dataclasses.replace(run, source=source, target=target, ranks=ONE_PROCESS), iteration)
     return read
 

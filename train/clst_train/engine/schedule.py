@@ -4,7 +4,7 @@ from __future__ import annotations
 
 PREDICTIONS = 6
 """How often each whole target image is predicted in a run, about, so that no label is older than a sixth of it …"""
-SHORTEST_TURN, LONGEST_TURN = 3, 8
+SHORTEST_INTERVAL, LONGEST_INTERVAL = 3, 8
 """… but in every third step at most, which a step's cost allows, and in every eighth at least."""
 
 
@@ -21,9 +21,9 @@ def times_shown(iterations: int, batch: int, images: int) -> float:
     return iterations * min(batch, images) / images
 
 
-def ensemble_turns(shown: float) -> int:
+def ensemble_interval(shown: float) -> int:
     """In every how many steps whole images are predicted, when the run shows each so often."""
-    return min(max(SHORTEST_TURN, round(shown / PREDICTIONS)), LONGEST_TURN)
+    return min(max(SHORTEST_INTERVAL, round(shown / PREDICTIONS)), LONGEST_INTERVAL)
 
 
 def steps_before_labels(iterations: int, fraction: float) -> int:

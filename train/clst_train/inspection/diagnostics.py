@@ -20,7 +20,7 @@ from clst_runtime.classes.labels import IGNORE_ID
 from clst_train.compute.distributed import gathered, total
 from clst_train.compute.pinning import to_device
 from clst_train.method.prototypes import ClassMeans, Prototypes, at_stride
-from clst_train.method.teachers import Lesson, probabilities_of
+from clst_train.method.teachers import SoftLabels, probabilities_of
 from clst_train.models.segmenter import Segmenter
 
 MEANS = ("flip_rate", "agreement", "confidence", "own_cosine", "other_cosine", "separation")
@@ -73,12 +73,12 @@ class Diagnostics:
     def see(
         self,
         indices: npt.NDArray[np.int64],
-        lesson: Lesson,
+        soft_labels: SoftLabels,
         target: ClassMeans | None,
         prototypes: Prototypes,
         shared: npt.NDArray[np.int64] | None = None,
     ) -> None:
-        """Take in one step: the lesson on the images `indices` (B), and the target's class means.
+        """Take in one step: the soft_labels on the images `indices` (B), and the target's class means.
 
         `shared` are the images of all ranks' parts in their order; None = `indices`.
         """
@@ -86,29 +86,29 @@ class Diagnostics:
         sums, counts = torch.zeros_like(self.sums), torch.zeros_like(self.counts)
         if target is not None:
             self._see_prototypes(target, prototypes, sums)
-        if lesson.averaged is not None:
-            self._see_lesson(indices, lesson, lesson.averaged, shared, sums, counts)
+        if soft_labels.probabilities is not None:
+            self._count_labels(indices, soft_labels, soft_labels.probabilities, shared, sums, counts)
         found = total(torch.cat([sums.flatten(), counts]))
         self.sums += found[: sums.numel()].view_as(sums)
         self.counts += found[sums.numel() :]
 
-    def _see_lesson(
+    def _count_labels(
         self,
         indices: npt.NDArray[np.int64],
-        lesson: Lesson,
+        soft_labels: SoftLabels,
         averaged: Tensor,
         shared: npt.NDArray[np.int64],
         sums: Tensor,
         counts: Tensor,
     ) -> None:
-        cells = self.cells_of(averaged, lesson.hidden)
+        cells = self.cells_of(averaged, soft_labels.hidden)
         visible = cells != IGNORE_ID
         counts += self.shares_of(cells)
         self.images += len(shared)
         _add(sums, "confidence", averaged.amax(dim=1), visible)
-        if lesson.current is not None:
-            _add(sums, "agreement", (self.cells_of(lesson.current, lesson.hidden) == cells).float(), visible)
-        if lesson.renewed:
+        if soft_labels.student is not None:
+            _add(sums, "agreement", (self.cells_of(soft_labels.student, soft_labels.hidden) == cells).float(), visible)
+        if soft_labels.updated:
             before = self.labels[to_device(indices, cells.device)]
             _add(sums, "flip_rate", (before != cells).float(), visible & (before != IGNORE_ID))
             self.labels[to_device(shared, cells.device)] = gathered(cells)

@@ -121,7 +121,7 @@ def common_plane(stages: Iterable[Stage]) -> tuple[Points, Points, float]:
     return origin, plane, float((spread[:2] ** 2).sum() / total) if total > 0 else 1.0
 
 
-def labelled_views(
+def labelled_images(
     dataset: LabelledDataset, size_hw: tuple[int, int], count: int, fit: Fit = Fit.STRETCH
 ) -> Iterator[View]:
     """At most `count` labelled images, evenly spread, brought to H,W = `size_hw` by `fit`."""
@@ -130,7 +130,7 @@ def labelled_views(
         yield View(sample.image, labels=sample.labels)
 
 
-def unlabelled_views(target: TargetImages, count: int) -> Iterator[View]:
+def unlabelled_images(target: TargetImages, count: int) -> Iterator[View]:
     """At most `count` target images, evenly spread, without labels."""
     return (View(target[index], ignored=target.ignored(index)) for index in evenly_spread(len(target), count))
 

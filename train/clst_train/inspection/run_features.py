@@ -17,7 +17,7 @@ from clst_runtime.errors import ConfigError
 from clst_train.config import Config
 from clst_train.data.target import open_target
 from clst_train.engine.run_folder import open_run
-from clst_train.inspection.feature_space import Stage, View, cloud_of, labelled_views, unlabelled_views
+from clst_train.inspection.feature_space import Stage, View, cloud_of, labelled_images, unlabelled_images
 from clst_train.method.batchnorm import estimate_statistics
 from clst_train.models.checkpoint import Checkpoint, build_from_checkpoint, load_checkpoint
 from clst_train.models.deployable import normalise
@@ -54,7 +54,7 @@ def stages_of_run(
     old = _old_views(config, source, split, before, count)
     if labels is not None:
         dataset = open_dataset(labels, split=labels_split, classes=classes)
-        new = list(labelled_views(dataset, before.input_hw, count, before.fit))
+        new = list(labelled_images(dataset, before.input_hw, count, before.fit))
     else:
         new = _new_views(target or config.data.target, before, count)
     first, second = build_from_checkpoint(before), build_from_checkpoint(load_checkpoint(folder.adapted))
@@ -95,10 +95,10 @@ def _old_views(config: Config, source: str | None, split: str | None, before: Ch
         mapping_file=Path(config.data.mapping) if own and config.data.mapping else None,
     )
     size_hw = config.data.source_hw if min(config.data.source_hw) > 0 else before.input_hw
-    return list(labelled_views(dataset, size_hw, count, before.fit))
+    return list(labelled_images(dataset, size_hw, count, before.fit))
 
 
 def _new_views(target: Sequence[str], before: Checkpoint, count: int) -> list[View]:
     choose = functools.partial(evenly_spread, most=count)
     images = open_target(target, input_hw=before.input_hw, fit=before.fit, choose=choose)
-    return list(unlabelled_views(images, count))
+    return list(unlabelled_images(images, count))

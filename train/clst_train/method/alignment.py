@@ -1,8 +1,7 @@
-"""Distribution alignment: the pseudo-labels keep the class shares that the starting network gave the new camera.
+"""Distribution alignment: the pseudo-labels keep the class shares that the starting network predicts on the new camera.
 
-Self-training moves the shares of classes: what is rare dies out in the labels or, where rare classes weigh more,
-spreads over its neighbours, because each error is the next step's label. Legend: B images, C classes, h,w at output
-stride.
+Self-training shifts class shares, because each error becomes the next step's label: rare classes vanish or, where they
+weigh more, spread over their neighbours. Legend: B images, C classes, h,w at output stride.
 """
 
 from __future__ import annotations
@@ -13,22 +12,22 @@ import torch
 from torch import Tensor
 
 from clst_train.compute.distributed import total
-from clst_train.method.teachers import Lesson
+from clst_train.method.teachers import SoftLabels
 
 MOMENTUM = 0.98
 """Of the share that labels have now, per step: a mean over some 50 batches."""
 LEAST = 1e-4
-"""Added to every share, so that a class that was or is hardly there does not move by chance."""
+"""Added to every share, so that the ratio of two tiny shares does not depend on chance."""
 MOST = 4.0
-"""A class's probability is raised or lowered by this factor at most."""
+"""Largest factor by which a class's probability is raised or lowered."""
 
 
 class DistributionAlignment:
     """The class shares of the pseudo-labels, at the start and now, on the device.
 
-    After Berthelot et al., ReMixMatch (2020, https://arxiv.org/abs/1911.09785, section 3.1), who align with the
-    labelled data's shares; another country's or hour's differ, so here it is with what the starting network predicts
-    on the target.
+    After Berthelot et al., ReMixMatch (2020, https://arxiv.org/abs/1911.09785, section 3.1). They align with the
+    labelled data's shares; those differ in another country or at another hour, so this aligns with what the starting
+    network predicts on the target.
     """
 
     def __init__(self, strength: float, class_count: int, device: torch.device) -> None:
@@ -42,21 +41,21 @@ class DistributionAlignment:
         self.now.copy_(shares)
 
     @torch.no_grad()
-    def aligned(self, lesson: Lesson) -> Lesson:
-        """The lesson with the shares held; moves the shares of now by its own, as they were before, on all ranks."""
-        averaged = lesson.averaged
-        if averaged is None:
-            return lesson
-        ids = torch.arange(len(self.now), device=averaged.device)
-        labelled = averaged.argmax(dim=1)[:, None] == ids[:, None, None]  # B,C,h,w
-        if lesson.hidden is not None:
-            labelled = labelled & ~lesson.hidden[:, None]
+    def aligned(self, soft_labels: SoftLabels) -> SoftLabels:
+        """Soft labels with the class shares of the start; first averages their own shares into `now`, on all ranks."""
+        probabilities = soft_labels.probabilities
+        if probabilities is None:
+            return soft_labels
+        ids = torch.arange(len(self.now), device=probabilities.device)
+        labelled = probabilities.argmax(dim=1)[:, None] == ids[:, None, None]  # B,C,h,w
+        if soft_labels.hidden is not None:
+            labelled = labelled & ~soft_labels.hidden[:, None]
         counts = total(labelled.sum((0, 2, 3)).float())
         shares = torch.where(counts.sum() > 0, counts / counts.sum().clamp_min(1.0), self.now)
         self.now.lerp_(shares, 1.0 - MOMENTUM)
         factors = ((self.start + LEAST) / (self.now + LEAST)) ** self.strength
-        held = averaged * factors.clamp(1.0 / MOST, MOST)[:, None, None].to(averaged.dtype)
-        return dataclasses.replace(lesson, averaged=held / held.sum(dim=1, keepdim=True).clamp_min(1e-12))
+        held = probabilities * factors.clamp(1.0 / MOST, MOST)[:, None, None].to(probabilities.dtype)
+        return dataclasses.replace(soft_labels, probabilities=held / held.sum(dim=1, keepdim=True).clamp_min(1e-12))
 
     def state_dict(self) -> dict[str, Tensor]:
         """What a checkpoint needs to go on exactly."""

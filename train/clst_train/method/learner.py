@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from clst_train.compute.passes import Passes
+from clst_train.compute.forward_pass import ForwardPass
 from clst_train.config import AdaptationConfig
 from clst_train.method.alignment import DistributionAlignment
 from clst_train.method.batchnorm import FollowedStatistics
@@ -44,20 +44,20 @@ class Learner:
     statistics: FollowedStatistics | None = None
     """BatchNorm statistics by which whole images are predicted; None = the network's running ones."""
     mean_teacher: MeanTeacher | None = None
-    """Speaks in the ensemble's place when `settings.teacher` says so."""
+    """The teacher instead of the ensemble, when `settings.teacher` is `mean_teacher`."""
     alignment: DistributionAlignment | None = None
-    """Holds the class shares of what the teacher says; None = they go where they go."""
+    """Holds the class shares of the pseudo-labels; None = they may drift."""
     distiller: Distiller | None = None
     """Another adapted network to learn from as well."""
     start: StartWeights | None = None
-    """What self-training begins with, for the result; None = the result is what it ends with."""
-    passes: nn.Module | None = None
-    """`Passes` over all ranks; None = in this process alone."""
+    """The weights at the start of self-training, to be averaged into the result; None = the final weights alone."""
+    forward_pass: nn.Module | None = None
+    """`ForwardPass` over all ranks; None = in this process alone."""
 
-    def passed(self, images: Tensor) -> tuple[TrainingOutputs, Tensor]:
+    def outputs_of(self, images: Tensor) -> tuple[TrainingOutputs, Tensor]:
         """Training outputs and projections B,D,h,w of normalised images B,3,K,L."""
-        passes = self.passes if self.passes is not None else Passes(self.segmenter, self.projection)
-        outputs, projections = passes(images)
+        forward = self.forward_pass or ForwardPass(self.segmenter, self.projection)
+        outputs, projections = forward(images)
         return outputs, projections
 
     def tensor(self, frames: np.ndarray) -> Tensor:

@@ -15,24 +15,24 @@ from torch.nn import functional as F
 from clst_runtime.classes.labels import IGNORE_ID
 from clst_train.compute.distributed import averaged_over_ranks
 from clst_train.data.loading import SourceBatch, TargetBatch
+from clst_train.method.crops import (
+    UNCHANGED,
+    ImageAugmentation,
+    StudentCrops,
+    draw_image_augmentation,
+    labels_of_crops,
+    pixel_weights,
+    pseudo_labels_of,
+    student_crops,
+    through_crops,
+)
 from clst_train.method.learner import Learner
 from clst_train.method.losses.contrastive import contrastive_loss
 from clst_train.method.losses.distillation import distillation_loss
 from clst_train.method.losses.entropy import entropy_loss
 from clst_train.method.losses.segmentation import segmentation_loss
 from clst_train.method.prototypes import ClassMeans, at_stride, class_means, labels_at_stride
-from clst_train.method.teachers import Lesson, probabilities_of
-from clst_train.method.views import (
-    PLAIN,
-    StudentView,
-    WholeView,
-    labels_of_crops,
-    pixel_weights,
-    pseudo_labels_of,
-    seen_through,
-    student_view,
-    whole_view,
-)
+from clst_train.method.teachers import SoftLabels, probabilities_of
 from clst_train.models.segmenter import Segmenter
 
 
@@ -46,8 +46,8 @@ class StepResult:
     """The loss's parts, detached scalars."""
     pseudo_labels: Tensor
     """B,K,L class ids of the target crops, `IGNORE_ID` under the ignore mask and in the padding."""
-    lesson: Lesson
-    """What the pseudo-labels come of."""
+    soft_labels: SoftLabels
+    """What the pseudo-labels are taken from."""
     target_means: ClassMeans
     """Mean projections of the target crops by pseudo-label."""
 
@@ -59,69 +59,71 @@ def adaptation_step(
     settings, segmenter = learner.settings, learner.segmenter
     source_images, source_labels = learner.tensor(source.images), learner.plain(source.labels).long()
 
-    view = _student_view(learner, source, target, (source_images, source_labels))
-    # (1) what the network says now of the target images, (2) what it has said of them over time
-    lesson = _lesson_on_whole(learner, target, iteration)
+    crops = _student_crops_of(learner, source, target, (source_images, source_labels))
+    # (1) the network's prediction of the whole target images now, (2) its average over their visits
+    soft_labels = _soft_labels_of_images(learner, target, iteration)
     with learner.autocast:
-        of_source, source_projections = learner.passed(source_images)
-        of_target, target_projections = learner.passed(view.images)
-    if lesson is None:
-        lesson = _lesson_on_crops(learner, target, view, of_target.logits)
+        of_source, source_projections = learner.outputs_of(source_images)
+        of_target, target_projections = learner.outputs_of(crops.images)
+    if soft_labels is None:
+        soft_labels = _soft_labels_of_crops(learner, target, crops, of_target.logits)
     if learner.alignment is not None:
-        lesson = learner.alignment.aligned(lesson)
-    labels = view.labels(_pseudo_labels(lesson, target, view))  # (3) every pixel has one, no confidence threshold
+        soft_labels = learner.alignment.aligned(soft_labels)
+    # (3) every pixel has a pseudo-label, no confidence threshold
+    labels = crops.labels(_pseudo_labels(soft_labels, target, crops))
     with learner.autocast:
-        own_labels = labels.masked_fill(~view.own, IGNORE_ID)
+        own_labels = labels.masked_fill(~crops.own, IGNORE_ID)
         source_means, target_means = _means(  # (4)
             learner, (source_projections, target_projections), (source_labels, own_labels)
         )
     learner.prototypes.update(source_means)  # (5)
 
-    trust = trust_of(learner, lesson, target, view)
-    weights = pixel_weights(view, labels, segmenter.class_count, trust=trust, class_balance=settings.class_balance)
+    confidence = confidence_weights(learner, soft_labels, target, crops)
+    balance = settings.class_balance
+    weights = pixel_weights(crops, labels, segmenter.class_count, confidence=confidence, class_balance=balance)
     supervised = segmentation_loss(of_source.logits, source_labels)
     self_training = segmentation_loss(of_target.logits, labels, weights)
     if of_source.auxiliary is not None and of_target.auxiliary is not None and settings.auxiliary_weight > 0:
         supervised = supervised + settings.auxiliary_weight * segmentation_loss(of_source.auxiliary, source_labels)
         auxiliary = segmentation_loss(of_target.auxiliary, labels, weights)
         self_training = self_training + settings.auxiliary_weight * auxiliary
-    # (6) target means are drawn to the source prototypes; source means keep the space separated by class
+    # (6) pulls target means to the source prototypes; the source means keep classes apart in that space
     contrastive = contrastive_loss(target_means, learner.prototypes, settings.temperature)
     contrastive = contrastive + contrastive_loss(source_means, learner.prototypes, settings.temperature)
     terms = [
         ("self_training", settings.self_training_weight, self_training),
         ("contrastive", settings.contrastive_weight, contrastive),
-        *_further_terms(learner, target, view, of_target.logits),
+        *_further_terms(learner, target, crops, of_target.logits),
     ]
     unsupervised = torch.stack([weight * term for _, weight, term in terms]).sum()
     loss = supervised + target_weight * unsupervised  # (7)
     facts = {"source": supervised.detach()} | {name: term.detach() for name, _, term in terms}
-    return StepResult(loss=loss, parts=facts, pseudo_labels=labels, lesson=lesson, target_means=target_means)
+    return StepResult(loss=loss, parts=facts, pseudo_labels=labels, soft_labels=soft_labels, target_means=target_means)
 
 
-def _lesson_on_whole(learner: Learner, target: TargetBatch, iteration: int) -> Lesson | None:
-    """Ask the teacher that the settings name; the ensemble is moved, or only read where its turn is not now.
+def _soft_labels_of_images(learner: Learner, target: TargetBatch, iteration: int) -> SoftLabels | None:
+    """The teacher's prediction of whole images; the ensemble predicts in every n-th step and else reads its store.
 
-    None where the ensemble takes in the student's own crops, which are still to be predicted. What is asked is the
-    same on all ranks, which predict together: it goes by the whole batch.
+    None where the ensemble is updated by the student's own crops, which are predicted later. The decision depends on
+    the whole batch, so that all ranks make the same one: they predict together.
     """
     settings, ensemble = learner.settings, learner.ensemble
     if learner.mean_teacher is not None:
         learner.mean_teacher.follow(learner.segmenter)
-        said = _said_of(learner, learner.mean_teacher.network, target)
-        return Lesson(averaged=said, renewed=True, hidden=_covered_cells(learner, target))
+        taught = _predicted(learner, learner.mean_teacher.network, target)
+        return SoftLabels(probabilities=taught, updated=True, hidden=_covered_cells(learner, target))
     if settings.teacher == "none":
-        return Lesson(averaged=None)
+        return SoftLabels(probabilities=None)
     if settings.ensemble_view == "crops":
         return None
     if iteration % settings.ensemble_every and bool(ensemble.visited[target.shared_indices].all()):
         averaged = ensemble.recall(target.indices, learner.device)
-        return Lesson(averaged=averaged, hidden=_covered_cells(learner, target))
-    view = whole_view(iteration, settings.ensemble_zoom, mirror=settings.ensemble_mirror)
-    now = _said_of(learner, learner.segmenter, target, view)
+        return SoftLabels(probabilities=averaged, hidden=_covered_cells(learner, target))
+    augmentation = draw_image_augmentation(iteration, settings.ensemble_zoom, mirror=settings.ensemble_mirror)
+    now = _predicted(learner, learner.segmenter, target, augmentation)
     ensemble.visited[target.shared_indices] = True
     averaged = ensemble.update(target.indices, now)
-    return Lesson(averaged=averaged, current=now, renewed=True, hidden=_covered_cells(learner, target))
+    return SoftLabels(probabilities=averaged, student=now, updated=True, hidden=_covered_cells(learner, target))
 
 
 def _covered_cells(learner: Learner, target: TargetBatch) -> Tensor | None:
@@ -131,76 +133,81 @@ def _covered_cells(learner: Learner, target: TargetBatch) -> Tensor | None:
     return at_stride(learner.plain(target.covered), learner.ensemble.store.layout.size_hw)
 
 
-def _said_of(learner: Learner, network: Segmenter, target: TargetBatch, view: WholeView = PLAIN) -> Tensor:
-    images = view.seen(learner.tensor(target.whole), network.output_stride)
-    said = probabilities_of(network, images, learner.autocast, learner.statistics)
-    return view.back(said, learner.ensemble.store.layout.size_hw)
+def _predicted(
+    learner: Learner, network: Segmenter, target: TargetBatch, augmentation: ImageAugmentation = UNCHANGED
+) -> Tensor:
+    """B,C,h,w probabilities of the batch's whole images."""
+    images = augmentation.apply(learner.tensor(target.whole), network.output_stride)
+    probabilities = probabilities_of(network, images, learner.autocast, learner.statistics)
+    return augmentation.undo(probabilities, learner.ensemble.store.layout.size_hw)
 
 
-def _lesson_on_crops(learner: Learner, target: TargetBatch, view: StudentView, logits: Tensor) -> Lesson:
-    """The ensemble moved by the student's own predictions B,C,k,l, in the cells where it sees the target itself."""
+def _soft_labels_of_crops(learner: Learner, target: TargetBatch, crops: StudentCrops, logits: Tensor) -> SoftLabels:
+    """The ensemble, updated by the student's predictions B,C,k,l in the cells that show the target itself."""
     now = logits.detach().float().softmax(dim=1)
-    visible = at_stride(view.shown, (now.shape[2], now.shape[3]))
-    averaged = learner.ensemble.update_views(target.indices, now, target.geometries, visible)
-    return Lesson(averaged=averaged, current=now, hidden=~visible, of_crops=True)
+    visible = at_stride(crops.shown, (now.shape[2], now.shape[3]))
+    averaged = learner.ensemble.update_crops(target.indices, now, target.geometries, visible)
+    return SoftLabels(probabilities=averaged, student=now, hidden=~visible, of_crops=True)
 
 
-def _pseudo_labels(lesson: Lesson, target: TargetBatch, view: StudentView) -> Tensor:
-    if lesson.averaged is None:
-        return torch.full_like(view.own, IGNORE_ID, dtype=torch.long)
-    if lesson.of_crops:
-        return labels_of_crops(lesson.averaged, (view.own.shape[1], view.own.shape[2]))
-    return pseudo_labels_of(lesson.averaged, target.geometries)
+def _pseudo_labels(soft_labels: SoftLabels, target: TargetBatch, crops: StudentCrops) -> Tensor:
+    if soft_labels.probabilities is None:
+        return torch.full_like(crops.own, IGNORE_ID, dtype=torch.long)
+    if soft_labels.of_crops:
+        return labels_of_crops(soft_labels.probabilities, (crops.own.shape[1], crops.own.shape[2]))
+    return pseudo_labels_of(soft_labels.probabilities, target.geometries)
 
 
-def _student_view(
+def _student_crops_of(
     learner: Learner, source: SourceBatch, target: TargetBatch, labelled: tuple[Tensor, Tensor]
-) -> StudentView:
+) -> StudentCrops:
     pasted, count = None, len(target.crops)
     if learner.settings.class_mix:
         pasted = (labelled[0][:count], labelled[1][:count], learner.plain(source.mixing[:count]))
     hidden = None if target.hidden is None else learner.plain(target.hidden)
-    return student_view(learner.tensor(target.crops), learner.plain(target.ignored), pasted, hidden)
+    return student_crops(learner.tensor(target.crops), learner.plain(target.ignored), pasted, hidden)
 
 
-def trust_of(learner: Learner, lesson: Lesson, target: TargetBatch, view: StudentView) -> Tensor | None:
+def confidence_weights(
+    learner: Learner, soft_labels: SoftLabels, target: TargetBatch, crops: StudentCrops
+) -> Tensor | None:
     """Weight of the target's own pixels, a scalar or B,K,L; None = 1.
 
-    Either each pixel's by the probability that the teacher gives its label, or of all alike the share of the batch's
-    cells that the teacher is sure of; neither those under the ignore mask nor padding are asked for there.
+    Either per pixel the teacher's probability of its label, or for all pixels the share of the batch's cells above the
+    confidence threshold, without those under the ignore mask and in the padding.
     """
     settings = learner.settings
-    if settings.pseudo_label_weighting == "none" or lesson.averaged is None:
+    if settings.pseudo_label_weighting == "none" or soft_labels.probabilities is None:
         return None
-    probability = lesson.averaged.amax(dim=1)  # B,h,w
+    probability = soft_labels.probabilities.amax(dim=1)  # B,h,w
     if settings.pseudo_label_weighting == "probability":
-        size_hw = (view.own.shape[1], view.own.shape[2])
-        if lesson.of_crops:
+        size_hw = (crops.own.shape[1], crops.own.shape[2])
+        if soft_labels.of_crops:
             shown = F.interpolate(probability[:, None].float(), size=size_hw, mode="bilinear", align_corners=False)
         else:
-            shown = seen_through(probability[:, None], target.geometries, size_hw)
+            shown = through_crops(probability[:, None], target.geometries, size_hw)
         return shown[:, 0] ** settings.probability_exponent
-    sure = probability > settings.confidence_threshold
-    if lesson.of_crops:
-        covered = at_stride(learner.plain(target.ignored), (sure.shape[1], sure.shape[2]))
+    confident = probability > settings.confidence_threshold
+    if soft_labels.of_crops:
+        covered = at_stride(learner.plain(target.ignored), (confident.shape[1], confident.shape[2]))
     else:
-        covered = torch.zeros_like(sure) if lesson.hidden is None else lesson.hidden
-    share = (sure & ~covered).float().sum() / (~covered).sum().clamp_min(1)
-    return averaged_over_ranks({"sure": share})["sure"]  # type: ignore[no-any-return]
+        covered = torch.zeros_like(confident) if soft_labels.hidden is None else soft_labels.hidden
+    share = (confident & ~covered).float().sum() / (~covered).sum().clamp_min(1)
+    return averaged_over_ranks({"share": share})["share"]  # type: ignore[no-any-return]
 
 
 def _further_terms(
-    learner: Learner, target: TargetBatch, view: StudentView, logits: Tensor
+    learner: Learner, target: TargetBatch, crops: StudentCrops, logits: Tensor
 ) -> Iterator[tuple[str, float, Tensor]]:
-    """Name, weight and value of the terms on target predictions B,C,h,w that need no pseudo-labels, where asked for."""
+    """Name, weight and value of the enabled terms on target predictions B,C,h,w that need no pseudo-labels."""
     settings, size_hw = learner.settings, (logits.shape[2], logits.shape[3])
-    cells = at_stride(view.visible, size_hw)
+    cells = at_stride(crops.visible, size_hw)
     if settings.entropy_weight > 0:
         yield "entropy", settings.entropy_weight, entropy_loss(logits, cells)
     if learner.distiller is not None:
         temperature, whole = settings.distil_temperature, learner.tensor(target.whole)
-        said = learner.distiller.probabilities(whole, temperature, learner.autocast)
-        taught = seen_through(said, target.geometries, size_hw)
+        of_images = learner.distiller.probabilities(whole, temperature, learner.autocast)
+        taught = through_crops(of_images, target.geometries, size_hw)
         yield "distillation", settings.distil_weight, distillation_loss(logits, taught, cells, temperature)
 
 

@@ -1,4 +1,4 @@
-"""Networks that speak about target images without being trained by them.
+"""Networks that label target images and are not trained on them.
 
 Legend: B images, C classes, H and W of the whole image, h and w at output stride.
 """
@@ -25,19 +25,19 @@ from clst_train.models.segmenter import Segmenter
 
 
 @dataclass(frozen=True, kw_only=True)
-class Lesson:
-    """What a teacher says of the target images: of the whole ones, or of the crops that the student sees."""
+class SoftLabels:
+    """A teacher's class probabilities of target images, or of their crops; the pseudo-labels are the arg-max."""
 
-    averaged: Tensor | None
-    """B,C,h,w: ẑ, whose arg-max are the pseudo-labels; None without a teacher."""
-    current: Tensor | None = None
-    """B,C,h,w: what the network itself says now; None when it was not asked in this step."""
-    renewed: bool = False
-    """Whether the teacher has thought again since it was last asked of these whole images."""
+    probabilities: Tensor | None
+    """B,C,h,w: ẑ; None without a teacher."""
+    student: Tensor | None = None
+    """B,C,h,w: the network's own prediction in this step; None where it made none."""
+    updated: bool = False
+    """Whether the teacher has predicted these whole images again since they were last read."""
     hidden: Tensor | None = None
-    """B,h,w bool: cells that do not show the target, or what the ignore mask covers of it; None = all show it."""
+    """B,h,w bool: cells without a visible target pixel (pasted over, ignore mask, padding); None = none."""
     of_crops: bool = False
-    """Whether it is of the crops that the student sees."""
+    """Whether these are of the student's crops instead of whole images."""
 
 
 @torch.no_grad()
@@ -46,23 +46,23 @@ def probabilities_of(
 ) -> Tensor:
     """Class probabilities B,C,h,w float32 of normalised whole images B,3,H,W, as the deployed network would give them.
 
-    By `statistics` of such images, which follow them; without, by the network's own running ones, which stay. Never by
-    this batch's alone: few images are no measure of a camera (decision 10).
+    BatchNorm uses `statistics` and moves them; without, it uses the network's running ones, which stay. Never the
+    batch's alone: a few images do not describe a camera (decision 10).
     """
     if statistics is None:
         was_training = network.training
         network.eval()
         with autocast:
-            said = network(images).float().softmax(dim=1)
+            probabilities = network(images).float().softmax(dim=1)
         network.train(was_training)
-        return said  # type: ignore[no-any-return]
-    # Its class's own pass, not a compiled one: compiled code takes no notice of hooks that come and go
+        return probabilities  # type: ignore[no-any-return]
+    # The class's own forward pass: compiled code ignores hooks that are added later
     with statistics.used_by(network), autocast:
         return type(network).forward(network, images).float().softmax(dim=1)
 
 
 class Distiller:
-    """Another adapted network, usually a larger one, that never changes."""
+    """Another adapted network, usually a larger one, that is not trained."""
 
     def __init__(self, network: Segmenter, input_hw: tuple[int, int], sha256: str) -> None:
         self.network = network.requires_grad_(False).eval()
@@ -71,7 +71,7 @@ class Distiller:
 
     @torch.no_grad()
     def probabilities(self, images: Tensor, temperature: float, autocast: torch.autocast) -> Tensor:
-        """Softened probabilities B,C,h,w of normalised whole images B,3,H,W, seen at the size it was trained for."""
+        """Softened probabilities B,C,h,w of normalised whole images B,3,H,W, at the size it was trained for."""
         if images.shape[-2:] != self.input_hw:
             images = F.interpolate(images, size=self.input_hw, mode="bilinear", align_corners=False)
         with autocast:
@@ -82,8 +82,8 @@ def open_distiller(path: str, classes: ClassList, student: ModelConfig) -> Disti
     """The network of a checkpoint, on the CPU; None for an empty path.
 
     Raises:
-        ModelFileError: missing or damaged. ConfigError: its classes are not `classes`, in this order, or it has
-            learnt from pictures of another shape than those that the `student` is shown.
+        ModelFileError: missing or damaged. ConfigError: its classes are not `classes`, in this order, or it was
+            trained on images of another shape than the `student`'s.
     """
     if not path:
         return None
@@ -104,7 +104,7 @@ def open_distiller(path: str, classes: ClassList, student: ModelConfig) -> Disti
     if checkpoint.fit is Fit.LETTERBOX and other_shape:
         raise ConfigError(
             f"adaptation.distil_from = {path!r} is a letterbox of {rows}x{columns}, the student one of "
-            f"{own_rows}x{own_columns}: its pictures would be distorted; train both at sizes of one aspect"
+            f"{own_rows}x{own_columns}: its images would be distorted; train both at sizes of one aspect"
         )
     return Distiller(build_from_checkpoint(checkpoint), checkpoint.input_hw, checkpoint.sha256)
 
@@ -113,7 +113,7 @@ class MeanTeacher:
     """A network whose weights are a moving average of the student's (Tarvainen & Valpola 2017).
 
     θ' ← m_t θ' + (1 − m_t) θ with m_t = min(1 − 1/(t+1), m): a copy at t = 0, then a plain mean, at last momentum m.
-    Only weights are averaged: its statistics are those that its predictions follow, its running ones are never read.
+    Only weights are averaged. BatchNorm uses `FollowedStatistics` here; the teacher's running ones are never read.
     """
 
     def __init__(self, student: Segmenter, momentum: float) -> None:
@@ -123,7 +123,7 @@ class MeanTeacher:
 
     @torch.no_grad()
     def follow(self, student: Segmenter) -> None:
-        """Take in the student's weights as they are now."""
+        """Average in the student's current weights."""
         momentum = min(1.0 - 1.0 / (self.steps + 1), self.momentum)
         for own, new in zip(self.network.parameters(), student.parameters(), strict=True):
             own.lerp_(new, 1.0 - momentum)

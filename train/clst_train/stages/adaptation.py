@@ -17,7 +17,7 @@ from torch import Tensor
 
 from clst_runtime.data.subsets import evenly_spread
 from clst_train.compute.cores import on_first_core
-from clst_train.compute.distributed import each_alone, is_split, on_any_rank, tell, together, wait_for_all
+from clst_train.compute.distributed import each_alone, is_split, on_any_rank, report, together, wait_for_all
 from clst_train.data.colours import CHANNELS, COMPARED, colour_shift
 from clst_train.data.fitting import fitted
 from clst_train.data.loading import (
@@ -62,7 +62,7 @@ def adapt(run: Run, resume: Checkpoint | None) -> None:
     run.segmenter.train()
     begin = steps_before_labels(settings.iterations, settings.entropy_first)
     if first < begin:
-        tell(
+        report(
             f"entropy: self-training begins after {begin} of {settings.iterations} steps, in which the network grows "
             f"surer of the new camera (adaptation.entropy_first = {settings.entropy_first:g})"
         )
@@ -78,7 +78,11 @@ def adapt(run: Run, resume: Checkpoint | None) -> None:
                 _begin_labels(run, learner, anew=begin > 0)
             result = _step(learner, source, unlabelled, iteration, begin)
             state.diagnostics.see(
-                unlabelled.indices, result.lesson, result.target_means, learner.prototypes, unlabelled.shared_indices
+                unlabelled.indices,
+                result.soft_labels,
+                result.target_means,
+                learner.prototypes,
+                unlabelled.shared_indices,
             )
             values = {"loss": descent.descend(result.loss, iteration), **result.parts}
             if is_split():  # the next step may ask any rank about these images
@@ -149,7 +153,7 @@ def takes_colours(run: Run) -> bool:
     told = ", ".join(f"{name} {value:+.1f}" for name, value in zip(CHANNELS, shift, strict=True))
     done = f"source crops {'take them on' if taken else 'keep theirs'}"
     limit = f"augmentation.least_colour_shift = {settings.least_colour_shift:g}"
-    tell(f"colours: the new camera's differ by {told} spreads; {done} ({limit})")
+    report(f"colours: the new camera's differ by {told} spreads; {done} ({limit})")
     return taken
 
 

@@ -9,14 +9,14 @@ from typing import Any
 import torch
 
 from clst_runtime.errors import ClstError, ModelFileError
-from clst_train.compute.distributed import tell, together, wait_for_all
-from clst_train.compute.passes import passes_of
+from clst_train.compute.distributed import report, together, wait_for_all
+from clst_train.compute.forward_pass import forward_pass_of
 from clst_train.config import AdaptationConfig
 from clst_train.data.target import TargetImages
 from clst_train.engine.optimizer import Descent
 from clst_train.engine.run import ADAPTED, Run
 from clst_train.engine.run_folder import RunFolder
-from clst_train.engine.schedule import ensemble_turns, steps_before_labels, times_shown
+from clst_train.engine.schedule import ensemble_interval, steps_before_labels, times_shown
 from clst_train.inspection.diagnostics import Diagnostics
 from clst_train.method.alignment import DistributionAlignment
 from clst_train.method.batchnorm import FollowedStatistics
@@ -51,7 +51,7 @@ def diagnostics_of(run: Run, learner: Learner) -> Diagnostics:
 
 def learner_of(run: Run, target: TargetImages, resume: Checkpoint | None) -> Learner:
     """Everything that a step reads or changes; the ensemble as `resume` has it, or empty."""
-    settings, segmenter = with_turns(run.config.adaptation, len(target)), run.segmenter
+    settings, segmenter = with_ensemble_interval(run.config.adaptation, len(target)), run.segmenter
     with torch.no_grad():
         probe = segmenter.eval()(torch.zeros(1, 3, *run.config.model.input_hw, device=run.device))
     width = settings.projection_width
@@ -76,19 +76,19 @@ def learner_of(run: Run, target: TargetImages, resume: Checkpoint | None) -> Lea
         statistics=FollowedStatistics(segmenter, settings.statistics_momentum),
         mean_teacher=MeanTeacher(segmenter, settings.teacher_momentum) if settings.teacher == "mean_teacher" else None,
         start=StartWeights(settings.start_share) if settings.start_share > 0 else None,
-        passes=passes_of(segmenter, projection, auxiliary_weight=settings.auxiliary_weight),
+        forward_pass=forward_pass_of(segmenter, projection, auxiliary_weight=settings.auxiliary_weight),
     )
 
 
-def with_turns(settings: AdaptationConfig, images: int) -> AdaptationConfig:
+def with_ensemble_interval(settings: AdaptationConfig, images: int) -> AdaptationConfig:
     """The settings with the ensemble's turns for so many target images, where they are left to their number."""
     if settings.ensemble_every > 0:
         return settings
     steps = settings.iterations - steps_before_labels(settings.iterations, settings.entropy_first)
     shown = times_shown(steps, settings.batch, images)
-    turns = ensemble_turns(shown)
+    turns = ensemble_interval(shown)
     if settings.teacher == "ensemble" and settings.ensemble_view == "whole":
-        tell(
+        report(
             f"ensemble: self-training shows each of the {images} target images {shown:.1f} times, so they are "
             f"predicted in one step of {turns} (adaptation.ensemble_every = 0)"
         )

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from clst_runtime.classes.labels import IGNORE_ID
 from clst_train.compute.cores import on_first_core
 from clst_train.compute.distributed import on_any_rank, together, total
-from clst_train.compute.passes import Passes, passes_of
+from clst_train.compute.forward_pass import ForwardPass, forward_pass_of
 from clst_train.compute.ranks import Ranks
 from clst_train.data.loading import SourceBatch, source_batch
 from clst_train.engine.optimizer import Descent, adamw, set_rate
@@ -46,7 +46,7 @@ def train_source(run: Run, resume: Checkpoint | None) -> None:
     with together():
         run.logbook.forget_after(SOURCE, first)
     segmenter.train()
-    passes = passes_of(segmenter, None, auxiliary_weight=settings.auxiliary_weight)
+    passes = forward_pass_of(segmenter, None, auxiliary_weight=settings.auxiliary_weight)
     batches = loaded(run, _batch, first, settings.iterations)
     with finishing_steps(), on_first_core(run.device.type):
         for iteration, batch in with_progress(run, SOURCE, batches, settings.iterations):
@@ -89,7 +89,7 @@ def partial_losses(run: Run, batch: SourceBatch, passes: nn.Module | None = None
     BatchNorm, which normalises each part by itself. Take each one's gradient before asking for the next.
     With several ranks a part is what all of them hold of it. `passes` makes the forward pass; None = in this process.
     """
-    settings, passes = run.config.source, Passes(run.segmenter) if passes is None else passes
+    settings, passes = run.config.source, ForwardPass(run.segmenter) if passes is None else passes
     parts = np.split(np.arange(len(batch.labels)), settings.accumulate)
     labelled = torch.tensor([int((batch.labels[part] != IGNORE_ID).sum()) for part in parts], dtype=torch.float64)
     labelled = total(labelled)

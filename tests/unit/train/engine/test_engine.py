@@ -17,7 +17,7 @@ from clst_train.compute import memory_plan
 from clst_train.data.loading import SOURCE_STREAM, SourceBatch, positions
 from clst_train.engine import preflight as rehearsal
 from clst_train.engine.logger import Logbook
-from clst_train.engine.preflight import Play, check_fit, rehearse_validation
+from clst_train.engine.preflight import PreflightSetup, check_fit, try_validation
 from clst_train.engine.run import SOURCE, Run, files_of, log_step, not_finite
 from clst_train.engine.run_folder import RunFolder, open_run
 from clst_train.models.checkpoint import load_checkpoint
@@ -334,14 +334,14 @@ def test_the_device_is_asked_only_when_something_is_due(tmp_path):
 def test_validation_is_rehearsed_with_one_image_and_a_label_without_classes_is_remarked_on(tmp_path, capsys):
     data = open_dataset(write_labelled(tmp_path / "d", count=2, size_hw=(32, 32)), split="val")
     run = a_run(tmp_path)
-    play = Play(
+    play = PreflightSetup(
         config=run.config, classes=RGB_CLASSES, source=None, target=None, validation=data, device=CPU,
         autocast=run.autocast, trains_source=False,
     )  # fmt: skip
     data.files[1].label.write_bytes(b"damaged")
-    rehearse_validation(play, run.segmenter, data)
+    try_validation(play, run.segmenter, data)
     assert capsys.readouterr().err == ""
     write_png(data.files[0].label, np.full((32, 32), 255, np.uint8))
-    rehearse_validation(play, run.segmenter, data)
+    try_validation(play, run.segmenter, data)
     assert "0.png has no pixel of a known class; is --val-mapping right?" in capsys.readouterr().err
     assert run.logbook.entries == []

@@ -16,7 +16,7 @@ from clst_train.method.batchnorm import estimate_statistics
 from clst_train.method.start_weights import StartWeights
 from clst_train.models.checkpoint import build_from_checkpoint, load_checkpoint
 from clst_train.stages.adaptation import statistics_batches
-from clst_train.stages.adaptation_state import with_turns
+from clst_train.stages.adaptation_state import with_ensemble_interval
 from clst_train.training import start_run
 from tests.support.broken_off import broken_off_after_two_steps
 from tests.support.miniature import drawn_cameras
@@ -64,7 +64,7 @@ OPTIONS = {
 )
 def test_turns_of_the_ensemble_go_by_the_images_where_they_are_left_to_them(given, turns, line, capsys):
     """3000 steps of four show each of 300 images 40 times, 40 / 6 = 6.7; only who has turns is told of them."""
-    assert with_turns(AdaptationConfig(iterations=3000, batch=4, **given), 300).ensemble_every == turns
+    assert with_ensemble_interval(AdaptationConfig(iterations=3000, batch=4, **given), 300).ensemble_every == turns
     said = capsys.readouterr().err
     assert line in said
     assert bool(said) == bool(line)

@@ -1,6 +1,6 @@
 import pytest
 
-from clst_train.engine.schedule import ensemble_turns, learning_rate_factor, ramp, times_shown
+from clst_train.engine.schedule import ensemble_interval, learning_rate_factor, ramp, times_shown
 
 
 @pytest.mark.parametrize(
@@ -18,7 +18,7 @@ from clst_train.engine.schedule import ensemble_turns, learning_rate_factor, ram
     ],
 )
 def test_the_fewer_times_an_image_is_shown_the_more_often_it_is_predicted(iterations, batch, images, turns):
-    assert ensemble_turns(times_shown(iterations, batch, images)) == turns
+    assert ensemble_interval(times_shown(iterations, batch, images)) == turns
 
 
 def test_the_rate_warms_up_and_falls_to_nothing():

@@ -6,7 +6,7 @@ import torch
 
 from clst_train.inspection.diagnostics import CollapseWatch, Diagnostics
 from clst_train.method.prototypes import ClassMeans, Prototypes
-from clst_train.method.teachers import Lesson
+from clst_train.method.teachers import SoftLabels
 from tests.support.tiny import CPU, SIZE_HW, TinySegmenter
 
 NOBODY = Prototypes(3, 2, 0.9, CPU)
@@ -20,13 +20,13 @@ def said(*classes: int, sure: float = 0.8) -> torch.Tensor:
     return p
 
 
-def lesson(
-    *classes: int, now: tuple[int, ...] | None = None, renewed: bool = True, hidden: tuple[int, ...] | None = None
-) -> Lesson:
-    return Lesson(
-        averaged=said(*classes),
-        current=None if now is None else said(*now),
-        renewed=renewed,
+def soft_labels(
+    *classes: int, now: tuple[int, ...] | None = None, updated: bool = True, hidden: tuple[int, ...] | None = None
+) -> SoftLabels:
+    return SoftLabels(
+        probabilities=said(*classes),
+        student=None if now is None else said(*now),
+        updated=updated,
         hidden=None if hidden is None else torch.tensor([[hidden]]) > 0,
     )
 
@@ -34,8 +34,8 @@ def lesson(
 def test_shares_confidence_and_agreement_are_counted_by_hand():
     """Two steps of four cells: classes 0 0 1 2 and 0 0 0 1; the network agrees in 3 and in 2 of four."""
     found = Diagnostics(2, 3, (1, 4), CPU)
-    found.see(np.array([0]), lesson(0, 0, 1, 2, now=(0, 0, 1, 1)), None, NOBODY)
-    found.see(np.array([1]), lesson(0, 0, 0, 1, now=(0, 0, 2, 2)), None, NOBODY)
+    found.see(np.array([0]), soft_labels(0, 0, 1, 2, now=(0, 0, 1, 1)), None, NOBODY)
+    found.see(np.array([1]), soft_labels(0, 0, 0, 1, now=(0, 0, 2, 2)), None, NOBODY)
     means, shares, images = found.read()
     assert shares == pytest.approx([5 / 8, 2 / 8, 1 / 8])
     assert means["confidence"] == pytest.approx(0.8)
@@ -48,18 +48,18 @@ def test_shares_confidence_and_agreement_are_counted_by_hand():
 def test_the_flip_rate_is_that_of_revisited_images_only():
     """Image 0 changes one cell of four, image 1 is new, a mere reading of image 0 counts nothing."""
     found = Diagnostics(2, 3, (1, 4), CPU)
-    found.see(np.array([0]), lesson(0, 0, 1, 2), None, NOBODY)
-    found.see(np.array([0]), lesson(0, 0, 1, 1), None, NOBODY)
-    found.see(np.array([0]), lesson(2, 2, 2, 2, renewed=False), None, NOBODY)
-    found.see(np.array([1]), lesson(2, 2, 2, 2), None, NOBODY)
+    found.see(np.array([0]), soft_labels(0, 0, 1, 2), None, NOBODY)
+    found.see(np.array([0]), soft_labels(0, 0, 1, 1), None, NOBODY)
+    found.see(np.array([0]), soft_labels(2, 2, 2, 2, updated=False), None, NOBODY)
+    found.see(np.array([1]), soft_labels(2, 2, 2, 2), None, NOBODY)
     assert found.read()[0]["flip_rate"] == pytest.approx(1 / 4)
 
 
 def test_under_the_ignore_mask_nothing_is_counted():
     found = Diagnostics(1, 3, (1, 4), CPU)
     right = (0, 0, 1, 1)
-    found.see(np.array([0]), lesson(0, 1, 2, 2, now=(0, 1, 0, 0), hidden=right), None, NOBODY)
-    found.see(np.array([0]), lesson(0, 0, 1, 1, hidden=right), None, NOBODY)
+    found.see(np.array([0]), soft_labels(0, 1, 2, 2, now=(0, 1, 0, 0), hidden=right), None, NOBODY)
+    found.see(np.array([0]), soft_labels(0, 0, 1, 1, hidden=right), None, NOBODY)
     means, shares, _ = found.read()
     assert shares == pytest.approx([3 / 4, 1 / 4, 0.0])
     assert (means["agreement"], means["flip_rate"]) == (1.0, 0.5)
@@ -67,7 +67,7 @@ def test_under_the_ignore_mask_nothing_is_counted():
 
 def test_everything_ignored_is_nothing_to_be_seen():
     found = Diagnostics(1, 3, (1, 2), CPU)
-    found.see(np.array([0]), lesson(0, 1, hidden=(1, 1)), None, NOBODY)
+    found.see(np.array([0]), soft_labels(0, 1, hidden=(1, 1)), None, NOBODY)
     means, shares, _ = found.read()
     assert all(math.isnan(value) for value in [*means.values(), *shares])
 
@@ -81,7 +81,7 @@ def test_distances_in_the_projection_space_are_cosines_counted_by_hand():
     found = Diagnostics(1, 3, (1, 1), CPU)
     found.see(
         np.array([0]),
-        Lesson(averaged=None),
+        SoftLabels(probabilities=None),
         ClassMeans(means=mean, present=torch.tensor([[True, False, True]])),
         prototypes,
     )
@@ -96,7 +96,7 @@ def test_a_single_prototype_has_no_nearest_other_one():
     batch = ClassMeans(means=torch.tensor([[[1.0, 0.0], [0.0, 1.0]]]), present=torch.tensor([[True, False]]))
     prototypes.update(batch)
     found = Diagnostics(1, 2, (1, 1), CPU)
-    found.see(np.array([0]), Lesson(averaged=None), batch, prototypes)
+    found.see(np.array([0]), SoftLabels(probabilities=None), batch, prototypes)
     means = found.read()[0]
     assert means["own_cosine"] == pytest.approx(1.0)
     assert math.isnan(means["other_cosine"])
@@ -105,11 +105,11 @@ def test_a_single_prototype_has_no_nearest_other_one():
 
 def test_the_counters_go_on_from_a_checkpoint(tmp_path):
     first, second = Diagnostics(1, 3, (1, 2), CPU), Diagnostics(1, 3, (1, 2), CPU)
-    first.see(np.array([0]), lesson(0, 1, now=(0, 0)), None, NOBODY)
+    first.see(np.array([0]), soft_labels(0, 1, now=(0, 0)), None, NOBODY)
     torch.save(first.state_dict(), tmp_path / "d.pt")
     second.load_state_dict(torch.load(tmp_path / "d.pt", weights_only=True))
     for each in (first, second):
-        each.see(np.array([0]), lesson(1, 1), None, NOBODY)
+        each.see(np.array([0]), soft_labels(1, 1), None, NOBODY)
     one, two = first.read(), second.read()
     assert one[0]["flip_rate"] == two[0]["flip_rate"] == 0.5
     assert one[1:] == two[1:] == ([0.25, 0.75, 0.0], 2)

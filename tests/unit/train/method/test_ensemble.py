@@ -215,6 +215,6 @@ def test_an_update_asks_the_device_for_no_value(top_k):
     with NoValueLeavesTheDevice():
         ensemble.update(np.array([0, 1]), p)
         valid = torch.ones(2, 5, 5, dtype=torch.bool)
-        ensemble.update_views(np.array([1, 2]), p[..., :5], [view, view], valid)
+        ensemble.update_crops(np.array([1, 2]), p[..., :5], [view, view], valid)
         with pytest.raises(AssertionError, match="_local_scalar_dense"):
             p[0, 0, 0, 0].item()

@@ -12,9 +12,9 @@ from clst_runtime.errors import ConfigError, ModelFileError
 from clst_train.config import AdaptationConfig, ModelConfig
 from clst_train.data.augment import Geometry
 from clst_train.method.batchnorm import FollowedStatistics
-from clst_train.method.step import adaptation_step, trust_of
-from clst_train.method.teachers import Distiller, Lesson, MeanTeacher, open_distiller, probabilities_of
-from clst_train.method.views import student_view
+from clst_train.method.crops import student_crops
+from clst_train.method.step import adaptation_step, confidence_weights
+from clst_train.method.teachers import Distiller, MeanTeacher, SoftLabels, open_distiller, probabilities_of
 from clst_train.models.checkpoint import Checkpoint, save_checkpoint
 from clst_train.models.deployable import MEAN, STD, normalise_in_training
 from clst_train.models.networks import build_segmenter
@@ -191,16 +191,16 @@ def test_the_probability_is_seen_through_the_crop_that_the_label_is():
     """Cells of 0.6 left and 1.0 right: a mirrored view of the left half weighs 0.6 but for the seam; exponent 0: 1."""
     left = Geometry(zoomed_hw=(4, 8), top=0, left=0, crop_hw=(4, 4), mirrored=True)
     cells = torch.tensor([0.6, 0.6, 1.0, 1.0]).expand(1, 1, 2, 4)
-    lesson = Lesson(averaged=torch.cat([cells, 1 - cells], 1))
-    view = student_view(torch.zeros(1, 3, 4, 4), torch.zeros(1, 4, 4, dtype=torch.bool), None)
+    soft_labels = SoftLabels(probabilities=torch.cat([cells, 1 - cells], 1))
+    view = student_crops(torch.zeros(1, 3, 4, 4), torch.zeros(1, 4, 4, dtype=torch.bool), None)
     _, target = batches()
     seen = dataclasses.replace(target, geometries=(left,))
-    told = trust_of(learner(pseudo_label_weighting="probability"), lesson, seen, view)
+    told = confidence_weights(learner(pseudo_label_weighting="probability"), soft_labels, seen, view)
     # pixel centres of the left half lie at 0.25, 0.75, 1.25, 1.75 cells from the left edge; the seam's is 1.75
     assert told[0, 0].tolist() == pytest.approx([0.6 + 0.4 * 0.25, 0.6, 0.6, 0.6])
     flat = learner(pseudo_label_weighting="probability", probability_exponent=0.0)
-    assert trust_of(flat, lesson, seen, view).unique().tolist() == [1.0]
-    assert trust_of(learner(), lesson, seen, view) is None
+    assert confidence_weights(flat, soft_labels, seen, view).unique().tolist() == [1.0]
+    assert confidence_weights(learner(), soft_labels, seen, view) is None
 
 
 def test_the_ensemble_is_asked_in_every_nth_step_and_for_images_never_visited():
@@ -209,7 +209,7 @@ def test_the_ensemble_is_asked_in_every_nth_step_and_for_images_never_visited():
     for iteration, visits in ((1, 1), (2, 1), (3, 2), (4, 2), (5, 2), (6, 3)):
         result = adaptation_step(one, source, target, target_weight=1.0, iteration=iteration)
         assert one.ensemble.visits.tolist() == [visits, visits]
-        diagnostics.see(target.indices, result.lesson, result.target_means, one.prototypes)
+        diagnostics.see(target.indices, result.soft_labels, result.target_means, one.prototypes)
         means, _, _ = diagnostics.read()
         assert math.isnan(means["agreement"]) == (iteration in (2, 4, 5))
         assert math.isnan(means["flip_rate"]) == (iteration not in (3, 6))

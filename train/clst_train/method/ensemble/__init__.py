@@ -1,1 +1,1 @@
-"""The temporal ensemble: what the network has said of each target image, over time."""
+"""The temporal ensemble: averaged predictions of each target image."""

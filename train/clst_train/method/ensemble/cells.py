@@ -1,8 +1,9 @@
 """Cells of the temporal ensemble as they are stored, and as class probabilities.
 
-A cell keeps either all classes or the k most probable ones, as 16-bit fixed point. What lies outside the k classes is
-not lost: the probability that is missing to 1 is shared out evenly among the classes that are not listed, each getting
-at most the smallest listed value. A cell that was never visited has probability 0 for every class.
+A cell keeps either all classes or the k most probable ones, as unsigned 16-bit fixed point: its steps of
+1/65535 are even over 0 … 1, where float16's grow to 1/2048 near 1. The probability that the k values leave to 1 is
+divided evenly among the other classes, each getting at most the smallest stored value.
+A cell that was never visited has probability 0 for every class.
 Legend: B images, C classes, k stored classes (C where all are), h rows and w columns at output stride.
 """
 
@@ -16,7 +17,7 @@ from torch import Tensor
 FULL_SCALE = 65535
 """The 16-bit value that stands for probability 1."""
 MOST_VISITS = 255
-"""Where a cell's count stays: 8 bits. From there on the gain is that of visit 255, (1−α)/(1−α^255): equal to 1−α in
+"""Largest count of a cell, which has 8 bits. Later visits use the gain of visit 255, (1−α)/(1−α^255): equal to 1−α in
 float32 up to α = 0.93, 0.02 % above it at α = 0.967, 8 % above it (an α of 0.989) at α = 0.99."""
 
 
@@ -49,12 +50,14 @@ def encode(mean: Tensor, visits: Tensor, top_k: int | None) -> Cells:
     if top_k is not None:
         mean, order = mean.topk(top_k, dim=1)
         classes = order.to(torch.uint8)
-    values = (mean.clamp(0.0, 1.0) * FULL_SCALE).round().to(torch.int32).to(torch.int16)  # wraps above 32767
+    values = (
+        (mean.clamp(0.0, 1.0) * FULL_SCALE).round().to(torch.int32).to(torch.int16)
+    )  # int16 keeps the bits: PyTorch has no uint16 arithmetic
     return Cells(values=values, classes=classes, visits=visits)
 
 
 def replaced(old: Cells, new: Cells, where: Tensor) -> Cells:
-    """`new` in the cells where B,h,w is True, `old` bit for bit in the others."""
+    """`new` in the cells where B,h,w is True, `old` bit-exact in the others."""
     classes = None
     if old.classes is not None and new.classes is not None:
         classes = torch.where(where[:, None], new.classes, old.classes)

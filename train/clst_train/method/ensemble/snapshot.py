@@ -1,7 +1,7 @@
 """The ensemble in a checkpoint: a copy of the store beside resume.pt, which names it.
 
-The store at work is written to at every step, so after a kill it is ahead of the last checkpoint, or half written; it
-is never gone on from. A checkpoint is made in this order, each file whole or not at all:
+The working store is written to at every step, so after a kill it is ahead of the last checkpoint or half written; a run
+never resumes from it. A checkpoint is made in this order, each file whole or not at all:
 
     1. ensemble-N.store   a copy of the store at iteration N
     2. resume.pt          names it, with its size and checksum
@@ -30,7 +30,7 @@ _NOT_SUPPORTED = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 def save_snapshot(ensemble: TemporalEnsemble, working: Path, checkpoints: Path, iteration: int) -> dict[str, Any]:
-    """Copy the store at work into the folder `checkpoints`; returns what resume.pt has to say of the copy.
+    """Copy the store at work into the folder `checkpoints`; returns the facts of the copy that resume.pt stores.
 
     Raises:
         DataError: the disk is full or the folder cannot be written; nothing half is left behind.

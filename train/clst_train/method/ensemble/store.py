@@ -1,4 +1,4 @@
-"""The file of the temporal ensemble: a page that says whose it is, the visits, a record for each target image.
+"""The file of the temporal ensemble: a header that identifies the run, the visits, a record for each target image.
 
 The records are mapped into memory, so a store larger than the memory works too, and processes can share it.
 The file is allocated whole when it is made: a full disk shows then, not as a bus error hours later.
@@ -99,7 +99,7 @@ def choose_layout(
 def target_hash(target: TargetImages) -> str:
     """Hash of the target images' names and sizes in their order, of a video's frames themselves; not of folders."""
     digest = hashlib.sha256()
-    if target.fit is not Fit.STRETCH:  # so that hashes from before there was a choice still hold
+    if target.fit is not Fit.STRETCH:  # hashes from before there was a choice stay valid
         digest.update(f"fit {target.fit.value}\n".encode())
     for position, path in enumerate(target.paths):
         if path is None:
@@ -169,7 +169,7 @@ def check_store(path: Path, layout: StoreLayout, iteration: int) -> None:
     """Refuse a file that is not the store of this run at this iteration.
 
     Raises:
-        ModelFileError: it says what was expected, what was found and what to do.
+        ModelFileError: it is another one.
     """
     if not path.is_file():
         raise ModelFileError(f"{path}: no such store of the ensemble; restore it, or start a new run")

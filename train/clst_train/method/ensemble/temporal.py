@@ -1,10 +1,11 @@
-"""The temporal ensemble: what the network has said of each target image over time (Laine & Aila 2017).
+"""The temporal ensemble: a moving average of the predictions of each target image (Laine & Aila 2017).
 
     Z_i ← α·Z_i + (1−α)·p_i,   ẑ_i = Z_i / (1 − α^t)      (equation 2)
 
-is stored in its running form  m ← m + (1−α)/(1−α^t) · (p − m), which is ẑ itself, so nothing needs correction
-when it is read; t is counted for each cell, because a crop reaches only some. The cells lie in the coordinates of the
-whole image at the network's output stride (`method/ensemble/store.py`).
+Z_i starts at 0, so after t visits its weights sum to 1 − α^t only; the division corrects this bias. Stored is ẑ itself,
+in its running form  m ← m + (1−α)/(1−α^t) · (p − m), so that a reader needs no t. At t = 1 the gain is 1: the first
+prediction replaces the empty cell. t is counted per cell, because a crop reaches only some of them. The cells lie in
+the coordinates of the whole image at the network's output stride (`method/ensemble/store.py`).
 
 Nothing here waits for the device: cells go there from pinned memory, come back without blocking, and are written into
 the store at a later call, when they have arrived; `flush` waits for all.
@@ -25,8 +26,8 @@ from torch import Tensor
 from clst_train.compute.pinning import to_device
 from clst_train.data.augment import Geometry
 from clst_train.method.ensemble.cells import MOST_VISITS, Cells, decode, encode, replaced
+from clst_train.method.ensemble.crops import onto_crops, onto_images
 from clst_train.method.ensemble.store import EnsembleStore
-from clst_train.method.ensemble.views import onto_whole, through_views
 
 Indices = npt.NDArray[np.int64]
 _MOST_UNDER_WAY = 2
@@ -70,8 +71,8 @@ class TemporalEnsemble:
         self._gains = torch.from_numpy(np.concatenate([[0.0], gains])).float()  # by visits 0 … 255
         self._under_way: list[_UnderWay] = []
         self.visited: npt.NDArray[np.bool_] = store.visits > 0
-        """I: images that some rank has asked about; kept by every rank for itself, in step with its own work.
-        The store's visits are no measure of that: another rank may be ahead."""
+        """I: images that some rank has predicted; every rank keeps its own copy, in step with its own work.
+        The store's visits may be ahead of it, since another rank may be ahead."""
 
     @property
     def visits(self) -> npt.NDArray[np.int64]:
@@ -80,7 +81,7 @@ class TemporalEnsemble:
 
     @torch.no_grad()
     def update(self, indices: Indices, probabilities: Tensor) -> Tensor:
-        """Take in predictions B,C,h,w of the images `indices` (B, each at most once); returns ẑ B,C,h,w float32."""
+        """Average in predictions B,C,h,w of the images `indices` (B, each at most once); returns ẑ B,C,h,w float32."""
         old = self._fetch(indices, probabilities.device)
         visits = _counted(old)
         mean = self._moved(self._decoded(old), visits, probabilities.detach().float())
@@ -88,10 +89,10 @@ class TemporalEnsemble:
         return mean
 
     @torch.no_grad()
-    def update_views(
+    def update_crops(
         self, indices: Indices, probabilities: Tensor, geometries: Sequence[Geometry], valid: Tensor
     ) -> Tensor:
-        """Take in predictions of crops into the cells of the whole images that they cover; the others stay to the bit.
+        """Average predictions of crops into the cells of the whole images that they cover; other cells stay bit-exact.
 
         Args:
             indices: B images, each at most once.
@@ -103,14 +104,14 @@ class TemporalEnsemble:
             ẑ seen through the same geometries, B,C,k,l float32; zeros where no cell has been visited yet.
         """
         crops = probabilities.detach().float()
-        seen = onto_whole(crops, geometries, valid, self.store.layout.size_hw)
+        seen = onto_images(crops, geometries, valid, self.store.layout.size_hw)
         old = self._fetch(indices, crops.device)
         visits = torch.where(seen.covered, _counted(old), old.visits.to(torch.int64))
         before = self._decoded(old)
         mean = torch.where(seen.covered[:, None], self._moved(before, visits, seen.values), before)
         new = encode(mean, visits.to(torch.uint8), self.store.layout.top_k)
         self._send(indices, replaced(old, new, seen.covered))
-        return through_views(mean, visits > 0, geometries, (crops.shape[2], crops.shape[3]))
+        return onto_crops(mean, visits > 0, geometries, (crops.shape[2], crops.shape[3]))
 
     def recall(self, indices: Indices, device: torch.device) -> Tensor:
         """ẑ of the images `indices` as stored, B,C,h,w float32 on the device; zeros in cells never visited."""
@@ -121,7 +122,7 @@ class TemporalEnsemble:
         return self.recall(indices, torch.device("cpu")).numpy()
 
     def expect(self, indices: Indices) -> None:
-        """Say which images come next, so that their records are in memory by then; returns at once, any thread."""
+        """Announce the next images, whose records are then read ahead; returns at once, from any thread."""
         self.store.expect(indices)
 
     def flush(self) -> None:

@@ -67,7 +67,7 @@ def test_crops_with_zoom_offset_and_mirror_follow_the_dense_reference():
         mirrored += sum(view.mirrored for view in views)
         crops = rng.dirichlet(np.ones(classes), (2, crop_hw[0] // STRIDE, crop_hw[1] // STRIDE)).transpose(0, 3, 1, 2)
         valid = rng.random((2, *crops.shape[2:])) < 0.9
-        ensemble.update_views(chosen, torch.tensor(crops).float(), views, torch.tensor(valid))
+        ensemble.update_crops(chosen, torch.tensor(crops).float(), views, torch.tensor(valid))
         for image, crop, view, shown in zip(chosen, crops, views, valid, strict=True):
             dense[image].update(crop, view, shown)
     assert 40 < mirrored < 80
@@ -82,7 +82,7 @@ def test_whole_images_and_crops_share_one_count_for_each_cell():
     ensemble.update(np.array([0]), torch.tensor([1.0, 0.0]).view(1, 2, 1, 1).expand(1, 2, 1, 2))
     right = Geometry(zoomed_hw=(8, 16), top=0, left=8, crop_hw=(8, 8), mirrored=False)
     valid = torch.ones(1, 1, 1, dtype=torch.bool)
-    ensemble.update_views(np.array([0]), torch.tensor([0.0, 1.0]).view(1, 2, 1, 1), [right], valid)
+    ensemble.update_crops(np.array([0]), torch.tensor([0.0, 1.0]).view(1, 2, 1, 1), [right], valid)
     # gain of the second visit: (1−½)/(1−¼) = 2/3
     assert ensemble.read(np.array([0]))[0, 0, 0].tolist() == pytest.approx([1.0, 1 / 3], abs=2e-5)
     assert ensemble.store.records["visits"][0].tolist() == [[1, 2]]
@@ -93,7 +93,7 @@ def test_a_mirrored_crop_lands_mirrored_and_is_seen_mirrored():
     ensemble = make(1, 2, (1, 4))
     view = Geometry(zoomed_hw=(8, 32), top=0, left=8, crop_hw=(8, 16), mirrored=True)
     crop = torch.tensor([[0.9, 0.2], [0.1, 0.8]]).view(1, 2, 1, 2)  # class 0: 0.9 left, 0.2 right
-    seen = ensemble.update_views(np.array([0]), crop, [view], torch.ones(1, 1, 2, dtype=torch.bool))
+    seen = ensemble.update_crops(np.array([0]), crop, [view], torch.ones(1, 1, 2, dtype=torch.bool))
     assert ensemble.read(np.array([0]))[0, 0, 0].tolist() == pytest.approx([0, 0.2, 0.9, 0], abs=2e-5)
     assert torch.allclose(seen, crop, atol=1e-5)
 
@@ -110,7 +110,7 @@ def test_cells_outside_the_crop_or_not_valid_stay_to_the_bit(top_k):
     valid = torch.ones(1, 2, 3, dtype=torch.bool)
     valid[0, 0, 1] = False  # row 1, column 3
     crop = torch.tensor(rng.dirichlet(np.ones(6), (1, 2, 3)).transpose(0, 3, 1, 2)).float()
-    ensemble.update_views(np.array([1]), crop, [view], valid)
+    ensemble.update_crops(np.array([1]), crop, [view], valid)
     ensemble.flush()
     after = ensemble.store.records
     changed = (after["values"][1] != before["values"][1]).any(0)
@@ -132,7 +132,7 @@ def test_a_cell_outside_the_crop_keeps_its_classes_even_where_all_are_equally_pr
     ensemble.flush()
     assert sorted(ensemble.store.records["classes"][0, :, 0, 1]) == [5, 6]
     left = Geometry(zoomed_hw=(8, 16), top=0, left=0, crop_hw=(8, 8), mirrored=False)
-    ensemble.update_views(np.array([0]), torch.full((1, 7, 1, 1), 1 / 7), [left], torch.ones(1, 1, 1, dtype=torch.bool))
+    ensemble.update_crops(np.array([0]), torch.full((1, 7, 1, 1), 1 / 7), [left], torch.ones(1, 1, 1, dtype=torch.bool))
     ensemble.flush()
     assert sorted(ensemble.store.records["classes"][0, :, 0, 1]) == [5, 6]
 
@@ -141,10 +141,10 @@ def test_cells_never_visited_do_not_water_down_what_a_crop_sees():
     ensemble = make(1, 2, (1, 4))
     left = Geometry(zoomed_hw=(8, 32), top=0, left=0, crop_hw=(8, 16), mirrored=False)
     crop = torch.tensor([[0.6, 0.6], [0.4, 0.4]]).view(1, 2, 1, 2)
-    ensemble.update_views(np.array([0]), crop, [left], torch.ones(1, 1, 2, dtype=torch.bool))
+    ensemble.update_crops(np.array([0]), crop, [left], torch.ones(1, 1, 2, dtype=torch.bool))
     wider = Geometry(zoomed_hw=(8, 32), top=0, left=4, crop_hw=(8, 28), mirrored=False)
     unknown = torch.zeros(1, 1, 7, dtype=torch.bool)
-    seen = ensemble.update_views(np.array([0]), torch.zeros(1, 2, 1, 7), [wider], unknown)
+    seen = ensemble.update_crops(np.array([0]), torch.zeros(1, 2, 1, 7), [wider], unknown)
     # crop cells of 4 pixels, centres at 6, 10, 14, 18, … ; cells 0 and 1 (centres 4 and 12) are known, 20 and 28 not
     assert seen[0, 0, 0].tolist() == pytest.approx([0.6, 0.6, 0.6, 0.6, 0, 0, 0], abs=2e-5)
 
@@ -153,7 +153,7 @@ def test_nothing_valid_moves_nothing():
     ensemble = make(1, 2, (2, 2))
     view = Geometry(zoomed_hw=(16, 16), top=0, left=0, crop_hw=(16, 16), mirrored=False)
     nothing = torch.zeros(1, 2, 2, dtype=torch.bool)
-    seen = ensemble.update_views(np.array([0]), torch.full((1, 2, 2, 2), 0.5), [view], nothing)
+    seen = ensemble.update_crops(np.array([0]), torch.full((1, 2, 2, 2), 0.5), [view], nothing)
     assert not seen.any()
     assert not ensemble.read(np.array([0])).any()
     assert not ensemble.store.records["visits"].any()
@@ -163,7 +163,7 @@ def test_a_crop_of_one_cell_reaches_the_cell_it_lies_on():
     ensemble = make(1, 2, (3, 3))
     view = Geometry(zoomed_hw=(24, 24), top=8, left=8, crop_hw=(8, 8), mirrored=True)
     crop = torch.tensor([0.3, 0.7]).view(1, 2, 1, 1)
-    ensemble.update_views(np.array([0]), crop, [view], torch.ones(1, 1, 1, dtype=torch.bool))
+    ensemble.update_crops(np.array([0]), crop, [view], torch.ones(1, 1, 1, dtype=torch.bool))
     assert ensemble.store.records["visits"][0].tolist() == [[0, 0, 0], [0, 0, 0], [0, 0, 0]]  # not landed yet
     assert ensemble.read(np.array([0]))[0, 1, 1, 1] == pytest.approx(0.7, abs=2e-5)
     assert ensemble.store.records["visits"][0].tolist() == [[0, 0, 0], [0, 1, 0], [0, 0, 0]]

@@ -1,4 +1,4 @@
-"""What the student sees: a crop of a target image, its pseudo-labels through the same geometry, pasted source pixels.
+"""The student's crops of target images, their pseudo-labels by the same geometry, and pasted source pixels.
 
 Legend: B images, C classes, K,L rows and columns of a crop, h,w at output stride.
 """
@@ -20,62 +20,62 @@ from clst_train.data.augment import Geometry
 from clst_train.method.interpolation import taps
 
 LEAST_PROBABILITY = 1e-4
-"""Below it a stored probability is quantisation or a class that was not listed: its logarithm means nothing."""
-WHOLE_VIEWS = 3
-"""Stream of chance that the views of whole images come from."""
-RAREST = 0.01
-"""Share below which a rarer class weighs no more: a few stray pixels shall not outweigh the image."""
+"""Smaller stored probabilities are rounding or classes that were not listed, so their logarithm is meaningless."""
+AUGMENTATION_STREAM = 3
+"""Random stream of the augmentation of whole images."""
+LEAST_SHARE = 0.01
+"""Shares below this count as this, so that a few stray pixels cannot outweigh the image."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class WholeView:
-    """How whole images are shown to the network for the ensemble in one turn."""
+class ImageAugmentation:
+    """Zoom and mirror of whole images before they are predicted for the ensemble, undone on the prediction."""
 
     zoom: float = 1.0
-    """Rows and columns of what is shown against the image's."""
+    """Factor on rows and columns."""
     mirrored: bool = False
-    """Whether it is shown mirrored left to right."""
+    """Whether the image is mirrored left to right."""
 
-    def seen(self, images: Tensor, stride: int) -> Tensor:
-        """Images B,3,H,W as they are shown; enlarged to multiples of the network's output `stride`."""
+    def apply(self, images: Tensor, stride: int) -> Tensor:
+        """Images B,3,H,W augmented; enlarged to multiples of the network's output `stride`."""
         shown = images.flip(-1) if self.mirrored else images
         if self.zoom == 1:
             return shown
         size_hw = [stride * round(size * self.zoom / stride) for size in images.shape[-2:]]
         return F.interpolate(shown, size=size_hw, mode="bilinear", align_corners=False)
 
-    def back(self, maps: Tensor, size_hw: tuple[int, int]) -> Tensor:
-        """Maps B,C,h,w of what was shown as maps of the images, for `size_hw` h,w."""
+    def undo(self, maps: Tensor, size_hw: tuple[int, int]) -> Tensor:
+        """Maps B,C,h,w of augmented images as maps of the images, for `size_hw` h,w."""
         if self.zoom != 1:
             maps = F.interpolate(maps, size=size_hw, mode="bilinear", align_corners=False)
         return maps.flip(-1) if self.mirrored else maps
 
 
-PLAIN = WholeView()
-"""As they are."""
+UNCHANGED = ImageAugmentation()
+"""No zoom, no mirror."""
 
 
-def whole_view(iteration: int, largest_zoom: float, *, mirror: bool) -> WholeView:
-    """The view of one iteration, by chance, but the same whenever and by whichever rank it is asked for."""
-    rng = np.random.default_rng([WHOLE_VIEWS, iteration])
+def draw_image_augmentation(iteration: int, largest_zoom: float, *, mirror: bool) -> ImageAugmentation:
+    """The random augmentation of one iteration: a function of the iteration alone, so the same on every rank."""
+    rng = np.random.default_rng([AUGMENTATION_STREAM, iteration])
     zoom, mirrored = float(rng.uniform(1, largest_zoom)), bool(rng.random() < 0.5)
-    return WholeView(zoom=zoom if largest_zoom > 1 else 1.0, mirrored=mirror and mirrored)
+    return ImageAugmentation(zoom=zoom if largest_zoom > 1 else 1.0, mirrored=mirror and mirrored)
 
 
 @dataclass(frozen=True, kw_only=True)
-class StudentView:
+class StudentCrops:
     """Target crops, perhaps with classes of source images pasted into them (ClassMix), perhaps masked."""
 
     images: Tensor
-    """B,3,K,L normalised; what is hidden has the mean colour of its crop."""
+    """B,3,K,L normalised; hidden pixels have the mean colour of their crop."""
     own: Tensor
     """B,K,L bool: pixels of the target image itself."""
     visible: Tensor
-    """B,K,L bool: those of them that neither the ignore mask covers nor a letterbox's padding is."""
+    """B,K,L bool: those of them outside the ignore mask and the padding."""
     pasted_labels: Tensor
     """B,K,L: source labels of the pasted pixels, `IGNORE_ID` elsewhere."""
     hidden: Tensor | None = None
-    """B,K,L bool: own pixels that the network does not see; they keep their labels. None = it sees all."""
+    """B,K,L bool: own pixels hidden from the network; they keep their labels. None = none."""
 
     @property
     def shown(self) -> Tensor:
@@ -87,59 +87,60 @@ class StudentView:
         return torch.where(self.visible, pseudo_labels, self.pasted_labels)
 
 
-def seen_through(maps: Tensor, views: tuple[Geometry, ...], size_hw: tuple[int, int]) -> Tensor:
-    """Maps of whole images B,C,h,w as each crop sees them: B,C,K,L float32 for `size_hw` K,L.
+def through_crops(maps: Tensor, geometries: tuple[Geometry, ...], size_hw: tuple[int, int]) -> Tensor:
+    """Maps of whole images B,C,h,w cut to each crop: B,C,K,L float32 for `size_hw` K,L.
 
     Bilinear with half-pixel centres, just as if the whole map were enlarged to `zoomed_hw` and the crop then cut out,
     but only the crop's own pixels are computed, rows and columns each by a matrix product.
     """
     (images, classes, map_rows, map_columns), (rows, columns) = maps.shape, size_hw
-    down, right = _taps_of(views, size_hw, (map_rows, map_columns), maps.device)  # B,K,h; B,L,w
+    down, right = _taps_of(geometries, size_hw, (map_rows, map_columns), maps.device)  # B,K,h; B,L,w
     with torch.autocast(maps.device.type, enabled=False):
         wide = maps.float().transpose(1, 2).reshape(images, map_rows * classes, map_columns) @ right.transpose(1, 2)
         seen = down @ wide.view(images, map_rows, classes * columns)
     return seen.view(images, rows, classes, columns).transpose(1, 2)
 
 
-@lru_cache(maxsize=4)  # labels and their weights are seen through the same crops
+@lru_cache(maxsize=4)  # labels and their weights go through the same crops
 def _taps_of(
-    views: tuple[Geometry, ...], size_hw: tuple[int, int], map_hw: tuple[int, int], device: torch.device
+    geometries: tuple[Geometry, ...], size_hw: tuple[int, int], map_hw: tuple[int, int], device: torch.device
 ) -> tuple[Tensor, Tensor]:
     """Weights B,K,h of a map's rows and B,L,w of its columns, for crops of `size_hw` K,L."""
     down = taps(
         size_hw[0],
         map_hw[0],
-        start=[view.top for view in views],
-        length=[view.crop_hw[0] for view in views],
-        whole=[view.zoomed_hw[0] for view in views],
+        start=[g.top for g in geometries],
+        length=[g.crop_hw[0] for g in geometries],
+        whole=[g.zoomed_hw[0] for g in geometries],
     )
     right = taps(
         size_hw[1],
         map_hw[1],
-        start=[view.left for view in views],
-        length=[view.crop_hw[1] for view in views],
-        whole=[view.zoomed_hw[1] for view in views],
-        mirrored=[view.mirrored for view in views],
+        start=[g.left for g in geometries],
+        length=[g.crop_hw[1] for g in geometries],
+        whole=[g.zoomed_hw[1] for g in geometries],
+        mirrored=[g.mirrored for g in geometries],
     )
     return to_device(down.numpy(), device), to_device(right.numpy(), device)
 
 
-def pseudo_labels_of(probabilities: Tensor, views: tuple[Geometry, ...]) -> Tensor:
+def pseudo_labels_of(probabilities: Tensor, geometries: tuple[Geometry, ...]) -> Tensor:
     """arg-max ẑ of whole images B,C,h,w seen through each crop's geometry: B,K,L  (equation 3).
 
-    Logarithms are interpolated, as the deployed network interpolates logits: that comes nearer to an ensemble kept at
-    full size than interpolated probabilities do (decision 8).
+    Logarithms are interpolated, because the deployed network interpolates logits, which are logarithms of probabilities
+    up to a constant. The labels are closer to those of an ensemble kept at full size than with interpolated
+    probabilities (decision 8).
     """
-    return strongest(seen_through(_logarithms(probabilities), views, views[0].crop_hw))
+    return argmax_classes(through_crops(_logarithms(probabilities), geometries, geometries[0].crop_hw))
 
 
 def labels_of_crops(probabilities: Tensor, size_hw: tuple[int, int]) -> Tensor:
     """arg-max ẑ of crops B,C,k,l at their pixels B,K,L for `size_hw` K,L, interpolated in the same way."""
     enlarged = F.interpolate(_logarithms(probabilities), size=size_hw, mode="bilinear", align_corners=False)
-    return strongest(enlarged)
+    return argmax_classes(enlarged)
 
 
-def strongest(maps: Tensor) -> Tensor:
+def argmax_classes(maps: Tensor) -> Tensor:
     """arg-max over the classes of maps B,C,K,L: B,K,L int64, the first one of equals.
 
     On a CPU a maximum without its place and a comparison take a quarter of `max`'s time with it: they are vectorised.
@@ -154,16 +155,16 @@ def _logarithms(probabilities: Tensor) -> Tensor:
     return probabilities.float().clamp_min(LEAST_PROBABILITY).log()
 
 
-def student_view(
+def student_crops(
     crops: Tensor, ignored: Tensor, pasted: tuple[Tensor, Tensor, Tensor] | None, hidden: Tensor | None = None
-) -> StudentView:
-    """Put a view together.
+) -> StudentCrops:
+    """Make the student's crops.
 
     Args:
         crops: B,3,K,L normalised target crops.
         ignored: B,K,L bool, under the ignore mask or in the padding.
         pasted: source images B,3,K,L, their labels B,K,L and which of their pixels to paste B,K,L; None = none.
-        hidden: B,K,L bool, pixels that the network shall not see unless they are pasted; None = it sees all.
+        hidden: B,K,L bool, pixels to hide from the network unless they are pasted; None = none.
     """
     own, labels = torch.ones_like(ignored), torch.full_like(ignored, IGNORE_ID, dtype=torch.long)
     if pasted is not None:
@@ -173,7 +174,7 @@ def student_view(
     if hidden is not None:
         hidden = hidden & own
         crops = torch.where(hidden[:, None], crops.float().mean((2, 3), keepdim=True).to(crops.dtype), crops)
-    return StudentView(images=crops, own=own, visible=own & ~ignored, pasted_labels=labels, hidden=hidden)
+    return StudentCrops(images=crops, own=own, visible=own & ~ignored, pasted_labels=labels, hidden=hidden)
 
 
 def class_weights(labels: Tensor, class_count: int, exponent: float) -> Tensor:
@@ -184,23 +185,23 @@ def class_weights(labels: Tensor, class_count: int, exponent: float) -> Tensor:
     flat, table = labels.flatten(), torch.zeros(IGNORE_ID + 1, device=labels.device)  # by id: nothing for the ignored
     ids = torch.zeros(IGNORE_ID + 1, dtype=torch.long, device=labels.device)
     counts = total(ids.scatter_add_(0, flat, torch.ones_like(flat))[:class_count]).float()  # C
-    weights = (counts / counts.sum().clamp_min(1.0)).clamp_min(RAREST) ** -exponent
+    weights = (counts / counts.sum().clamp_min(1.0)).clamp_min(LEAST_SHARE) ** -exponent
     mean = (weights * counts).sum() / counts.sum().clamp_min(1.0)
     table[:class_count] = weights / mean.clamp_min(1e-6)
     return table.index_select(0, flat).view_as(labels)
 
 
 def pixel_weights(
-    view: StudentView, labels: Tensor, class_count: int, *, trust: Tensor | None, class_balance: float
+    crops: StudentCrops, labels: Tensor, class_count: int, *, confidence: Tensor | None, class_balance: float
 ) -> Tensor | None:
-    """B,K,L: how much each pixel of a student's view with `labels` B,K,L counts; None = all alike.
+    """B,K,L: weight of each pixel of the student's crops with `labels` B,K,L; None = all 1.
 
-    `trust` (a scalar or B,K,L) is the weight of the target's own pixels, pasted source pixels weigh 1; classes are
+    `confidence` (a scalar or B,K,L) is the weight of the target's own pixels, pasted source pixels weigh 1; classes are
     balanced by the exponent `class_balance`.
     """
-    if trust is None and class_balance == 0:
+    if confidence is None and class_balance == 0:
         return None
     weights = torch.ones_like(labels, dtype=torch.float32)
-    if trust is not None:
-        weights = torch.where(view.own, trust, weights)
+    if confidence is not None:
+        weights = torch.where(crops.own, confidence, weights)
     return weights if class_balance == 0 else weights * class_weights(labels, class_count, class_balance)

@@ -24,30 +24,28 @@ _ENOUGH = 0.999
 
 
 @dataclass(frozen=True, kw_only=True)
-class SeenFromCrops:
+class FromCrops:
     """Predictions of crops, carried to the cells of their whole images."""
 
     values: Tensor
-    """B,C,h,w; of no meaning outside `covered`."""
+    """B,C,h,w; undefined outside `covered`."""
     covered: Tensor
     """B,h,w bool: the cell's centre lies in the crop and every crop cell its value is taken from is valid."""
 
 
-def onto_whole(crops: Tensor, geometries: Sequence[Geometry], valid: Tensor, size_hw: tuple[int, int]) -> SeenFromCrops:
+def onto_images(crops: Tensor, geometries: Sequence[Geometry], valid: Tensor, size_hw: tuple[int, int]) -> FromCrops:
     """Carry B,C,k,l of crops to the whole images' cells B,C,h,w, bilinearly; `valid` is B,k,l bool."""
     rows = np.stack([_into_crop(size_hw[0], v.zoomed_hw[0], v.top, v.crop_hw[0]) for v in geometries])  # B,h in 0…1
     columns = np.stack([_into_crop(size_hw[1], v.zoomed_hw[1], v.left, v.crop_hw[1]) for v in geometries])  # B,w
     inside = _inside(rows)[:, :, None] & _inside(columns)[:, None, :]
     columns = np.where(_mirrored(geometries), 1.0 - columns, columns)
     grid = _grid(rows, columns, crops.device)
-    trusted = _sample(valid[:, None].to(crops.dtype), grid)[:, 0] >= _ENOUGH
-    return SeenFromCrops(values=_sample(crops, grid), covered=trusted & to_device(inside, crops.device))
+    valid_only = _sample(valid[:, None].to(crops.dtype), grid)[:, 0] >= _ENOUGH
+    return FromCrops(values=_sample(crops, grid), covered=valid_only & to_device(inside, crops.device))
 
 
-def through_views(
-    whole: Tensor, visited: Tensor, geometries: Sequence[Geometry], crop_cells: tuple[int, int]
-) -> Tensor:
-    """See B,C,h,w of whole images as their crops do: B,C,k,l, bilinearly between visited cells (B,h,w bool) only.
+def onto_crops(whole: Tensor, visited: Tensor, geometries: Sequence[Geometry], crop_cells: tuple[int, int]) -> Tensor:
+    """Cut B,C,h,w of whole images to their crops: B,C,k,l, bilinearly between visited cells (B,h,w bool) only.
 
     Zero where no visited cell is near.
     """
@@ -74,7 +72,7 @@ def _inside(places: Places) -> npt.NDArray[np.bool_]:
 
 
 def _mirrored(geometries: Sequence[Geometry]) -> npt.NDArray[np.bool_]:
-    return np.array([[view.mirrored] for view in geometries])  # B,1
+    return np.array([[g.mirrored] for g in geometries])  # B,1
 
 
 def _grid(rows: Places, columns: Places, device: torch.device) -> Tensor:

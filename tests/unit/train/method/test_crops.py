@@ -7,19 +7,19 @@ from torch.nn import functional as F
 
 from clst_train.config import AugmentationConfig
 from clst_train.data.augment import Geometry, draw_geometry
-from clst_train.method.step import adaptation_step
-from clst_train.method.views import (
-    PLAIN,
-    WholeView,
+from clst_train.method.crops import (
+    UNCHANGED,
+    ImageAugmentation,
+    argmax_classes,
     class_weights,
+    draw_image_augmentation,
     labels_of_crops,
     pixel_weights,
     pseudo_labels_of,
-    seen_through,
-    strongest,
-    student_view,
-    whole_view,
+    student_crops,
+    through_crops,
 )
+from clst_train.method.step import adaptation_step
 from tests.support.tiny import batches, learner
 
 
@@ -43,7 +43,7 @@ def test_a_crop_sees_what_enlarging_and_cutting_would_show(crop_hw):
     assert {view.mirrored for view in views} == {True, False}
     maps = (3 * torch.randn(12, 5, 8, 12)).softmax(1)
     expected = enlarged_and_cut(maps, views)
-    assert (seen_through(maps, views, crop_hw) - expected).abs().max() < 2e-5
+    assert (through_crops(maps, views, crop_hw) - expected).abs().max() < 2e-5
     logarithms = enlarged_and_cut(maps.clamp_min(1e-4).log(), views)
     top = logarithms.topk(2, dim=1).values
     decided = top[:, 0] - top[:, 1] > 1e-3
@@ -55,9 +55,9 @@ def test_a_map_may_be_seen_at_another_size_than_the_crops():
     """The right half of 0 1 2 3, at half the crop's size: two cells with the middles of 2 and 3."""
     view = Geometry(zoomed_hw=(2, 8), top=0, left=4, crop_hw=(2, 4), mirrored=False)
     maps = torch.arange(4.0).reshape(1, 1, 1, 4)
-    assert seen_through(maps, (view,), (1, 2)).flatten().tolist() == pytest.approx([2.0, 3.0], abs=1e-5)
+    assert through_crops(maps, (view,), (1, 2)).flatten().tolist() == pytest.approx([2.0, 3.0], abs=1e-5)
     mirrored = Geometry(zoomed_hw=(2, 8), top=0, left=4, crop_hw=(2, 4), mirrored=True)
-    assert seen_through(maps, (mirrored,), (1, 2)).flatten().tolist() == pytest.approx([3.0, 2.0], abs=1e-5)
+    assert through_crops(maps, (mirrored,), (1, 2)).flatten().tolist() == pytest.approx([3.0, 2.0], abs=1e-5)
 
 
 def test_a_map_of_one_cell_is_that_cell_everywhere():
@@ -70,12 +70,12 @@ def test_pasted_pixels_bring_their_labels_and_the_ignore_mask_hides_the_rest():
     ignored = torch.tensor([[[False, True, False, True]]])
     mask = torch.tensor([[[False, False, True, True]]])
     pasted = (torch.full((1, 3, 1, 4), 9.0), torch.full((1, 1, 4), 2), mask)
-    view = student_view(torch.zeros(1, 3, 1, 4), ignored, pasted)
+    view = student_crops(torch.zeros(1, 3, 1, 4), ignored, pasted)
     assert view.labels(torch.ones(1, 1, 4, dtype=torch.long)).tolist() == [[[1, 255, 2, 2]]]
     assert view.images[0, 0].tolist() == [[0.0, 0.0, 9.0, 9.0]]
     assert view.own.tolist() == [[[True, True, False, False]]]
     assert view.visible.tolist() == [[[True, False, False, False]]]
-    plain = student_view(torch.zeros(1, 3, 1, 4), ignored, None)
+    plain = student_crops(torch.zeros(1, 3, 1, 4), ignored, None)
     assert plain.labels(torch.ones(1, 1, 4, dtype=torch.long)).tolist() == [[[1, 255, 1, 255]]]
     assert plain.own.all()
 
@@ -86,7 +86,7 @@ def test_hidden_pixels_are_not_seen_but_keep_their_labels():
     pasted = (torch.full((1, 3, 1, 4), 9.0), torch.full((1, 1, 4), 2), torch.tensor([[[False, False, True, False]]]))
     hidden = torch.tensor([[[True, False, True, True]]])
     crops = torch.tensor([1.0, 5.0, 7.0, 1.0]).expand(1, 3, 1, 4)
-    view = student_view(crops, ignored, pasted, hidden)
+    view = student_crops(crops, ignored, pasted, hidden)
     assert view.images[0, 0].tolist() == [[4.0, 5.0, 9.0, 4.0]]
     assert view.labels(torch.ones(1, 1, 4, dtype=torch.long)).tolist() == [[[1, 1, 2, 255]]]
     assert view.visible.tolist() == [[[True, True, False, False]]]
@@ -97,7 +97,7 @@ def test_hidden_pixels_are_not_seen_but_keep_their_labels():
 def test_each_crop_hides_behind_a_colour_of_its_own():
     crops = torch.tensor([[[[1.0, 3.0]]], [[[2.0, 8.0]]]]).expand(2, 3, 1, 2)
     hidden = torch.tensor([[[True, False]], [[False, True]]])
-    view = student_view(crops, torch.zeros(2, 1, 2, dtype=torch.bool), None, hidden)
+    view = student_crops(crops, torch.zeros(2, 1, 2, dtype=torch.bool), None, hidden)
     assert view.images[:, 0].tolist() == [[[2.0, 3.0]], [[2.0, 5.0]]]
 
 
@@ -123,14 +123,14 @@ def test_with_everything_ignored_all_weights_are_zero():
 def test_sureness_and_balance_multiply_and_pasted_pixels_are_sure():
     ignored, mask = torch.zeros(1, 1, 4, dtype=torch.bool), torch.tensor([[[False, False, False, True]]])
     pasted = (torch.zeros(1, 3, 1, 4), torch.ones(1, 1, 4, dtype=torch.long), mask)
-    view = student_view(torch.zeros(1, 3, 1, 4), ignored, pasted)
+    view = student_crops(torch.zeros(1, 3, 1, 4), ignored, pasted)
     labels = view.labels(torch.zeros(1, 1, 4, dtype=torch.long))
     half = torch.tensor(0.5)
-    assert pixel_weights(view, labels, 2, trust=None, class_balance=0.0) is None
-    assert pixel_weights(view, labels, 2, trust=half, class_balance=0.0).flatten().tolist() == [0.5, 0.5, 0.5, 1.0]
-    both = pixel_weights(view, labels, 2, trust=half, class_balance=1.0).flatten().tolist()
+    assert pixel_weights(view, labels, 2, confidence=None, class_balance=0.0) is None
+    assert pixel_weights(view, labels, 2, confidence=half, class_balance=0.0).flatten().tolist() == [0.5, 0.5, 0.5, 1.0]
+    both = pixel_weights(view, labels, 2, confidence=half, class_balance=1.0).flatten().tolist()
     assert both == pytest.approx([1 / 3, 1 / 3, 1 / 3, 2.0])
-    assert pixel_weights(view, labels, 2, trust=None, class_balance=1.0).flatten().tolist() == pytest.approx(
+    assert pixel_weights(view, labels, 2, confidence=None, class_balance=1.0).flatten().tolist() == pytest.approx(
         [2 / 3] * 3 + [2.0]
     )
 
@@ -147,27 +147,27 @@ def test_between_a_sure_and_an_unsure_cell_the_middle_goes_to_the_sure_one():
 def test_a_whole_view_comes_back_to_its_place():
     """Cells of rising values from left to right: what is shown mirrored falls, what comes back rises again."""
     images = torch.arange(8.0).expand(1, 3, 4, 8)
-    mirrored = WholeView(mirrored=True)
-    shown = mirrored.seen(images, 1)
+    mirrored = ImageAugmentation(mirrored=True)
+    shown = mirrored.apply(images, 1)
     assert shown[0, 0, 0].tolist() == list(reversed(range(8)))
-    assert torch.equal(mirrored.back(shown, (4, 8)), images)
-    larger = WholeView(zoom=1.3, mirrored=True)
-    shown = larger.seen(images, 2)
+    assert torch.equal(mirrored.undo(shown, (4, 8)), images)
+    larger = ImageAugmentation(zoom=1.3, mirrored=True)
+    shown = larger.apply(images, 2)
     assert shown.shape[-2:] == (6, 10)  # 5.2 and 10.4 to multiples of 2
-    back = larger.back(shown, (4, 8))
+    back = larger.undo(shown, (4, 8))
     assert back.shape == images.shape
     assert (back[..., 1:] > back[..., :-1]).all()
-    assert PLAIN.seen(images, 2) is images
+    assert UNCHANGED.apply(images, 2) is images
 
 
 def test_the_views_of_the_turns_are_drawn_once_and_for_all():
-    views = [whole_view(iteration, 1.25, mirror=True) for iteration in range(200)]
-    assert views == [whole_view(iteration, 1.25, mirror=True) for iteration in range(200)]
+    views = [draw_image_augmentation(iteration, 1.25, mirror=True) for iteration in range(200)]
+    assert views == [draw_image_augmentation(iteration, 1.25, mirror=True) for iteration in range(200)]
     assert 70 < sum(view.mirrored for view in views) < 130
     zooms = [view.zoom for view in views]
     assert 1 <= min(zooms) < 1.03 < 1.22 < max(zooms) <= 1.25
-    for view in (whole_view(iteration, 1.0, mirror=False) for iteration in range(20)):
-        assert view == PLAIN
+    for view in (draw_image_augmentation(iteration, 1.0, mirror=False) for iteration in range(20)):
+        assert view == UNCHANGED
 
 
 def test_the_ensemble_takes_in_views_and_stores_them_upright():
@@ -194,12 +194,12 @@ def test_the_ensemble_takes_in_views_and_stores_them_upright():
     assert {mirrored for _, _, mirrored in shown} == {True, False}
 
 
-def test_the_strongest_class_is_the_first_of_equals_and_always_a_class():
+def test_the_argmax_classes_class_is_the_first_of_equals_and_always_a_class():
     maps = torch.tensor([[1.0, 3.0, 3.0], [2.0, 2.0, 2.0], [-3.0, -1.0, -1.0]])[..., None, None]
-    assert strongest(maps).flatten().tolist() == [1, 0, 1]
-    assert strongest(torch.full((1, 3, 1, 1), torch.nan)).item() in (0, 1, 2)
+    assert argmax_classes(maps).flatten().tolist() == [1, 0, 1]
+    assert argmax_classes(torch.full((1, 3, 1, 1), torch.nan)).item() in (0, 1, 2)
     many = torch.zeros(1, 255, 1, 2)
     many[0, 254, 0, 0] = 1.0
-    assert strongest(many).tolist() == [[[254, 0]]]
+    assert argmax_classes(many).tolist() == [[[254, 0]]]
     noise = torch.randn(2, 7, 5, 6, generator=torch.Generator().manual_seed(1))
-    assert torch.equal(strongest(noise.transpose(2, 3)), noise.transpose(2, 3).argmax(1))
+    assert torch.equal(argmax_classes(noise.transpose(2, 3)), noise.transpose(2, 3).argmax(1))

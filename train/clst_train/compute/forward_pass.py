@@ -14,7 +14,7 @@ from clst_train.compute.distributed import is_split
 from clst_train.models.segmenter import Segmenter, TrainingOutputs
 
 
-class Passes(nn.Module):
+class ForwardPass(nn.Module):
     """Segmenter and projection head in one pass; several of them may come before one backward pass."""
 
     def __init__(self, segmenter: Segmenter, projection: nn.Module | None = None) -> None:
@@ -27,13 +27,13 @@ class Passes(nn.Module):
         return outputs, None if self.projection is None else self.projection(outputs.features)
 
 
-def passes_of(segmenter: Segmenter, projection: nn.Module | None, *, auxiliary_weight: float) -> nn.Module:
+def forward_pass_of(segmenter: Segmenter, projection: nn.Module | None, *, auxiliary_weight: float) -> nn.Module:
     """The passes; with several processes gradients are means over them.
 
     Every parameter needs a gradient in each step there, or the ranks wait for one another: an auxiliary head whose
     loss does not count is left out.
     """
-    passes = Passes(segmenter, projection)
+    passes = ForwardPass(segmenter, projection)
     if not is_split():
         return passes
     head = getattr(segmenter, "auxiliary_head", None)
