@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 import venv
@@ -57,12 +58,23 @@ def test_the_vehicle_segments_an_image_in_python(vehicle, tmp_path):
     assert done.stdout.split("\n")[:3] == ["red: 50.0 %", "green: 0.0 %", "blue: 50.0 %"]
 
 
-@pytest.mark.parametrize("command", ["clst-train", "clst-export", "clst-demo"])
+@pytest.mark.parametrize("command", ["train", "export", "demo"])
 def test_what_needs_torch_says_so_and_exits_with_5(vehicle, command, tmp_path):
-    arguments = {"clst-train": ["--source", "x"], "clst-export": ["--onnx"], "clst-demo": ["--out", tmp_path / "d"]}
-    done = on(vehicle, command, *arguments[command])
-    assert done.returncode == 5, done.stderr
-    assert "pip install 'clst-0.1.0-py3-none-any.whl[train]'" in done.stderr
+    arguments = {"train": ["--source", "x"], "export": ["--onnx"], "demo": ["--out", tmp_path / "d"]}
+    for called in ((f"clst-{command}",), ("clst", command)):
+        done = on(vehicle, *called, *arguments[command])
+        assert done.returncode == 5, done.stderr
+        assert done.stderr.count("\n") == 1
+        assert "pip install 'clst-0.1.0-py3-none-any.whl[train]'" in done.stderr
+
+
+def test_all_commands_are_listed_and_versions_shown(vehicle):
+    listed = on(vehicle, "clst", "--help").stdout.partition("Commands:")[2]
+    assert [line.split()[0] for line in listed.splitlines() if line.startswith("  ")] == [
+        *("train", "export", "run", "bench", "eval", "parity", "data", "doctor", "demo")
+    ]
+    shown = on(vehicle, "clst-run", "--version").stdout
+    assert re.fullmatch(r"clst 0\.1\.0 \(commit \S+\), Python \S+, torch not found, ONNX Runtime \d\S+, .*\n", shown)
 
 
 def test_a_bundle_is_looked_at_run_and_refused_with_its_reason_where_tensorrt_is_missing(vehicle, tmp_path):

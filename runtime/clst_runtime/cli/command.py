@@ -96,7 +96,15 @@ def _common_options() -> list[click.Parameter]:
            help="More on standard error, with times."),
         of("--log-file", type=click.Path(path_type=Path), action=lambda _, path: keep_in(path),
            help="Append all messages to this file, with times."),
+        of("--version", is_flag=True, action=_show_version, help="Show versions and exit."),
     ]  # fmt: skip
+
+
+def _show_version(ctx: click.Context, _: object) -> None:
+    from clst_runtime.cli.version import version_line
+
+    click.echo(version_line())
+    ctx.exit()
 
 
 def _set_level(ctx: click.Context, level: int) -> None:

@@ -35,6 +35,7 @@ _CURES = {
     "aiohttp": f"the web page: pip install {extra('web')}",
     "prometheus_client": f"the web page: pip install {extra('web')}",
     "clst_train": f"the training package: pip install {extra('train')}",
+    "clst_export": f"the export package: pip install {extra('export')}",
 }
 
 NO_TELEMETRY = "ORT_DISABLE_TELEMETRY"
