@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import importlib.util
 import inspect
 import json
 import re
@@ -18,7 +19,7 @@ from clst_train.config import NETWORKS
 from clst_train.models.segmenter import Segmenter
 from tests import ROOT
 from tests.support.command_line import call
-from tests.support.documents import asking_for_help, blocks, commands_of, documents, entry_point
+from tests.support.documents import PROJECT, asking_for_help, blocks, commands_of, documents, entry_point
 
 README = (ROOT / "README.md").read_text()
 PACKAGES = ("runtime", "export", "train")
@@ -63,9 +64,9 @@ def holds_cameras(room):
 
 
 def holds_backends(room):
-    members = {name for name in vars(Backend) if not name.startswith("_")}
+    members = {name for name, each in vars(Backend).items() if callable(each) and not name.startswith("_")}
     complete = [each for each in classes_of(room) if members <= set(dir(each)) and each is not Backend]
-    return len(complete) >= 2 and len(NAMES) >= 4
+    return "predict" in members and len(complete) >= 2 and len(NAMES) >= 4
 
 
 def holds_losses(room):
@@ -201,3 +202,26 @@ def test_the_index_of_decisions_names_each_of_them_with_its_title():
     pages = {path.name: path.read_text().partition("\n")[0] for path in folder.glob("0*.md")}
     links = re.findall(r"^\| (\d+) \| \[(.+?)\]\((\S+)\) \|$", (folder / "index.md").read_text(), re.MULTILINE)
     assert {name: f"# {number}. {title}" for number, title, name in links} == pages
+
+
+@pytest.mark.parametrize(
+    "path", [*documents(), ROOT / "benchmarks" / "README.md"], ids=lambda path: str(path.relative_to(ROOT))
+)
+def test_extras_and_modules_that_a_page_names_exist(path):
+    text = path.read_text()
+    extras = {name for names in re.findall(r"(?:clst|\.)\[([a-z,-]+)\]", text) for name in names.split(",")}
+    assert extras <= set(PROJECT["optional-dependencies"])
+    modules = set(re.findall(r"python3? -m (benchmarks[\w.]+|clst_\w+)", text))
+    assert [name for name in modules if importlib.util.find_spec(name) is None] == []
+
+
+def test_a_decision_that_the_source_names_by_its_number_is_there():
+    numbers = {path.name[:4] for path in (ROOT / "docs" / "decisions").glob("0*.md")}
+    named = {
+        (path.name, number)
+        for package in (*PACKAGES, "benchmarks")
+        for path in (ROOT / package).rglob("*.py")
+        for number in re.findall(r"docs/decisions/(\d{4})", path.read_text())
+    }
+    assert [each for each in named if each[1] not in numbers] == []
+    assert named

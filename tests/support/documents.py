@@ -18,6 +18,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 FENCED = re.compile(r"^```([a-z]*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 INDENTED = re.compile(r"(?:^ {4}.*\n)+", re.MULTILINE)
 INLINE = re.compile(r"`(clst[ -][^`\n]+)`")
@@ -57,7 +58,7 @@ def commands_of(path: Path) -> list[list[str]]:
 
 def entry_point(name: str) -> click.Command | None:
     """The command that a script of pyproject.toml starts; None: there is no such script."""
-    where = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"].get(name)
+    where = PROJECT["scripts"].get(name)
     if where is None:
         return None
     module, _, attribute = where.partition(":")
