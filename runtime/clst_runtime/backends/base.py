@@ -43,13 +43,10 @@ def check_frame(frame: Frame, input_hw: tuple[int, int]) -> None:
 class Backend(Protocol):
     """A model that is loaded and ready. Closed by `with`; not shared between threads."""
 
-    @property
-    def manifest(self) -> Manifest:
-        """What the model file says of itself."""
-
-    @property
-    def description(self) -> str:
-        """What computes, in words, e.g. `ONNX Runtime 1.32 CPU (2 threads)`."""
+    manifest: Manifest
+    """What the model file says of itself."""
+    description: str
+    """What computes, in words, e.g. `ONNX Runtime 1.32 CPU (2 threads)`."""
 
     def predict(self, frame: Frame) -> Prediction:
         """Segment one RGB frame H,W,3 uint8 of exactly the manifest's input size."""

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-import clst_runtime.artifact.manifest as manifest_module
+from clst_runtime.artifact.manifest import Manifest
 from clst_runtime.backends.base import Frame, Prediction, check_frame
 from clst_runtime.classes.labels import ClassList
 from clst_runtime.imaging.geometry import Fit
@@ -22,15 +22,10 @@ from clst_train.models.segmenter import Segmenter
 class TorchBackend:
     """A deployable network in PyTorch, numpy in and numpy out."""
 
-    def __init__(self, deployable: nn.Module, manifest: manifest_module.Manifest, device: torch.device) -> None:
+    def __init__(self, deployable: nn.Module, manifest: Manifest, device: torch.device) -> None:
         self._deployable = deployable.to(device).eval()
-        self.manifest = manifest
-        self._device = device
-
-    @property
-    def description(self) -> str:
-        """Version of PyTorch and the device."""
-        return f"PyTorch {torch.__version__} on {self._device}"
+        self.manifest, self._device = manifest, device
+        self.description = f"PyTorch {torch.__version__} on {device}"
 
     @torch.inference_mode()
     def predict(self, frame: Frame) -> Prediction:
@@ -61,7 +56,7 @@ def segmenter_backend(
 ) -> TorchBackend:
     """A network in memory as a backend (it is copied); used by validation while training."""
     device = next(segmenter.parameters()).device
-    manifest = manifest_module.Manifest(
+    manifest = Manifest(
         network=network,
         input_hw=input_hw,
         fit=fit,

@@ -146,17 +146,17 @@ class CudaPythonDevice(GuardedDevice):
         call("cuInit", 0)
         driver = int(call("cuDriverGetVersion"))
         self._check_version(driver)
-        self._cuda_version = version_words(driver)
+        self.cuda_version = version_words(driver)
         if int(call("cuDeviceGetCount")) == 0:
             raise MissingDependency(f"no CUDA device is visible; {CURE}")
         device = call("cuDeviceGet", 0)
         attributes = self._bindings.CUdevice_attribute
-        self._name = bytes(call("cuDeviceGetName", 256, device)).partition(b"\0")[0].decode()
-        major, minor, integrated, self._multiprocessors = (
+        self.name = bytes(call("cuDeviceGetName", 256, device)).partition(b"\0")[0].decode()
+        major, minor, integrated, self.multiprocessors = (
             int(call("cuDeviceGetAttribute", getattr(attributes, f"CU_DEVICE_ATTRIBUTE_{name}"), device))
             for name in ("COMPUTE_CAPABILITY_MAJOR", "COMPUTE_CAPABILITY_MINOR", "INTEGRATED", "MULTIPROCESSOR_COUNT")
         )
-        self._capability, self._is_integrated = f"{major}.{minor}", bool(integrated)
+        self.compute_capability, self.integrated = f"{major}.{minor}", bool(integrated)
         self._context = PrimaryContext(self._driver, device)
         try:
             call("cuCtxPushCurrent", self._context.handle)

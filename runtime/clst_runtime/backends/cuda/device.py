@@ -69,29 +69,18 @@ class Mapped:
 class CudaDevice(Protocol):
     """One GPU, opened; closed by `with`."""
 
-    @property
-    def library(self) -> str:
-        """What speaks to the driver: of `LIBRARIES`."""
-
-    @property
-    def name(self) -> str:
-        """The GPU as its driver names it, e.g. `Orin`."""
-
-    @property
-    def compute_capability(self) -> str:
-        """Major and minor, e.g. `8.7`."""
-
-    @property
-    def multiprocessors(self) -> int:
-        """How many of them it has: modules of one name and compute capability differ in it (Orin: 4 to 16)."""
-
-    @property
-    def cuda_version(self) -> str:
-        """The newest CUDA that the driver offers, e.g. `12.6`; `unknown` where the library cannot tell."""
-
-    @property
-    def integrated(self) -> bool:
-        """Whether processor and GPU share one memory, as on a Jetson."""
+    library: str
+    """What speaks to the driver: of `LIBRARIES`."""
+    name: str
+    """The GPU as its driver names it, e.g. `Orin`."""
+    compute_capability: str
+    """Major and minor, e.g. `8.7`."""
+    multiprocessors: int
+    """How many of them it has: modules of one name and compute capability differ in it (Orin: 4 to 16)."""
+    cuda_version: str
+    """The newest CUDA that the driver offers, e.g. `12.6`; `unknown` where the library cannot tell."""
+    integrated: bool
+    """Whether processor and GPU share one memory, as on a Jetson."""
 
     @property
     def stream_handle(self) -> int:

@@ -42,8 +42,8 @@ class GuardedDevice(ABC):
 
     def __init__(self) -> None:
         self._thread, self._failure, self._open = threading.get_ident(), "", False
-        self._name, self._capability, self._multiprocessors, self._is_integrated = "", "", 0, False
-        self._cuda_version = UNKNOWN
+        self.name, self.compute_capability, self.multiprocessors, self.integrated = "", "", 0, False
+        self.cuda_version = UNKNOWN
 
     @abstractmethod
     def _kind_of(self, error: Exception) -> Failure:
@@ -92,31 +92,6 @@ class GuardedDevice(ABC):
     @abstractmethod
     def _release(self) -> None:
         """Wait for the stream, then free everything that still can be freed, without raising."""
-
-    @property
-    def name(self) -> str:
-        """The GPU as its driver names it."""
-        return self._name
-
-    @property
-    def compute_capability(self) -> str:
-        """Major and minor."""
-        return self._capability
-
-    @property
-    def multiprocessors(self) -> int:
-        """How many of them it has."""
-        return self._multiprocessors
-
-    @property
-    def cuda_version(self) -> str:
-        """The newest CUDA that the driver offers."""
-        return self._cuda_version
-
-    @property
-    def integrated(self) -> bool:
-        """Whether processor and GPU share one memory."""
-        return self._is_integrated
 
     @property
     def stream_handle(self) -> int:

@@ -46,21 +46,21 @@ class PycudaDevice(GuardedDevice):
         try:
             driver.init()
             with suppress(driver.Error):  # it is only told
-                self._cuda_version = version_words(int(driver.get_driver_version()))
+                self.cuda_version = version_words(int(driver.get_driver_version()))
             if driver.Device.count() == 0:
                 raise MissingDependency(f"no CUDA device is visible; {CURE}")
             device = driver.Device(0)
-            self._name, capability = str(device.name()), device.compute_capability()
+            self.name, capability = str(device.name()), device.compute_capability()
             attributes = driver.device_attribute
-            self._is_integrated = bool(device.get_attribute(attributes.INTEGRATED))
-            self._multiprocessors = int(device.get_attribute(attributes.MULTIPROCESSOR_COUNT))
+            self.integrated = bool(device.get_attribute(attributes.INTEGRATED))
+            self.multiprocessors = int(device.get_attribute(attributes.MULTIPROCESSOR_COUNT))
             self._context: Any = device.retain_primary_context()
             self._context.push()
         except driver.MemoryError as error:
             raise out_of_memory("opening it", error) from error
         except driver.Error as error:
             raise MissingDependency(f"no CUDA device can be opened ({error}); {CURE}") from error
-        self._capability, self._open = f"{capability[0]}.{capability[1]}", True
+        self.compute_capability, self._open = f"{capability[0]}.{capability[1]}", True
         try:
             with self._calling("making a stream"):
                 self._stream = driver.Stream(NON_BLOCKING)
