@@ -40,7 +40,7 @@ import numpy.typing as npt
 
 from benchmarks.adaptation.pairs import PAIRS, Pair
 from benchmarks.adaptation.scoring import bootstrap_difference, confusions, mean_iou, merged, per_class
-from benchmarks.report.record import RESULTS, provenance, write_result
+from benchmarks.record import RESULTS, provenance, write_result
 
 OWN_COLOURS, UNMASKED = "augmentation.target_colours=0", "augmentation.masked_crops=0"
 LABELS_AT_ONCE, ADAPTED_ALONE = "adaptation.entropy_first=0", "adaptation.start_share=0"

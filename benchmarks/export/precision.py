@@ -20,7 +20,7 @@ from typing import Any
 
 import click
 
-from benchmarks.report.record import RESULTS, provenance, write_result
+from benchmarks.record import RESULTS, markdown, provenance, write_result
 
 UNTIMED, TIMED = 3, 5
 """Runs of one file in a round."""
@@ -148,6 +148,38 @@ def inputs_of(
     return Inputs(frames=frames, labels=labels, contents=contents, calibration=calibration)
 
 
+def show(result: dict[str, Any]) -> list[str]:
+    """The figures as a Markdown table, one line a network and flavour."""
+    budget = result["budget_points"]
+    asked = "everything quantised" if budget is None else f"INT8 to a budget of {budget} points"
+    headers = ("network", "file", "mIoU", "mIoU lost", "pixels equal", "MiB", "INT8 convolutions", "speed",
+               "of convolutions")  # fmt: skip
+    return [
+        f"An adapted network, {asked}. Speed is host to host on the CPU as a ratio to fp32 in one process; "
+        "beside it is that of the convolutions alone.",
+        "",
+        *markdown(headers, (cells(network, each) for network in result["networks"] for each in network["flavours"])),
+    ]
+
+
+def cells(network: dict[str, Any], each: dict[str, Any]) -> list[str]:
+    """One exported file's line."""
+    parity, kept, count = each["parity"], each["calibration"].get("kept", []), each["calibration"].get("quantised")
+    lost = round(100 * (parity["reference_miou"] - parity["miou"]), 2) + 0.0  # no minus before a zero
+    ratios = (each["speed_against_fp32"], each["convolution_speed_against_fp32"])
+    runs_here = each["flavour"] in ("fp32", "int8-cpu")
+    return [
+        f"{network['network']}, {network['input_hw'][0]}x{network['input_hw'][1]}",
+        each["flavour"],
+        f"{100 * parity['miou']:.2f}",
+        f"{lost:.2f}",
+        f"{100 * parity['agreement']:.2f} %",
+        f"{each['bytes'] / 2**20:.1f}",
+        "" if count is None else f"{count} of {count + len(kept)}",
+        *(f"{ratio:.2f}×" if runs_here else "on the device" for ratio in ratios),
+    ]
+
+
 @click.command()
 @click.argument("checkpoints", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--name", required=True, help="Name of the result file.")
@@ -164,7 +196,6 @@ def inputs_of(
 @click.option("--work", default=Path("precision"), type=click.Path(path_type=Path), help="Folder for the files.")
 def main(checkpoints: tuple[Path, ...], name: str, work: Path, **options: Any) -> None:
     """Measure every flavour of CHECKPOINTS."""
-    from benchmarks.report.readme_table import precision_lines
     from clst_runtime.system.numbers import parse_size
     from clst_train.models.checkpoint import load_checkpoint
 
@@ -176,7 +207,7 @@ def main(checkpoints: tuple[Path, ...], name: str, work: Path, **options: Any) -
         networks.append(measure(path, content, input_hw, work, inputs_of(content, input_hw, **given), options))
         result = {"name": name, **provenance(), "budget_points": options["max_miou_drop"], "networks": networks}
         write_result(RESULTS / f"precision_{name}.json", result)
-    click.echo("\n".join(precision_lines(result)))
+    click.echo("\n".join(show(result)))
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ from typing import Any
 import click
 
 from benchmarks.export.precision import inputs_of, latencies
-from benchmarks.report.record import RESULTS, provenance, write_result
+from benchmarks.record import RESULTS, markdown, provenance, write_result
 from clst_runtime.errors import MissingDependency, ModelFileError
 
 RESULT = RESULTS / "quantizers.json"
@@ -266,14 +266,13 @@ def labelled_inputs(checkpoint: Path, options: dict[str, Any]) -> dict[str, Any]
     }
 
 
-def show(result: dict[str, Any]) -> str:
+def show(result: dict[str, Any]) -> list[str]:
     """The figures as a Markdown table."""
     headers = ("network", "flavour", "made by", "pixels equal", "mIoU", "lost", "MiB", "CPU seconds", "memory MiB",
                "hygiene", "rules of placement broken", "TensorRT for RTX: layers", "speed")  # fmt: skip
-    lines = [f"| {' | '.join(headers)} |", "|---" * len(headers) + "|"]
-    for each in result["networks"]:
-        lines += [f"| {' | '.join(cells(each, row))} |" for row in each["rows"] if "claim" in row]
-    return "\n".join(lines)
+    return markdown(
+        headers, (cells(each, row) for each in result["networks"] for row in each["rows"] if "claim" in row)
+    )
 
 
 def cells(each: dict[str, Any], row: dict[str, Any]) -> list[str]:
@@ -326,7 +325,7 @@ def main(checkpoints: tuple[Path, ...], work: Path, **options: Any) -> None:
         others = [each for each in known if (each["name"], each["network"]) != (entry["name"], entry["network"])]
         result = {"networks": sorted([*others, entry], key=lambda each: (each["network"], each["name"]))}
         write_result(RESULT, result)
-    click.echo(show(json.loads(RESULT.read_text())))
+    click.echo("\n".join(show(result)))
 
 
 if __name__ == "__main__":

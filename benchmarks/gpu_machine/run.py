@@ -31,7 +31,7 @@ import click
 from benchmarks.gpu_machine import inputs
 from benchmarks.gpu_machine.packages import SETS, collect
 from benchmarks.gpu_machine.steps import STEPS, Prepared, Step, perform
-from benchmarks.report.record import RESULTS, provenance, write_result
+from benchmarks.record import RESULTS, provenance, write_result
 from clst_runtime.cli.command import group
 from clst_runtime.errors import BudgetNotHeld, ConfigError, MissingDependency
 from clst_runtime.system.files.atomic import check_can_write, write_text

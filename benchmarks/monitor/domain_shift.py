@@ -26,7 +26,7 @@ from typing import Any
 import click
 import numpy as np
 
-from benchmarks.report.record import RESULTS, provenance, write_result
+from benchmarks.record import RESULTS, provenance, write_result
 from clst_runtime.backends.onnxruntime.session import OrtBackend
 from clst_runtime.imaging.geometry import Fitter, Layout
 from clst_runtime.imaging.image_files import read_image

@@ -26,7 +26,7 @@ import click
 import numpy as np
 
 from benchmarks.performance.rounds import interleaved, ratio
-from benchmarks.report.record import RESULTS, provenance, write_result
+from benchmarks.record import RESULTS, provenance, write_result
 
 CAMERA_HW = (720, 1280)
 WARM_UP = 2

@@ -32,7 +32,7 @@ import torch
 
 from benchmarks.export.one_quantizer import peak_mib
 from benchmarks.performance.rounds import interleaved, ratio
-from benchmarks.report.record import RESULTS, provenance, write_result
+from benchmarks.record import RESULTS, provenance, write_result
 from clst_runtime.system.memory import resident_bytes
 
 PARTS = {

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.export import quantizers
-from benchmarks.report.record import RESULTS
+from benchmarks.export import precision, quantizers
+from benchmarks.record import RESULTS, markdown
 
 ROOT = RESULTS.parents[1]
 BEGIN, END = "<!-- measured: made by benchmarks/report/readme_table.py -->", "<!-- end -->"
@@ -27,16 +26,6 @@ SEEN_TEXT = (
     "The same networks on at most 200 of the images that they were adapted to, by labels that no adaptation read."
 )
 PRECISION = "precision_"
-
-
-def markdown(headers: Sequence[str], rows: Iterable[Iterable[str]]) -> list[str]:
-    """A Markdown table and an empty line."""
-    return [
-        f"| {' | '.join(headers)} |",
-        "|---" * len(headers) + "|",
-        *(f"| {' | '.join(each)} |" for each in rows),
-        "",
-    ]
 
 
 def cell(row: dict[str, Any] | None) -> str:
@@ -165,60 +154,17 @@ def measured_where(result: dict[str, Any], name: str) -> str:
     )
 
 
-def precision_lines(result: dict[str, Any]) -> list[str]:
-    """What a precision costs, made by benchmarks/export/precision.py."""
-    budget = result["budget_points"]
-    asked = "everything quantised" if budget is None else f"INT8 to a budget of {budget} points"
-    headers = (
-        "network",
-        "file",
-        "mIoU",
-        "mIoU lost",
-        "pixels equal",
-        "MiB",
-        "INT8 convolutions",
-        "speed",
-        "of convolutions",
-    )
-    return [
-        f"An adapted network, {asked}. Speed is host to host on the CPU as a ratio to fp32 in one process; "
-        "beside it is that of the convolutions alone.",
-        "",
-        *markdown(
-            headers, (precision_cells(network, each) for network in result["networks"] for each in network["flavours"])
-        ),
-    ]
-
-
-def precision_cells(network: dict[str, Any], each: dict[str, Any]) -> list[str]:
-    """One exported file's line."""
-    parity, kept, count = each["parity"], each["calibration"].get("kept", []), each["calibration"].get("quantised")
-    lost = round(100 * (parity["reference_miou"] - parity["miou"]), 2) + 0.0  # no minus before a zero
-    ratios = (each["speed_against_fp32"], each["convolution_speed_against_fp32"])
-    runs_here = each["flavour"] in ("fp32", "int8-cpu")
-    return [
-        f"{network['network']}, {network['input_hw'][0]}x{network['input_hw'][1]}",
-        each["flavour"],
-        f"{100 * parity['miou']:.2f}",
-        f"{lost:.2f}",
-        f"{100 * parity['agreement']:.2f} %",
-        f"{each['bytes'] / 2**20:.1f}",
-        "" if count is None else f"{count} of {count + len(kept)}",
-        *(f"{ratio:.2f}×" if runs_here else "on the device" for ratio in ratios),
-    ]
-
-
 def further_lines() -> list[str]:
     """Precision, ablations, other budgets and other machines, a section for each result file."""
     lines: list[str] = []
     for path in sorted(RESULTS.glob("*.json")):
         result = json.loads(path.read_text())
         if path.name.startswith(PRECISION):
-            body, runs = precision_lines(result), [result]
+            body, runs = precision.show(result), [result]
         elif "methods" in result and path.stem != result["name"]:
             body, runs = ablation_lines(result), [result]
         elif path == quantizers.RESULT:
-            body, runs = [*quantizers.show(result).splitlines(), ""], result["networks"]
+            body, runs = quantizers.show(result), result["networks"]
         else:
             continue
         where = dict.fromkeys(measured_where(each, path.stem) for each in runs)

@@ -15,7 +15,7 @@ import click
 import numpy as np
 
 import clst
-from benchmarks.report.record import RESULTS, provenance, write_result
+from benchmarks.record import RESULTS, provenance, write_result
 from clst_runtime.imaging.geometry import Picture, resize_frame
 from clst_runtime.imaging.image_files import write_png
 from clst_runtime.imaging.overlay import blend, contact_sheet, legend

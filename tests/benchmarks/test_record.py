@@ -2,7 +2,7 @@
 
 import json
 
-from benchmarks.report import record
+from benchmarks import record
 
 
 def test_a_result_has_date_commit_and_machine_and_an_empty_commit_outside_of_git(tmp_path, monkeypatch):

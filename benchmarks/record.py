@@ -1,9 +1,10 @@
-"""One way to record a measurement: where result files lie, and what each must be quoted with."""
+"""One way to record a measurement: where result files lie, what each must be quoted with, and tables."""
 
 from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from clst_runtime.system.files.atomic import write_text
 from clst_runtime.system.machine import machine_facts
 from clst_runtime.system.programs import run_program
 
-RESULTS = Path(__file__).parents[1] / "results"
+RESULTS = Path(__file__).parent / "results"
 
 
 def provenance() -> dict[str, Any]:
@@ -23,3 +24,13 @@ def provenance() -> dict[str, Any]:
 def write_result(path: Path, result: dict[str, Any]) -> None:
     """Write a result file, whole or not at all."""
     write_text(path, json.dumps(result, indent=1) + "\n")
+
+
+def markdown(headers: Sequence[str], rows: Iterable[Iterable[str]]) -> list[str]:
+    """A Markdown table and an empty line."""
+    return [
+        f"| {' | '.join(headers)} |",
+        "|---" * len(headers) + "|",
+        *(f"| {' | '.join(each)} |" for each in rows),
+        "",
+    ]
