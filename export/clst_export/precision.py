@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import enum
 
+__path__: list[str] = []  # until version 0.2, so that its former modules are looked for and named (system/moved.py)
+
 
 class Precision(enum.Enum):
     """Arithmetic of an exported graph."""
