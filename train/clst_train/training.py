@@ -1,4 +1,4 @@
-"""From a command line to a finished run: settings, data, network, the two stages, pictures."""
+"""From a command line to a finished run: settings, data, network, the two stages, example images."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def start_run(
     with process_group(torch.device("cuda" if torch.cuda.is_available() else "cpu")):
         if resume is None:
             return _begin_run(recipe, out, init, options)
-        with _ending_well(RunFolder(resume)):
+        with _with_interrupt_message(RunFolder(resume)):
             with together():
                 folder, config = open_run(resume)
                 point = resume_point(folder)
@@ -83,68 +83,68 @@ def _begin_run(recipe: str, out: Path | None, init: Path | None, options: Mappin
         open_distiller(config.adaptation.distil_from, data[3], config.model)
         _check_batches_of_one(config, data[3], data[1])
         _check_split(config, data[1], ranks())
-        _rehearse(config, data, device, trains_source=started is None)
+        _preflight(config, data, device, trains_source=started is None)
     folder = RunFolder(out or from_first(Path("runs") / time.strftime("%Y%m%d-%H%M%S")))
-    with _ending_well(folder):
+    with _with_interrupt_message(folder):
         with together():
             if ranks().first:
                 create_run(folder.path, config)
                 if started is not None:
                     save_checkpoint(folder.source, dataclasses.replace(started, training_state=None, stage=SOURCE))
-        with _going_on(folder):
+        with _with_resume_hint(folder):
             return _train(folder, config, None, data, device)
 
 
 def finish_run(folder: RunFolder, config: Config, point: Checkpoint | None) -> RunFolder:
-    """Go on with a run from its newest checkpoint, or from its start when it has none."""
+    """Resume a run from its newest checkpoint, or from its start when it has none."""
     with together(), each_alone():
         started = load_checkpoint(folder.source) if folder.source.is_file() else None
         data, device = _open_data(config, started), _device(config.run.device, ranks())
         repeat_exactly(config.run, device)
         _check_split(config, data[1], ranks())
-        _rehearse(config, data, device, trains_source=started is None)
-    with _going_on(folder):
+        _preflight(config, data, device, trains_source=started is None)
+    with _with_resume_hint(folder):
         return _train(folder, config, point, data, device)
 
 
 @contextmanager
-def _going_on(folder: RunFolder) -> Iterator[None]:
-    """Say beside what stopped a run (a damaged image, a full disk) how to go on with it."""
+def _with_resume_hint(folder: RunFolder) -> Iterator[None]:
+    """Add to an error that stopped the run (a damaged image, a full disk) how to resume."""
     try:
         yield
     except DataError as error:
         kept = "; the last checkpoint is kept" if folder.resume.is_file() else ""
-        raise DataError(f"{error.message}{kept}; mend it and go on with --resume {folder.path}") from error
+        raise DataError(f"{error.message}{kept}; correct it and go on with --resume {folder.path}") from error
 
 
 @contextmanager
-def _ending_well(folder: RunFolder) -> Iterator[None]:
-    """Say beside an interrupt what of the run is kept and how to go on with it.
+def _with_interrupt_message(folder: RunFolder) -> Iterator[None]:
+    """Add to an interrupt what of the run is kept and how to resume.
 
     Raises:
-        Stopped: with these words.
+        Stopped: with this message.
     """
     try:
         yield
     except KeyboardInterrupt as interrupt:
-        words = "interrupted"
+        message = "interrupted"
         try:
-            words = _what_is_kept(folder) if ranks().first else words
-        finally:  # one more interrupt cuts the words short
-            raise Stopped(words) from interrupt
+            message = _what_is_kept(folder) if ranks().first else message
+        finally:  # even if another interrupt comes meanwhile
+            raise Stopped(message) from interrupt
 
 
 def _what_is_kept(folder: RunFolder) -> str:
-    """In words, by what lies there."""
+    """The message, by the files in the folder."""
     if not folder.config.is_file():
         return "interrupted before the first step; nothing was made"
-    way_on = f"go on with: clst-train --resume {shlex.quote(str(folder.path))}"
+    resume = f"go on with: clst-train --resume {shlex.quote(str(folder.path))}"
     if folder.adapted.is_file():
-        return f"interrupted when {folder.adapted} was whole and only pictures were left to draw; {way_on}"
+        return f"interrupted when {folder.adapted} was whole and only the example images were missing; {resume}"
     point = resume_point(folder)
     if point is None:
-        return f"interrupted before a step was saved; {way_on}"
-    return f"interrupted; {STAGES[point.stage]} is saved at step {point.iteration}; {way_on}"
+        return f"interrupted before a step was saved; {resume}"
+    return f"interrupted; {STAGES[point.stage]} is saved at step {point.iteration}; {resume}"
 
 
 STAGES = {SOURCE: "source training", ADAPTED: "adaptation"}
@@ -182,7 +182,7 @@ def _run_of(folder: RunFolder, config: Config, data: Data, device: torch.device)
     keep_memory()
     if config.run.threads:
         torch.set_num_threads(_threads_here(config.run.threads))
-    require("cv2").setNumThreads(1)  # the loaders are what runs beside each other, not the rows of one picture
+    require("cv2").setNumThreads(1)  # the loaders run in parallel, not the rows of one image
     here = ranks()
     return Run(
         config=config,
@@ -300,7 +300,7 @@ def _note(place: str, remarks: tuple[str, ...]) -> None:
 def _as_checkpoint(config: Config, started: Checkpoint, options: Mapping[str, Any]) -> Config:
     """The network and, unless others are asked for, the input size and the fit of the checkpoint that is adapted.
 
-    Says so where the recipe or a setting names another fit.
+    Reports it where the recipe or a setting names another fit.
     """
     size = config.model.input_hw if "size" in options else started.input_hw
     asked = any(setting.partition("=")[0].strip() == "model.fit" for setting in options.get("settings", ()))
@@ -320,7 +320,7 @@ def _network(config: Config, classes: ClassList, device: torch.device) -> Segmen
     return accelerate(segmenter, config.run, device)
 
 
-def _rehearse(config: Config, data: Data, device: torch.device, *, trains_source: bool) -> None:
+def _preflight(config: Config, data: Data, device: torch.device, *, trains_source: bool) -> None:
     source, target, validation, classes = data
     autocast = _autocast(config.run.precision, device)
     run_preflight(

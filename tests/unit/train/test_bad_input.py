@@ -155,7 +155,7 @@ def test_a_damaged_image_in_the_middle_is_named_and_the_last_checkpoint_kept(cam
     assert done.exit_code == 3
     line = done.stderr.splitlines()[-1]
     assert f"error: {new / '00001.png'}: not a readable image (image file is truncated" in line
-    assert f"the last checkpoint is kept; mend it and go on with --resume {out}" in line
+    assert f"the last checkpoint is kept; correct it and go on with --resume {out}" in line
     assert load_checkpoint(out / "checkpoints" / "resume.pt").iteration == 2
     assert not (out / "checkpoints" / "adapted.pt").exists()
     (new / "00001.png").write_bytes(whole)
@@ -268,9 +268,9 @@ def test_a_folder_whose_pictures_are_labels_is_refused_by_what_they_show(kind, t
     palette = np.random.default_rng(1).integers(0, 256, (3, 3), dtype=np.uint8)
     for number in range(7):
         write_png(tmp_path / f"{number}.png", flat() if kind == "class ids" else palette[flat()])
-    with pytest.raises(DataError, match=r"its pictures are areas of few values \(0\.png: 3\), as label files are"):
+    with pytest.raises(DataError, match=r"its images are areas of few values \(0\.png: 3\), as label files are"):
         open_target([str(tmp_path)], input_hw=HW)
-    with pytest.raises(DataError, match=r"1\.png: a picture of areas of few values \(3\), as label files are"):
+    with pytest.raises(DataError, match=r"1\.png: an image of areas of few values \(3\), as label files are"):
         open_target([str(tmp_path / "1.png")], input_hw=HW)
 
 
@@ -317,7 +317,7 @@ def test_16_bit_pictures_are_refused_whatever_their_channels(channels, tmp_path)
 
 def test_a_paletted_picture_among_target_images_is_taken_for_a_label(tmp_path):
     Image.new("P", (4, 2)).save(tmp_path / "a.png")
-    with pytest.raises(DataError, match=r"a\.png: a paletted picture, as label files are"):
+    with pytest.raises(DataError, match=r"a\.png: a paletted image, as label files are"):
         open_target([str(tmp_path)], input_hw=(2, 4))
 
 

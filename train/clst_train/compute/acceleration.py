@@ -1,4 +1,4 @@
-"""How memory is kept, how the network's weights lie in it and how its passes run; what it computes stays the same."""
+"""How memory is kept, the layout of the network's weights and compiled forward passes; the results stay the same."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ def accelerate(segmenter: Segmenter, settings: RunConfig, device: torch.device) 
 
 
 def repeat_exactly(settings: RunConfig, device: torch.device) -> None:
-    """Before the first work on a CUDA device: algorithms that give the same bits each time, where the settings say so.
+    """Before the first work on a CUDA device: deterministic algorithms, if the settings ask for them.
 
-    https://docs.pytorch.org/docs/stable/notes/randomness.html; a CPU gives the same bits anyway.
+    https://docs.pytorch.org/docs/stable/notes/randomness.html; on a CPU results are bit-exact anyway.
     """
     if device.type != "cuda" or not settings.deterministic:
         return

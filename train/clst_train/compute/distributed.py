@@ -80,9 +80,9 @@ class _Agreed(Exception):
 
 @contextmanager
 def together() -> Iterator[None]:
-    """All ranks come to its end, or all raise the error of the lowest rank that has one: nobody waits for the dead.
+    """All ranks finish the block, or all raise the error of the lowest rank that has one, so that none waits forever.
 
-    Only what a user can cause is handed on (ClstError, OSError); a fault of ours ends its process as it is.
+    Only errors that a user can cause (ClstError, OSError) are passed on; a bug ends its own process.
 
     Raises:
         ClstError: of the same kind and with the same message on every rank.
@@ -117,7 +117,7 @@ def alike(items: Iterator[Item]) -> Iterator[Item]:
 
 
 def reported_by_first(error: BaseException) -> bool:
-    """Whether another process, the first, tells of this error."""
+    """Whether the first process, which is another one, reports this error."""
     reason: BaseException | None = error
     while reason is not None and not isinstance(reason, _Agreed):
         reason = reason.__cause__
@@ -145,7 +145,7 @@ def on_any_rank(what: bool) -> bool:  # noqa: FBT001
 
 
 def wait_for_all() -> None:
-    """Go on when every rank has come here."""
+    """Wait until every rank has come here."""
     if is_split():
         distributed.all_reduce(torch.zeros(1))  # on the CPU: a barrier of NCCL would wait for the device
 
@@ -209,13 +209,14 @@ class SynchronisedNorm(_BatchNorm):
         count = values.numel() // values.shape[1] * distributed.get_world_size()  # every rank's part has this size
         mean = _summed(values.sum(axes)) / count
         centred = values - mean.view(shape)
-        variance = _summed((centred * centred).sum(axes)) / count
+        variance = _summed((centred * centred).sum(axes)) / count  # biased: what normalises the batch
+        # Running statistics keep the unbiased variance n/(n−1), as PyTorch's BatchNorm does
         self._move(mean.detach(), variance.detach() * (count / (count - 1)))
         normal = centred * torch.rsqrt(variance + self.eps).view(shape)
         return (normal * self.weight.view(shape) + self.bias.view(shape)).to(input.dtype)
 
     def _alone(self, input: Tensor) -> Tensor:
-        """As one process would; a single value a channel (pooling of one image) has no variance of its own."""
+        """As in one process. A channel with a single value has no variance and uses the running statistics."""
         if self.training and input.numel() == input.shape[1]:
             return F.batch_norm(input, self.running_mean, self.running_var, self.weight, self.bias, False)
         return super().forward(input)

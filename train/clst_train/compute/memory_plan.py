@@ -21,7 +21,7 @@ class MemoryPlan:
     """Bytes of one stage."""
 
     stage: str
-    """Its name in words."""
+    """Its name in messages."""
     crops: int
     """Crops whose activations are held at once."""
     weights: int
@@ -55,8 +55,8 @@ class MemoryPlan:
         }
         listed = ", ".join(f"{name} {amount(size)}" for name, size in parts.items() if size)
         files = {"the ensemble": self.ensemble, "frames of videos": self.frames}
-        told = "".join(f", and a file of {amount(size)} for {name}" for name, size in files.items() if size)
-        return f"{self.stage}: about {amount(self.on_device() + self.on_host())} ({listed}){told}"
+        stored = "".join(f", and a file of {amount(size)} for {name}" for name, size in files.items() if size)
+        return f"{self.stage}: about {amount(self.on_device() + self.on_host())} ({listed}){stored}"
 
 
 def amount(size: int) -> str:
@@ -94,7 +94,7 @@ def saved_bytes(forward: Callable[[], Tensor], modules: list[nn.Module]) -> int:
 
 
 def free_bytes(device: torch.device) -> int | None:
-    """Memory that is free on a device; for the CPU, within the limits of a container; None where nobody tells."""
+    """Free memory of a device; for the CPU, within the limits of a container; None where the system reports none."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     return least_free(Path("/proc/meminfo"), _CGROUP)

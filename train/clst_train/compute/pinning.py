@@ -29,7 +29,7 @@ def pinned(batch: Batch) -> Batch:
 
 
 def to_device(array: npt.NDArray[Any], device: torch.device) -> torch.Tensor:
-    """An array on the device, in whose stream its copy waits for its turn; the host goes on at once."""
+    """An array on the device; the copy is queued in the current stream, and the host does not wait."""
     tensor = torch.from_numpy(np.ascontiguousarray(array))
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 

@@ -21,7 +21,7 @@ class Ranks:
 
     @property
     def first(self) -> bool:
-        """Whether this process writes files and speaks."""
+        """Whether this process writes files and prints."""
         return self.rank == 0
 
     def part(self, batch: int, *, where: str) -> slice:
@@ -41,7 +41,7 @@ ONE_PROCESS = Ranks()
 
 
 def ranks() -> Ranks:
-    """What `torchrun` says, by its environment variables."""
+    """This process by the environment variables of `torchrun`."""
     count = int(os.environ.get("WORLD_SIZE", "1"))
     if count == 1:
         return ONE_PROCESS

@@ -40,18 +40,18 @@ class Geometry:
         return np.ascontiguousarray(part[:, ::-1] if self.mirrored else part)
 
     def image(self, image: Image) -> Image:
-        """The view of an RGB image: bilinear zoom, crop, mirror."""
+        """An RGB image: bilinear zoom, crop, mirror."""
         return self.crop(resize_frame(image, self.zoomed_hw))
 
     def classes(self, classes: Image) -> Image:
-        """The view of a class map: nearest-pixel zoom, crop, mirror."""
+        """A class map: nearest-pixel zoom, crop, mirror."""
         return self.crop(resize_classes(classes, self.zoomed_hw))
 
 
 def draw_geometry(
     rng: np.random.Generator, settings: AugmentationConfig, input_hw: tuple[int, int], crop_hw: tuple[int, int]
 ) -> Geometry:
-    """A random view; the zoom is never so small that the crop would not fit."""
+    """A random crop; the zoom is never so small that the crop would not fit."""
     low, high = settings.scale
     zoom = float(np.exp(rng.uniform(np.log(low), np.log(high))))
     zoom = max(zoom, crop_hw[0] / input_hw[0], crop_hw[1] / input_hw[1])

@@ -1,6 +1,6 @@
 """Colour transfer: an image takes on another one's mean and spread of colours (Reinhard et al. 2001, in CIE L*a*b*).
 
-And how far two cameras' colours are apart, which says whether that is worth doing. Legend: H rows, W columns.
+And the distance of two cameras' colours, which decides whether the transfer is used. Legend: H rows, W columns.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Image = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True, kw_only=True)
 class Colours:
-    """What an image looks like as a whole."""
+    """Mean and spread of the colours of a whole image."""
 
     mean: npt.NDArray[np.float32]
     """3: of L*, a*, b*."""

@@ -13,7 +13,7 @@ class FittedSample(Sample):
     """Image H,W,3 and labels H,W, which are 255 in the padding."""
 
     content: Content
-    """Where the picture lies in it."""
+    """Where the camera's image lies in it."""
 
 
 def fitted(sample: Sample, size_hw: tuple[int, int], fit: Fit) -> FittedSample:

@@ -1,6 +1,6 @@
-"""What the heads of image files tell before hours of training: size, kind of pixels, EXIF orientation.
+"""Checks of image headers before hours of training: size, kind of pixels, EXIF orientation.
 
-Legend: H rows, W columns of the upright picture.
+Legend: H rows, W columns of the upright image.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from clst_runtime.system.optional import require
 
 @dataclass(frozen=True, kw_only=True)
 class Header:
-    """The head of one image file."""
+    """The header of one image file."""
 
     size_hw: tuple[int, int]
-    """H and W of the upright picture."""
+    """H and W of the upright image."""
     mode: str
     """Pillow's name of its pixels: L, RGB, RGBA, P …"""
-    turned: bool
+    rotated: bool
     """It carries an EXIF orientation, which is applied wherever it is read."""
 
 
@@ -36,10 +36,10 @@ def read_header(path: Path) -> Header:
     """
     image_module = require("PIL.Image")
     try:
-        with image_module.open(path) as picture:
-            turn = orientation(path, picture)
-            size_hw = picture.size if turn in SIDEWAYS else picture.size[::-1]
-            return Header(size_hw=size_hw, mode=picture.mode, turned=turn > 1)
+        with image_module.open(path) as image:
+            exif = orientation(path, image)
+            size_hw = image.size if exif in SIDEWAYS else image.size[::-1]
+            return Header(size_hw=size_hw, mode=image.mode, rotated=exif > 1)
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file") from error
     except (OSError, SyntaxError, ValueError, image_module.DecompressionBombError) as error:
@@ -49,25 +49,25 @@ def read_header(path: Path) -> Header:
 def check_images(
     paths: Iterable[Path], *, used_hw: tuple[int, int]
 ) -> tuple[tuple[str, ...], tuple[tuple[int, int], ...]]:
-    """Remarks on camera pictures that become `used_hw` (rows, columns): several sizes, EXIF orientations.
+    """Remarks on camera images that become `used_hw` (rows, columns): several sizes, EXIF orientations.
 
-    Returns the remarks, and rows and columns of each picture.
+    Returns the remarks, and rows and columns of each image.
 
     Raises:
         DataError: one is no image, has more than 8 bits a channel, or is paletted as label files are.
     """
     sizes: list[tuple[int, int]] = []
-    turned = []
+    rotated = []
     for path in paths:
         header = read_header(path)
         if header.mode == "P":
-            raise DataError(f"{path}: a paletted picture, as label files are; take it out, or convert it to RGB")
+            raise DataError(f"{path}: a paletted image, as label files are; take it out, or convert it to RGB")
         if header.mode.startswith(("I", "F")) or (png_layout(path) or (8, 0))[0] == 16:
             raise DataError(f"{path}: more than 8 bits a channel; convert the images to 8 bits")
         sizes.append(header.size_hw)
-        if header.turned:
-            turned.append(path)
-    return (*_on_sizes(Counter(sizes), used_hw), *_on_turns(turned)), tuple(sizes)
+        if header.rotated:
+            rotated.append(path)
+    return (*_on_sizes(Counter(sizes), used_hw), *_on_orientation(rotated)), tuple(sizes)
 
 
 def check_pairs(dataset: LabelledDataset, *, used_hw: tuple[int, int]) -> tuple[str, ...]:
@@ -77,35 +77,35 @@ def check_pairs(dataset: LabelledDataset, *, used_hw: tuple[int, int]) -> tuple[
         DataError: one is no image, or an image and its label have different sizes.
     """
     sizes: Counter[tuple[int, int]] = Counter()
-    turned = []
+    rotated = []
     for pair in dataset.files:
         image, label = read_header(pair.image), read_header(pair.label)
         if image.size_hw != label.size_hw:
             raise DataError(other_size(pair, image.size_hw, label.size_hw))
         sizes[image.size_hw] += 1
-        if image.turned:
-            turned.append(pair.image)
-    return (*_on_sizes(sizes, used_hw), *_on_turns(turned))
+        if image.rotated:
+            rotated.append(pair.image)
+    return (*_on_sizes(sizes, used_hw), *_on_orientation(rotated))
 
 
-def _told(size_hw: tuple[int, int]) -> str:
+def _size(size_hw: tuple[int, int]) -> str:
     return f"{size_hw[0]}x{size_hw[1]}"
 
 
 def _on_sizes(sizes: Counter[tuple[int, int]], used_hw: tuple[int, int]) -> list[str]:
     if len(sizes) < 2:
         return []
-    told = ", ".join(f"{_told(size)} ({count})" for size, count in sizes.most_common(5))
-    return [f"images of {len(sizes)} sizes: {told}; all are brought to {_told(used_hw)}"]
+    listed = ", ".join(f"{_size(size)} ({count})" for size, count in sizes.most_common(5))
+    return [f"images of {len(sizes)} sizes: {listed}; all are brought to {_size(used_hw)}"]
 
 
-def _on_turns(turned: list[Path]) -> list[str]:
-    return [orientation_remark(len(turned), turned[0])] if turned else []
+def _on_orientation(rotated: list[Path]) -> list[str]:
+    return [orientation_remark(len(rotated), rotated[0])] if rotated else []
 
 
 def orientation_remark(count: int, example: Path) -> str:
     """The remark on images that carry an EXIF orientation."""
     return (
-        f"{count} images carry an EXIF orientation, which is applied (labels must fit the upright picture), "
+        f"{count} images carry an EXIF orientation, which is applied (labels must fit the upright image), "
         f"e.g. {example.name}"
     )

@@ -1,4 +1,4 @@
-"""What is wrong with a labelled data set, in words, and how it looks. Legend: H rows, W columns."""
+"""Problems of a labelled data set, as messages, and a contact sheet. Legend: H rows, W columns."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Inspection:
     unknown_ids: Counter[int] = field(default_factory=Counter)
     """Pixels of each label id outside the map."""
     problems: list[str] = field(default_factory=list)
-    """What must be mended."""
+    """What must be corrected."""
     remarks: list[str] = field(default_factory=list)
     """What one should know."""
     examples: list[list[npt.NDArray[np.uint8]]] = field(default_factory=list)
@@ -108,13 +108,13 @@ def _count(found: Inspection, mapping: LabelMapping, raw: npt.NDArray[np.int32])
 
 def _conclude(found: Inspection) -> None:
     if found.unknown_ids:
-        told = ", ".join(f"{value} ({count} pixels)" for value, count in sorted(found.unknown_ids.items())[:12])
-        found.problems.append(f"label ids outside the map: {told}")
+        listed = ", ".join(f"{value} ({count} pixels)" for value, count in sorted(found.unknown_ids.items())[:12])
+        found.problems.append(f"label ids outside the map: {listed}")
     empty = [name for index, name in enumerate(found.classes.names) if found.pixels[index] == 0]
     if len(empty) == len(found.classes) and found.pixels.any():
         found.problems.append("no pixel carries any of the classes")
     elif empty:
         found.remarks.append(f"classes without a single pixel: {', '.join(empty)}")
     if len(found.sizes) > 1:
-        told = ", ".join(f"{rows}x{columns} ({count})" for (rows, columns), count in found.sizes.most_common(5))
-        found.remarks.append(f"images of {len(found.sizes)} sizes: {told}")
+        listed = ", ".join(f"{rows}x{columns} ({count})" for (rows, columns), count in found.sizes.most_common(5))
+        found.remarks.append(f"images of {len(found.sizes)} sizes: {listed}")

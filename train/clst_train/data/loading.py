@@ -1,4 +1,4 @@
-"""Batches as a pure function of (seed, iteration): a resumed run sees exactly what an unbroken one would.
+"""Batches as a pure function of (seed, iteration): a resumed run gets the batches of an uninterrupted one.
 
 Legend: B images of a batch, K rows and L columns of a crop, H and W of the whole image at the model's input size.
 """
@@ -60,8 +60,7 @@ class TargetBatch:
     all_indices: npt.NDArray[np.int64] | None = None
     """Positions of the images of all ranks' parts, in the order of the ranks; None = there is no other part."""
     hidden: npt.NDArray[np.bool_] | None = None
-    """B,K,L pixels that the network shall not see, though they have labels, unless they are pasted; None = it sees
-    all."""
+    """B,K,L pixels to hide from the network, unless they are pasted; they keep their labels. None = none."""
 
     @property
     def shared_indices(self) -> npt.NDArray[np.int64]:
@@ -91,14 +90,14 @@ def _varied(
     rng: np.random.Generator,
     shown: npt.NDArray[np.uint8],
     settings: AugmentationConfig,
-    view: Geometry,
+    geometry: Geometry,
     padding: npt.NDArray[np.bool_] | None,
 ) -> npt.NDArray[np.uint8]:
-    """A crop K,L,3 in other colours; padding H,W stays as grey as it is when driving."""
+    """A crop K,L,3 in other colours; padding H,W keeps the grey it has in deployment."""
     varied = vary_colours(rng, shown, settings)
     if padding is None:
         return varied
-    outside = view.classes(padding.astype(np.uint8)) > 0  # K,L
+    outside = geometry.classes(padding.astype(np.uint8)) > 0  # K,L
     return np.where(outside[..., None], np.array(PADDING_RGB, np.uint8), varied)
 
 
@@ -115,14 +114,13 @@ def source_batch(
     rare: RareClasses | None = None,
     *,
     places: Sequence[int] | None = None,
-    looks: Sequence[npt.NDArray[np.uint8]] | None = None,
+    colours_from: Sequence[npt.NDArray[np.uint8]] | None = None,
 ) -> SourceBatch:
-    """The labelled crops of one iteration; `stage` tells source training (0) and adaptation (1) apart.
+    """The labelled crops of one iteration; `stage` is 0 in source training and 1 in adaptation.
 
-    The images come in turn, or by `rare` for a class each, which the crop then shows. Of the `batch`
-    only the crops of `places` are made, in that order, each as it is in the whole one; None = all. `looks` are whole
-    target images without padding, one for each crop made, whose colours it may take on
-    (`augmentation.target_colours`).
+    The images come in random order, or `rare` draws a class and an image that shows it. Only the crops at `places` of
+    the batch are made, each identical to the one in the whole batch; None = all. `colours_from` are whole target
+    images without padding, one for each crop made, whose colours it may take on (`augmentation.target_colours`).
     """
     images, labels, masks = [], [], []
     augmentation = config.augmentation if stage else config.source_augmentation
@@ -134,15 +132,17 @@ def source_batch(
         sample = fitted(dataset[position], config.source_hw, config.fit)
         image, classes = sample.image, sample.labels
         if chosen is None:
-            view = draw_geometry(rng, augmentation, config.source_hw, config.crop_hw)
+            geometry = draw_geometry(rng, augmentation, config.source_hw, config.crop_hw)
         else:
-            view = geometry_showing(rng, chosen, classes, augmentation, config.crop_hw)
-        shown = view.image(image)
-        if looks is not None and rng.random() < augmentation.target_colours:
-            shown = with_colours(shown, colours_of(sample.content.of(image)), colours_of(looks[made]), rng.uniform())
+            geometry = geometry_showing(rng, chosen, classes, augmentation, config.crop_hw)
+        shown = geometry.image(image)
+        if colours_from is not None and rng.random() < augmentation.target_colours:
+            shown = with_colours(
+                shown, colours_of(sample.content.of(image)), colours_of(colours_from[made]), rng.uniform()
+            )
         padding = _padding(sample.content, config.source_hw)
-        images.append(_varied(rng, shown, augmentation, view, padding))
-        labels.append(view.classes(classes))
+        images.append(_varied(rng, shown, augmentation, geometry, padding))
+        labels.append(geometry.classes(classes))
         masks.append(mixing_mask(rng, labels[-1], IGNORE_ID))
     return SourceBatch(images=np.stack(images), labels=np.stack(labels), mixing=np.stack(masks))
 
@@ -156,14 +156,14 @@ def target_batch(target: TargetImages, config: Config, iteration: int, *, part: 
     size = min(config.adaptation.batch, len(target))
     indices = positions(config.run.seed, TARGET_STREAM, len(target), size, iteration)
     nothing = np.zeros(config.model.input_hw, bool)
-    whole, crops, covered, views, hidden = [], [], [], [], []
+    whole, crops, covered, geometries, hidden = [], [], [], [], []
     kept = range(size) if part is None else range(size)[part]
     for place in kept:
         rng, index = _rng(config.run.seed, TARGET_STREAM, iteration, place), int(indices[place])
         whole.append(target[index])
-        views.append(draw_geometry(rng, settings, config.model.input_hw, config.crop_hw))
+        geometries.append(draw_geometry(rng, settings, config.model.input_hw, config.crop_hw))
         padding, ignored = _padding(target.content(index), config.model.input_hw), target.ignored(index)
-        crops.append(_varied(rng, views[-1].image(whole[-1]), settings, views[-1], padding))
+        crops.append(_varied(rng, geometries[-1].image(whole[-1]), settings, geometries[-1], padding))
         covered.append(nothing if ignored is None else ignored)
         hidden.append(hiding_mask(rng, config.crop_hw, settings))
     return TargetBatch(
@@ -171,8 +171,8 @@ def target_batch(target: TargetImages, config: Config, iteration: int, *, part: 
         all_indices=indices,
         whole=np.stack(whole),
         crops=np.stack(crops),
-        ignored=np.stack([view.classes(each.astype(np.uint8)) > 0 for view, each in zip(views, covered, strict=True)]),
-        geometries=tuple(views),
+        ignored=np.stack([g.classes(each.astype(np.uint8)) > 0 for g, each in zip(geometries, covered, strict=True)]),
+        geometries=tuple(geometries),
         covered=np.stack(covered) if any(each.any() for each in covered) else None,
         hidden=np.stack(hidden) if settings.masked_crops > 0 else None,
     )
@@ -184,7 +184,7 @@ def prefetched(
     """`(iteration, make(iteration))` for first … end−1, in this order, prepared ahead by `loaders` threads.
 
     At most `ahead` batches, or one for each loader if these are more, wait or are in work beside the one handed out.
-    What `make` raises is raised here, when the batch's turn has come. `make` is called by several threads at once.
+    What `make` raises is raised here, when the batch is handed out. `make` is called by several threads at once.
     """
     ahead = max(ahead, loaders)
     with ThreadPoolExecutor(loaders, thread_name_prefix="loader", initializer=use_all_cores) as pool:

@@ -15,41 +15,41 @@ from clst_train.data.target import TargetImages
 
 @dataclass(frozen=True, kw_only=True)
 class RecordedDataset(LabelledDataset):
-    """A labelled data set that tells which samples are read."""
+    """A labelled data set that records which samples are read."""
 
     inner: LabelledDataset
     """The data set that is read."""
-    tell: Callable[[str], None]
+    record: Callable[[str], None]
     """Called with the path of each image."""
 
     def __getitem__(self, index: int) -> Sample:
         """One sample of the inner data set."""
-        self.tell(str(self.files[index].image))
+        self.record(str(self.files[index].image))
         return self.inner[index]
 
 
 @dataclass(frozen=True, kw_only=True)
 class RecordedTarget(TargetImages):
-    """Target images that tell which of them are read."""
+    """Target images that record which of them are read."""
 
     inner: TargetImages
     """The images that are read."""
-    tell: Callable[[str], None]
+    record: Callable[[str], None]
     """Called with the path of each image, or with the place of a video's frame."""
 
     def image(self, index: int) -> npt.NDArray[np.uint8]:
         """One image of the inner ones."""
         path = self.paths[index]
-        self.tell(str(path) if path is not None else f"video frame {index}")
+        self.record(str(path) if path is not None else f"video frame {index}")
         return self.inner[index]
 
 
 def recorded(
-    source: LabelledDataset | None, target: TargetImages | None, tell: Callable[[str], None]
+    source: LabelledDataset | None, target: TargetImages | None, record: Callable[[str], None]
 ) -> tuple[LabelledDataset | None, TargetImages | None]:
-    """Both data sets, telling what is read of them."""
+    """Both data sets, recording what is read."""
     if source is not None:
-        source = RecordedDataset(**as_fields(LabelledDataset, source), inner=source, tell=tell)
+        source = RecordedDataset(**as_fields(LabelledDataset, source), inner=source, record=record)
     if target is not None:
-        target = RecordedTarget(**as_fields(TargetImages, target), inner=target, tell=tell)
+        target = RecordedTarget(**as_fields(TargetImages, target), inner=target, record=record)
     return source, target

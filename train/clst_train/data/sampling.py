@@ -88,12 +88,12 @@ def count_classes(dataset: LabelledDataset, input_hw: tuple[int, int], fit: Fit 
     workers = min(16, os.cpu_count() or 1)
     with ThreadPoolExecutor(workers, thread_name_prefix="counter") as pool:
         rows: list[npt.NDArray[np.int64]] = []
-        for start in _told(range(0, len(dataset), workers * _AHEAD), len(dataset)):
+        for start in _with_progress(range(0, len(dataset), workers * _AHEAD), len(dataset)):
             rows.extend(pool.map(count, range(start, min(len(dataset), start + workers * _AHEAD))))
     return np.stack(rows).astype(np.int64)
 
 
-def _told(starts: Iterable[int], total: int) -> Iterator[int]:
+def _with_progress(starts: Iterable[int], total: int) -> Iterator[int]:
     """The starts, with progress on stderr."""
     with require("tqdm").tqdm(total=total, desc="counting classes", unit="image", **tqdm_options()) as bar:
         for start in starts:
@@ -109,14 +109,14 @@ def geometry_showing(
     settings: AugmentationConfig,
     crop_hw: tuple[int, int],
 ) -> Geometry:
-    """A random view of H,W labels whose crop shows class `chosen`; of `TRIES` the best, where none shows enough."""
+    """A random crop of H,W labels whose crop shows class `chosen`; of `TRIES` the best, where none shows enough."""
     rows, columns = labels.shape
     best, most = None, -1
     for _ in range(TRIES):
-        view = draw_geometry(rng, settings, (rows, columns), crop_hw)
-        found = int((view.classes(labels) == chosen).sum())
+        geometry = draw_geometry(rng, settings, (rows, columns), crop_hw)
+        found = int((geometry.classes(labels) == chosen).sum())
         if found > most:
-            best, most = view, found
+            best, most = geometry, found
         if found >= max(1, MINIMUM_SHARE * crop_hw[0] * crop_hw[1]):
             break
     assert best is not None  # noqa: S101  TRIES is at least 1

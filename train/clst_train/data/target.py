@@ -1,7 +1,7 @@
 """Images of the new camera: folders, video files, or several of them. Never labels.
 
-What a place stands for is told by `clst_runtime.data.inputs`; of a data set's root the split `train` is taken, as if
-it had no labels. One file counts once, however many names it has or places it lies in.
+`clst_runtime.data.inputs` finds the images of a place; of a data set's root it is the split `train`, without labels.
+A file counts once, however many names it has or places it lies in.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from clst_runtime.imaging.video_frames import count_frames
 from clst_train.data.headers import check_images
 from clst_train.data.video_store import FrameFile, decode
 
-LABELS_LOOKED_AT = 5
-"""How many pictures of a place are looked at for whether they are labels."""
+CHECKED_IMAGES = 5
+"""Images of a place that are checked for being labels."""
 LABEL_VALUES, LABEL_FLATNESS = 64, 0.8
 """Labels have no more different pixels than this, and at least this share of them equals its right neighbour.
 
-CamVid's and IDD's labels have up to 12 and 0.94 to 0.99, their pictures more than 10,000 and at most 0.3.
+CamVid's and IDD's labels have up to 12 and 0.94 to 0.99, their images more than 10,000 and at most 0.3.
 """
 LIKE_LABELS = "as label files are; give the camera's images"
 SHAPE_TOLERANCE = 0.02
 """How far a mask's aspect ratio may be from the camera's."""
 MOST_FRAMES = 3000
-"""Frames of videos that are taken unless `data.target_every` says otherwise: the recipe's 12,000 looks at target images
+"""Frames of videos that are taken unless `data.target_every` is set: the recipe's 12,000 target crops
 show each four times, and of half an hour they are 0.6 s apart."""
 Image = npt.NDArray[np.uint8]
 
@@ -58,9 +58,9 @@ class TargetImages(Sequence[Image]):
     origins: tuple[Path, ...] = ()
     """The file that each image comes from, videos too."""
     mask: npt.NDArray[np.bool_] | None = None
-    """The ignore mask as it was drawn, over a whole picture of any size; None = there is none."""
+    """The ignore mask of the camera's image, at any size; None = there is none."""
     remarks: tuple[str, ...] = ()
-    """What was taken of a place and what was left out, in words; commands print it."""
+    """What was taken of each place and what was left out, for messages."""
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -79,7 +79,7 @@ class TargetImages(Sequence[Image]):
         return self.video_frames[index] if path is None else fit_frame(read_image(path), self.input_hw, self.fit)
 
     def content(self, index: int) -> Content:
-        """Where the camera's picture lies in the image; images of one set may differ in it."""
+        """Where the camera's image lies in the fitted one; this may differ within a set."""
         return content_of(self.input_hw if self.fit is Fit.STRETCH else self.sizes[index], self.input_hw, self.fit)
 
     def ignored(self, index: int) -> npt.NDArray[np.bool_] | None:
@@ -116,7 +116,7 @@ class FoundTarget:
     every: int
     """Which n-th frame of a video counts as an image."""
     remarks: tuple[str, ...]
-    """What was taken of a place and what was left out, in words."""
+    """As in `TargetImages`."""
 
     def __len__(self) -> int:
         return len(self.files) + sum(len(range(0, count, self.every)) for count in self.counts)
@@ -146,12 +146,12 @@ def open_target(
         places: image folders, single images, video files.
         input_hw: rows and columns every image is brought to.
         fit: how they are.
-        ignore_mask: image of the camera's own picture; its non-zero pixels are ignored.
+        ignore_mask: mask at the camera's image size; its non-zero pixels are ignored.
         every: take each n-th frame of a video; 0 = so that all videos together give at most `MOST_FRAMES`.
         choose: which of so many images are wanted, ascending; None = all.
 
     Raises:
-        DataError: a place is missing, empty, unreadable or full of labels, an image is no 8-bit picture, the mask
+        DataError: a place is missing, empty, unreadable or full of labels, an image has no 8 bits, the mask
             leaves nothing, or the disk has no room for the frames.
     """
     found = find_target(places, every=every)
@@ -195,20 +195,20 @@ def _taken(found: FoundTarget, input_hw: tuple[int, int], fit: Fit, choose: Choi
     chosen = choose(len(found)) if choose else range(len(found))
     files = [found.files[place] for place in chosen if place < len(found.files)]
     wanted = found.frames_of(chosen)
-    cure = f"take fewer (--set data.target_every={10 * found.every})" if choose is None else "ask for fewer"
-    frames = FrameFile(sum(map(len, wanted)), input_hw, len(files), cure) if any(wanted) else None
+    hint = f"take fewer (--set data.target_every={10 * found.every})" if choose is None else "ask for fewer"
+    frames = FrameFile(sum(map(len, wanted)), input_hw, len(files), hint) if any(wanted) else None
     of_files, sizes = check_images(files, used_hw=input_hw)
     origins, remarks, counts = list(files), [*found.remarks, *of_files], list(found.counts)
     for place, (video, positions) in enumerate(zip(found.videos, wanted, strict=True)):
         if frames is None or not positions:
             continue
-        taken, count, told = decode(video, positions, frames, input_hw, fit)
+        taken, count, warnings = decode(video, positions, frames, input_hw, fit)
         if choose is not None and len(taken) < len(positions) and count < counts[place]:
             counts[place] = count
             return _taken(dataclasses.replace(found, counts=tuple(counts)), input_hw, fit, choose)
         sizes, origins = (*sizes, *taken), [*origins, *[video] * len(taken)]
         each = f", one in {found.every}" if found.every > 1 else ""
-        remarks += [*told, f"{video}: {len(taken)} of {counts[place]} frames are taken{each} (data.target_every)"]
+        remarks += [*warnings, f"{video}: {len(taken)} of {counts[place]} frames are taken{each} (data.target_every)"]
     return TargetImages(
         paths=(*files, *[None] * (len(origins) - len(files))),
         video_frames={} if frames is None else frames,
@@ -229,7 +229,7 @@ def with_mask(target: TargetImages, path: Path) -> TargetImages:
     """The images with an ignore mask over all of them.
 
     Raises:
-        DataError: it is no picture, not of the shape of the first image, or leaves nothing.
+        DataError: it is no image, not of the shape of the first image, or leaves nothing.
     """
     masked = dataclasses.replace(target, mask=_read_mask(path, target.sizes[0]))
     if np.all(masked.ignored(0)):  # at the model's size, where single pixels may be lost
@@ -237,27 +237,27 @@ def with_mask(target: TargetImages, path: Path) -> TargetImages:
     return masked
 
 
-def _check_no_labels(place: Path, pictures: Sequence[Path]) -> None:
-    """Refuse a place where each picture looked at is made of areas of few values; one alone may be a covered lens.
+def _check_no_labels(place: Path, images: Sequence[Path]) -> None:
+    """Refuse a place where each checked image is flat areas of few values; one alone may be a covered lens.
 
-    A folder of labels that is named itself has no name below it that tells what it holds.
+    A labels folder that is given itself cannot be recognised by its name.
     """
-    looked_at = pictures[:: -(-len(pictures) // LABELS_LOOKED_AT)]
-    counts = [_values_of_a_label(path) for path in looked_at]
+    checked = images[:: -(-len(images) // CHECKED_IMAGES)]
+    counts = [_values_of_a_label(path) for path in checked]
     if not all(counts):
         return
-    if place in pictures:
-        raise DataError(f"{place}: a picture of areas of few values ({counts[0]}), {LIKE_LABELS}")
-    raise DataError(f"{place}: its pictures are areas of few values ({looked_at[0].name}: {counts[0]}), {LIKE_LABELS}")
+    if place in images:
+        raise DataError(f"{place}: an image of areas of few values ({counts[0]}), {LIKE_LABELS}")
+    raise DataError(f"{place}: its images are areas of few values ({checked[0].name}: {counts[0]}), {LIKE_LABELS}")
 
 
 def _values_of_a_label(path: Path) -> int:
     """How many different pixels the file has if it is flat and has few as a label does, else 0."""
     try:
-        picture = read_image(path)
+        image = read_image(path)
     except DataError:
-        return 0  # damaged or not of 8 bits: told when it is its turn, as the many are that are not looked at
-    colours = picture.astype(np.int32) @ np.array([1 << 16, 1 << 8, 1], np.int32)
+        return 0  # damaged or not of 8 bits: reported when the image is read
+    colours = image.astype(np.int32) @ np.array([1 << 16, 1 << 8, 1], np.int32)
     if colours.shape[1] < 2 or np.mean(colours[:, 1:] == colours[:, :-1]) < LABEL_FLATNESS:
         return 0
     count = len(np.unique(colours))
@@ -273,12 +273,12 @@ def _each_once(files: list[Path]) -> tuple[list[Path], int]:
 
 
 def _read_mask(path: Path, camera_hw: tuple[int, int]) -> npt.NDArray[np.bool_]:
-    """As it is; the file may be smaller or larger than the camera's pictures, but not of another shape."""
+    """The mask as stored. Its size may differ from the camera's images, its aspect ratio may not."""
     pixels = read_image(path).max(axis=2)
     (rows, columns), (camera_rows, camera_columns) = pixels.shape, camera_hw
     if abs(rows * camera_columns / (columns * camera_rows) - 1) > SHAPE_TOLERANCE:
         raise DataError(
-            f"{path}: the ignore mask is {columns}×{rows}, the camera's pictures are {camera_columns}×{camera_rows}; "
-            "draw it on a picture of this camera"
+            f"{path}: the ignore mask is {columns}×{rows}, the camera's images are {camera_columns}×{camera_rows}; "
+            "draw it on an image of this camera"
         )
     return np.asarray(pixels > 0)

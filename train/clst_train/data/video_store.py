@@ -22,20 +22,20 @@ from clst_runtime.imaging.video_frames import VideoFile
 Image = npt.NDArray[np.uint8]
 GIB = 2**30
 DISK = Path("/var/tmp")
-"""Where the file lies unless TMPDIR says otherwise; /tmp is memory on many systems."""
+"""Where the file lies unless TMPDIR is set; /tmp is memory on many systems."""
 
 
 class FrameFile(Mapping[int, Image]):
     """Frames H,W,3 by their positions; any number of threads may read them."""
 
-    def __init__(self, count: int, size_hw: tuple[int, int], first: int, cure: str) -> None:
+    def __init__(self, count: int, size_hw: tuple[int, int], first: int, hint: str) -> None:
         """Make the file.
 
         Args:
             count: frames that it may come to hold.
             size_hw: H, W.
             first: position of the first one.
-            cure: what to do where the disk has no room, in words.
+            hint: what to do where the disk has no room, for the message.
 
         Raises:
             DataError: it has none.
@@ -48,7 +48,7 @@ class FrameFile(Mapping[int, Image]):
             if free < count * self._bytes:
                 raise DataError(
                     f"{count} frames of videos need {count * self._bytes / GIB:.1f} GiB in {folder}, which has "
-                    f"{free / GIB:.1f} GiB free; {cure}, or set TMPDIR to a folder with room"
+                    f"{free / GIB:.1f} GiB free; {hint}, or set TMPDIR to a folder with room"
                 )
             self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  as long as the frames
         except OSError as error:
@@ -112,16 +112,16 @@ def decode(
         DataError: it cannot be read, or the disk is full.
     """
     sizes: list[tuple[int, int]] = []
-    video, next_wanted, picture = VideoFile(path), 0, None
+    video, next_wanted, frame = VideoFile(path), 0, None
     try:
         while next_wanted < len(wanted):
             while video.position + 1 < wanted[next_wanted] and video.skip():
                 pass
-            picture = video.read(picture)
-            if picture is None:
+            frame = video.read(frame)
+            if frame is None:
                 return sizes, video.position + 1, video.warnings()
-            file.append(fit_frame(np.ascontiguousarray(picture[..., ::-1]), input_hw, fit))
-            sizes.append((picture.shape[0], picture.shape[1]))
+            file.append(fit_frame(np.ascontiguousarray(frame[..., ::-1]), input_hw, fit))
+            sizes.append((frame.shape[0], frame.shape[1]))
             while next_wanted < len(wanted) and wanted[next_wanted] <= video.position:
                 next_wanted += 1
         return sizes, video.position + 1, video.warnings(ended=False)

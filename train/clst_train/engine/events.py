@@ -25,7 +25,7 @@ class EventFiles:
         self._purge: dict[str, int] = {}
 
     def forget_after(self, stage: str, iteration: int) -> None:
-        """Steps of the stage past `iteration` that a broken-off run has written are not shown any more."""
+        """Hide steps of the stage after `iteration` that an interrupted run has written."""
         if stage in self._writers:
             self._writers.pop(stage).close()
         if (self.folder / stage).is_dir():

@@ -1,4 +1,4 @@
-"""What a run leaves for people: a JSON line per entry, curves as a picture, progress on the terminal."""
+"""The log of a run: a JSON line per entry, and the curves as an image."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from clst_runtime.system.optional import require
 from clst_train.engine.events import EventFiles
 
 SHARES = ("agreement", "confidence")
-"""Logged as 0 … 1, drawn in % beside the mIoU."""
+"""Logged as 0 … 1, plotted in % beside the mIoU."""
 
 
 class Logbook:
@@ -28,7 +28,7 @@ class Logbook:
             self.entries = [json.loads(line) for line in self.path.read_text().splitlines() if line.endswith("}")]
 
     def forget_after(self, stage: str, iteration: int) -> None:
-        """Drop what a broken-off run logged past the checkpoint that is gone on from."""
+        """Drop what an interrupted run logged after the checkpoint to resume from."""
         order = ["source", "adapted"]
         self.entries = [
             entry
@@ -51,7 +51,7 @@ class Logbook:
             self.events.add(stage, iteration, values)
 
     def draw(self) -> None:
-        """Draw losses and mIoU of both stages as one picture."""
+        """Draw losses and mIoU of both stages as one image."""
         require("matplotlib")
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
@@ -76,8 +76,8 @@ class Logbook:
                 if axes.has_data():
                     axes.legend()
                 else:
-                    words = "nothing logged; --val LABELLED shows mIoU" if row else "nothing logged"
-                    axes.text(0.5, 0.5, words, transform=axes.transAxes, ha="center", color="grey")
+                    text = "nothing logged; --val LABELLED shows mIoU" if row else "nothing logged"
+                    axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", color="grey")
         FigureCanvasAgg(figure)
         with written_whole(self.curves) as temporary:
             figure.savefig(temporary, format="png", dpi=90)

@@ -23,7 +23,7 @@ class Descent:
 
     With fp16 the loss is scaled up before the backward pass so that small gradients do not vanish; a step whose
     gradients are not finite is left out, counted, and the scale halved. In the other precisions such a gradient
-    would spoil the weights: its iteration is noted as the first bad one, as that of a loss which is not finite is.
+    would destroy the weights: its iteration is recorded as the first bad one, as for a loss that is not finite.
     """
 
     def __init__(
@@ -70,12 +70,12 @@ class Descent:
         return self.step(iteration)
 
     def _note(self, loss: Tensor, norms: Tensor, iteration: int) -> None:
-        unusable, spoilt = ~torch.isfinite(norms).all(), ~torch.isfinite(total(loss))
+        skipped, bad = ~torch.isfinite(norms).all(), ~torch.isfinite(total(loss))
         if self.scaler.is_enabled():
-            self._skipped += unusable
+            self._skipped += skipped
         else:
-            spoilt = spoilt | unusable
-        self._first_bad.masked_fill_(spoilt & (self._first_bad < 0), iteration)
+            bad = bad | skipped
+        self._first_bad.masked_fill_(bad & (self._first_bad < 0), iteration)
 
     @property
     def skipped(self) -> Tensor | None:

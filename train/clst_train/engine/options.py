@@ -52,7 +52,7 @@ def configure(recipe: str, options: Mapping[str, Any]) -> Config:
 def check_run(
     recipe: str, out: Path | None, init: Path | None, resume: Path | None, options: Mapping[str, Any]
 ) -> Config:
-    """Everything about a run, new or to go on with, that takes no time to find out; returns its configuration.
+    """Everything about a run, new or resumed, that takes no time to find out; returns its configuration.
 
     Raises:
         ClstError: a setting, a path or the folder to make cannot be used.
@@ -78,7 +78,7 @@ def check_start(recipe: str, out: Path | None, init: Path | None, options: Mappi
 
 
 def check_resume(path: Path) -> Config:
-    """The same of a run to go on with.
+    """The same for a resumed run.
 
     Raises:
         ClstError: it is no run, or what it needs is not there any more.

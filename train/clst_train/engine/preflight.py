@@ -1,4 +1,4 @@
-"""What would fail after an hour is tried in the first seconds, before a run folder is made.
+"""Preflight: what would fail after an hour is tried in the first seconds, before a run folder is made.
 
 A pass forward and back at the run's own sizes and precision, a memory plan against what is free, and one image
 through validation. The network used is a throw-away one; nothing here touches the run's weights or its log.
@@ -37,7 +37,7 @@ AHEAD = 3
 
 @dataclass(frozen=True, kw_only=True)
 class PreflightSetup:
-    """What a rehearsal needs of a run."""
+    """What the preflight needs of a run."""
 
     config: Config
     """The run's configuration."""
@@ -59,7 +59,7 @@ class PreflightSetup:
     """Which process this is, of how many; the plan is that of one of them."""
 
 
-def run_preflight(play: PreflightSetup) -> None:
+def run_preflight(setup: PreflightSetup) -> None:
     """Try the passes and the validation, and print the memory plan on stderr.
 
     Raises:
@@ -67,41 +67,41 @@ def run_preflight(play: PreflightSetup) -> None:
         MissingDependency: the C++ compiler or the tensorboard package is missing, and asked for.
         DataError: the labels of the validation images cannot be used.
     """
-    run = play.config.run
+    run = setup.config.run
     if run.compile:
         check_compiler()
     if run.tensorboard:
         check_tensorboard()
-    network = build_segmenter(play.config.model.network, len(play.classes))
-    segmenter = accelerate(network, dataclasses.replace(run, compile=False), play.device)
-    plans = memory_plans(play, segmenter)
-    free, host_free = free_bytes(play.device), free_bytes(torch.device("cpu"))
+    network = build_segmenter(setup.config.model.network, len(setup.classes))
+    segmenter = accelerate(network, dataclasses.replace(run, compile=False), setup.device)
+    plans = memory_plans(setup, segmenter)
+    free, host_free = free_bytes(setup.device), free_bytes(torch.device("cpu"))
     for plan in plans:
-        check_fit(plan, play.device, free=free, host_free=host_free)
-    where = "this machine" if play.device.type == "cpu" else str(play.device)
-    told = f"{amount(free)} free on {where}" if free is not None else "this system does not tell what is free"
-    each = f" for each of {play.ranks.count} processes" if play.ranks.count > 1 else ""
-    report(f"memory{each}: {'; '.join(plan.line() for plan in plans)}; {told}")
-    if play.validation is not None:
-        try_validation(play, segmenter, play.validation)
+        check_fit(plan, setup.device, free=free, host_free=host_free)
+    where = "this machine" if setup.device.type == "cpu" else str(setup.device)
+    available = f"{amount(free)} free on {where}" if free is not None else "this system does not report what is free"
+    each = f" for each of {setup.ranks.count} processes" if setup.ranks.count > 1 else ""
+    report(f"memory{each}: {'; '.join(plan.line() for plan in plans)}; {available}")
+    if setup.validation is not None:
+        try_validation(setup, segmenter, setup.validation)
 
 
-def memory_plans(play: PreflightSetup, segmenter: Segmenter) -> list[MemoryPlan]:
+def memory_plans(setup: PreflightSetup, segmenter: Segmenter) -> list[MemoryPlan]:
     """The plan of source training, and of the adaptation where there is a target: what one process needs."""
-    config, target = play.config, play.target
+    config, target = setup.config, setup.target
     (rows, columns), (crop_rows, crop_columns) = config.model.input_hw, config.crop_hw
     whole, crop, ahead = rows * columns, crop_rows * crop_columns, AHEAD + config.run.loaders
-    images = cache_bytes(play.source, target)
+    images = cache_bytes(setup.source, target)
     plans = []
-    if play.trains_source:
-        batch = config.source.batch // play.ranks.count
+    if setup.trains_source:
+        batch = config.source.batch // setup.ranks.count
         part = batch // config.source.accumulate
         plans.append(
             MemoryPlan(
                 stage="source training",
                 crops=part,
                 weights=weight_bytes([segmenter]),
-                activations=activation_bytes(play, segmenter, None, count=part, setting="source.batch"),
+                activations=activation_bytes(setup, segmenter, None, count=part, setting="source.batch"),
                 batches=ahead * batch * 5 * crop,  # image 3, labels 1, mixing 1
                 ensemble=0,
                 images=images,
@@ -110,13 +110,13 @@ def memory_plans(play: PreflightSetup, segmenter: Segmenter) -> list[MemoryPlan]
         )
     if target is not None:
         settings, stride = config.adaptation, segmenter.output_stride
-        batch = settings.batch // play.ranks.count
+        batch = settings.batch // setup.ranks.count
         width = settings.projection_width
-        projection = ProjectionHead(segmenter.feature_channels, width, width).to(play.device)
+        projection = ProjectionHead(segmenter.feature_channels, width, width).to(setup.device)
         cells_hw = (-(-rows // stride), -(-columns // stride))
-        store = choose_layout(settings, images=len(target), classes=len(play.classes), size_hw=cells_hw, target="")
+        store = choose_layout(settings, images=len(target), classes=len(setup.classes), size_hw=cells_hw, target="")
         passes = 2  # source crops and target crops are both held until the backward pass
-        once = activation_bytes(play, segmenter, projection, count=batch, setting="adaptation.batch")
+        once = activation_bytes(setup, segmenter, projection, count=batch, setting="adaptation.batch")
         plans.append(
             MemoryPlan(
                 stage="adaptation",
@@ -133,20 +133,20 @@ def memory_plans(play: PreflightSetup, segmenter: Segmenter) -> list[MemoryPlan]
 
 
 def activation_bytes(
-    play: PreflightSetup, segmenter: Segmenter, projection: ProjectionHead | None, *, count: int, setting: str
+    setup: PreflightSetup, segmenter: Segmenter, projection: ProjectionHead | None, *, count: int, setting: str
 ) -> int:
     """Bytes that one training pass over `count` crops keeps, from a pass over one or two of them.
 
     Raises:
         ConfigError: the crops are too few for BatchNorm, the precision has no kernel, or memory ran out already.
     """
-    tried = min(2, count * play.ranks.count)  # BatchNorm sees the crops of all processes
-    crops = torch.zeros(tried, *play.config.crop_hw, 3, device=play.device).permute(0, 3, 1, 2)
-    labels = torch.zeros(tried, *play.config.crop_hw, dtype=torch.int64, device=play.device)
+    tried = min(2, count * setup.ranks.count)  # BatchNorm sees the crops of all processes
+    crops = torch.zeros(tried, *setup.config.crop_hw, 3, device=setup.device).permute(0, 3, 1, 2)
+    labels = torch.zeros(tried, *setup.config.crop_hw, dtype=torch.int64, device=setup.device)
     modules = [segmenter] if projection is None else [segmenter, projection]
 
     def forward() -> torch.Tensor:
-        with play.autocast:
+        with setup.autocast:
             outputs = segmenter.training_outputs(crops)
             projected = projection(outputs.features).float().sum() if projection is not None else 0.0
         loss = segmentation_loss(outputs.logits, labels) + projected
@@ -159,24 +159,24 @@ def activation_bytes(
         return saved_bytes(forward, list(modules)) * count // tried
     except ValueError as error:
         raise ConfigError(
-            f"{setting}: {count} crop of {play.config.crop_hw[0]}x{play.config.crop_hw[1]} at a time is too little for "
-            f"the BatchNorm of {play.config.model.network} ({error}); give it 2 or more"
+            f"{setting}: {count} crop of {setup.config.crop_hw[0]}x{setup.config.crop_hw[1]} at a time is too little "
+            f"for the BatchNorm of {setup.config.model.network} ({error}); give it 2 or more"
         ) from error
     except RuntimeError as error:
-        raise _in_words(error, play, setting) from error
+        raise _as_config_error(error, setup, setting) from error
 
 
-def _in_words(error: RuntimeError, play: PreflightSetup, setting: str) -> Exception:
+def _as_config_error(error: RuntimeError, setup: PreflightSetup, setting: str) -> Exception:
     text = str(error).splitlines()[0]
     if "not implemented for" in text:
         return ConfigError(
-            f"run.precision = {play.config.run.precision!r}: this PyTorch ({torch.__version__}) cannot train "
-            f"{play.config.model.network} so on {play.device} ({text}); give bf16 or fp32"
+            f"run.precision = {setup.config.run.precision!r}: this PyTorch ({torch.__version__}) cannot train "
+            f"{setup.config.model.network} so on {setup.device} ({text}); give bf16 or fp32"
         )
     if isinstance(error, torch.OutOfMemoryError) or "alloc" in text:
         return ConfigError(
-            f"two crops of {play.config.crop_hw[0]}x{play.config.crop_hw[1]} alone do not fit into the memory of "
-            f"{play.device} ({text[:120]}); lower augmentation.crop_hw or {setting}"
+            f"two crops of {setup.config.crop_hw[0]}x{setup.config.crop_hw[1]} alone do not fit into the memory of "
+            f"{setup.device} ({text[:120]}); lower augmentation.crop_hw or {setting}"
         )
     return error
 
@@ -199,16 +199,16 @@ def check_fit(plan: MemoryPlan, device: torch.device, *, free: int | None, host_
             )
 
 
-def try_validation(play: PreflightSetup, segmenter: Segmenter, validation: LabelledDataset) -> None:
-    """One image through validation; its result is thrown away, a picture without any usable label is remarked on.
+def try_validation(setup: PreflightSetup, segmenter: Segmenter, validation: LabelledDataset) -> None:
+    """One image through validation; its result is thrown away, an image without any usable label is reported.
 
     Raises:
         DataError: image or label cannot be used. ModelFileError: the classes do not fit.
     """
     first = dataclasses.replace(validation, files=validation.files[:1])
-    config = play.config
+    config = setup.config
     backend = segmenter_backend(
-        segmenter, network=config.model.network, classes=play.classes, input_hw=config.model.input_hw, fit=config.fit
+        segmenter, network=config.model.network, classes=setup.classes, input_hw=config.model.input_hw, fit=config.fit
     )
     evaluate(backend, first)
     sample = first[0]

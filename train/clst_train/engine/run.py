@@ -1,4 +1,4 @@
-"""One training run: what both stages share, and how it is looked at while it goes."""
+"""One training run: what both stages share, its log lines, validation and the stop at a loss that is not finite."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Run:
     autocast: torch.autocast
     """Precision of the forward passes."""
     rare: RareClasses | None = None
-    """Draws source images by their rarest classes; None = in turn."""
+    """Draws source images by their rarest classes; None = in random order."""
     takes_colours: bool = False
     """Whether source crops of the adaptation may take on the target's colours."""
     scaled: bool = False
@@ -77,10 +77,10 @@ class Run:
             ClstError: a weight or a part of the state is not finite; such a checkpoint is never written.
         """
         state = self.segmenter.state_dict()
-        spoilt = not_finite({"network": state, "training state": training_state or {}})
-        if spoilt is not None:
+        bad = not_finite({"network": state, "training state": training_state or {}})
+        if bad is not None:
             raise ClstError(
-                f"{stage}: {spoilt} is not finite after step {iteration}, so nothing is saved; {self.way_on(stage)}"
+                f"{stage}: {bad} is not finite after step {iteration}, so nothing is saved; {self.hint(stage)}"
             )
         return Checkpoint(
             network=self.config.model.network,
@@ -95,11 +95,11 @@ class Run:
             config=self.config.to_mapping(),
         )
 
-    def way_on(self, stage: str) -> str:
-        """What to do when training has gone astray, in words."""
-        cure = f"lower {SECTIONS[stage]}.learning_rate (or set run.precision to fp32) in {self.folder.config}"
+    def hint(self, stage: str) -> str:
+        """What to do when training has diverged, for messages."""
+        change = f"lower {SECTIONS[stage]}.learning_rate (or set run.precision to fp32) in {self.folder.config}"
         kept = "the last good checkpoint is kept" if self.folder.resume.is_file() else "there is no checkpoint yet"
-        return f"{kept}; {cure} and go on with --resume {self.folder.path}"
+        return f"{kept}; {change} and go on with --resume {self.folder.path}"
 
 
 def not_finite(values: Mapping[str, Any]) -> str | None:
@@ -117,7 +117,7 @@ def not_finite(values: Mapping[str, Any]) -> str | None:
 
 
 def resume_point(folder: RunFolder) -> Checkpoint | None:
-    """The checkpoint to go on from, if the run has left one."""
+    """The checkpoint to resume from, if the run has left one."""
     return load_checkpoint(folder.resume) if folder.resume.is_file() else None
 
 
@@ -157,10 +157,10 @@ def log_step(
     Before a checkpoint is due, too: no step after the first bad one is ever saved.
 
     Args:
-        done: steps of the stage behind us.
+        done: finished steps of the stage.
         values: scalars; of those on the device, which are this rank's parts, the mean over ranks is logged.
         batches: whole target images that give validation its BatchNorm statistics; None = the network's own.
-        descent: what has watched the losses.
+        descent: has checked the losses.
         make: makes the batch of an iteration; called again to name the files of a bad one.
         stops: the run is saved after this step and ends.
 
@@ -176,9 +176,9 @@ def log_step(
         if descent.skipped is not None:
             values = {**values, "skipped": descent.skipped}
         means = averaged_over_ranks({name: value for name, value in values.items() if isinstance(value, Tensor)})
-        told = {name: float(value) for name, value in {**values, **means}.items()}
+        numbers = {name: float(value) for name, value in {**values, **means}.items()}
         with together():
-            run.logbook.add(stage, done, **told)
+            run.logbook.add(stage, done, **numbers)
     if run.validation is not None and (last or done % settings.validate_every == 0):
         with together():
             _validate(run, stage, done, run.validation, batches)
@@ -206,7 +206,7 @@ def stop_if_bad(run: Run, stage: str, descent: Descent, make: Callable[[Run, int
     more = f" and {len(files) - NAMED_FILES} more" if len(files) > NAMED_FILES else ""
     raise ClstError(
         f"{stage}: loss or gradient is not finite in step {bad + 1}, with {', '.join(files[:NAMED_FILES])}{more}; "
-        f"{run.way_on(stage)}"
+        f"{run.hint(stage)}"
     )
 
 

@@ -2,7 +2,7 @@
 
 config.toml       the configuration as run         log.jsonl     a line per logged step
 curves.png        losses and mIoU                  examples/     target images before and after
-checkpoints/      source.pt, adapted.pt (results), resume.pt (to go on from), ensemble-N.store (resume.pt's ensemble)
+checkpoints/      source.pt, adapted.pt (results), resume.pt (to resume from), ensemble-N.store (resume.pt's ensemble)
 ensemble.store    the temporal ensemble at work, only while adapting
 """
 
@@ -42,7 +42,7 @@ class RunFolder:
 
     @property
     def resume(self) -> Path:
-        """Everything that training needs to go on."""
+        """Everything that training needs to resume."""
         return self.path / "checkpoints" / "resume.pt"
 
     @property

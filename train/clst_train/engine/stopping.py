@@ -17,7 +17,7 @@ SAME_SECONDS = 5.0
 
 
 class Stopped(KeyboardInterrupt):
-    """Somebody asked for the end; it says what is kept and how to go on."""
+    """The end was requested; the message has what is kept and how to resume."""
 
 
 class _Wish:

@@ -1,4 +1,4 @@
-"""How the self-training is doing: pseudo-labels, their changes, prototypes; and a warning when it collapses.
+"""Diagnostics of the self-training: pseudo-labels, their changes, prototypes; and a warning when it collapses.
 
 Counters stay on the device and are read every n steps; nothing here changes what is learnt.
 With several processes the counters are those of all: every rank holds the same.
@@ -24,7 +24,7 @@ from clst_train.method.teachers import SoftLabels, probabilities_of
 from clst_train.models.segmenter import Segmenter
 
 MEANS = ("flip_rate", "agreement", "confidence", "own_cosine", "other_cosine", "separation")
-"""What is logged as a mean over the steps since the last reading; NaN when nothing was to be seen."""
+"""What is logged as a mean over the steps since the last reading; NaN when nothing was counted."""
 START_IMAGES = 64
 """Target images, at most, that the starting network is asked for."""
 
@@ -32,8 +32,8 @@ START_IMAGES = 64
 class Diagnostics:
     """Counters since the last reading, on the device.
 
-    flip_rate: share of cells whose pseudo-label is another one than when the image was last asked.
-    agreement: share of cells where the pseudo-label is what the network itself says now.
+    flip_rate: share of cells whose pseudo-label differs from the one at the last prediction of the image.
+    agreement: share of cells where the pseudo-label equals the network's own prediction.
     confidence: mean probability of the pseudo-labels.
     own_cosine, other_cosine: of a target class mean with its own prototype, and with the nearest other one.
     separation: cosine distance of a prototype from the nearest other one.
@@ -64,9 +64,9 @@ class Diagnostics:
         Beside each, which of its pixels N,H,W do not count (ignore mask, padding); None = all do.
         """
         for images, covered in batches:
-            said = probabilities_of(network, images, autocast)
-            hidden = None if covered is None else at_stride(covered, (said.shape[2], said.shape[3]))
-            self.start += self.shares_of(self.cells_of(said, hidden))
+            predicted = probabilities_of(network, images, autocast)
+            hidden = None if covered is None else at_stride(covered, (predicted.shape[2], predicted.shape[3]))
+            self.start += self.shares_of(self.cells_of(predicted, hidden))
         self.start /= self.start.sum().clamp_min(1.0)
 
     @torch.no_grad()
@@ -154,25 +154,25 @@ def _largest(cosines: Tensor, barred: Tensor) -> Tensor:
 
 
 class CollapseWatch:
-    """Says, once for each kind, that the self-training is feeding on its own mistakes."""
+    """Warns, once for each kind, that the self-training amplifies its own errors."""
 
     IMAGES = 64
-    """Images between two looks: few images may lack a class honestly, and their labels may change by chance."""
+    """Images between two checks: a few images may really lack a class, and their labels may change by chance."""
     NOTABLE, VANISHED = 0.005, 0.02
     """A class counts that the start saw on this share of the cells; it is gone below this part of that."""
     DOMINANT = 0.9
-    RESTLESS, LOOKS = 0.25, 5
-    """A mean flip rate above this, in so many looks in a row."""
+    RESTLESS, CHECKS = 0.25, 5
+    """A mean flip rate above this, in so many checks in a row."""
 
     def __init__(self, names: Sequence[str], start: Sequence[float]) -> None:
         self.names, self.start = names, start
-        self.said: set[str] = set()
+        self.reported: set[str] = set()
         self.shares, self.images = [0.0] * len(names), 0
         self.flips: list[float] = []
         self.restless = 0
 
     def warnings(self, flip_rate: float, shares: Sequence[float], images: int) -> list[str]:
-        """What is to be said after a reading of `Diagnostics` on so many images, one line each; mostly nothing."""
+        """New warnings after a reading of `Diagnostics` on so many images, one line each; mostly none."""
         if images and not math.isnan(sum(shares)):
             self.shares = [old + images * new for old, new in zip(self.shares, shares, strict=True)]
             self.images += images
@@ -182,8 +182,8 @@ class CollapseWatch:
             return []
         lines = self._of_shares([share / self.images for share in self.shares]) | self._of_flips()
         self.shares, self.images, self.flips = [0.0] * len(self.names), 0, []
-        fresh = [f"warning: {line}" for kind, line in lines.items() if kind not in self.said]
-        self.said |= lines.keys()
+        fresh = [f"warning: {line}" for kind, line in lines.items() if kind not in self.reported]
+        self.reported |= lines.keys()
         return fresh
 
     def _of_flips(self) -> dict[str, str]:
@@ -191,7 +191,7 @@ class CollapseWatch:
             return {}
         rate = sum(self.flips) / len(self.flips)
         self.restless = self.restless + 1 if rate > self.RESTLESS else 0
-        if self.restless < self.LOOKS:
+        if self.restless < self.CHECKS:
             return {}
         return {
             "restless": f"{100 * rate:.0f} % of the pseudo-labels still change from visit to visit; "

@@ -1,4 +1,4 @@
-"""Pictures of target images with the class maps before and after adaptation."""
+"""Target images with the class maps before and after adaptation."""
 
 from __future__ import annotations
 

@@ -35,8 +35,8 @@ Points = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class View:
-    """An image to look at."""
+class ProbeImage:
+    """An image to take class means of."""
 
     frame: Frame
     """H,W,3 RGB."""
@@ -68,7 +68,7 @@ class Stage:
     """Both cameras in one network."""
 
     title: str
-    """Over its half of the picture."""
+    """Over its half of the figure."""
     source: Cloud
     """The old camera, by its labels."""
     target: Cloud
@@ -111,7 +111,7 @@ def common_plane(stages: Iterable[Stage]) -> tuple[Points, Points, float]:
     """
     points = np.concatenate([cloud.points for stage in stages for cloud in (stage.source, stage.target)])
     if len(points) < 3:
-        raise DataError(f"{len(points)} class means were found, a picture needs 3; give more or larger images")
+        raise DataError(f"{len(points)} class means were found, a figure needs 3; give more or larger images")
     origin = points.mean(axis=0)
     _, spread, axes = np.linalg.svd(points - origin, full_matrices=False)
     plane = (
@@ -123,40 +123,40 @@ def common_plane(stages: Iterable[Stage]) -> tuple[Points, Points, float]:
 
 def labelled_images(
     dataset: LabelledDataset, size_hw: tuple[int, int], count: int, fit: Fit = Fit.STRETCH
-) -> Iterator[View]:
+) -> Iterator[ProbeImage]:
     """At most `count` labelled images, evenly spread, brought to H,W = `size_hw` by `fit`."""
     for index in evenly_spread(len(dataset), count):
         sample = fitted(dataset[index], size_hw, fit)
-        yield View(sample.image, labels=sample.labels)
+        yield ProbeImage(sample.image, labels=sample.labels)
 
 
-def unlabelled_images(target: TargetImages, count: int) -> Iterator[View]:
+def unlabelled_images(target: TargetImages, count: int) -> Iterator[ProbeImage]:
     """At most `count` target images, evenly spread, without labels."""
-    return (View(target[index], ignored=target.ignored(index)) for index in evenly_spread(len(target), count))
+    return (ProbeImage(target[index], ignored=target.ignored(index)) for index in evenly_spread(len(target), count))
 
 
 @torch.inference_mode()
-def cloud_of(segmenter: Segmenter, views: Iterable[View], *, minimum_pixels: int) -> Cloud:
+def cloud_of(segmenter: Segmenter, images: Iterable[ProbeImage], *, minimum_pixels: int) -> Cloud:
     """Class means of a network's features in each image, by its labels or else by the network's own predictions.
 
     Args:
         segmenter: in eval mode; it sees one image at a time.
-        views: images and labels.
+        images: images and labels.
         minimum_pixels: a class with fewer feature pixels in an image makes no point.
     """
     points: list[Points] = []
     classes: list[npt.NDArray[np.int64]] = []
     device = next(segmenter.parameters()).device
-    for view in views:
-        features = segmenter.features(normalise(torch.from_numpy(np.ascontiguousarray(view.frame))[None].to(device)))
+    for image in images:
+        features = segmenter.features(normalise(torch.from_numpy(np.ascontiguousarray(image.frame))[None].to(device)))
         size_hw = (features.shape[2], features.shape[3])
-        if view.labels is None:
+        if image.labels is None:
             classes_seen = segmenter.logits(features).argmax(dim=1)  # 1,h,w
-            if view.ignored is not None:
-                hidden = at_stride(torch.from_numpy(view.ignored)[None].to(device), size_hw)
+            if image.ignored is not None:
+                hidden = at_stride(torch.from_numpy(image.ignored)[None].to(device), size_hw)
                 classes_seen = classes_seen.masked_fill(hidden, IGNORE_ID)
         else:
-            classes_seen = labels_at_stride(torch.from_numpy(view.labels)[None].to(device).long(), size_hw)
+            classes_seen = labels_at_stride(torch.from_numpy(image.labels)[None].to(device).long(), size_hw)
         found = class_means(F.normalize(features.float(), dim=1), classes_seen, segmenter.class_count, minimum_pixels)
         present = found.present[0].cpu().numpy()  # C
         points.append(found.means[0].cpu().numpy()[present])
@@ -201,8 +201,8 @@ def _colour(classes: ClassList, index: int) -> tuple[float, float, float]:
 def _draw_stage(panel: Any, stage: Stage, classes: ClassList, origin: Points, plane: Points) -> None:
     from matplotlib.patheffects import withStroke
 
-    looks = ((stage.source, "o", 20, 0.35, "none"), (stage.target, "^", 26, 0.75, "#222222"))
-    for cloud, marker, size, alpha, edge in looks:
+    styles = ((stage.source, "o", 20, 0.35, "none"), (stage.target, "^", 26, 0.75, "#222222"))
+    for cloud, marker, size, alpha, edge in styles:
         places = (cloud.points - origin) @ plane.T  # P,2
         colours = [_colour(classes, index) for index in cloud.classes]
         panel.scatter(*places.T, c=colours, marker=marker, s=size, alpha=alpha, edgecolors=edge, linewidths=0.4)

@@ -1,4 +1,4 @@
-"""Both networks of a finished run, looked at through both cameras' images (`clst-data features`)."""
+"""Both networks of a finished run in the feature space of both cameras' images (`clst-data features`)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from clst_runtime.errors import ConfigError
 from clst_train.config import Config
 from clst_train.data.target import open_target
 from clst_train.engine.run_folder import open_run
-from clst_train.inspection.feature_space import Stage, View, cloud_of, labelled_images, unlabelled_images
+from clst_train.inspection.feature_space import ProbeImage, Stage, cloud_of, labelled_images, unlabelled_images
 from clst_train.method.batchnorm import estimate_statistics
 from clst_train.models.checkpoint import Checkpoint, build_from_checkpoint, load_checkpoint
 from clst_train.models.deployable import normalise
@@ -51,12 +51,12 @@ def stages_of_run(
     folder, config = open_run(path)
     before = load_checkpoint(folder.source)
     classes = before.classes
-    old = _old_views(config, source, split, before, count)
+    old = _old_images(config, source, split, before, count)
     if labels is not None:
         dataset = open_dataset(labels, split=labels_split, classes=classes)
         new = list(labelled_images(dataset, before.input_hw, count, before.fit))
     else:
-        new = _new_views(target or config.data.target, before, count)
+        new = _new_images(target or config.data.target, before, count)
     first, second = build_from_checkpoint(before), build_from_checkpoint(load_checkpoint(folder.adapted))
     # The adapted network's statistics are the new camera's. In training the prototypes were means of features under
     # the old camera's own, so its images get theirs back here.
@@ -74,15 +74,17 @@ def stages_of_run(
     return stages[0], stages[1], classes
 
 
-def _batches(views: Sequence[View]) -> Iterator[Tensor]:
+def _batches(images: Sequence[ProbeImage]) -> Iterator[Tensor]:
     """Images as normalised batches of 2 or more; a single one stays alone."""
     size = 4
-    for start in range(0, max(1, len(views) - 1), size):
-        frames = [torch.from_numpy(view.frame) for view in views[start : start + size]]
+    for start in range(0, max(1, len(images) - 1), size):
+        frames = [torch.from_numpy(image.frame) for image in images[start : start + size]]
         yield normalise(torch.stack(frames))
 
 
-def _old_views(config: Config, source: str | None, split: str | None, before: Checkpoint, count: int) -> list[View]:
+def _old_images(
+    config: Config, source: str | None, split: str | None, before: Checkpoint, count: int
+) -> list[ProbeImage]:
     place = source or config.data.source
     if not place:
         raise ConfigError("no source images: give --source the labelled images of the old camera")
@@ -98,7 +100,7 @@ def _old_views(config: Config, source: str | None, split: str | None, before: Ch
     return list(labelled_images(dataset, size_hw, count, before.fit))
 
 
-def _new_views(target: Sequence[str], before: Checkpoint, count: int) -> list[View]:
+def _new_images(target: Sequence[str], before: Checkpoint, count: int) -> list[ProbeImage]:
     choose = functools.partial(evenly_spread, most=count)
     images = open_target(target, input_hw=before.input_hw, fit=before.fit, choose=choose)
     return list(unlabelled_images(images, count))

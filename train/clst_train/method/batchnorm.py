@@ -1,4 +1,10 @@
-"""BatchNorm statistics: whose images they describe is decided here, deliberately; they are what gets exported."""
+"""BatchNorm statistics: which images they describe. A network normalises by them, and they are exported with it.
+
+In adaptation a batch mixes source crops, target crops and pasted pixels, so the running averages of training describe
+neither camera. Statistics are therefore estimated on whole target images alone, twice: before the first step, so that
+the first pseudo-labels fit the new camera, and after the last one, because the weights have changed since and the
+activations with them. In between, whole images are predicted with `FollowedStatistics`.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +28,8 @@ def _layers(network: nn.Module) -> list[_BatchNorm]:
 def estimate_statistics(network: nn.Module, batches: Iterable[Tensor]) -> int:
     """Replace all running statistics by their mean over `batches` (each N,3,H,W, normalised); no weight changes.
 
-    Returns the number of batches seen; with none the statistics stay as they were, and so do those of a layer that
-    never had two values a channel (pooling of a single image).
+    Each layer averages over the batches with equal weight (momentum None). Returns the number of batches; with none the
+    statistics stay as they were, and so do those of a layer that never had two values a channel (pooling of one image).
     """
     layers, was_training, count = _layers(network), network.training, 0
     momenta = [layer.momentum for layer in layers]
@@ -47,11 +53,11 @@ def estimate_statistics(network: nn.Module, batches: Iterable[Tensor]) -> int:
 
 
 class FollowedStatistics:
-    """Statistics of the images that a network is asked about, kept apart from those of what it is trained on.
+    """Statistics of the whole images that a network predicts, separate from those of the crops it is trained on.
 
-    A batch first moves them by `momentum`, then is normalised by them. So they know many images, unlike the batch's own
-    statistics, and only of the one camera, unlike the network's running ones. Under several ranks a batch is the parts
-    of all of them together.
+    A batch first moves them by `momentum`, then is normalised by them. They describe many images, unlike the batch's
+    own statistics, and one camera only, unlike the network's running ones. With several ranks a batch is all ranks'
+    parts together.
     """
 
     def __init__(self, network: nn.Module, momentum: float) -> None:
@@ -66,7 +72,7 @@ class FollowedStatistics:
 
     @contextmanager
     def used_by(self, network: nn.Module) -> Iterator[None]:
-        """Predictions inside are by these statistics, and move them; the network's own stay as they are."""
+        """Inside, the network predicts with these statistics and moves them; its own stay as they are."""
         layers, was_training = _layers(network), network.training
         own = [(layer.running_mean, layer.running_var) for layer in layers]
         network.eval()
@@ -86,7 +92,7 @@ class FollowedStatistics:
         values = inputs[0]
         if not is_split():
             if values.numel() > values.shape[1]:
-                # The layer's own kernel in training moves them in one pass; what it normalises is thrown away
+                # Training mode updates the statistics in one kernel; its normalised output is not used
                 F.batch_norm(values, mean, variance, training=True, momentum=self.momentum, eps=layer.eps)
             return
         count, of_batch, square = moments(values)

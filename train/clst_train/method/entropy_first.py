@@ -1,7 +1,7 @@
-"""The steps before self-training: the network grows surer of the new camera by itself, before it is asked for labels.
+"""The steps before self-training, which minimise the entropy of target predictions without pseudo-labels.
 
-Self-training keeps what the starting network says wrongly of large areas; minimising the entropy lets the surer part of
-an area win over the other (ADVENT's direct form, Vu et al. 2019; why it comes first: decision 23).
+Self-training keeps the starting network's errors on large areas. Minimising the entropy first lets the confident part
+of an area win over the rest (ADVENT's direct form, Vu et al. 2019; decision 23).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ NOT_YET = ("self_training", "contrastive")
 
 
 def entropy_step(learner: Learner, source: SourceBatch, target: TargetBatch, *, target_weight: float) -> StepResult:
-    """Losses of one of them: source cross-entropy and the entropy of target crops, nothing pasted and nothing hidden.
+    """Losses of one such step: source cross-entropy and the entropy of target crops, nothing pasted and nothing hidden.
 
     `target_weight` is the warm-up's 0 … 1. Prototypes and a mean teacher follow the network as in later steps, and
     another network to learn from teaches already.

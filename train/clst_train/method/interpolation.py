@@ -1,7 +1,7 @@
 """Bilinear interpolation as matrix products, with half-pixel centres as `interpolate(align_corners=False)` has them.
 
-A product's gradient is another product: on a CPU that takes half of interpolate's time, and on CUDA it adds in the same
-order each time, where interpolate's does not.
+A product's gradient is another product. On a CPU that takes half of interpolate's time; on CUDA it is deterministic,
+which interpolate's gradient is not. For training only: an exported graph has PyTorch's own interpolate.
 Legend: N images, C channels, h,w rows and columns of the maps, H,W of what is made of them.
 """
 
@@ -25,8 +25,8 @@ def taps(
 ) -> Tensor:
     """count,cells weights of the cells along one axis for `count` places, or N,count,cells where N are asked for.
 
-    The places share out evenly a part of `length` from `start` on, of a `whole` that the cells share out evenly. The
-    weight of a cell falls from 1 at its centre to 0 at its neighbours'; beyond the outermost centres theirs is 1.
+    The places divide a part of `length` from `start` on evenly; the cells divide the `whole` evenly. The weight of a
+    cell falls from 1 at its centre to 0 at its neighbours' centres; beyond the outermost centres theirs is 1.
     """
     first = torch.tensor(start, dtype=torch.float32)[..., None]
     step, scale = (torch.tensor(each, dtype=torch.float64)[..., None] for each in (length, whole))
@@ -37,7 +37,7 @@ def taps(
     return (1.0 - distance).clamp_min(0.0)
 
 
-def resized(maps: Tensor, size_hw: tuple[int, int]) -> Tensor:
+def resize_by_matmul(maps: Tensor, size_hw: tuple[int, int]) -> Tensor:
     """Maps N,C,h,w float32 at another size: N,C,H,W for `size_hw` H,W."""
     vertical = _whole_taps(size_hw[0], maps.shape[2], maps.device)
     across = _whole_taps(size_hw[1], maps.shape[3], maps.device)
@@ -47,6 +47,6 @@ def resized(maps: Tensor, size_hw: tuple[int, int]) -> Tensor:
 
 @lru_cache(maxsize=64)
 def _whole_taps(count: int, cells: int, device: torch.device) -> Tensor:
-    """Kept on the device: sent anew in each step they would be waited for."""
-    # In units of the places, so that equal sizes give exact ones and zeros
+    """Kept on the device: sending them in each step would make the host wait."""
+    # Lengths are counted in places, so that equal sizes give weights of exactly 1 and 0
     return taps(count, cells, length=count, whole=count).to(device)

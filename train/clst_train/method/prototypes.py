@@ -94,5 +94,5 @@ class Prototypes:
         self._normalise()
 
     def _normalise(self) -> None:
-        """Once a step, though they are asked for several times."""
+        """Once a step, since they are read several times."""
         self._vectors = F.normalize(self.sums, dim=1, eps=1e-12)

@@ -1,8 +1,8 @@
-"""The result's weights lie between those that self-training begins with and those that it ends with.
+"""The result averages the weights at the start of self-training with those at its end.
 
-Self-training learns the new camera and forgets a part of what the network knew; between the two networks, a part of the
-way back, there is one that is better at what was forgotten and hardly worse at what was learnt (weight-space
-interpolation, WiSE-FT, Wortsman et al. 2022, arXiv:2109.01903; what it brings here: decision 24).
+Self-training learns the new camera and forgets a part of what the network knew. A network between the two recovers that
+part and loses little of what was learnt (weight-space interpolation, WiSE-FT, Wortsman et al. 2022, arXiv:2109.01903;
+measured in decision 24).
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ FORMAT = "clst-checkpoint-1"
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """A trained network, and in a resume file all that training needs to go on."""
+    """A trained network, and in a resume file all that training needs to resume."""
 
     network: str
     """Architecture, as `build_segmenter` names it."""
@@ -61,7 +61,7 @@ class Checkpoint:
 
     @property
     def fit(self) -> Fit:
-        """How its frames are brought to `input_hw`; checkpoints from before there was a choice stretch.
+        """How its frames are brought to `input_hw`; older checkpoints without the setting stretch.
 
         Raises:
             ModelFileError: the configuration names an unknown one.

@@ -30,9 +30,9 @@ def convolution(inputs: int, outputs: int, size: int, *, stride: int = 1) -> nn.
     return nn.Conv2d(inputs, outputs, size, stride=stride, padding=size // 2, bias=False)
 
 
-def resized(features: Tensor, like: Tensor) -> Tensor:
-    """Bilinear resize to another map's size, half-pixel centres; the size is a constant in an exported graph."""
-    size = (int(like.shape[-2]), int(like.shape[-1]))
+def resize_like(features: Tensor, reference: Tensor) -> Tensor:
+    """Bilinear resize to another map's size, half-pixel centres, as one ONNX Resize with a constant size."""
+    size = (int(reference.shape[-2]), int(reference.shape[-1]))
     return F.interpolate(features, size=size, mode="bilinear", align_corners=False)
 
 
@@ -113,7 +113,7 @@ class DAPPM(nn.Module):
             (self.scale4, self.process4),
         )
         for scale, process in branches:
-            maps.append(process(resized(scale(features), features) + maps[-1]))
+            maps.append(process(resize_like(scale(features), features) + maps[-1]))
         return torch.add(self.compression(torch.cat(maps, dim=1)), self.shortcut(features))
 
 
@@ -170,13 +170,13 @@ class DDRNetSlim(Segmenter):
         stem = F.relu(self.layer2(F.relu(self.layer1(self.conv1(images)))))
         low, high = self.layer3(stem), self.layer3_(stem)
         low_next = low + self.down3(F.relu(high))
-        high = high + resized(self.compression3(F.relu(low)), high)
+        high = high + resize_like(self.compression3(F.relu(low)), high)
         auxiliary = high
         low, high = self.layer4(F.relu(low_next)), self.layer4_(F.relu(high))
         low_next = low + self.down4(F.relu(high))
-        high = high + resized(self.compression4(F.relu(low)), high)
+        high = high + resize_like(self.compression4(F.relu(low)), high)
         high = self.layer5_(F.relu(high))
-        context = resized(self.spp(self.layer5(F.relu(low_next))), high)
+        context = resize_like(self.spp(self.layer5(F.relu(low_next))), high)
         return high + context, auxiliary
 
     def features(self, images: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from clst_train.models.segmenter import Segmenter
 
 
 def load_imagenet_backbone(segmenter: Segmenter, path: Path) -> str:
-    """Load every weight whose name and shape fit, e.g. torchvision's ResNet-101 state dict; says what was loaded.
+    """Load every weight whose name and shape fit, e.g. torchvision's ResNet-101 state dict; returns a message.
 
     Classifiers (`fc.`, `linear.`) are left out; prefixes `module.` and `model.` are taken off.
 

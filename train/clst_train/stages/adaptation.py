@@ -1,4 +1,4 @@
-"""CLST adaptation to the new camera; goes on exactly where a checkpoint left it.
+"""CLST adaptation to the new camera; a resumed run continues exactly where its checkpoint left it.
 
 Legend: N images, H rows and W columns of the model's input size.
 """
@@ -91,7 +91,7 @@ def adapt(run: Run, resume: Checkpoint | None) -> None:
             done, stops = iteration + 1, on_any_rank(asked())
             if done == settings.iterations and learner.start is not None:
                 learner.start.join(run.segmenter)  # before it is scored and saved
-            values |= _looked_at(run, state.diagnostics, watch, done)
+            values |= _log_diagnostics(run, state.diagnostics, watch, done)
             log_step(
                 run, ADAPTED, done, values, iterations=settings.iterations, batches=target_batches(run),
                 descent=descent, make=both_batches, stops=stops,
@@ -116,7 +116,7 @@ def _begun(run: Run, resume: Checkpoint | None) -> AdaptationState:
     """What the steps change, as it is before the first one, or as a checkpoint has it."""
     settings, target = run.config.adaptation, needed(run.target)
     if resume is None and settings.statistics_first:
-        _describe_target(run)
+        _estimate_target_statistics(run)
     learner = learner_of(run, target, resume)
     modules = [run.segmenter, learner.projection]
     parameters = [parameter for module in modules for parameter in module.parameters()]
@@ -140,7 +140,7 @@ def _begun(run: Run, resume: Checkpoint | None) -> AdaptationState:
 
 
 def takes_colours(run: Run) -> bool:
-    """Whether source crops shall take on the target's colours; says so where the images decide it."""
+    """Whether source crops take on the target's colours; reports it where the images decide."""
     settings = run.config.augmentation
     if settings.target_colours == 0 or settings.least_colour_shift == 0:
         return settings.target_colours > 0
@@ -148,24 +148,24 @@ def takes_colours(run: Run) -> bool:
     with together(), each_alone():
         read = (fitted(source[place], size, run.config.fit) for place in evenly_spread(len(source), COMPARED))
         old = (sample.content.of(sample.image) for sample in read)
-        shift = colour_shift(old, (_picture(target, place) for place in evenly_spread(len(target), COMPARED)))
+        shift = colour_shift(old, (_without_padding(target, place) for place in evenly_spread(len(target), COMPARED)))
     taken = bool(abs(shift).max() > settings.least_colour_shift)
-    told = ", ".join(f"{name} {value:+.1f}" for name, value in zip(CHANNELS, shift, strict=True))
+    distances = ", ".join(f"{name} {value:+.1f}" for name, value in zip(CHANNELS, shift, strict=True))
     done = f"source crops {'take them on' if taken else 'keep theirs'}"
     limit = f"augmentation.least_colour_shift = {settings.least_colour_shift:g}"
-    report(f"colours: the new camera's differ by {told} spreads; {done} ({limit})")
+    report(f"colours: the new camera's differ by {distances} spreads; {done} ({limit})")
     return taken
 
 
-def _picture(target: TargetImages, index: int) -> npt.NDArray[np.uint8]:
+def _without_padding(target: TargetImages, index: int) -> npt.NDArray[np.uint8]:
     """A whole target image without its padding."""
     return target.content(index).of(target[index])
 
 
 def _begin_labels(run: Run, learner: Learner, *, anew: bool) -> None:
-    """Labels are by the target's statistics under the weights as they are now; `anew` where these have learnt since."""
+    """Start self-training with BatchNorm statistics of the target, estimated `anew` if the weights have changed."""
     if anew and run.config.adaptation.statistics_first:
-        _describe_target(run)
+        _estimate_target_statistics(run)
     if anew and learner.statistics is not None:
         learner.statistics.begin_anew(run.segmenter)
     if learner.start is not None:
@@ -176,15 +176,15 @@ def _finish(run: Run) -> None:
     """Leave the result: the network with the statistics that are exported."""
     settings = run.config.adaptation
     if settings.statistics_last:
-        _describe_target(run)
+        _estimate_target_statistics(run)
     with together():
         if run.ranks.first:
             save_checkpoint(run.folder.adapted, run.checkpoint(ADAPTED, settings.iterations))
             run.folder.store.unlink()  # the last checkpoint has a copy
 
 
-def _describe_target(run: Run) -> None:
-    """The network's BatchNorm statistics become those of the target; every rank sees the same images."""
+def _estimate_target_statistics(run: Run) -> None:
+    """Estimate the network's BatchNorm statistics on the target; every rank sees the same images."""
     with together(), each_alone():
         estimate_statistics(run.segmenter, target_batches(run))
 
@@ -199,8 +199,8 @@ def target_batches(run: Run) -> Iterator[Tensor]:
 def statistics_batches(target: TargetImages, *, count: int, size: int) -> Iterator[Tensor]:
     """At most `count` whole images, evenly spread over the set, as normalised batches size,3,H,W of at least two.
 
-    In a random order that is always the same: neighbours in a drive are much alike, and a batch of them is no measure
-    of the camera.
+    In a fixed random order: consecutive frames of a drive are nearly equal, so a batch of them would not represent the
+    camera.
     """
     for chosen in _groups(len(target), count, size):
         yield normalise(torch.stack([torch.from_numpy(target[index]) for index in chosen]))
@@ -216,7 +216,7 @@ def _groups(length: int, count: int, size: int) -> Iterator[list[int]]:
 
 
 def _start_batches(run: Run) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """Some of them as `Diagnostics.begin` wants them, on the run's device: with what is never learned from."""
+    """Target images for `Diagnostics.begin`, on the run's device, with the pixels that are never learned from."""
     target, size_hw = needed(run.target), run.config.model.input_hw
     for chosen in _groups(len(target), START_IMAGES, run.config.adaptation.batch):
         frames = torch.stack([torch.from_numpy(target[index]) for index in chosen])
@@ -228,7 +228,7 @@ def _start_batches(run: Run) -> Iterator[tuple[Tensor, Tensor | None]]:
         yield normalise(frames.to(run.device)), covered
 
 
-def _looked_at(run: Run, diagnostics: Diagnostics, watch: CollapseWatch, done: int) -> dict[str, Any]:
+def _log_diagnostics(run: Run, diagnostics: Diagnostics, watch: CollapseWatch, done: int) -> dict[str, Any]:
     """Every n steps: a log line of its own with class shares and prototypes, warnings, and means for the main line."""
     if done % run.config.run.log_every and done != run.config.adaptation.iterations:
         return {}
@@ -251,17 +251,19 @@ def both_batches(run: Run, iteration: int) -> tuple[SourceBatch, TargetBatch]:
     # ClassMix pastes the k-th source crop into the k-th target crop, so these stay together
     places = [*range(paired)[part], *range(paired, size)[rest]]
     unlabelled = target_batch(target, run.config, iteration, part=part)
-    looks = None
+    colours_from = None
     if run.takes_colours:
         others = positions(run.config.run.seed, TARGET_STREAM, len(target), paired, iteration)
         own = [target.content(int(index)) for index in unlabelled.indices]
-        looks = [content.of(image) for content, image in zip(own, unlabelled.whole, strict=True)]
-        looks += [_picture(target, int(others[place % paired])) for place in places[len(looks) :]]
-    crops = source_batch(needed(run.source), run.config, size, 1, iteration, run.rare, places=places, looks=looks)
+        colours_from = [content.of(image) for content, image in zip(own, unlabelled.whole, strict=True)]
+        colours_from += [_without_padding(target, int(others[place % paired])) for place in places[len(colours_from) :]]
+    crops = source_batch(
+        needed(run.source), run.config, size, 1, iteration, run.rare, places=places, colours_from=colours_from
+    )
     return crops, unlabelled
 
 
 def _expected(learner: Learner, batches: tuple[SourceBatch, TargetBatch]) -> tuple[SourceBatch, TargetBatch]:
-    """In the loader's thread: from a disk, the ensemble's records are read while the batch waits for its turn."""
+    """In the loader's thread: the ensemble's records are read ahead while the batch is queued."""
     learner.ensemble.expect(batches[1].indices)
     return batches

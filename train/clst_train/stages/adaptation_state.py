@@ -1,4 +1,4 @@
-"""What the adaptation keeps from step to step: how it begins, is saved, and is gone on with."""
+"""The state of an adaptation: how it begins, is saved and is restored."""
 
 from __future__ import annotations
 
@@ -81,18 +81,18 @@ def learner_of(run: Run, target: TargetImages, resume: Checkpoint | None) -> Lea
 
 
 def with_ensemble_interval(settings: AdaptationConfig, images: int) -> AdaptationConfig:
-    """The settings with the ensemble's turns for so many target images, where they are left to their number."""
+    """The settings with `ensemble_every` chosen by the number of target images, where it is 0."""
     if settings.ensemble_every > 0:
         return settings
     steps = settings.iterations - steps_before_labels(settings.iterations, settings.entropy_first)
     shown = times_shown(steps, settings.batch, images)
-    turns = ensemble_interval(shown)
+    interval = ensemble_interval(shown)
     if settings.teacher == "ensemble" and settings.ensemble_view == "whole":
         report(
             f"ensemble: self-training shows each of the {images} target images {shown:.1f} times, so they are "
-            f"predicted in one step of {turns} (adaptation.ensemble_every = 0)"
+            f"predicted in one step of {interval} (adaptation.ensemble_every = 0)"
         )
-    return dataclasses.replace(settings, ensemble_every=turns)
+    return dataclasses.replace(settings, ensemble_every=interval)
 
 
 def _alignment(run: Run) -> DistributionAlignment | None:
@@ -108,18 +108,18 @@ def _distiller(run: Run) -> Distiller | None:
 
 
 def _store(run: Run, layout: StoreLayout, resume: Checkpoint | None) -> EnsembleStore:
-    """The store at work: as the checkpoint has it, or empty. The first rank lays it out, the others open it."""
+    """The working store: as the checkpoint has it, or empty. The first rank creates it, the others open it."""
     state = None if resume is None else (resume.training_state or {})["ensemble"]
     with together():
         if run.ranks.first:
-            store = _laid_out(run.folder, layout, state)
+            store = _created(run.folder, layout, state)
     with together():
         if not run.ranks.first:
             store = EnsembleStore.open(run.folder.store, layout, 0 if state is None else int(state["iteration"]))
     return store
 
 
-def _laid_out(folder: RunFolder, layout: StoreLayout, state: dict[str, Any] | None) -> EnsembleStore:
+def _created(folder: RunFolder, layout: StoreLayout, state: dict[str, Any] | None) -> EnsembleStore:
     folder.remove_leftovers()
     if state is None:
         return EnsembleStore.create(folder.store, layout)
@@ -127,7 +127,7 @@ def _laid_out(folder: RunFolder, layout: StoreLayout, state: dict[str, Any] | No
 
 
 def save_state(run: Run, state: AdaptationState, done: int) -> None:
-    """A checkpoint to go on from; the order of its files is told in `method/ensemble/snapshot.py`."""
+    """A checkpoint to go on from; `method/ensemble/snapshot.py` explains the order of its files."""
     state.learner.ensemble.flush()
     wait_for_all()  # every rank's part is in the store
     with together():
@@ -156,10 +156,10 @@ def _values(state: AdaptationState, ensemble: dict[str, Any]) -> dict[str, Any]:
 
 
 def restore_state(run: Run, state: AdaptationState, resume: Checkpoint) -> None:
-    """Go on from a checkpoint: everything but the ensemble, whose store `learner_of` has restored.
+    """Restore a checkpoint's state, except the ensemble, whose store `learner_of` has restored.
 
     Raises:
-        ModelFileError: the checkpoint was made by an earlier version. ClstError: the run learns from another file now.
+        ModelFileError: the checkpoint was made by an earlier version. ClstError: `distil_from` is another file now.
     """
     learner, values = state.learner, resume.training_state or {}
     lacking = [

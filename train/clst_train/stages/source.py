@@ -1,4 +1,4 @@
-"""Supervised training on the old camera; goes on exactly where a checkpoint left it.
+"""Supervised training on the old camera; a resumed run continues exactly where its checkpoint left it.
 
 Legend: B images of a batch, K rows and L columns of a crop.
 """

@@ -1,4 +1,4 @@
-"""What a camera makes of a scene: where it is mounted, its lens, its sensor and its exposure.
+"""A camera's model: mounting, lens, sensor and exposure.
 
 Legend: H rows, W columns.
 """
@@ -39,7 +39,7 @@ class Look:
     noise: tuple[float, float]
     """Standard deviation of the sensor noise, in grey levels."""
     blur_px: tuple[float, float]
-    """Standard deviation of the lens blur for a picture 320 pixels wide."""
+    """Standard deviation of the lens blur for an image 320 pixels wide."""
     vignetting: float
     """Loss of light in the corners, 0 … 1."""
     haze: float
@@ -101,7 +101,7 @@ def photograph(
     nearness: npt.NDArray[np.float32],
     lights: npt.NDArray[np.float32],
 ) -> npt.NDArray[np.uint8]:
-    """The picture that a camera takes of a scene.
+    """The image that a camera takes of a scene.
 
     Args:
         rng: draws exposure, noise and whether it is night.
@@ -138,6 +138,6 @@ def _vignette(rows: int, columns: int, strength: float) -> npt.NDArray[np.float3
 
 
 def _beam(rows: int, columns: int) -> npt.NDArray[np.float32]:
-    """Where the head lamps shine, brightest in the middle of the picture."""
+    """Where the head lamps shine, brightest in the middle of the image."""
     across = np.linspace(-1, 1, columns, dtype=np.float32)[None, :]
     return np.asarray(np.exp(-((across * 1.3) ** 2)).repeat(rows, axis=0), np.float32)

@@ -1,6 +1,6 @@
-"""Drawn road scenes: a small world on a ground plane, seen through a pinhole camera, with exact labels.
+"""Synthetic road scenes: a small world on a ground plane, seen through a pinhole camera, with exact labels.
 
-World axes in metres: x to the right, y up from the road, z ahead. Legend: H rows, W columns of the picture.
+World axes in metres: x to the right, y up from the road, z ahead. Legend: H rows, W columns of the image.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ NEAR_M, FAR_M = 1.2, 110.0
 _SHIFT = 4  # fractional bits of OpenCV's fixed-point coordinates
 _TURN = np.linspace(0, 2 * np.pi, 14, endpoint=False)
 _CIRCLE = np.stack([np.cos(_TURN), np.sin(_TURN)], axis=1)  # 14,2
-Picture = npt.NDArray[np.uint8]
+Image = npt.NDArray[np.uint8]
 Colour = tuple[float, float, float]
 Points = Sequence[tuple[float, float, float]]
 
@@ -81,7 +81,7 @@ def _hue(rng: np.random.Generator, low: int, high: int) -> Colour:
 
 
 def draw_world(rng: np.random.Generator, *, length_m: float = FAR_M) -> World:
-    """Invent a road with all that stands at it."""
+    """A random road with all that stands at it."""
     half, walk = rng.uniform(3.2, 5.0), rng.uniform(1.8, 3.5)
     sky = rng.choice([0, 1, 2])
     top = [(90, 140, 220), (150, 165, 185), (110, 150, 205)][sky]
@@ -167,22 +167,22 @@ def _traffic(rng: np.random.Generator, half: float, walk: float, length_m: float
 
 
 class Canvas:
-    """The picture, its labels, how near each pixel is and which shine, drawn far to near."""
+    """The image, its labels, how near each pixel is and which shine, drawn far to near."""
 
-    def __init__(self, world: World, size_hw: tuple[int, int], view: tuple[float, float, float], z0: float) -> None:
+    def __init__(self, world: World, size_hw: tuple[int, int], camera: tuple[float, float, float], z0: float) -> None:
         self.rows, self.columns = size_hw
-        height, field, pitch = view
+        height, field, pitch = camera
         self.height, self.z0, self.bend = height, z0, world.bend
         self.focal = self.columns / 2 / np.tan(np.radians(field) / 2)
         self.sine, self.cosine = np.sin(np.radians(pitch)), np.cos(np.radians(pitch))
         self.horizon = self.rows / 2 - self.focal * np.tan(np.radians(pitch))
-        self.image: Picture = np.zeros((*size_hw, 3), np.uint8)
-        self.labels: Picture = np.full(size_hw, SKY, np.uint8)
-        self.lights: Picture = np.zeros(size_hw, np.uint8)
+        self.image: Image = np.zeros((*size_hw, 3), np.uint8)
+        self.labels: Image = np.full(size_hw, SKY, np.uint8)
+        self.lights: Image = np.zeros(size_hw, np.uint8)
         self.cv2 = require("cv2")
 
     def project(self, points: Points) -> npt.NDArray[np.float64]:
-        """World points P,3 to picture coordinates P,2 (x, y); the road's bend moves them sideways."""
+        """World points P,3 to image coordinates P,2 (x, y); the road's bend moves them sideways."""
         world = np.asarray(points, np.float64)
         z = np.maximum(world[:, 2], NEAR_M)
         x = world[:, 0] + self.bend * ((z + self.z0) / 100.0) ** 2 - self.bend * (self.z0 / 100.0) ** 2
@@ -195,7 +195,7 @@ class Canvas:
         return corners
 
     def polygon(self, corners: npt.NDArray[np.float64], colour: Colour, label: int | None) -> None:
-        """Fill a convex or simple polygon P,2; smooth in the picture, hard in the labels."""
+        """Fill a convex or simple polygon P,2; antialiased in the image, not in the labels."""
         limit = 30000.0
         fixed = np.rint(np.minimum(np.maximum(corners, -limit), limit) * (1 << _SHIFT)).astype(np.int32)
         tone = tuple(min(max(float(value), 0.0), 255.0) for value in colour)  # np.clip is slow on single numbers
@@ -383,8 +383,8 @@ _DRAWERS = {"building": _building, "tree": _plant, "bush": _plant, "pole": _post
 
 
 def _paint(world: World, rng: np.random.Generator, look: Look, size_hw: tuple[int, int], z0: float) -> Canvas:
-    view = (rng.uniform(*look.height_m), rng.uniform(*look.field_of_view_deg), rng.uniform(*look.pitch_deg))
-    canvas = Canvas(world, size_hw, view, z0)
+    camera = (rng.uniform(*look.height_m), rng.uniform(*look.field_of_view_deg), rng.uniform(*look.pitch_deg))
+    canvas = Canvas(world, size_hw, camera, z0)
     _ground(canvas, world, rng)
     for thing in world.things:
         z = thing.z - z0
@@ -394,14 +394,14 @@ def _paint(world: World, rng: np.random.Generator, look: Look, size_hw: tuple[in
     return canvas
 
 
-def _expose(canvas: Canvas, rng: np.random.Generator, look: Look) -> tuple[Picture, Picture]:
+def _expose(canvas: Canvas, rng: np.random.Generator, look: Look) -> tuple[Image, Image]:
     down = np.arange(canvas.rows, dtype=np.float32)[:, None].repeat(canvas.columns, axis=1)
     nearness = np.clip((down - canvas.horizon) / max(canvas.rows - canvas.horizon, 1.0), 0, 1).astype(np.float32)
     lights = canvas.lights.astype(np.float32) / 255.0
     return photograph(rng, look, canvas.image, nearness, lights), canvas.labels
 
 
-def draw_scene(rng: np.random.Generator, look: Look, size_hw: tuple[int, int]) -> tuple[Picture, Picture]:
+def draw_scene(rng: np.random.Generator, look: Look, size_hw: tuple[int, int]) -> tuple[Image, Image]:
     """One scene as a camera sees it: image H,W,3 RGB and labels H,W in the class list `scenes10`.
 
     The world is drawn from `rng` before the camera, so the same generator state gives one world to every look.
@@ -413,14 +413,13 @@ def draw_scene(rng: np.random.Generator, look: Look, size_hw: tuple[int, int]) -
 
 def draw_drive(
     seed: int, look: Look, size_hw: tuple[int, int], frame_count: int, *, step_m: float = 0.4
-) -> Iterator[tuple[Picture, Picture]]:
+) -> Iterator[tuple[Image, Image]]:
     """A drive through one world: frames H,W,3 and labels H,W, `step_m` metres apart."""
     world = draw_world(np.random.default_rng([seed, 0]), length_m=FAR_M + frame_count * step_m)
     for index in range(frame_count):
         camera = np.random.default_rng([seed, 1])  # the same mount and light in every frame
         canvas = _paint(world, camera, look, size_hw, index * step_m)
-        picture, labels = _expose(canvas, camera, look)
-        yield picture, labels
+        yield _expose(canvas, camera, look)
 
 
 def write_scenes(out: Path, *, look: Look, counts: Mapping[str, int], size_hw: tuple[int, int], seed: int) -> None:

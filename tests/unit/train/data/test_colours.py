@@ -79,19 +79,19 @@ def colour_config(share: float):
 
 def test_source_crops_take_on_the_colours_of_their_own_target_image(bright):
     looks = [np.tile(stripes(level, level + 10), (4, 16, 1)) for level in (20, 240)]
-    found = source_batch(bright, colour_config(1.0), 2, 1, 0, looks=looks).images
+    found = source_batch(bright, colour_config(1.0), 2, 1, 0, colours_from=looks).images
     assert found[0].mean() < 190 < 200 < found[1].mean() + 1
-    moved = [source_batch(bright, colour_config(1.0), 2, 1, i, looks=looks).images for i in range(20)]
+    moved = [source_batch(bright, colour_config(1.0), 2, 1, i, colours_from=looks).images for i in range(20)]
     assert min(images[0].mean() for images in moved) < 60
-    again = source_batch(bright, colour_config(1.0), 2, 1, 0, looks=looks).images
+    again = source_batch(bright, colour_config(1.0), 2, 1, 0, colours_from=looks).images
     assert (again == found).all()
 
 
 def test_the_share_is_a_probability_and_nothing_changes_without_it(bright):
     looks = [np.tile(stripes(20, 30), (4, 16, 1))] * 4
     plain = source_batch(bright, colour_config(0.0), 4, 1, 3).images
-    assert (source_batch(bright, colour_config(0.0), 4, 1, 3, looks=looks).images == plain).all()
-    half = [source_batch(bright, colour_config(0.5), 4, 1, i, looks=looks).images for i in range(25)]
+    assert (source_batch(bright, colour_config(0.0), 4, 1, 3, colours_from=looks).images == plain).all()
+    half = [source_batch(bright, colour_config(0.5), 4, 1, i, colours_from=looks).images for i in range(25)]
     changed = sum(int(image.mean() < 199) for images in half for image in images)
     assert 30 < changed < 70
     with pytest.raises(ConfigError, match=r"target_colours = 1.5; give a probability"):

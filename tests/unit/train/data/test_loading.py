@@ -310,7 +310,7 @@ def test_an_ignore_mask_may_be_smaller_but_not_of_another_shape(tmp_path):
         target = open_target([str(tmp_path / "a")], input_hw=(8, 8), ignore_mask=str(tmp_path / "mask.png"))
         assert target.ignored(0).sum(axis=1).tolist() == [0] * 4 + [8] * 4
     write_png(tmp_path / "mask.png", np.zeros((60, 40), np.uint8))
-    with pytest.raises(DataError, match=r"mask is 40×60, the camera's pictures are 60×40"):
+    with pytest.raises(DataError, match=r"mask is 40×60, the camera's images are 60×40"):
         open_target([str(tmp_path / "a")], input_hw=(8, 8), ignore_mask=str(tmp_path / "mask.png"))
 
 

@@ -15,8 +15,8 @@ from clst_train.engine.run import Run
 from clst_train.engine.run_folder import create_run
 from clst_train.inspection.feature_space import (
     Cloud,
+    ProbeImage,
     Stage,
-    View,
     cloud_of,
     common_plane,
     draw_feature_space,
@@ -87,7 +87,7 @@ def test_the_plane_is_that_of_the_two_longest_directions():
 
 
 def test_too_few_points_make_no_plane():
-    with pytest.raises(DataError, match="2 class means were found, a picture needs 3"):
+    with pytest.raises(DataError, match="2 class means were found, a figure needs 3"):
         common_plane([Stage(title="x", source=cloud([(0, 0)]), target=cloud([(1, 1)]))])
 
 
@@ -114,22 +114,22 @@ def test_points_are_means_of_unit_features_by_label_or_by_prediction():
     labels = np.array([[0, 0, 1, 255]] * 2, np.uint8)
     features = normalise(torch.from_numpy(frame)[None])[0].permute(1, 2, 0).numpy()
     unit = features / np.linalg.norm(features, axis=2, keepdims=True)
-    found = cloud_of(Colours(), [View(frame, labels)], minimum_pixels=2)
+    found = cloud_of(Colours(), [ProbeImage(frame, labels)], minimum_pixels=2)
     assert found.classes.tolist() == [0, 1]
     assert found.points == pytest.approx(np.stack([unit[0, 0], unit[0, 2]]), abs=1e-6)
-    predicted = cloud_of(Colours(), [View(frame)], minimum_pixels=1)
+    predicted = cloud_of(Colours(), [ProbeImage(frame)], minimum_pixels=1)
     mean = unit.mean(axis=(0, 1))
     assert predicted.classes.tolist() == [0]
     assert predicted.points[0] == pytest.approx(mean / np.linalg.norm(mean), abs=1e-6)
     right = np.array([[False, False, True, True]] * 2)
-    visible = cloud_of(Colours(), [View(frame, ignored=right)], minimum_pixels=1)
+    visible = cloud_of(Colours(), [ProbeImage(frame, ignored=right)], minimum_pixels=1)
     assert visible.points[0] == pytest.approx(unit[0, 0], abs=1e-6)
 
 
 def test_nothing_labelled_or_too_few_pixels_give_an_empty_cloud_not_an_error():
     frame = np.zeros((2, 2, 3), np.uint8)
     ignored = np.full((2, 2), 255, np.uint8)
-    for views in ([], [View(frame, ignored)], [View(frame, np.zeros((2, 2), np.uint8))]):
+    for views in ([], [ProbeImage(frame, ignored)], [ProbeImage(frame, np.zeros((2, 2), np.uint8))]):
         found = cloud_of(Colours(), views, minimum_pixels=5)
         assert found.points.shape == (0, 3)
         assert np.isnan(found.centres(3)).all()

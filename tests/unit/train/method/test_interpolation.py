@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from clst_train.method.interpolation import resized, taps
+from clst_train.method.interpolation import resize_by_matmul, taps
 
 
 def test_two_cells_on_four_places_by_hand():
@@ -33,7 +33,7 @@ def test_values_and_gradients_are_those_of_interpolate(cells, size_hw):
     torch.manual_seed(0)
     ours, theirs = (torch.randn(2, 4, *cells, generator=torch.Generator().manual_seed(1)) for _ in range(2))
     there = torch.randn(2, 4, *size_hw)
-    made = resized(ours.requires_grad_(), size_hw)
+    made = resize_by_matmul(ours.requires_grad_(), size_hw)
     expected = F.interpolate(theirs.requires_grad_(), size=size_hw, mode="bilinear", align_corners=False)
     assert torch.allclose(made, expected, atol=1e-5)
     made.backward(there)
@@ -43,12 +43,12 @@ def test_values_and_gradients_are_those_of_interpolate(cells, size_hw):
 
 def test_maps_of_that_size_already_stay_to_the_bit():
     maps = torch.randn(1, 2, 7, 13)
-    assert torch.equal(resized(maps, (7, 13)), maps)
+    assert torch.equal(resize_by_matmul(maps, (7, 13)), maps)
 
 
 def test_low_precision_is_no_matter_under_autocast():
     maps = torch.randn(1, 2, 3, 3)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        made = resized(maps.bfloat16(), (6, 6))
+        made = resize_by_matmul(maps.bfloat16(), (6, 6))
     assert made.dtype == torch.float32
-    assert torch.equal(made, resized(maps.bfloat16(), (6, 6)))
+    assert torch.equal(made, resize_by_matmul(maps.bfloat16(), (6, 6)))

@@ -1,4 +1,4 @@
-"""Distillation: predictions drawn to those of another network (Hinton et al. 2015).
+"""Distillation: the student learns to predict as another network does (Hinton et al. 2015).
 
 Legend: N images, C classes, h rows and w columns at output stride.
 """

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from clst_runtime.classes.labels import IGNORE_ID
 from clst_train.compute.distributed import mean_over
-from clst_train.method.interpolation import resized
+from clst_train.method.interpolation import resize_by_matmul
 
 
 def segmentation_loss(logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
@@ -19,7 +19,7 @@ def segmentation_loss(logits: Tensor, labels: Tensor, weights: Tensor | None = N
     `weights` N,H,W multiply each pixel's term; the sum is divided by the number of labelled pixels all the same, so
     that low weights make the loss small. Returns a scalar; 0 (with a gradient of 0) when every pixel is ignored.
     """
-    upsampled = resized(logits, (labels.shape[1], labels.shape[2]))
+    upsampled = resize_by_matmul(logits, (labels.shape[1], labels.shape[2]))
     count = (labels != IGNORE_ID).sum()
     # Summed by a kernel of its own: on CUDA the sum inside cross_entropy adds in another order each time
     terms = F.cross_entropy(upsampled, labels, ignore_index=IGNORE_ID, reduction="none")  # N,H,W
