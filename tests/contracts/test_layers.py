@@ -174,8 +174,8 @@ def test_a_planted_mistake_in_a_shipped_recipe_is_found(tmp_path):
     paths = copied(tmp_path)
     with (tmp_path / "train/clst_train/recipes/demo.toml").open("a") as stream:
         stream.write("\nsurprise = 1\n")
-    code = "from clst_train.recipes.recipe import load_recipe, recipe_names\n"
-    code += "[load_recipe(name) for name in recipe_names()]"
+    code = "from clst_train.engine.options import configure\nfrom clst_train.recipes.recipe import recipe_names\n"
+    code += "[configure(name, {}) for name in recipe_names()]"
     assert child(code, paths=[]).returncode == 0
     done = child(code, paths=paths)
     assert done.returncode != 0

@@ -105,8 +105,7 @@ def _table(size: int, values: Mapping[int, int]) -> LabelMapping:
 
 
 def _cityscapes_mapping(classes: ClassList) -> LabelMapping:
-    mapping = _table(CITYSCAPES_LAST_ID + 1, {raw: index for index, raw in enumerate(CITYSCAPES_IDS)})
-    return mapping
+    return _table(CITYSCAPES_LAST_ID + 1, {raw: index for index, raw in enumerate(CITYSCAPES_IDS)})
 
 
 def _gta5_mapping(classes: ClassList) -> LabelMapping:

@@ -71,8 +71,7 @@ class Segmenter:
     def warm_up(self, timed: TimedFrame) -> None:
         """Compute a few frames, so that the first one that counts is as fast as the others."""
         for _ in range(WARM_UP_RUNS):
-            predicted = self.backend.predict(self._fitter.fit(timed.picture, timed.layout))
-            self._mask(without_padding(predicted, self._fitter.content), timed)
+            self.segment(timed)
 
     def segment(self, timed: TimedFrame) -> Result:
         """One frame."""

@@ -4,19 +4,20 @@ import pytest
 
 from clst_runtime.errors import ConfigError
 from clst_train.config import Config
-from clst_train.recipes.recipe import config_from_mapping, load_recipe, read_recipe, recipe_names, with_settings
+from clst_train.engine.options import configure
+from clst_train.recipes.recipe import config_from_mapping, read_recipe, recipe_names, with_settings
 
 
 @pytest.mark.parametrize("name", recipe_names())
 def test_every_shipped_recipe_loads(name):
-    assert load_recipe(name).source.iterations >= 1
+    assert configure(name, {}).source.iterations >= 1
 
 
 def test_a_recipe_with_an_unknown_key_offers_the_nearest_and_names_the_place(tmp_path):
     path = tmp_path / "r.toml"
     path.write_text("[adaptation]\ntemprature = 0.1\n")
     with pytest.raises(ConfigError, match=r"adaptation\.temprature is unknown; did you mean 'temperature'"):
-        load_recipe(path)
+        configure(str(path), {})
 
 
 @pytest.mark.parametrize(
@@ -69,7 +70,7 @@ def test_no_numeric_setting_takes_a_number_that_is_none(section, key, usual, tmp
             config_from_mapping(with_settings({}, [f"{section}.{key}={value}"]), where="x")
         (tmp_path / "r.toml").write_text(f"[{section}]\n{key} = {value}\n")
         with pytest.raises(ConfigError, match="r.toml"):
-            load_recipe(tmp_path / "r.toml")
+            configure(str(tmp_path / "r.toml"), {})
 
 
 def test_there_are_numeric_settings_in_every_section():
@@ -80,14 +81,14 @@ def test_there_are_numeric_settings_in_every_section():
 def test_a_recipe_that_is_no_text_and_a_section_that_is_none_are_one_line(tmp_path):
     (tmp_path / "r.toml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ConfigError, match="r.toml"):
-        load_recipe(tmp_path / "r.toml")
+        configure(str(tmp_path / "r.toml"), {})
     with pytest.raises(ConfigError, match="no section"):
         with_settings({"data": 3}, ["data.val=x"])
 
 
 def test_no_such_recipe():
     with pytest.raises(ConfigError, match="did you mean 'demo'"):
-        load_recipe("demmo")
+        configure("demmo", {})
 
 
 @pytest.mark.parametrize(

@@ -16,9 +16,10 @@ from clst_runtime.imaging.geometry import Fit
 from clst_runtime.imaging.image_files import read_label
 from clst_train.cli.train import main as clst_train
 from clst_train.data.loading import source_batch
+from clst_train.engine.options import configure
 from clst_train.models.checkpoint import load_checkpoint
 from clst_train.models.deeplab import DeepLabV2
-from clst_train.recipes.recipe import config_from_mapping, load_recipe
+from clst_train.recipes.recipe import config_from_mapping
 from tests.conftest import write_labelled
 from tests.support.command_line import call
 from tests.support.miniature import write_cityscapes, write_gta5, write_synthia
@@ -45,7 +46,7 @@ def places(tmp_path_factory):
     [("gta5_to_cityscapes", (720, 1280), 19), ("synthia_to_cityscapes", (760, 1280), 16)],
 )
 def test_the_literature_s_settings_are_what_the_recipes_ship(name, source_hw, classes):
-    config = load_recipe(name)
+    config = configure(name, {})
     assert config.source_hw == source_hw
     assert (config.model.input_hw, config.crop_hw) == ((512, 1024), (512, 512))
     assert config.model.network == "deeplabv2_resnet101"
@@ -57,7 +58,7 @@ def test_the_literature_s_settings_are_what_the_recipes_ship(name, source_hw, cl
 
 
 def test_a_new_camera_is_learnt_with_the_real_time_network():
-    config = load_recipe("new_camera")
+    config = configure("new_camera", {})
     assert config.model.network == "ddrnet23_slim"
     assert not config.model.classes, "the classes are those of the user's own labels"
     assert all(edge % 64 == 0 for edge in (*config.model.input_hw, *config.crop_hw)), "DDRNet's deepest stride"

@@ -89,15 +89,6 @@ def read_recipe(name_or_path: str | Path) -> dict[str, Any]:
         raise ConfigError(f"recipe {name}: {error}") from error
 
 
-def load_recipe(name_or_path: str | Path) -> Config:
-    """A recipe as a checked configuration.
-
-    Raises:
-        ConfigError: no such recipe, not TOML, or a value cannot be used.
-    """
-    return config_from_mapping(read_recipe(name_or_path), where=f"recipe {name_or_path}")
-
-
 def with_settings(values: Mapping[str, Any], settings: Sequence[str]) -> dict[str, Any]:
     """A copy of a recipe's values with `section.key=value` settings on top; the value is written as in TOML.
 
