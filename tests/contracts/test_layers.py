@@ -105,6 +105,8 @@ def test_the_import_contracts_hold():
     [
         ("train/clst_train/engine/schedule.py", "import clst_export.verification.comparison"),
         ("runtime/clst_runtime/live/latency.py", "import clst_train.config"),
+        ("runtime/clst_runtime/imaging/geometry.py", "import clst_runtime.data.formats"),
+        ("runtime/clst_runtime/sources/raw.py", "import clst_runtime.backends"),
         ("runtime/clst_runtime/live/latency.py", "import torch"),
         ("runtime/clst_runtime/live/latency.py", "import clst_runtime.cli.run"),
         ("runtime/clst_runtime/live/latency.py", "import clst"),
