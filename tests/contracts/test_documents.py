@@ -180,7 +180,13 @@ def test_the_times_of_the_readme_follow_from_the_measured_steps():
     )
 
 
-@pytest.mark.parametrize("path", documents(), ids=lambda path: path.name)
+def test_no_entry_of_the_changelog_is_there_twice():
+    """Merges that keep the lines of both sides bring old ones back."""
+    entries = re.findall(r"^- (.{60})", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert sorted(set(entries)) == sorted(entries)
+
+
+@pytest.mark.parametrize("path", [*documents(), ROOT / "CHANGELOG.md"], ids=lambda path: path.name)
 def test_every_file_that_a_page_links_to_exists(path):
     links = re.findall(r"\]\((?!https?://|#)([^)#\s]+)", path.read_text())
     assert [link for link in links if not (path.parent / link).exists()] == []
