@@ -95,6 +95,14 @@ def messages():
         yield
 
 
+@pytest.fixture(scope="session")
+def cameras(tmp_path_factory):
+    """The folders `old` and `new`, two small labelled data sets of 4 + 2 scenes; nobody writes there."""
+    from tests.support.miniature import drawn_cameras
+
+    return drawn_cameras(tmp_path_factory.mktemp("cameras"), train=4, val=2)
+
+
 @pytest.fixture(scope="module")
 def narrow():
     """The networks are narrow for all tests of a module."""

@@ -19,7 +19,6 @@ from clst_train.cli.train import main as clst_train
 from clst_train.models.checkpoint import load_checkpoint
 from tests.contracts.test_layers import child
 from tests.support.command_line import call
-from tests.support.miniature import drawn_cameras
 
 pytestmark = pytest.mark.usefixtures("narrow")
 SETTINGS = {
@@ -34,11 +33,6 @@ SETTINGS = {
     "run.threads": 1,
     "run.tensorboard": False,
 }
-
-
-@pytest.fixture(scope="module")
-def cameras(tmp_path_factory):
-    return drawn_cameras(tmp_path_factory.mktemp("cameras"), train=4, val=2)
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from clst_train.method.batchnorm import estimate_statistics
 from clst_train.models.checkpoint import load_checkpoint
 from clst_train.models.ddrnet import PooledNorm
 from tests.support.command_line import call
-from tests.support.miniature import drawn_cameras, write_cityscapes, write_synthia
+from tests.support.miniature import write_cityscapes, write_synthia
 
 pytestmark = pytest.mark.usefixtures("narrow", "no_pictures")
 SMALL = (
@@ -29,11 +29,6 @@ SMALL = (
     *("--set", "run.log_every=1", "--set", "run.checkpoint_every=1", "--set", "run.precision=fp32"),
 )
 HW = (64, 96)
-
-
-@pytest.fixture(scope="module")
-def cameras(tmp_path_factory):
-    return drawn_cameras(tmp_path_factory.mktemp("cameras"), train=4, val=1)
 
 
 @pytest.fixture

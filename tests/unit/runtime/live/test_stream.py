@@ -19,6 +19,7 @@ from clst_runtime.live.statistics import RunStatistics
 from clst_runtime.sources import TimedFrame
 from clst_runtime.system.standard_streams import Output
 from tests.conftest import RGB_CLASSES
+from tests.support.waiting import until
 
 
 def result(index, size_hw=(4, 6), class_id=2):
@@ -59,14 +60,6 @@ def unconnected(sink):
     reader = socket.socket(socket.AF_UNIX if isinstance(sink.address, str) else socket.AF_INET)
     reader.settimeout(5)
     return reader
-
-
-def until(condition, seconds=10):
-    """Whether it came true in time."""
-    end = time.monotonic() + seconds
-    while not condition() and time.monotonic() < end:
-        time.sleep(0.005)
-    return condition()
 
 
 def received(reader):

@@ -22,6 +22,7 @@ from clst_runtime.sources.base import CORRUPT, HELD, OVERTAKEN
 from clst_runtime.sources.live import SLOTS, LiveSource, Patience
 from clst_runtime.sources.raw import RawSource
 from tests.fakes.camera import OPENER, openings, write_plans
+from tests.support.waiting import until
 
 QUICK = Patience(
     start_seconds=20, open_seconds=10, stall_seconds=0.4, first_pause_seconds=0.01, longest_pause_seconds=0.05
@@ -243,14 +244,6 @@ def taken_until_lost(source, seconds=20, losses=1):
     return last
 
 
-def until(condition, seconds=20):
-    """Whether it came true in time."""
-    end = time.monotonic() + seconds
-    while not condition() and time.monotonic() < end:
-        time.sleep(0.005)
-    return condition()
-
-
 def test_raw_frames_whose_reader_dies_end_for_another_one_would_begin_within_a_frame():
     taking, giving = os.pipe()
     address = LiveAddress(kind="raw", place=taking, layout=Layout.RGB, size_hw=(3, 4))
@@ -361,7 +354,8 @@ def test_a_reader_ends_with_the_program_however_that_ends(tmp_path, plan):
     program = (
         "import os, signal, sys; sys.path.insert(0, '.')\n"
         "from tests.fakes.camera import openings\n"
-        "from tests.unit.runtime.sources.test_sources import live, until\n"
+        "from tests.support.waiting import until\n"
+        "from tests.unit.runtime.sources.test_sources import live\n"
         "from pathlib import Path\n"
         "folder = Path(sys.argv[1])\n"
         "source = live(folder); until(lambda: openings(folder))\n"

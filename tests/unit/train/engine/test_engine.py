@@ -27,7 +27,6 @@ from clst_train.stages import source as source_stage
 from clst_train.training import _autocast, finish_run, resume_point, start_run
 from tests.conftest import RGB_CLASSES, write_labelled
 from tests.support.broken_off import broken_off_after_two_steps
-from tests.support.miniature import drawn_cameras
 
 pytestmark = pytest.mark.usefixtures("narrow", "no_pictures")
 CPU = torch.device("cpu")
@@ -35,11 +34,6 @@ SMALL = (
     *("augmentation.crop_hw=[64,64]", "source.batch=2", "source.iterations=4", "adaptation.iterations=2"),
     *("adaptation.batch=2", "run.log_every=5", "run.checkpoint_every=2", "run.precision=fp32"),
 )
-
-
-@pytest.fixture(scope="module")
-def cameras(tmp_path_factory):
-    return drawn_cameras(tmp_path_factory.mktemp("cameras"), train=4, val=1)
 
 
 def train(cameras, out, *settings, target=True, **more):

@@ -19,7 +19,6 @@ from clst_train.stages.adaptation import statistics_batches
 from clst_train.stages.adaptation_state import with_ensemble_interval
 from clst_train.training import start_run
 from tests.support.broken_off import broken_off_after_two_steps
-from tests.support.miniature import drawn_cameras
 
 pytestmark = pytest.mark.usefixtures("narrow", "no_pictures")
 SMALL = (
@@ -68,11 +67,6 @@ def test_turns_of_the_ensemble_go_by_the_images_where_they_are_left_to_them(give
     said = capsys.readouterr().err
     assert line in said
     assert bool(said) == bool(line)
-
-
-@pytest.fixture(scope="module")
-def cameras(tmp_path_factory):
-    return drawn_cameras(tmp_path_factory.mktemp("cameras"), train=4, val=2)
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,6 @@ from clst_train.method.entropy_first import entropy_step
 from clst_train.method.step import adaptation_step
 from clst_train.method.teachers import Distiller
 from clst_train.training import start_run
-from tests.support.miniature import drawn_cameras
 from tests.support.tiny import SIZE_HW, batches, learner, observed
 
 pytestmark = pytest.mark.usefixtures("narrow", "no_pictures")
@@ -80,11 +79,6 @@ def test_labels_are_what_they_would_be_without_such_a_step():
     first, second = (adaptation_step(each, *batches(), target_weight=1.0) for each in (one, two))
     assert first.parts.keys() == second.parts.keys() == {"source", "self_training", "contrastive"}
     assert one.ensemble.visits.tolist() == two.ensemble.visits.tolist() == [1, 1]
-
-
-@pytest.fixture(scope="module")
-def cameras(tmp_path_factory):
-    return drawn_cameras(tmp_path_factory.mktemp("cameras"), train=4)
 
 
 def entries_of(run):

@@ -14,6 +14,7 @@ from clst_runtime.backends.tensorrt import runner as trt_backend
 from clst_runtime.backends.tensorrt.build import engine as build
 from clst_runtime.backends.tensorrt.bundle import prepare as bundle
 from clst_runtime.errors import MissingDependency
+from clst_runtime.imaging.image_files import write_png
 from tests.conftest import SIZE_HW, rgb_manifest, write_rgb_model
 from tests.fakes import behaviour
 from tests.fakes import tensorrt as fake_tensorrt
@@ -107,6 +108,14 @@ def frames():
     generator = np.random.default_rng(3)
     pixels = generator.permuted(np.broadcast_to(np.array([10, 100, 200], np.uint8), (3, *SIZE_HW, 3)), axis=3)
     return list(pixels)
+
+
+@pytest.fixture
+def pictures(tmp_path, frames):
+    """A folder of them."""
+    for index, frame in enumerate(frames):
+        write_png(tmp_path / "pictures" / f"{index}.png", frame)
+    return tmp_path / "pictures"
 
 
 def model(path, precision, **changes):

@@ -27,13 +27,6 @@ def engine(machine, rgb_model, tmp_path, frames):
     return tmp_path / "rgb.engine"
 
 
-@pytest.fixture
-def pictures(tmp_path, frames):
-    for index, frame in enumerate(frames):
-        write_png(tmp_path / "pictures" / f"{index}.png", frame)
-    return tmp_path / "pictures"
-
-
 def on(command, *arguments):
     done = CliRunner().invoke(command, [str(each) for each in arguments])
     return done.exit_code, done.stdout, done.stderr

@@ -20,7 +20,6 @@ from clst_runtime.cli.bench import main as bench
 from clst_runtime.cli.run import main as run
 from clst_runtime.errors import BudgetNotHeld, ConfigError, MissingDependency, ModelFileError
 from clst_runtime.evaluation.acceptance import run as acceptance
-from clst_runtime.imaging.image_files import write_png
 from tests.conftest import rgb_manifest, write_rgb_model
 from tests.unit.runtime.evaluation.test_acceptance import plan
 
@@ -126,13 +125,6 @@ def test_where_its_gpu_is_it_runs_and_one_line_says_that_it_was_never_compared(e
         assert backend.description.startswith(words)
         for frame in frames:
             assert np.array_equal(backend.predict(frame).classes, frame.argmax(axis=2))
-
-
-@pytest.fixture
-def pictures(tmp_path, frames):
-    for index, frame in enumerate(frames):
-        write_png(tmp_path / "pictures" / f"{index}.png", frame)
-    return tmp_path / "pictures"
 
 
 def test_the_command_of_that_line_builds_and_compares_it_and_the_line_is_gone(engine, pictures):

@@ -14,6 +14,7 @@ import pytest
 from clst_runtime.errors import ConfigError, DataError
 from clst_runtime.live.web.recording import Recorder
 from tests import ROOT
+from tests.support.waiting import until
 from tests.support.web_run import next_picture, served
 from tests.unit.runtime.live.web.test_page import looking
 
@@ -32,13 +33,6 @@ def raw(page, request, *, seconds=5.0):
         except TimeoutError:
             return answer + b" (still open)"
         return answer
-
-
-def until(condition, seconds=5.0):
-    end = time.monotonic() + seconds
-    while not condition() and time.monotonic() < end:
-        time.sleep(0.02)
-    assert condition()
 
 
 # ---- strange requests
@@ -145,7 +139,7 @@ def test_an_error_in_the_live_connection_is_told(monkeypatch):
     with served() as page:
         monkeypatch.setattr(page.sink._server._board, "status", fails(ArithmeticError("no number")))
         assert looking(page, lambda viewer: viewer.receive(timeout=5)).type.name in ("CLOSE", "CLOSED", "CLOSING")
-        until(lambda: page.statistics.to_json()["warnings"])
+        assert until(lambda: page.statistics.to_json()["warnings"])
         assert page.statistics.to_json()["warnings"] == ["the web page failed: ArithmeticError: no number"]
 
 
@@ -163,7 +157,7 @@ def test_a_picture_that_cannot_be_painted_is_told_and_the_next_one_is_shown(monk
         async def look(viewer):
             await viewer.send_str("next")
             page.give()
-            until(lambda: page.statistics.to_json()["warnings"])
+            assert until(lambda: page.statistics.to_json()["warnings"])
             page.give()
             return await next_picture(viewer, ask=False)
 
@@ -177,7 +171,7 @@ def test_facts_of_the_machine_that_cannot_be_read_are_told_as_such(monkeypatch):
 
     monkeypatch.setattr("clst_runtime.live.web.sink.machine_facts", strange)
     with served() as page:
-        until(lambda: json.loads(page.ask("/facts.json")[2])["machine"])
+        assert until(lambda: json.loads(page.ask("/facts.json")[2])["machine"])
         assert json.loads(page.ask("/facts.json")[2])["machine"] == {"error": "nvidia-smi says 'N/A'"}
 
 

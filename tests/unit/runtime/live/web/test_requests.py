@@ -9,8 +9,9 @@ from contextlib import suppress
 
 import pytest
 
+from tests.support.waiting import until
 from tests.support.web_run import served
-from tests.unit.runtime.live.web.test_faults import raw, until
+from tests.unit.runtime.live.web.test_faults import raw
 
 OFF = b'{"on": false}'
 
@@ -122,7 +123,7 @@ def test_a_client_that_goes_in_the_middle_of_its_body_leaves_no_trace(page):
         connection.sendall(posted(b"Content-Length: 13\r\n", OFF[:5]))
         time.sleep(0.1)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
-    until(lambda: not connected(page))
+    assert until(lambda: not connected(page))
 
 
 # ---- strange first lines
@@ -178,7 +179,7 @@ def test_who_asks_and_does_not_read_the_answers_is_let_go(monkeypatch):
         with pytest.raises(OSError):
             while True:
                 deaf.sendall(b"GET /page.js HTTP/1.1\r\nHost: localhost\r\n\r\n" * 100)
-        until(lambda: connected(page) == 0, 8.0)
+        assert until(lambda: connected(page) == 0, 8.0)
         assert page.statistics.to_json()["warnings"] == []
 
 
@@ -186,7 +187,7 @@ def test_connections_that_say_nothing_keep_nobody_out(monkeypatch):
     monkeypatch.setattr("clst_runtime.live.web.server.MAX_SILENT", 8)
     with served() as page:
         silent = [socket.create_connection(("127.0.0.1", page.port)) for _ in range(40)]
-        until(lambda: connected(page) == 8)
+        assert until(lambda: connected(page) == 8)
         assert page.ask("/")[0] == 200
         for connection in silent:
             connection.close()

@@ -14,8 +14,8 @@ import pytest
 
 from clst_runtime.errors import ConfigError
 from clst_runtime.live.pipeline import run_pipeline
+from tests.support.waiting import until
 from tests.support.web_run import served
-from tests.unit.runtime.live.web.test_faults import until
 from tests.unit.runtime.live.web.test_page import Brightest, Drawn
 
 ROOT = os.getcwd()
@@ -46,7 +46,7 @@ def test_too_few_files_at_the_start_are_one_line_with_the_cure_or_enough(more, c
         assert "Too many open files" in message
         assert "ulimit -n" in message
         assert "\n" not in message
-        until(lambda: not {each for each in threading.enumerate() if each.name.startswith("web")} - threads)
+        assert until(lambda: not {each for each in threading.enumerate() if each.name.startswith("web")} - threads)
     assert capfd.readouterr().err == ""
 
 
@@ -76,7 +76,7 @@ def test_a_program_of_so_few_files_ends_with_one_line(limit):
 def test_connections_leave_the_run_the_files_that_it_needs(capfd):
     """50 clients of this very program and 50 connections of theirs would be more than it may open."""
     with open_files_at_most(95), served() as page:
-        until(lambda: page.sink._board.machine, 20.0)  # who looks for it opens files, too
+        assert until(lambda: page.sink._board.machine, 20.0)  # who looks for it opens files, too
         silent = []
         for _ in range(50):
             silent.append(socket.create_connection(("127.0.0.1", page.port)))
@@ -90,14 +90,14 @@ def test_connections_leave_the_run_the_files_that_it_needs(capfd):
 
 def test_when_no_more_files_can_be_opened_the_page_comes_back_and_says_so_once(capfd):
     with served() as page:
-        until(lambda: page.sink._board.machine, 20.0)  # who looks for it opens files, too
+        assert until(lambda: page.sink._board.machine, 20.0)  # who looks for it opens files, too
         waiting = [socket.socket() for _ in range(4)]
         with open_files_at_most(0):
             for connection in waiting:
                 connection.settimeout(5)
                 connection.connect(("127.0.0.1", page.port))
                 connection.sendall(b"GET /icon.svg HTTP/1.0\r\nHost: localhost\r\n\r\n")
-            until(lambda: page.statistics.to_json()["warnings"])
+            assert until(lambda: page.statistics.to_json()["warnings"])
         for connection in waiting:
             assert connection.recv(12) == b"HTTP/1.0 200"
             connection.close()
