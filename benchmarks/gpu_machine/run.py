@@ -110,7 +110,7 @@ def run_steps(
 def gpus_here() -> list[str]:
     """GPUs as nvidia-smi names them, or the board where it is a Jetson; empty without one."""
     machine = detect_machine()
-    return gpu_names() or ([machine.told] if machine.platform.is_jetson else [])
+    return gpu_names() or ([machine.text] if machine.platform.is_jetson else [])
 
 
 def result_name(gpus: Sequence[str]) -> str:

@@ -38,7 +38,7 @@ from clst_runtime.backends.tensorrt.build.verification import Expected
 from clst_runtime.backends.tensorrt.library import Library
 from clst_runtime.backends.tensorrt.rtx.target import CAPABILITIES
 from clst_runtime.backends.tensorrt.runner import TrtBackend
-from clst_runtime.errors import ClstError, DataError, MissingDependency, words_of
+from clst_runtime.errors import ClstError, DataError, MissingDependency, message_of
 from clst_runtime.evaluation.latency.host_to_host import Effort, measure_rounds
 from clst_runtime.live.latency import summarise_ms
 
@@ -109,7 +109,7 @@ def perform(step: Step, prepared: Prepared) -> dict[str, Any]:
     except DoesNotHold as error:
         status = f"failed: {error}"
     except Exception as error:  # noqa: BLE001  (the other steps are run in any case)
-        status = f"failed: {words_of(error)}"
+        status = f"failed: {message_of(error)}"
     return {"step": step.name, "status": status, "figures": figures}
 
 
@@ -179,7 +179,7 @@ def facts(prepared: Prepared, figures: Figures) -> None:
     figures["gpu"] = device_state().get("gpus", [])
     found = {str(each.metadata["Name"]): each.version for each in distributions()}
     figures["packages"] = {name: version for name, version in sorted(found.items()) if RELEVANT.search(name)}
-    figures["doctor"] = {each.name.strip(): f"{each.state.value}: {each.told}" for each in examine()}
+    figures["doctor"] = {each.name.strip(): f"{each.state.value}: {each.text}" for each in examine()}
 
 
 # --- ONNX Runtime's providers
@@ -213,7 +213,9 @@ def rtx_provider(prepared: Prepared, figures: Figures) -> None:
     try:
         ort.register_execution_provider_library(name, plugin.get_library_path())
     except Exception as error:
-        raise MissingDependency(f"{name} cannot be registered: {words_of(error)}; it needs NVIDIA's driver") from error
+        raise MissingDependency(
+            f"{name} cannot be registered: {message_of(error)}; it needs NVIDIA's driver"
+        ) from error
     devices = [each for each in ort.get_ep_devices() if each.ep_name == name]
     if not devices:
         raise MissingDependency(f"{name} is registered and offers no device")
@@ -222,7 +224,7 @@ def rtx_provider(prepared: Prepared, figures: Figures) -> None:
         try:
             figures[model] = _by_plugin(ort, devices[:1], prepared.model(model), arrays, model)
         except Exception as error:  # noqa: BLE001  (what a GPU that is not supported answers is a result)
-            figures[model] = {"error": words_of(error)[:500]}
+            figures[model] = {"error": message_of(error)[:500]}
     check_all_hold(figures)
 
 
@@ -352,7 +354,7 @@ def round_trip(device: CudaDevice) -> Figures:
     frame, result = device.pinned(shape), device.pinned(shape)
     frame[...] = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
     there, box = device.allocate(frame.size), device.mapped(shape)
-    marks = [device.create_mark() for _ in range(3)]
+    marks = [device.create_event() for _ in range(3)]
     device.record(marks[0])
     device.copy_in(there, frame)
     device.record(marks[1])

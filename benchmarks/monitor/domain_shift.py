@@ -30,6 +30,7 @@ from benchmarks.record import RESULTS, provenance, write_result
 from clst_runtime.backends.onnxruntime.session import OrtBackend
 from clst_runtime.imaging.geometry import Fitter, Layout
 from clst_runtime.imaging.image_files import read_image
+from clst_runtime.live.monitor.drift import HELD, OTHER_ABOVE, SAME_BELOW, DriftDetector, State
 from clst_runtime.live.monitor.features import (
     CLASSES,
     CONFIDENCE,
@@ -39,7 +40,6 @@ from clst_runtime.live.monitor.features import (
     fingerprint,
     part_of,
 )
-from clst_runtime.live.monitor.judgement import HELD, OTHER_ABOVE, SAME_BELOW, CameraJudge, State
 from clst_runtime.live.monitor.reference import SIZES, Reference, windows
 from clst_runtime.live.pipeline import without_padding
 from clst_runtime.sources.files import VideoSource
@@ -192,7 +192,7 @@ def drive_past(prints: dict[str, Any], names: tuple[str, ...]) -> list[dict[str,
     own = [np.array_split(prints[drive], 2) for drive in DAY]
     passed = []
     for drive in ("CamVid dusk", *IDD):
-        judge = CameraJudge(Reference.of([half[0] for half in own], names), 0)
+        judge = DriftDetector(Reference.of([half[0] for half in own], names), 0)
         before = [judge.compare_next(values).state for values in np.concatenate([half[1] for half in own])]
         after = [judge.compare_next(values).state for values in prints[drive]]
         passed.append({

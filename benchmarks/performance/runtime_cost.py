@@ -90,7 +90,7 @@ def costs(model: Path, rounds: int) -> dict[str, Any]:
 
         def loop(layout: Layout, hw: tuple[int, int]) -> Callable[[], Any]:
             image = rng.integers(0, 256, layout.shape(hw), dtype=np.uint8)
-            given = TimedFrame(index=0, picture=image, layout=layout, captured_ns=0, name="x")
+            given = TimedFrame(index=0, image=image, layout=layout, captured_ns=0, name="x")
             return lambda: segmenter.segment(given)
 
         ways: dict[str, Callable[[], Any]] = {

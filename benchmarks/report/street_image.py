@@ -16,7 +16,7 @@ import numpy as np
 
 import clst
 from benchmarks.record import RESULTS, provenance, write_result
-from clst_runtime.imaging.geometry import Picture, resize_frame
+from clst_runtime.imaging.geometry import Image, resize_frame
 from clst_runtime.imaging.image_files import write_png
 from clst_runtime.imaging.overlay import blend, contact_sheet, legend
 from clst_runtime.sources import open_source
@@ -28,14 +28,14 @@ NETWORKS = {"old network": "source.pt", "adapted network": "adapted.pt"}
 TILE_HW = (126, 224)
 
 
-def chosen_frames(video: Path) -> dict[int, Picture]:
+def chosen_frames(video: Path) -> dict[int, Image]:
     """The first, the middle and the last frame, RGB, by their positions."""
     with open_source(str(video)) as source:
         frames = [frame.rgb for frame in source]
     return {index: frames[index] for index in (0, len(frames) // 2, len(frames) - 1)}
 
 
-def beside_legend(sheet: Picture, classes: Any) -> Picture:
+def beside_legend(sheet: Image, classes: Any) -> Image:
     """The sheet with the classes' colours to its right."""
     column = legend(classes, width=130)
     side = np.full((sheet.shape[0], column.shape[1], 3), 24, np.uint8)

@@ -21,7 +21,7 @@ from clst_runtime.imaging.media import is_video
 from clst_runtime.imaging.video_frames import VideoFile
 from clst_runtime.live.monitor.features import Vector, feature_names, fingerprint
 from clst_runtime.live.monitor.reference import LEAST_FRAMES, Matrix, Reference
-from clst_runtime.live.monitor.watch import PERIOD_SECONDS
+from clst_runtime.live.monitor.sink import PERIOD_SECONDS
 from clst_runtime.live.pipeline import without_padding
 from clst_train.data.target import TargetImages, find_target, open_target
 
@@ -123,7 +123,7 @@ def _with_contents(segment: Sequence[Frame]) -> Iterator[tuple[Frame, Content]]:
 
 
 def _fingerprint(backend: Backend, frame: Frame, content: Content) -> Vector:
-    """Of the camera's image without padding, as `WatchSink` computes it."""
+    """Of the camera's image without padding, as `MonitorSink` computes it."""
     prediction = without_padding(backend.predict(frame), content)
     return fingerprint(content.of(frame), prediction, len(backend.manifest.classes))
 

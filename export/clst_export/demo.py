@@ -12,7 +12,7 @@ from clst_export.camera_reference import reference_segments
 from clst_export.pipeline import Inputs, Request, convert
 from clst_export.precision import Precision
 from clst_runtime.backends.onnxruntime.session import OrtBackend
-from clst_runtime.backends.tensorrt.build.check import told_build_check
+from clst_runtime.backends.tensorrt.build.check import describe_build_check
 from clst_runtime.data.dataset import LabelledDataset, open_dataset
 from clst_runtime.evaluation.evaluate import evaluate
 from clst_runtime.evaluation.latency.host_to_host import measure_latency
@@ -20,7 +20,7 @@ from clst_runtime.evaluation.parity import compare
 from clst_runtime.imaging.image_files import write_png
 from clst_runtime.imaging.overlay import colourise, contact_sheet
 from clst_runtime.live.monitor.reference import LEAST_FRAMES
-from clst_runtime.live.monitor.watch import open_watch
+from clst_runtime.live.monitor.sink import open_monitor
 from clst_runtime.live.pipeline import run_pipeline
 from clst_runtime.live.sinks.base import Sink
 from clst_runtime.live.sinks.files import FrameLogSink
@@ -64,7 +64,7 @@ def run_demo(out: Path, *, scenes: int, settings: Sequence[str]) -> str:
     reference, _ = reference_segments([str(target)], SIZE_HW)
     inputs = Inputs(frames=frames, reference=reference)
     exported = convert(folder.adapted, model, Request(precision=Precision.FP32), inputs)
-    _log.info(f"     {told_build_check(exported.manifest.build_check)}")
+    _log.info(f"     {describe_build_check(exported.manifest.build_check)}")
     _log.info("4/5  parity and accuracy (clst-parity, clst-eval)")
     table = _compare(out, folder, model, open_dataset(new, split="val"), images)
     _log.info("5/5  a drive with the new camera (clst-run, clst-bench)")
@@ -145,10 +145,10 @@ def watch_cameras(model: Path, cameras: Mapping[str, Path]) -> str:
     with OrtBackend(model) as backend:
         for name, folder in cameras.items():
             with open_source(str(folder)) as source:
-                watch = open_watch(backend.manifest, source)
+                watch = open_monitor(backend.manifest, source)
                 if watch is None:
                     few = f"fewer than {LEAST_FRAMES} images of it; give more --scenes"
                     return f"is it the new camera? not judged: {few}"
                 run_pipeline(source, backend, [watch])
-                lines.append(f"{name} camera, {watch.looks} images: {watch.judge.judgement.words}")
+                lines.append(f"{name} camera, {watch.looks} images: {watch.judge.judgement.text}")
     return "\n".join(lines)

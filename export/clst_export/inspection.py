@@ -10,11 +10,11 @@ from typing import Any
 
 from clst_runtime.artifact.manifest import Manifest
 from clst_runtime.artifact.onnx_metadata import read_onnx_manifest
-from clst_runtime.backends.tensorrt.build.check import told_build_check
+from clst_runtime.backends.tensorrt.build.check import describe_build_check
 from clst_runtime.backends.tensorrt.bundle.format import INDEX, MODEL, read_bundle
 from clst_runtime.backends.tensorrt.bundle.proof import read_proof
 from clst_runtime.backends.tensorrt.library import Library
-from clst_runtime.backends.tensorrt.sidecar import check_hash, gpu_words, library_of, read_engine
+from clst_runtime.backends.tensorrt.sidecar import check_hash, describe_gpu, library_of, read_engine
 from clst_runtime.errors import ModelFileError
 from clst_runtime.evaluation.export_digest import KEY as FINGERPRINT
 from clst_runtime.system.files.hashing import file_sha256
@@ -44,7 +44,7 @@ def facts_of(path: Path) -> dict[str, Any]:
             plan, manifest = read_engine(path)
             check_hash(plan, manifest, where=path)
             return {
-                "kind": f"{library_of(manifest, where=path).words} engine",
+                "kind": f"{library_of(manifest, where=path).label} engine",
                 **_file(path),
                 "manifest": _plain(manifest),
             }
@@ -149,7 +149,7 @@ def _percent(share: float | None) -> str:
 
 
 def _build_check(answer: dict[str, Any]) -> list[list[str]]:
-    rows = [["build check", told_build_check(answer)]] if answer else []
+    rows = [["build check", describe_build_check(answer)]] if answer else []
     if "layers" in answer:
         rows.append(["build check layers", _short({kind.lower(): count for kind, count in answer["layers"].items()})])
     return rows
@@ -159,9 +159,9 @@ def _proof_text(proof: dict[str, Any]) -> str:
     if "damaged" in proof:
         return f"{proof['damaged']}; the device makes it again"
     machine = proof["machine"]
-    library = Library(machine["library"]).words
+    library = Library(machine["library"]).label
     device = (
-        f"{gpu_words(machine)}, {library} {machine['tensorrt']}, CUDA {machine['cuda']}, driver {machine['driver']}"
+        f"{describe_gpu(machine)}, {library} {machine['tensorrt']}, CUDA {machine['cuda']}, driver {machine['driver']}"
     )
     if not proof["engines"]:
         return f"{device}: not finished, at {proof['trying'][-1]}"

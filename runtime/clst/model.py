@@ -15,7 +15,7 @@ from clst_runtime.artifact.manifest import Manifest
 from clst_runtime.backends import open_model
 from clst_runtime.backends.base import Backend, Classes, Confidence
 from clst_runtime.errors import ClstError, ConfigError, DataError, did_you_mean
-from clst_runtime.imaging.geometry import Fitter, Layout, Picture, classes_to_camera
+from clst_runtime.imaging.geometry import Fitter, Image, Layout, classes_to_camera
 from clst_runtime.system.numbers import LARGEST_SIDE, cores_here
 
 _logger = logging.getLogger("clst")
@@ -93,7 +93,7 @@ class Model:
             self._lock.release()
             raise ClstError(f"{self._path} was closed; load it again")
 
-    def _to_camera(self, result: Picture, picture: Picture) -> Picture:
+    def _to_camera(self, result: Image, picture: Image) -> Image:
         """The model's map at the size of the image, in memory that the backend does not use again."""
         resized = classes_to_camera(result, (picture.shape[0], picture.shape[1]), self.manifest.fit)
         return resized.copy() if np.may_share_memory(resized, result) else resized
@@ -141,7 +141,7 @@ def load_model(path: str | Path, *, backend: str = "auto", threads: int | None =
     return Model(opened, Path(path))
 
 
-def _checked(image: Any) -> Picture:
+def _checked(image: Any) -> Image:
     """A contiguous H,W,3 uint8 array. Raises: DataError: it is none."""
     array = np.asarray(image)
     if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3:

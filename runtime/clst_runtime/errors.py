@@ -32,10 +32,10 @@ class ClstError(click.ClickException):
 
     def line(self) -> str:
         """`error: …` as one line, whatever names of files stand in it."""
-        words = "".join(
+        message = "".join(
             letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in self.message
         )
-        return f"error: {words}"
+        return f"error: {message}"
 
 
 class ConfigError(ClstError):
@@ -68,15 +68,15 @@ class BudgetNotHeld(ClstError):
     exit_code = 6
 
 
-def words_of(error: BaseException) -> str:
+def message_of(error: BaseException) -> str:
     """An error in one line; with its kind where it is none of ours."""
     if isinstance(error, ClstError):
         return error.message
     if isinstance(error, OSError):
         reason = error.strerror or str(error)
         return f"{error.filename}: {reason}" if error.filename else reason
-    told = " ".join(str(error).split())
-    return f"{type(error).__name__}: {told}" if told else type(error).__name__
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

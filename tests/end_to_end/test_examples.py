@@ -65,7 +65,7 @@ def test_02_segments_each_frame_of_a_video(folder):
 def test_03_adapts_and_exports(narrow, tmp_path, monkeypatch, capsys):
     """The text as it stands, but that its 2000 steps of 384x640 are 2 of 64x96."""
     real = clst.train
-    monkeypatch.setattr("clst_export.verification.gate.check_build", lambda path, say: {"not_checked": "slow"})
+    monkeypatch.setattr("clst_export.verification.gate.check_build", lambda path, report: {"not_checked": "slow"})
 
     def small(**given):
         return real(**given | {"recipe": "demo", "settings": {**given["settings"], **SETTINGS}})

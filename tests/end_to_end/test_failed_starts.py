@@ -11,7 +11,7 @@ import pytest
 
 from clst_export.cli.export import main as clst_export
 from clst_runtime.cli.bench import main as clst_bench
-from clst_runtime.evaluation.latency.comparison import Contestant
+from clst_runtime.evaluation.latency.comparison import Candidate
 from clst_runtime.imaging.image_files import write_png
 from clst_train.cli.data import main as clst_data
 from clst_train.cli.train import main as clst_train
@@ -153,7 +153,7 @@ def test_two_things_that_were_asked_are_not_said_to_be_none():
 def test_the_backend_that_the_help_of_clst_bench_names_is_one():
     words = call(clst_bench, "--help").output.split()
     example = next(word for word in words if "@" in word).rstrip(".;")
-    assert Contestant.parse(example).backend == "ort-cuda"
+    assert Candidate.parse(example).backend == "ort-cuda"
 
 
 def test_several_processes_say_it_once(places, monkeypatch):

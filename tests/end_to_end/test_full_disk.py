@@ -49,7 +49,7 @@ def one_error_line(done):
 
 def noise(index: int, size_hw=(120, 160)) -> TimedFrame:
     pixels = np.random.default_rng(index).integers(0, 255, (*size_hw, 3), dtype=np.uint8)
-    return TimedFrame(index=index, picture=pixels, captured_ns=0, name=f"{index:06d}")
+    return TimedFrame(index=index, image=pixels, captured_ns=0, name=f"{index:06d}")
 
 
 @pytest.fixture

@@ -16,13 +16,13 @@ from clst_runtime.artifact.onnx_metadata import read_onnx_manifest
 from clst_runtime.backends.onnxruntime.session import OrtBackend
 from clst_runtime.data.dataset import open_dataset
 from clst_runtime.errors import ModelFileError
-from clst_runtime.evaluation.acceptance.parity import judge_parity
+from clst_runtime.evaluation.acceptance.parity import compare_with_export
 from clst_runtime.evaluation.evaluate import evaluate, predict_at
-from clst_runtime.evaluation.latency.comparison import Contestant, ties_to_export
+from clst_runtime.evaluation.latency.comparison import Candidate, compare_with_exports
 from clst_runtime.evaluation.parity import compare
 from clst_runtime.imaging.geometry import Content, Fit, content_of
 from clst_runtime.imaging.image_files import read_image, read_label
-from clst_runtime.imaging.media import pictures_below
+from clst_runtime.imaging.media import images_below
 from clst_train.engine.run_folder import open_run
 from clst_train.models.checkpoint import load_checkpoint
 from clst_train.models.checkpoint_backend import open_checkpoint
@@ -107,11 +107,11 @@ def test_examples_show_the_pictures_without_their_padding(trained):
 
 
 def test_driving_says_what_evaluation_measures(model, cameras, tmp_path):
-    pictures = cameras / "new/images/val"
-    done = shell("clst-run", model, "--source", pictures, "--out", tmp_path / "out", "--masks")
+    images = cameras / "new/images/val"
+    done = shell("clst-run", model, "--source", images, "--out", tmp_path / "out", "--masks")
     assert done.returncode == 0, done.stderr
     lines = [json.loads(line) for line in (tmp_path / "out/frames.jsonl").read_text().splitlines()]
-    found = pictures_below(pictures)
+    found = images_below(images)
     assert len(lines) == len(found) == 2
     with OrtBackend(model) as backend:
         for path, line in zip(found, lines, strict=True):
@@ -130,10 +130,10 @@ def test_pytorch_and_the_file_agree_in_the_same_frame_and_are_not_compared_in_di
         assert result.agreement > 0.999
         assert result.candidate.miou == pytest.approx(evaluate(candidate, data).miou)
         assert result.candidate.miou == pytest.approx(candidate.manifest.parity["miou"])
-        names = [Contestant.parse(str(model))]
-        (tie,) = ties_to_export(names, [candidate], str(cameras / "new/images/val"))
+        names = [Candidate.parse(str(model))]
+        (tie,) = compare_with_exports(names, [candidate], str(cameras / "new/images/val"))
         assert (tie.found, tie.of, tie.equal) == (2, 2, 2)
-        judged = judge_parity(candidate, model, cameras / "new")
+        judged = compare_with_export(candidate, model, cameras / "new")
         assert judged.values["fingerprint"]["holds"]
         assert judged.values["labels"]["holds"]
         candidate.manifest = dataclasses.replace(candidate.manifest, fit=Fit.STRETCH)

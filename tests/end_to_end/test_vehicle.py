@@ -12,7 +12,7 @@ import pytest
 
 from clst_export.tensorrt.bundle import write_bundle
 from clst_runtime.imaging.image_files import read_image, read_label
-from clst_runtime.imaging.media import pictures_below
+from clst_runtime.imaging.media import images_below
 from tests import ROOT
 from tests.conftest import write_labelled, write_rgb_model
 
@@ -80,7 +80,7 @@ def test_all_commands_are_listed_and_versions_shown(vehicle):
 def test_a_bundle_is_looked_at_run_and_refused_with_its_reason_where_tensorrt_is_missing(vehicle, tmp_path):
     """What copies to a device needs nothing of the exporter's packages there."""
     data = write_labelled(tmp_path / "data")
-    frames = [read_image(path) for path in pictures_below(data / "images")]
+    frames = [read_image(path) for path in images_below(data / "images")]
     folder = tmp_path / "front"
     write_bundle(write_rgb_model(tmp_path / "m.onnx"), folder, frames)
     done = on(vehicle, "clst-export", "inspect", folder)

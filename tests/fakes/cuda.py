@@ -88,13 +88,13 @@ class FakeCuda:
 
         self.queue.append(copy)
 
-    def create_mark(self):
+    def create_event(self):
         self.allocations += 1
         return FakeMark()
 
-    def record(self, mark):
+    def record(self, event):
         def take():
-            mark.time_ms = self.clock_ms
+            event.time_ms = self.clock_ms
 
         self.queue.append(take)
 

@@ -28,8 +28,8 @@ class FakeSource(Source):
         return self.frame(item) if isinstance(item, int) else item
 
     def frame(self, index):
-        picture = np.full((*self.size_hw, 3), index % 250, np.uint8)
-        return TimedFrame(index=index, picture=picture, captured_ns=time.monotonic_ns(), name=f"{index:06d}")
+        image = np.full((*self.size_hw, 3), index % 250, np.uint8)
+        return TimedFrame(index=index, image=image, captured_ns=time.monotonic_ns(), name=f"{index:06d}")
 
     def close(self):
         self.closed = True

@@ -10,16 +10,16 @@ import cv2
 import numpy as np
 
 
-def jpeg(picture: np.ndarray) -> bytes:
+def jpeg(image: np.ndarray) -> bytes:
     """An RGB picture H,W,3 as JPEG."""
-    return bytes(cv2.imencode(".jpg", np.ascontiguousarray(picture[..., ::-1]))[1])
+    return bytes(cv2.imencode(".jpg", np.ascontiguousarray(image[..., ::-1]))[1])
 
 
 def plain(value: int, size_hw: tuple[int, int] = (16, 32)) -> np.ndarray:
     """A grey picture H,W,3 of one value, but for its left half, which is black."""
-    picture = np.full((*size_hw, 3), value, np.uint8)
-    picture[:, : size_hw[1] // 2] = 0
-    return picture
+    image = np.full((*size_hw, 3), value, np.uint8)
+    image[:, : size_hw[1] // 2] = 0
+    return image
 
 
 def write_avi(path: Path, packets: Sequence[bytes], size_hw: tuple[int, int] = (16, 32), fps: int = 25) -> Path:
@@ -39,18 +39,18 @@ def write_avi(path: Path, packets: Sequence[bytes], size_hw: tuple[int, int] = (
 
 
 def write_mkv(
-    path: Path, pictures: Sequence[np.ndarray], *, fps: int = 25, interlaced: bool = False, seconds: float | None = None
+    path: Path, images: Sequence[np.ndarray], *, fps: int = 25, interlaced: bool = False, seconds: float | None = None
 ) -> Path:
     """Write a Matroska file of uncompressed pictures; `seconds` is how long it says it is, None = as long as it is."""
-    height, width = pictures[0].shape[:2]
-    ticks = 1000 * (len(pictures) / fps if seconds is None else seconds)
+    height, width = images[0].shape[:2]
+    ticks = 1000 * (len(images) / fps if seconds is None else seconds)
     video = _element(0xB0, _number(width)) + _element(0xBA, _number(height)) + _element(0x2EB524, b"I420")
     video += _element(0x9A, _number(1 if interlaced else 2)) + (_element(0x9D, _number(1)) if interlaced else b"")
     track = _element(0xD7, _number(1)) + _element(0x73C5, _number(1)) + _element(0x83, _number(1))
     track += _element(0x86, b"V_UNCOMPRESSED") + _element(0x23E383, _number(10**9 // fps)) + _element(0xE0, video)
     blocks = b"".join(
-        _element(0xA3, b"\x81" + struct.pack(">hB", 1000 * place // fps, 0x80) + _planes(picture))
-        for place, picture in enumerate(pictures)
+        _element(0xA3, b"\x81" + struct.pack(">hB", 1000 * place // fps, 0x80) + _planes(image))
+        for place, image in enumerate(images)
     )
     body = _element(0x1549A966, _element(0x2AD7B1, _number(10**6)) + _element(0x4489, struct.pack(">d", ticks)))
     body += _element(0x1654AE6B, _element(0xAE, track)) + _element(0x1F43B675, _element(0xE7, _number(0)) + blocks)
@@ -58,8 +58,8 @@ def write_mkv(
     return path
 
 
-def _planes(picture: np.ndarray) -> bytes:
-    return cv2.cvtColor(picture, cv2.COLOR_RGB2YUV_I420).tobytes()
+def _planes(image: np.ndarray) -> bytes:
+    return cv2.cvtColor(image, cv2.COLOR_RGB2YUV_I420).tobytes()
 
 
 def _element(name: int, content: bytes) -> bytes:

@@ -51,16 +51,16 @@ def batches(*, seed: int = 0, size: int = 2, ignored: bool = False) -> tuple[Sou
     """Random pictures; the target's crops are its whole images."""
     rng = np.random.default_rng(seed)
     shape = (size, *SIZE_HW)
-    pictures = [rng.integers(0, 256, (*shape, 3), np.uint8) for _ in range(2)]
+    images = [rng.integers(0, 256, (*shape, 3), np.uint8) for _ in range(2)]
     labels = rng.integers(0, CLASSES, shape).astype(np.uint8)
     whole = Geometry(zoomed_hw=SIZE_HW, top=0, left=0, crop_hw=SIZE_HW, mirrored=False)
     covered = np.full(shape, ignored)
     return (
-        SourceBatch(images=pictures[0], labels=labels, mixing=labels == 1),
+        SourceBatch(images=images[0], labels=labels, mixing=labels == 1),
         TargetBatch(
             indices=np.arange(size),
-            whole=pictures[1],
-            crops=pictures[1].copy(),
+            whole=images[1],
+            crops=images[1].copy(),
             ignored=covered,
             geometries=(whole,) * size,
         ),

@@ -16,7 +16,7 @@ from clst_runtime.backends.base import Prediction
 from clst_runtime.imaging.geometry import Layout
 from clst_runtime.live.results import Result
 from clst_runtime.live.statistics import Deadline, RunStatistics
-from clst_runtime.live.web import RunFacts, open_web, parse_web_address
+from clst_runtime.live.web import RunInfo, open_web, parse_web_address
 from clst_runtime.sources.base import TimedFrame
 from tests.conftest import RGB_CLASSES, rgb_manifest
 
@@ -24,11 +24,11 @@ GREY = 120
 JSON = {"Content-Type": "application/json"}
 
 
-def result_of(index, *, size_hw=(32, 64), class_id=0, age_ms=10.0, inference_ms=5.0, picture=None, layout=Layout.RGB):
+def result_of(index, *, size_hw=(32, 64), class_id=0, age_ms=10.0, inference_ms=5.0, image=None, layout=Layout.RGB):
     """A frame of one class; by default the picture is grey."""
-    picture = np.full((*size_hw, 3), GREY, np.uint8) if picture is None else picture
+    image = np.full((*size_hw, 3), GREY, np.uint8) if image is None else image
     captured_ns = time.monotonic_ns() - int(age_ms * 1e6)
-    timed = TimedFrame(index=index, picture=picture, layout=layout, captured_ns=captured_ns, name=f"{index:06d}")
+    timed = TimedFrame(index=index, image=image, layout=layout, captured_ns=captured_ns, name=f"{index:06d}")
     mask = np.full(timed.size_hw, class_id, np.uint8)
     return Result(
         timed=timed,
@@ -113,7 +113,7 @@ def served(address="0", *, recordings=None, deadline=None, alpha=0.5, live=True,
     sink = open_web(
         parse_web_address(address),
         statistics=statistics,
-        facts=RunFacts(manifest=manifest or rgb_manifest(), alpha=alpha, **told),
+        facts=RunInfo(manifest=manifest or rgb_manifest(), alpha=alpha, **told),
         recordings=recordings,
         token=token,
     )

@@ -23,7 +23,7 @@ def main(out: Path, scenes: int, settings: tuple[str, ...]) -> None:
     check_installed(*packages)
     from clst_train.engine.options import check_settings, configure
 
-    check_new_folder(out, cure="remove it or give another --out")
+    check_new_folder(out, hint="remove it or give another --out")
     check_settings(configure("demo", {"settings": settings}))
     for module in packages:
         require(module)

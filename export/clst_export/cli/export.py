@@ -140,7 +140,7 @@ def produce(
     """Make every file of `paths` and tell of it."""
     from clst_export.cli.report import report
     from clst_export.pipeline import trace_network, write_model
-    from clst_runtime.backends.tensorrt.build.check import told_build_check
+    from clst_runtime.backends.tensorrt.build.check import describe_build_check
 
     network = trace_network(checkpoint, request, inputs)
     conversion = write_model(network, paths["onnx"], request, log=_log.info)
@@ -148,7 +148,7 @@ def produce(
     if options["as_json"]:
         click.echo(conversion.manifest.to_json())
     if "not_checked" in conversion.manifest.build_check:
-        _log.info(told_build_check(conversion.manifest.build_check))
+        _log.info(describe_build_check(conversion.manifest.build_check))
     baseline = None
     if "baseline_onnx" in paths:
         from clst_export.inputs import baseline_request

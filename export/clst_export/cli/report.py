@@ -6,7 +6,7 @@ from pathlib import Path
 
 from clst_export.pipeline import Conversion
 from clst_export.quantization.search import curve_table, draw_curve
-from clst_runtime.backends.tensorrt.build.check import told_build_check
+from clst_runtime.backends.tensorrt.build.check import describe_build_check
 from clst_runtime.system.tables import format_table, percent
 
 
@@ -33,5 +33,5 @@ def report(conversion: Conversion, path: Path, budget: float | None) -> str:
         cells.append(["mIoU", percent(a), percent(b), percent(b - a, 3)])
         lines.append(format_table(["class", "PyTorch fp32", manifest.precision, "difference"], cells))
     if "layers" in manifest.build_check:
-        lines.append(told_build_check(manifest.build_check))
+        lines.append(describe_build_check(manifest.build_check))
     return "\n".join(lines)

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from clst_runtime.backends.base import Frame
-from clst_runtime.backends.onnxruntime.errors import told_in_one_line
+from clst_runtime.backends.onnxruntime.errors import one_line
 from clst_runtime.system.optional import require
 
 DOING = "measuring what flows through the graph"
@@ -39,9 +39,9 @@ def stream_activations(
     watched.graph.output.extend(onnx.ValueInfoProto(name=name) for name in wanted if name not in present)
     options = ort.SessionOptions()
     options.log_severity_level = 3
-    with told_in_one_line(DOING):
+    with one_line(DOING):
         session = ort.InferenceSession(watched.SerializeToString(), options, providers=["CPUExecutionProvider"])
     for frame in frames:
-        with told_in_one_line(DOING):
+        with one_line(DOING):
             values = session.run(wanted, {"frame": frame[None]})
         yield dict(zip(wanted, values, strict=True))

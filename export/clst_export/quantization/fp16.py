@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from clst_export.graph.types import infer_types
 from clst_runtime.backends.base import Frame
-from clst_runtime.backends.onnxruntime.errors import told_in_one_line
+from clst_runtime.backends.onnxruntime.errors import one_line
 from clst_runtime.errors import DataError, ModelFileError
 from clst_runtime.system.optional import require
 
@@ -57,12 +57,12 @@ def measure_ranges(model: Any, frames: Iterable[Frame]) -> dict[str, float]:
     options = ort.SessionOptions()
     options.log_severity_level = 3
     options.enable_mem_pattern = False  # it plans one block in which all tensors live at once
-    with told_in_one_line(DOING):
+    with one_line(DOING):
         session = ort.InferenceSession(watched.SerializeToString(), options, providers=["CPUExecutionProvider"])
     ranges, count = np.zeros(len(names)), 0
     for frame in frames:
         count += 1
-        with told_in_one_line(DOING):
+        with one_line(DOING):
             found = session.run(["clst_maxima", "clst_sums"], {"frame": frame[None]})
         maxima, sums = np.array(found)
         # ReduceMax passes over NaN, so the sum shows whether there is one; NaN stays NaN through np.maximum.

@@ -12,6 +12,7 @@ from clst_runtime.artifact.onnx_metadata import read_onnx_manifest
 from clst_runtime.backends.base import Frame
 from clst_runtime.backends.tensorrt.build.options import BuildOptions
 from clst_runtime.backends.tensorrt.build.verification import Expected, check_frames, onnx_class_maps
+from clst_runtime.backends.tensorrt.bundle.device_engine import build_bundle
 from clst_runtime.backends.tensorrt.bundle.format import (
     BASELINE,
     BASELINE_EXPECTED,
@@ -23,7 +24,6 @@ from clst_runtime.backends.tensorrt.bundle.format import (
     BundledModel,
     read_bundle,
 )
-from clst_runtime.backends.tensorrt.bundle.prepare import build_bundle
 from clst_runtime.backends.tensorrt.library import Library
 from clst_runtime.errors import ModelFileError
 from clst_runtime.imaging.image_files import write_png
@@ -81,7 +81,7 @@ def write_bundle(
     check_frames(frames, manifest.input_hw)
     if baseline is not None:
         check_baseline(manifest, read_onnx_manifest(baseline), where=baseline)
-    check_new_folder(out_dir, cure="remove it or give another --out")
+    check_new_folder(out_dir, hint="remove it or give another --out")
     sources = [(onnx_path, MODEL, EXPECTED)]
     sources += [] if baseline is None else [(baseline, BASELINE, BASELINE_EXPECTED)]
     expected = [onnx_class_maps(source, frames) for source, _, _ in sources]

@@ -13,7 +13,7 @@ from clst_export.tensorrt.engine import BuildOptions, build_engine, built_engine
 from clst_runtime.backends.base import Frame
 from clst_runtime.backends.cuda.device import GpuOutOfMemory
 from clst_runtime.backends.cuda.options import GpuOptions
-from clst_runtime.backends.tensorrt.build.check import told_build_check
+from clst_runtime.backends.tensorrt.build.check import describe_build_check
 from clst_runtime.backends.tensorrt.bundle.comparison import compare_times
 from clst_runtime.backends.tensorrt.bundle.proof import VERDICTS, Outcome, Proof
 from clst_runtime.backends.tensorrt.sidecar import read_engine
@@ -40,7 +40,7 @@ def write_baseline(network: TracedNetwork, out: Path, request: Request, *, log: 
         return None
     log(f"{out.name}: {100 * conversion.comparison.agreement:.4f} % of the pixels equal PyTorch's")
     if "layers" in conversion.manifest.build_check:
-        log(f"{out.name}: {told_build_check(conversion.manifest.build_check)}")
+        log(f"{out.name}: {describe_build_check(conversion.manifest.build_check)}")
     return out
 
 

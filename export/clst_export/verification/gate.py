@@ -20,10 +20,10 @@ from clst_export.verification.comparison import FP32_TIE, Agreement, verify
 from clst_export.verification.evaluator import Comparison, Evaluator
 from clst_runtime.artifact.manifest import Manifest
 from clst_runtime.backends.onnxruntime.session import OrtBackend
-from clst_runtime.backends.tensorrt.build.check import check_build, told_build_check
+from clst_runtime.backends.tensorrt.build.check import check_build, describe_build_check
 from clst_runtime.errors import BudgetNotHeld
 from clst_runtime.evaluation.export_digest import KEY as FINGERPRINT
-from clst_runtime.evaluation.export_digest import take_fingerprint
+from clst_runtime.evaluation.export_digest import take_digest
 from clst_runtime.system.files.atomic import write_text, written_whole
 from clst_train.models.deployable import Deployable
 
@@ -96,7 +96,7 @@ def verify_and_save(
         save_model(model, manifest, temporary)
         with OrtBackend(temporary) as backend:
             comparison = evaluator.evaluate(backend)
-            fingerprint = take_fingerprint(backend, evaluator.frames)
+            fingerprint = take_digest(backend, evaluator.frames)
             ties = _ties(network, backend, evaluator, bounds.tie_fraction)
         failures = bounds.failures(comparison, ties)
         parity: dict[str, Any] = {"reference": "PyTorch fp32", **comparison.to_json()}
@@ -104,7 +104,7 @@ def verify_and_save(
         parity |= {FINGERPRINT: fingerprint.to_json()}
         parity |= {"bounds": dataclasses.asdict(bounds), "holds": not failures}
         for_tensorrt = manifest.calibration.get("target") != Target.CPU.value
-        build_check = check_build(temporary, say=log) if for_tensorrt and not failures else {}
+        build_check = check_build(temporary, report=log) if for_tensorrt and not failures else {}
         manifest = save_model(model, dataclasses.replace(manifest, parity=parity, build_check=build_check), temporary)
         if failures or "refused" in build_check:
             raise _rejected(temporary, out, manifest, failures)
@@ -123,7 +123,7 @@ def _rejected(temporary: Path, out: Path, manifest: Manifest, failures: Sequence
     rejected, report = _rejected_paths(out)
     os.replace(temporary, rejected)
     write_text(report, json.dumps({**manifest.parity, "build_check": manifest.build_check}, indent=1) + "\n")
-    refused = f"is refused: {told_build_check(manifest.build_check)}"
+    refused = f"is refused: {describe_build_check(manifest.build_check)}"
     reason = f"differs from PyTorch: {'; '.join(failures)}" if failures else refused
     return BudgetNotHeld(f"{out.name} {reason}; kept as {rejected} with its report beside it")
 

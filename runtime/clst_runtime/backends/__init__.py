@@ -71,7 +71,7 @@ def check_model_file(path: Path) -> None:
 def _open(path: Path, name: str, threads: int | None, gpu: GpuOptions) -> Backend:
     if name == TENSORRT:
         if path.is_dir():
-            from clst_runtime.backends.tensorrt.bundle.prepare import open_bundle
+            from clst_runtime.backends.tensorrt.bundle.device_engine import open_bundle
 
             return open_bundle(path, gpu)
         from clst_runtime.backends.tensorrt.runner import TrtBackend
@@ -122,6 +122,6 @@ def open_without_engine(folder: Path, why: ClstError, *, threads: int | None = N
 
 def _check_default(path: Path, name: str, gpu: GpuOptions) -> None:
     """Options that would do nothing are refused."""
-    told = ", ".join(f"{each} {value}" for each, value in vars(gpu).items() if value != getattr(GpuOptions(), each))
-    if told:
-        raise ConfigError(f"{path} is computed by {name}, where {told} means nothing; leave it out, or give an engine")
+    text = ", ".join(f"{each} {value}" for each, value in vars(gpu).items() if value != getattr(GpuOptions(), each))
+    if text:
+        raise ConfigError(f"{path} is computed by {name}, where {text} means nothing; leave it out, or give an engine")

@@ -154,8 +154,8 @@ class LabelMapping:
             raise DataError(f"{where}: label image has shape {raw.shape}, expected one channel H,W")
         unknown = self.unknown_ids(raw)
         if unknown:
-            told = ", ".join(f"{value} ({count} pixels)" for value, count in sorted(unknown.items())[:8])
-            raise DataError(f"{where}: label ids outside the map: {told}; add them to the mapping or fix the labels")
+            text = ", ".join(f"{value} ({count} pixels)" for value, count in sorted(unknown.items())[:8])
+            raise DataError(f"{where}: label ids outside the map: {text}; add them to the mapping or fix the labels")
         return np.asarray(self.table[raw], np.uint8)
 
     def unknown_ids(self, raw: npt.NDArray[np.integer[Any]]) -> dict[int, int]:
@@ -227,8 +227,8 @@ def unrelated(source: ClassList, target: ClassList, mapping: LabelMapping) -> li
     ids = mapping.table[: len(source)]
     ignored = [name for name, index in zip(source.names, ids, strict=True) if index == IGNORE_ID]
     lacking = [name for index, name in enumerate(target.names) if index not in ids]
-    told = [f"pixels of {', '.join(ignored)} are ignored, {target.name} has no such class"] if ignored else []
-    return told + ([f"no label of {source.name} becomes {', '.join(lacking)}"] if lacking else [])
+    text = [f"pixels of {', '.join(ignored)} are ignored, {target.name} has no such class"] if ignored else []
+    return text + ([f"no label of {source.name} becomes {', '.join(lacking)}"] if lacking else [])
 
 
 def load_mapping(path: Path, source: ClassList, target: ClassList) -> LabelMapping:

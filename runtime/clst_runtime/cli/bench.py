@@ -106,22 +106,22 @@ def check_wish(wish: Wish, context: click.Context) -> None:
 
 def measure(wish: Wish) -> tuple[list[Score], dict[str, Any]]:
     """All scores, and the facts they must be quoted with."""
-    from clst_runtime.evaluation.latency.comparison import engine_only, entrants, glass_to_mask, host_to_host
+    from clst_runtime.evaluation.latency.comparison import candidates_for, engine_only, glass_to_mask, host_to_host
     from clst_runtime.evaluation.latency.host_to_host import Effort
     from clst_runtime.system.device_state import device_state, unsteadiness
     from clst_runtime.system.machine import machine_facts
 
-    contestants = entrants(wish.models, gpu_of(dataclasses.asdict(wish)))
+    candidates = candidates_for(wish.models, gpu_of(dataclasses.asdict(wish)))
     facts: dict[str, Any] = {"date": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "machine": machine_facts()}
     facts |= {"frames": without_credentials(wish.live or wish.data or "drawn noise"), "threads": wish.threads}
     before = device_state()
     if wish.live is not None:
-        scores = glass_to_mask(contestants, wish.live, wish.seconds, threads=wish.threads)
+        scores = glass_to_mask(candidates, wish.live, wish.seconds, threads=wish.threads)
     else:
         effort = Effort(runs=wish.runs, seconds=wish.seconds, warm_up_runs=wish.warm_up)
-        scores = host_to_host(contestants, wish.data, effort, threads=wish.threads)
+        scores = host_to_host(candidates, wish.data, effort, threads=wish.threads)
         if wish.engine:
-            scores += engine_only(contestants, wish.data, effort, threads=wish.threads)
+            scores += engine_only(candidates, wish.data, effort, threads=wish.threads)
     after = device_state()
     return scores, facts | {"before": before, "after": after, "doubts": unsteadiness(before, after)}
 

@@ -16,7 +16,7 @@ from typing import Any
 import click
 
 from clst_runtime.cli.messages import keep_in, set_level, shown_messages
-from clst_runtime.errors import ClstError, DataError, did_you_mean, words_of
+from clst_runtime.errors import ClstError, DataError, did_you_mean, message_of
 from clst_runtime.system.credentials import keeping_secret, without_credentials
 from clst_runtime.system.optional import blamed_for, unimportable
 from clst_runtime.system.signals import heard_as_interrupts, unheard_at_exit
@@ -163,7 +163,7 @@ def _told(error: OSError) -> int:
     silence_standard_output()
     if isinstance(error, BrokenPipeError):
         return 1
-    return _failed(DataError(words_of(error)))
+    return _failed(DataError(message_of(error)))
 
 
 def _failed(error: ClstError) -> int:

@@ -87,22 +87,20 @@ def examine_machine(*, as_json: bool) -> None:
     from clst_runtime.doctor import examine, lacking
 
     findings = examine()
-    click.echo(
-        json.dumps([dataclasses.asdict(finding) for finding in findings], indent=1) if as_json else told(findings)
-    )
+    click.echo(json.dumps([finding.to_json() for finding in findings], indent=1) if as_json else listing(findings))
     missing = lacking(findings)
     if missing:
         raise MissingDependency(f"clst-run cannot work here: {', '.join(missing)}; the cures stand above")
 
 
-def told(findings: list[Finding]) -> str:
-    """A line for each finding, and its cure below it."""
+def listing(findings: list[Finding]) -> str:
+    """A line for each finding, and its hint below it."""
     width = max(len(finding.name) for finding in findings)
     lines = []
     for finding in findings:
-        lines.append(f"{finding.state.value:<8}  {finding.name:<{width}}  {finding.told}")
-        if finding.cure:
-            lines.append(f"{'':<8}  {'':<{width}}  → {finding.cure}")
+        lines.append(f"{finding.state.value:<8}  {finding.name:<{width}}  {finding.text}")
+        if finding.hint:
+            lines.append(f"{'':<8}  {'':<{width}}  → {finding.hint}")
     return "\n".join(lines)
 
 
@@ -133,4 +131,4 @@ def verify(chosen: Options) -> None:
     click.echo(json.dumps(to_json(acceptance), indent=1) if chosen.as_json else brief(acceptance))
     write_text(chosen.report, report_text(acceptance))
     _log.info(f"report: {chosen.report}")
-    acceptance.raise_verdict()
+    acceptance.raise_if_rejected()

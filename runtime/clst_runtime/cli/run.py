@@ -15,7 +15,7 @@ import click
 
 from clst_runtime.cli.command import command
 from clst_runtime.cli.gpu_options import gpu_of, gpu_options
-from clst_runtime.errors import ClstError, DataError, ModelFileError, words_of
+from clst_runtime.errors import ClstError, DataError, ModelFileError, message_of
 from clst_runtime.system.credentials import all_without_credentials, without_credentials
 from clst_runtime.system.numbers import THREADS, Real, Whole
 from clst_runtime.system.progress import is_shown
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
     from clst_runtime.backends.base import Backend
     from clst_runtime.backends.cuda.options import GpuOptions
     from clst_runtime.backends.selection import Choice
-    from clst_runtime.live.monitor.watch import WatchSink
+    from clst_runtime.live.monitor.sink import MonitorSink
     from clst_runtime.live.output_folder import OutFolder
-    from clst_runtime.live.pipeline import Stop, Watchers
+    from clst_runtime.live.pipeline import Observers, Stop
     from clst_runtime.live.sinks.base import Sink
     from clst_runtime.live.statistics import RunStatistics
-    from clst_runtime.sources import Patience, Source
+    from clst_runtime.sources import Source, Timeouts
 
 _log = logging.getLogger(__name__)
 UNKNOWN_FPS = 10.0
@@ -91,7 +91,7 @@ def main(model: Path, source: str, out: Path | None, **options: Any) -> None:
         choice = choose_backend(model, options["backend"]) if has_choice(model) else None
         name = options["backend"] if choice is None else choice.name
         backend = opened.enter_context(open_backend(model, source, name, gpu, options))
-        frames = opened.enter_context(open_source(source, patience=patience_of(options["patience_seconds"])))
+        frames = opened.enter_context(open_source(source, timeouts=timeouts_of(options["patience_seconds"])))
         statistics = RunStatistics(deadline, live=frames.live)
         described = {"model": str(model), "source": without_credentials(source)}
         for warning in getattr(backend, "warnings", ()):
@@ -100,12 +100,12 @@ def main(model: Path, source: str, out: Path | None, **options: Any) -> None:
         if options["collect"] is not None:
             opened.enter_context(locked(options["collect"]))
         sinks = all_or_none(open_sinks(backend, frames, statistics, folder, options, described))
-        watchers = opened.enter_context(watching(description_of(backend, choice), folder))
-        telling = Telling(statistics, backend, folder, options, described, stop, watchers)
+        observers = opened.enter_context(watching(description_of(backend, choice), folder))
+        telling = Telling(statistics, backend, folder, options, described, stop, observers)
         with stopped_by_signals(stop):
             try:
                 run_pipeline(frames, backend, sinks, limit=options["limit"], statistics=statistics,
-                             watchers=watchers, stop=stop)  # fmt: skip
+                             observers=observers, stop=stop)  # fmt: skip
             except (Exception, KeyboardInterrupt):
                 if (frames.live or stop.at_once) and statistics.frames:  # what was driven is worth its report
                     tell(telling)
@@ -191,11 +191,11 @@ def writes_to_stdout(stream: str) -> bool:
     return stream.endswith(":-")
 
 
-def patience_of(seconds: float | None) -> Patience | None:
+def timeouts_of(seconds: float | None) -> Timeouts | None:
     """The patience of a live source, as asked for."""
-    from clst_runtime.sources import Patience
+    from clst_runtime.sources import Timeouts
 
-    return None if seconds is None else Patience(start_seconds=seconds, lost_seconds=seconds)
+    return None if seconds is None else Timeouts(start_seconds=seconds, lost_seconds=seconds)
 
 
 def description_of(backend: Backend, choice: Choice | None) -> str:
@@ -206,9 +206,9 @@ def description_of(backend: Backend, choice: Choice | None) -> str:
 
 
 @contextmanager
-def watching(description: str, folder: OutFolder | None) -> Iterator[Watchers]:
+def watching(description: str, folder: OutFolder | None) -> Iterator[Observers]:
     """What follows the run beside the sinks: the folder for results, the terminal, the service manager."""
-    from clst_runtime.live.pipeline import Watchers
+    from clst_runtime.live.pipeline import Observers
     from clst_runtime.live.statistics import ENDED, LOST, STARTING
     from clst_runtime.live.systemd import Notifier
 
@@ -230,7 +230,7 @@ def watching(description: str, folder: OutFolder | None) -> Iterator[Watchers]:
             waited_for.add(why)
         notifier.alive(state)
 
-    yield Watchers(ready=ready, tick=tick)
+    yield Observers(ready=ready, tick=tick)
     notifier.stopping()
 
 
@@ -286,7 +286,7 @@ def open_sinks(
 
 def open_files(backend: Backend, source: Source, out: Path, options: dict[str, Any]) -> Iterator[Sink]:
     """The sinks that write into `--out`; each makes its file with the first frame."""
-    from clst_runtime.live.sinks.files import FrameLogSink, MaskSink, PictureSink
+    from clst_runtime.live.sinks.files import FrameLogSink, ImageSink, MaskSink
     from clst_runtime.live.sinks.video import VideoSink
     from clst_runtime.live.sinks.video_files import video_suffix
     from clst_runtime.system.optional import extra
@@ -302,7 +302,7 @@ def open_files(backend: Backend, source: Source, out: Path, options: dict[str, A
     if options["masks"]:
         yield MaskSink(out / "masks")
     if options["pictures"]:
-        yield PictureSink(out / "overlays", classes, alpha)
+        yield ImageSink(out / "overlays", classes, alpha)
 
 
 def open_page(
@@ -314,10 +314,10 @@ def open_page(
     facts: dict[str, str],
 ) -> Sink:
     """Serve the live page; recordings that its viewers start go below the folder."""
-    from clst_runtime.live.web import RunFacts, open_web, parse_web_address
+    from clst_runtime.live.web import RunInfo, open_web, parse_web_address
 
     fps = None if source.live else source.fps
-    told = RunFacts(manifest=backend.manifest, backend=backend.description, alpha=options["alpha"], fps=fps, **facts)
+    told = RunInfo(manifest=backend.manifest, backend=backend.description, alpha=options["alpha"], fps=fps, **facts)
     recordings = None if folder is None else folder.path / "recordings"
     page = open_web(parse_web_address(options["web"]), statistics=statistics, facts=told, recordings=recordings,
                     token=options["web_token"])  # fmt: skip
@@ -336,12 +336,12 @@ def show_progress(statistics: RunStatistics) -> None:
 
 def open_monitor(
     backend: Backend, source: Source, statistics: RunStatistics, options: dict[str, Any]
-) -> WatchSink | None:
+) -> MonitorSink | None:
     """The monitor of the camera, where the model has a reference; changes are told at once and kept as warnings.
 
     The statistics tell its state from then on.
     """
-    from clst_runtime.live.monitor.watch import open_watch
+    from clst_runtime.live.monitor.sink import open_monitor
 
     def told(words: str) -> None:
         _log.warning(f"camera: {words}")
@@ -349,7 +349,7 @@ def open_monitor(
 
     if not source.live and not backend.manifest.domain and options["collect"] is None:
         return None  # of files nobody asked
-    watch = open_watch(backend.manifest, source, collect=options["collect"], tell=told)
+    watch = open_monitor(backend.manifest, source, collect=options["collect"], report=told)
     statistics.domain = None if watch is None else watch.snapshot
     return watch
 
@@ -364,7 +364,7 @@ class Telling:
     options: dict[str, Any]
     described: dict[str, str]
     stop: Stop
-    watchers: Watchers
+    observers: Observers
 
     def as_text(self) -> str:
         """All statistics as JSON."""
@@ -378,13 +378,13 @@ class Telling:
 
         seconds = lambda: HURRY_SECONDS if self.stop.at_once else REPORT_SECONDS  # noqa: E731
         try:
-            in_time(work, seconds, meanwhile=lambda: self.watchers.tick(self.statistics))
+            in_time(work, seconds, meanwhile=lambda: self.observers.tick(self.statistics))
         except BrokenPipeError:
             if not self.statistics.failures:  # else the exit code must tell of them
                 raise
             return False
         except (ClstError, OSError) as error:
-            reason = getattr(error, "strerror", None) or words_of(error)
+            reason = getattr(error, "strerror", None) or message_of(error)
             self.statistics.failures.append(f"{what}: {reason}")
             return False
         return True

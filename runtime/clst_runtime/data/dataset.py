@@ -101,10 +101,10 @@ def other_size(pair: Files, image_hw: tuple[int, ...], label_hw: tuple[int, ...]
     """What to say of an image and a label of different sizes."""
     turned = is_turned(pair.image)
     upright = " when upright, as its EXIF orientation says," if turned else ""
-    cure = "; label the upright picture, or remove the orientation" if turned else ""
+    hint = "; label the upright picture, or remove the orientation" if turned else ""
     sizes = [f"{rows}x{columns}" for rows, columns in (image_hw, label_hw)]
-    told = f"{pair.image} is {sizes[0]}{upright} but {pair.label} is {sizes[1]}"
-    return f"{told}; image and label must have the same size{cure}"
+    text = f"{pair.image} is {sizes[0]}{upright} but {pair.label} is {sizes[1]}"
+    return f"{text}; image and label must have the same size{hint}"
 
 
 def classes_and_mapping(

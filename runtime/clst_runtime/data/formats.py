@@ -21,7 +21,7 @@ from clst_runtime.classes.labels import (
 )
 from clst_runtime.errors import ConfigError, DataError, did_you_mean
 from clst_runtime.imaging.image_files import read_label
-from clst_runtime.imaging.media import files_below, pictures_below, without_suffix
+from clst_runtime.imaging.media import files_below, images_below, without_suffix
 from clst_runtime.system.files.json_values import read_json_object, read_text
 from clst_runtime.system.files.paths import check_folder
 
@@ -144,7 +144,7 @@ class _Labels:
 def _city_files(suffix: str, image_suffix: str) -> Callable[[Path, str], list[Files]]:
     def files(root: Path, split: str) -> list[Files]:
         base, labels, found = root / "leftImg8bit" / split, _Labels(root / "gtFine" / split), []
-        for image in pictures_below(base):
+        for image in images_below(base):
             name = without_suffix(image.relative_to(base)).as_posix()
             if name.endswith(image_suffix):
                 found.append(Files(image=image, label=labels.of(name.removesuffix(image_suffix) + suffix)))
@@ -158,7 +158,7 @@ def _flat_files(images: str, labels: str) -> Callable[[Path, str], list[Files]]:
 
     def files(root: Path, split: str) -> list[Files]:
         base, beside = root / images, _Labels(root / labels)
-        names = [(image, without_suffix(image.relative_to(base))) for image in pictures_below(base)]
+        names = [(image, without_suffix(image.relative_to(base))) for image in images_below(base)]
         return _part([Files(image=image, label=beside.of(str(name), name.name)) for image, name in names], split)
 
     return files
@@ -173,13 +173,13 @@ def _folder_files(root: Path, split: str) -> list[Files]:
     base, labels = root / "images" / split, _Labels(root / "labels" / split)
     return [
         Files(image=image, label=labels.of(without_suffix(image.relative_to(base)).as_posix()))
-        for image in pictures_below(base)
+        for image in images_below(base)
     ]
 
 
 def _camvid_files(root: Path, split: str) -> list[Files]:
     labels = _Labels(root / "LabeledApproved_full")
-    names = [(image, without_suffix(image).name) for image in pictures_below(root / "701_StillsRaw_full")]
+    names = [(image, without_suffix(image).name) for image in images_below(root / "701_StillsRaw_full")]
     found = [Files(image=image, label=labels.of(f"{name}_L")) for image, name in names]
     listing = root / f"{split}.txt"
     if not listing.is_file():
@@ -206,8 +206,8 @@ def _read_camvid(path: Path, mapping: LabelMapping) -> npt.NDArray[np.int32]:
     """CamVid's colours as camvid11 ids; a colour that CamVid does not have becomes 254, which the map refuses."""
     from clst_runtime.imaging.image_files import read_image
 
-    picture = read_image(path).astype(np.int32)
-    keys = picture[..., 0] << 16 | picture[..., 1] << 8 | picture[..., 2]
+    image = read_image(path).astype(np.int32)
+    keys = image[..., 0] << 16 | image[..., 1] << 8 | image[..., 2]
     classes = load_class_list("camvid11")
     ids = np.full(keys.shape, 254, np.int32)
     for name, colours in CAMVID_COLOURS.items():
@@ -305,8 +305,8 @@ def find_format(root: Path, name: str | None = None) -> Format:
     for each in FORMATS.values():
         if next(root.glob(each.looks_for.replace(".png", ".[pP][nN][gG]")), None) is not None:
             return each
-    told = "; ".join(f"{each.name}: {each.looks_for}" for each in FORMATS.values())
-    raise DataError(f"{root}: no known layout (looked for {told}); give --format, or convert it to the folder layout")
+    text = "; ".join(f"{each.name}: {each.looks_for}" for each in FORMATS.values())
+    raise DataError(f"{root}: no known layout (looked for {text}); give --format, or convert it to the folder layout")
 
 
 def files_of_split(form: Format, root: Path, split: str) -> list[Files]:
@@ -321,8 +321,8 @@ def files_of_split(form: Format, root: Path, split: str) -> list[Files]:
     if files:
         return files
     there = [name for name in form.splits(root) if name != split and form.files(root, name)]
-    told = f"its splits are {', '.join(there)}" if there else "nor in any other"
-    raise DataError(f"{root}: no images in split {split!r} of the {form.name} layout; {told}")
+    text = f"its splits are {', '.join(there)}" if there else "nor in any other"
+    raise DataError(f"{root}: no images in split {split!r} of the {form.name} layout; {text}")
 
 
 def shared_labels(files: Sequence[Files]) -> list[str]:

@@ -42,7 +42,7 @@ RESULTS = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pictures:
+class InputImages:
     """The pictures that a place stands for."""
 
     place: Path
@@ -62,22 +62,22 @@ class Pictures:
         return own_names([path.relative_to(root) for path in self.paths])
 
 
-def pictures_of(place: Path, *, split: str | None = None) -> Pictures:
+def images_of(place: Path, *, split: str | None = None) -> InputImages:
     """The pictures that a place stands for; `split` is that of a data set's root, None takes all.
 
     Raises:
         DataError: there is no such place, it holds no picture or only results, or a file or folder cannot be read.
     """
     if place.is_file():
-        if kind_of(place) is not Kind.PICTURE:
+        if kind_of(place) is not Kind.IMAGE:
             raise DataError(f"{place}: not a picture or video by what it holds; convert it, e.g. to PNG or MP4")
-        return Pictures(place=place, paths=(place,))
+        return InputImages(place=place, paths=(place,))
     check_folder(place)
     _refuse_results(place)
     for inner, formats in LAYOUTS:
         if split is not None and (place / inner).is_dir():
             return _images_of_split(place, inner, formats, split)
-    return _pictures_below(place)
+    return _images_below(place)
 
 
 def check_place(place: Path) -> None:
@@ -89,7 +89,7 @@ def check_place(place: Path) -> None:
     if not place.exists():
         raise DataError(f"{place}: no such folder, picture or video")
     if not is_video(place):
-        read_image(pictures_of(place, split="train").paths[0])
+        read_image(images_of(place, split="train").paths[0])
         return
     video = VideoFile(place)
     try:
@@ -98,20 +98,20 @@ def check_place(place: Path) -> None:
         video.close()
 
 
-def _images_of_split(root: Path, inner: str, formats: tuple[str, ...], split: str) -> Pictures:
+def _images_of_split(root: Path, inner: str, formats: tuple[str, ...], split: str) -> InputImages:
     for name in formats:
         found = tuple(pair.image for pair in FORMATS[name].files(root, split))
         if found:
-            told = f"{root}: a data set in the {name} layout; its {len(found)} images of split {split} are taken"
-            return Pictures(place=root, paths=found, remarks=(told,))
+            text = f"{root}: a data set in the {name} layout; its {len(found)} images of split {split} are taken"
+            return InputImages(place=root, paths=found, remarks=(text,))
     raise DataError(
         f"{root}: a data set with images in {root / inner}, but none of split {split}; name the folder of images itself"
     )
 
 
-def _pictures_below(folder: Path) -> Pictures:
+def _images_below(folder: Path) -> InputImages:
     kinds = {path: kind_of(path) for path in files_below(folder)}
-    found = [path for path, kind in kinds.items() if kind is Kind.PICTURE]
+    found = [path for path, kind in kinds.items() if kind is Kind.IMAGE]
     videos = [path for path, kind in kinds.items() if kind is Kind.VIDEO]
     labels = [path for path in found if _is_named_like_a_label(path.relative_to(folder))]
     written = {place for place in {path.parent for path in kinds} if _results_of(place) is not None}
@@ -125,15 +125,15 @@ def _pictures_below(folder: Path) -> Pictures:
         others = Counter(path.suffix.lower() or "no suffix" for path, kind in kinds.items() if kind is None)
         beside += [f"files of other kinds: {_counted(others)}"] if others else []
         raise DataError(f"{folder}: no image in it ({', '.join(sorted(IMAGE_SUFFIXES))}){_after('; ', beside)}")
-    return Pictures(place=folder, paths=kept, remarks=tuple(f"{folder}: {told}" for told in beside))
+    return InputImages(place=folder, paths=kept, remarks=tuple(f"{folder}: {text}" for text in beside))
 
 
 def _counted(others: Counter[str]) -> str:
     return ", ".join(f"{count} {name}" for name, count in others.most_common(3))
 
 
-def _after(mark: str, words: Sequence[str]) -> str:
-    return "".join(mark + each for each in words)
+def _after(mark: str, text: Sequence[str]) -> str:
+    return "".join(mark + each for each in text)
 
 
 def _is_named_like_a_label(relative: Path) -> bool:

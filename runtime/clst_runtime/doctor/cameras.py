@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from clst_runtime.doctor.findings import Finding, State
-from clst_runtime.system.install_hints import cure
+from clst_runtime.system.install_hints import hint
 from clst_runtime.system.platforms import Platform
 from clst_runtime.system.programs import Runner, run_program
 
@@ -32,12 +32,12 @@ class CameraFormat:
     """Columns, rows and the highest frame rate (0 where none is told) of each size."""
 
     @property
-    def told(self) -> str:
+    def text(self) -> str:
         """The largest sizes with their rates."""
         largest = sorted(self.sizes, reverse=True)[:SIZES_TOLD]
-        told = [f"{columns}x{rows}{f' at {fps:g}/s' if fps else ''}" for columns, rows, fps in largest]
-        told += [f"{len(self.sizes) - SIZES_TOLD} smaller ones"] if len(self.sizes) > SIZES_TOLD else []
-        return " ".join([self.pixels, ", ".join(told)]).strip()
+        text = [f"{columns}x{rows}{f' at {fps:g}/s' if fps else ''}" for columns, rows, fps in largest]
+        text += [f"{len(self.sizes) - SIZES_TOLD} smaller ones"] if len(self.sizes) > SIZES_TOLD else []
+        return " ".join([self.pixels, ", ".join(text)]).strip()
 
 
 def may_open(path: Path) -> bool:
@@ -67,9 +67,9 @@ def examine_cameras(
     findings = [_camera(node, platform, root, run, allowed, has_tool) for node in nodes]
     if findings:
         return findings
-    told = "no /dev/video*; a video, a folder of pictures or a stream can be used"
+    text = "no /dev/video*; a video, a folder of pictures or a stream can be used"
     remedy = "plug a camera in; in a container give it the device (docker run --device /dev/video0)"
-    return [Finding(name="Cameras", state=State.MISSING, told=told, cure=remedy)]
+    return [Finding(name="Cameras", state=State.MISSING, text=text, hint=remedy)]
 
 
 def _camera(
@@ -85,21 +85,21 @@ def _camera(
         title = (root / "sys/class/video4linux" / node.name / "name").read_text(errors="replace").strip()
     name = f"Camera {node.name.removeprefix('video')}"
     if not allowed(node):
-        told = f"{title}: {_user()} may not open /dev/{node.name}"
+        text = f"{title}: {_user()} may not open /dev/{node.name}"
         remedy = f"sudo usermod -aG video {_user()}, then log in again"
-        return Finding(name=name, state=State.MISSING, told=told, cure=remedy)
+        return Finding(name=name, state=State.MISSING, text=text, hint=remedy)
     if not has_tool():
-        return Finding(name=name, state=State.NOTE, told=f"{title}; formats unknown", cure=cure("v4l", platform))
-    text = run(["v4l2-ctl", "-d", f"/dev/{node.name}", "--list-formats-ext"], seconds=CAMERA_SECONDS)
-    if text is None:
-        told = f"{title}: does not answer v4l2-ctl within {CAMERA_SECONDS:g} s"
+        return Finding(name=name, state=State.NOTE, text=f"{title}; formats unknown", hint=hint("v4l", platform))
+    output = run(["v4l2-ctl", "-d", f"/dev/{node.name}", "--list-formats-ext"], seconds=CAMERA_SECONDS)
+    if output is None:
+        text = f"{title}: does not answer v4l2-ctl within {CAMERA_SECONDS:g} s"
         remedy = "unplug it and plug it in again; end other programs that use it"
-        return Finding(name=name, state=State.CONFLICT, told=told, cure=remedy)
-    formats = parse_formats(text)
+        return Finding(name=name, state=State.CONFLICT, text=text, hint=remedy)
+    formats = parse_formats(output)
     if not formats:
-        return Finding(name=name, state=State.NOTE, told=f"{title}: gives no pictures (metadata of another camera)")
-    told = "; ".join(each.told for each in formats)
-    return Finding(name=name, state=State.GOOD, told=f"{title}: {told}; --source camera:{name.split()[1]}")
+        return Finding(name=name, state=State.NOTE, text=f"{title}: gives no pictures (metadata of another camera)")
+    text = "; ".join(each.text for each in formats)
+    return Finding(name=name, state=State.GOOD, text=f"{title}: {text}; --source camera:{name.split()[1]}")
 
 
 def _user() -> str:

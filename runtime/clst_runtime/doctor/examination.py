@@ -22,7 +22,7 @@ from clst_runtime.doctor.libraries import (
     examine_tensorrt,
 )
 from clst_runtime.system.device_state import brief_state, device_state, unsteadiness
-from clst_runtime.system.install_hints import cure
+from clst_runtime.system.install_hints import hint
 from clst_runtime.system.machine import cpu_name
 from clst_runtime.system.platforms import Machine, Platform, detect_machine
 from clst_runtime.system.programs import Runner, run_program
@@ -42,9 +42,9 @@ def examine(root: Path = Path("/"), run: Runner = run_program) -> list[Finding]:
     try:
         machine = detect_machine(root, run)
     except Exception as error:  # noqa: BLE001  (the other looks go on without)
-        machine = Machine(platform=Platform.OTHER, told=f"cannot be found out: {error}")
+        machine = Machine(platform=Platform.OTHER, text=f"cannot be found out: {error}")
     kind = machine.platform
-    platform = Finding(name="Platform", state=State.GOOD, told=f"{kind.value}: {machine.told}, {cpu_name(root)}")
+    platform = Finding(name="Platform", state=State.GOOD, text=f"{kind.value}: {machine.text}, {cpu_name(root)}")
     return [
         platform,
         *look("Python", lambda: [examine_python(kind)], needed=True),
@@ -64,28 +64,28 @@ def examine(root: Path = Path("/"), run: Runner = run_program) -> list[Finding]:
 def examine_python(platform: Platform, version: Sequence[int] = sys.version_info[:3]) -> Finding:
     """The interpreter."""
     if tuple(version[:2]) >= OLDEST_PYTHON:
-        return Finding(name="Python", state=State.GOOD, told=python_platform.python_version(), needed=True)
-    told = f"{'.'.join(map(str, version[:3]))} is too old"
-    return Finding(name="Python", state=State.MISSING, told=told, cure=cure("python", platform), needed=True)
+        return Finding(name="Python", state=State.GOOD, text=python_platform.python_version(), needed=True)
+    text = f"{'.'.join(map(str, version[:3]))} is too old"
+    return Finding(name="Python", state=State.MISSING, text=text, hint=hint("python", platform), needed=True)
 
 
 def examine_disk(platform: Platform, free_bytes: int | None = None) -> Finding:
     """Room in the working folder."""
     free_gib = (shutil.disk_usage(Path.cwd()).free if free_bytes is None else free_bytes) / 2**30
-    told = f"{free_gib:.1f} GiB free in {Path.cwd()}"
+    text = f"{free_gib:.1f} GiB free in {Path.cwd()}"
     if free_gib >= LEAST_FREE_GIB:
-        return Finding(name="Disk", state=State.GOOD, told=told)
-    return Finding(name="Disk", state=State.MISSING, told=told, cure=cure("disk", platform))
+        return Finding(name="Disk", state=State.GOOD, text=text)
+    return Finding(name="Disk", state=State.MISSING, text=text, hint=hint("disk", platform))
 
 
 def examine_clocks(platform: Platform, root: Path, run: Runner) -> Finding:
     """Clocks, power mode and temperature now, and what would make a measurement doubtful."""
     state = device_state(root, run)
     doubts = unsteadiness(state, state)
-    told = "; ".join([brief_state(state), *doubts])
+    text = "; ".join([brief_state(state), *doubts])
     if doubts:
-        return Finding(name="Clocks", state=State.NOTE, told=told, cure=cure("clocks", platform))
-    return Finding(name="Clocks", state=State.GOOD, told=told)
+        return Finding(name="Clocks", state=State.NOTE, text=text, hint=hint("clocks", platform))
+    return Finding(name="Clocks", state=State.GOOD, text=text)
 
 
 def lacking(findings: Sequence[Finding]) -> list[str]:

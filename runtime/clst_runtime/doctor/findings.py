@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import Enum
+from typing import Any
 
 
 class State(str, Enum):
@@ -26,12 +27,17 @@ class Finding:
     """What."""
     state: State
     """How it is."""
-    told: str
+    text: str
     """Version, or what is wrong."""
-    cure: str = ""
+    hint: str = ""
     """What to do, for this platform; empty where nothing is to be done."""
     needed: bool = False
     """Whether clst-run cannot do without it."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, by the keys that reports have had from the start."""
+        keys = {"text": "told", "hint": "cure"}
+        return {keys.get(name, name): value for name, value in vars(self).items()}
 
 
 def look(name: str, examine: Callable[[], Iterable[Finding]], *, needed: bool = False) -> list[Finding]:
@@ -39,6 +45,6 @@ def look(name: str, examine: Callable[[], Iterable[Finding]], *, needed: bool = 
     try:
         return list(examine())
     except Exception as error:  # noqa: BLE001  (a doctor that falls over one broken package tells nothing of the rest)
-        told = f"looking at it failed: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
-        cure = "please report this line with the output of clst-doctor --json"
-        return [Finding(name=name, state=State.CONFLICT, told=told, cure=cure, needed=needed)]
+        text = f"looking at it failed: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        hint = "please report this line with the output of clst-doctor --json"
+        return [Finding(name=name, state=State.CONFLICT, text=text, hint=hint, needed=needed)]

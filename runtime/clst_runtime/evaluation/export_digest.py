@@ -25,7 +25,7 @@ MOST_FRAMES = 16
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fingerprint:
+class ExportDigest:
     """Frames by their hashes and what was said to each."""
 
     frames_sha256: tuple[str, ...]
@@ -47,14 +47,14 @@ class Fingerprint:
         }
 
     @staticmethod
-    def from_json(value: Mapping[str, Any], *, where: str) -> Fingerprint:
+    def from_json(value: Mapping[str, Any], *, where: str) -> ExportDigest:
         """Read the form of `to_json`.
 
         Raises:
             ModelFileError: it has another form.
         """
         try:
-            found = Fingerprint(
+            found = ExportDigest(
                 frames_sha256=tuple(map(str, value["frames_sha256"])),
                 classes_sha256=tuple(map(str, value["classes_sha256"])),
                 class_pixels=tuple(tuple(map(int, counts)) for counts in value["class_pixels"]),
@@ -68,7 +68,7 @@ class Fingerprint:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tie:
+class DigestComparison:
     """A model here beside what it said at export."""
 
     of: int
@@ -83,12 +83,12 @@ class Tie:
     """What computed it at export."""
 
     @property
-    def is_tied(self) -> bool:
+    def is_equal(self) -> bool:
         """Whether every frame was found and said the same."""
         return self.found == self.equal == self.of > 0
 
     @property
-    def told(self) -> str:
+    def text(self) -> str:
         """In words."""
         if self.found == 0:
             return "not tied to the parity run: other frames than those of the export"
@@ -107,17 +107,17 @@ class Tie:
             "found": self.found,
             "equal": self.equal,
             "differing_share_at_least": self.differing_share,
-            "tied": self.is_tied,
-            "told": self.told,
+            "tied": self.is_equal,
+            "told": self.text,
         }
 
 
-def take_fingerprint(backend: Backend, frames: Sequence[Frame]) -> Fingerprint:
+def take_digest(backend: Backend, frames: Sequence[Frame]) -> ExportDigest:
     """Run a model on at most `MOST_FRAMES` frames H,W,3, evenly spread."""
     chosen = list(Subset(frames, evenly_spread(len(frames), MOST_FRAMES)))
     maps = [np.array(backend.predict(frame).classes) for frame in chosen]
     number = len(backend.manifest.classes)
-    return Fingerprint(
+    return ExportDigest(
         frames_sha256=tuple(map(array_sha256, chosen)),
         classes_sha256=tuple(map(array_sha256, maps)),
         class_pixels=tuple(tuple(_pixels(classes, number)) for classes in maps),
@@ -139,17 +139,17 @@ def known_frames(frames: Iterable[Frame], digests: Collection[str]) -> dict[str,
     return found
 
 
-def stored_fingerprint(manifest: Manifest, *, where: str) -> Fingerprint | None:
+def stored_digest(manifest: Manifest, *, where: str) -> ExportDigest | None:
     """What the manifest holds; None if the model was exported without.
 
     Raises:
         ModelFileError: it is damaged.
     """
     stored = manifest.parity.get(KEY)
-    return None if stored is None else Fingerprint.from_json(stored, where=where)
+    return None if stored is None else ExportDigest.from_json(stored, where=where)
 
 
-def compare_fingerprint(backend: Backend, known: Fingerprint, frames: Mapping[str, Frame]) -> Tie:
+def compare_with_digest(backend: Backend, known: ExportDigest, frames: Mapping[str, Frame]) -> DigestComparison:
     """Run a model on those frames of its fingerprint that `known_frames` found."""
     places = {digest: place for place, digest in enumerate(known.frames_sha256)}
     found = {digest: place for digest, place in places.items() if digest in frames}
@@ -162,7 +162,9 @@ def compare_fingerprint(backend: Backend, known: Fingerprint, frames: Mapping[st
         moved += sum(abs(ours - theirs) for ours, theirs in zip(here, (*there, *([0] * len(here))), strict=False))
         pixels += classes.size
     share = moved / 2 / pixels if pixels else 0.0  # a pixel of another class is one less here and one more there
-    return Tie(of=len(places), found=len(found), equal=equal, differing_share=share, computed_by=known.computed_by)
+    return DigestComparison(
+        of=len(places), found=len(found), equal=equal, differing_share=share, computed_by=known.computed_by
+    )
 
 
 def classes_sha256(maps: Sequence[Classes]) -> str:

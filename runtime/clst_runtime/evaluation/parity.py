@@ -35,14 +35,14 @@ class ParityResult:
 
     def failures(self, *, max_miou_drop: float, min_agreement: float) -> list[str]:
         """What does not hold, in words; empty when parity holds. Both bounds are 0 … 1."""
-        told = []
+        failures = []
         if not abs(self.miou_drop) <= max_miou_drop:
-            told.append(
+            failures.append(
                 f"mIoU differs by {100 * abs(self.miou_drop):.3f} points, at most {100 * max_miou_drop:.3f} allowed"
             )
         if self.agreement < min_agreement:
-            told.append(f"{100 * self.agreement:.3f} % of pixels agree, at least {100 * min_agreement:.3f} % asked")
-        return told
+            failures.append(f"{100 * self.agreement:.3f} % of pixels agree, at least {100 * min_agreement:.3f} % asked")
+        return failures
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""

@@ -11,23 +11,23 @@ import numpy.typing as npt
 Bytes = npt.NDArray[np.uint8]
 
 
-class Lent:
+class BorrowableArray:
     """One array, lent out and free again when neither it nor a view of it is held any more."""
 
     def __init__(self, store: Bytes) -> None:
         self.store = store
-        self._lent: weakref.ReferenceType[Bytes] | None = None
+        self._borrowed: weakref.ReferenceType[Bytes] | None = None
 
     @property
     def is_free(self) -> bool:
         """Whether nobody holds what was lent."""
-        return self._lent is None or self._lent() is None
+        return self._borrowed is None or self._borrowed() is None
 
-    def lend(self, *, writeable: bool = False) -> Bytes:
+    def borrow(self, *, writeable: bool = False) -> Bytes:
         """The array; made of a memoryview, so that NumPy lets every view of it refer to it and not to the store."""
         array: Bytes = np.asarray(memoryview(cast(Any, self.store)))
         array.flags.writeable = writeable
-        self._lent = weakref.ref(array)
+        self._borrowed = weakref.ref(array)
         return array
 
 
@@ -37,11 +37,11 @@ class Pool:
     def __init__(self, count: int) -> None:
         """Args: count: how many may be held at a time; who holds more gets memory of its own."""
         self.count = count
-        self._arrays: list[Lent] = []
+        self._arrays: list[BorrowableArray] = []
 
     def take(self, shape: tuple[int, ...]) -> Bytes:
         """A writeable array of `shape`, its content left over from before."""
         if not self._arrays or self._arrays[0].store.shape != shape:
-            self._arrays = [Lent(np.empty(shape, np.uint8)) for _ in range(self.count)]
+            self._arrays = [BorrowableArray(np.empty(shape, np.uint8)) for _ in range(self.count)]
         free = next((array for array in self._arrays if array.is_free), None)
-        return np.empty(shape, np.uint8) if free is None else free.lend(writeable=True)
+        return np.empty(shape, np.uint8) if free is None else free.borrow(writeable=True)

@@ -21,7 +21,7 @@ LOG_LEVELS = ("OPENCV_FFMPEG_LOGLEVEL", "OPENCV_FFMPEG_DEBUG")
 _alone = threading.Lock()
 
 
-def let_decoders_speak() -> None:
+def reset_decoder_logging() -> None:
     """Undo what silences FFmpeg, or makes it speak elsewhere; before the first video is opened."""
     for name in LOG_LEVELS:
         os.environ.pop(name, None)
@@ -46,7 +46,7 @@ def overheard(call: Callable[[], T]) -> tuple[T, str]:
                 os.close(descriptor)
             lines = _everything(heard).splitlines(keepends=True)
             os.close(heard)
-    complaints = [line for line in lines if any(words in line for words in COMPLAINTS)]
+    complaints = [line for line in lines if any(text in line for text in COMPLAINTS)]
     others = [line for line in lines if line not in complaints and not line.startswith(CONTINUED)]
     with suppress(OSError):
         os.write(2, b"".join(others))

@@ -16,7 +16,7 @@ from clst_runtime.classes.labels import IGNORE_ID
 from clst_runtime.errors import DataError
 from clst_runtime.system.optional import require
 
-Picture = npt.NDArray[np.uint8]
+Image = npt.NDArray[np.uint8]
 Array = TypeVar("Array", bound=npt.NDArray[Any])
 PADDING_RGB = (124, 116, 104)
 """What a letterbox is filled with: ImageNet's mean colour, so that padding is about 0 after normalisation."""
@@ -118,14 +118,14 @@ class Layout(str, Enum):
             Layout.YUYV: (rows, columns, 2),
         }[self]
 
-    def size_hw(self, picture: Picture) -> tuple[int, int]:
+    def size_hw(self, image: Image) -> tuple[int, int]:
         """H, W of a picture in this layout."""
-        rows, columns = picture.shape[:2]
+        rows, columns = image.shape[:2]
         return (rows * 2 // 3 if self is Layout.NV12 else rows, columns)
 
 
 def resize_frame(
-    frame: npt.NDArray[np.uint8], size_hw: tuple[int, int], out: Picture | None = None
+    frame: npt.NDArray[np.uint8], size_hw: tuple[int, int], out: Image | None = None
 ) -> npt.NDArray[np.uint8]:
     """A picture H,W,3 at another size, bilinear with half-pixel centres; the same array if the size fits."""
     if frame.shape[:2] == size_hw:
@@ -136,7 +136,7 @@ def resize_frame(
 
 
 def resize_classes(
-    classes: npt.NDArray[np.uint8], size_hw: tuple[int, int], out: Picture | None = None
+    classes: npt.NDArray[np.uint8], size_hw: tuple[int, int], out: Image | None = None
 ) -> npt.NDArray[np.uint8]:
     """A class map H,W at another size: the nearest pixel by centres, so that no id is invented."""
     rows, columns = classes.shape
@@ -147,14 +147,14 @@ def resize_classes(
     return np.asarray(resized, np.uint8)
 
 
-def fit_frame(frame: Picture, input_hw: tuple[int, int], fit: Fit) -> Picture:
+def fit_frame(frame: Image, input_hw: tuple[int, int], fit: Fit) -> Image:
     """A camera's RGB picture H,W,3 as the model's frame H',W',3; the same array if the size fits."""
     content = content_of(frame.shape[:2], input_hw, fit)
     shown = resize_frame(frame, content.size_hw)
     return shown if content.size_hw == input_hw else _padded(shown, content, input_hw, PADDING_RGB)
 
 
-def fit_labels(labels: Picture, input_hw: tuple[int, int], fit: Fit) -> Picture:
+def fit_labels(labels: Image, input_hw: tuple[int, int], fit: Fit) -> Image:
     """Class ids H,W of a picture as those of its frame, H',W'; padding has none, which is 255."""
     rows, columns = labels.shape
     content = content_of((rows, columns), input_hw, fit)
@@ -162,14 +162,14 @@ def fit_labels(labels: Picture, input_hw: tuple[int, int], fit: Fit) -> Picture:
     return shown if content.size_hw == input_hw else _padded(shown, content, input_hw, IGNORE_ID)
 
 
-def _padded(shown: Picture, content: Content, input_hw: tuple[int, int], value: tuple[int, int, int] | int) -> Picture:
+def _padded(shown: Image, content: Content, input_hw: tuple[int, int], value: tuple[int, int, int] | int) -> Image:
     whole = np.empty((*input_hw, *shown.shape[2:]), np.uint8)
     whole[:] = value
     content.of(whole)[:] = shown
     return whole
 
 
-def classes_to_camera(classes: Picture, size_hw: tuple[int, int], fit: Fit, out: Picture | None = None) -> Picture:
+def classes_to_camera(classes: Image, size_hw: tuple[int, int], fit: Fit, out: Image | None = None) -> Image:
     """The model's map H',W' (class ids or confidence) as that of the camera's picture, H,W.
 
     Padding is cut off first, so that no pixel of the result comes of it.
@@ -178,14 +178,14 @@ def classes_to_camera(classes: Picture, size_hw: tuple[int, int], fit: Fit, out:
     return resize_classes(content_of(size_hw, (rows, columns), fit).of(classes), size_hw, out)
 
 
-def to_rgb(picture: Picture, layout: Layout, out: Picture | None = None) -> Picture:
+def to_rgb(image: Image, layout: Layout, out: Image | None = None) -> Image:
     """A camera's picture as RGB H,W,3; the same array if it is that already.
 
     YUV is video range of BT.601, as cameras give it.
     """
     if layout is Layout.RGB:
-        return picture
-    return np.asarray(require("cv2").cvtColor(picture, _code(layout), dst=out), np.uint8)
+        return image
+    return np.asarray(require("cv2").cvtColor(image, _code(layout), dst=out), np.uint8)
 
 
 def _code(layout: Layout) -> Any:
@@ -206,18 +206,18 @@ class Fitter:
         self.content = Content(0, 0, *input_hw)
         """Where the last picture lies in its frame."""
         self._small, self._frame = (np.empty((*input_hw, 3), np.uint8) for _ in range(2))
-        self._whole: Picture | None = None
+        self._whole: Image | None = None
         self._size_hw: tuple[int, int] | None = None
 
-    def fit(self, picture: Picture, layout: Layout) -> Picture:
+    def fit(self, image: Image, layout: Layout) -> Image:
         """RGB H',W',3; good until the next call.
 
         BGR is brought to size first, because swapping channels of fewer pixels costs less and gives the same.
         """
-        size_hw = layout.size_hw(picture)
+        size_hw = layout.size_hw(image)
         if size_hw != self._size_hw:
             self._begin(size_hw)
-        shown = self._shown(picture, layout, size_hw)
+        shown = self._shown(image, layout, size_hw)
         if self.content.size_hw == self.input_hw:
             return shown
         if layout is Layout.RGB and self.content.size_hw == size_hw:  # nothing has written into the frame
@@ -229,15 +229,15 @@ class Fitter:
         self._size_hw, self.content = size_hw, content_of(size_hw, self.input_hw, self.manner)
         self._frame[:] = PADDING_RGB
 
-    def _shown(self, picture: Picture, layout: Layout, size_hw: tuple[int, int]) -> Picture:
+    def _shown(self, image: Image, layout: Layout, size_hw: tuple[int, int]) -> Image:
         """RGB h,w,3 of the content, where anything had to be done in the frame itself."""
         small, frame, content_hw = self.content.of(self._small), self.content.of(self._frame), self.content.size_hw
         if layout is Layout.RGB:
-            return resize_frame(picture, content_hw, frame)
+            return resize_frame(image, content_hw, frame)
         if layout is Layout.BGR:
-            return to_rgb(resize_frame(picture, content_hw, small), layout, frame)
+            return to_rgb(resize_frame(image, content_hw, small), layout, frame)
         if size_hw == content_hw:
-            return to_rgb(picture, layout, frame)
+            return to_rgb(image, layout, frame)
         if self._whole is None or self._whole.shape[:2] != size_hw:
             self._whole = np.empty((*size_hw, 3), np.uint8)
-        return resize_frame(to_rgb(picture, layout, self._whole), content_hw, frame)
+        return resize_frame(to_rgb(image, layout, self._whole), content_hw, frame)

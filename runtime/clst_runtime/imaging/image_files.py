@@ -111,8 +111,8 @@ def _meant(
     ids = [set(np.unique(each).tolist()) for each in (stored, packed)]
     able = [each <= set(known) for each in ids]
     if all(able) and not np.array_equal(stored, packed):
-        told = " or ".join(", ".join(map(str, sorted(each))) for each in ids)
-        raise DataError(f"{path}: {what}, whose ids may be {told}; write the labels as 8-bit grey PNG")
+        text = " or ".join(", ".join(map(str, sorted(each))) for each in ids)
+        raise DataError(f"{path}: {what}, whose ids may be {text}; write the labels as 8-bit grey PNG")
     return packed if able == [False, True] else stored
 
 

@@ -29,7 +29,7 @@ NOT_THE_USERS = frozenset({"lost+found", "System Volume Information", "$RECYCLE.
 """Folders that file systems and archive programs make; they are left out as hidden ones are."""
 HEAD_BYTES = 4096
 _NOWHERE = (errno.ENOENT, errno.ELOOP)
-_PICTURES = re.compile(
+_IMAGES = re.compile(
     rb"\x89PNG\r\n\x1a\n|\xff\xd8\xff|RIFF....WEBP|II[*+]\0|MM\0[*+]|BM.{12}[\x0c\x28\x34\x38\x40\x6c\x7c]\0\0\0"
     rb"|....ftyp(?:hei|hev|mif|msf|avi[fs])",  # HEIF and AVIF: pictures in a video's container
     re.DOTALL,
@@ -45,7 +45,7 @@ _TRANSPORT_STREAM = re.compile(rb"G(?:(?=(?:.{187}G){4})|(?=(?:.{191}G){4})|(?=(
 class Kind(Enum):
     """What a file holds."""
 
-    PICTURE = "picture"
+    IMAGE = "picture"
     VIDEO = "video"
 
 
@@ -62,15 +62,15 @@ def kind_of(path: Path) -> Kind | None:
     except OSError as error:
         if error.errno in _NOWHERE and suffix not in IMAGE_SUFFIXES | VIDEO_SUFFIXES:
             return None
-        told = "no such file, a link that leads nowhere" if error.errno in _NOWHERE else error.strerror
-        raise DataError(f"{path}: {told}; make it readable, or take it out") from error
-    if _PICTURES.match(head) and suffix not in JPEGS_IN_A_ROW:
-        return Kind.PICTURE
+        reason = "no such file, a link that leads nowhere" if error.errno in _NOWHERE else error.strerror
+        raise DataError(f"{path}: {reason}; make it readable, or take it out") from error
+    if _IMAGES.match(head) and suffix not in JPEGS_IN_A_ROW:
+        return Kind.IMAGE
     text = _is_text(head)
     if _VIDEOS.match(head) or (_TRANSPORT_STREAM.search(head) and not text):
         return Kind.VIDEO
     if suffix in IMAGE_SUFFIXES:
-        return Kind.PICTURE
+        return Kind.IMAGE
     return Kind.VIDEO if suffix in VIDEO_SUFFIXES and not text else None
 
 
@@ -131,13 +131,13 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
         raise DataError(f"{folder}: {error.strerror}; make the folder readable, or take it out") from error
 
 
-def pictures_below(folder: Path) -> list[Path]:
+def images_below(folder: Path) -> list[Path]:
     """The pictures among `files_below`; none where there is no such folder.
 
     Raises:
         DataError: a folder or a file cannot be read.
     """
-    return [path for path in files_below(folder) if kind_of(path) is Kind.PICTURE] if folder.is_dir() else []
+    return [path for path in files_below(folder) if kind_of(path) is Kind.IMAGE] if folder.is_dir() else []
 
 
 def without_suffix(path: Path) -> Path:

@@ -11,42 +11,42 @@ from clst_runtime.classes.labels import ClassList
 from clst_runtime.imaging.geometry import resize_frame
 from clst_runtime.system.optional import require
 
-Picture = npt.NDArray[np.uint8]
+Image = npt.NDArray[np.uint8]
 
 
-def colourise(classes: Picture, class_list: ClassList) -> Picture:
+def colourise(classes: Image, class_list: ClassList) -> Image:
     """Class ids H,W in their colours; black for 255 and unknown ids."""
     return np.take(class_list.palette(), classes, axis=0)  # ten times as fast as indexing
 
 
-def blend(frame: Picture, classes: Picture, class_list: ClassList, alpha: float = 0.5) -> Picture:
+def blend(frame: Image, classes: Image, class_list: ClassList, alpha: float = 0.5) -> Image:
     """Colours over the frame; where no class is (255), the frame stays as it is."""
     coloured = colourise(classes, class_list)
-    mixed: Picture = require("cv2").addWeighted(frame, 1.0 - alpha, coloured, alpha, 0.0)
+    mixed: Image = require("cv2").addWeighted(frame, 1.0 - alpha, coloured, alpha, 0.0)
     unknown = classes >= len(class_list)
     if unknown.any():
         mixed[unknown] = frame[unknown]
     return mixed
 
 
-def write_words(picture: Picture, words: str, place_xy: tuple[int, int]) -> None:
+def write_text(image: Image, text: str, place_xy: tuple[int, int]) -> None:
     """Write white words with a dark rim into a picture, in place."""
     cv2 = require("cv2")
     for colour, width in (((0, 0, 0), 3), ((255, 255, 255), 1)):
-        cv2.putText(picture, words, place_xy, cv2.FONT_HERSHEY_SIMPLEX, 0.45, colour, width, cv2.LINE_AA)
+        cv2.putText(image, text, place_xy, cv2.FONT_HERSHEY_SIMPLEX, 0.45, colour, width, cv2.LINE_AA)
 
 
-def legend(class_list: ClassList, *, width: int = 200) -> Picture:
+def legend(class_list: ClassList, *, width: int = 200) -> Image:
     """One row of colour and name for each class."""
-    picture = np.full((18 * len(class_list) + 6, width, 3), 40, np.uint8)
+    image = np.full((18 * len(class_list) + 6, width, 3), 40, np.uint8)
     for index, (name, colour) in enumerate(zip(class_list.names, class_list.colours, strict=True)):
         top = 4 + 18 * index
-        picture[top : top + 14, 4:28] = colour
-        write_words(picture, name, (34, top + 12))
-    return picture
+        image[top : top + 14, 4:28] = colour
+        write_text(image, name, (34, top + 12))
+    return image
 
 
-def contact_sheet(rows: Sequence[Sequence[Picture]], titles: Sequence[str] = ()) -> Picture:
+def contact_sheet(rows: Sequence[Sequence[Image]], titles: Sequence[str] = ()) -> Image:
     """Pictures in rows and columns, all brought to the size of the first, with a title over each column."""
     if not rows or not rows[0]:
         return np.zeros((1, 1, 3), np.uint8)
@@ -54,9 +54,9 @@ def contact_sheet(rows: Sequence[Sequence[Picture]], titles: Sequence[str] = ())
     columns = max(len(row) for row in rows)
     sheet = np.full((head + len(rows) * (size[0] + gap), columns * (size[1] + gap), 3), 24, np.uint8)
     for line, row in enumerate(rows):
-        for column, picture in enumerate(row):
+        for column, image in enumerate(row):
             top, left = head + line * (size[0] + gap), column * (size[1] + gap)
-            sheet[top : top + size[0], left : left + size[1]] = resize_frame(picture, size)
+            sheet[top : top + size[0], left : left + size[1]] = resize_frame(image, size)
     for column, title in enumerate(titles):
-        write_words(sheet, title, (column * (size[1] + gap) + 4, 16))
+        write_text(sheet, title, (column * (size[1] + gap) + 4, 16))
     return sheet

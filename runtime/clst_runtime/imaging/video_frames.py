@@ -15,8 +15,8 @@ import numpy as np
 
 from clst_runtime.errors import DataError
 from clst_runtime.imaging.containers import is_cut, is_mp4
-from clst_runtime.imaging.decoder_messages import let_decoders_speak, overheard
-from clst_runtime.imaging.geometry import Picture
+from clst_runtime.imaging.decoder_messages import overheard, reset_decoder_logging
+from clst_runtime.imaging.geometry import Image
 from clst_runtime.imaging.media import name_for_opencv
 from clst_runtime.system.optional import require
 
@@ -40,7 +40,7 @@ class Frames:
         self.capture = capture
         self.complaint = ""
         """Why the last picture was none, by what decoded it."""
-        self._before: Picture | None = None
+        self._before: Image | None = None
         self._was_clean = False
         backend = str(getattr(capture, "getBackendName", str)())
         self.by_ffmpeg = backend == "FFMPEG"
@@ -56,31 +56,31 @@ class Frames:
         good, self.complaint = overheard(self.capture.grab)
         return bool(good)
 
-    def retrieve(self, into: Picture | None = None) -> Picture | None:
+    def retrieve(self, into: Image | None = None) -> Image | None:
         """The picture that was grabbed, in `into` if it fits; None if there is none or it could not be converted.
 
         A source of which the decoder complains from the first frame on has a habit and no damage.
         """
-        good, picture = self._converted(into)
-        if not good or picture is None or picture.size == 0:
+        good, image = self._converted(into)
+        if not good or image is None or image.size == 0:
             return None
-        self._before = picture[::STEP, ::STEP].copy()
+        self._before = image[::STEP, ::STEP].copy()
         if not self.complaint:
             self._was_clean = True
         elif SWSCALE not in self.complaint and not self._was_clean:
             self.complaint = ""
-        return None if self.complaint else picture
+        return None if self.complaint else image
 
-    def _converted(self, into: Picture | None) -> tuple[bool, Picture | None]:
+    def _converted(self, into: Image | None) -> tuple[bool, Image | None]:
         if self._always or (self.by_ffmpeg and self._before is None):
-            (good, picture), complaint = overheard(lambda: self.capture.retrieve(into))
+            (good, image), complaint = overheard(lambda: self.capture.retrieve(into))
         else:
-            (good, picture), complaint = self.capture.retrieve(into), ""
-            if good and self.by_ffmpeg and self._is_suspect(picture):
-                (good, picture), complaint = overheard(lambda: self.capture.retrieve(picture))
+            (good, image), complaint = self.capture.retrieve(into), ""
+            if good and self.by_ffmpeg and self._is_suspect(image):
+                (good, image), complaint = overheard(lambda: self.capture.retrieve(image))
         self._always = self._always or SWSCALE in complaint  # there will be more, each with lines of its own
         self.complaint = self.complaint or complaint
-        return good, picture
+        return good, image
 
     @property
     def reason(self) -> str:
@@ -89,11 +89,11 @@ class Frames:
             return "its frames are interlaced, which this OpenCV cannot convert"
         return f"its frames cannot be decoded ({self.complaint})" if self.complaint else ""
 
-    def _is_suspect(self, picture: Picture) -> bool:
+    def _is_suspect(self, image: Image) -> bool:
         """Whether it looks like the one before, or is the first of its size."""
         if self._before is None:
             return False
-        now = picture[::STEP, ::STEP]
+        now = image[::STEP, ::STEP]
         return now.shape != self._before.shape or bool(np.array_equal(now, self._before))
 
 
@@ -106,7 +106,7 @@ class VideoFile:
         Raises:
             DataError: it is no video that can be read.
         """
-        let_decoders_speak()
+        reset_decoder_logging()
         self.path = path
         with name_for_opencv(path) as name:
             self._capture = require("cv2").VideoCapture(name)
@@ -124,17 +124,17 @@ class VideoFile:
         """Frames that could not be read, though later ones could."""
         self._read = 0
 
-    def read(self, into: Picture | None = None) -> Picture | None:
+    def read(self, into: Image | None = None) -> Image | None:
         """The next frame H,W,3 BGR, in `into` if it fits; None at the end.
 
         Raises:
             DataError: the file has no frame, or one that OpenCV decodes but cannot hand out.
         """
         while self.skip():
-            picture = self._frames.retrieve(into)
-            if picture is not None:
+            image = self._frames.retrieve(into)
+            if image is not None:
                 self._read += 1
-                return picture
+                return image
             if SWSCALE in self._frames.complaint:
                 raise DataError(self._not_converted())
             self.damaged += 1
@@ -153,24 +153,24 @@ class VideoFile:
 
     def warnings(self, *, ended: bool = True) -> list[str]:
         """What is wrong with the file; `ended` says whether it was read to its end."""
-        told = [f"{self.path}: damaged frames were left out: {self.damaged}"] if self.damaged else []
+        lines = [f"{self.path}: damaged frames were left out: {self.damaged}"] if self.damaged else []
         announced, found = int(self.announced), self.position + 1
         read = f"{self.path}: {found} of {max(announced, found)} announced frames could be read"
         if is_cut(self.path):
-            told.append(f"{read}; it is truncated" if ended else f"{self.path}: it is truncated")
+            lines.append(f"{read}; it is truncated" if ended else f"{self.path}: it is truncated")
         elif ended and found < LEAST_SHARE * announced - (self.fps or 25) and not is_mp4(self.path):
-            told.append(f"{read}; is it damaged?")  # MP4 counts frames that it hides, too
-        return told
+            lines.append(f"{read}; is it damaged?")  # MP4 counts frames that it hides, too
+        return lines
 
     def close(self) -> None:
         """Close the file."""
         self._capture.release()
 
     def _not_converted(self) -> str:
-        cure = "-vf yadif " if "interlaced" in self._frames.complaint else ""
+        hint = "-vf yadif " if "interlaced" in self._frames.complaint else ""
         return (
             f"{self.path}: frame {self.position}: {self._frames.reason}; make another video of it: "
-            f"ffmpeg -i {self.path.name} {cure}new.mp4"
+            f"ffmpeg -i {self.path.name} {hint}new.mp4"
         )
 
 

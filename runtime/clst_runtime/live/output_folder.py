@@ -20,7 +20,7 @@ FILES = re.compile(r"overlay(-unfinished(-\d+)?)?\.(mp4|mkv)|frames\.jsonl|stati
 """What a run writes into its folder, by name."""
 RECORDINGS = re.compile(r"overlay-\d{8}-\d{6}(-\d+)?(-unfinished(-\d+)?)?\.(mp4|mkv)")
 """What viewers of the page record, in `recordings`."""
-PICTURES = ("masks", "overlays")
+IMAGE_FOLDERS = ("masks", "overlays")
 """Folders with a picture a frame."""
 UNFINISHED = re.compile(r"\.(?P<stem>.+)-[a-z0-9_]{8}(?P<suffix>\.\w+)")
 """What a killed run leaves beside a file that it was writing."""
@@ -47,7 +47,7 @@ class OutFolder:
         try:
             for old in [*older_files(self.path)]:
                 old.unlink(missing_ok=True)
-            for name in (*PICTURES, "recordings"):
+            for name in (*IMAGE_FOLDERS, "recordings"):
                 for folder, _, _ in os.walk(self.path / name, topdown=False):
                     _remove_empty(Path(folder))
         except OSError as error:
@@ -106,7 +106,7 @@ def older_files(path: Path) -> Iterator[Path]:
     names = _logged_frames(path / "frames.jsonl")
     if names is None:
         return
-    for folder in (path / name for name in PICTURES):
+    for folder in (path / name for name in IMAGE_FOLDERS):
         for place in folder.rglob("*.png"):
             frame = str(place.relative_to(folder).with_name(_finished(place.name)).with_suffix(""))
             if frame in names or NUMBERED.fullmatch(frame):

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from types import FrameType
 
 from clst_runtime.backends.base import Backend, Classes, Prediction
-from clst_runtime.errors import words_of
+from clst_runtime.errors import message_of
 from clst_runtime.imaging.array_pool import Pool
 from clst_runtime.imaging.geometry import Content, Fitter, resize_classes
 from clst_runtime.live.results import Result
-from clst_runtime.live.sinks.base import Outlet, Sink
+from clst_runtime.live.sinks.base import Sink, SinkWorker
 from clst_runtime.live.statistics import INTERRUPTS, Deadline, RunStatistics
 from clst_runtime.sources.base import Source, SourceEnded, TimedFrame
 from clst_runtime.system.signals import handled, not_ignored
@@ -31,7 +31,7 @@ MASKS_HELD = 8
 
 
 @dataclass(frozen=True, kw_only=True)
-class Watchers:
+class Observers:
     """Who is told how the run goes; each is called in the loop and must return at once."""
 
     ready: Callable[[RunStatistics], None] = lambda _: None
@@ -75,7 +75,7 @@ class Segmenter:
 
     def segment(self, timed: TimedFrame) -> Result:
         """One frame."""
-        frame = self._fitter.fit(timed.picture, timed.layout)
+        frame = self._fitter.fit(timed.image, timed.layout)
         before = time.monotonic_ns()
         predicted = self.backend.predict(frame)
         after = time.monotonic_ns()
@@ -107,7 +107,7 @@ def run_pipeline(
     *,
     limit: int | None = None,
     deadline: Deadline | None = None,
-    watchers: Watchers | None = None,
+    observers: Observers | None = None,
     statistics: RunStatistics | None = None,
     stop: Stop | None = None,
 ) -> RunStatistics:
@@ -121,38 +121,38 @@ def run_pipeline(
         DataError: the source cannot go on. Of files also what a sink raised. KeyboardInterrupt: a second signal.
     """
     statistics = statistics or RunStatistics(deadline, live=source.live)
-    watchers, stop = watchers or Watchers(), stop or Stop()
-    outlets = [Outlet(sink, statistics, lossless=not source.live) for sink in sinks]
+    observers, stop = observers or Observers(), stop or Stop()
+    workers = [SinkWorker(sink, statistics, lossless=not source.live) for sink in sinks]
     segmenter = Segmenter(backend, at_camera_size=any(sink.wants_camera_size for sink in sinks))
     with stopped_by_signals(stop):
         try:
             stop.breakable = True
-            _loop(source, segmenter, outlets, statistics, limit=limit, watchers=watchers, stop=stop)
+            _loop(source, segmenter, workers, statistics, limit=limit, observers=observers, stop=stop)
         finally:
             stop.breakable = False
             statistics.end = statistics.end or stop.reason or "error"
-            _close(outlets, stop, tick=lambda: watchers.tick(statistics))
-            _note_failures(outlets, statistics)
+            _close(workers, stop, tick=lambda: observers.tick(statistics))
+            _note_failures(workers, statistics)
     if stop.at_once:
         raise KeyboardInterrupt
-    for outlet in outlets:
-        if outlet.failure is not None and outlet.lossless and not outlet.hangs:
-            raise outlet.failure
+    for worker in workers:
+        if worker.failure is not None and worker.lossless and not worker.hangs:
+            raise worker.failure
     return statistics
 
 
 def _loop(
     source: Source,
     segmenter: Segmenter,
-    outlets: Sequence[Outlet],
+    workers: Sequence[SinkWorker],
     statistics: RunStatistics,
     *,
     limit: int | None,
-    watchers: Watchers,
+    observers: Observers,
     stop: Stop,
 ) -> None:
     def wanted() -> bool:
-        watchers.tick(statistics)
+        observers.tick(statistics)
         return bool(stop.reason)
 
     warm = False
@@ -169,21 +169,21 @@ def _loop(
             segmenter.warm_up(timed)
             _take_over(source, statistics)  # what passed while the model was warmed is no drop
             statistics.begin()
-            watchers.ready(statistics)
+            observers.ready(statistics)
             warm = True
         if timed is not None and not (begins and source.live):  # a camera has newer frames by now
             result = segmenter.segment(timed)
             statistics.took(result, fresh=not begins)
-            _hand_out(result, outlets, stop, wanted)
-        watchers.tick(statistics)
+            _hand_out(result, workers, stop, wanted)
+        observers.tick(statistics)
         if limit is not None and statistics.frames >= limit:
             stop.ask("the wanted number of frames")
 
 
-def _hand_out(result: Result, outlets: Sequence[Outlet], stop: Stop, wanted: Callable[[], bool]) -> None:
-    for outlet in outlets:
+def _hand_out(result: Result, workers: Sequence[SinkWorker], stop: Stop, wanted: Callable[[], bool]) -> None:
+    for worker in workers:
         try:
-            outlet.offer(result, wanted=wanted)
+            worker.offer(result, wanted=wanted)
         except KeyboardInterrupt:  # a key in the window
             if stop.at_once:
                 raise
@@ -192,18 +192,18 @@ def _hand_out(result: Result, outlets: Sequence[Outlet], stop: Stop, wanted: Cal
 
 def _take_over(source: Source, statistics: RunStatistics) -> None:
     status = source.status()
-    for words in status.warnings:
-        statistics.warn(words)
+    for message in status.warnings:
+        statistics.warn(message)
     statistics.passed(status.drops, lost=status.lost, losses=status.losses, why=status.why)
 
 
-def _close(outlets: Sequence[Outlet], stop: Stop, *, tick: Callable[[], None]) -> None:
+def _close(workers: Sequence[SinkWorker], stop: Stop, *, tick: Callable[[], None]) -> None:
     """Close all sinks side by side. What hangs is left; of files, a slow sink that still takes results is no such."""
-    for outlet in outlets:
-        outlet.finish()
-    left, taken, since, limit = list(outlets), -1, time.monotonic(), CLOSING_SECONDS
-    while left := [outlet for outlet in left if outlet.is_open(0.0)]:
-        taken_before, taken = taken, sum(outlet.taken for outlet in left if outlet.lossless)
+    for worker in workers:
+        worker.finish()
+    left, taken, since, limit = list(workers), -1, time.monotonic(), CLOSING_SECONDS
+    while left := [worker for worker in left if worker.is_open(0.0)]:
+        taken_before, taken = taken, sum(worker.taken for worker in left if worker.lossless)
         if stop.at_once and limit > HURRY_SECONDS:
             since, limit = time.monotonic(), HURRY_SECONDS
         elif taken != taken_before and not stop.at_once:
@@ -212,14 +212,14 @@ def _close(outlets: Sequence[Outlet], stop: Stop, *, tick: Callable[[], None]) -
             break
         tick()
         left[0].is_open(TICK_SECONDS)
-    for outlet in left:
-        outlet.leave()
+    for worker in left:
+        worker.leave()
 
 
-def _note_failures(outlets: Sequence[Outlet], statistics: RunStatistics) -> None:
-    for outlet in outlets:
-        if outlet.failure is not None and (outlet.hangs or not outlet.lossless):
-            statistics.failures.append(f"{outlet.sink.name}: {words_of(outlet.failure)}")
+def _note_failures(workers: Sequence[SinkWorker], statistics: RunStatistics) -> None:
+    for worker in workers:
+        if worker.failure is not None and (worker.hangs or not worker.lossless):
+            statistics.failures.append(f"{worker.sink.name}: {message_of(worker.failure)}")
 
 
 @contextmanager

@@ -61,7 +61,7 @@ class RunStatistics:
         self.end = ""
         """Why the run ended; empty while it runs."""
         self.domain: Callable[[], dict[str, Any]] | None = None
-        """`WatchSink.snapshot` of the monitor that watches the camera; None = nothing watches it."""
+        """`MonitorSink.snapshot` of the monitor that watches the camera; None = nothing watches it."""
         self._clock, self._lock = clock, threading.Lock()
         self._inference, self._age = LatencyHistogram(), LatencyHistogram()
         self._recent: deque[tuple[float, float, float]] = deque(maxlen=RECENT)
@@ -112,11 +112,11 @@ class RunStatistics:
             with self._lock:
                 self.drops[cause] += count
 
-    def warn(self, words: str) -> None:
+    def warn(self, message: str) -> None:
         """Keep a warning without passwords, once however often it comes; the oldest go when there are too many."""
-        words = without_credentials(words)
+        message = without_credentials(message)
         with self._lock:
-            self._warned[words] = self._warned.pop(words, 0) + 1  # the latest stands last
+            self._warned[message] = self._warned.pop(message, 0) + 1  # the latest stands last
             if len(self._warned) > WARNINGS_KEPT:
                 del self._warned[next(iter(self._warned))]
 
@@ -124,7 +124,7 @@ class RunStatistics:
     def warnings(self) -> list[str]:
         """What went wrong, the latest last; what came more than once says how often."""
         warned = self._warned.copy()  # one step, so that no other thread can come between
-        return [words if count == 1 else f"{words} ({count} times)" for words, count in warned.items()]
+        return [message if count == 1 else f"{message} ({count} times)" for message, count in warned.items()]
 
     def _note_stale(self) -> None:
         stale = self._is_stale()
@@ -166,9 +166,9 @@ class RunStatistics:
     def to_json(self) -> dict[str, Any]:
         """Plain values, latencies summed up."""
         with self._lock:
-            return self._told()
+            return self._values()
 
-    def _told(self) -> dict[str, Any]:
+    def _values(self) -> dict[str, Any]:
         return {
             "state": self.state,
             "end": self.end,
@@ -198,4 +198,4 @@ class RunStatistics:
         """
         with self._lock:
             age_ms = (self._clock() - self._newest_ns) / 1e6 if self.frames else None
-            return self._told() | {"newest_age_ms": age_ms, "recent": list(self._recent)}
+            return self._values() | {"newest_age_ms": age_ms, "recent": list(self._recent)}

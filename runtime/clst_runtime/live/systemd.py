@@ -16,7 +16,7 @@ class Notifier:
         place = (os.environ if environment is None else environment).get("NOTIFY_SOCKET", "")
         self._address = f"\0{place[1:]}" if place.startswith("@") else place
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) if place else None
-        self._told = ""
+        self._sent = ""
 
     def ready(self) -> None:
         """The first mask can come now."""
@@ -24,16 +24,16 @@ class Notifier:
 
     def alive(self, status: str) -> None:
         """The loop turns; `status` is shown by `systemctl status`."""
-        words = "WATCHDOG=1"
-        if status != self._told:
-            words, self._told = f"{words}\nSTATUS={status}", status
-        self._send(words)
+        message = "WATCHDOG=1"
+        if status != self._sent:
+            message, self._sent = f"{message}\nSTATUS={status}", status
+        self._send(message)
 
     def stopping(self) -> None:
         """The end has begun."""
         self._send("STOPPING=1")
 
-    def _send(self, words: str) -> None:
+    def _send(self, message: str) -> None:
         if self._socket is not None:
             with suppress(OSError):  # a manager that is gone or busy must not stop the camera
-                self._socket.sendto(words.encode(), socket.MSG_DONTWAIT, self._address)
+                self._socket.sendto(message.encode(), socket.MSG_DONTWAIT, self._address)

@@ -13,20 +13,20 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from clst_runtime.data.inputs import pictures_of
+from clst_runtime.data.inputs import images_of
 from clst_runtime.errors import DataError
 from clst_runtime.imaging.media import is_video
 from clst_runtime.sources.address import LiveAddress, live_address, read_options
 from clst_runtime.sources.base import Source, SourceEnded, TimedFrame
 from clst_runtime.sources.files import ImageSource, VideoSource
-from clst_runtime.sources.live import LiveSource, Patience
+from clst_runtime.sources.live import LiveSource, Timeouts
 from clst_runtime.sources.raw import RawSource
 from clst_runtime.system.credentials import without_credentials
 
-__all__ = ["Patience", "Source", "SourceEnded", "TimedFrame", "open_source"]
+__all__ = ["Source", "SourceEnded", "TimedFrame", "Timeouts", "open_source"]
 
 
-def open_source(uri: str, *, patience: Patience | None = None) -> Source:
+def open_source(uri: str, *, timeouts: Timeouts | None = None) -> Source:
     """Open a source by what it names.
 
     Args:
@@ -41,18 +41,18 @@ def open_source(uri: str, *, patience: Patience | None = None) -> Source:
     if os.path.isfile(uri) and is_video(path):
         return VideoSource(path)
     if os.path.isfile(uri) or os.path.isdir(uri):
-        return ImageSource(pictures_of(path))
+        return ImageSource(images_of(path))
     if uri.startswith("raw:"):
         address, live = raw_address(uri)
         if not live:
             return RawSource(address)
         # Another reader would begin in the middle of a frame
-        return LiveSource(without_credentials(uri), address, replace(patience or Patience(), stall_seconds=math.inf))
+        return LiveSource(without_credentials(uri), address, replace(timeouts or Timeouts(), stall_seconds=math.inf))
     address_found = live_address(uri)
     if address_found is None:
         kind = "no folder, picture or video" if os.path.exists(uri) else "no such folder, picture or video"
         raise DataError(f"{uri}: {kind}, and no camera (camera:0, csi:0, rtsp://…, gst:…, raw:WxH)")
-    return LiveSource(without_credentials(uri), address_found, patience)
+    return LiveSource(without_credentials(uri), address_found, timeouts)
 
 
 def raw_address(uri: str) -> tuple[LiveAddress, bool]:
@@ -64,8 +64,8 @@ def raw_address(uri: str) -> tuple[LiveAddress, bool]:
     size, _, query = uri.removeprefix("raw:").partition("?")
     options = read_options(uri, f"size={size}&{query}" if query else f"size={size}", ("size", "layout", "fps", "live"))
     if sys.stdin is None or sys.stdin.isatty():
-        told = "closed" if sys.stdin is None else "a terminal"
-        raise DataError(f"{uri}: standard input is {told}; write frames into it: camera-program | clst-run …")
+        text = "closed" if sys.stdin is None else "a terminal"
+        raise DataError(f"{uri}: standard input is {text}; write frames into it: camera-program | clst-run …")
     # Passed on to a child, which has standard files of its own
     place = fcntl.fcntl(sys.stdin.fileno(), fcntl.F_DUPFD_CLOEXEC, 3)
     address = LiveAddress(kind="raw", place=place, layout=options.layout, size_hw=options.size_hw, fps=options.fps)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
-from clst_runtime.imaging.geometry import Layout, Picture, to_rgb
+from clst_runtime.imaging.geometry import Image, Layout, to_rgb
 
 OVERTAKEN = "overtaken"
 """Cause of a drop: a newer frame came before anybody took this one."""
@@ -30,7 +30,7 @@ class TimedFrame:
 
     index: int
     """Position, counted from 0; with drops, positions are missing."""
-    picture: Picture
+    image: Image
     """As the source hands it over, in `layout`; read-only where it lies in memory that is used again."""
     layout: Layout = Layout.RGB
     captured_ns: int
@@ -41,12 +41,12 @@ class TimedFrame:
     @property
     def size_hw(self) -> tuple[int, int]:
         """H, W."""
-        return self.layout.size_hw(self.picture)
+        return self.layout.size_hw(self.image)
 
     @cached_property
-    def rgb(self) -> Picture:
+    def rgb(self) -> Image:
         """H,W,3 RGB uint8."""
-        return to_rgb(self.picture, self.layout)
+        return to_rgb(self.image, self.layout)
 
 
 @dataclass(frozen=True, kw_only=True)

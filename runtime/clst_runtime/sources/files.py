@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from clst_runtime.data.inputs import Pictures
+from clst_runtime.data.inputs import InputImages
 from clst_runtime.imaging.array_pool import Pool
 from clst_runtime.imaging.geometry import Layout
 from clst_runtime.imaging.image_files import read_image
@@ -19,10 +19,10 @@ FRAMES_HELD = 8
 class ImageSource(Source):
     """Pictures of a place, in the order of their paths."""
 
-    def __init__(self, pictures: Pictures) -> None:
+    def __init__(self, images: InputImages) -> None:
         super().__init__()
-        self.paths, self.names = pictures.paths, pictures.names()
-        self.warnings.extend(pictures.remarks)
+        self.paths, self.names = images.paths, images.names()
+        self.warnings.extend(images.remarks)
         self._next = 0
 
     def take(self, timeout_seconds: float) -> TimedFrame:
@@ -30,9 +30,9 @@ class ImageSource(Source):
         if self._next == len(self.paths):
             raise SourceEnded
         path, index = self.paths[self._next], self._next
-        picture = read_image(path)
+        image = read_image(path)
         self._next += 1
-        return TimedFrame(index=index, picture=picture, captured_ns=time.monotonic_ns(), name=self.names[index])
+        return TimedFrame(index=index, image=image, captured_ns=time.monotonic_ns(), name=self.names[index])
 
     def close(self) -> None:
         """Nothing is held open."""
@@ -49,13 +49,13 @@ class VideoSource(Source):
 
     def take(self, timeout_seconds: float) -> TimedFrame:
         """The next frame, however long reading takes."""
-        picture = self._video.read(self._pool.take(self._shape))
-        if picture is None:
+        image = self._video.read(self._pool.take(self._shape))
+        if image is None:
             self.warnings += self._video.warnings()
             raise SourceEnded
-        index, self._shape = self._video.position, picture.shape
+        index, self._shape = self._video.position, image.shape
         return TimedFrame(
-            index=index, picture=picture, layout=Layout.BGR, captured_ns=time.monotonic_ns(), name=f"{index:06d}"
+            index=index, image=image, layout=Layout.BGR, captured_ns=time.monotonic_ns(), name=f"{index:06d}"
         )
 
     def close(self) -> None:

@@ -24,9 +24,9 @@ from typing import IO, Any
 
 import numpy as np
 
-from clst_runtime.errors import DataError, words_of
-from clst_runtime.imaging.array_pool import Lent
-from clst_runtime.imaging.geometry import Layout, Picture
+from clst_runtime.errors import DataError, message_of
+from clst_runtime.imaging.array_pool import BorrowableArray
+from clst_runtime.imaging.geometry import Image, Layout
 from clst_runtime.sources.address import LiveAddress
 from clst_runtime.sources.base import CORRUPT, HELD, OVERTAKEN, Source, SourceEnded, TimedFrame
 from clst_runtime.sources.reader import OPENER, PROGRAM, Order, check_shape
@@ -37,12 +37,12 @@ SLOTS = 12
 SLOT_BYTES = 128 << 20
 """Room for 8K in BGR; memory is used only as far as frames fill it."""
 WARNINGS_KEPT = 50
-SAID_BYTES = 2000
+MESSAGE_BYTES = 2000
 """So much of a reader's standard error is kept: the latest."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Patience:
+class Timeouts:
     """How long a live source may give nothing before what happens."""
 
     start_seconds: float = 10.0
@@ -64,7 +64,7 @@ class _Arrival:
     slot: int
     index: int
     captured_ns: int
-    picture: Picture
+    image: Image
     """A view of the slot."""
     layout: Layout
 
@@ -74,7 +74,7 @@ class LiveSource(Source):
 
     live = True
 
-    def __init__(self, uri: str, address: LiveAddress, patience: Patience | None = None, opener: str = OPENER) -> None:
+    def __init__(self, uri: str, address: LiveAddress, timeouts: Timeouts | None = None, opener: str = OPENER) -> None:
         """Start reading.
 
         Args:
@@ -84,11 +84,11 @@ class LiveSource(Source):
             opener: `module:function` that opens the address in the reading process.
         """
         super().__init__()
-        self.uri, self.address, self.patience = uri, address, patience or Patience()
+        self.uri, self.address, self.timeouts = uri, address, timeouts or Timeouts()
         self._opener = opener
         self._shared = _shared_file(SLOTS * SLOT_BYTES)
         self._memory = mmap.mmap(self._shared.fileno(), 0)
-        self._lent: dict[int, Lent] = {}
+        self._borrowed: dict[int, BorrowableArray] = {}
         self._newest: _Arrival | None = None
         self._changed = threading.Condition(self._lock)
         self._closing, self._ended, self._failure = False, False, ""
@@ -104,28 +104,28 @@ class LiveSource(Source):
         """The newest frame that was not taken yet.
 
         Raises:
-            SourceEnded: the stream is over. DataError: absent or lost for longer than `patience` allows.
+            SourceEnded: the stream is over. DataError: absent or lost for longer than `timeouts` allows.
         """
         with self._changed:
             self._changed.wait_for(lambda: self._newest is not None or self._ended, timeout_seconds)
             arrival, self._newest = self._newest, None
             if arrival is None:
-                self._check_patience()
+                self._check_timeouts()
                 return None
-            lent = self._lent[arrival.slot] = Lent(arrival.picture)
-            picture = lent.lend()
+            borrowed = self._borrowed[arrival.slot] = BorrowableArray(arrival.image)
+            image = borrowed.borrow()
         return TimedFrame(
-            index=arrival.index, picture=picture, layout=arrival.layout, captured_ns=arrival.captured_ns,
+            index=arrival.index, image=image, layout=arrival.layout, captured_ns=arrival.captured_ns,
             name=f"{arrival.index:06d}",
         )  # fmt: skip
 
-    def _check_patience(self) -> None:
+    def _check_timeouts(self) -> None:
         if self._ended and self._failure:
             raise DataError(f"{self.uri}: {self._failure}")
         if self._ended:
             raise SourceEnded
         silent = (time.monotonic_ns() - self._seen_ns) / 1e9
-        limit = self.patience.lost_seconds if self._had_frames else self.patience.start_seconds
+        limit = self.timeouts.lost_seconds if self._had_frames else self.timeouts.start_seconds
         if limit is not None and silent > limit and self._failure:  # at least one reader has said why
             raise DataError(f"{self.uri}: no frame for {limit:g} s: {self._failure}; clst-doctor lists cameras")
 
@@ -139,7 +139,7 @@ class LiveSource(Source):
         self._thread.join(timeout=5.0)
         self._shared.close()
         self._newest = None
-        self._lent.clear()
+        self._borrowed.clear()
         with suppress(BufferError):  # somebody still holds a frame, and with it the memory
             self._memory.close()
         if self.address.kind == "raw":
@@ -148,7 +148,7 @@ class LiveSource(Source):
     # What the thread does
 
     def _supervise(self) -> None:
-        pause = self.patience.first_pause_seconds
+        pause = self.timeouts.first_pause_seconds
         while not self._closing and not self._ended:
             frames_before = self._next_index
             reason = self._read_until_lost()
@@ -156,9 +156,9 @@ class LiveSource(Source):
                 self._note_loss(reason)
             if self._closing or self._ended:
                 break
-            pause = self.patience.first_pause_seconds if self._next_index > frames_before else pause
+            pause = self.timeouts.first_pause_seconds if self._next_index > frames_before else pause
             self._wait(pause)
-            pause = min(2 * pause, self.patience.longest_pause_seconds)
+            pause = min(2 * pause, self.timeouts.longest_pause_seconds)
 
     def _wait(self, seconds: float) -> None:
         with self._changed:
@@ -166,19 +166,19 @@ class LiveSource(Source):
 
     def _read_until_lost(self) -> str:
         """One reader's life; why it was lost, whatever it was, for a thread that dies would be silence."""
-        reader, words = None, ""
+        reader, text = None, ""
         try:
             reader = _Process(self._order(), self._shared.fileno())
             try:
                 reason = self._follow(reader)
             finally:
-                words = reader.end()
+                text = reader.end()
         except Exception as error:  # noqa: BLE001  also no more processes, files or memory just now
-            reason = f"reading it failed: {words_of(error)}"
+            reason = f"reading it failed: {message_of(error)}"
         if reason and reader is not None and self.address.kind == "raw":
             self._end()
             reason += "; another reader would begin in the middle of a frame"
-        return f"{reason} ({words})" if reason and words else reason
+        return f"{reason} ({text})" if reason and text else reason
 
     def _order(self) -> dict[str, Any]:
         with self._changed:
@@ -186,14 +186,14 @@ class LiveSource(Source):
         return {"address": self.address, "opener": self._opener, "slot_bytes": SLOT_BYTES, "free": free}
 
     def _held(self) -> set[int]:
-        self._lent = {slot: lent for slot, lent in self._lent.items() if not lent.is_free}
+        self._borrowed = {slot: borrowed for slot, borrowed in self._borrowed.items() if not borrowed.is_free}
         waiting = set() if self._newest is None else {self._newest.slot}
-        return set(self._lent) | waiting
+        return set(self._borrowed) | waiting
 
     def _follow(self, reader: _Process) -> str:
         """Take in what the reader tells until it ends or falls silent; why it was lost."""
         first, opened = self._next_index, False
-        deadline = time.monotonic() + self.patience.open_seconds
+        deadline = time.monotonic() + self.timeouts.open_seconds
         while not self._closing:
             self._give_back(reader)
             messages = reader.messages(0.05)
@@ -207,9 +207,9 @@ class LiveSource(Source):
                 opened = opened or "opened" in message
                 self._take_in(message, first)
             if any("frame" in message or "opened" in message for message in messages):
-                deadline = time.monotonic() + self.patience.stall_seconds
+                deadline = time.monotonic() + self.timeouts.stall_seconds
             if time.monotonic() > deadline:
-                silence = self.patience.stall_seconds if opened else self.patience.open_seconds
+                silence = self.timeouts.stall_seconds if opened else self.timeouts.open_seconds
                 return f"no frame for {silence:g} s" if opened else f"opening took more than {silence:g} s"
         return ""
 
@@ -232,7 +232,7 @@ class LiveSource(Source):
             arrival = self._arrival(message, first)
             if self._newest is not None:
                 self.drops[OVERTAKEN] += 1
-                self._lent[self._newest.slot] = Lent(self._newest.picture)  # lent to nobody: free again
+                self._borrowed[self._newest.slot] = BorrowableArray(self._newest.image)  # lent to nobody: free again
             self._newest = arrival
             self._next_index, self._seen_ns = arrival.index + 1, time.monotonic_ns()
             self._had_frames, self.lost, self._failure, self.why = True, False, "", ""
@@ -245,19 +245,19 @@ class LiveSource(Source):
             Exception: there can be no such frame.
         """
         slot, index, shape = int(message["frame"]), first + int(message["index"]), tuple(message["shape"])
-        held = slot in self._lent or (self._newest is not None and slot == self._newest.slot)
+        held = slot in self._borrowed or (self._newest is not None and slot == self._newest.slot)
         if slot not in range(SLOTS) or held or index < self._next_index:
             raise DataError(f"frame {index} in slot {slot}")
         view = np.frombuffer(self._memory, np.uint8, min(math.prod(shape), SLOT_BYTES), slot * SLOT_BYTES)
-        picture, layout = view.reshape(shape), Layout(message["layout"])
-        check_shape(picture, layout)
-        return _Arrival(slot=slot, index=index, captured_ns=int(message["ns"]), picture=picture, layout=layout)
+        image, layout = view.reshape(shape), Layout(message["layout"])
+        check_shape(image, layout)
+        return _Arrival(slot=slot, index=index, captured_ns=int(message["ns"]), image=image, layout=layout)
 
     def _give_back(self, reader: _Process) -> None:
         with self._changed:
-            free = [slot for slot, lent in self._lent.items() if lent.is_free]
+            free = [slot for slot, borrowed in self._borrowed.items() if borrowed.is_free]
             for slot in free:
-                del self._lent[slot]
+                del self._borrowed[slot]
         reader.give_back(free)
 
     def _note_loss(self, reason: str) -> None:
@@ -278,7 +278,7 @@ class _Process:
 
     def __init__(self, order: dict[str, Any], shared: int) -> None:
         """Start it. Raises: OSError: it cannot be started; nothing is left open."""
-        self._rest, self._said, self._cut = b"", b"", False
+        self._rest, self._text, self._cut = b"", b"", False
         with ExitStack() as opened, ExitStack() as passed_on:
             self._messages, theirs = os.pipe()
             opened.callback(os.close, self._messages)
@@ -296,9 +296,9 @@ class _Process:
             assert self._process.stdin is not None  # noqa: S101  (it is a pipe)
             assert self._process.stderr is not None  # noqa: S101
             self._freed = opened.enter_context(self._process.stdin)
-            self._words = opened.enter_context(self._process.stderr).fileno()
+            self._errors = opened.enter_context(self._process.stderr).fileno()
             self._poll = select.poll()  # select itself knows no descriptor above 1023
-            for descriptor in (self._messages, self._words):
+            for descriptor in (self._messages, self._errors):
                 self._poll.register(descriptor, select.POLLIN)
             self._opened = opened.pop_all()
 
@@ -307,8 +307,8 @@ class _Process:
         lines: list[bytes] = []
         for descriptor, _ in self._poll.poll(1000 * timeout_seconds):
             read = os.read(descriptor, 1 << 16)
-            if descriptor == self._words:
-                self._hear(read)
+            if descriptor == self._errors:
+                self._keep(read)
             if not read and descriptor == self._messages:
                 return None
             if not read:
@@ -317,9 +317,9 @@ class _Process:
                 *lines, self._rest = (self._rest + read).split(b"\n")
         return [json.loads(line) for line in lines]
 
-    def _hear(self, words: bytes) -> None:
-        self._cut = self._cut or len(self._said) + len(words) > SAID_BYTES
-        self._said = (self._said + words)[-SAID_BYTES:]
+    def _keep(self, text: bytes) -> None:
+        self._cut = self._cut or len(self._text) + len(text) > MESSAGE_BYTES
+        self._text = (self._text + text)[-MESSAGE_BYTES:]
 
     def give_back(self, slots: list[int]) -> None:
         """Name slots that are free again."""
@@ -333,14 +333,14 @@ class _Process:
         with suppress(subprocess.TimeoutExpired):  # a driver may hold it in the kernel: it goes when that lets it
             self._process.wait(timeout=1.0)
         with self._opened, suppress(OSError):
-            os.set_blocking(self._words, False)
-            self._hear(os.read(self._words, 1 << 16))
-        lines = self._said.decode(errors="replace").strip().splitlines()
+            os.set_blocking(self._errors, False)
+            self._keep(os.read(self._errors, 1 << 16))
+        lines = self._text.decode(errors="replace").strip().splitlines()
         if self._cut:
             del lines[:1]  # its beginning is missing, and with it what tells a password
-        words = without_credentials(lines[-1]) if lines else ""
+        text = without_credentials(lines[-1]) if lines else ""
         # What is new each time, a place in memory or in the stream, would make a warning of its own of each loss
-        return re.sub(r"\d{5,}", "#", re.sub(r" @ 0x[0-9a-f]+", "", words))[:200]
+        return re.sub(r"\d{5,}", "#", re.sub(r" @ 0x[0-9a-f]+", "", text))[:200]
 
 
 def _shared_file(size: int) -> IO[bytes]:

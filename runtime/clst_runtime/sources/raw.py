@@ -11,7 +11,7 @@ import numpy as np
 
 from clst_runtime.errors import DataError
 from clst_runtime.imaging.array_pool import Pool
-from clst_runtime.imaging.geometry import Picture
+from clst_runtime.imaging.geometry import Image
 from clst_runtime.sources.address import LiveAddress
 from clst_runtime.sources.base import Source, SourceEnded, TimedFrame
 
@@ -55,8 +55,8 @@ def _shape_of(address: LiveAddress) -> tuple[int, ...]:
     return address.layout.shape(address.size_hw)
 
 
-def _bytes_of(picture: Picture) -> memoryview:
-    return memoryview(cast(Any, picture)).cast("B")
+def _bytes_of(image: Image) -> memoryview:
+    return memoryview(cast(Any, image)).cast("B")
 
 
 class RawCapture:
@@ -94,16 +94,16 @@ class RawCapture:
             raise EOFError
         return True
 
-    def retrieve(self, picture: Picture | None = None) -> tuple[bool, Picture]:
+    def retrieve(self, image: Image | None = None) -> tuple[bool, Image]:
         """The rest of the frame. Raises: EOFError: the pipe ended within it. DataError: it cannot be read."""
         self._begun = False
-        if picture is None or picture.shape != self.shape:
-            picture = np.empty(self.shape, np.uint8)
-        flat = _bytes_of(picture)
+        if image is None or image.shape != self.shape:
+            image = np.empty(self.shape, np.uint8)
+        flat = _bytes_of(image)
         flat[:1] = self._first
         if not self._fill(flat[1:]):
             raise EOFError(CUT)
-        return True, picture
+        return True, image
 
     def _fill(self, rest: memoryview) -> bool:
         """Wait until every byte is there; False when the pipe ends before."""
@@ -132,13 +132,13 @@ class RawSource(Source):
         self.fps = address.fps
         self._layout, self._shape = address.layout, _shape_of(address)
         self._pipe, self._pool = _Pipe(int(address.place)), Pool(FRAMES_HELD)
-        self._picture = self._pool.take(self._shape)
+        self._image = self._pool.take(self._shape)
         self._place = self._next = self._captured_ns = 0
 
     def take(self, timeout_seconds: float) -> TimedFrame | None:
         """The next frame; None when it is not whole in time, and what there is of it is kept."""
         end = time.monotonic() + timeout_seconds
-        flat = _bytes_of(self._picture)
+        flat = _bytes_of(self._image)
         while self._place < len(flat):
             count = self._pipe.read_into(flat[self._place :], max(0.0, end - time.monotonic()))
             if count == 0:
@@ -148,10 +148,10 @@ class RawSource(Source):
             self._place += count or 0
             if self._place < len(flat) and time.monotonic() >= end:
                 return None
-        index, picture = self._next, self._picture
-        self._next, self._place, self._picture = index + 1, 0, self._pool.take(self._shape)
+        index, image = self._next, self._image
+        self._next, self._place, self._image = index + 1, 0, self._pool.take(self._shape)
         return TimedFrame(
-            index=index, picture=picture, layout=self._layout, captured_ns=self._captured_ns, name=f"{index:06d}"
+            index=index, image=image, layout=self._layout, captured_ns=self._captured_ns, name=f"{index:06d}"
         )
 
     def _end(self) -> NoReturn:

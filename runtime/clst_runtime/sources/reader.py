@@ -20,9 +20,9 @@ from typing import Any
 
 import numpy as np
 
-from clst_runtime.errors import DataError, words_of
-from clst_runtime.imaging.decoder_messages import let_decoders_speak
-from clst_runtime.imaging.geometry import Layout, Picture
+from clst_runtime.errors import DataError, message_of
+from clst_runtime.imaging.decoder_messages import reset_decoder_logging
+from clst_runtime.imaging.geometry import Image, Layout
 from clst_runtime.imaging.video_frames import Frames
 from clst_runtime.sources.address import LiveAddress
 from clst_runtime.sources.raw import RawCapture
@@ -77,7 +77,7 @@ class Slots:
         self._free = list(free)
         self._changed = threading.Condition()
 
-    def view(self, slot: int, shape: tuple[int, ...]) -> Picture:
+    def view(self, slot: int, shape: tuple[int, ...]) -> Image:
         """A slot's memory as a picture of `shape`.
 
         Raises:
@@ -115,7 +115,7 @@ def open_capture(address: LiveAddress) -> Any:
     """
     if address.kind == "raw":
         return RawCapture(address)
-    let_decoders_speak()
+    reset_decoder_logging()
     cv2 = require("cv2")
     if address.kind == "gstreamer":
         capture = cv2.VideoCapture(str(address.place), cv2.CAP_GSTREAMER)
@@ -149,7 +149,7 @@ class Reader:
         self._index = self._bad = 0
         self._tells_time = str(getattr(capture, "getBackendName", str)()) == "V4L2"
 
-    def tell(self, **facts: Any) -> None:
+    def send(self, **facts: Any) -> None:
         """One line to the parent."""
         os.write(self.order.messages, json.dumps(facts).encode() + b"\n")
 
@@ -166,7 +166,7 @@ class Reader:
             captured_ns = self._capture_time()
             slot = self.slots.take()
             if slot is None:
-                self.tell(held=1)
+                self.send(held=1)
             elif self._retrieve(slot, captured_ns):
                 self._bad = 0
             else:
@@ -178,45 +178,45 @@ class Reader:
         self._bad += 1
         if self._bad >= BAD_READS:
             raise DataError(self._frames.reason or "it gives no frames any more")
-        self.tell(corrupt=1)
+        self.send(corrupt=1)
         time.sleep(BAD_READ_PAUSE_SECONDS)
 
     def _capture_time(self) -> int:
         """When the frame was taken: V4L2's own time of the buffer where it is on the same clock, else now."""
         now = time.monotonic_ns()
         if self._tells_time:
-            told = int(self.capture.get(0) * 1e6)  # CAP_PROP_POS_MSEC
-            if 0 <= now - told < 1_000_000_000:
-                return told
+            text = int(self.capture.get(0) * 1e6)  # CAP_PROP_POS_MSEC
+            if 0 <= now - text < 1_000_000_000:
+                return text
         return now
 
     def _retrieve(self, slot: int, captured_ns: int) -> bool:
         into = None if self._shape is None else self.slots.view(slot, self._shape)
-        picture = self._frames.retrieve(into)
-        if picture is None:
+        image = self._frames.retrieve(into)
+        if image is None:
             return False
-        if picture.shape != self._shape:
-            self._shape = check_shape(picture, self.order.address.layout)
+        if image.shape != self._shape:
+            self._shape = check_shape(image, self.order.address.layout)
             into = self.slots.view(slot, self._shape)
-        if into is not None and not np.shares_memory(into, picture):
-            np.copyto(into, picture)
+        if into is not None and not np.shares_memory(into, image):
+            np.copyto(into, image)
         layout = self.order.address.layout.value
-        self.tell(frame=slot, index=self._index, ns=captured_ns, shape=list(picture.shape), layout=layout)
+        self.send(frame=slot, index=self._index, ns=captured_ns, shape=list(image.shape), layout=layout)
         return True
 
 
-def check_shape(picture: Picture, layout: Layout) -> tuple[int, ...]:
+def check_shape(image: Image, layout: Layout) -> tuple[int, ...]:
     """The shape, if it is one of `layout`.
 
     Raises:
         DataError: another type or number of channels.
     """
-    expected = layout.shape(layout.size_hw(picture))
-    if picture.dtype != np.uint8 or picture.shape != expected:
+    expected = layout.shape(layout.size_hw(image))
+    if image.dtype != np.uint8 or image.shape != expected:
         raise DataError(
-            f"its frames are {picture.dtype} {picture.shape}, not {layout.value} of 8 bits; give another format"
+            f"its frames are {image.dtype} {image.shape}, not {layout.value} of 8 bits; give another format"
         )
-    return picture.shape
+    return image.shape
 
 
 def main() -> None:
@@ -224,8 +224,8 @@ def main() -> None:
     order = Order.from_json(sys.argv[2])
     module, _, name = order.opener.partition(":")
 
-    def tell_failure(words: str) -> None:
-        os.write(order.messages, json.dumps({"failed": words}).encode() + b"\n")
+    def send_failure(message: str) -> None:
+        os.write(order.messages, json.dumps({"failed": message}).encode() + b"\n")
 
     try:
         slots = Slots(order.shared, order.slot_bytes, order.free)
@@ -234,13 +234,13 @@ def main() -> None:
         threading.Thread(target=slots.refill_from, args=(freed, lambda: os._exit(0)), daemon=True).start()
         capture = getattr(importlib.import_module(module), name)(order.address)
         if not capture.isOpened():
-            return tell_failure("it cannot be opened; is it plugged in and free?")
+            return send_failure("it cannot be opened; is it plugged in and free?")
         reader = Reader(order, capture, slots)
-        reader.tell(opened=True, fps=float(capture.get(5)))  # CAP_PROP_FPS
+        reader.send(opened=True, fps=float(capture.get(5)))  # CAP_PROP_FPS
         reader.run()
     except EOFError as end:
         os.write(order.messages, json.dumps({"ended": str(end)}).encode() + b"\n")
     except Exception as error:  # noqa: BLE001  whatever it is, the parent is told why
-        tell_failure(words_of(error))
+        send_failure(message_of(error))
     finally:
         os._exit(0)  # a capture that hangs must not hold up the end

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from clst_runtime.errors import DataError
-from clst_runtime.imaging.geometry import Picture
+from clst_runtime.imaging.geometry import Image
 from clst_runtime.sources.base import OVERTAKEN, Source, SourceStatus, TimedFrame
 
 REPLAY_FPS = 30.0
@@ -22,7 +22,7 @@ class ReplaySource(Source):
 
     def __init__(
         self,
-        pictures: Sequence[Picture],
+        images: Sequence[Image],
         *,
         fps: float = REPLAY_FPS,
         clock: Callable[[], int] = time.monotonic_ns,
@@ -40,10 +40,10 @@ class ReplaySource(Source):
             DataError: there are no pictures.
         """
         super().__init__()
-        if not pictures:
+        if not images:
             raise DataError("no pictures to replay; give a folder that holds some")
         self.fps = fps
-        self._pictures, self._clock, self._sleep = pictures, clock, sleep
+        self._images, self._clock, self._sleep = images, clock, sleep
         self._period_ns = round(1e9 / fps)
         self._started_ns: int | None = None
         self._last = -1
@@ -63,8 +63,8 @@ class ReplaySource(Source):
         self._pass_by(due - 1)
         self._last = due
         captured_ns = self._started_ns + due * self._period_ns
-        picture = self._pictures[due % len(self._pictures)]
-        return TimedFrame(index=due, picture=picture, captured_ns=captured_ns, name=f"{due:06d}")
+        image = self._images[due % len(self._images)]
+        return TimedFrame(index=due, image=image, captured_ns=captured_ns, name=f"{due:06d}")
 
     def status(self) -> SourceStatus:
         """As of now: what was due before the newest and nobody took has passed."""

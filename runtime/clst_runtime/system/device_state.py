@@ -164,22 +164,22 @@ def thermal_zones(root: Path = Path("/")) -> dict[str, float]:
 
 def unsteadiness(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
     """What makes a measurement between two states doubtful, in words; empty if nothing is known against it."""
-    told = []
+    lines = []
     if before.get("power_mode") != after.get("power_mode"):
-        told.append(f"the power mode changed from {before.get('power_mode')} to {after.get('power_mode')}")
+        lines.append(f"the power mode changed from {before.get('power_mode')} to {after.get('power_mode')}")
     if after.get("clocks", {}).get("fixed") is False:
-        told.append("the clocks are not fixed; sudo jetson_clocks fixes them")
+        lines.append("the clocks are not fixed; sudo jetson_clocks fixes them")
     governors = after.get("cpu", {}).get("governors", [])
     if governors and governors != ["performance"]:
-        told.append(f"the CPU's clock follows the load (governor {', '.join(governors)}), not `performance`")
+        lines.append(f"the CPU's clock follows the load (governor {', '.join(governors)}), not `performance`")
     for gpu in after.get("gpus", []):
         if gpu.get("slowed_by"):
-            told.append(f"{gpu.get('name', 'the GPU')} is slowed down: {', '.join(gpu['slowed_by'])}")
+            lines.append(f"{gpu.get('name', 'the GPU')} is slowed down: {', '.join(gpu['slowed_by'])}")
     earlier, later = temperatures_c(before), temperatures_c(after)
     for name in sorted(earlier.keys() & later.keys()):
         if later[name] - earlier[name] >= HOTTER_BY_C:
-            told.append(f"{name} warmed from {earlier[name]:.0f} to {later[name]:.0f} °C meanwhile")
-    return told
+            lines.append(f"{name} warmed from {earlier[name]:.0f} to {later[name]:.0f} °C meanwhile")
+    return lines
 
 
 def temperatures_c(state: Mapping[str, Any]) -> dict[str, float]:

@@ -76,6 +76,6 @@ _BY_PLATFORM: dict[Platform, dict[str, str]] = {
 }
 
 
-def cure(need: str, platform: Platform) -> str:
+def hint(need: str, platform: Platform) -> str:
     """The command for `need` on `platform`."""
     return _BY_PLATFORM.get(platform, {}).get(need, _ANY[need])

@@ -54,10 +54,10 @@ def driver_version(root: Path = Path("/"), run: Runner = run_program) -> str:
     release = parse_tegra_release(text_of(root / "etc/nv_tegra_release"))
     if release is not None:
         return f"Jetson Linux {release[0]}.{release[1]}"
-    told = text_of(root / "proc/driver/nvidia/version").partition("\n")[0]
-    if not told:
-        told = run(["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]) or ""
-    found = re.search(r"(?:^|\s)(\d+(?:\.\d+)+)(?:\s|$)", told)
+    text = text_of(root / "proc/driver/nvidia/version").partition("\n")[0]
+    if not text:
+        text = run(["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]) or ""
+    found = re.search(r"(?:^|\s)(\d+(?:\.\d+)+)(?:\s|$)", text)
     return found[1] if found else UNKNOWN
 
 

@@ -20,7 +20,7 @@ def extra(name: str) -> str:
     return f"'clst-{package_version('clst') or 'VERSION'}-py3-none-any.whl[{name}]'"
 
 
-_CURES = {
+_HINTS = {
     "cv2": f"OpenCV: pip install {extra('desktop')} (windows), {extra('headless')} (servers, containers), "
     "or on a Jetson the cv2 of JetPack (a virtual environment made with --system-site-packages)",
     "onnxruntime": f"ONNX Runtime: pip install {extra('ort')} (CPU) or {extra('ort-gpu')} (CUDA), never both",
@@ -48,8 +48,8 @@ LONGEST = 300
 class Unimportable(MissingDependency):
     """A package that is not there or cannot be imported; `reason` is what is wrong with it, in one line."""
 
-    def __init__(self, module: str, reason: str, cure: str) -> None:
-        super().__init__(f"{module} cannot be imported ({reason}); {cure}")
+    def __init__(self, module: str, reason: str, hint: str) -> None:
+        super().__init__(f"{module} cannot be imported ({reason}); {hint}")
         self.reason = reason
 
 
@@ -97,9 +97,9 @@ def unimportable(module: str, error: ImportError) -> Unimportable:
         fault = fault_of(blamed)
     if fault is not None:
         return Unimportable(module, *fault)
-    told = " ".join(str(error).split())
-    told = told if len(told) <= LONGEST else f"{told[:LONGEST]}…"
-    return Unimportable(module, told, _CURES.get(package, f"pip install {package}"))
+    text = " ".join(str(error).split())
+    text = text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
+    return Unimportable(module, text, _HINTS.get(package, f"pip install {package}"))
 
 
 def blamed_for(error: ImportError) -> str:

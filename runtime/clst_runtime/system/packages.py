@@ -69,10 +69,10 @@ def lost_files(module: str, error: ImportError) -> tuple[str, str] | None:
     wheels = sorted(set(packages_distributions().get(package, [])))
     if not wheels:
         return None
-    cure = f"pip install --force-reinstall --no-deps {wheels[0]}"
+    hint = f"pip install --force-reinstall --no-deps {wheels[0]}"
     if len(wheels) > 1:
-        cure = f"pip uninstall {' '.join(wheels)}, then install one of them"
-    return f"of the files of {' and '.join(wheels)} {name} is gone", cure
+        hint = f"pip uninstall {' '.join(wheels)}, then install one of them"
+    return f"of the files of {' and '.join(wheels)} {name} is gone", hint
 
 
 def _is_listed(wheel: str) -> bool:
@@ -91,10 +91,10 @@ def _other_python(package: str, folders: Sequence[Path]) -> tuple[str, str] | No
                 continue
             if sys.version_info[:2] in versions:
                 return None
-            told = " and ".join(f"{major}.{minor}" for major, minor in sorted(versions))
+            text = " and ".join(f"{major}.{minor}" for major, minor in sorted(versions))
             here = f"{sys.version_info[0]}.{sys.version_info[1]}"
             return (
-                f"{root} is built for Python {told}, this is Python {here}",
+                f"{root} is built for Python {text}, this is Python {here}",
                 f"take no packages of another Python onto the path (PYTHONPATH), or install {package} for this one "
                 "(in a new virtual environment)",
             )

@@ -45,7 +45,7 @@ class Machine:
 
     platform: Platform
     """Its kind."""
-    told: str
+    text: str
     """Board, release and package versions in one line."""
 
 
@@ -68,11 +68,11 @@ def detect_machine(
     board = text_of(root / "proc/device-tree/model")
     release = parse_tegra_release(text_of(root / "etc/nv_tegra_release"))
     if system != "Linux":
-        return Machine(platform=Platform.OTHER, told=f"{system} {architecture}")
+        return Machine(platform=Platform.OTHER, text=f"{system} {architecture}")
     if architecture == "aarch64" and (release or "jetson" in board.lower()):
         return _jetson(board, release, run)
     if architecture == "aarch64" and "drive" in board.lower():
-        return Machine(platform=Platform.DRIVE, told=board)
+        return Machine(platform=Platform.DRIVE, text=board)
     has_gpu = has_nvidia_gpu(root, run)
     kinds = {
         "x86_64": (Platform.X86_CUDA, Platform.X86_CPU),
@@ -80,8 +80,8 @@ def detect_machine(
     }
     with_gpu, without = kinds.get(architecture, (Platform.OTHER, Platform.OTHER))
     distribution = parse_os_release(text_of(root / "etc/os-release"))
-    told = ", ".join(part for part in (f"Linux {architecture}", distribution, board) if part)
-    return Machine(platform=with_gpu if has_gpu else without, told=told)
+    text = ", ".join(part for part in (f"Linux {architecture}", distribution, board) if part)
+    return Machine(platform=with_gpu if has_gpu else without, text=text)
 
 
 def _jetson(board: str, release: tuple[int, str] | None, run: Runner) -> Machine:
@@ -95,7 +95,7 @@ def _jetson(board: str, release: tuple[int, str] | None, run: Runner) -> Machine
     parts += [f"Jetson Linux {release[0]}.{release[1]}"] if release else []
     kinds = {6: Platform.JETPACK_6, 7: Platform.JETPACK_7}
     kind = kinds.get(number, Platform.JETPACK_7 if number > 7 else Platform.JETPACK_5)
-    return Machine(platform=kind, told=", ".join(parts))
+    return Machine(platform=kind, text=", ".join(parts))
 
 
 def parse_l4t_core(version: str) -> tuple[int, str] | None:

@@ -14,7 +14,7 @@ import clst
 from clst.errors import BudgetNotHeld, ConfigError, DataError, MissingDependency, ModelFileError
 from clst_export.cli.export import convert
 from clst_runtime.imaging.image_files import read_image
-from clst_runtime.imaging.media import pictures_below
+from clst_runtime.imaging.media import images_below
 from clst_train.cli.train import main as clst_train
 from clst_train.models.checkpoint import load_checkpoint
 from tests.contracts.test_layers import child
@@ -57,12 +57,12 @@ def test_a_run_from_python_has_the_weights_of_the_command(run, cameras, tmp_path
 
 
 def test_an_adapted_network_is_exported_and_segments(run, cameras, tmp_path, monkeypatch):
-    monkeypatch.setattr("clst_export.verification.gate.check_build", lambda path, say: {"not_checked": "slow"})
+    monkeypatch.setattr("clst_export.verification.gate.check_build", lambda path, report: {"not_checked": "slow"})
     exported = clst.export(run.adapted, tmp_path / "front.onnx", confidence=True)
     assert exported.path == tmp_path / "front.onnx"
     assert exported.comparison.agreement > 0.999
     assert exported.manifest.precision == "fp32"
-    image = read_image(pictures_below(cameras / "new" / "images")[0])
+    image = read_image(images_below(cameras / "new" / "images")[0])
     with clst.load_model(exported.path) as model, clst.load_model(run.adapted) as reference:
         result = model.segment(image)
         assert result.confidence.shape == result.classes.shape == (64, 96)

@@ -57,7 +57,7 @@ def build_check(request, monkeypatch):
     """
     answer = {"builder": "TensorRT for RTX", "not_checked": "the test does not ask"}
     if "trt" not in request.fixturenames:
-        monkeypatch.setattr(gate, "check_build", lambda path, say: dict(answer))
+        monkeypatch.setattr(gate, "check_build", lambda path, report: dict(answer))
     return answer
 
 

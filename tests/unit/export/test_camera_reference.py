@@ -19,10 +19,10 @@ from clst_runtime.data.subsets import Subset
 from clst_runtime.errors import DataError
 from clst_runtime.imaging.geometry import Fit, fit_frame
 from clst_runtime.imaging.image_files import write_png
+from clst_runtime.live.monitor.drift import State
 from clst_runtime.live.monitor.features import feature_names, fingerprint
-from clst_runtime.live.monitor.judgement import State
 from clst_runtime.live.monitor.reference import LEAST_FRAMES, Reference
-from clst_runtime.live.monitor.watch import WatchSink
+from clst_runtime.live.monitor.sink import MonitorSink
 from clst_runtime.live.pipeline import Segmenter
 from clst_runtime.sources.base import TimedFrame
 from tests.conftest import rgb_manifest, write_rgb_model
@@ -129,9 +129,9 @@ def test_driving_looks_at_just_what_the_reference_was_measured_on(tmp_path, size
     with OrtBackend(write_rgb_model(tmp_path / "m.onnx", manifest=manifest.to_json())) as backend:
         reference = measured(backend, segments)
         segmenter = Segmenter(backend, at_camera_size=False)
-        watch = WatchSink(Looking(), (8, 16), lambda timed: float(timed.index), fit=Fit.LETTERBOX)
+        watch = MonitorSink(Looking(), (8, 16), lambda timed: float(timed.index), fit=Fit.LETTERBOX)
         for index, picture in enumerate(pictures):
-            watch.write(segmenter.segment(TimedFrame(index=index, picture=picture, captured_ns=0, name="x")))
+            watch.write(segmenter.segment(TimedFrame(index=index, image=picture, captured_ns=0, name="x")))
     assert len(seen) == 32
     assert reference.spread.mean == pytest.approx(np.mean(seen, axis=0))
     whole = [fit_frame(picture, (8, 16), Fit.LETTERBOX) for picture in pictures]

@@ -4,20 +4,20 @@ from clst_export.inspection import describe, facts_of
 from clst_export.pipeline import Inputs, Request, convert
 from clst_export.precision import Precision
 from clst_runtime.backends.onnxruntime.session import OrtBackend
-from clst_runtime.evaluation.export_digest import compare_fingerprint, known_frames, stored_fingerprint
+from clst_runtime.evaluation.export_digest import compare_with_digest, known_frames, stored_digest
 
 
 def test_an_exported_file_knows_what_it_said_to_its_frames(checkpoint, frames, tmp_path):
     out = tmp_path / "m.onnx"
     convert(checkpoint, out, Request(precision=Precision.FP32), Inputs(frames=frames[:3]))
     with OrtBackend(out) as backend:
-        stored = stored_fingerprint(backend.manifest, where="m.onnx")
+        stored = stored_digest(backend.manifest, where="m.onnx")
         assert len(stored.frames_sha256) == 3
         assert [sum(counts) for counts in stored.class_pixels] == [64 * 96] * 3
-        tie = compare_fingerprint(backend, stored, known_frames(frames, stored.frames_sha256))
-        assert tie.is_tied
-        other = compare_fingerprint(backend, stored, known_frames(frames[3:], stored.frames_sha256))
-        assert (other.found, other.is_tied) == (0, False)
+        tie = compare_with_digest(backend, stored, known_frames(frames, stored.frames_sha256))
+        assert tie.is_equal
+        other = compare_with_digest(backend, stored, known_frames(frames[3:], stored.frames_sha256))
+        assert (other.found, other.is_equal) == (0, False)
     assert stored.frames_sha256[0] not in describe(facts_of(out))
 
 

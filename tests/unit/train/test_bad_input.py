@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from clst_runtime.classes.labels import load_class_list
-from clst_runtime.data.inputs import pictures_of
+from clst_runtime.data.inputs import images_of
 from clst_runtime.errors import DataError
 from clst_runtime.imaging.image_files import read_image, write_png
 from clst_train.cli.train import main as clst_train
@@ -235,18 +235,18 @@ def test_the_root_of_cityscapes_gives_its_train_images_only_with_or_without_labe
 
 
 def test_other_roots_give_their_train_images_and_no_label(cameras, tmp_path):
-    found = pictures_of(cameras / "new", split="train").paths
+    found = images_of(cameras / "new", split="train").paths
     assert {path.parent for path in found} == {cameras / "new" / "images" / "train"}
-    found = pictures_of(write_synthia(tmp_path / "synthia"), split="train").paths
+    found = images_of(write_synthia(tmp_path / "synthia"), split="train").paths
     assert {path.parent.name for path in found} == {"RGB"}
 
 
 def test_a_folder_of_labels_alone_is_refused_and_a_missing_one(new, tmp_path):
     write_png(tmp_path / "only" / "labels" / "1.png", np.zeros(HW, np.uint8))
     with pytest.raises(DataError, match="no image in it .*; 1 files named like labels are left out"):
-        pictures_of(tmp_path / "only")
+        images_of(tmp_path / "only")
     with pytest.raises(DataError, match="no such folder"):
-        pictures_of(tmp_path / "none")
+        images_of(tmp_path / "none")
     (new / "dead.png").symlink_to(tmp_path / "nothing.png")
     with pytest.raises(DataError, match="dead.png: no such file"):
         open_target([str(new)], input_hw=HW)

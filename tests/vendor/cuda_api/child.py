@@ -77,7 +77,7 @@ def there_and_back():
         frame, result = device.pinned((2, 3)), device.pinned((2, 3))
         found["zeroed"] = [str(frame.dtype), frame.tolist()]
         there, answer = device.allocate(6), device.allocate(6)
-        start, end = device.create_mark(), device.create_mark()
+        start, end = device.create_event(), device.create_event()
         frame[...] = 1
         device.record(start)
         device.copy_in(there, frame)
@@ -235,7 +235,7 @@ def sticky():
     fail("cuStreamSynchronize", ILLEGAL_ADDRESS)
     found = {"first": told(device.synchronise)}
     LIB.stand_in_forget()
-    found["later"] = [told(call) for call in (device.synchronise, lambda: device.allocate(4), device.create_mark)]
+    found["later"] = [told(call) for call in (device.synchronise, lambda: device.allocate(4), device.create_event)]
     found["called"] = log()
     found["closing"] = [told(device.close), told(device.close)]
     return found

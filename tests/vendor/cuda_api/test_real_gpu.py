@@ -44,7 +44,7 @@ def test_bytes_go_there_and_back_in_order_and_take_time(device):
     frame, result = device.pinned((720, 1280, 3)), device.pinned((720, 1280, 3))
     frame[...] = np.random.default_rng(0).integers(0, 256, frame.shape, np.uint8)
     there = device.allocate(frame.size)
-    start, end = device.create_mark(), device.create_mark()
+    start, end = device.create_event(), device.create_event()
     device.record(start)
     device.copy_in(there, frame)
     device.copy_out(result, there)

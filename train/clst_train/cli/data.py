@@ -110,7 +110,7 @@ def convert(
     from clst_runtime.system.files.atomic import folder_written_whole, write_text
     from clst_runtime.system.files.paths import check_new_folder
 
-    check_new_folder(out, cure="give another folder")
+    check_new_folder(out, hint="give another folder")
     wanted = load_class_list(classes) if classes else None
     datasets = [
         open_dataset(folder, split=split, format=form, classes=wanted, mapping_file=mapping) for split in splits

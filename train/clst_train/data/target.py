@@ -15,7 +15,7 @@ from typing import overload
 import numpy as np
 import numpy.typing as npt
 
-from clst_runtime.data.inputs import pictures_of
+from clst_runtime.data.inputs import images_of
 from clst_runtime.data.subsets import Subset
 from clst_runtime.errors import DataError
 from clst_runtime.imaging.geometry import Content, Fit, content_of, fit_frame, resize_classes
@@ -174,7 +174,7 @@ def find_target(places: Sequence[str], *, every: int = 1) -> FoundTarget:
         if is_video(place):
             videos.append(place)
         else:
-            found = pictures_of(place, split="train")
+            found = images_of(place, split="train")
             _check_no_labels(place, found.paths)
             files.extend(found.paths)
             remarks.extend(found.remarks)

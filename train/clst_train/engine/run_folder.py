@@ -70,7 +70,7 @@ def check_new_run(path: Path) -> None:
     Raises:
         DataError: it exists and is not empty, or cannot be written.
     """
-    check_new_folder(path, cure=f"give another --out, or go on with it by --resume {path}", leftovers=(".config-",))
+    check_new_folder(path, hint=f"give another --out, or go on with it by --resume {path}", leftovers=(".config-",))
 
 
 def create_run(path: Path, config: Config) -> RunFolder:

@@ -428,7 +428,7 @@ def write_scenes(out: Path, *, look: Look, counts: Mapping[str, int], size_hw: t
     Raises:
         DataError: the folder exists and is not empty, or the size or a count cannot be used.
     """
-    check_new_folder(out, cure="give another folder")
+    check_new_folder(out, hint="give another folder")
     if min(size_hw) < 32 or min(counts.values(), default=0) < 0:
         raise DataError(f"scenes of {size_hw[0]}x{size_hw[1]} in numbers {dict(counts)}; give at least 32x32 and 0")
     with folder_written_whole(out) as made:

@@ -21,9 +21,9 @@ import numpy as np
 from clst_runtime.backends.base import Frame, Prediction
 from clst_runtime.backends.cuda.device import Bytes, CudaDevice
 from clst_runtime.backends.cuda.options import AUTO, COPY, MAPPED
-from clst_runtime.imaging.array_pool import Lent
+from clst_runtime.imaging.array_pool import BorrowableArray
 
-RESULTS_LENT = 4
+RESULTS_BORROWED = 4
 """Results that may be held at a time without a copy; who holds more gets copies in ordinary memory."""
 
 NO_CLASS = 255
@@ -35,16 +35,16 @@ class ResultSlot:
 
     def __init__(self, hosts: list[Bytes]) -> None:
         self.hosts = hosts
-        self._lent = [Lent(host) for host in hosts]
+        self._borrowed = [BorrowableArray(host) for host in hosts]
 
     @property
     def is_free(self) -> bool:
         """Whether nobody holds what was lent, nor a view of it."""
-        return all(lent.is_free for lent in self._lent)
+        return all(borrowed.is_free for borrowed in self._borrowed)
 
-    def lend(self) -> Prediction:
+    def borrow(self) -> Prediction:
         """The buffers as read-only arrays."""
-        arrays = [lent.lend() for lent in self._lent]
+        arrays = [borrowed.borrow() for borrowed in self._borrowed]
         return Prediction(classes=arrays[0], confidence=arrays[1] if len(arrays) > 1 else None)
 
     def copied(self) -> Prediction:
@@ -74,7 +74,7 @@ class Buffers(ABC):
 
     def give(self, slot: ResultSlot) -> Prediction:
         """A filled slot's result: lent, or copied if it is the spare one."""
-        return slot.copied() if slot is self._spare else slot.lend()
+        return slot.copied() if slot is self._spare else slot.borrow()
 
     def put(self, frame: Frame) -> None:
         """Write the next frame; only while the GPU does nothing."""
@@ -93,7 +93,7 @@ class Buffers(ABC):
         """Fill the slot, after the GPU has been waited for."""
 
     @abstractmethod
-    def spoil(self) -> None:
+    def poison(self) -> None:
         """Fill the outputs with `NO_CLASS`, so that work that does not happen is seen."""
 
 
@@ -109,7 +109,7 @@ class CopiedBuffers(Buffers):
         self.host_frame = device.pinned((rows, columns, 3))
         self.addresses = [device.allocate(rows * columns) for _ in range(outputs)]
         super().__init__([
-            ResultSlot([device.pinned((rows, columns)) for _ in range(outputs)]) for _ in range(RESULTS_LENT + 1)
+            ResultSlot([device.pinned((rows, columns)) for _ in range(outputs)]) for _ in range(RESULTS_BORROWED + 1)
         ])  # fmt: skip
 
     def queue_in(self) -> None:
@@ -124,7 +124,7 @@ class CopiedBuffers(Buffers):
     def finish(self, slot: ResultSlot) -> None:
         """The copies have filled the slot."""
 
-    def spoil(self) -> None:
+    def poison(self) -> None:
         """Overwrite the outputs on the GPU."""
         for host, address in zip(self._spare.hosts, self.addresses, strict=True):
             host[...] = NO_CLASS
@@ -143,9 +143,8 @@ class MappedBuffers(Buffers):
         self.host_frame, self.frame_address = frame.host, frame.address
         mapped = [device.mapped((rows, columns)) for _ in range(outputs)]
         self._outputs, self.addresses = [each.host for each in mapped], [each.address for each in mapped]
-        super().__init__([
-            ResultSlot([np.zeros((rows, columns), np.uint8) for _ in range(outputs)]) for _ in range(RESULTS_LENT + 1)
-        ])  # fmt: skip
+        slots = range(RESULTS_BORROWED + 1)
+        super().__init__([ResultSlot([np.zeros((rows, columns), np.uint8) for _ in range(outputs)]) for _ in slots])
 
     def queue_in(self) -> None:
         """The frame is where the GPU reads it."""
@@ -158,7 +157,7 @@ class MappedBuffers(Buffers):
         for host, output in zip(slot.hosts, self._outputs, strict=True):
             np.copyto(host, output)
 
-    def spoil(self) -> None:
+    def poison(self) -> None:
         """Overwrite the outputs; the GPU does nothing now."""
         for output in self._outputs:
             output[...] = NO_CLASS

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from clst_runtime.backends.cuda.device import CUDA_PYTHON, CURE, Bytes, NotImportable, out_of_memory, version_words
+from clst_runtime.backends.cuda.device import CUDA_PYTHON, HINT, Bytes, NotImportable, out_of_memory, version_text
 from clst_runtime.backends.cuda.guard import NON_BLOCKING, Failure, GuardedDevice
 from clst_runtime.errors import MissingDependency
 from clst_runtime.system.optional import Unimportable, require
@@ -49,10 +49,10 @@ class Driver:
         except (RuntimeError, ValueError) as error:  # cuda-bindings finds no libcuda, or not this function, or code
             raise DriverCallFailed(function, -1, str(error)) from error
         if int(code) != 0:
-            raise DriverCallFailed(function, int(code), self._words(code))
+            raise DriverCallFailed(function, int(code), self._error_text(code))
         return values[0] if values else None
 
-    def _words(self, code: Any) -> str:
+    def _error_text(self, code: Any) -> str:
         texts = [getattr(self.bindings, name)(code)[1] for name in ("cuGetErrorName", "cuGetErrorString")]
         return ": ".join(text.decode() for text in texts if text) or f"error {int(code)}"
 
@@ -132,7 +132,7 @@ class CudaPythonDevice(GuardedDevice):
         except DriverCallFailed as error:
             if self._kind_of(error) is Failure.MEMORY:
                 raise out_of_memory("opening it", error) from error
-            raise MissingDependency(f"no CUDA device can be opened ({error}); {CURE}") from error
+            raise MissingDependency(f"no CUDA device can be opened ({error}); {HINT}") from error
         self._open = True
         try:
             with self._calling("making a stream"):
@@ -146,9 +146,9 @@ class CudaPythonDevice(GuardedDevice):
         call("cuInit", 0)
         driver = int(call("cuDriverGetVersion"))
         self._check_version(driver)
-        self.cuda_version = version_words(driver)
+        self.cuda_version = version_text(driver)
         if int(call("cuDeviceGetCount")) == 0:
-            raise MissingDependency(f"no CUDA device is visible; {CURE}")
+            raise MissingDependency(f"no CUDA device is visible; {HINT}")
         device = call("cuDeviceGet", 0)
         attributes = self._bindings.CUdevice_attribute
         self.name = bytes(call("cuDeviceGetName", 256, device)).partition(b"\0")[0].decode()
@@ -169,8 +169,8 @@ class CudaPythonDevice(GuardedDevice):
         bindings = int(self._bindings.CUDA_VERSION)
         if bindings // 1000 > driver // 1000:
             raise MissingDependency(
-                f"cuda-python is made for CUDA {version_words(bindings)}, this driver for CUDA "
-                f"{version_words(driver)}; pip install 'cuda-bindings<{driver // 1000 + 1}'"
+                f"cuda-python is made for CUDA {version_text(bindings)}, this driver for CUDA "
+                f"{version_text(driver)}; pip install 'cuda-bindings<{driver // 1000 + 1}'"
             )
 
     def _kind_of(self, error: Exception) -> Failure:

@@ -28,7 +28,7 @@ AUTO = "auto"
 PYCUDA, CUDA_PYTHON = LIBRARIES = ("pycuda", "cuda-python")
 
 RUNS_WITHOUT = "; the ONNX file runs without them"
-CURE = (
+HINT = (
     "running an engine needs an NVIDIA GPU with its driver and PyCUDA: pip install pycuda "
     "(builds from source: CUDA headers and g++), or cuda-python: pip install cuda-bindings (no compiler; "
     f"where the driver is of CUDA 12, as in JetPack 6, also 'cuda-bindings<13'){RUNS_WITHOUT}"
@@ -48,8 +48,8 @@ class CudaFailed(ClstError):
     """An error of the GPU that stays until the process ends; it says nothing of the next process."""
 
 
-class Mark(Protocol):
-    """A point in the stream whose time can be asked for; made by `CudaDevice.create_mark`."""
+class Event(Protocol):
+    """A point in the stream whose time can be asked for; made by `CudaDevice.create_event`."""
 
 
 class Graph(Protocol):
@@ -101,13 +101,13 @@ class CudaDevice(Protocol):
     def copy_out(self, host: Bytes, address: int) -> None:
         """Queue a copy from the device that fills `host` (page-locked)."""
 
-    def create_mark(self) -> Mark:
+    def create_event(self) -> Event:
         """An event to be recorded again and again."""
 
-    def record(self, mark: Mark) -> None:
+    def record(self, event: Event) -> None:
         """Queue the event: it takes its time when the stream reaches it."""
 
-    def elapsed_ms(self, start: Mark, end: Mark) -> float:
+    def elapsed_ms(self, start: Event, end: Event) -> float:
         """Milliseconds between two events that the stream has reached."""
 
     def record_graph(self, queue: Callable[[], None]) -> Graph:
@@ -141,20 +141,20 @@ class CudaDevice(Protocol):
 
 def cuda_failure(doing: str, reason: object) -> CudaFailed:
     """The error for a failure inside CUDA: it is sticky, every later call in this process would fail too."""
-    told = " ".join(str(reason).split()) or "no reason given"
-    return CudaFailed(f"CUDA failed while {doing} ({told}); such an error stays until the process ends: restart it")
+    text = " ".join(str(reason).split()) or "no reason given"
+    return CudaFailed(f"CUDA failed while {doing} ({text}); such an error stays until the process ends: restart it")
 
 
 def out_of_memory(doing: str, reason: object) -> GpuOutOfMemory:
     """The error where the GPU's memory is used up."""
-    told = " ".join(str(reason).split())
+    text = " ".join(str(reason).split())
     return GpuOutOfMemory(
-        f"the GPU ran out of memory while {doing} ({told}); end other programs that use it, "
+        f"the GPU ran out of memory while {doing} ({text}); end other programs that use it, "
         "or take a smaller input size"
     )
 
 
-def version_words(number: int) -> str:
+def version_text(number: int) -> str:
     """CUDA's number of a version as people write it: 12060 → `12.6`."""
     return f"{number // 1000}.{number % 1000 // 10}"
 
@@ -184,5 +184,5 @@ class NotImportable(MissingDependency):
     """A CUDA library is not there; `what` is the message without its cure."""
 
     def __init__(self, what: str) -> None:
-        super().__init__(f"{what}; {CURE}" if has_driver() else f"{NO_DRIVER}{RUNS_WITHOUT}")
+        super().__init__(f"{what}; {HINT}" if has_driver() else f"{NO_DRIVER}{RUNS_WITHOUT}")
         self.what = what

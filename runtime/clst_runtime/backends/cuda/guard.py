@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from enum import Enum
 from typing import Any
 
-from clst_runtime.backends.cuda.device import Bytes, Graph, GraphFailed, Mapped, Mark, cuda_failure, out_of_memory
+from clst_runtime.backends.cuda.device import Bytes, Event, Graph, GraphFailed, Mapped, cuda_failure, out_of_memory
 from clst_runtime.errors import ClstError
 from clst_runtime.system.machine import UNKNOWN
 
@@ -128,18 +128,18 @@ class GuardedDevice(ABC):
         with self._calling("copying a result from the GPU"):
             self._queue_out(host, address)
 
-    def create_mark(self) -> Mark:
+    def create_event(self) -> Event:
         """An event."""
         with self._calling("making an event"):
-            mark: Mark = self._event()
-        return mark
+            event: Event = self._event()
+        return event
 
-    def record(self, mark: Mark) -> None:
+    def record(self, event: Event) -> None:
         """Queue the event."""
         with self._calling("recording an event"):
-            self._queue_event(mark)
+            self._queue_event(event)
 
-    def elapsed_ms(self, start: Mark, end: Mark) -> float:
+    def elapsed_ms(self, start: Event, end: Event) -> float:
         """Milliseconds between two events."""
         with self._calling("reading an event"):
             return self._elapsed_ms(start, end)
@@ -180,14 +180,14 @@ class GuardedDevice(ABC):
         try:
             yield
         except self._errors as error:
-            kind, told = self._kind_of(error), " ".join(str(error).split())
+            kind, text = self._kind_of(error), " ".join(str(error).split())
             if kind is Failure.MEMORY:
-                raise out_of_memory(doing, told) from error
+                raise out_of_memory(doing, text) from error
             if kind is Failure.GRAPH:
                 raise ClstError(
-                    f"CUDA cannot record a graph while {doing} ({told}); open the model without one"
+                    f"CUDA cannot record a graph while {doing} ({text}); open the model without one"
                 ) from error
-            self._failure = told
+            self._failure = text
             raise cuda_failure(doing, error) from error
 
     def _check(self, doing: str) -> None:

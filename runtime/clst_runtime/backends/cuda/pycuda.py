@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from clst_runtime.backends.cuda.device import CURE, PYCUDA, Bytes, NotImportable, out_of_memory, version_words
+from clst_runtime.backends.cuda.device import HINT, PYCUDA, Bytes, NotImportable, out_of_memory, version_text
 from clst_runtime.backends.cuda.guard import NON_BLOCKING, Failure, GuardedDevice
 from clst_runtime.errors import MissingDependency
 from clst_runtime.system.optional import Unimportable, extra, require
@@ -46,9 +46,9 @@ class PycudaDevice(GuardedDevice):
         try:
             driver.init()
             with suppress(driver.Error):  # it is only told
-                self.cuda_version = version_words(int(driver.get_driver_version()))
+                self.cuda_version = version_text(int(driver.get_driver_version()))
             if driver.Device.count() == 0:
-                raise MissingDependency(f"no CUDA device is visible; {CURE}")
+                raise MissingDependency(f"no CUDA device is visible; {HINT}")
             device = driver.Device(0)
             self.name, capability = str(device.name()), device.compute_capability()
             attributes = driver.device_attribute
@@ -59,7 +59,7 @@ class PycudaDevice(GuardedDevice):
         except driver.MemoryError as error:
             raise out_of_memory("opening it", error) from error
         except driver.Error as error:
-            raise MissingDependency(f"no CUDA device can be opened ({error}); {CURE}") from error
+            raise MissingDependency(f"no CUDA device can be opened ({error}); {HINT}") from error
         self.compute_capability, self._open = f"{capability[0]}.{capability[1]}", True
         try:
             with self._calling("making a stream"):

@@ -30,8 +30,8 @@ def is_onnxruntime(error: BaseException) -> bool:
 
 def reason_of(error: BaseException) -> str:
     """What it says, in one line."""
-    words = " ".join(_PREFIX.sub("", str(error).strip()).split()) or type(error).__name__
-    return words if len(words) <= LONGEST else f"{words[:LONGEST]}…"
+    text = " ".join(_PREFIX.sub("", str(error).strip()).split()) or type(error).__name__
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
 
 
 def onnxruntime_failure(error: BaseException, doing: str) -> ClstError | None:
@@ -46,7 +46,7 @@ def onnxruntime_failure(error: BaseException, doing: str) -> ClstError | None:
 
 
 @contextmanager
-def told_in_one_line(doing: str) -> Iterator[None]:
+def one_line(doing: str) -> Iterator[None]:
     """Turn what ONNX Runtime raises in the block, which calls nothing else, into one line.
 
     Raises:
@@ -79,15 +79,15 @@ def starting_a_gpu_provider(ort: Any) -> Iterator[None]:
 
 def lacking(ort: Any, provider: str) -> MissingDependency:
     """The error where this ONNX Runtime was built without a provider."""
-    from clst_runtime.system.install_hints import cure
+    from clst_runtime.system.install_hints import hint
     from clst_runtime.system.platforms import detect_machine
 
-    told = f"this ONNX Runtime has no {provider}, only {', '.join(ort.get_available_providers())}"
+    text = f"this ONNX Runtime has no {provider}, only {', '.join(ort.get_available_providers())}"
     both = rivals(ONNXRUNTIME_WHEELS)
     if both:
-        told += f": {' and '.join(both)} are installed and own the same module, and the last one of them is used"
-        return MissingDependency(f"{told}; pip uninstall {' '.join(both)}, then install the one with it")
-    return MissingDependency(f"{told}; {cure('ort-gpu', detect_machine().platform)}; or use --backend ort-cpu")
+        text += f": {' and '.join(both)} are installed and own the same module, and the last one of them is used"
+        return MissingDependency(f"{text}; pip uninstall {' '.join(both)}, then install the one with it")
+    return MissingDependency(f"{text}; {hint('ort-gpu', detect_machine().platform)}; or use --backend ort-cpu")
 
 
 def why_not_loaded(ort: Any, provider: str) -> str:

@@ -16,10 +16,10 @@ from clst_runtime.backends.base import Frame, Prediction, check_frame
 from clst_runtime.backends.onnxruntime.errors import (
     is_onnxruntime,
     lacking,
+    one_line,
     onnxruntime_failure,
     reason_of,
     starting_a_gpu_provider,
-    told_in_one_line,
     why_not_loaded,
 )
 from clst_runtime.backends.onnxruntime.tensorrt_provider import (
@@ -57,7 +57,7 @@ PROVIDERS: dict[str, tuple[Any, ...]] = {
 def rounds_float16() -> bool:
     """Whether this ONNX Runtime's CPU rounds to the nearest when it quantises float16 (1.23 cuts off)."""
     ort = require("onnxruntime")
-    with told_in_one_line("finding out how it rounds float16"):
+    with one_line("finding out how it rounds float16"):
         session = ort.InferenceSession(base64.b64decode(_QUANTISE_FLOAT16), providers=["CPUExecutionProvider"])
         return int(session.run(None, {"x": np.array([0.75], np.float16)})[0][0]) == 1
 
@@ -129,18 +129,18 @@ class OrtBackend:
             options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
         if provider != "tensorrt":
             return _session(ort, path, options, [wanted, *others])
-        told = precision_options(self.manifest, where=path)
+        text = precision_options(self.manifest, where=path)
         self.warnings += precision_warning(self.manifest, where=path)
         folder = cache_folder(path, ort.__version__)
         had_engines = folder.is_dir() and any(folder.iterdir())
-        first: list[Any] = [(wanted, {**told, **engine_cache(folder)}), *others]
+        first: list[Any] = [(wanted, {**text, **engine_cache(folder)}), *others]
         try:
             return _session(ort, path, options, first)
         except (ModelFileError, MissingDependency) as error:
             if not had_engines:
                 raise
             _log.warning(f"{error.message}; removing the engines kept in {folder} and trying once more")
-        return _session(ort, path, options, [(wanted, {**told, **engine_cache_anew(folder)}), *others])
+        return _session(ort, path, options, [(wanted, {**text, **engine_cache_anew(folder)}), *others])
 
     def _check_ports(self, path: Path) -> None:
         manifest = self.manifest
@@ -171,7 +171,7 @@ class OrtBackend:
         rows, columns = self.manifest.input_hw
         outputs = [pool.take((rows, columns)) for pool in self._pools]
         given = np.ascontiguousarray(frame)[None]  # held until the run is over: the binding keeps its address only
-        with told_in_one_line(f"running {self._where}"):
+        with one_line(f"running {self._where}"):
             self._binding.bind_cpu_input("frame", given)
             for name, output in zip(OUTPUTS, outputs, strict=False):
                 self._binding.bind_output(name, "cpu", 0, np.uint8, (1, rows, columns), output.ctypes.data)
@@ -222,8 +222,8 @@ def _session(ort: Any, path: Path, options: Any, providers: list[Any]) -> Any:
 
 
 def _not_started(ort: Any, provider: str, path: Path, reason: str) -> MissingDependency:
-    told = why_not_loaded(ort, provider) or reason
-    return MissingDependency(f"ONNX Runtime could not start {provider} for {path} ({told}); see clst-doctor")
+    text = why_not_loaded(ort, provider) or reason
+    return MissingDependency(f"ONNX Runtime could not start {provider} for {path} ({text}); see clst-doctor")
 
 
 def nodes_elsewhere(session: Any, wanted: str, path: Path) -> list[str]:

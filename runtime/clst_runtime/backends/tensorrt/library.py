@@ -45,7 +45,7 @@ class Library(str, Enum):
     RTX = "rtx"
 
     @property
-    def words(self) -> str:
+    def label(self) -> str:
         """For people."""
         return "TensorRT for RTX" if self is Library.RTX else "TensorRT"
 
@@ -66,7 +66,7 @@ class Library(str, Enum):
 def title_of(trt: ModuleType) -> str:
     """Name and version of a module that `Library.load` gave."""
     library = Library.RTX if "rtx" in trt.__name__ else Library.TENSORRT
-    return f"{library.words} {trt.__version__}"
+    return f"{library.label} {trt.__version__}"
 
 
 def load_tensorrt() -> ModuleType:

@@ -18,21 +18,21 @@ import numpy as np
 
 from clst_runtime.artifact.manifest import Manifest
 from clst_runtime.backends.base import Frame, Prediction, check_frame
-from clst_runtime.backends.cuda.buffers import RESULTS_LENT, Buffers, make_buffers
-from clst_runtime.backends.cuda.device import CudaDevice, GpuOutOfMemory, Graph, GraphFailed, Mark, cuda_failure
+from clst_runtime.backends.cuda.buffers import Buffers, make_buffers
+from clst_runtime.backends.cuda.device import CudaDevice, Event, GpuOutOfMemory, Graph, GraphFailed, cuda_failure
 from clst_runtime.backends.cuda.graphs import Outputs, drawn_frames, prove_graph
 from clst_runtime.backends.cuda.open import open_cuda
 from clst_runtime.backends.cuda.options import GpuOptions
 from clst_runtime.backends.tensorrt.inspector import EngineSummary, inspect_engine
 from clst_runtime.backends.tensorrt.library import Library, Messages, gpu_failure, make_logger, make_runtime, title_of
 from clst_runtime.backends.tensorrt.rtx.kernels import Kernels, kernels_file
-from clst_runtime.backends.tensorrt.sidecar import CURE, check_gpu, library_of, load_library, proof_warning, read_engine
+from clst_runtime.backends.tensorrt.sidecar import HINT, check_gpu, library_of, load_library, proof_warning, read_engine
 from clst_runtime.errors import ClstError, ConfigError, ModelFileError
 
 if TYPE_CHECKING:
     import tensorrt as trt
 
-__all__ = ["RESULTS_LENT", "STAGES", "BuiltEngine", "TrtBackend"]
+__all__ = ["STAGES", "BuiltEngine", "TrtBackend"]
 
 STAGES = ("copy_in", "compute", "copy_out")
 
@@ -89,7 +89,7 @@ class TrtBackend:
         """What was wanted and could not be had, or is another than when it was proved; a line each."""
         self._buffers: Buffers | None = None
         self._graph: Graph | None = None
-        self._marks: list[Mark] = []
+        self._events: list[Event] = []
         if timed and self._gpu.graph:
             raise ConfigError("the stages inside a CUDA graph cannot be timed one by one; leave the graph out")
         try:
@@ -106,7 +106,7 @@ class TrtBackend:
         except BaseException:
             self.close()
             raise
-        self.description = self._words(title_of(trt))
+        self.description = self._describe(title_of(trt))
 
     def _load(self, trt: ModuleType, plan: bytes) -> None:
         """Deserialise the engine and make its execution context."""
@@ -121,7 +121,7 @@ class TrtBackend:
         self._engine = self._runtime.deserialize_cuda_engine(plan)
         if self._engine is None:
             raise gpu_failure(self._messages, f"loading {self._where}") or ModelFileError(
-                f"{self._where}: TensorRT cannot load it ({self._messages.last_errors()}); {CURE}"
+                f"{self._where}: TensorRT cannot load it ({self._messages.last_errors()}); {HINT}"
             )
         check_tensors(trt, self._engine, self.manifest, where=self._where)
         self._context = self._create_context(self._engine)
@@ -145,9 +145,9 @@ class TrtBackend:
         buffers = make_buffers(self._device, self._gpu.io, self.manifest.input_hw, len(names))
         for name, address in zip(("frame", *names), (buffers.frame_address, *buffers.addresses), strict=True):
             if self._context is None or not self._context.set_tensor_address(name, address):
-                raise ModelFileError(f"{self._where}: TensorRT refuses the address of its tensor {name!r}; {CURE}")
+                raise ModelFileError(f"{self._where}: TensorRT refuses the address of its tensor {name!r}; {HINT}")
         self._buffers = buffers
-        self._marks = [self._device.create_mark() for _ in range(len(STAGES) + 1)] if timed else []
+        self._events = [self._device.create_event() for _ in range(len(STAGES) + 1)] if timed else []
 
     def _record_graph(self) -> None:
         """Make the CUDA graph if one is wanted; one that fails is dropped, with a warning."""
@@ -157,7 +157,7 @@ class TrtBackend:
 
         def run(frame: Frame, queue: Callable[[], None]) -> Outputs:
             buffers.put(frame)
-            buffers.spoil()
+            buffers.poison()
             slot = buffers.take()
             queue()
             buffers.queue_out(slot)
@@ -172,13 +172,13 @@ class TrtBackend:
         except GraphFailed as error:
             self.warnings.append(f"{self._where}: runs without a CUDA graph: {error.message}")
 
-    def _words(self, version: str) -> str:
+    def _describe(self, version: str) -> str:
         device, io = self._device, "" if self._buffers is None else self._buffers.io
-        words = f"{version} on {device.name} (compute capability {device.compute_capability})"
-        words += f", {self.manifest.precision}, {io} I/O by {device.library}"
+        text = f"{version} on {device.name} (compute capability {device.compute_capability})"
+        text += f", {self.manifest.precision}, {io} I/O by {device.library}"
         if not self._gpu.graph:
-            return words
-        return f"{words}, CUDA graph" if self._graph is not None else f"{words}, CUDA graph dropped"
+            return text
+        return f"{text}, CUDA graph" if self._graph is not None else f"{text}, CUDA graph dropped"
 
     def predict(self, frame: Frame) -> Prediction:
         """Segment one RGB frame H,W,3 uint8 of exactly the manifest's input size.
@@ -226,14 +226,14 @@ class TrtBackend:
             raise NotQueued(f"TensorRT could not queue the engine: {self._messages.last_errors()}")
 
     def _record(self, place: int) -> None:
-        if self._marks:
-            self._device.record(self._marks[place])
+        if self._events:
+            self._device.record(self._events[place])
 
     def device_times_ms(self) -> dict[str, float]:
         """How long the last frame's `STAGES` took by the GPU's clock; only of a backend opened with `timed`."""
         return {
             stage: self._device.elapsed_ms(start, end)
-            for stage, start, end in zip(STAGES, self._marks, self._marks[1:], strict=False)
+            for stage, start, end in zip(STAGES, self._events, self._events[1:], strict=False)
         }
 
     def summarise(self) -> EngineSummary:
@@ -253,7 +253,7 @@ class TrtBackend:
                 self._device.release_graph(self._graph)
             self._graph = None
             self._context = self._kernels = self._engine = self._runtime = self._logger = None
-            self._buffers, self._marks = None, []
+            self._buffers, self._events = None, []
 
     def close(self) -> None:
         """Release engine and GPU; a second call does nothing."""
@@ -285,12 +285,13 @@ def check_tensors(trt: ModuleType, engine: trt.ICudaEngine, manifest: Manifest, 
     if manifest.has_confidence:
         expected["confidence"] = expected["classes"]
     if found != expected:
+        stated = _describe_tensors(expected)
         raise ModelFileError(
-            f"{where}: inputs and outputs are {_told(found)}, its manifest says {_told(expected)}; {CURE}"
+            f"{where}: inputs and outputs are {_describe_tensors(found)}, its manifest says {stated}; {HINT}"
         )
 
 
-def _told(tensors: dict[str, tuple[Any, ...]]) -> str:
+def _describe_tensors(tensors: dict[str, tuple[Any, ...]]) -> str:
     return ", ".join(
         f"{'input' if is_input else 'output'} {name} {dtype} {shape}"
         for name, (is_input, dtype, shape) in tensors.items()

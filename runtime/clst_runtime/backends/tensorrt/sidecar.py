@@ -32,7 +32,7 @@ FACTS_OF = {
 WORDS = {"tensorrt": "TensorRT", "cuda": "CUDA", "driver": "driver"}
 """Facts that an update changes on the same device."""
 PROOF_FACTS = ("gpu", "compute_capability", "multiprocessors", *WORDS)
-CURE = (
+HINT = (
     "build it again on this machine from the ONNX file beside it: clst-export build ENGINE --frames PICTURES, "
     "or clst-run --rebuild"
 )
@@ -84,11 +84,11 @@ def read_engine(path: Path) -> tuple[bytes, Manifest]:
     check_file(path, "engine", ModelFileError)
     beside = sidecar_path(path)
     if not beside.is_file():
-        raise ModelFileError(f"{path} has no manifest {beside.name} beside it, so it is not run; copy both, or {CURE}")
+        raise ModelFileError(f"{path} has no manifest {beside.name} beside it, so it is not run; copy both, or {HINT}")
     try:
         manifest, plan = Manifest.from_json(read_text(beside), where=str(beside)), path.read_bytes()
     except (OSError, DataError) as error:
-        raise ModelFileError(f"{path}: it or its manifest cannot be read ({error}); {CURE}") from error
+        raise ModelFileError(f"{path}: it or its manifest cannot be read ({error}); {HINT}") from error
     check_hash(plan, manifest, where=path)
     return plan, manifest
 
@@ -101,17 +101,17 @@ def check_hash(plan: bytes, manifest: Manifest, *, where: Path) -> None:
     """
     missing = [name for name in FACTS_OF[library_of(manifest, where=where)] if name not in manifest.engine]
     if missing:
-        raise ModelFileError(f"{where}: its manifest lacks engine.{', engine.'.join(missing)}; {CURE}")
+        raise ModelFileError(f"{where}: its manifest lacks engine.{', engine.'.join(missing)}; {HINT}")
     facts = manifest.engine
     if len(plan) != facts["engine_bytes"]:
         raise ModelFileError(
-            f"{where} is damaged: {len(plan)} bytes, its manifest says {facts['engine_bytes']}; copy it again or {CURE}"
+            f"{where} is damaged: {len(plan)} bytes, its manifest says {facts['engine_bytes']}; copy it again or {HINT}"
         )
     found = hashlib.sha256(plan).hexdigest()
     if found != facts["engine_sha256"]:
         raise ModelFileError(
             f"{where} is damaged: SHA-256 {found[:12]}…, its manifest says {str(facts['engine_sha256'])[:12]}…; "
-            f"copy it again or {CURE}"
+            f"copy it again or {HINT}"
         )
 
 
@@ -126,7 +126,7 @@ def library_of(manifest: Manifest, *, where: Path) -> Library:
     try:
         return Library(name)
     except ValueError as error:
-        raise ModelFileError(f"{where}: its manifest names the library {name!r}, which is not known; {CURE}") from error
+        raise ModelFileError(f"{where}: its manifest names the library {name!r}, which is not known; {HINT}") from error
 
 
 def load_library(manifest: Manifest, *, where: Path) -> ModuleType:
@@ -139,10 +139,10 @@ def load_library(manifest: Manifest, *, where: Path) -> ModuleType:
     try:
         trt = library.load()
     except MissingDependency as error:
-        raise MissingDependency(f"{where} is an engine of {library.words} {built_by}: {error.message}") from error
+        raise MissingDependency(f"{where} is an engine of {library.label} {built_by}: {error.message}") from error
     if built_by != trt.__version__:
         raise ModelFileError(
-            f"{where} was built by {library.words} {built_by}, found {library.words} {trt.__version__}; {CURE}"
+            f"{where} was built by {library.label} {built_by}, found {library.label} {trt.__version__}; {HINT}"
         )
     return trt
 
@@ -167,10 +167,10 @@ def changes(proved: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     Manifests from before say nothing of CUDA and driver, which counts as unknown.
     """
     pairs = [(WORDS[name], proved.get(name, UNKNOWN), now[name]) for name in WORDS]
-    return ", ".join(f"{words} {old} → {new}" for words, old, new in pairs if old != new)
+    return ", ".join(f"{text} {old} → {new}" for text, old, new in pairs if old != new)
 
 
-def gpu_words(facts: Mapping[str, Any]) -> str:
+def describe_gpu(facts: Mapping[str, Any]) -> str:
     """Those facts in words: `Orin (compute capability 8.7, 16 multiprocessors)`."""
     return (
         f"{facts['gpu']} (compute capability {facts['compute_capability']}, {facts['multiprocessors']} multiprocessors)"
@@ -190,11 +190,13 @@ def check_gpu(manifest: Manifest, device: CudaDevice, *, where: Path) -> None:
         if device.compute_capability not in built_for:
             raise ModelFileError(
                 f"{where} was built for GPUs of compute capability {', '.join(built_for) or 'none'}, "
-                f"found {gpu_words(found)}; {OTHER_GPU}"
+                f"found {describe_gpu(found)}; {OTHER_GPU}"
             )
         return
     if any(manifest.engine[name] != value for name, value in found.items()):
-        raise ModelFileError(f"{where} was built for {gpu_words(manifest.engine)}, found {gpu_words(found)}; {CURE}")
+        raise ModelFileError(
+            f"{where} was built for {describe_gpu(manifest.engine)}, found {describe_gpu(found)}; {HINT}"
+        )
 
 
 def proof_warning(manifest: Manifest, device: CudaDevice, *, where: Path) -> list[str]:
@@ -211,11 +213,11 @@ def proof_warning(manifest: Manifest, device: CudaDevice, *, where: Path) -> lis
     changed = changes(facts, proof_facts(device, str(facts["tensorrt"])))
     never = not {"agreement", *gpu_facts(device)} <= facts.keys()
     if never:
-        told = f"never compared with its ONNX file ({facts.get('not_compared', 'its manifest tells of no comparison')})"
+        text = f"never compared with its ONNX file ({facts.get('not_compared', 'its manifest tells of no comparison')})"
     elif any(facts.get(name) != value for name, value in gpu_facts(device).items()):
-        told = f"compared with its ONNX file on {gpu_words(facts)}, not on {gpu_words(gpu_facts(device))}"
+        text = f"compared with its ONNX file on {describe_gpu(facts)}, not on {describe_gpu(gpu_facts(device))}"
     elif changed:
-        told = f"proved by another CUDA or driver ({changed})"
+        text = f"proved by another CUDA or driver ({changed})"
     else:
         return []
-    return [f"{where} was {told}; prove it{'' if never else ' again'}: clst-export build {where} --frames PICTURES"]
+    return [f"{where} was {text}; prove it{'' if never else ' again'}: clst-export build {where} --frames PICTURES"]

@@ -24,7 +24,7 @@ from clst_runtime.data.dataset import LabelledDataset, open_dataset
 from clst_runtime.data.formats import find_format
 from clst_runtime.errors import ClstError
 from clst_runtime.evaluation.evaluate import evaluate
-from clst_runtime.evaluation.export_digest import compare_fingerprint, known_frames, stored_fingerprint
+from clst_runtime.evaluation.export_digest import compare_with_digest, known_frames, stored_digest
 from clst_runtime.imaging.geometry import fit_frame
 from clst_runtime.sources import open_source
 from clst_runtime.system.numbers import finite_or_none
@@ -47,19 +47,19 @@ class Judgement:
     """Everything, as plain values."""
 
     @property
-    def told(self) -> str:
+    def text(self) -> str:
         """One line."""
         return "; ".join(self.parts) or "nothing to compare with: give --data with the export's own pictures"
 
-    def add(self, name: str, told: str, values: dict[str, Any], *, holds: bool | None) -> None:
+    def add(self, name: str, text: str, values: dict[str, Any], *, holds: bool | None) -> None:
         """Take in one way; one that does not hold decides."""
-        self.parts.append(told)
+        self.parts.append(text)
         self.values[name] = {**values, "holds": holds}
         if holds is not None:
             self.holds = holds if self.holds is None else self.holds and holds
 
 
-def judge_parity(backend: Backend, model: Path, data: Path | None) -> Judgement:
+def compare_with_export(backend: Backend, model: Path, data: Path | None) -> Judgement:
     """Compare by every way that is open.
 
     Raises:
@@ -69,9 +69,9 @@ def judge_parity(backend: Backend, model: Path, data: Path | None) -> Judgement:
     if model.is_dir():
         _by_bundle(backend, model, judgement)
     dataset = labelled(data, backend, judgement) if data is not None else None
-    same_pictures = _by_fingerprint(backend, data, judgement)
+    same_images = _by_digest(backend, data, judgement)
     if dataset is not None:
-        _by_labels(backend, dataset, judgement, same_pictures=same_pictures)
+        _by_labels(backend, dataset, judgement, same_images=same_images)
     return judgement
 
 
@@ -86,24 +86,24 @@ def _by_bundle(backend: Backend, folder: Path, judgement: Judgement) -> None:
         pixels += wanted.size
     needed = bundle.options.agreement_needed(backend.manifest.precision)
     agreement = equal / pixels
-    told = f"{100 * agreement:.3f} % of pixels as {expected.reference} on {len(expected.maps)} frames of the bundle"
+    text = f"{100 * agreement:.3f} % of pixels as {expected.reference} on {len(expected.maps)} frames of the bundle"
     values = {"agreement": agreement, "needed": needed, "frames": len(expected.maps), "reference": expected.reference}
-    judgement.add("bundle", f"{told}, {100 * needed:.3f} % needed", values, holds=agreement >= needed)
+    judgement.add("bundle", f"{text}, {100 * needed:.3f} % needed", values, holds=agreement >= needed)
 
 
-def _by_fingerprint(backend: Backend, data: Path | None, judgement: Judgement) -> bool:
+def _by_digest(backend: Backend, data: Path | None, judgement: Judgement) -> bool:
     """Whether all of the export's frames were found."""
-    known = stored_fingerprint(backend.manifest, where=backend.manifest.network)
+    known = stored_digest(backend.manifest, where=backend.manifest.network)
     if known is None or data is None:
         return False
     size, fit = backend.manifest.input_hw, backend.manifest.fit
-    with open_source(str(pictures_of(data))) as source:
-        pictures = (fit_frame(timed.rgb, size, fit) for timed in itertools.islice(source, SEARCHED))
-        found = known_frames(pictures, known.frames_sha256)
-    tie = compare_fingerprint(backend, known, found)
+    with open_source(str(images_of(data))) as source:
+        images = (fit_frame(timed.rgb, size, fit) for timed in itertools.islice(source, SEARCHED))
+        found = known_frames(images, known.frames_sha256)
+    tie = compare_with_digest(backend, known, found)
     least = agreement_needed(backend)
     holds = None if tie.found == 0 else tie.equal == tie.found or 1.0 - tie.differing_share >= least
-    judgement.add("fingerprint", tie.told, tie.to_json() | {"min_agreement": least}, holds=holds)
+    judgement.add("fingerprint", tie.text, tie.to_json() | {"min_agreement": least}, holds=holds)
     return tie.found == tie.of
 
 
@@ -133,7 +133,7 @@ def labelled(data: Path, backend: Backend, judgement: Judgement) -> LabelledData
         return None
 
 
-def pictures_of(data: Path) -> Path:
+def images_of(data: Path) -> Path:
     """The folder of a data set's pictures, so that its label files are not taken for pictures."""
     for name in ("images/val", "images", "leftImg8bit/val", "leftImg8bit"):
         if (data / name).is_dir():
@@ -141,16 +141,16 @@ def pictures_of(data: Path) -> Path:
     return data
 
 
-def _by_labels(backend: Backend, dataset: LabelledDataset, judgement: Judgement, *, same_pictures: bool) -> None:
+def _by_labels(backend: Backend, dataset: LabelledDataset, judgement: Judgement, *, same_images: bool) -> None:
     result, parity = evaluate(backend, dataset), backend.manifest.parity
     stored = parity.get("miou") if parity.get("labelled") else None
-    told = f"mIoU {100 * result.miou:.2f} on {result.frames} labelled pictures"
+    text = f"mIoU {100 * result.miou:.2f} on {result.frames} labelled pictures"
     values: dict[str, Any] = {"miou": finite_or_none(result.miou), "frames": result.frames}
-    if stored is None or not same_pictures or result.frames != parity.get("frames"):
+    if stored is None or not same_images or result.frames != parity.get("frames"):
         reason = "stored no mIoU" if stored is None else "was judged on other pictures"
-        judgement.add("labels", f"{told} (not judged: the export {reason})", values, holds=None)
+        judgement.add("labels", f"{text} (not judged: the export {reason})", values, holds=None)
         return
     bound = float(parity.get("bounds", {}).get("max_miou_drop", 0.0005))
     drop = float(stored) - result.miou
-    told = f"{told}, {100 * float(stored):.2f} at export"
-    judgement.add("labels", told, values | {"stored": stored, "max_miou_drop": bound}, holds=drop <= bound)
+    text = f"{text}, {100 * float(stored):.2f} at export"
+    judgement.add("labels", text, values | {"stored": stored, "max_miou_drop": bound}, holds=drop <= bound)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from typing import Any
 
@@ -16,7 +15,7 @@ def brief(acceptance: Acceptance) -> str:
     """The steps as a table and the verdict."""
     rows = [[step.name, step.status.value, f"{step.seconds:.1f} s"] for step in acceptance.steps]
     lines = [format_table(["step", "result", "took"], rows)]
-    lines += [f"{step.name}: {step.told}" for step in acceptance.steps]
+    lines += [f"{step.name}: {step.text}" for step in acceptance.steps]
     return "\n".join([*lines, acceptance.verdict])
 
 
@@ -29,8 +28,8 @@ def to_json(acceptance: Acceptance) -> dict[str, Any]:
         "date": acceptance.date,
         "plan": all_without_credentials(plan),
         "machine": machine_facts(),
-        "findings": [dataclasses.asdict(finding) for finding in acceptance.findings],
-        "steps": [dataclasses.asdict(step) for step in acceptance.steps],
+        "findings": [finding.to_json() for finding in acceptance.findings],
+        "steps": [step.to_json() for step in acceptance.steps],
     }
 
 
@@ -38,8 +37,8 @@ def report_text(acceptance: Acceptance) -> str:
     """The whole file."""
     values = to_json(acceptance)
     machine = values["machine"]
-    steps = [[step.name, step.status.value, f"{step.seconds:.1f}", step.told] for step in acceptance.steps]
-    findings = [[each.name.strip(), each.state.value, each.told, each.cure] for each in acceptance.findings]
+    steps = [[step.name, step.status.value, f"{step.seconds:.1f}", step.text] for step in acceptance.steps]
+    findings = [[each.name.strip(), each.state.value, each.text, each.hint] for each in acceptance.findings]
     gpus = ", ".join(machine["gpus"]) or "no NVIDIA GPU that answers nvidia-smi"
     parts = [
         f"# Acceptance of {acceptance.plan.model.name}",

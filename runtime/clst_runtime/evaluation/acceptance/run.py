@@ -25,7 +25,7 @@ from clst_runtime.backends.tensorrt.bundle.format import load_frames, read_bundl
 from clst_runtime.backends.tensorrt.sidecar import read_engine
 from clst_runtime.doctor import Finding, examine
 from clst_runtime.errors import BudgetNotHeld, ClstError, MissingDependency
-from clst_runtime.evaluation.acceptance.parity import judge_parity, pictures_of
+from clst_runtime.evaluation.acceptance.parity import compare_with_export, images_of
 from clst_runtime.evaluation.latency.capture_to_mask import LiveResult, live_source, run_live
 from clst_runtime.evaluation.latency.comparison import frames_to_measure
 from clst_runtime.evaluation.latency.host_to_host import Effort, measure_side_by_side
@@ -88,7 +88,7 @@ class Step:
     """What was done."""
     status: Status = Status.HOLDS
     """How it ended."""
-    told: str = ""
+    text: str = ""
     """One line for people."""
     values: dict[str, Any] = field(default_factory=dict)
     """Everything that was found, as plain values."""
@@ -96,6 +96,10 @@ class Step:
     """Whether it failed because this machine lacks something."""
     seconds: float = 0.0
     """How long it took."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; reports have called the text `told` from the start."""
+        return {"told" if name == "text" else name: value for name, value in vars(self).items()}
 
 
 @dataclass(kw_only=True)
@@ -131,7 +135,7 @@ class Acceptance:
             return 0
         return MissingDependency.exit_code if self.failed[0].lacks else BudgetNotHeld.exit_code
 
-    def raise_verdict(self) -> None:
+    def raise_if_rejected(self) -> None:
         """End the command by the verdict.
 
         Raises:
@@ -139,7 +143,7 @@ class Acceptance:
         """
         if self.failed:
             kind = MissingDependency if self.failed[0].lacks else BudgetNotHeld
-            raise kind(f"{self.plan.model}: {self.verdict}; {self.failed[0].told}")
+            raise kind(f"{self.plan.model}: {self.verdict}; {self.failed[0].text}")
 
 
 @dataclass(kw_only=True)
@@ -179,12 +183,12 @@ def accept(plan: Plan) -> Acceptance:
             before = next((step for step in acceptance.steps if step.name == needs), None)
             step = Step(name=name)
             if before is not None and before.status in (Status.FAILED, Status.SKIPPED):
-                step.status, step.told = Status.SKIPPED, f"needs the step {needs!r}"
+                step.status, step.text = Status.SKIPPED, f"needs the step {needs!r}"
             else:
                 _log.info(f"{name} …")
                 do(work, bench, step)
             acceptance.steps.append(step)
-            _log.info(f"{name}: {step.status.value}, {step.told}")
+            _log.info(f"{name}: {step.status.value}, {step.text}")
     return acceptance
 
 
@@ -194,11 +198,11 @@ def do(work: Work, bench: Bench, step: Step) -> None:
     try:
         work(bench, step)
     except MissingDependency as error:
-        step.status, step.told, step.lacks = Status.FAILED, error.message, True
+        step.status, step.text, step.lacks = Status.FAILED, error.message, True
     except ClstError as error:
-        step.status, step.told = Status.FAILED, error.message
+        step.status, step.text = Status.FAILED, error.message
     except (OSError, MemoryError) as error:
-        step.status, step.told = Status.FAILED, f"{type(error).__name__}: {error}"
+        step.status, step.text = Status.FAILED, f"{type(error).__name__}: {error}"
     step.seconds = time.monotonic() - started
 
 
@@ -210,18 +214,18 @@ def check_file(bench: Bench, step: Step) -> None:
         bundle = read_bundle(path)
         manifest = read_onnx_manifest(path / bundle.model.file)
         step.values["files"] = {model.file: model.sha256 for model in bundle.models}
-        step.told = f"a bundle, the hashes of its {len(bundle.models)} models are right"
+        step.text = f"a bundle, the hashes of its {len(bundle.models)} models are right"
     elif path.suffix.lower() == ".engine":
         manifest = read_engine(path)[1]
-        step.told = "an engine, its hash is that of its manifest"
+        step.text = "an engine, its hash is that of its manifest"
     elif path.suffix.lower() == ".onnx":
         manifest = read_onnx_manifest(path)
-        step.told = "an ONNX file, its graph's hash is that of its manifest"
+        step.text = "an ONNX file, its graph's hash is that of its manifest"
     else:
-        step.told = f"a {path.suffix or 'nameless'} file, its manifest is read by its reader"
+        step.text = f"a {path.suffix or 'nameless'} file, its manifest is read by its reader"
     if path.is_file():
         step.values["sha256"] = file_sha256(path)
-        step.told += f", SHA-256 {step.values['sha256'][:12]}…"
+        step.text += f", SHA-256 {step.values['sha256'][:12]}…"
     if manifest is not None:
         step.values["manifest"] = {
             "network": manifest.network, "precision": manifest.precision, "input_hw": list(manifest.input_hw),
@@ -237,8 +241,8 @@ def open_backend(bench: Bench, step: Step) -> None:
     bench.backend = bench.opened.enter_context(opened)
     manifest = bench.backend.manifest
     step.values |= {"backend": bench.backend.description, "engine": dict(manifest.engine)}
-    words = f"{bench.backend.description}, input {manifest.input_hw[0]}x{manifest.input_hw[1]}"
-    step.told = "; ".join((words, *getattr(bench.backend, "warnings", ())))
+    text = f"{bench.backend.description}, input {manifest.input_hw[0]}x{manifest.input_hw[1]}"
+    step.text = "; ".join((text, *getattr(bench.backend, "warnings", ())))
 
 
 def _backend(bench: Bench) -> Backend:
@@ -251,22 +255,22 @@ def take_frames(bench: Bench, step: Step) -> None:
     plan, manifest = bench.plan, _backend(bench).manifest
     size = manifest.input_hw
     if plan.data is not None:
-        bench.frames = frames_to_measure(str(pictures_of(plan.data)), size, manifest.fit)
+        bench.frames = frames_to_measure(str(images_of(plan.data)), size, manifest.fit)
         bench.frames_are = str(plan.data)
     elif plan.model.is_dir():
         bench.frames = load_frames(plan.model, read_bundle(plan.model))
         bench.frames_are = "the bundle's frames"
     else:
         bench.frames = frames_to_measure(None, size)
-    step.told = f"{len(bench.frames)} frames: {bench.frames_are}"
+    step.text = f"{len(bench.frames)} frames: {bench.frames_are}"
     step.values = {"frames": len(bench.frames), "are": bench.frames_are}
 
 
 def check_parity(bench: Bench, step: Step) -> None:
     """Does it say here what it said at export?"""
-    judged = judge_parity(_backend(bench), bench.plan.model, bench.plan.data)
+    judged = compare_with_export(_backend(bench), bench.plan.model, bench.plan.data)
     step.values = judged.values
-    step.told = judged.told
+    step.text = judged.text
     if judged.holds is None:
         step.status = Status.NOT_JUDGED
     elif not judged.holds:
@@ -283,11 +287,11 @@ def check_latency(bench: Bench, step: Step) -> None:
         doubts.append(f"unsteady, coefficient of variation {100 * summary['cov']:.1f} %")
     step.values = {"host_to_host_ms": summary, "samples_ns": list(result.samples_ns), "before": before, "after": after,
                    "doubts": doubts, "output_sha256": result.output_sha256, "frames": bench.frames_are}  # fmt: skip
-    told = f"host-to-host median {summary['median']:.2f} ms, p99 {summary['p99']:.2f} ms on {bench.frames_are}"
+    text = f"host-to-host median {summary['median']:.2f} ms, p99 {summary['p99']:.2f} ms on {bench.frames_are}"
     bound = bench.plan.max_p99_ms
     if bound is not None and not summary["p99"] <= bound:
-        step.status, told = Status.FAILED, f"{told}; {bound:.2f} ms allowed"
-    step.told = "; ".join([told, *doubts, brief_state(after)])
+        step.status, text = Status.FAILED, f"{text}; {bound:.2f} ms allowed"
+    step.text = "; ".join([text, *doubts, brief_state(after)])
 
 
 def check_live(bench: Bench, step: Step) -> None:
@@ -297,36 +301,35 @@ def check_live(bench: Bench, step: Step) -> None:
     if plan.source is not None:
         source, fps = live_source(plan.source)
     else:
-        source, fps = ReplaySource(live_pictures(bench), fps=REPLAY_FPS), REPLAY_FPS
+        source, fps = ReplaySource(live_images(bench), fps=REPLAY_FPS), REPLAY_FPS
     result = run_live(_backend(bench), source, plan.seconds, deadline_ms=plan.deadline_ms, replayed_fps=fps)
-    bench.live, told, summary = result, result.statistics, result.summary_ms()
-    step.values = {"statistics": told, "glass_to_mask_ms": summary, "samples_ns": list(result.ages_ns),
+    bench.live, statistics, summary = result, result.statistics, result.summary_ms()
+    step.values = {"statistics": statistics, "glass_to_mask_ms": summary, "samples_ns": list(result.ages_ns),
                    "replayed_fps": fps, "source": shown}  # fmt: skip
-    words = f"pictures replayed at {fps:g} frames/s" if fps is not None else shown
-    step.told = (
-        f"{told['frames']} frames in {told['seconds']:.1f} s of {words}, {told['dropped']} dropped, glass-to-mask "
-        f"median {summary['median']:.1f} ms, p99 {summary['p99']:.1f} ms"
+    frames = f"images replayed at {fps:g} frames/s" if fps is not None else shown
+    step.text = (
+        f"{statistics['frames']} frames in {statistics['seconds']:.1f} s of {frames}, {statistics['dropped']} dropped, "
+        f"capture-to-mask median {summary['median']:.1f} ms, p99 {summary['p99']:.1f} ms"
     )
-    failures = live_failures(plan, told)
+    failures = live_failures(plan, statistics)
     if failures:
-        step.status, step.told = Status.FAILED, f"{'; '.join(failures)} ({step.told})"
+        step.status, step.text = Status.FAILED, f"{'; '.join(failures)} ({step.text})"
 
 
-def live_failures(plan: Plan, told: dict[str, Any]) -> list[str]:
+def live_failures(plan: Plan, statistics: dict[str, Any]) -> list[str]:
     """What of a live run does not hold, in words."""
-    failures = (
-        [f"it ended early ({told['end']})"] if told["interrupted"] or told["seconds"] < 0.9 * plan.seconds else []
-    )
-    failures += [f"it was {STALE} {told['stale_spells']} times"] if told["stale_spells"] else []
-    failures += [f"the source was {LOST} {told['losses']} times"] if told["losses"] else []
-    return failures + list(told["failures"])
+    early = statistics["interrupted"] or statistics["seconds"] < 0.9 * plan.seconds
+    failures = [f"it ended early ({statistics['end']})"] if early else []
+    failures += [f"it was {STALE} {statistics['stale_spells']} times"] if statistics["stale_spells"] else []
+    failures += [f"the source was {LOST} {statistics['losses']} times"] if statistics["losses"] else []
+    return failures + list(statistics["failures"])
 
 
-def live_pictures(bench: Bench) -> Sequence[Frame]:
+def live_images(bench: Bench) -> Sequence[Frame]:
     """Pictures at the camera's own size where there are some, so that the resize is in the age."""
     if bench.plan.data is None:
         return bench.frames
-    with open_source(str(pictures_of(bench.plan.data))) as source:
+    with open_source(str(images_of(bench.plan.data))) as source:
         return [timed.rgb for timed in itertools.islice(source, len(bench.frames))]
 
 
@@ -336,8 +339,8 @@ def check_memory(bench: Bench, step: Step) -> None:
     growth = bench.live.memory.growth_mib()
     step.values = {"growth_mib": growth, "samples_mib": bench.live.memory.samples_mib, "allowed_mib": MEMORY_GROWTH_MIB}
     if growth is None:
-        step.status, step.told = Status.NOT_JUDGED, "the live run was too short, or this system tells no memory"
+        step.status, step.text = Status.NOT_JUDGED, "the live run was too short, or this system tells no memory"
         return
-    step.told = f"{growth:+.1f} MiB after settling, {MEMORY_GROWTH_MIB:g} allowed"
+    step.text = f"{growth:+.1f} MiB after settling, {MEMORY_GROWTH_MIB:g} allowed"
     if growth > MEMORY_GROWTH_MIB:
         step.status = Status.FAILED

@@ -9,9 +9,9 @@ from typing import Any
 
 from clst_runtime.backends.base import Backend
 from clst_runtime.errors import DataError
-from clst_runtime.imaging.geometry import Picture
+from clst_runtime.imaging.geometry import Image
 from clst_runtime.live.latency import summarise_ms
-from clst_runtime.live.pipeline import Stop, Watchers, run_pipeline
+from clst_runtime.live.pipeline import Observers, Stop, run_pipeline
 from clst_runtime.live.results import Result
 from clst_runtime.live.sinks.base import Sink
 from clst_runtime.live.statistics import Deadline, RunStatistics
@@ -22,7 +22,7 @@ from clst_runtime.system.memory import MemoryTrace
 
 REPLAYED = 32
 """Pictures of a file that are held to be replayed."""
-PATIENCE_SECONDS = 30.0
+STALL_SECONDS = 30.0
 """How long the first frame may take."""
 
 
@@ -74,8 +74,8 @@ def live_source(uri: str, *, fps: float = REPLAY_FPS) -> tuple[Source, float | N
     if source.live:
         return source, None
     with source:
-        pictures: list[Picture] = [timed.rgb for timed in itertools.islice(source, REPLAYED)]
-    return ReplaySource(pictures, fps=fps), fps
+        images: list[Image] = [timed.rgb for timed in itertools.islice(source, REPLAYED)]
+    return ReplaySource(images, fps=fps), fps
 
 
 def run_live(
@@ -99,7 +99,7 @@ def run_live(
         begun = statistics.frames > 0
         if begun and statistics.seconds >= seconds:
             stop.ask("the wanted time")
-        if not begun and time.monotonic() - opened > PATIENCE_SECONDS + seconds:
+        if not begun and time.monotonic() - opened > STALL_SECONDS + seconds:
             stop.ask("no frame came")
 
     with source:
@@ -108,7 +108,7 @@ def run_live(
             backend,
             [sink],
             deadline=Deadline(milliseconds=deadline_ms),
-            watchers=Watchers(tick=tick),
+            observers=Observers(tick=tick),
             stop=stop,
         )
     if not sink.ages_ns:

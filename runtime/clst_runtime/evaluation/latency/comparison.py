@@ -20,10 +20,10 @@ from clst_runtime.backends import open_model
 from clst_runtime.backends.base import Backend, Frame
 from clst_runtime.backends.cuda.options import GpuOptions
 from clst_runtime.backends.selection import AUTO, TENSORRT, choose_backend, has_choice
-from clst_runtime.backends.tensorrt.bundle.prepare import open_bundle
+from clst_runtime.backends.tensorrt.bundle.device_engine import open_bundle
 from clst_runtime.backends.tensorrt.runner import TrtBackend
 from clst_runtime.errors import ConfigError, ModelFileError
-from clst_runtime.evaluation.export_digest import Tie, compare_fingerprint, known_frames, stored_fingerprint
+from clst_runtime.evaluation.export_digest import DigestComparison, compare_with_digest, known_frames, stored_digest
 from clst_runtime.evaluation.latency.capture_to_mask import LiveResult, live_source, run_live
 from clst_runtime.evaluation.latency.engine_only import engine_step
 from clst_runtime.evaluation.latency.host_to_host import Effort, LatencyResult, measure_rounds, measure_side_by_side
@@ -47,13 +47,13 @@ class Level(str, Enum):
     GLASS_TO_MASK = "glass_to_mask"
 
     @property
-    def words(self) -> str:
+    def label(self) -> str:
         """For people."""
         return self.value.replace("_", "-")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Contestant:
+class Candidate:
     """A model file and what is to compute it."""
 
     name: str
@@ -71,7 +71,7 @@ class Contestant:
         return has_choice(self.path) and choose_backend(self.path, self.backend).name == TENSORRT
 
     @staticmethod
-    def parse(text: str) -> Contestant:
+    def parse(text: str) -> Candidate:
         """`MODEL` or `MODEL@BACKEND`; a file that has an @ in its name is taken as a file.
 
         Raises:
@@ -79,9 +79,9 @@ class Contestant:
         """
         path, at, backend = text.rpartition("@")
         if not at or Path(text).exists():
-            return Contestant(name=text, path=Path(text))
+            return Candidate(name=text, path=Path(text))
         choose_backend(Path(path), backend)
-        return Contestant(name=text, path=Path(path), backend=backend)
+        return Candidate(name=text, path=Path(path), backend=backend)
 
     def open(self, *, threads: int | None, timed: bool = False) -> Backend:
         """The model, ready to predict; `timed` asks for the GPU's own clock, which costs the host a little.
@@ -95,14 +95,14 @@ class Contestant:
         return open_model(self.path, threads=threads, backend=self.backend, gpu=self.gpu)
 
 
-def entrants(models: Sequence[str], gpu: GpuOptions) -> list[Contestant]:
+def candidates_for(models: Sequence[str], gpu: GpuOptions) -> list[Candidate]:
     """The models as they were named; `gpu` holds for those that are engines.
 
     Raises:
         ConfigError: a backend is not known or cannot compute such a file, or none is an engine and `gpu` would do
             nothing.
     """
-    parsed = [Contestant.parse(model) for model in models]
+    parsed = [Candidate.parse(model) for model in models]
     if gpu != GpuOptions() and not any(each.is_engine for each in parsed):
         raise ConfigError(
             "--io, --cuda and --cuda-graph are for engines and bundles, and no model is one; leave them out"
@@ -114,7 +114,7 @@ def entrants(models: Sequence[str], gpu: GpuOptions) -> list[Contestant]:
 class Score:
     """One model by one kind of latency."""
 
-    contestant: Contestant
+    candidate: Candidate
     """Who."""
     backend: str
     """What computed, in words."""
@@ -153,21 +153,21 @@ class Budgets:
 
     def failures(self, scores: Sequence[Score]) -> list[str]:
         """What does not hold, in words; empty when all does. The scores are of one kind."""
-        told = []
+        failures = []
         for score, ratio in zip(scores, ratios_to_first(scores), strict=True):
             summary = score.summary_ms()
             bounds = {"p99": self.max_p99_ms, "median": self.max_median_ms}
             for name, bound in bounds.items():
                 if bound is not None and not summary:
-                    told.append(f"{score.contestant.name}: nothing was measured to hold a budget against")
+                    failures.append(f"{score.candidate.name}: nothing was measured to hold a budget against")
                 elif bound is not None and not summary[name] <= bound:
-                    told.append(f"{score.contestant.name}: {name} is {summary[name]:.2f} ms, {bound:.2f} ms allowed")
+                    failures.append(f"{score.candidate.name}: {name} is {summary[name]:.2f} ms, {bound:.2f} ms allowed")
             if self.max_ratio is not None and ratio is not None and not ratio <= self.max_ratio:
-                told.append(
-                    f"{score.contestant.name}: takes {ratio:.3f} times as long as {scores[0].contestant.name}, "
+                failures.append(
+                    f"{score.candidate.name}: takes {ratio:.3f} times as long as {scores[0].candidate.name}, "
                     f"{self.max_ratio:.3f} allowed"
                 )
-        return told
+        return failures
 
 
 def ratios_to_first(scores: Sequence[Score]) -> list[float | None]:
@@ -178,7 +178,7 @@ def ratios_to_first(scores: Sequence[Score]) -> list[float | None]:
 
 
 def host_to_host(
-    contestants: Sequence[Contestant], data: str | None, effort: Effort, *, threads: int | None
+    candidates: Sequence[Candidate], data: str | None, effort: Effort, *, threads: int | None
 ) -> list[Score]:
     """Open all models, compare them with their exports where the frames are there, and let them take turns.
 
@@ -186,14 +186,14 @@ def host_to_host(
         ModelFileError: input sizes or fits differ. DataError: no pictures. What opening raises.
     """
     with ExitStack() as opened:
-        backends = [opened.enter_context(each.open(threads=threads)) for each in contestants]
-        size = check_sizes(contestants, backends)
+        backends = [opened.enter_context(each.open(threads=threads)) for each in candidates]
+        size = check_sizes(candidates, backends)
         frames = frames_to_measure(data, size, backends[0].manifest.fit)
-        ties = ties_to_export(contestants, backends, data)
+        ties = compare_with_exports(candidates, backends, data)
         results = measure_side_by_side(backends, frames, effort)
         return [
             Score(
-                contestant=each,
+                candidate=each,
                 backend=backend.description,
                 input_hw=size,
                 level=Level.HOST_TO_HOST,
@@ -201,11 +201,11 @@ def host_to_host(
                 note="; ".join(getattr(backend, "warnings", ())),
                 details=_details(result, tie),
             )
-            for each, backend, result, tie in zip(contestants, backends, results, ties, strict=True)
+            for each, backend, result, tie in zip(candidates, backends, results, ties, strict=True)
         ]
 
 
-def _details(result: LatencyResult, tie: Tie | None) -> dict[str, Any]:
+def _details(result: LatencyResult, tie: DigestComparison | None) -> dict[str, Any]:
     return {
         "warm_up_runs": result.warm_up_runs,
         "output_sha256": result.output_sha256,
@@ -216,7 +216,7 @@ def _details(result: LatencyResult, tie: Tie | None) -> dict[str, Any]:
 
 
 def engine_only(
-    contestants: Sequence[Contestant], data: str | None, effort: Effort, *, threads: int | None
+    candidates: Sequence[Candidate], data: str | None, effort: Effort, *, threads: int | None
 ) -> list[Score]:
     """The networks alone, in turns; of who cannot be measured so it says why.
 
@@ -225,36 +225,36 @@ def engine_only(
     """
     effort = replace(effort, runs=min(effort.runs, ENGINE_RUNS))
     with ExitStack() as opened:
-        backends = [opened.enter_context(each.open(threads=threads, timed=True)) for each in contestants]
-        size = check_sizes(contestants, backends)
+        backends = [opened.enter_context(each.open(threads=threads, timed=True)) for each in candidates]
+        size = check_sizes(candidates, backends)
         steps, fit = [engine_step(backend) for backend in backends], backends[0].manifest.fit
         able = [step for step in steps if not isinstance(step, str)]
         samples = iter(measure_rounds(able, frames_to_measure(data, size, fit), effort)[0] if able else [])
         return [
             Score(
-                contestant=each,
+                candidate=each,
                 backend=backend.description,
                 input_hw=size,
                 level=Level.ENGINE_ONLY,
                 samples_ns=() if isinstance(step, str) else tuple(next(samples)),
                 note=step if isinstance(step, str) else _graph_note(each),
             )
-            for each, backend, step in zip(contestants, backends, steps, strict=True)
+            for each, backend, step in zip(candidates, backends, steps, strict=True)
         ]
 
 
-def _graph_note(each: Contestant) -> str:
+def _graph_note(each: Candidate) -> str:
     return "without the CUDA graph, whose stages cannot be timed" if each.gpu.graph else ""
 
 
-def glass_to_mask(contestants: Sequence[Contestant], uri: str, seconds: float, *, threads: int | None) -> list[Score]:
+def glass_to_mask(candidates: Sequence[Candidate], uri: str, seconds: float, *, threads: int | None) -> list[Score]:
     """Drive with one model after the other on the same source, each for `seconds`.
 
     Raises:
         ModelFileError: input sizes differ. DataError: the source gives nothing. What opening raises.
     """
     scores: list[Score] = []
-    for each in contestants:
+    for each in candidates:
         with each.open(threads=threads) as backend:
             size = backend.manifest.input_hw
             if scores and size != scores[0].input_hw:
@@ -265,13 +265,13 @@ def glass_to_mask(contestants: Sequence[Contestant], uri: str, seconds: float, *
     return scores
 
 
-def _live_score(each: Contestant, backend: Backend, result: LiveResult) -> Score:
+def _live_score(each: Candidate, backend: Backend, result: LiveResult) -> Score:
     fps, dropped = result.replayed_fps, result.statistics["dropped"]
     note = f"{result.statistics['frames']} frames, {dropped} dropped"
     if fps is not None:
         note += f"; pictures replayed at {fps:g} frames/s, from when one was due, without a camera"
     return Score(
-        contestant=each,
+        candidate=each,
         backend=backend.description,
         input_hw=backend.manifest.input_hw,
         level=Level.GLASS_TO_MASK,
@@ -281,14 +281,14 @@ def _live_score(each: Contestant, backend: Backend, result: LiveResult) -> Score
     )
 
 
-def check_sizes(contestants: Sequence[Contestant], backends: Sequence[Backend]) -> tuple[int, int]:
+def check_sizes(candidates: Sequence[Candidate], backends: Sequence[Backend]) -> tuple[int, int]:
     """The one input size of all, which pictures become in the same way.
 
     Raises:
         ModelFileError: sizes or fits differ.
     """
     size, fit = backends[0].manifest.input_hw, backends[0].manifest.fit
-    for each, backend in zip(contestants, backends, strict=True):
+    for each, backend in zip(candidates, backends, strict=True):
         own = backend.manifest
         if own.input_hw != size:
             raise _other_size(each, own.input_hw, size)
@@ -299,7 +299,7 @@ def check_sizes(contestants: Sequence[Contestant], backends: Sequence[Backend]) 
     return size
 
 
-def _other_size(each: Contestant, found: tuple[int, int], first: tuple[int, int]) -> ModelFileError:
+def _other_size(each: Candidate, found: tuple[int, int], first: tuple[int, int]) -> ModelFileError:
     return ModelFileError(f"{each.name}: input {found}, the first model's is {first}; compare equal sizes")
 
 
@@ -324,9 +324,9 @@ def _frames(data: str, size_hw: tuple[int, int], fit: Fit, count: int) -> Iterat
             yield frame if frame.flags.owndata else np.array(frame)
 
 
-def ties_to_export(
-    contestants: Sequence[Contestant], backends: Sequence[Backend], data: str | None
-) -> list[Tie | None]:
+def compare_with_exports(
+    candidates: Sequence[Candidate], backends: Sequence[Backend], data: str | None
+) -> list[DigestComparison | None]:
     """Each model beside what it said at export, on those pictures of `data` that were among its frames there.
 
     None for a model whose manifest holds no fingerprint.
@@ -335,15 +335,14 @@ def ties_to_export(
         ModelFileError: a fingerprint is damaged.
     """
     known = [
-        stored_fingerprint(backend.manifest, where=each.name)
-        for each, backend in zip(contestants, backends, strict=True)
+        stored_digest(backend.manifest, where=each.name) for each, backend in zip(candidates, backends, strict=True)
     ]
     wanted = {digest for each in known if each is not None for digest in each.frames_sha256}
-    manifest, pictures = backends[0].manifest, iter(list[Frame]())
+    manifest, images = backends[0].manifest, iter(list[Frame]())
     if data is not None and wanted:
-        pictures = _frames(data, manifest.input_hw, manifest.fit, SEARCHED)
-    found = known_frames(pictures, wanted)
+        images = _frames(data, manifest.input_hw, manifest.fit, SEARCHED)
+    found = known_frames(images, wanted)
     return [
-        None if each is None else compare_fingerprint(backend, each, found)
+        None if each is None else compare_with_digest(backend, each, found)
         for each, backend in zip(known, backends, strict=True)
     ]

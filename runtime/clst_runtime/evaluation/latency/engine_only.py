@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from clst_runtime.backends.base import Backend, Frame
-from clst_runtime.backends.onnxruntime.errors import told_in_one_line
+from clst_runtime.backends.onnxruntime.errors import one_line
 from clst_runtime.evaluation.latency.host_to_host import Step
 from clst_runtime.system.optional import require
 
@@ -58,7 +58,7 @@ def _by_session(backend: Backend, session: Any, device: str) -> Step:
         given = ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(frame)[None], device, 0)
         binding.bind_ortvalue_input("frame", given)
         before = time.perf_counter_ns()
-        with told_in_one_line(f"timing {backend.description}"):
+        with one_line(f"timing {backend.description}"):
             session.run_with_iobinding(binding)
             binding.synchronize_outputs()
         return time.perf_counter_ns() - before

@@ -41,7 +41,7 @@ def plot_scores(scores: Sequence[Score], path: Path) -> None:
         if any(score.level is level for score in measured)
     ]
     rows = [[score for score in measured if score.level is level] for level in levels]
-    names = dict.fromkeys(score.contestant.name for score in measured)
+    names = dict.fromkeys(score.candidate.name for score in measured)
     colours = {name: COLOURS[place % len(COLOURS)] for place, name in enumerate(names)}  # the same in every panel
     height = sum(1.0 + 0.75 * len(own) for own in rows)
     figure = figures.Figure(figsize=(9.0, max(2.2, height)), layout="constrained")
@@ -57,23 +57,23 @@ def _panel(axis: Any, level: Level, scores: Sequence[Score], colours: Mapping[st
     jitter = np.random.default_rng(0)
     for row, score in enumerate(scores):
         values = np.asarray(score.samples_ns, np.float64) / 1e6
-        colour, beyond = colours[score.contestant.name], int((values > edge).sum())
+        colour, beyond = colours[score.candidate.name], int((values > edge).sum())
         heights = row + jitter.uniform(-0.28, 0.28, values.size)
         axis.plot(values, heights, ".", color=colour, markersize=4, alpha=0.35, markeredgewidth=0)
         median, p99 = np.percentile(values, [50, 99])
         for value, style in ((median, "-"), (p99, ":")):
             axis.plot([value, value], [row - 0.36, row + 0.36], style, color="black", linewidth=1.4)
-        told = f"median {median:.2f}\np99 {p99:.2f}"
-        axis.annotate(told, (1.01, row), xycoords=("axes fraction", "data"), fontsize=8, va="center")
+        text = f"median {median:.2f}\np99 {p99:.2f}"
+        axis.annotate(text, (1.01, row), xycoords=("axes fraction", "data"), fontsize=8, va="center")
         if beyond:
             axis.annotate(f"{beyond} slower →", (edge, row + 0.3), fontsize=8, ha="right", va="center", color=colour)
     axis.set(
         xlim=(0.0, edge),
         ylim=(len(scores) - 0.45, -0.65),
         xlabel="ms",
-        title=f"{level.words} (line: median, dotted: p99)",
+        title=f"{level.label} (line: median, dotted: p99)",
     )
-    axis.set_yticks(range(len(scores)), short_names([score.contestant.name for score in scores]))
+    axis.set_yticks(range(len(scores)), short_names([score.candidate.name for score in scores]))
     axis.spines[["top", "right"]].set_visible(False)
     axis.grid(axis="x", alpha=0.3)
 

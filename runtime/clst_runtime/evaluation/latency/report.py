@@ -19,24 +19,24 @@ def level_table(scores: Sequence[Score]) -> str:
         summary = score.summary_ms()
         cells = [f"{summary[name]:.2f}" if summary else "–" for name in NAMES]
         times = [str(len(score.samples_ns)), *cells, "–" if ratio is None else f"{ratio:.3f}"]
-        rows.append([score.contestant.name, *times])
-    lines = [f"{level.words}, ms", format_table(["model", "runs", *NAMES, "to first"], rows)]
+        rows.append([score.candidate.name, *times])
+    lines = [f"{level.label}, ms", format_table(["model", "runs", *NAMES, "to first"], rows)]
     for score in scores:
         remarks = [score.backend, *([score.note] if score.note else [])]
         if "parity" in score.details:
             remarks.append(str(score.details["parity"]["told"]))
-        lines.append(f"  {score.contestant.name}: {'; '.join(remarks)}")
+        lines.append(f"  {score.candidate.name}: {'; '.join(remarks)}")
     return "\n".join(lines)
 
 
 def warnings(scores: Sequence[Score], doubts: Sequence[str]) -> list[str]:
     """What to be careful with, in words."""
-    told = []
+    lines = []
     for score in scores:
         if score.unsteady is not None:
             spread = f"coefficient of variation {100 * score.unsteady:.1f} %"
-            told.append(f"{score.contestant.name}: {score.level.words} is unsteady, {spread}")
-    return [*told, *doubts]
+            lines.append(f"{score.candidate.name}: {score.level.label} is unsteady, {spread}")
+    return [*lines, *doubts]
 
 
 def scores_json(scores: Sequence[Score], *, samples: bool) -> list[dict[str, Any]]:
@@ -50,8 +50,8 @@ def scores_json(scores: Sequence[Score], *, samples: bool) -> list[dict[str, Any
         own = [score for score in scores if score.level is level]
         for score, ratio in zip(own, ratios_to_first(own), strict=True):
             entry = entries.setdefault(
-                score.contestant.name,
-                {"model": score.contestant.name, "backend": score.backend, "input_hw": list(score.input_hw)},
+                score.candidate.name,
+                {"model": score.candidate.name, "backend": score.backend, "input_hw": list(score.input_hw)},
             )
             if level is Level.HOST_TO_HOST:  # engine-only is measured without a CUDA graph, and says so
                 entry["backend"] = score.backend

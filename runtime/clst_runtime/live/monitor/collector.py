@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from clst_runtime.errors import ConfigError, DataError
-from clst_runtime.imaging.geometry import Picture
+from clst_runtime.imaging.geometry import Image
 from clst_runtime.live.sinks.video import FREE_FLOOR_BYTES
 from clst_runtime.system.files.atomic import check_can_write, write_bytes
 from clst_runtime.system.optional import require
@@ -55,7 +55,7 @@ class Collector:
         due = self._last_seconds is None or not 0.0 <= seconds - self._last_seconds < self.every_seconds
         return due and not self.stopped
 
-    def save(self, rgb: Picture, seconds: float) -> Path | None:
+    def save(self, rgb: Image, seconds: float) -> Path | None:
         """Write a picture H,W,3 RGB; None, with the reason in `stopped`, where there is no room or no disk."""
         encoded = _png(rgb)
         if self.held_bytes + len(encoded) > self.most_bytes:
@@ -85,7 +85,7 @@ def _own_files(folder: Path) -> list[Path]:
     return [path for path in found if path.is_file()]
 
 
-def _png(rgb: Picture) -> bytes:
+def _png(rgb: Image) -> bytes:
     stream = io.BytesIO()
     require("PIL.Image").fromarray(rgb).save(stream, format="PNG", compress_level=COMPRESSION)
     return stream.getvalue()

@@ -177,10 +177,10 @@ class Reference:
         Raises:
             ModelFileError: damaged, of another version, or of another model.
         """
-        cure = "export the model again with --calib IMAGES"
+        hint = "export the model again with --calib IMAGES"
         version = value.get("version") if isinstance(value, Mapping) else None
         if version != VERSION:
-            raise ModelFileError(f"the model's reference of its camera is of version {version}, not {VERSION}; {cure}")
+            raise ModelFileError(f"the model's reference of its camera is of version {version}, not {VERSION}; {hint}")
         try:
             if tuple(value["names"]) != names:
                 raise ValueError(f"it has {len(value['names'])} numbers, the model gives {len(names)} or others")
@@ -201,7 +201,7 @@ class Reference:
                 raise ValueError("its mean or scale is no number above 0")
             return Reference(names=names, frames=int(value["frames"]), spread=spread, limits=limits)
         except (KeyError, TypeError, ValueError, AttributeError, np.linalg.LinAlgError) as error:
-            raise ModelFileError(f"the model's reference of its camera is damaged ({error}); {cure}") from error
+            raise ModelFileError(f"the model's reference of its camera is damaged ({error}); {hint}") from error
 
 
 def windows(piece: Matrix, size: int) -> list[Matrix]:

@@ -7,7 +7,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 
-from clst_runtime.errors import DataError, words_of
+from clst_runtime.errors import DataError, message_of
 from clst_runtime.live.results import Result
 from clst_runtime.live.statistics import RunStatistics
 
@@ -41,7 +41,7 @@ class Sink(ABC):
         """Finish; a second call does nothing."""
 
 
-class Outlet:
+class SinkWorker:
     """A sink with a thread and a short queue of its own; the thread closes it, too.
 
     Without loss (`lossless`), who offers waits, and the sink's failure ends the run. Live, a full queue drops the
@@ -114,7 +114,7 @@ class Outlet:
         except Exception as error:  # noqa: BLE001  whatever it is, the thread must not end unseen
             self.failure = error
             if not self.lossless:
-                self._statistics.warn(f"{self.sink.name} has stopped: {words_of(error)}")
+                self._statistics.warn(f"{self.sink.name} has stopped: {message_of(error)}")
 
     def _close(self) -> None:
         try:

@@ -14,7 +14,7 @@ from clst_runtime.live.sinks.base import Sink
 from clst_runtime.system.files.json_lines import JsonLines
 
 
-class PictureSink(Sink):
+class ImageSink(Sink):
     """One overlay picture a frame."""
 
     name = "pictures"

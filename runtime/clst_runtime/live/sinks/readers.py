@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, cast
 
-from clst_runtime.errors import DataError, words_of
+from clst_runtime.errors import DataError, message_of
 from clst_runtime.system.machine import files_allowed
 
 MOST_READERS = 32
@@ -76,7 +76,7 @@ class Readers:
         """How many are there."""
         return len(self._readers)
 
-    def send(self, picture: bytes) -> None:
+    def send(self, image: bytes) -> None:
         """Queue a picture for everybody; waits only where nothing may be lost.
 
         Raises:
@@ -84,7 +84,7 @@ class Readers:
         """
         if not self._thread.is_alive():
             raise DataError("its readers cannot be served any more")
-        asyncio.run_coroutine_threadsafe(self._queue(picture), self._loop).result(2 * LOSSLESS_SECONDS + 5)
+        asyncio.run_coroutine_threadsafe(self._queue(image), self._loop).result(2 * LOSSLESS_SECONDS + 5)
 
     def close(self) -> None:
         """Send what is left to readers that take it, then close every connection; a second call does nothing."""
@@ -100,7 +100,7 @@ class Readers:
         try:
             self._loop.run_until_complete(self._serve())
         except Exception as error:  # noqa: BLE001  whatever it is, it must not end unseen
-            self._warn(f"readers cannot be served any more: {words_of(error)}")
+            self._warn(f"readers cannot be served any more: {message_of(error)}")
         finally:
             self._loop.close()
 
@@ -122,11 +122,11 @@ class Readers:
         await asyncio.sleep(0)  # the connections are closed in the turn after this one
         await asyncio.sleep(0)
 
-    async def _queue(self, picture: bytes) -> None:
+    async def _queue(self, image: bytes) -> None:
         if self._lossless:
             await self._wait_while(self._everybody_is_full, LOSSLESS_SECONDS)
         for reader in list(self._readers):
-            self._skipped(reader.offer(picture))
+            self._skipped(reader.offer(image))
 
     async def _wait_while(self, condition: Callable[[], bool], seconds: float) -> None:
         end = self._loop.time() + seconds
@@ -233,31 +233,31 @@ class _Reader(asyncio.Protocol):
             self._moved = (now, state)
         return now - self._moved[0] > seconds
 
-    def offer(self, picture: bytes) -> int:
+    def offer(self, image: bytes) -> int:
         """Queue a picture; how many others it will not get because of that."""
         self._prompt = 0 if self._full else self._prompt + 1
         self.is_slow = self.is_slow and self._prompt < PROMPT_AGAIN
         skipped = 0
-        if len(self._waiting) >= self._room(len(picture)):
+        if len(self._waiting) >= self._room(len(image)):
             self.is_slow, skipped = True, len(self._waiting)
             self._waiting.clear()
-        self._waiting.append(picture)
+        self._waiting.append(image)
         self._send()
         return skipped
 
-    def _room(self, picture_bytes: int) -> int:
-        return 1 if self.is_slow else max(1, min(QUEUED, QUEUED_BYTES // picture_bytes))
+    def _room(self, image_bytes: int) -> int:
+        return 1 if self.is_slow else max(1, min(QUEUED, QUEUED_BYTES // image_bytes))
 
     def _send(self) -> None:
         while self._waiting and not self._full:
-            picture = self._waiting.popleft()
-            self._bound_kernel(len(picture))
+            image = self._waiting.popleft()
+            self._bound_kernel(len(image))
             self._begun += 1
-            self.transport.write(picture)
+            self.transport.write(image)
 
-    def _bound_kernel(self, picture_bytes: int) -> None:
+    def _bound_kernel(self, image_bytes: int) -> None:
         """Let the kernel hold about two pictures, not seconds of them."""
-        wanted = max(picture_bytes, SMALLEST_BUFFER)
+        wanted = max(image_bytes, SMALLEST_BUFFER)
         if wanted != self._buffer_bytes:
             self._buffer_bytes = wanted
             with suppress(OSError):  # it has just gone

@@ -14,7 +14,7 @@ import numpy as np
 
 from clst_runtime.classes.labels import ClassList
 from clst_runtime.errors import ConfigError, DataError
-from clst_runtime.imaging.geometry import Picture, resize_classes, resize_frame
+from clst_runtime.imaging.geometry import Image, resize_classes, resize_frame
 from clst_runtime.imaging.overlay import blend
 from clst_runtime.live.results import Result
 from clst_runtime.live.sinks.base import Sink
@@ -47,7 +47,7 @@ class _StreamSink(Sink):
         self.kind, self.classes, self.alpha = kind, classes, alpha
         self.name = f"stream of {kind}" if kind == "masks" else "stream of overlays"
 
-    def _picture(self, result: Result) -> Picture:
+    def _image(self, result: Result) -> Image:
         """Class ids H,W or RGB H,W,3."""
         return result.mask if self.kind == "masks" else blend(result.timed.rgb, result.mask, self.classes, self.alpha)
 
@@ -73,11 +73,11 @@ class PipeSink(_StreamSink):
         Raises:
             DataError: the reader has gone.
         """
-        picture = self._picture(result)
-        self._size_hw = self._size_hw or (picture.shape[0], picture.shape[1])
+        image = self._image(result)
+        self._size_hw = self._size_hw or (image.shape[0], image.shape[1])
         resize = resize_classes if self.kind == "masks" else resize_frame
         try:
-            self._stream.write(np.ascontiguousarray(resize(picture, self._size_hw)).data)
+            self._stream.write(np.ascontiguousarray(resize(image, self._size_hw)).data)
         except BrokenPipeError as error:
             raise DataError("its reader has gone") from error
 
@@ -105,7 +105,7 @@ class SocketSink(_StreamSink):
                 server,
                 lossless=not statistics.live,
                 skipped=lambda count: statistics.dropped(f"reader of {self.name}", count),
-                warn=lambda words: statistics.warn(f"{self.name}: {words}"),
+                warn=lambda message: statistics.warn(f"{self.name}: {message}"),
             )
         except OSError as error:
             server.close()
@@ -115,11 +115,11 @@ class SocketSink(_StreamSink):
         """Send to everybody who is there; with nobody there it costs nothing."""
         if not self.readers:
             return
-        picture = np.ascontiguousarray(self._picture(result))
+        image = np.ascontiguousarray(self._image(result))
         facts = {"frame": result.timed.index, "captured_ns": result.timed.captured_ns,
-                 "age_ms": round(result.age_ns / 1e6, 3), "kind": self.kind, "shape": list(picture.shape),
-                 "bytes": picture.nbytes}  # fmt: skip
-        self.readers.send(b"".join((json.dumps(facts).encode(), b"\n", picture.data)))
+                 "age_ms": round(result.age_ns / 1e6, 3), "kind": self.kind, "shape": list(image.shape),
+                 "bytes": image.nbytes}  # fmt: skip
+        self.readers.send(b"".join((json.dumps(facts).encode(), b"\n", image.data)))
 
     def close(self) -> None:
         """Close every connection and take the socket away."""
@@ -146,8 +146,8 @@ def listen(place: str) -> socket.socket:
         return socket.create_server((host.strip("[]"), int(port)), family=family)
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        cure = "; is another program there?" if getattr(error, "errno", None) == errno.EADDRINUSE else ""
-        raise DataError(f"cannot listen at {place}: {reason}{cure}") from error
+        hint = "; is another program there?" if getattr(error, "errno", None) == errno.EADDRINUSE else ""
+        raise DataError(f"cannot listen at {place}: {reason}{hint}") from error
 
 
 def _listen_at_path(path: str) -> socket.socket:

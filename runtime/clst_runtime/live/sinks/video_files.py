@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from clst_runtime.errors import MissingDependency
-from clst_runtime.imaging.geometry import Picture
+from clst_runtime.imaging.geometry import Image
 from clst_runtime.live.sinks.growing_file import GrowingFile
 from clst_runtime.system.optional import require
 
@@ -47,7 +47,7 @@ class VideoFile(ABC):
         self._file = GrowingFile(path)
 
     @abstractmethod
-    def add(self, picture: Picture, ticks: int) -> None:
+    def add(self, image: Image, ticks: int) -> None:
         """Append RGB H,W,3 with its time, later than the one before. Raises: OSError: the file cannot grow."""
 
     @abstractmethod
@@ -93,11 +93,11 @@ class H264Video(VideoFile):
         self._stream.time_base = self._stream.codec_context.time_base = tick
         super().__init__(path)
 
-    def add(self, picture: Picture, ticks: int) -> None:
-        rows, columns = picture.shape[:2]
+    def add(self, image: Image, ticks: int) -> None:
+        rows, columns = image.shape[:2]
         if rows % 2 or columns % 2:
-            picture = np.pad(picture, ((0, rows % 2), (0, columns % 2), (0, 0)), mode="edge")
-        frame = self._av.VideoFrame.from_ndarray(picture, format="rgb24")
+            image = np.pad(image, ((0, rows % 2), (0, columns % 2), (0, 0)), mode="edge")
+        frame = self._av.VideoFrame.from_ndarray(image, format="rgb24")
         frame.pts, frame.time_base = ticks, self._tick
         due = self._is_due(ticks)
         if due:
@@ -173,10 +173,10 @@ class JpegVideo(VideoFile):
         self._head = begin + _element(0x1654AE6B, _element(0xAE, track))
         """Goes before the first frame."""
 
-    def add(self, picture: Picture, ticks: int) -> None:
+    def add(self, image: Image, ticks: int) -> None:
         cv2 = require("cv2")
         self._milliseconds = round(ticks * self._tick * 1000)
-        coded = cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+        coded = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
         block = _element(0xA3, b"\x81\x00\x00\x80" + coded[1].tobytes())  # track 1, at the cluster's time, key frame
         self._file.append(self._head + _element(0x1F43B675, _number(0xE7, self._milliseconds) + block))
         self._head = b""

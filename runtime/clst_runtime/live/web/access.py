@@ -113,8 +113,8 @@ def same(given: str, right: str) -> bool:
     return hmac.compare_digest(given.encode(errors="replace"), right.encode())
 
 
-def refusal(status: int, words: str) -> web.Response:
+def refusal(status: int, text: str) -> web.Response:
     """One line of plain text."""
     headers: dict[str, Any] = {"WWW-Authenticate": "Bearer"} if status == 401 else {}
-    response: web.Response = require("aiohttp.web").Response(status=status, text=words + "\n", headers=headers)
+    response: web.Response = require("aiohttp.web").Response(status=status, text=text + "\n", headers=headers)
     return response

@@ -101,11 +101,11 @@ def listen(address: WebAddress) -> socket.socket:
         return listening
     except (OSError, UnicodeError) as error:  # UnicodeError: a part of the name is too long for any machine
         raise ConfigError(
-            f"the web page cannot listen on {shown(address.host)}:{address.port}: {_cure(error)}"
+            f"the web page cannot listen on {shown(address.host)}:{address.port}: {_hint(error)}"
         ) from error
 
 
-def _cure(error: OSError | UnicodeError) -> str:
+def _hint(error: OSError | UnicodeError) -> str:
     if isinstance(error, UnicodeError):
         return "no machine has such a name; 0.0.0.0 listens on all addresses of this one"
     if error.errno in (errno.EMFILE, errno.ENFILE):

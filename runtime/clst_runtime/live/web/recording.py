@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from clst_runtime.errors import ConfigError, words_of
+from clst_runtime.errors import ConfigError, message_of
 from clst_runtime.live.results import Result
 from clst_runtime.live.sinks.base import Sink
 from clst_runtime.live.sinks.video_files import video_suffix
@@ -48,7 +48,7 @@ class Recorder:
                 path = self._new_path(self.folder)
                 video = self._make_video(path)
             except Exception as error:
-                self._failed, self._message = True, f"recording is impossible: {words_of(error)}"
+                self._failed, self._message = True, f"recording is impossible: {message_of(error)}"
                 raise ConfigError(self._message) from error
             with self._writing:
                 self._frames, self._begun, self._message, self._failed = 0, time.monotonic(), "", False
@@ -77,7 +77,7 @@ class Recorder:
                 return
             except Exception as error:  # noqa: BLE001  OpenCV's are none of ours, and the page must go on
                 # told and taken away before anybody else can stop it as if it were whole, or begin another one
-                self._failed, self._message, self._video = True, words_of(error), None
+                self._failed, self._message, self._video = True, message_of(error), None
                 frames = self._frames
         with suppress(Exception):  # the first failure is the one to tell
             video.close()
@@ -97,7 +97,7 @@ class Recorder:
                 video.close()
                 self._keep(path, frames)
             except Exception as error:  # noqa: BLE001  the page has to end all the same
-                failure = words_of(error)
+                failure = message_of(error)
             saved = f"{name}: {frames} frames saved" if frames else "no frame came, so no file was made"
             with self._writing:
                 self._failed, self._message = bool(failure), failure or saved

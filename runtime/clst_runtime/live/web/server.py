@@ -15,12 +15,12 @@ from contextlib import suppress
 from importlib import resources
 from typing import TYPE_CHECKING, Any, cast
 
-from clst_runtime.errors import ConfigError, DataError, words_of
+from clst_runtime.errors import ConfigError, DataError, message_of
 from clst_runtime.live.web.access import HEADERS, Guard, refusal
-from clst_runtime.live.web.board import Board
-from clst_runtime.live.web.faults import Faults
-from clst_runtime.live.web.figures import RunCollector, exposition, registry_of
-from clst_runtime.live.web.pictures import Pictures
+from clst_runtime.live.web.error_log import ErrorLog
+from clst_runtime.live.web.metrics import RunCollector, exposition, registry_of
+from clst_runtime.live.web.overlays import OverlayEncoder
+from clst_runtime.live.web.status import RunStatus
 from clst_runtime.system.machine import files_allowed
 from clst_runtime.system.optional import require
 
@@ -59,7 +59,7 @@ PAGE = {
     "/icon.svg": ("icon.svg", "image/svg+xml"),
 }
 VIDEO_TYPES = {".mp4": "video/mp4", ".mkv": "video/x-matroska"}
-PICTURE_HEAD = struct.Struct(">If")
+IMAGE_HEAD = struct.Struct(">If")
 """In front of a JPEG: the frame's position, modulo 2^32, and its age in ms when it was sent."""
 
 Handler = Callable[["web.Request"], Awaitable["web.StreamResponse"]]
@@ -68,14 +68,14 @@ Handler = Callable[["web.Request"], Awaitable["web.StreamResponse"]]
 class WebServer:
     """Serves the page until `stop`."""
 
-    def __init__(self, board: Board, pictures: Pictures, guard: Guard, listening: socket.socket) -> None:
+    def __init__(self, run_status: RunStatus, images: OverlayEncoder, guard: Guard, listening: socket.socket) -> None:
         """Raises: MissingDependency: aiohttp or prometheus_client is not there."""
         self._web: Any = require("aiohttp.web")
-        self._board, self._pictures, self._guard, self._listening = board, pictures, guard, listening
-        run = {name: str(board.facts[name]) for name in ("network", "precision", "backend", "source")}
-        self._figures = registry_of(RunCollector(lambda: board.snapshot(fresh=True), run))
+        self._run_status, self._images, self._guard, self._listening = run_status, images, guard, listening
+        run = {name: str(run_status.facts[name]) for name in ("network", "precision", "backend", "source")}
+        self._figures = registry_of(RunCollector(lambda: run_status.snapshot(fresh=True), run))
         self._files = {place: _asset(name, kind) for place, (name, kind) in PAGE.items()}
-        self._faults = Faults(board.statistics.warn)
+        self._errors = ErrorLog(run_status.statistics.warn)
         self._failure: BaseException | None = None
         self._runner: Any = None
         self._most = min(MAX_CONNECTIONS, files_allowed(parts=3))
@@ -98,12 +98,12 @@ class WebServer:
         except RuntimeError as error:  # no more threads
             self._failure = error
         if self._failure is not None:
-            raise ConfigError(f"the web page cannot start: {words_of(self._failure)}") from self._failure
+            raise ConfigError(f"the web page cannot start: {message_of(self._failure)}") from self._failure
 
     def check(self) -> None:
         """Raises: DataError: the server has ended although nobody has stopped it; nobody can see the page any more."""
         if not self._thread.is_alive() and not self._ending.is_set():
-            why = "" if self._failure is None else f": {words_of(self._failure)}"
+            why = "" if self._failure is None else f": {message_of(self._failure)}"
             raise DataError(f"the server of the web page has ended{why}")
 
     def stop(self) -> None:
@@ -125,7 +125,7 @@ class WebServer:
         self._runner = runner = self._web.AppRunner(
             self._application(),
             access_log=None,
-            logger=self._faults.logger(),
+            logger=self._errors.logger(),
             shutdown_timeout=0.1,
             keepalive_timeout=KEPT_SECONDS,
             lingering_time=LINGERING_SECONDS,
@@ -145,11 +145,11 @@ class WebServer:
         await runner.setup()
         self._loop = loop = asyncio.get_running_loop()
         loop.set_default_executor(_Threads())
-        loop.set_exception_handler(lambda _, context: self._faults.mishap(context))
+        loop.set_exception_handler(lambda _, context: self._errors.report_event(context))
         accepting = await loop.create_server(
             lambda: self._accepted(runner.server), sock=self._listening, backlog=BACKLOG
         )
-        self._pictures.start(loop)
+        self._images.start(loop)
         return accepting
 
     def _accepted(self, server: Any) -> asyncio.BaseProtocol:
@@ -168,8 +168,8 @@ class WebServer:
 
     async def _sample(self) -> None:
         while True:
-            with self._faults.caught():
-                self._board.sample_drops()
+            with self._errors.caught():
+                self._run_status.sample_drops()
             await asyncio.sleep(1.0)
 
     def _application(self) -> Any:
@@ -208,10 +208,10 @@ class WebServer:
         return self._answer(body=body, content_type=kind, charset="utf-8")
 
     async def _facts(self, _: web.Request) -> web.StreamResponse:
-        return self._json({"run": self._board.facts, "machine": self._board.machine})
+        return self._json({"run": self._run_status.facts, "machine": self._run_status.machine})
 
     async def _status(self, _: web.Request) -> web.StreamResponse:
-        return self._json(self._board.status(fresh=True))
+        return self._json(self._run_status.status(fresh=True))
 
     async def _metrics(self, request: web.Request) -> web.StreamResponse:
         body, content_type = exposition(self._figures, request.headers.get("Accept", ""))
@@ -228,7 +228,7 @@ class WebServer:
             wanted = None
         if not isinstance(wanted, bool):
             return refusal(400, 'send {"on": true} or {"on": false}')
-        recorder = self._board.recorder
+        recorder = self._run_status.recorder
         try:
             await asyncio.get_running_loop().run_in_executor(None, recorder.start if wanted else recorder.stop)
         except ConfigError as error:
@@ -237,7 +237,7 @@ class WebServer:
 
     async def _recorded(self, request: web.Request) -> web.StreamResponse:
         """A finished recording of this run, or the part of it that the header `Range` wants."""
-        path = self._board.recorder.finished(request.match_info["name"])
+        path = self._run_status.recorder.finished(request.match_info["name"])
         if path is None or not await asyncio.get_running_loop().run_in_executor(None, path.is_file):
             return refusal(404, "no recording of this run is called so")
         response: web.StreamResponse = self._web.FileResponse(path, headers={"Content-Type": VIDEO_TYPES[path.suffix]})
@@ -261,7 +261,7 @@ class WebServer:
 
         So a viewer on a slow line has one picture under way at most, and everything is as new as its line allows.
         """
-        if self._board.viewers >= MAX_VIEWERS:
+        if self._run_status.viewers >= MAX_VIEWERS:
             return refusal(503, f"{MAX_VIEWERS} viewers look at this run already; close one of them")
         connection = self._web.WebSocketResponse(
             heartbeat=HEARTBEAT_SECONDS, max_msg_size=64, compress=False, timeout=GOODBYE_SECONDS
@@ -271,39 +271,39 @@ class WebServer:
         await connection.prepare(request)
         wanted = asyncio.Event()
         speaking = [
-            asyncio.ensure_future(self._tell(connection)),
+            asyncio.ensure_future(self._send_status(connection)),
             asyncio.ensure_future(self._show(connection, wanted)),
         ]
         me = cast("asyncio.Task[Any]", asyncio.current_task())
-        self._board.viewers += 1
+        self._run_status.viewers += 1
         self._open.add(me)
         listening = asyncio.ensure_future(_listen(connection, wanted))
         try:
             await asyncio.wait([listening, speaking[0]], return_when=asyncio.FIRST_COMPLETED)
         finally:
-            self._board.viewers -= 1
+            self._run_status.viewers -= 1
             self._open.discard(me)
             for task in (listening, *speaking):
                 task.cancel()
             for outcome in await asyncio.gather(listening, *speaking, return_exceptions=True):
                 if isinstance(outcome, Exception):
-                    self._faults.take(outcome)
+                    self._errors.report(outcome)
         with suppress(ConnectionError, RuntimeError):
             await connection.close()
         return cast("web.StreamResponse", connection)
 
-    async def _tell(self, connection: Any) -> None:
+    async def _send_status(self, connection: Any) -> None:
         """Send the status until the end of the run or of the connection; the end itself is told too."""
         frames_s = drops_s = -math.inf
         last = False
         with suppress(ConnectionError, RuntimeError):  # the viewer has gone
             while not last:
                 last = self._ending.is_set()
-                frames, drops = self._board.rows_since(frames_s, drops_s)
+                frames, drops = self._run_status.rows_since(frames_s, drops_s)
                 frames_s = frames[-1][0] if frames else frames_s
                 drops_s = drops[-1][0] if drops else drops_s
-                told = self._board.status(fresh=last) | {"frames": frames, "drops": drops}
-                await connection.send_str(json.dumps(told))
+                values = self._run_status.status(fresh=last) | {"frames": frames, "drops": drops}
+                await connection.send_str(json.dumps(values))
                 with suppress(asyncio.TimeoutError):
                     await asyncio.wait_for(self._ending.wait(), STATUS_SECONDS)
 
@@ -312,11 +312,11 @@ class WebServer:
         with suppress(ConnectionError, RuntimeError):
             while True:
                 await wanted.wait()
-                picture = await self._pictures.newer(serial)
+                image = await self._images.newer(serial)
                 wanted.clear()
-                serial = picture.serial
-                age_ms = (time.monotonic_ns() - picture.captured_ns) / 1e6
-                await connection.send_bytes(PICTURE_HEAD.pack(picture.frame & 0xFFFFFFFF, age_ms) + picture.jpeg)
+                serial = image.serial
+                age_ms = (time.monotonic_ns() - image.captured_ns) / 1e6
+                await connection.send_bytes(IMAGE_HEAD.pack(image.frame & 0xFFFFFFFF, age_ms) + image.jpeg)
 
     def _answer(self, **parts: Any) -> web.StreamResponse:
         response: web.StreamResponse = self._web.Response(**parts)

@@ -11,11 +11,11 @@ from clst_runtime.live.sinks.video import VideoSink
 from clst_runtime.live.statistics import RunStatistics
 from clst_runtime.live.web.access import Guard, chosen_token
 from clst_runtime.live.web.address import WebAddress, listen, need_files, reachable_host, shown
-from clst_runtime.live.web.board import Board
-from clst_runtime.live.web.facts import RunFacts
-from clst_runtime.live.web.pictures import Painter, Pictures
+from clst_runtime.live.web.overlays import OverlayEncoder, Painter
 from clst_runtime.live.web.recording import Recorder
+from clst_runtime.live.web.run_info import RunInfo
 from clst_runtime.live.web.server import WebServer
+from clst_runtime.live.web.status import RunStatus
 from clst_runtime.system.machine import machine_facts
 from clst_runtime.system.optional import require
 
@@ -25,11 +25,11 @@ class WebSink(Sink):
 
     name = "web"
 
-    def __init__(self, server: WebServer, board: Board, pictures: Pictures, url: str) -> None:
+    def __init__(self, server: WebServer, run_status: RunStatus, images: OverlayEncoder, url: str) -> None:
         self.url = url
         """What to open in a browser, with the token if one is needed: a secret, to be printed once."""
-        self._server, self._board, self._pictures, self._open = server, board, pictures, True
-        self._recorder = board.recorder
+        self._server, self._run_status, self._images, self._open = server, run_status, images, True
+        self._recorder = run_status.recorder
 
     def write(self, result: Result) -> None:
         """Take the newest result; without a recording this returns at once. What fails within the page is told there.
@@ -38,8 +38,8 @@ class WebSink(Sink):
             DataError: the server has ended, so that nobody sees the page any more.
         """
         self._server.check()
-        self._board.saw(result.prediction.classes)
-        self._pictures.offer(result)
+        self._run_status.saw(result.prediction.classes)
+        self._images.offer(result)
         self._recorder.write(result)
 
     def close(self) -> None:
@@ -49,14 +49,14 @@ class WebSink(Sink):
         self._open = False
         self._recorder.stop()
         self._server.stop()
-        self._pictures.close()
+        self._images.close()
 
 
 def open_web(
     address: WebAddress,
     *,
     statistics: RunStatistics,
-    facts: RunFacts,
+    facts: RunInfo,
     recordings: Path | None = None,
     token: str | None = None,
 ) -> WebSink:
@@ -82,10 +82,10 @@ def open_web(
     with ExitStack() as undone:
         undone.callback(listening.close)
         bound = WebAddress(host=address.host, port=listening.getsockname()[1])
-        pictures = Pictures(Painter(manifest.classes, facts.alpha), tell=statistics.warn)
-        board = Board(statistics, facts, recorder, machine_facts)
-        server = WebServer(board, pictures, Guard(bound, token), listening)
+        images = OverlayEncoder(Painter(manifest.classes, facts.alpha), report=statistics.warn)
+        run_status = RunStatus(statistics, facts, recorder, machine_facts)
+        server = WebServer(run_status, images, Guard(bound, token), listening)
         server.start()
         undone.pop_all()
     url = f"http://{shown(reachable_host(bound.host))}:{bound.port}/"
-    return WebSink(server, board, pictures, url if token is None else f"{url}?token={token}")
+    return WebSink(server, run_status, images, url if token is None else f"{url}?token={token}")

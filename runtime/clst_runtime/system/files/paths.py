@@ -51,7 +51,7 @@ def check_checkpoint(path: Path) -> None:
         raise ModelFileError(f"{path} is damaged (a check sum in it does not hold); copy it again or train again")
 
 
-def check_new_folder(path: Path, *, cure: str, leftovers: Iterable[str] = ()) -> None:
+def check_new_folder(path: Path, *, hint: str, leftovers: Iterable[str] = ()) -> None:
     """Find out before any work that a folder can be made; one that is there has to be empty but for `leftovers`.
 
     Args:
@@ -63,7 +63,7 @@ def check_new_folder(path: Path, *, cure: str, leftovers: Iterable[str] = ()) ->
         DataError: it is in use, or cannot be made.
     """
     if path.exists() and not path.is_dir():
-        raise DataError(f"{path} is a file; {cure}")
+        raise DataError(f"{path} is a file; {hint}")
     if path.is_dir() and any(not each.name.startswith(tuple(leftovers)) for each in path.iterdir()):
-        raise DataError(f"{path} exists and is not empty; {cure}")
+        raise DataError(f"{path} exists and is not empty; {hint}")
     check_can_write(path / "file")

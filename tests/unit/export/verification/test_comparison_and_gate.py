@@ -152,14 +152,14 @@ def test_a_file_that_equals_pytorch_and_is_refused_by_tensorrt_gets_no_name(trt,
 
 
 def test_what_differs_from_pytorch_is_not_built_any_more(tmp_path, monkeypatch):
-    monkeypatch.setattr(gate, "check_build", lambda path, say: pytest.fail("asked"))
+    monkeypatch.setattr(gate, "check_build", lambda path, report: pytest.fail("asked"))
     with pytest.raises(BudgetNotHeld, match="differs from PyTorch"):
         saved(tmp_path, min_agreement=1.1)
     assert read_onnx_manifest(tmp_path / "out" / "m.rejected.onnx").build_check == {}
 
 
 def test_a_file_that_holds_takes_the_place_of_one_that_was_rejected(tmp_path, monkeypatch):
-    monkeypatch.setattr(gate, "check_build", lambda path, say: {})
+    monkeypatch.setattr(gate, "check_build", lambda path, report: {})
     with pytest.raises(BudgetNotHeld):
         saved(tmp_path, min_agreement=1.1)
     assert out(tmp_path) == ["m.rejected.json", "m.rejected.onnx"]
@@ -168,7 +168,7 @@ def test_a_file_that_holds_takes_the_place_of_one_that_was_rejected(tmp_path, mo
 
 
 def test_int8_for_the_cpu_is_not_shown_to_tensorrt(tmp_path, monkeypatch):
-    monkeypatch.setattr(gate, "check_build", lambda path, say: pytest.fail("asked"))
+    monkeypatch.setattr(gate, "check_build", lambda path, report: pytest.fail("asked"))
     assert saved(tmp_path, manifest=rgb_manifest(calibration={"target": "cpu"})).build_check == {}
     assert out(tmp_path) == ["m.onnx"]
 

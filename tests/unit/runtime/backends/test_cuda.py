@@ -39,7 +39,7 @@ def test_the_primary_context_is_retained_and_everything_runs_on_one_own_stream(d
         host, address = device.pinned((2, 3)), device.allocate(6)
         assert host.dtype == np.uint8
         assert host.tolist() == [[0, 0, 0], [0, 0, 0]]
-        start, end = device.create_mark(), device.create_mark()
+        start, end = device.create_event(), device.create_event()
         device.record(start)
         device.copy_in(address, host)
         device.copy_out(host, address)

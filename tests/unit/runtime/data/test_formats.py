@@ -16,11 +16,11 @@ from clst_train.data.inspection import inspect
 from tests.conftest import write_labelled
 from tests.support.command_line import call
 
-PICTURE = np.zeros((1, 3, 3), np.uint8)
+IMAGE = np.zeros((1, 3, 3), np.uint8)
 
 
 def test_cityscapes_label_ids_become_train_ids(tmp_path):
-    write_png(tmp_path / "leftImg8bit/val/ulm/ulm_0_leftImg8bit.png", PICTURE)
+    write_png(tmp_path / "leftImg8bit/val/ulm/ulm_0_leftImg8bit.png", IMAGE)
     write_png(tmp_path / "gtFine/val/ulm/ulm_0_gtFine_labelIds.png", np.array([[7, 26, 0]], np.uint8))
     data = open_dataset(tmp_path, split="val")
     assert data.form.name == "cityscapes"
@@ -38,7 +38,7 @@ def test_a_split_is_a_folder_of_its_own_and_never_all_of_them(tmp_path, split):
 
 
 def test_cityscapes_train_ids_stay_as_they_are(tmp_path):
-    write_png(tmp_path / "leftImg8bit/val/ulm/ulm_0_leftImg8bit.png", PICTURE)
+    write_png(tmp_path / "leftImg8bit/val/ulm/ulm_0_leftImg8bit.png", IMAGE)
     write_png(tmp_path / "gtFine/val/ulm/ulm_0_gtFine_labelTrainIds.png", np.array([[0, 18, 255]], np.uint8))
     data = open_dataset(tmp_path, split="val")
     assert data.form.name == "cityscapes-trainids"
@@ -46,7 +46,7 @@ def test_cityscapes_train_ids_stay_as_they_are(tmp_path):
 
 
 def test_gta5_palette_indices_are_cityscapes_ids(tmp_path):
-    write_png(tmp_path / "images/00001.png", PICTURE)
+    write_png(tmp_path / "images/00001.png", IMAGE)
     label = Image.fromarray(np.array([[7, 23, 4]], np.uint8), mode="P")
     label.putpalette(list(range(256)) * 3)
     (tmp_path / "labels").mkdir()
@@ -59,7 +59,7 @@ def test_gta5_palette_indices_are_cityscapes_ids(tmp_path):
 def test_synthia_ids_lie_in_the_first_16_bit_channel(tmp_path):
     import cv2
 
-    write_png(tmp_path / "RGB/0000000.png", PICTURE)
+    write_png(tmp_path / "RGB/0000000.png", IMAGE)
     bgr = np.zeros((1, 3, 3), np.uint16)
     bgr[0, :, 2] = [3, 10, 22]
     (tmp_path / "GT/LABELS").mkdir(parents=True)
@@ -69,7 +69,7 @@ def test_synthia_ids_lie_in_the_first_16_bit_channel(tmp_path):
 
 
 def test_camvid_colours_become_its_eleven_classes(tmp_path):
-    write_png(tmp_path / "701_StillsRaw_full/a.png", PICTURE)
+    write_png(tmp_path / "701_StillsRaw_full/a.png", IMAGE)
     write_png(
         tmp_path / "LabeledApproved_full/a_L.png", np.array([[[128, 64, 128], [128, 0, 192], [0, 0, 0]]], np.uint8)
     )
@@ -77,14 +77,14 @@ def test_camvid_colours_become_its_eleven_classes(tmp_path):
 
 
 def test_a_colour_camvid_does_not_have_is_refused(tmp_path):
-    write_png(tmp_path / "701_StillsRaw_full/a.png", PICTURE)
+    write_png(tmp_path / "701_StillsRaw_full/a.png", IMAGE)
     write_png(tmp_path / "LabeledApproved_full/a_L.png", np.full((1, 3, 3), 77, np.uint8))
     with pytest.raises(DataError, match=r"254 \(3 pixels\)"):
         open_dataset(tmp_path, split="train")[0]
 
 
 def test_idd_lite_layout(tmp_path):
-    write_png(tmp_path / "leftImg8bit/val/12/007_image.png", PICTURE)
+    write_png(tmp_path / "leftImg8bit/val/12/007_image.png", IMAGE)
     write_png(tmp_path / "gtFine/val/12/007_label.png", np.array([[0, 6, 255]], np.uint8))
     assert open_dataset(tmp_path, split="val")[0].labels.tolist() == [[0, 6, 255]]
 

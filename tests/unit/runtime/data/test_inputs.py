@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clst_runtime.data.inputs import own_names, pictures_of
+from clst_runtime.data.inputs import images_of, own_names
 from clst_runtime.errors import DataError
 from clst_runtime.imaging.image_files import write_png
-from clst_runtime.imaging.media import Kind, files_below, kind_of, name_for_opencv, pictures_below
+from clst_runtime.imaging.media import Kind, files_below, images_below, kind_of, name_for_opencv
 from clst_runtime.sources import open_source
 from tests.conftest import write_labelled
 
@@ -19,7 +19,7 @@ PACKETS = (b"G" + bytes(187)) * 5
 
 
 def names_below(folder):
-    return [str(path.relative_to(folder)) for path in pictures_below(folder)]
+    return [str(path.relative_to(folder)) for path in images_below(folder)]
 
 
 def write_video(path, frames=3):
@@ -65,14 +65,14 @@ def test_a_file_is_what_it_holds_whatever_its_name(tmp_path):
     ("head", "kind"),
     [
         (b"\0\0\0\x18ftypmp42", Kind.VIDEO),
-        (b"\0\0\0\x18ftypheic", Kind.PICTURE),
+        (b"\0\0\0\x18ftypheic", Kind.IMAGE),
         (b"\x1aE\xdf\xa3", Kind.VIDEO),
         (PACKETS, Kind.VIDEO),
         (b"cut" + PACKETS, Kind.VIDEO),
         (b"\0\0\0\1" + PACKETS, Kind.VIDEO),
         (b"\0\0\1\xba", Kind.VIDEO),
-        (b"BM" + bytes(12) + b"\x28\0\0\0", Kind.PICTURE),
-        (b"MM\0*", Kind.PICTURE),
+        (b"BM" + bytes(12) + b"\x28\0\0\0", Kind.IMAGE),
+        (b"MM\0*", Kind.IMAGE),
         (b"BMW and other makers", None),
         (b"Fat-free", None),
         (b"G" * 2000, None),
@@ -147,40 +147,40 @@ def test_results_and_labels_are_no_pictures_of_a_camera(tmp_path):
     data = write_labelled(tmp_path / "data")
     for folder in (data / "labels", data / "labels" / "val"):
         with pytest.raises(DataError, match=r"labels of a data set, no pictures; give .*data/images"):
-            pictures_of(folder)
+            images_of(folder)
     write_png(tmp_path / "driven" / "masks" / "1.png", GREY)
     write_png(tmp_path / "driven" / "camera" / "1.png", GREY)
     (tmp_path / "driven" / "frames.jsonl").touch()
     for folder in (tmp_path / "driven", tmp_path / "driven" / "masks"):
         with pytest.raises(DataError, match="results of clst-run, no pictures of a camera"):
-            pictures_of(folder)
-    assert len(pictures_of(tmp_path / "driven" / "camera").paths) == 1
+            images_of(folder)
+    assert len(images_of(tmp_path / "driven" / "camera").paths) == 1
     write_png(tmp_path / "b.png", GREY)
-    inside = pictures_of(tmp_path)
+    inside = images_of(tmp_path)
     assert "2 results of commands are left out" in inside.remarks[1]
     assert [path.name for path in inside.paths if path.parent == tmp_path or "driven" in path.parts] == ["b.png"]
     (tmp_path / "run" / "checkpoints").mkdir(parents=True)
     (tmp_path / "run" / "config.toml").touch()
     with pytest.raises(DataError, match="a run of clst-train"):
-        pictures_of(tmp_path / "run")
+        images_of(tmp_path / "run")
 
 
 def test_what_a_folder_holds_beside_pictures_is_said(tmp_path):
     write_video(tmp_path / "only" / "clip.ts")
     (tmp_path / "only" / "a.json").touch()
     with pytest.raises(DataError, match=r"no image in it .*; 1 videos are left out, .*clip\.ts; name a video itself; "):
-        pictures_of(tmp_path / "only")
+        images_of(tmp_path / "only")
     write_png(tmp_path / "only" / "a.png", GREY)
-    assert "1 videos are left out" in pictures_of(tmp_path / "only").remarks[0]
+    assert "1 videos are left out" in images_of(tmp_path / "only").remarks[0]
     with pytest.raises(DataError, match="no such folder"):
-        pictures_of(tmp_path / "none")
+        images_of(tmp_path / "none")
 
 
 def test_a_data_set_driven_through_gives_all_its_images_and_learned_from_those_of_a_split(tmp_path):
     data = write_labelled(tmp_path / "data", count=2, split="train")
     write_labelled(tmp_path / "data", count=3, split="val")
-    assert len(pictures_of(data).paths) == 5
-    assert len(pictures_of(data, split="train").paths) == 2
+    assert len(images_of(data).paths) == 5
+    assert len(images_of(data, split="train").paths) == 2
 
 
 def test_a_link_that_leads_nowhere_is_told_before_anything_is_run(tmp_path):

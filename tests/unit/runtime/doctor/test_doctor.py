@@ -14,7 +14,7 @@ from clst_runtime.doctor.cameras import CameraFormat, examine_cameras, parse_for
 from clst_runtime.doctor.examination import examine_clocks, examine_disk, examine_python
 from clst_runtime.doctor.findings import look
 from clst_runtime.doctor.probe import ask, parse_build_information, probe_provider
-from clst_runtime.system.install_hints import cure
+from clst_runtime.system.install_hints import hint
 from clst_runtime.system.machine import parse_tegra_release
 from clst_runtime.system.platforms import Platform, detect_machine, parse_l4t_core
 from clst_runtime.system.programs import run_program
@@ -55,14 +55,14 @@ def machine(tmp_path, *, release=None, board=None, architecture="aarch64", **tex
 def test_a_jetson_by_its_release_file(tmp_path, release, kind, words):
     found = machine(tmp_path, release=release, board="NVIDIA Jetson AGX Orin Developer Kit")
     assert found.platform is kind
-    assert words in found.told
-    assert found.told.startswith("NVIDIA Jetson AGX Orin Developer Kit, JetPack")
+    assert words in found.text
+    assert found.text.startswith("NVIDIA Jetson AGX Orin Developer Kit, JetPack")
 
 
 def test_dpkg_tells_jetpack_exactly_and_wins(tmp_path):
     found = machine(tmp_path, release=R36, dpkg_query__jetpack="6.2.1+b38", dpkg_query__core="36.4.7-20250918154033")
     assert found.platform is Platform.JETPACK_6
-    assert "JetPack 6.2.1+b38" in found.told
+    assert "JetPack 6.2.1+b38" in found.text
 
 
 def test_a_jetson_without_its_release_file_as_in_a_container(tmp_path):
@@ -77,7 +77,7 @@ def test_a_pc_with_and_without_a_gpu_even_where_the_driver_is_missing(tmp_path):
     write(tmp_path / "etc/os-release", 'NAME="Ubuntu"\nPRETTY_NAME="Ubuntu 24.04.3 LTS"\n')
     found = machine(tmp_path, architecture="x86_64")
     assert found.platform is Platform.X86_CPU
-    assert "Ubuntu 24.04.3 LTS" in found.told
+    assert "Ubuntu 24.04.3 LTS" in found.text
     write(tmp_path / "sys/bus/pci/devices/0000:01:00.0/vendor", "0x10de\n")
     write(tmp_path / "sys/bus/pci/devices/0000:01:00.0/class", "0x040300\n")  # its sound device is none
     assert machine(tmp_path, architecture="x86_64").platform is Platform.X86_CPU
@@ -101,16 +101,16 @@ def test_what_is_no_release_is_none(text):
 
 @pytest.mark.parametrize("need", ["opencv", "ort", "ort-gpu", "tensorrt", "pycuda", "cuda", "driver", "clocks", "plot"])
 def test_every_need_has_a_cure_everywhere(need):
-    assert all(cure(need, platform) for platform in Platform)
+    assert all(hint(need, platform) for platform in Platform)
 
 
 def test_cures_are_those_of_the_platform():
-    assert "numpy<2" in cure("ort", Platform.JETPACK_6)
-    assert "numpy<2" not in cure("ort", Platform.JETPACK_7)
-    assert "nvidia-jetpack" in cure("tensorrt", Platform.JETPACK_7)
-    assert "flash JetPack 6" in cure("tensorrt", Platform.JETPACK_5)
-    assert cure("tensorrt", Platform.X86_CUDA) == "pip install -e '.[trt]'"
-    assert "no NVIDIA GPU" in cure("tensorrt", Platform.X86_CPU)
+    assert "numpy<2" in hint("ort", Platform.JETPACK_6)
+    assert "numpy<2" not in hint("ort", Platform.JETPACK_7)
+    assert "nvidia-jetpack" in hint("tensorrt", Platform.JETPACK_7)
+    assert "flash JetPack 6" in hint("tensorrt", Platform.JETPACK_5)
+    assert hint("tensorrt", Platform.X86_CUDA) == "pip install -e '.[trt]'"
+    assert "no NVIDIA GPU" in hint("tensorrt", Platform.X86_CPU)
 
 
 NEW = """ioctl: VIDIOC_ENUM_FMT
@@ -140,12 +140,12 @@ STEPWISE = "\t[0]: 'RG10' (10-bit Bayer RGRG/GBGB)\n\t\tSize: Stepwise 16x16 - 4
 def test_formats_of_the_new_and_of_the_old_tool():
     first, second = parse_formats(NEW)
     assert first.sizes == ((1920, 1080, 30.0), (640, 480, 59.94))
-    assert first.told == "MJPG 1920x1080 at 30/s, 640x480 at 59.94/s"
-    assert second.told == "YUYV 1280x720 at 7.5/s"
-    assert [each.told for each in parse_formats(OLD)] == ["YUYV 640x480 at 30/s"]
-    assert [each.told for each in parse_formats(STEPWISE)] == ["RG10 4096x3040"]
+    assert first.text == "MJPG 1920x1080 at 30/s, 640x480 at 59.94/s"
+    assert second.text == "YUYV 1280x720 at 7.5/s"
+    assert [each.text for each in parse_formats(OLD)] == ["YUYV 640x480 at 30/s"]
+    assert [each.text for each in parse_formats(STEPWISE)] == ["RG10 4096x3040"]
     many = CameraFormat(pixels="NV12", sizes=tuple((columns, 10, 0.0) for columns in range(10, 16)))
-    assert many.told == "NV12 15x10, 14x10, 13x10, 12x10, 2 smaller ones"
+    assert many.text == "NV12 15x10, 14x10, 13x10, 12x10, 2 smaller ones"
     assert parse_formats("ioctl: VIDIOC_ENUM_FMT\n\tType: Video Capture\n") == []
 
 
@@ -159,18 +159,18 @@ def camera(tmp_path, text, *, number=0, **options):
 def test_a_camera_that_works(tmp_path):
     found = camera(tmp_path, NEW)[0]
     assert found.state is State.GOOD
-    assert found.told.startswith("Front Camera: MJPG 1920x1080")
-    assert found.told.endswith("--source camera:0")
+    assert found.text.startswith("Front Camera: MJPG 1920x1080")
+    assert found.text.endswith("--source camera:0")
 
 
 def test_a_camera_that_may_not_be_opened_hangs_gives_no_pictures_or_cannot_be_asked(tmp_path):
     denied = camera(tmp_path, NEW, allowed=lambda _: False)[0]
     assert denied.state is State.MISSING
-    assert "usermod -aG video" in denied.cure
+    assert "usermod -aG video" in denied.hint
     assert camera(tmp_path, None)[0].state is State.CONFLICT
-    assert "metadata" in camera(tmp_path, "")[0].told
+    assert "metadata" in camera(tmp_path, "")[0].text
     unknown = camera(tmp_path, None, has_tool=lambda: False)[0]
-    assert "v4l-utils" in unknown.cure
+    assert "v4l-utils" in unknown.hint
     assert len(camera(tmp_path, NEW, number=10)) == 2
     assert [finding.name for finding in camera(tmp_path, NEW, number=2)] == ["Camera 0", "Camera 2", "Camera 10"]
 
@@ -183,7 +183,7 @@ def test_what_only_begins_like_a_camera_is_none_and_a_user_may_have_no_name(tmp_
         write(tmp_path / "dev" / name, "")
     monkeypatch.setattr("clst_runtime.doctor.cameras.getpass.getuser", nameless)
     (found,) = camera(tmp_path, NEW, allowed=lambda _: False)
-    assert found.told == f"Front Camera: {os.getuid()} may not open /dev/video0"
+    assert found.text == f"Front Camera: {os.getuid()} may not open /dev/video0"
 
 
 def test_no_camera(tmp_path):
@@ -196,7 +196,7 @@ def test_a_look_that_fails_is_a_finding_and_no_traceback():
 
     found = look("Thing", fall, needed=True)
     assert (found[0].state, found[0].needed) == (State.CONFLICT, True)
-    assert "RuntimeError: half installed" in found[0].told
+    assert "RuntimeError: half installed" in found[0].text
 
 
 def test_python_and_disk():
@@ -210,11 +210,11 @@ def test_clocks_that_follow_the_load_come_with_their_cure(tmp_path):
     write(tmp_path / "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor", "powersave\n")
     found = examine_clocks(Platform.JETPACK_6, tmp_path, answering())
     assert found.state is State.NOTE
-    assert "jetson_clocks" in found.cure
+    assert "jetson_clocks" in found.hint
 
 
 def finding(name, state=State.GOOD, *, needed=False):
-    return Finding(name=name, state=state, told="", needed=needed)
+    return Finding(name=name, state=state, text="", needed=needed)
 
 
 def test_onnx_runtime_is_not_needed_where_tensorrt_works():
@@ -232,7 +232,7 @@ def test_two_wheels_of_one_module_are_a_conflict(monkeypatch):
     monkeypatch.setattr(looked, "rivals", list)
     found = looked.examine_onnxruntime(Platform.X86_CPU, answering())
     assert [each.state for each in found] == [State.CONFLICT]
-    assert "pip uninstall onnxruntime onnxruntime-gpu" in found[0].cure
+    assert "pip uninstall onnxruntime onnxruntime-gpu" in found[0].hint
     assert looked.examine_opencv(Platform.X86_CPU, answering())[0].state is State.CONFLICT
 
 
@@ -256,8 +256,8 @@ def test_opencv_without_gstreamer_works_and_says_what_it_cannot():
     facts = {"version": "4.8.0", "gstreamer": False, "v4l2": True, "ffmpeg": True, "windows": False}
     found = looked.examine_opencv(Platform.JETPACK_6, answers(opencv=facts))
     assert [each.state for each in found] == [State.GOOD, State.NOTE]
-    assert "GStreamer no, V4L2 yes" in found[0].told
-    assert "system-site-packages" in found[1].cure
+    assert "GStreamer no, V4L2 yes" in found[0].text
+    assert "system-site-packages" in found[1].hint
     assert len(looked.examine_opencv(Platform.JETPACK_6, answers(opencv=facts | {"gstreamer": True}))) == 1
 
 
@@ -279,32 +279,32 @@ def test_a_provider_that_does_not_start_is_told_with_its_cure():
     )
     found = {each.name.strip(): each for each in looked.examine_onnxruntime(Platform.X86_CUDA, run)}
     assert found["on CUDA"].state is State.MISSING
-    assert "libcudnn" in found["on CUDA"].told
+    assert "libcudnn" in found["on CUDA"].text
     assert found["on CPU"].state is State.GOOD
     alone = answers(
         onnxruntime={"version": "1.2", "providers": ["CPUExecutionProvider"]}, provider_cpu={"started": True}
     )
     found = {each.name.strip(): each for each in looked.examine_onnxruntime(Platform.JETPACK_6, alone)}
-    assert "JetPack 6" in found["on CUDA"].cure
+    assert "JetPack 6" in found["on CUDA"].hint
 
 
 def test_a_provider_without_its_libraries_gets_those_and_no_driver():
     lacks = {"error": "libcublasLt.so.13: cannot open; it is built for CUDA 13.0", "lacks_libraries": True}
     run = answers(onnxruntime={"version": "1.2", "providers": ["CUDAExecutionProvider"]}, provider_cuda=lacks)
     found = looked.examine_onnxruntime(Platform.X86_CUDA, run)[1]
-    assert "libcublasLt.so.13" in found.told
-    assert "'onnxruntime-gpu[cuda,cudnn]'" in found.cure
-    assert "no NVIDIA GPU" in looked.examine_onnxruntime(Platform.X86_CPU, run)[1].cure
-    assert "nvidia-jetpack" in looked.examine_onnxruntime(Platform.JETPACK_6, run)[1].cure
+    assert "libcublasLt.so.13" in found.text
+    assert "'onnxruntime-gpu[cuda,cudnn]'" in found.hint
+    assert "no NVIDIA GPU" in looked.examine_onnxruntime(Platform.X86_CPU, run)[1].hint
+    assert "nvidia-jetpack" in looked.examine_onnxruntime(Platform.JETPACK_6, run)[1].hint
 
 
 def test_what_is_broken_is_told_as_it_lies_there(monkeypatch):
     monkeypatch.setattr(looked, "fault_of", lambda module: (f"{module} is of Python 3.9", "install it for this one"))
     run = answers(onnxruntime={"error": "No module named 'onnxruntime.capi'"})
     (found,) = looked.examine_onnxruntime(Platform.X86_CPU, run)
-    assert (found.state, found.told) == (State.CONFLICT, "onnxruntime is of Python 3.9")
+    assert (found.state, found.text) == (State.CONFLICT, "onnxruntime is of Python 3.9")
     assert {each.state for each in looked.examine_optional(Platform.X86_CPU)} == {State.CONFLICT}
-    assert (looked.examine_numpy().state, looked.examine_numpy().told) == (State.CONFLICT, "numpy is of Python 3.9")
+    assert (looked.examine_numpy().state, looked.examine_numpy().text) == (State.CONFLICT, "numpy is of Python 3.9")
 
 
 def test_a_tensorrt_of_a_newer_cuda_than_the_driver_s_and_one_that_hides_jetpack_s(monkeypatch):
@@ -318,19 +318,19 @@ def test_a_tensorrt_of_a_newer_cuda_than_the_driver_s_and_one_that_hides_jetpack
         )
 
     found = looked.examine_tensorrt(Platform.X86_CUDA, run)[0]
-    assert found.told == (
+    assert found.text == (
         "11.4.0, but it does not start: tensorrt-cu13-libs is of CUDA 13, the driver takes CUDA 12 at most"
     )
-    assert "pip install 'tensorrt-cu12>=10.3,<12'" in found.cure
+    assert "pip install 'tensorrt-cu12>=10.3,<12'" in found.hint
     found = looked.examine_tensorrt(Platform.JETPACK_6, run)[0]
-    assert "hides JetPack's" in found.told
-    assert found.cure.startswith("pip uninstall tensorrt tensorrt-cu13 tensorrt-cu13-bindings tensorrt-cu13-libs; sudo")
+    assert "hides JetPack's" in found.text
+    assert found.hint.startswith("pip uninstall tensorrt tensorrt-cu13 tensorrt-cu13-bindings tensorrt-cu13-libs; sudo")
 
 
 def test_a_package_whose_import_crashes_is_a_conflict():
     found = looked.examine_opencv(Platform.X86_CPU, answering())[0]
     assert found.state is State.CONFLICT
-    assert "crashed" in found.told
+    assert "crashed" in found.text
 
 
 @pytest.mark.parametrize("library", ["PyCUDA", "cuda-python"])
@@ -341,7 +341,7 @@ def test_tensorrt_that_does_not_start_and_a_gpu_that_opens(library):
     )
     found = looked.examine_tensorrt(Platform.JETPACK_6, run)
     assert [each.state for each in found] == [State.CONFLICT, State.GOOD]
-    assert found[1].told == f"{library} opens Orin (8.7)"
+    assert found[1].text == f"{library} opens Orin (8.7)"
 
 
 @pytest.mark.parametrize(
@@ -359,8 +359,8 @@ def test_tensorrt_for_rtx_and_whether_its_engines_are_for_this_gpu(facts, gpu, s
     run = answers(tensorrt={"error": "no"}, rtx=facts, cuda=cuda)
     found = looked.examine_tensorrt(Platform.X86_CUDA, run)[1]
     assert (found.name, found.state) == ("TensorRT for RTX", state)
-    assert told in found.told
-    assert bool(found.cure) == (state is not State.GOOD)
+    assert told in found.text
+    assert bool(found.hint) == (state is not State.GOOD)
     names = [each.name for each in looked.examine_tensorrt(Platform.JETPACK_7, run)]
     assert names == ["TensorRT", "CUDA in Python"], "there is none for a Jetson"
 
@@ -368,12 +368,12 @@ def test_tensorrt_for_rtx_and_whether_its_engines_are_for_this_gpu(facts, gpu, s
 def test_gpu_driver_and_toolkit():
     table = "| NVIDIA-SMI 550.54.15   Driver Version: 550.54.15   CUDA Version: 12.4 |\n"
     run = answering(nvidia_smi__query=SMI, nvidia_smi=table)
-    assert "RTX 4090, driver 550.54.15, up to CUDA 12.4" in looked.examine_gpu(Platform.X86_CUDA, run)[0].told
+    assert "RTX 4090, driver 550.54.15, up to CUDA 12.4" in looked.examine_gpu(Platform.X86_CUDA, run)[0].text
     assert looked.examine_gpu(Platform.X86_CUDA, answering())[0].state is State.MISSING
     assert looked.examine_gpu(Platform.JETPACK_6, answering())[0].state is State.GOOD
     nvcc = "nvcc: NVIDIA (R) Cuda compiler driver\nCuda compilation tools, release 12.6, V12.6.68\n"
     run = answering(nvcc=nvcc, ldconfig="\tlibcudart.so.12 (libc6,AArch64) => /usr/local/cuda/lib64/libcudart.so.12\n")
-    assert looked.examine_cuda(Platform.JETPACK_6, run)[0].told == "toolkit 12.6; libraries libcudart"
+    assert looked.examine_cuda(Platform.JETPACK_6, run)[0].text == "toolkit 12.6; libraries libcudart"
     assert looked.examine_cuda(Platform.JETPACK_6, answering())[0].state is State.MISSING
 
 
@@ -398,8 +398,8 @@ def test_everything_is_examined_even_where_every_program_raises(tmp_path):
         raise RuntimeError("broken")
 
     findings = examine(tmp_path, run)
-    assert all(each.told for each in findings)
-    assert "broken" in next(each for each in findings if each.name == "OpenCV").told
+    assert all(each.text for each in findings)
+    assert "broken" in next(each for each in findings if each.name == "OpenCV").text
     assert {"OpenCV", "ONNX Runtime"} <= set(lacking(findings))
 
 

@@ -10,7 +10,7 @@ import pytest
 from clst_runtime.backends import open_model
 from clst_runtime.errors import BudgetNotHeld, MissingDependency
 from clst_runtime.evaluation.acceptance import run as acceptance
-from clst_runtime.evaluation.acceptance.parity import Judgement, judge_parity
+from clst_runtime.evaluation.acceptance.parity import Judgement, compare_with_export
 from clst_runtime.evaluation.acceptance.report import markdown_table, report_text
 from clst_runtime.evaluation.acceptance.run import (
     Acceptance,
@@ -22,10 +22,10 @@ from clst_runtime.evaluation.acceptance.run import (
     check_memory,
     live_failures,
 )
-from clst_runtime.evaluation.export_digest import take_fingerprint
+from clst_runtime.evaluation.export_digest import take_digest
 from clst_runtime.evaluation.latency.host_to_host import Effort
 from clst_runtime.imaging.image_files import read_image
-from clst_runtime.imaging.media import pictures_below
+from clst_runtime.imaging.media import images_below
 from tests.conftest import SIZE_HW, rgb_manifest, write_labelled, write_rgb_model
 from tests.support.shell import shell
 from tests.unit.runtime.evaluation.test_bench import FakeBackend, tied_model
@@ -47,13 +47,13 @@ def statuses(found):
     return {step.name: step.status.value for step in found.steps}
 
 
-def pictures(data):
-    return [read_image(path) for path in pictures_below(data / "images")]
+def images(data):
+    return [read_image(path) for path in images_below(data / "images")]
 
 
 def test_a_model_that_says_what_it_said_at_export_is_accepted(tmp_path):
     data = write_labelled(tmp_path / "data")
-    model = tied_model(tmp_path / "m.onnx", pictures(data))
+    model = tied_model(tmp_path / "m.onnx", images(data))
     found = accept(plan(model, data=data))
     assert statuses(found) == {
         "file": "holds",
@@ -77,7 +77,7 @@ def test_a_damaged_file_fails_and_what_needs_it_is_skipped(tmp_path):
     assert list(statuses(found).values()) == ["failed"] + ["skipped"] * 6
     assert found.exit_code == 6
     with pytest.raises(BudgetNotHeld, match="not accepted: file"):
-        found.raise_verdict()
+        found.raise_if_rejected()
 
 
 def test_a_missing_runtime_is_exit_code_5(tmp_path, rgb_model, monkeypatch):
@@ -89,7 +89,7 @@ def test_a_missing_runtime_is_exit_code_5(tmp_path, rgb_model, monkeypatch):
     assert statuses(found)["opening"] == "failed"
     assert found.exit_code == 5
     with pytest.raises(MissingDependency, match="no runtime"):
-        found.raise_verdict()
+        found.raise_if_rejected()
 
 
 def test_one_failed_budget_does_not_hide_the_steps_after_it(tmp_path, rgb_model):
@@ -101,7 +101,7 @@ def test_one_failed_budget_does_not_hide_the_steps_after_it(tmp_path, rgb_model)
 
 def with_bound(path, frames, *, swapped=False, **parity):
     with open_model(write_rgb_model(path)) as backend:
-        stored = take_fingerprint(backend, frames).to_json()
+        stored = take_digest(backend, frames).to_json()
     manifest = rgb_manifest(parity={"fingerprint": stored, "frames": len(frames), **parity})
     return write_rgb_model(path, manifest=manifest.to_json(), swapped=swapped)
 
@@ -115,19 +115,19 @@ def test_parity_without_labels_is_by_the_pixels_that_must_differ(tmp_path):
     write_png(folder / "a.png", frame)
     model = with_bound(tmp_path / "m.onnx", [frame], swapped=True)
     with open_model(model) as backend:
-        judged = judge_parity(backend, model, folder)
+        judged = compare_with_export(backend, model, folder)
     assert judged.holds is False
     assert judged.values["fingerprint"]["differing_share_at_least"] == 1.0
     lax = with_bound(tmp_path / "l.onnx", [frame], swapped=True, bounds={"min_agreement": 0.0})
     with open_model(lax) as backend:
-        assert judge_parity(backend, lax, folder).holds is True
+        assert compare_with_export(backend, lax, folder).holds is True
 
 
 def test_parity_with_labels_is_against_the_miou_of_the_export(tmp_path):
     data = write_labelled(tmp_path / "data")
-    model = with_bound(tmp_path / "m.onnx", pictures(data), labelled=True, miou=1.0, bounds={"max_miou_drop": 0.001})
+    model = with_bound(tmp_path / "m.onnx", images(data), labelled=True, miou=1.0, bounds={"max_miou_drop": 0.001})
     with open_model(model) as backend:
-        judged = judge_parity(backend, model, data)
+        judged = compare_with_export(backend, model, data)
         assert judged.holds is True
         assert judged.values["labels"] == {
             "miou": 1.0,
@@ -136,9 +136,9 @@ def test_parity_with_labels_is_against_the_miou_of_the_export(tmp_path):
             "max_miou_drop": 0.001,
             "holds": True,
         }
-    bgr = with_bound(tmp_path / "b.onnx", pictures(data), labelled=True, miou=1.0, swapped=True)
+    bgr = with_bound(tmp_path / "b.onnx", images(data), labelled=True, miou=1.0, swapped=True)
     with open_model(bgr) as backend:
-        judged = judge_parity(backend, bgr, data)
+        judged = compare_with_export(backend, bgr, data)
     assert judged.values["fingerprint"]["holds"] is True  # left and right change places: as many pixels of each class
     assert judged.values["labels"]["holds"] is False
     assert judged.holds is False
@@ -146,10 +146,10 @@ def test_parity_with_labels_is_against_the_miou_of_the_export(tmp_path):
 
 def test_labels_of_more_pictures_than_the_export_took_are_those_it_took(tmp_path):
     data = write_labelled(tmp_path / "data", count=4)
-    taken = [pictures(data)[place] for place in (0, 2)]
+    taken = [images(data)[place] for place in (0, 2)]
     model = with_bound(tmp_path / "m.onnx", taken, labelled=True, miou=1.0)
     with open_model(model) as backend:
-        judged = judge_parity(backend, model, data)
+        judged = compare_with_export(backend, model, data)
     assert judged.values["labels"]["frames"] == 2
     assert judged.holds is True
 
@@ -158,12 +158,12 @@ def test_other_pictures_and_none_judge_nothing(tmp_path, rgb_model):
     data = write_labelled(tmp_path / "data")
     model = with_bound(tmp_path / "m.onnx", [np.zeros((*SIZE_HW, 3), np.uint8)], labelled=True, miou=1.0)
     with open_model(model) as backend:
-        judged = judge_parity(backend, model, data)
+        judged = compare_with_export(backend, model, data)
         assert judged.holds is None
-        assert "was judged on other pictures" in judged.told
-        assert judge_parity(backend, model, None).told.startswith("nothing to compare with")
+        assert "was judged on other pictures" in judged.text
+        assert compare_with_export(backend, model, None).text.startswith("nothing to compare with")
     with open_model(rgb_model) as backend:
-        assert "the export stored no mIoU" in judge_parity(backend, rgb_model, data).told
+        assert "the export stored no mIoU" in compare_with_export(backend, rgb_model, data).text
 
 
 def test_one_way_that_does_not_hold_decides_whatever_the_others_say():
@@ -173,7 +173,7 @@ def test_one_way_that_does_not_hold_decides_whatever_the_others_say():
     for name, holds in (("b", True), ("c", False), ("d", True), ("e", None)):
         judged.add(name, name, {}, holds=holds)
     assert judged.holds is False
-    assert judged.told == "a; b; c; d; e"
+    assert judged.text == "a; b; c; d; e"
 
 
 def test_what_of_a_live_run_does_not_hold():
@@ -220,11 +220,11 @@ def test_a_slow_model_misses_its_deadline(tmp_path, rgb_model, monkeypatch):
     found = accept(Plan(model=rgb_model, seconds=1.2, latency=QUICK, deadline_ms=5.0))
     live = next(step for step in found.steps if step.name == "live run")
     assert live.status is Status.FAILED
-    assert "it was stale" in live.told
+    assert "it was stale" in live.text
 
 
 def test_the_report_is_one_file_for_people_and_programs(tmp_path):
-    steps = [Step(name="file", told="a | b\nc"), Step(name="live run", status=Status.FAILED, told="<lost>")]
+    steps = [Step(name="file", text="a | b\nc"), Step(name="live run", status=Status.FAILED, text="<lost>")]
     found = Acceptance(plan=plan(tmp_path / "m.onnx"), date="today", steps=steps)
     text = report_text(found)
     assert "**not accepted: live run** (exit code 6)" in text
@@ -245,7 +245,7 @@ def test_no_password_of_any_address_in_a_plan_stands_in_the_report(tmp_path):
 
 def test_the_command_writes_its_report_whole_and_ends_by_the_verdict(tmp_path):
     data = write_labelled(tmp_path / "data")
-    model = tied_model(tmp_path / "m.onnx", pictures(data))
+    model = tied_model(tmp_path / "m.onnx", images(data))
     arguments = ["--verify", model, "--data", data, "--seconds", "0.5", "--report", tmp_path / "r.md"]
     done = shell("clst-doctor", *arguments)
     assert done.returncode == 0, done.stderr
@@ -259,9 +259,9 @@ def test_the_command_writes_its_report_whole_and_ends_by_the_verdict(tmp_path):
 def test_labels_that_are_damaged_are_told_and_plain_pictures_are_no_fault(tmp_path, rgb_model):
     data = write_labelled(tmp_path / "data")
     with open_model(rgb_model) as backend:
-        assert "holds no labels" in judge_parity(backend, rgb_model, data / "images").told
+        assert "holds no labels" in compare_with_export(backend, rgb_model, data / "images").text
         (data / "labels/val/1.png").unlink()
-        judged = judge_parity(backend, rgb_model, data)
-    assert "no labels were used" in judged.told
-    assert "have no label" in judged.told
+        judged = compare_with_export(backend, rgb_model, data)
+    assert "no labels were used" in judged.text
+    assert "have no label" in judged.text
     assert judged.holds is None

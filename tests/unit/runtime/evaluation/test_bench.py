@@ -13,15 +13,15 @@ from clst_runtime.backends.base import Prediction
 from clst_runtime.cli.bench import main
 from clst_runtime.errors import ConfigError, DataError, ModelFileError
 from clst_runtime.evaluation.export_digest import (
-    Fingerprint,
-    compare_fingerprint,
+    ExportDigest,
+    compare_with_digest,
     known_frames,
-    stored_fingerprint,
-    take_fingerprint,
+    stored_digest,
+    take_digest,
 )
 from clst_runtime.evaluation.latency.comparison import (
     Budgets,
-    Contestant,
+    Candidate,
     Level,
     Score,
     check_sizes,
@@ -106,8 +106,8 @@ def test_equal_class_maps_have_equal_hashes():
 
 def score(name, *samples_ms, level=Level.HOST_TO_HOST):
     samples = tuple(round(value * 1e6) for value in samples_ms)
-    contestant = Contestant.parse(name)
-    return Score(contestant=contestant, backend="b", input_hw=SIZE_HW, level=level, samples_ns=samples)
+    candidate = Candidate.parse(name)
+    return Score(candidate=candidate, backend="b", input_hw=SIZE_HW, level=level, samples_ns=samples)
 
 
 def test_ratios_are_of_medians_and_missing_where_one_is():
@@ -137,21 +137,21 @@ def test_a_budget_does_not_hold_where_nothing_was_measured():
 
 
 def test_a_backend_stands_behind_the_last_at_unless_a_file_is_called_so(tmp_path):
-    assert Contestant.parse("x/m.onnx@ort-cuda").backend == "ort-cuda"
-    assert Contestant.parse("m.onnx").backend == "auto"
+    assert Candidate.parse("x/m.onnx@ort-cuda").backend == "ort-cuda"
+    assert Candidate.parse("m.onnx").backend == "auto"
     odd = write_rgb_model(tmp_path / "m@cpu")
-    assert Contestant.parse(str(odd)).path == odd
+    assert Candidate.parse(str(odd)).path == odd
     with pytest.raises(ConfigError, match="only TensorRT computes an engine"):
-        Contestant.parse("m.engine@ort-cuda")
+        Candidate.parse("m.engine@ort-cuda")
 
 
 def test_models_of_other_fits_are_refused():
     boxed = FakeBackend()
     boxed.manifest = rgb_manifest(fit=Fit.LETTERBOX)
-    contestants = [Contestant.parse("a.onnx"), Contestant.parse("b.onnx")]
+    candidates = [Candidate.parse("a.onnx"), Candidate.parse("b.onnx")]
     with pytest.raises(ModelFileError, match=r"b\.onnx: fit letterbox, the first model's is stretch"):
-        check_sizes(contestants, [FakeBackend(), boxed])
-    assert check_sizes(contestants, [boxed, boxed]) == SIZE_HW
+        check_sizes(candidates, [FakeBackend(), boxed])
+    assert check_sizes(candidates, [boxed, boxed]) == SIZE_HW
 
 
 def test_frames_to_measure_are_what_the_model_would_see(tmp_path):
@@ -166,7 +166,7 @@ def test_frames_to_measure_are_what_the_model_would_see(tmp_path):
 def test_other_sizes_are_refused():
     with pytest.raises(ModelFileError, match=r"b\.onnx: input \(4, 4\), the first model's is \(8, 16\)"):
         check_sizes(
-            [Contestant.parse("a.onnx"), Contestant.parse("b.onnx")], [FakeBackend(), FakeBackend(size_hw=(4, 4))]
+            [Candidate.parse("a.onnx"), Candidate.parse("b.onnx")], [FakeBackend(), FakeBackend(size_hw=(4, 4))]
         )
 
 
@@ -220,34 +220,34 @@ def test_the_gpus_own_clock_counts_the_computation_alone():
 
 
 def test_a_fingerprint_ties_a_model_to_its_export():
-    pictures = frames(20)
-    stored = take_fingerprint(FakeBackend(), pictures)
+    images = frames(20)
+    stored = take_digest(FakeBackend(), images)
     assert len(stored.frames_sha256) == 16
     assert stored.class_pixels[0] == (128, 0, 0)
-    again = Fingerprint.from_json(json.loads(json.dumps(stored.to_json())), where="m")
+    again = ExportDigest.from_json(json.loads(json.dumps(stored.to_json())), where="m")
     assert again == stored
-    found = known_frames(reversed(pictures), stored.frames_sha256)
-    tie = compare_fingerprint(FakeBackend(), stored, found)
-    assert tie.is_tied
+    found = known_frames(reversed(images), stored.frames_sha256)
+    tie = compare_with_digest(FakeBackend(), stored, found)
+    assert tie.is_equal
     assert (tie.of, tie.found, tie.equal) == (16, 16, 16)
 
 
 def test_another_class_map_is_found_with_the_pixels_that_must_differ():
-    stored = take_fingerprint(FakeBackend(), frames(2))
-    tie = compare_fingerprint(FakeBackend(said=2), stored, known_frames(frames(2), stored.frames_sha256))
+    stored = take_digest(FakeBackend(), frames(2))
+    tie = compare_with_digest(FakeBackend(said=2), stored, known_frames(frames(2), stored.frames_sha256))
     assert (tie.found, tie.equal, tie.differing_share) == (2, 0, 1.0)
-    assert not tie.is_tied
-    assert "other classes than at export on 2 of 2 of the export's 2 frames" in tie.told
+    assert not tie.is_equal
+    assert "other classes than at export on 2 of 2 of the export's 2 frames" in tie.text
 
 
 def test_other_frames_do_not_tie_and_part_of_them_is_told():
-    stored = take_fingerprint(FakeBackend(), frames(2))
+    stored = take_digest(FakeBackend(), frames(2))
     other = [frame ^ 255 for frame in frames(2)]
-    tie = compare_fingerprint(FakeBackend(), stored, known_frames(other, stored.frames_sha256))
-    assert tie.told == "not tied to the parity run: other frames than those of the export"
-    tie = compare_fingerprint(FakeBackend(), stored, known_frames(frames(1), stored.frames_sha256))
-    assert not tie.is_tied
-    assert tie.told == "the same classes as at export on 1 of the export's 2 frames"
+    tie = compare_with_digest(FakeBackend(), stored, known_frames(other, stored.frames_sha256))
+    assert tie.text == "not tied to the parity run: other frames than those of the export"
+    tie = compare_with_digest(FakeBackend(), stored, known_frames(frames(1), stored.frames_sha256))
+    assert not tie.is_equal
+    assert tie.text == "the same classes as at export on 1 of the export's 2 frames"
 
 
 @pytest.mark.parametrize("damaged", [{}, {"frames_sha256": 3}, {"frames_sha256": ["a"], "classes_sha256": []}])
@@ -255,23 +255,23 @@ def test_a_damaged_fingerprint_is_an_error_of_the_file(damaged):
     full = {"frames_sha256": [], "classes_sha256": [], "class_pixels": [], "computed_by": "x"} | damaged
     manifest = rgb_manifest(parity={"fingerprint": full if damaged else {}})
     with pytest.raises(ModelFileError, match="export the model again"):
-        stored_fingerprint(manifest, where="m.onnx")
-    assert stored_fingerprint(rgb_manifest(), where="m.onnx") is None
+        stored_digest(manifest, where="m.onnx")
+    assert stored_digest(rgb_manifest(), where="m.onnx") is None
 
 
-def tied_model(path, pictures, *, swapped=False):
+def tied_model(path, images, *, swapped=False):
     """An exported model whose manifest tells what the unswapped one says to the pictures."""
     with open_model(write_rgb_model(path)) as backend:
-        stored = take_fingerprint(backend, pictures)
-    parity = {"fingerprint": stored.to_json(), "frames": len(pictures)}
+        stored = take_digest(backend, images)
+    parity = {"fingerprint": stored.to_json(), "frames": len(images)}
     return write_rgb_model(path, manifest=rgb_manifest(parity=parity).to_json(), swapped=swapped)
 
 
 def test_the_command_compares_ties_plots_and_writes_every_sample(tmp_path):
     data = write_labelled(tmp_path / "data")
-    pictures = [read_image(path) for path in sorted((data / "images/val").iterdir())]
-    good = tied_model(tmp_path / "good.onnx", pictures)
-    other = tied_model(tmp_path / "other.onnx", pictures, swapped=True)
+    images = [read_image(path) for path in sorted((data / "images/val").iterdir())]
+    good = tied_model(tmp_path / "good.onnx", images)
+    other = tied_model(tmp_path / "other.onnx", images, swapped=True)
     out, plot = tmp_path / "o.json", tmp_path / "p.png"
     arguments = ["--data", data / "images", "--runs", "20", "--warm-up", "1", "--out", out, "--plot", plot]
     done = shell("clst-bench", good, f"{other}@ort-cpu", *arguments)

@@ -32,8 +32,8 @@ class Clock:
 
 
 def replay(clock):
-    pictures = [np.full((2, 2, 3), value, np.uint8) for value in (1, 2, 3)]
-    return ReplaySource(pictures, fps=10.0, clock=clock, sleep=clock.sleep)
+    images = [np.full((2, 2, 3), value, np.uint8) for value in (1, 2, 3)]
+    return ReplaySource(images, fps=10.0, clock=clock, sleep=clock.sleep)
 
 
 def test_frames_come_when_they_are_due_and_are_as_old_as_that():
@@ -43,7 +43,7 @@ def test_frames_come_when_they_are_due_and_are_as_old_as_that():
     assert (first.index, second.index) == (0, 1)
     assert (first.captured_ns, second.captured_ns) == (5_000, 5_000 + PERIOD)
     assert clock.now == 5_000 + PERIOD
-    assert second.picture[0, 0, 0] == 2
+    assert second.image[0, 0, 0] == 2
     assert source.drops.total() == 0
 
 
@@ -53,7 +53,7 @@ def test_who_comes_late_gets_the_newest_and_the_others_are_drops():
     source.take(1.0)
     clock.now += 3 * PERIOD + 7
     late = source.take(1.0)
-    assert (late.index, late.picture[0, 0, 0]) == (3, 1)
+    assert (late.index, late.image[0, 0, 0]) == (3, 1)
     assert clock.now - late.captured_ns == 7
     assert source.drops == {"overtaken": 2}
 
@@ -83,8 +83,8 @@ def test_nothing_to_replay_is_an_error():
 
 
 def test_a_live_run_lasts_its_time_and_knows_every_age():
-    pictures = [np.zeros((*SIZE_HW, 3), np.uint8)]
-    result = run_live(FakeBackend(milliseconds=2), ReplaySource(pictures, fps=50.0), 0.6, replayed_fps=50.0)
+    images = [np.zeros((*SIZE_HW, 3), np.uint8)]
+    result = run_live(FakeBackend(milliseconds=2), ReplaySource(images, fps=50.0), 0.6, replayed_fps=50.0)
     assert len(result.ages_ns) == result.statistics["frames"]
     assert 5 <= result.statistics["frames"] <= 35
     assert min(result.ages_ns) > 2_000_000
@@ -125,7 +125,7 @@ def test_pictures_are_replayed_and_said_to_be(tmp_path):
     source, fps = live_source(str(data / "images"))
     assert source.live
     assert fps == 30.0
-    assert source.take(1.0).picture.shape == (*SIZE_HW, 3)
+    assert source.take(1.0).image.shape == (*SIZE_HW, 3)
 
 
 def test_the_command_measures_glass_to_mask_alone(tmp_path, rgb_model):

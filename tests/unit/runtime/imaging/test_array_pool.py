@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from clst_runtime.imaging.array_pool import Lent, Pool
+from clst_runtime.imaging.array_pool import BorrowableArray, Pool
 
 
 def address(array):
@@ -37,10 +37,10 @@ def test_another_shape_replaces_the_arrays_and_leaves_what_is_held():
 
 
 def test_what_is_lent_can_be_read_only():
-    lent = Lent(np.zeros(3, np.uint8))
-    array = lent.lend()
-    assert not lent.is_free
+    borrowed = BorrowableArray(np.zeros(3, np.uint8))
+    array = borrowed.borrow()
+    assert not borrowed.is_free
     with pytest.raises(ValueError, match="read-only"):
         array[0] = 1
     del array
-    assert lent.is_free
+    assert borrowed.is_free

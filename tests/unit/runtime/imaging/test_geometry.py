@@ -59,11 +59,11 @@ def as_layout(rgb, layout):
 @pytest.mark.parametrize("layout", list(Layout))
 def test_every_layout_is_the_same_picture(layout):
     rgb = drawn(32, 48)
-    picture = as_layout(rgb, layout)
-    assert picture.shape == layout.shape((32, 48))
-    assert layout.size_hw(picture) == (32, 48)
+    image = as_layout(rgb, layout)
+    assert image.shape == layout.shape((32, 48))
+    assert layout.size_hw(image) == (32, 48)
     exact = layout in (Layout.RGB, Layout.BGR)
-    assert np.abs(to_rgb(picture, layout).astype(int) - rgb).max() <= (0 if exact else 6)
+    assert np.abs(to_rgb(image, layout).astype(int) - rgb).max() <= (0 if exact else 6)
 
 
 def test_red_is_red_in_every_layout():
@@ -77,11 +77,11 @@ def test_red_is_red_in_every_layout():
 @pytest.mark.parametrize("layout", list(Layout))
 @pytest.mark.parametrize("size_hw", [(32, 48), (16, 24), (20, 30)])
 def test_a_fitter_gives_what_conversion_and_resize_give(layout, size_hw):
-    picture = as_layout(drawn(32, 48), layout)
+    image = as_layout(drawn(32, 48), layout)
     fitter = Fitter(size_hw)
-    expected = resize_frame(to_rgb(picture, layout), size_hw)
+    expected = resize_frame(to_rgb(image, layout), size_hw)
     for _ in range(2):
-        assert fitter.fit(picture, layout).tolist() == expected.tolist()
+        assert fitter.fit(image, layout).tolist() == expected.tolist()
     other = as_layout(drawn(64, 64), layout)
     assert fitter.fit(other, layout).tolist() == resize_frame(to_rgb(other, layout), size_hw).tolist()
 
@@ -182,30 +182,30 @@ def test_the_padding_is_what_the_content_is_not():
 @pytest.mark.parametrize("size_hw", [(32, 48), (16, 16), (20, 64), (32, 80), (48, 48), (5, 9)])
 def test_a_letterboxing_fitter_gives_what_the_function_gives(layout, size_hw):
     fitter = Fitter(size_hw, Fit.LETTERBOX)
-    pictures = [drawn(32, 48), drawn(64, 32), drawn(20, 20), 255 - drawn(32, 48)]
-    for rgb in pictures * 2:  # each size leaves something behind for the next
-        picture = as_layout(rgb, layout)
-        expected = fit_frame(to_rgb(picture, layout), size_hw, Fit.LETTERBOX)
+    images = [drawn(32, 48), drawn(64, 32), drawn(20, 20), 255 - drawn(32, 48)]
+    for rgb in images * 2:  # each size leaves something behind for the next
+        image = as_layout(rgb, layout)
+        expected = fit_frame(to_rgb(image, layout), size_hw, Fit.LETTERBOX)
         for _ in range(2):
-            assert fitter.fit(picture, layout).tolist() == expected.tolist()
+            assert fitter.fit(image, layout).tolist() == expected.tolist()
         assert fitter.content == content_of(rgb.shape[:2], size_hw, Fit.LETTERBOX)
 
 
-@pytest.mark.parametrize("picture", [drawn(1, 60), drawn(60, 1), drawn(1, 1), drawn(1, 8), drawn(8, 1)])
+@pytest.mark.parametrize("image", [drawn(1, 60), drawn(60, 1), drawn(1, 1), drawn(1, 8), drawn(8, 1)])
 @pytest.mark.parametrize("layout", [Layout.RGB, Layout.BGR])
-def test_a_fitter_letterboxes_single_rows_columns_and_pixels(picture, layout):
-    expected = fit_frame(picture, (8, 8), Fit.LETTERBOX)
-    found = Fitter((8, 8), Fit.LETTERBOX).fit(as_layout(picture, layout), layout)
+def test_a_fitter_letterboxes_single_rows_columns_and_pixels(image, layout):
+    expected = fit_frame(image, (8, 8), Fit.LETTERBOX)
+    found = Fitter((8, 8), Fit.LETTERBOX).fit(as_layout(image, layout), layout)
     assert found.tolist() == expected.tolist()
 
 
 def test_a_fitter_does_not_change_the_camera_s_picture():
-    picture = drawn(4, 8)
-    before = picture.copy()
-    picture.flags.writeable = False
-    fitted = Fitter((8, 8), Fit.LETTERBOX).fit(picture, Layout.RGB)
-    assert not np.shares_memory(fitted, picture)
-    assert picture.tolist() == before.tolist()
+    image = drawn(4, 8)
+    before = image.copy()
+    image.flags.writeable = False
+    fitted = Fitter((8, 8), Fit.LETTERBOX).fit(image, Layout.RGB)
+    assert not np.shares_memory(fitted, image)
+    assert image.tolist() == before.tolist()
 
 
 def test_a_fit_has_a_known_name():

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clst_runtime.data.inputs import pictures_of
+from clst_runtime.data.inputs import images_of
 from clst_runtime.errors import DataError
 from clst_runtime.imaging.image_files import read_image, read_label, write_png
 
@@ -23,9 +23,9 @@ def test_a_paletted_label_gives_its_indices_not_its_colours(tmp_path):
 
 @pytest.mark.filterwarnings("error")
 def test_a_palette_with_transparency_is_read_without_a_warning(tmp_path):
-    picture = Image.fromarray(np.array([[1, 2]], np.uint8))
-    picture.putpalette([0, 0, 0, 10, 20, 30, 40, 50, 60])
-    picture.save(tmp_path / "p.png", transparency=b"\0\x80\xff")
+    image = Image.fromarray(np.array([[1, 2]], np.uint8))
+    image.putpalette([0, 0, 0, 10, 20, 30, 40, 50, 60])
+    image.save(tmp_path / "p.png", transparency=b"\0\x80\xff")
     assert read_image(tmp_path / "p.png").tolist() == [[[10, 20, 30], [40, 50, 60]]]
     assert read_label(tmp_path / "p.png").tolist() == [[1, 2]]
 
@@ -110,9 +110,9 @@ def test_a_jpeg_with_bytes_too_many_is_read(tmp_path):
 
 def test_missing_and_empty_folders_are_told_apart(tmp_path):
     with pytest.raises(DataError, match="no such folder"):
-        pictures_of(tmp_path / "none")
+        images_of(tmp_path / "none")
     with pytest.raises(DataError, match="no image in it"):
-        pictures_of(tmp_path)
+        images_of(tmp_path)
 
 
 def test_a_picture_that_cannot_be_written_leaves_nothing(tmp_path):

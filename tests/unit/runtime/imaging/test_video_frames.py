@@ -12,11 +12,11 @@ from clst_runtime.imaging.video_frames import Frames, VideoFile
 from clst_runtime.sources import open_source
 from clst_runtime.sources.address import LiveAddress
 from clst_runtime.sources.base import CORRUPT
-from clst_runtime.sources.live import LiveSource, Patience
+from clst_runtime.sources.live import LiveSource, Timeouts
 from tests.fakes.videos import jpeg, plain, write_avi, write_mkv
 
 LEVELS = [20, 60, 100, 140, 180]
-PICTURES = [plain(level) for level in LEVELS]
+IMAGE_FOLDERS = [plain(level) for level in LEVELS]
 REFUSES_INTERLACED = tuple(map(int, cv2.__version__.split(".")[:2])) >= (4, 13)
 
 
@@ -32,12 +32,12 @@ def whole(*values):
 
 
 def test_a_whole_file_is_read_without_a_warning(tmp_path):
-    assert levels(write_avi(tmp_path / "v.avi", list(map(jpeg, PICTURES)))) == (whole(*LEVELS), [])
-    assert levels(write_mkv(tmp_path / "v.mkv", PICTURES)) == (whole(*LEVELS), [])
+    assert levels(write_avi(tmp_path / "v.avi", list(map(jpeg, IMAGE_FOLDERS)))) == (whole(*LEVELS), [])
+    assert levels(write_mkv(tmp_path / "v.mkv", IMAGE_FOLDERS)) == (whole(*LEVELS), [])
 
 
 def test_frames_of_an_interlaced_video_are_right_or_refused_with_the_cure(tmp_path):
-    path = write_mkv(tmp_path / "v.mkv", PICTURES, interlaced=True)
+    path = write_mkv(tmp_path / "v.mkv", IMAGE_FOLDERS, interlaced=True)
     if not REFUSES_INTERLACED:
         assert levels(path) == (whole(*LEVELS), [])
         return
@@ -47,9 +47,9 @@ def test_frames_of_an_interlaced_video_are_right_or_refused_with_the_cure(tmp_pa
 
 @pytest.mark.skipif(not REFUSES_INTERLACED, reason="this OpenCV converts interlaced frames")
 def test_interlaced_frames_of_a_stream_are_corrupt_and_none_is_handed_out(tmp_path):
-    path = write_mkv(tmp_path / "v.mkv", PICTURES, interlaced=True)
-    patience = Patience(start_seconds=0.2, first_pause_seconds=0.01)
-    with LiveSource("rtsp://x", LiveAddress(kind="stream", place=str(path)), patience) as source:
+    path = write_mkv(tmp_path / "v.mkv", IMAGE_FOLDERS, interlaced=True)
+    timeouts = Timeouts(start_seconds=0.2, first_pause_seconds=0.01)
+    with LiveSource("rtsp://x", LiveAddress(kind="stream", place=str(path)), timeouts) as source:
         with pytest.raises(DataError, match="its frames are interlaced|gives no frames"):
             for _ in range(600):
                 assert source.take(0.05) is None
@@ -57,7 +57,7 @@ def test_interlaced_frames_of_a_stream_are_corrupt_and_none_is_handed_out(tmp_pa
 
 
 def test_that_interlaced_frames_are_refused_stands_in_one_line_and_none_comes_from_ffmpeg(tmp_path):
-    path = write_mkv(tmp_path / "v.mkv", PICTURES, interlaced=True)
+    path = write_mkv(tmp_path / "v.mkv", IMAGE_FOLDERS, interlaced=True)
     code = f"from clst_runtime.sources import open_source\nwith open_source({str(path)!r}) as s: print(len(list(s)))"
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stderr
     assert "swscaler" not in told
@@ -66,7 +66,7 @@ def test_that_interlaced_frames_are_refused_stands_in_one_line_and_none_comes_fr
 
 @pytest.mark.skipif(not REFUSES_INTERLACED, reason="this OpenCV converts interlaced frames")
 def test_silencing_ffmpeg_does_not_hide_what_was_not_converted(tmp_path, monkeypatch):
-    path = write_mkv(tmp_path / "v.mkv", PICTURES, interlaced=True)
+    path = write_mkv(tmp_path / "v.mkv", IMAGE_FOLDERS, interlaced=True)
     code = f"from clst_runtime.sources import open_source\nwith open_source({str(path)!r}) as s: print(len(list(s)))"
     for name in ("OPENCV_FFMPEG_LOGLEVEL", "OPENCV_FFMPEG_DEBUG"):
         monkeypatch.setenv(name, "-8")
@@ -76,7 +76,7 @@ def test_silencing_ffmpeg_does_not_hide_what_was_not_converted(tmp_path, monkeyp
 
 @pytest.mark.parametrize("closed", ["2", "0 and 2"])
 def test_without_a_standard_error_frames_are_checked_all_the_same(tmp_path, closed):
-    path = write_mkv(tmp_path / "v.mkv", PICTURES)
+    path = write_mkv(tmp_path / "v.mkv", IMAGE_FOLDERS)
     code = f"from clst_runtime.sources import open_source\nwith open_source({str(path)!r}) as s: print(len(list(s)))"
     shell = f'exec "$0" -c "$1" 2>&- {"<&-" if "0" in closed else ""}'
     ended = subprocess.run(["sh", "-c", shell, sys.executable, code], stdout=subprocess.PIPE, text=True)
@@ -134,8 +134,8 @@ def seen(plan, **options):
     frames, values = Frames(capture), []
     for _ in plan:
         assert frames.grab()
-        picture = frames.retrieve()
-        values.append(None if picture is None else int(picture[0, 0, 0]))
+        image = frames.retrieve()
+        values.append(None if image is None else int(image[0, 0, 0]))
     return values, capture.asked
 
 
@@ -174,7 +174,7 @@ def test_an_error_meanwhile_leaves_standard_error_as_it_was(capfd):
 
 
 def test_a_damaged_packet_in_the_middle_costs_one_frame_and_the_others_keep_their_places(tmp_path):
-    packets = list(map(jpeg, PICTURES))
+    packets = list(map(jpeg, IMAGE_FOLDERS))
     packets[2] = bytes(len(packets[2]))
     read, (warning,) = levels(write_avi(tmp_path / "v.avi", packets))
     assert read == {0: 20, 1: 60, 3: 140, 4: 180}
@@ -183,8 +183,8 @@ def test_a_damaged_packet_in_the_middle_costs_one_frame_and_the_others_keep_thei
 
 def test_a_frame_that_is_cut_short_is_left_out(tmp_path):
     rng = np.random.default_rng(3)
-    pictures = [rng.integers(0, 256, (64, 64, 3), dtype=np.uint8) for _ in range(4)]
-    packets = list(map(jpeg, pictures))
+    images = [rng.integers(0, 256, (64, 64, 3), dtype=np.uint8) for _ in range(4)]
+    packets = list(map(jpeg, images))
     packets[1] = packets[1][: len(packets[1]) // 2]
     with open_source(str(write_avi(tmp_path / "v.avi", packets, (64, 64)))) as source:
         assert [timed.index for timed in source] == [0, 2, 3]
@@ -199,7 +199,7 @@ def test_a_source_of_which_the_decoder_always_complains_has_a_habit(tmp_path):
 
 
 def test_many_damaged_packets_in_a_row_do_not_end_a_file(tmp_path):
-    packets = [jpeg(PICTURES[0]), *[bytes(200)] * 60, jpeg(PICTURES[4])]
+    packets = [jpeg(IMAGE_FOLDERS[0]), *[bytes(200)] * 60, jpeg(IMAGE_FOLDERS[4])]
     read, (warning,) = levels(write_avi(tmp_path / "v.avi", packets))
     assert read == {0: 20, 61: 180}
     assert "left out: 60" in warning
@@ -211,16 +211,16 @@ def test_a_file_that_gives_no_frame_is_damaged(tmp_path):
 
 
 def test_a_whole_file_whose_length_is_rounded_up_is_not_called_truncated(tmp_path):
-    assert levels(write_mkv(tmp_path / "v.mkv", PICTURES, seconds=6 / 25)) == (whole(*LEVELS), [])
+    assert levels(write_mkv(tmp_path / "v.mkv", IMAGE_FOLDERS, seconds=6 / 25)) == (whole(*LEVELS), [])
 
 
 @pytest.mark.parametrize("suffix", [".avi", ".mkv", ".mp4"])
 def test_a_truncated_file_is_called_so(tmp_path, suffix):
     path = tmp_path / f"v{suffix}"
     if suffix == ".avi":
-        write_avi(path, list(map(jpeg, PICTURES)))
+        write_avi(path, list(map(jpeg, IMAGE_FOLDERS)))
     elif suffix == ".mkv":
-        write_mkv(path, PICTURES)
+        write_mkv(path, IMAGE_FOLDERS)
     else:
         index_in_front(mp4_of_noise(path))
     content = path.read_bytes()
@@ -256,7 +256,7 @@ def index_in_front(path):
 
 
 def test_a_recording_without_a_known_length_is_not_called_truncated(tmp_path):
-    path = write_mkv(tmp_path / "v.mkv", PICTURES)
+    path = write_mkv(tmp_path / "v.mkv", IMAGE_FOLDERS)
     content = path.read_bytes()
     at = content.index(b"\x18\x53\x80\x67") + 4
     path.write_bytes(content[:at] + b"\x01" + b"\xff" * 7 + content[at + 8 :])
@@ -273,7 +273,7 @@ def test_what_is_no_video_is_refused_in_one_line(tmp_path, content):
 
 
 def test_positions_stay_right_when_frames_are_passed_over(tmp_path):
-    packets = list(map(jpeg, PICTURES))
+    packets = list(map(jpeg, IMAGE_FOLDERS))
     packets[1] = bytes(300)
     video = VideoFile(write_avi(tmp_path / "v.avi", packets))
     assert video.skip()

@@ -17,12 +17,12 @@ from clst_runtime.errors import DataError
 from clst_runtime.imaging.geometry import PADDING_RGB, Fit, Layout
 from clst_runtime.imaging.image_files import read_image
 from clst_runtime.live import pipeline
-from clst_runtime.live.pipeline import WARM_UP_RUNS, Segmenter, Stop, Watchers, run_pipeline
+from clst_runtime.live.pipeline import WARM_UP_RUNS, Observers, Segmenter, Stop, run_pipeline
 from clst_runtime.live.sinks.base import QUEUED, Sink
-from clst_runtime.live.sinks.files import PictureSink
+from clst_runtime.live.sinks.files import ImageSink
 from clst_runtime.live.statistics import Deadline, RunStatistics
 from clst_runtime.live.statistics_log import StatisticsLog
-from clst_runtime.live.web.pictures import Painter
+from clst_runtime.live.web.overlays import Painter
 from clst_runtime.sources import TimedFrame
 from tests.conftest import RGB_CLASSES, rgb_manifest, write_rgb_model
 from tests.fakes.live import FakeBackend, FakeSource
@@ -137,7 +137,7 @@ def test_signs_of_life_come_without_frames_and_the_state_is_told():
     source = FakeSource([0, 1])
     lost = [lambda: setattr(source, "lost", True), *[None] * 3, lambda: setattr(source, "lost", False), 2]
     source.items = iter([0, 1, *lost])
-    run_pipeline(source, FakeBackend(), [], watchers=Watchers(tick=lambda s: states.append(s.state)))
+    run_pipeline(source, FakeBackend(), [], observers=Observers(tick=lambda s: states.append(s.state)))
     assert states == ["starting", "ready", *["lost"] * 4, "ready", "ready", "ready"]
 
 
@@ -145,9 +145,9 @@ def test_what_the_source_warns_of_is_known_at_once_and_kept_when_it_fails():
     statistics, seen = RunStatistics(), []
     source = FakeSource([])
     source.items = iter([0, lambda: source.warnings.append("camera:0 was lost: unplugged"), None, DataError("gone")])
-    watchers = Watchers(tick=lambda each: seen.append(list(each.warnings)))
+    observers = Observers(tick=lambda each: seen.append(list(each.warnings)))
     with pytest.raises(DataError, match="gone"):
-        run_pipeline(source, FakeBackend(), [], statistics=statistics, watchers=watchers)
+        run_pipeline(source, FakeBackend(), [], statistics=statistics, observers=observers)
     assert seen == [[], ["camera:0 was lost: unplugged"], ["camera:0 was lost: unplugged"]]
 
 
@@ -162,8 +162,8 @@ def test_drops_before_the_first_frame_are_not_told_and_later_ones_do_not_fall():
     source, seen = FakeSource([]), []
     dropped = [lambda count=count: source.drops.update(overtaken=count) for count in (9, 2, 1)]
     source.items = iter([dropped[0], 0, dropped[1], 1, dropped[2], 2])
-    watchers = Watchers(tick=lambda statistics: seen.append(statistics.to_json()["dropped"]))
-    run_pipeline(source, WarmingBackend(), [], watchers=watchers)
+    observers = Observers(tick=lambda statistics: seen.append(statistics.to_json()["dropped"]))
+    run_pipeline(source, WarmingBackend(), [], observers=observers)
     assert seen == [0, 0, 2, 2, 3, 3, 3]
 
 
@@ -180,8 +180,8 @@ def test_a_source_s_status_is_a_copy_and_tells_each_warning_once():
 
 def test_ready_is_told_once_after_the_warm_up():
     backend, calls = FakeBackend(), []
-    watchers = Watchers(ready=lambda statistics: calls.append((backend.calls, statistics.frames)))
-    run_pipeline(FakeSource([None, 0, 1, 2]), backend, [], watchers=watchers)
+    observers = Observers(ready=lambda statistics: calls.append((backend.calls, statistics.frames)))
+    run_pipeline(FakeSource([None, 0, 1, 2]), backend, [], observers=observers)
     assert calls == [(WARM_UP_RUNS, 0)]
     assert backend.calls == WARM_UP_RUNS + 2, "the frame of the warm-up is old by then and is not used"
 
@@ -194,7 +194,7 @@ def test_deadlines_are_counted_from_the_capture():
 
 def old(source):
     frame = source.frame(3)
-    return TimedFrame(index=3, picture=frame.picture, captured_ns=frame.captured_ns - 600_000_000, name=frame.name)
+    return TimedFrame(index=3, image=frame.image, captured_ns=frame.captured_ns - 600_000_000, name=frame.name)
 
 
 @pytest.mark.parametrize(("number", "words"), ENDS.items())
@@ -244,10 +244,10 @@ def test_all_sinks_that_hang_share_one_deadline_and_the_others_are_whole(monkeyp
     """Forty, one after the other, would take 20 s."""
     monkeypatch.setattr(pipeline, "CLOSING_SECONDS", 0.5)
     hanging, good, ticks = [Hanging(in_close=in_close) for _ in range(40)], Kept(), []
-    watchers = Watchers(tick=lambda statistics: ticks.append(statistics.state))
+    observers = Observers(tick=lambda statistics: ticks.append(statistics.state))
     begun = time.monotonic()
     source = FakeSource(range(9))
-    statistics = run_pipeline(source, FakeBackend(seconds=0.01), [*hanging, good], watchers=watchers)
+    statistics = run_pipeline(source, FakeBackend(seconds=0.01), [*hanging, good], observers=observers)
     assert time.monotonic() - begun < 10
     assert statistics.failures == [HANGS] * 40
     assert good.closings == 1
@@ -265,7 +265,7 @@ def test_a_run_of_files_that_waits_for_a_hanging_sink_can_be_ended(monkeypatch):
 
     source = FakeSource(range(50), live=False)
     sinks = [Hanging(), good]
-    statistics = run_pipeline(source, FakeBackend(), sinks, watchers=Watchers(tick=tick), stop=stop)
+    statistics = run_pipeline(source, FakeBackend(), sinks, observers=Observers(tick=tick), stop=stop)
     assert statistics.failures == [HANGS]
     assert statistics.frames == QUEUED + 2, "one in the sink's hands, a full queue, and the one that found no room"
     assert good.indices == list(range(QUEUED + 2))
@@ -284,9 +284,9 @@ def test_a_slow_sink_of_files_that_still_gets_on_is_waited_for(monkeypatch):
             now[0] += 0.5
             super().write(result)
 
-    slow, watchers = Slow(), Watchers(tick=lambda statistics: statistics.end and turns.release())
+    slow, observers = Slow(), Observers(tick=lambda statistics: statistics.end and turns.release())
     source = FakeSource(range(QUEUED + 1), live=False)
-    statistics = run_pipeline(source, FakeBackend(), [slow], watchers=watchers)
+    statistics = run_pipeline(source, FakeBackend(), [slow], observers=observers)
     assert (slow.indices, slow.closings, statistics.failures) == (list(range(QUEUED + 1)), 1, [])
 
 
@@ -305,7 +305,7 @@ def test_a_second_signal_while_sinks_are_closed_ends_it_soon_and_tears_nothing(m
     finishing, begun = Finishing(), time.monotonic()
     source = FakeSource([0, 1, lambda: os.kill(os.getpid(), signal.SIGINT)])
     with pytest.raises(KeyboardInterrupt):
-        run_pipeline(source, FakeBackend(), [Hanging(), finishing], watchers=Watchers(tick=tick))
+        run_pipeline(source, FakeBackend(), [Hanging(), finishing], observers=Observers(tick=tick))
     assert time.monotonic() - begun < pipeline.CLOSING_SECONDS
     assert finishing.closings == 1
 
@@ -387,11 +387,11 @@ def test_no_sink_ever_sees_the_padding_of_a_letterbox(camera_hw, wanted):
 @pytest.mark.parametrize("wanted", [True, False])
 def test_a_letterboxed_mask_lies_over_what_it_shows(tmp_path, wanted):
     """A red square in the middle third of an upright picture, through a model that names the strongest channel."""
-    picture = np.zeros((96, 48, 3), np.uint8)
-    picture[..., 2] = 200
-    picture[32:64, 16:32] = (200, 0, 0)
+    image = np.zeros((96, 48, 3), np.uint8)
+    image[..., 2] = 200
+    image[32:64, 16:32] = (200, 0, 0)
     model = write_rgb_model(tmp_path / "m.onnx", manifest=rgb_manifest(fit=Fit.LETTERBOX).to_json())
-    source = FakeSource([TimedFrame(index=0, picture=picture, captured_ns=time.monotonic_ns(), name="x")], live=False)
+    source = FakeSource([TimedFrame(index=0, image=image, captured_ns=time.monotonic_ns(), name="x")], live=False)
     sink = Kept(wants_camera_size=wanted)
     with OrtBackend(model) as backend:
         run_pipeline(source, backend, [sink])
@@ -402,7 +402,7 @@ def test_a_letterboxed_mask_lies_over_what_it_shows(tmp_path, wanted):
     assert [page[row, column] for row, column in ((48, 24), (30, 24), (66, 24), (48, 6), (48, 42))] == [0, 2, 2, 2, 2]
     if not wanted:
         return
-    PictureSink(tmp_path, RGB_CLASSES, 1.0).write(result)
+    ImageSink(tmp_path, RGB_CLASSES, 1.0).write(result)
     assert (read_image(tmp_path / "x.png").argmax(axis=2) == result.mask).all()
     # A pixel of the model is 12×12 of the camera's; red are those whose middle (6, 18, 30, 42, 54, 66) lies inside
     rows, columns = np.nonzero(result.mask == 0)
@@ -413,10 +413,10 @@ def test_a_letterboxed_mask_lies_over_what_it_shows(tmp_path, wanted):
 @pytest.mark.parametrize("layout", list(Layout))
 def test_no_memory_is_allocated_for_a_frame_after_the_warm_up(tmp_path, layout, fit):
     model = write_rgb_model(tmp_path / "m.onnx", manifest=rgb_manifest(fit=fit).to_json())
-    picture = np.random.default_rng(0).integers(0, 255, layout.shape((720, 1280)), dtype=np.uint8)
+    image = np.random.default_rng(0).integers(0, 255, layout.shape((720, 1280)), dtype=np.uint8)
 
     def frame(index):
-        return TimedFrame(index=index, picture=picture, layout=layout, captured_ns=time.monotonic_ns(), name="x")
+        return TimedFrame(index=index, image=image, layout=layout, captured_ns=time.monotonic_ns(), name="x")
 
     with OrtBackend(model) as backend:
         segmenter = Segmenter(backend, at_camera_size=True)
@@ -442,7 +442,7 @@ def test_memory_stays_flat_over_ten_thousand_frames(rgb_model):
 
     with OrtBackend(rgb_model) as backend:
         source = FakeSource(range(10_000), live=False, size_hw=(64, 96))
-        run_pipeline(source, backend, [Forgetful()], watchers=Watchers(tick=tick))
+        run_pipeline(source, backend, [Forgetful()], observers=Observers(tick=tick))
     assert len(sizes) >= 10
     assert max(sizes) - sizes[1] < 4 << 20
 
@@ -465,8 +465,8 @@ def test_a_jump_of_the_wall_clock_is_no_age_no_miss_and_no_silence(monkeypatch):
     log = StatisticsLog(statistics, lines.append, 0.01)
     source = FakeSource([*range(5), None, *range(5, 20)])
     states = []
-    watchers = Watchers(tick=lambda now: states.append(now.state))
-    run_pipeline(source, FakeBackend(seconds=0.02), [log], statistics=statistics, watchers=watchers)
+    observers = Observers(tick=lambda now: states.append(now.state))
+    run_pipeline(source, FakeBackend(seconds=0.02), [log], statistics=statistics, observers=observers)
     facts = statistics.to_json()
     assert (facts["frames"], statistics.misses) == (19, 0)  # the first frame of a live source warms up
     assert 0 <= facts["capture_to_mask_ms"]["max"] < 20_000

@@ -23,8 +23,8 @@ from tests.support.waiting import until
 
 
 def result(index, size_hw=(4, 6), class_id=2):
-    picture = np.full((*size_hw, 3), 100, np.uint8)
-    timed = TimedFrame(index=index, picture=picture, captured_ns=1_000 + index, name=str(index))
+    image = np.full((*size_hw, 3), 100, np.uint8)
+    timed = TimedFrame(index=index, image=image, captured_ns=1_000 + index, name=str(index))
     mask = np.full(size_hw, class_id, np.uint8)
     return Result(timed=timed, prediction=Prediction(classes=mask), mask=mask, inference_ns=1, age_ns=21_000_000)
 

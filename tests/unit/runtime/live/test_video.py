@@ -30,7 +30,7 @@ FORMATS = pytest.mark.parametrize("suffix", [pytest.param(".mp4", marks=WITH_PYA
 def result(index, seconds=0.0, size_hw=(48, 64), grey=100):
     timed = TimedFrame(
         index=index,
-        picture=np.full((*size_hw, 3), grey, np.uint8),
+        image=np.full((*size_hw, 3), grey, np.uint8),
         captured_ns=5_000_000_000 + round(seconds * 1e9),
         name=f"{index:06d}",
     )
@@ -94,7 +94,7 @@ def test_a_camera_that_changes_its_size_is_brought_to_the_first(tmp_path, suffix
 @FORMATS
 def test_colours_are_those_of_the_overlay(tmp_path, suffix):
     orange = result(0)
-    orange.timed.picture[:] = (200, 120, 40)
+    orange.timed.image[:] = (200, 120, 40)
     (frame,) = frames_of(recorded(tmp_path / f"v{suffix}", [orange]))
     assert abs(frame[20, 20].astype(int) - (40, 120, 200)).max() <= 6
 

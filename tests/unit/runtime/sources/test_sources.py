@@ -19,18 +19,18 @@ from clst_runtime.sources import SourceEnded, open_source
 from clst_runtime.sources import live as live_module
 from clst_runtime.sources.address import LiveAddress, live_address
 from clst_runtime.sources.base import CORRUPT, HELD, OVERTAKEN
-from clst_runtime.sources.live import SLOTS, LiveSource, Patience
+from clst_runtime.sources.live import SLOTS, LiveSource, Timeouts
 from clst_runtime.sources.raw import RawSource
 from tests.fakes.camera import OPENER, openings, write_plans
 from tests.support.waiting import until
 
-QUICK = Patience(
+QUICK = Timeouts(
     start_seconds=20, open_seconds=10, stall_seconds=0.4, first_pause_seconds=0.01, longest_pause_seconds=0.05
 )
 
 
-def live(folder, patience=QUICK):
-    return LiveSource("camera:0", LiveAddress(kind="camera", place=str(folder)), patience, OPENER)
+def live(folder, timeouts=QUICK):
+    return LiveSource("camera:0", LiveAddress(kind="camera", place=str(folder)), timeouts, OPENER)
 
 
 def next_frame(source, seconds=20.0):
@@ -69,13 +69,13 @@ def test_sinks_that_hold_every_frame_make_drops_and_no_frame_changes_under_them(
         held = [next_frame(source) for _ in range(SLOTS)]
         assert source.take(0.3) is None
         assert source.drops[HELD] > 5
-        assert [timed.picture[0, 0, 0] for timed in held] == [timed.index for timed in held]
+        assert [timed.image[0, 0, 0] for timed in held] == [timed.index for timed in held]
         held.clear()
         assert next_frame(source).index > SLOTS
 
 
 def test_frames_that_are_let_go_make_room_for_others_for_ever(tmp_path):
-    with live(write_plans(tmp_path / "c", {"pause": 0.002}), Patience(stall_seconds=60)) as source:
+    with live(write_plans(tmp_path / "c", {"pause": 0.002}), Timeouts(stall_seconds=60)) as source:
         for _ in range(5 * SLOTS):
             held = next_frame(source, seconds=10)
             time.sleep(0.003)
@@ -247,7 +247,7 @@ def taken_until_lost(source, seconds=20, losses=1):
 def test_raw_frames_whose_reader_dies_end_for_another_one_would_begin_within_a_frame():
     taking, giving = os.pipe()
     address = LiveAddress(kind="raw", place=taking, layout=Layout.RGB, size_hw=(3, 4))
-    with live_readers() as pids, LiveSource("raw:4x3", address, Patience(stall_seconds=math.inf)) as source:
+    with live_readers() as pids, LiveSource("raw:4x3", address, Timeouts(stall_seconds=math.inf)) as source:
         os.write(giving, bytes(36 + 20))
         assert next_frame(source).index == 0
         for pid in pids():
@@ -280,11 +280,11 @@ def test_a_camera_that_is_absent_at_the_start_is_waited_for(tmp_path):
 
 def test_patience_at_the_start_and_in_between(tmp_path):
     absent = r"camera:0: no frame for 0.6 s: it cannot be opened.*plugged in"
-    quick = Patience(start_seconds=0.6)
+    quick = Timeouts(start_seconds=0.6)
     with live(write_plans(tmp_path / "a", {"absent": True}), quick) as source, pytest.raises(DataError, match=absent):
         next_frame(source)
-    patience = Patience(start_seconds=20, lost_seconds=0.5, first_pause_seconds=0.01)
-    with live(write_plans(tmp_path / "b", {"events": {"2": "die"}}, {"absent": True}), patience) as source:
+    timeouts = Timeouts(start_seconds=20, lost_seconds=0.5, first_pause_seconds=0.01)
+    with live(write_plans(tmp_path / "b", {"events": {"2": "die"}}, {"absent": True}), timeouts) as source:
         next_frame(source)
         with pytest.raises(DataError, match="no frame for 0.5 s"):
             for _ in range(200):
@@ -293,8 +293,8 @@ def test_patience_at_the_start_and_in_between(tmp_path):
 
 def test_pauses_between_readers_grow_to_their_bound_and_no_further(tmp_path):
     folder = write_plans(tmp_path / "c", {"absent": True})
-    patience = Patience(start_seconds=60, first_pause_seconds=0.4, longest_pause_seconds=0.8)
-    with live(folder, patience) as source:
+    timeouts = Timeouts(start_seconds=60, first_pause_seconds=0.4, longest_pause_seconds=0.8)
+    with live(folder, timeouts) as source:
         for _ in range(30):
             source.take(0.1)
         assert 2 <= openings(folder) <= 5, "3 s hold at most the openings at 0, 0.4, 1.2, 2.0 and 2.8 s"
@@ -312,7 +312,7 @@ def test_another_size_in_mid_stream_is_taken_as_it_comes(tmp_path):
         seen = {timed.index: timed for timed in (next_frame(source) for _ in range(10))}
     sizes = {timed.size_hw for timed in seen.values()}
     assert sizes == {(4, 6), (6, 8), (2, 2)}
-    assert all((timed.picture == (index, 0, 7)).all() for index, timed in seen.items())
+    assert all((timed.image == (index, 0, 7)).all() for index, timed in seen.items())
 
 
 def test_corrupt_and_empty_frames_are_counted_and_left_out(tmp_path):
@@ -340,7 +340,7 @@ def test_a_reader_that_cannot_be_started_is_a_loss_like_any_other(tmp_path, monk
 
 
 def test_a_reader_that_hangs_does_not_hold_up_the_end(tmp_path):
-    source = live(write_plans(tmp_path / "c", {"events": {"2": "hang"}}), Patience(stall_seconds=60))
+    source = live(write_plans(tmp_path / "c", {"events": {"2": "hang"}}), Timeouts(stall_seconds=60))
     next_frame(source)
     begun = time.monotonic()
     source.close()
@@ -381,14 +381,14 @@ def processes():
 
 def test_frames_that_are_no_pictures_of_the_layout_are_refused_with_their_shape(tmp_path):
     address = LiveAddress(kind="camera", place=str(write_plans(tmp_path / "c", {})), layout=Layout.NV12)
-    source = LiveSource("camera:0", address, Patience(start_seconds=1.0), OPENER)
+    source = LiveSource("camera:0", address, Timeouts(start_seconds=1.0), OPENER)
     with source, pytest.raises(DataError, match=r"its frames are uint8 \(4, 6, 3\), not nv12"):
         next_frame(source)
 
 
 def test_a_camera_that_is_not_there_is_told_of_by_opencv_itself():
-    absent, quick = "camera:97: no frame for 1.5 s: it cannot be opened", Patience(start_seconds=1.5)
-    with open_source("camera:97", patience=quick) as source, pytest.raises(DataError, match=absent):
+    absent, quick = "camera:97: no frame for 1.5 s: it cannot be opened", Timeouts(start_seconds=1.5)
+    with open_source("camera:97", timeouts=quick) as source, pytest.raises(DataError, match=absent):
         next_frame(source)
 
 
@@ -493,11 +493,11 @@ def test_a_stalled_writer_is_waited_for_no_longer_than_asked_and_its_frame_stays
     between = time.monotonic_ns()
     writer.write(bytes(range(20, 40)))
     timed = source.take(5.0)
-    assert timed.picture.ravel().tolist() == list(range(36))
+    assert timed.image.ravel().tolist() == list(range(36))
     assert (timed.index, before < timed.captured_ns < between) == (0, True), "its first byte's arrival is its time"
     assert source.take(0.0) is None
     writer.write(bytes(range(40, 72)))
-    assert source.take(5.0).picture.ravel().tolist() == list(range(36, 72))
+    assert source.take(5.0).image.ravel().tolist() == list(range(36, 72))
 
 
 def test_a_writer_that_trickles_does_not_hold_up_who_asks(raw_pipe):

@@ -13,7 +13,7 @@ import pytest
 from clst_runtime.errors import DataError
 from clst_runtime.evaluation.latency.host_to_host import Effort
 from clst_runtime.live.statistics import RunStatistics
-from clst_runtime.sources import Patience
+from clst_runtime.sources import Timeouts
 from clst_runtime.system.credentials import all_without_credentials, keeping_secret, without_credentials
 from tests.conftest import write_labelled
 from tests.support.command_line import call
@@ -179,7 +179,7 @@ def assert_nowhere(done, folder):
 
 @pytest.fixture
 def hurried(monkeypatch):
-    monkeypatch.setitem(Patience.__init__.__kwdefaults__, "start_seconds", 0.1)
+    monkeypatch.setitem(Timeouts.__init__.__kwdefaults__, "start_seconds", 0.1)
 
 
 CALLS = [

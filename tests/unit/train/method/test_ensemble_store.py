@@ -147,10 +147,10 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "posix_fallocate", full)
-    for top_k, needed, cure in ((2, "needs 55 MiB", "(free some)"), (None, "needs 70 MiB", 'ensemble_store = "top_k"')):
+    for top_k, needed, hint in ((2, "needs 55 MiB", "(free some)"), (None, "needs 70 MiB", 'ensemble_store = "top_k"')):
         with pytest.raises(DataError) as error:
             EnsembleStore.create(tmp_path / "run" / "e.store", layout(images=2000, size_hw=(64, 64), top_k=top_k))
-        one_line(error, "e.store: No space left on device", needed, "MiB are free", cure)
+        one_line(error, "e.store: No space left on device", needed, "MiB are free", hint)
         assert list((tmp_path / "run").iterdir()) == []
 
 

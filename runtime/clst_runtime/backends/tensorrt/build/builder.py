@@ -59,8 +59,8 @@ class Serialised:
 class RefusedByTensorrt(ModelFileError):
     """A file that TensorRT cannot parse or build, for a reason of its own."""
 
-    def __init__(self, path: Path, builder: str, reason: str, cure: str) -> None:
-        super().__init__(f"{path}: {builder} {reason}; {cure}, or run the ONNX file with ONNX Runtime")
+    def __init__(self, path: Path, builder: str, reason: str, hint: str) -> None:
+        super().__init__(f"{path}: {builder} {reason}; {hint}, or run the ONNX file with ONNX Runtime")
         self.reason = reason
 
 
@@ -116,14 +116,14 @@ def parse_onnx(trt: ModuleType, network: trt.INetworkDefinition, logger: trt.ILo
     """
     parser: Any = trt.OnnxParser(network, logger)
     if not parser.parse_from_file(str(path)):
-        told = [parser_complaint(parser.get_error(index)) for index in range(parser.num_errors)]
-        memory = host_memory(told)
+        text = [parser_complaint(parser.get_error(index)) for index in range(parser.num_errors)]
+        memory = host_memory(text)
         if memory is not None:
             raise host_out_of_memory(path, memory)
         raise RefusedByTensorrt(
             path,
             title_of(trt),
-            f"cannot parse it: {'; '.join(told) or 'no reason given'}",
+            f"cannot parse it: {'; '.join(text) or 'no reason given'}",
             "export it again with clst-export (opset 19 or 20)",
         )
     return parser
@@ -217,12 +217,12 @@ def _built(
     thread = threading.Thread(target=build, name="tensorrt-build")
     with interrupt_cancels(cancelled):
         thread.start()
-        told = False
+        text = False
         while thread.is_alive():
             thread.join(POLL_SECONDS)
-            if cancelled.is_set() and not told:
+            if cancelled.is_set() and not text:
                 _log.info("stopping the build at TensorRT's next step …")
-                told = True
+                text = True
     if failures:
         raise failures[0]
     return results[0]
@@ -251,13 +251,13 @@ def build_failure(trt: ModuleType, onnx_path: Path, messages: Messages, options:
     memory = memory or host_memory(messages.errors)
     if memory is not None:
         return host_out_of_memory(onnx_path, memory)
-    cure = "try a larger workspace or another optimisation level" if messages.nothing_left() else "export it again"
-    return RefusedByTensorrt(onnx_path, title_of(trt), f"could not build it: {messages.last_errors()}", cure)
+    hint = "try a larger workspace or another optimisation level" if messages.nothing_left() else "export it again"
+    return RefusedByTensorrt(onnx_path, title_of(trt), f"could not build it: {messages.last_errors()}", hint)
 
 
-def host_memory(told: Iterable[str]) -> str | None:
+def host_memory(text: Iterable[str]) -> str | None:
     """The complaint that blames the computer's own memory, if one does."""
-    return next((text for text in told if HOST_MEMORY in text), None)
+    return next((text for text in text if HOST_MEMORY in text), None)
 
 
 def host_out_of_memory(path: Path, complaint: str) -> ClstError:

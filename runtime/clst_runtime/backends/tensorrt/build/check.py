@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from clst_runtime.backends.tensorrt.rtx.library import find_rtx
-from clst_runtime.errors import MissingDependency, words_of
+from clst_runtime.errors import MissingDependency, message_of
 from clst_runtime.system.programs import Runner, ask_python, run_program
 
 BUILDER = "TensorRT for RTX"
@@ -27,7 +27,7 @@ LONGEST_SECONDS = 600.0
 
 
 def check_build(
-    path: Path, *, say: Callable[[str], None] = lambda told: None, run: Runner = run_program
+    path: Path, *, report: Callable[[str], None] = lambda text: None, run: Runner = run_program
 ) -> dict[str, Any]:
     """What TensorRT for RTX makes of an ONNX file; never an error.
 
@@ -40,7 +40,7 @@ def check_build(
         find_rtx()
     except MissingDependency as error:
         return _not_checked(error.message)
-    say(f"reading and building it with {BUILDER}")
+    report(f"reading and building it with {BUILDER}")
     found = ask_python(__name__, str(path), seconds=LONGEST_SECONDS, run=run)
     return found or _not_checked(
         f"its process crashed or was killed, as where memory runs out, or took longer than {LONGEST_SECONDS:.0f} s"
@@ -58,7 +58,7 @@ def main(arguments: list[str]) -> None:
     try:
         found = _built(Path(path))
     except Exception as error:  # noqa: BLE001  (whatever goes wrong here is told, the export goes on)
-        found = _not_checked(words_of(error).replace(path, "it"))  # its name is of a temporary file
+        found = _not_checked(message_of(error).replace(path, "it"))  # its name is of a temporary file
     sys.stdout.write(f"\n{json.dumps(found)}\n")
 
 
@@ -69,7 +69,7 @@ def _built(path: Path) -> dict[str, Any]:
     from clst_runtime.backends.tensorrt.library import Library
 
     trt = Library.RTX.load()
-    facts: dict[str, Any] = {"builder": Library.RTX.words, "version": str(trt.__version__)}
+    facts: dict[str, Any] = {"builder": Library.RTX.label, "version": str(trt.__version__)}
     try:
         built = serialise_engine(trt, path, BuildOptions(library=Library.RTX), QuietProgress())
     except RefusedByTensorrt as error:
@@ -79,7 +79,7 @@ def _built(path: Path) -> dict[str, Any]:
     return facts | {"seconds": round(built.seconds, 2), "layers": dict(built.layers), "engine_bytes": len(built.plan)}
 
 
-def told_build_check(answer: Mapping[str, Any]) -> str:
+def describe_build_check(answer: Mapping[str, Any]) -> str:
     """An answer in one line; empty where there is none."""
     builder = " ".join(str(answer[name]) for name in ("builder", "version") if name in answer)
     if "refused" in answer:

@@ -175,10 +175,10 @@ def _device_to_compare_on(
         if library is Library.TENSORRT or device.compute_capability in CAPABILITIES:
             yield device, ""
             return
-        told = f"{device.name} has compute capability {device.compute_capability}, it is for {', '.join(CAPABILITIES)}"
+        text = f"{device.name} has compute capability {device.compute_capability}, it is for {', '.join(CAPABILITIES)}"
         if must_compare:
-            raise MissingDependency(f"an engine of TensorRT for RTX cannot be compared here: {told}; {OTHER_GPU}")
-        yield None, told
+            raise MissingDependency(f"an engine of TensorRT for RTX cannot be compared here: {text}; {OTHER_GPU}")
+        yield None, text
 
 
 def _manifest(

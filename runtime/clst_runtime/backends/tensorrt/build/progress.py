@@ -95,7 +95,7 @@ class LineProgress:
     def __init__(self, *, seconds: float = SECONDS_BETWEEN_LINES) -> None:
         self._seconds = seconds
         self._steps: dict[str, int] = {}
-        self._told = 0.0
+        self._reported_at = 0.0
         self._lock = threading.Lock()
 
     def start(self, phase: str, parent: str | None, steps: int) -> None:
@@ -103,13 +103,13 @@ class LineProgress:
         with self._lock:
             self._steps[phase] = steps
             if parent is None:
-                self._tell(f"building: {phase}")
+                self._report(f"building: {phase}")
 
     def step(self, phase: str, done: int) -> None:
         """Say how far it is, now and then."""
         with self._lock:
-            if time.monotonic() - self._told >= self._seconds:
-                self._tell(f"building: {phase} {done}/{self._steps.get(phase, done)}")
+            if time.monotonic() - self._reported_at >= self._seconds:
+                self._report(f"building: {phase} {done}/{self._steps.get(phase, done)}")
 
     def finish(self, phase: str) -> None:
         """Forget it."""
@@ -119,8 +119,8 @@ class LineProgress:
     def close(self) -> None:
         """Nothing is held."""
 
-    def _tell(self, line: str) -> None:
-        self._told = time.monotonic()
+    def _report(self, line: str) -> None:
+        self._reported_at = time.monotonic()
         PROGRESS.info(line)
 
 

@@ -54,8 +54,8 @@ def rebuild_engine(
     """
     model, options = origin_of(engine)
     verified_on = frames(read_onnx_manifest(model))
-    words, takes = options.library.words, options.library.takes
-    _log.info(f"building {engine.name} of {model.name} for this GPU and {words}; this takes {takes}")
+    label, takes = options.library.label, options.library.takes
+    _log.info(f"building {engine.name} of {model.name} for this GPU and {label}; this takes {takes}")
     return build_engine(
         model, engine, options=options, frames=verified_on, progress=progress or show_progress(), gpu=gpu
     )

@@ -33,7 +33,7 @@ MODEL, EXPECTED = "model.onnx", "expected"
 BASELINE, BASELINE_EXPECTED = "rival.onnx", "rival-expected"
 FALLBACK = "; its ONNX file runs without them"
 """Cure where a bundle's engine needs what is not there; how to run it follows."""
-CURE = "copy the folder again, or make it again with clst-export … --bundle"
+HINT = "copy the folder again, or make it again with clst-export … --bundle"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,13 +119,13 @@ def read_bundle(folder: Path) -> Bundle:
     try:
         bundle = _read_index(index)
     except (DataError, ValueError) as error:
-        raise ModelFileError(f"{index} is damaged ({error}); {CURE}") from error
+        raise ModelFileError(f"{index} is damaged ({error}); {HINT}") from error
     for model in bundle.models:
         if not bundle.frame_sha256 or bundle.frame_sha256.keys() != model.expected_sha256.keys():
-            raise ModelFileError(f"{index} names no frames, or not the same ones as class maps of {model.file}; {CURE}")
+            raise ModelFileError(f"{index} names no frames, or not the same ones as class maps of {model.file}; {HINT}")
     outside = [name for name in bundle.frame_sha256 if Path(name).name != name]
     if outside:
-        raise ModelFileError(f"{index} is damaged (frame {outside[0]!r} is no plain file name); {CURE}")
+        raise ModelFileError(f"{index} is damaged (frame {outside[0]!r} is no plain file name); {HINT}")
     for model in bundle.models:
         _check_file(folder / model.file, model.sha256)
     return bundle
@@ -136,7 +136,7 @@ def _read_index(index: Path) -> Bundle:
     version = value.get("format_version")
     if type(version) is not int or version not in (ALONE_VERSION, PAIR_VERSION):
         raise ModelFileError(
-            f"{index}: bundle version {shown(version)}, expected {ALONE_VERSION} or {PAIR_VERSION}; {CURE}"
+            f"{index}: bundle version {shown(version)}, expected {ALONE_VERSION} or {PAIR_VERSION}; {HINT}"
         )
     baseline = None
     if version == PAIR_VERSION:
@@ -182,7 +182,7 @@ def _checked(folder: Path, digests: Mapping[str, str]) -> list[Path]:
 
 def _check_file(path: Path, sha256: str) -> None:
     if not path.is_file():
-        raise ModelFileError(f"{path} is missing; {CURE}")
+        raise ModelFileError(f"{path} is missing; {HINT}")
     found = file_sha256(path)
     if found != sha256:
-        raise ModelFileError(f"{path} is damaged: SHA-256 {found[:12]}…, {INDEX} says {sha256[:12]}…; {CURE}")
+        raise ModelFileError(f"{path} is damaged: SHA-256 {found[:12]}…, {INDEX} says {sha256[:12]}…; {HINT}")

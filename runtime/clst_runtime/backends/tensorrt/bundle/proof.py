@@ -131,10 +131,10 @@ class Proof:
         if len(self.engines) == 1:
             return agree(used.agreement)
         int8_ms, fp16_ms = (each.compute_ms or 0.0 for each in self.engines)
-        told = f"INT8 takes {int8_ms:.2f} ms, FP16 {fp16_ms:.2f} ms on this GPU"
+        text = f"INT8 takes {int8_ms:.2f} ms, FP16 {fp16_ms:.2f} ms on this GPU"
         if used is self.engines[0]:
-            return f"{told}: INT8 saves {100 * (1 - int8_ms / fp16_ms):.1f} %"
-        return f"{told}: INT8 does not save {100 * WORTHWHILE:g} %"
+            return f"{text}: INT8 saves {100 * (1 - int8_ms / fp16_ms):.1f} %"
+        return f"{text}: INT8 does not save {100 * WORTHWHILE:g} %"
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, with what was concluded."""

@@ -181,8 +181,8 @@ class Proving:
                 return Outcome.proved(engine, manifest)
             except ModelFileError as error:
                 _log.warning(f"{error.message}; building it again")
-        words, takes = self.options.library.words, self.options.library.takes
-        _log.info(f"building {engine.name} for this GPU, {words}, CUDA and driver; it takes {takes}")
+        label, takes = self.options.library.label, self.options.library.takes
+        _log.info(f"building {engine.name} for this GPU, {label}, CUDA and driver; it takes {takes}")
         manifest = build_engine(
             self.folder / model.file,
             engine,
@@ -201,8 +201,8 @@ class Proving:
             needed = self.options.agreement_needed(manifest.precision)
             found = compare_engine(backend, self.frames, expected, needed=needed)
         if not found.holds:
-            told = f"{agree(found.agreement)}, {100 * needed:.3f} % needed"
-            raise EngineDiffers(f"{engine.name} from before: {told}", found.agreement)
+            text = f"{agree(found.agreement)}, {100 * needed:.3f} % needed"
+            raise EngineDiffers(f"{engine.name} from before: {text}", found.agreement)
         facts = {**manifest.engine, "agreement": found.to_json()}
         return Outcome.proved(engine, dataclasses.replace(manifest, engine=facts))
 

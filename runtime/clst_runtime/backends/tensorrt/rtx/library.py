@@ -21,7 +21,7 @@ BINDINGS, LIBRARIES = "tensorrt_rtx_bindings", "onnxruntime_ep_nv_tensorrt_rtx"
 COMPLETE = "tensorrt_rtx"
 """Module of NVIDIA's own distribution `tensorrt-rtx`, which brings its libraries from NVIDIA's server."""
 BINDINGS_PACKAGE = "tensorrt-rtx-cu13-bindings"
-CURE = f"pip install {extra('rtx')}"
+HINT = f"pip install {extra('rtx')}"
 REINSTALL = f"pip install --force-reinstall {extra('rtx')}"
 
 
@@ -53,14 +53,14 @@ def find_rtx() -> tuple[str, list[Path]]:
         if _folder(COMPLETE) is not None:
             return COMPLETE, []
         lacks = "" if bindings is folder else f" as a whole: {LIBRARIES if bindings else BINDINGS} is missing"
-        raise MissingDependency(f"TensorRT for RTX is not installed{lacks}; {cure()}")
+        raise MissingDependency(f"TensorRT for RTX is not installed{lacks}; {hint()}")
     return BINDINGS, [_library(folder, name) for name in ("libtensorrt_rtx", "libtensorrt_onnxparser_rtx")]
 
 
-def cure() -> str:
+def hint() -> str:
     """How to get it on this machine, or that there is nothing to get."""
     if sys.platform == "linux" and platform.machine() == "x86_64" and sys.version_info < (3, 14):
-        return CURE
+        return HINT
     here = f"{platform.system()} {platform.machine()} with Python {platform.python_version()}"
     return f"there is no package of it for {here}, only for x86-64 Linux with Python up to 3.13"
 

@@ -12,7 +12,7 @@ from clst_export.tensorrt.bundle import write_bundle
 from clst_runtime.backends.tensorrt import library, sidecar
 from clst_runtime.backends.tensorrt import runner as trt_backend
 from clst_runtime.backends.tensorrt.build import engine as build
-from clst_runtime.backends.tensorrt.bundle import prepare as bundle
+from clst_runtime.backends.tensorrt.bundle import device_engine as bundle
 from clst_runtime.errors import MissingDependency
 from clst_runtime.imaging.image_files import write_png
 from tests.conftest import SIZE_HW, rgb_manifest, write_rgb_model

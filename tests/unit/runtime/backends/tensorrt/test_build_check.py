@@ -7,7 +7,7 @@ import pytest
 from clst_runtime.backends.tensorrt import library
 from clst_runtime.backends.tensorrt.build import builder as building
 from clst_runtime.backends.tensorrt.build import check as build_check
-from clst_runtime.backends.tensorrt.build.check import check_build, told_build_check
+from clst_runtime.backends.tensorrt.build.check import check_build, describe_build_check
 from clst_runtime.errors import MissingDependency
 from clst_runtime.system.programs import run_program
 from tests.unit.runtime.backends.tensorrt.test_real_builder import changed, no_output
@@ -22,20 +22,20 @@ def limited(mib):
 
 def test_a_file_is_built_in_another_process_and_its_layers_are_counted(trt, rgb_model):
     told = []
-    answer = check_build(rgb_model, say=told.append)
+    answer = check_build(rgb_model, report=told.append)
     assert set(answer) == {"builder", "version", "seconds", "layers", "engine_bytes"}
     assert (answer["layers"]["GATHER"], answer["layers"]["TOPK"]) == (1, 1)
     assert told == ["reading and building it with TensorRT for RTX"]
     count = sum(answer["layers"].values())
     line = f"TensorRT for RTX {trt.__version__} reads and builds it: {count} layers in {answer['seconds']:.1f} s"
-    assert told_build_check(answer) == line
+    assert describe_build_check(answer) == line
 
 
 def test_a_file_that_the_builder_refuses_is_refused_in_its_words_without_a_name_or_a_cure(trt, tmp_path):
     answer = check_build(changed(tmp_path / "m.onnx", no_output))
     assert answer["refused"].startswith("could not build it: ")
     assert answer["refused"].endswith("network.cpp:3810)")
-    assert told_build_check(answer) == f"TensorRT for RTX {trt.__version__} {answer['refused']}"
+    assert describe_build_check(answer) == f"TensorRT for RTX {trt.__version__} {answer['refused']}"
 
 
 @pytest.mark.parametrize("mib", [300, 420])
@@ -50,7 +50,7 @@ def test_a_process_that_crashes_or_prints_nothing_is_told(monkeypatch, tmp_path)
     monkeypatch.setattr(build_check, "find_rtx", lambda: None)
     for script in ("kill -SEGV $$", "true", "echo rubbish", "echo []"):
         answer = check_build(tmp_path, run=lambda _, seconds, script=script: run_program(["sh", "-c", script]))
-        assert told_build_check(answer).startswith(
+        assert describe_build_check(answer).startswith(
             "whether TensorRT for RTX reads and builds it was not checked: its process crashed or was killed, "
         )
 
@@ -62,7 +62,7 @@ def test_what_is_not_installed_is_told_with_its_cure_and_starts_no_process(monke
     monkeypatch.setattr(build_check, "find_rtx", missing)
     answer = check_build(tmp_path, say=pytest.fail, run=pytest.fail)
     told = "was not checked: TensorRT for RTX is not installed; pip install -e '.[rtx]'"
-    assert told_build_check(answer) == f"whether TensorRT for RTX reads and builds it {told}"
+    assert describe_build_check(answer) == f"whether TensorRT for RTX reads and builds it {told}"
 
 
 @pytest.mark.parametrize(
@@ -96,4 +96,4 @@ def test_a_build_that_fails_for_the_gpus_sake_is_no_refusal(monkeypatch, rgb_mod
 
 
 def test_of_a_file_that_nobody_asked_about_nothing_is_told():
-    assert told_build_check({}) == ""
+    assert describe_build_check({}) == ""

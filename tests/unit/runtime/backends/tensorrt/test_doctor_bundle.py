@@ -9,14 +9,14 @@ from click.testing import CliRunner
 from clst_export.tensorrt.bundle import write_bundle
 from clst_runtime.backends.cuda.options import GpuOptions
 from clst_runtime.backends.tensorrt.build.options import MIN_AGREEMENT
-from clst_runtime.backends.tensorrt.bundle.prepare import open_bundle
+from clst_runtime.backends.tensorrt.bundle.device_engine import open_bundle
 from clst_runtime.cli.bench import main as bench
 from clst_runtime.cli.doctor import main as doctor
 from clst_runtime.errors import ConfigError
 from clst_runtime.evaluation.acceptance import run as acceptance
 from clst_runtime.evaluation.acceptance.parity import agreement_needed
 from clst_runtime.evaluation.acceptance.run import accept
-from clst_runtime.evaluation.latency.comparison import Contestant, Level, engine_only, entrants, host_to_host
+from clst_runtime.evaluation.latency.comparison import Candidate, Level, candidates_for, engine_only, host_to_host
 from clst_runtime.evaluation.latency.host_to_host import Effort
 from tests.conftest import rgb_manifest, write_rgb_model
 from tests.unit.runtime.backends.tensorrt.conftest import HERE
@@ -62,9 +62,9 @@ def test_an_engine_from_before_an_update_is_accepted_if_it_holds_and_the_report_
     found = accept(plan(bundle))
     opening, parity = (next(step for step in found.steps if step.name == name) for name in ("opening", "parity"))
     assert (
-        f"FP16 cannot be used on this GPU ({bundle / 'model.onnx'}: TensorRT 10.3.0 could not build it" in opening.told
+        f"FP16 cannot be used on this GPU ({bundle / 'model.onnx'}: TensorRT 10.3.0 could not build it" in opening.text
     )
-    assert f"; model-{HERE}.engine is used (remove proof-" in opening.told
+    assert f"; model-{HERE}.engine is used (remove proof-" in opening.text
     assert opening.values["engine"]["driver"] == "Jetson Linux 36.4.4"
     assert parity.values["bundle"]["agreement"] == 1.0
     assert found.exit_code == 0
@@ -91,11 +91,11 @@ def test_an_engine_asks_for_the_agreement_of_its_build(machine, bundle):
 
 
 def test_bundle_and_onnx_file_side_by_side_and_the_engine_by_the_gpus_clock(machine, bundle):
-    contestants = [Contestant.parse(str(bundle)), Contestant.parse(str(bundle / "model.onnx"))]
-    scores = host_to_host(contestants, None, QUICK, threads=1)
+    candidates = [Candidate.parse(str(bundle)), Candidate.parse(str(bundle / "model.onnx"))]
+    scores = host_to_host(candidates, None, QUICK, threads=1)
     assert [len(score.samples_ns) for score in scores] == [4, 4]
     assert scores[0].details["output_sha256"] == scores[1].details["output_sha256"]
-    alone = engine_only(contestants, None, QUICK, threads=1)
+    alone = engine_only(candidates, None, QUICK, threads=1)
     assert {score.level for score in alone} == {Level.ENGINE_ONLY}
     assert len(set(alone[0].samples_ns)) == 1  # the stand-in's clock is the same each time
     assert all(score.samples_ns for score in alone)
@@ -104,12 +104,12 @@ def test_bundle_and_onnx_file_side_by_side_and_the_engine_by_the_gpus_clock(mach
 def test_engines_are_timed_as_the_vehicle_will_run_them(machine, bundle):
     onnx = str(bundle / "model.onnx")
     gpu = GpuOptions(io="mapped", graph=True)
-    contestants = entrants([str(bundle), onnx], gpu)
-    assert [each.gpu for each in contestants] == [gpu, GpuOptions()]
-    scores = host_to_host(contestants, None, QUICK, threads=1)
+    candidates = candidates_for([str(bundle), onnx], gpu)
+    assert [each.gpu for each in candidates] == [gpu, GpuOptions()]
+    scores = host_to_host(candidates, None, QUICK, threads=1)
     assert scores[0].backend.endswith("mapped I/O by cuda-python, CUDA graph")
     assert scores[0].note == ""
-    alone = engine_only(contestants, None, QUICK, threads=1)
+    alone = engine_only(candidates, None, QUICK, threads=1)
     assert alone[0].backend.endswith("mapped I/O by cuda-python")
     assert [score.note for score in alone] == ["without the CUDA graph, whose stages cannot be timed", ""]
     assert all(score.samples_ns for score in alone)
@@ -117,23 +117,23 @@ def test_engines_are_timed_as_the_vehicle_will_run_them(machine, bundle):
 
 def test_a_graph_that_was_dropped_is_said_beside_the_latency(machine, bundle):
     machine.does.graph_fails = "cuGraphInstantiate failed"
-    (score,) = host_to_host(entrants([str(bundle)], GpuOptions(graph=True)), None, QUICK, threads=1)
+    (score,) = host_to_host(candidates_for([str(bundle)], GpuOptions(graph=True)), None, QUICK, threads=1)
     assert "runs without a CUDA graph: cuGraphInstantiate failed" in score.note
 
 
 def test_options_of_engines_are_refused_where_no_model_is_one(bundle):
     with pytest.raises(ConfigError, match="no model is one; leave them out"):
-        entrants([str(bundle / "model.onnx"), f"{bundle}@ort-cpu"], GpuOptions(io="copy"))
-    assert entrants([f"{bundle}@ort-cpu"], GpuOptions())[0].gpu == GpuOptions()
+        candidates_for([str(bundle / "model.onnx"), f"{bundle}@ort-cpu"], GpuOptions(io="copy"))
+    assert candidates_for([f"{bundle}@ort-cpu"], GpuOptions())[0].gpu == GpuOptions()
 
 
 def test_the_acceptance_opens_the_model_as_it_was_told(machine, bundle):
     told = dataclasses.replace(plan(bundle), gpu=GpuOptions(io="mapped"))
     opening = next(step for step in accept(told).steps if step.name == "opening")
-    assert "mapped I/O" in opening.told
+    assert "mapped I/O" in opening.text
     onnx = dataclasses.replace(plan(bundle / "model.onnx"), gpu=GpuOptions(io="mapped"))
     opening = next(step for step in accept(onnx).steps if step.name == "opening")
-    assert (opening.status.value, "io mapped means nothing" in opening.told) == ("failed", True)
+    assert (opening.status.value, "io mapped means nothing" in opening.text) == ("failed", True)
 
 
 def test_the_commands_pass_the_options_on(machine, bundle, tmp_path):

@@ -228,7 +228,7 @@ def test_the_engine_is_opened_as_it_was_when_the_folder_was_locked(machine, two,
         close(handle)
         (two / INT8).unlink(missing_ok=True)
 
-    monkeypatch.setattr("clst_runtime.backends.tensorrt.bundle.prepare.os.close", then_others_remove_it)
+    monkeypatch.setattr("clst_runtime.backends.tensorrt.bundle.device_engine.os.close", then_others_remove_it)
     with open_model(two) as backend:
         assert np.array_equal(backend.predict(frames[0]).classes, frames[0].argmax(axis=2))
 
@@ -499,7 +499,7 @@ def test_a_second_process_waits_until_the_first_has_built(machine, two, monkeypa
             assert machine.does.calls == []
             os.close(first)
 
-    monkeypatch.setattr("clst_runtime.backends.tensorrt.bundle.prepare._log", SimpleNamespace(info=echo))
+    monkeypatch.setattr("clst_runtime.backends.tensorrt.bundle.device_engine._log", SimpleNamespace(info=echo))
     machine.takes(0.5, 1.0)
     assert build_bundle(two).name == INT8
     assert told[0] == f"another process builds or times the engines of {two}; waiting for it"

@@ -85,8 +85,8 @@ def test_an_engine_that_does_not_hold_leaves_the_old_one(engine, machine, frames
     assert (engine.read_bytes(), sidecar_path(engine).read_text()) == old
 
 
-def test_clst_run_builds_again_only_if_it_may_and_only_if_it_must(engine, machine, pictures, tmp_path):
-    given = (engine, "--source", pictures, "--out", tmp_path / "out", "--masks", "--no-video")
+def test_clst_run_builds_again_only_if_it_may_and_only_if_it_must(engine, machine, images, tmp_path):
+    given = (engine, "--source", images, "--out", tmp_path / "out", "--masks", "--no-video")
     machine.has_tensorrt("11.4.0.106")
     code, _, told = on(run, *given)
     assert code == 4
@@ -101,42 +101,42 @@ def test_clst_run_builds_again_only_if_it_may_and_only_if_it_must(engine, machin
     assert (code, machine.does.calls.count("build")) == (0, 0)
 
 
-def test_clst_run_mends_a_damaged_engine(engine, pictures, machine):
+def test_clst_run_mends_a_damaged_engine(engine, images, machine):
     engine.write_bytes(engine.read_bytes()[:-1])
-    code, _, told = on(run, engine, "--source", pictures, "--rebuild")
+    code, _, told = on(run, engine, "--source", images, "--rebuild")
     assert code == 0, told
     assert "is damaged" in told
 
 
-def test_an_engine_that_is_built_again_on_a_full_disk_drives_from_memory(engine, machine, pictures, monkeypatch):
+def test_an_engine_that_is_built_again_on_a_full_disk_drives_from_memory(engine, machine, images, monkeypatch):
     machine.gpu = ("Thor", "11.0")
     old = engine.read_bytes()
     full(monkeypatch, ".engine")
-    code, _, told = on(run, engine, "--source", pictures, "--rebuild")
+    code, _, told = on(run, engine, "--source", images, "--rebuild")
     assert code == 0, told
     assert "No space left on device" in told
     assert "on Thor" in told
     assert engine.read_bytes() == old
 
 
-def test_rebuild_is_refused_where_it_could_do_nothing(engine, rgb_model, pictures, machine):
+def test_rebuild_is_refused_where_it_could_do_nothing(engine, rgb_model, images, machine):
     for model, source, why in (
-        (rgb_model, pictures, "--rebuild is for an .engine file"),
+        (rgb_model, images, "--rebuild is for an .engine file"),
         (engine, "raw:16x8", "gives each only once"),
     ):
         code, _, told = on(run, model, "--source", source, "--rebuild")
         assert (code, why in told) == (2, True), told
 
 
-def test_clst_export_builds_a_lone_engine_again(engine, machine, pictures, tmp_path):
+def test_clst_export_builds_a_lone_engine_again(engine, machine, images, tmp_path):
     machine.gpu = ("Thor", "11.0")
-    code, said, told = on(export, "build", engine, "--frames", pictures)
+    code, said, told = on(export, "build", engine, "--frames", images)
     assert code == 0, told
     assert "100.000 % of pixels agree" in said
     assert read_engine(engine)[1].engine["gpu"] == "Thor"
-    code, said, told = on(export, "build", engine, "--frames", pictures, "--json")
+    code, said, told = on(export, "build", engine, "--frames", images, "--json")
     assert json.loads(said)["engine"]["gpu"] == "Thor"
-    for arguments, why in (((engine,), "give --frames"), ((tmp_path, "--frames", pictures), "pictures of its own")):
+    for arguments, why in (((engine,), "give --frames"), ((tmp_path, "--frames", images), "pictures of its own")):
         code, _, told = on(export, "build", *arguments)
         assert (code, why in told) == (2, True), told
     code, _, told = on(export, "build", engine, "--frames", tmp_path / "none")

@@ -127,8 +127,8 @@ def test_where_its_gpu_is_it_runs_and_one_line_says_that_it_was_never_compared(e
             assert np.array_equal(backend.predict(frame).classes, frame.argmax(axis=2))
 
 
-def test_the_command_of_that_line_builds_and_compares_it_and_the_line_is_gone(engine, pictures):
-    done = CliRunner().invoke(export, ["build", str(engine), "--frames", str(pictures)])
+def test_the_command_of_that_line_builds_and_compares_it_and_the_line_is_gone(engine, images):
+    done = CliRunner().invoke(export, ["build", str(engine), "--frames", str(images)])
     assert done.exit_code == 0, done.output
     assert done.stderr.startswith(f"building {engine.name} of rgb.onnx for this GPU and TensorRT for RTX; ")
     assert "100.000 % of pixels agree" in done.stdout
@@ -222,17 +222,17 @@ def test_a_manifest_that_tells_of_no_comparison_is_not_taken_for_proved(engine):
     assert "was never compared with its ONNX file (its manifest tells of no comparison)" in told
 
 
-def test_clst_run_says_that_it_was_never_compared_before_it_drives(engine, pictures):
-    done = CliRunner().invoke(run, [str(engine), "--source", str(pictures)])
+def test_clst_run_says_that_it_was_never_compared_before_it_drives(engine, images):
+    done = CliRunner().invoke(run, [str(engine), "--source", str(images)])
     assert done.exit_code == 0, done.output
     lines = done.stderr.splitlines()
     (place,) = [index for index, line in enumerate(lines) if line.startswith(f"model: {engine} was never compared")]
     assert place < next(index for index, line in enumerate(lines) if line.startswith("ready: TensorRT for RTX"))
 
 
-def test_clst_run_rebuilds_an_engine_of_another_version(engine, pictures):
+def test_clst_run_rebuilds_an_engine_of_another_version(engine, images):
     rewrite(engine, tensorrt="1.6.0.34")
-    arguments = [str(engine), "--source", str(pictures), "--frames", "1"]
+    arguments = [str(engine), "--source", str(images), "--frames", "1"]
     assert CliRunner().invoke(run, arguments).exit_code == 4
     done = CliRunner().invoke(run, [*arguments, "--rebuild"])
     assert done.exit_code == 0, done.output
@@ -359,8 +359,8 @@ def test_the_acceptance_tells_what_it_opened_and_that_nothing_has_compared_it(en
     found = acceptance.accept(plan(engine))
     opening = next(step for step in found.steps if step.name == "opening")
     assert opening.status.value == "holds"
-    assert "TensorRT for RTX 1.7.1.116 on NVIDIA" in opening.told
-    assert "was never compared with its ONNX file" in opening.told
+    assert "TensorRT for RTX 1.7.1.116 on NVIDIA" in opening.text
+    assert "was never compared with its ONNX file" in opening.text
     assert found.verdict.startswith("accepted, but not judged: parity")
 
 

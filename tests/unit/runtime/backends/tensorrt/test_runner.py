@@ -10,7 +10,7 @@ import pytest
 
 from clst_runtime.artifact.manifest import METADATA_KEY, Manifest
 from clst_runtime.backends import open_model
-from clst_runtime.backends.cuda.buffers import RESULTS_LENT
+from clst_runtime.backends.cuda.buffers import RESULTS_BORROWED
 from clst_runtime.backends.cuda.graphs import drawn_frames
 from clst_runtime.backends.cuda.options import GpuOptions
 from clst_runtime.backends.onnxruntime.session import OrtBackend
@@ -78,8 +78,8 @@ def test_a_frame_whose_memory_is_not_in_a_row_is_taken(engine):
 
 
 def another(engine, told):
-    cure = f"prove it again: clst-export build {engine} --frames PICTURES"
-    return f"{engine} was proved by another CUDA or driver ({told}); {cure}"
+    hint = f"prove it again: clst-export build {engine} --frames PICTURES"
+    return f"{engine} was proved by another CUDA or driver ({told}); {hint}"
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ WAYS = [GpuOptions(io=io, graph=graph) for io in ("copy", "mapped") for graph in
 def test_results_that_are_held_are_never_overwritten(engine, frames, gpu):
     wanted = [frame.argmax(axis=2) for frame in frames]
     with open_model(engine, gpu=gpu) as backend:
-        held = [backend.predict(frames[index % 3]) for index in range(3 * RESULTS_LENT)]
+        held = [backend.predict(frames[index % 3]) for index in range(3 * RESULTS_BORROWED)]
         with pytest.raises(ValueError, match="read-only"):
             held[0].classes[0, 0] = 1
     for index, prediction in enumerate(held):  # also after the GPU was closed
@@ -149,7 +149,7 @@ def test_results_that_are_held_are_never_overwritten(engine, frames, gpu):
 def test_a_view_of_a_result_holds_it_too(engine, frames, gpu):
     with open_model(engine, gpu=gpu) as backend:
         part = backend.predict(frames[0]).classes[2:, ::2]  # the prediction itself is gone
-        for index in range(3 * RESULTS_LENT):
+        for index in range(3 * RESULTS_BORROWED):
             backend.predict(frames[1 + index % 2])
         assert np.array_equal(part, frames[0].argmax(axis=2)[2:, ::2])
 
@@ -609,8 +609,8 @@ class ColourSource(FakeSource):
 
     def frame(self, index):
         timed = super().frame(index)
-        timed.picture[...] = 0
-        timed.picture[..., index % 3] = 200
+        timed.image[...] = 0
+        timed.image[..., index % 3] = 200
         return timed
 
 

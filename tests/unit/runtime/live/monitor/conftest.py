@@ -14,7 +14,7 @@ HW = (32, 48)
 OWN, OTHER = 100, 160
 
 
-def picture(index, level=OWN, hw=HW):
+def image(index, level=OWN, hw=HW):
     """A reddish picture H,W,3: a level that goes up and down by 5, noise of 6 on it, no two alike."""
     random = np.random.default_rng([level, index])
     grey = level + 5 * np.sin(index) + random.normal(0.0, 6.0, (*hw, 1))
@@ -28,9 +28,9 @@ def prediction(frame):
 
 def result(index, level=OWN, *, picture_=None, seconds=None):
     """One frame through the model; a second after the one before."""
-    frame = picture(index, level) if picture_ is None else picture_
+    frame = image(index, level) if picture_ is None else picture_
     captured_ns = int(1e9 * (index if seconds is None else seconds))
-    timed = TimedFrame(index=index, picture=frame, captured_ns=captured_ns, name=f"{index:06d}")
+    timed = TimedFrame(index=index, image=frame, captured_ns=captured_ns, name=f"{index:06d}")
     made = prediction(frame)
     return Result(timed=timed, prediction=made, mask=made.classes, inference_ns=1, age_ns=1)
 
@@ -39,7 +39,7 @@ def result(index, level=OWN, *, picture_=None, seconds=None):
 def reference():
     """64 frames of the own camera."""
     names = feature_names(("red", "green", "blue"), has_confidence=False)
-    prints = [fingerprint(picture(index), prediction(picture(index)), 3) for index in range(64)]
+    prints = [fingerprint(image(index), prediction(image(index)), 3) for index in range(64)]
     return Reference.of([np.array(prints)], names)
 
 

@@ -152,9 +152,9 @@ def test_a_picture_that_is_old_on_this_screen_looks_old_and_a_hidden_page_asks_f
                 await tab.until(f"{state_is('ready')} && {LOOK} === 'none'")
                 await tab.value(HIDE)
                 await asyncio.sleep(0.5)
-                painted = page.sink._pictures.painted
+                painted = page.sink._images.painted
                 await asyncio.sleep(0.5)
-                assert page.sink._pictures.painted == painted
+                assert page.sink._images.painted == painted
 
     with served() as page:
         asyncio.run(look(page))

@@ -5,16 +5,16 @@ import json
 import numpy as np
 import pytest
 
-from clst_runtime.live.monitor.judgement import HELD, JUDGED_FROM, OTHER_ABOVE
-from clst_runtime.live.monitor.watch import open_watch
+from clst_runtime.live.monitor.drift import HELD, LEAST_WINDOW, OTHER_ABOVE
+from clst_runtime.live.monitor.sink import open_monitor
 from clst_runtime.live.statistics import RunStatistics
 from clst_runtime.live.statistics_log import StatisticsLog
 from clst_runtime.sources.base import Source
 from tests.support.web_run import served
-from tests.unit.runtime.live.monitor.conftest import OTHER, manifest, picture, reference, result  # noqa: F401  fixtures
+from tests.unit.runtime.live.monitor.conftest import OTHER, image, manifest, reference, result  # noqa: F401  fixtures
 from tests.unit.runtime.live.web.test_page import figures, looking
 
-BELIEVED = JUDGED_FROM + HELD - 1
+BELIEVED = LEAST_WINDOW + HELD - 1
 """Looks at another camera after which it is told as such."""
 
 
@@ -34,7 +34,9 @@ class Live(Source):
 def watched(manifest, tmp_path):  # noqa: F811
     """A page whose run is watched, and the watch; it collects one frame every 10 s."""
     with served(manifest=manifest) as page:
-        watch = open_watch(manifest, Live(), collect=tmp_path / "new", every_seconds=10.0, tell=page.statistics.warn)
+        watch = open_monitor(
+            manifest, Live(), collect=tmp_path / "new", every_seconds=10.0, report=page.statistics.warn
+        )
         page.statistics.domain = watch.snapshot
         yield page, watch
 
@@ -49,10 +51,10 @@ def states(found):
 
 def test_before_the_first_judgement_there_is_no_score_and_no_verdict(watched):
     page, watch = watched
-    for index in range(JUDGED_FROM - 1):
+    for index in range(LEAST_WINDOW - 1):
         watch.write(result(index, OTHER))
     domain = page.status()["run"]["domain"]
-    assert (domain["state"], domain["shift"], domain["window"]) == ("unknown", None, JUDGED_FROM - 1)
+    assert (domain["state"], domain["shift"], domain["window"]) == ("unknown", None, LEAST_WINDOW - 1)
     found = camera_figures(page)
     assert states(found) == {"unknown"}
     assert ("clst_camera_shift",) not in found
@@ -62,14 +64,14 @@ def test_before_the_first_judgement_there_is_no_score_and_no_verdict(watched):
 
 def test_from_the_own_camera_over_another_one_to_the_bound_of_its_folder(watched):
     page, watch = watched
-    for index in range(JUDGED_FROM):
+    for index in range(LEAST_WINDOW):
         watch.write(result(index))
     found = camera_figures(page)
     assert states(found) == {"same"}
     assert found["clst_camera_is_another",] == 0
     assert 0 < found["clst_camera_shift",] < OTHER_ABOVE
     assert found["clst_camera_collected_frames_total",] == 0
-    for index in range(JUDGED_FROM, JUDGED_FROM + 32 + BELIEVED):
+    for index in range(LEAST_WINDOW, LEAST_WINDOW + 32 + BELIEVED):
         watch.write(result(index, OTHER))
     domain = page.status()["run"]["domain"]
     found = camera_figures(page)
@@ -89,10 +91,10 @@ def test_from_the_own_camera_over_another_one_to_the_bound_of_its_folder(watched
 
 def test_of_a_camera_that_sees_nothing_no_verdict_is_told(watched):
     page, watch = watched
-    for index in range(JUDGED_FROM):
+    for index in range(LEAST_WINDOW):
         watch.write(result(index))
-    black = np.zeros_like(picture(0))
-    for index in range(JUDGED_FROM, JUDGED_FROM + 5):
+    black = np.zeros_like(image(0))
+    for index in range(LEAST_WINDOW, LEAST_WINDOW + 5):
         watch.write(result(index, picture_=black + np.uint8(index % 2)))
     found = camera_figures(page)
     assert states(found) == {"uniform"}
@@ -109,14 +111,14 @@ def test_without_a_reference_the_figures_are_absent_and_not_zero():
 
 def test_without_a_folder_nothing_is_said_of_collecting(manifest):  # noqa: F811
     with served(manifest=manifest) as page:
-        page.statistics.domain = open_watch(manifest, Live()).snapshot
+        page.statistics.domain = open_monitor(manifest, Live()).snapshot
         assert not [key for key in camera_figures(page) if "collect" in key[0]]
         assert json.loads(page.ask("/facts.json")[2])["run"]["knows_its_camera"] is True
 
 
 def test_a_monitor_that_has_stopped_has_no_figures_any_more(watched):
     page, watch = watched
-    for index in range(JUDGED_FROM):
+    for index in range(LEAST_WINDOW):
         watch.write(result(index))
     assert camera_figures(page)
     watch.close()
@@ -126,7 +128,7 @@ def test_a_monitor_that_has_stopped_has_no_figures_any_more(watched):
 
 def test_every_figure_of_the_camera_has_its_help(watched):
     page, watch = watched
-    for index in range(JUDGED_FROM):
+    for index in range(LEAST_WINDOW):
         watch.write(result(index))
     text = figures(page)[2]
     for name in ("state", "is_another", "shift", "shift_threshold", "collected_frames_total", "collecting"):
@@ -136,13 +138,13 @@ def test_every_figure_of_the_camera_has_its_help(watched):
 
 def test_viewers_are_told_with_every_status(watched):
     page, watch = watched
-    for index in range(JUDGED_FROM):
+    for index in range(LEAST_WINDOW):
         watch.write(result(index))
 
     async def look(viewer):
         while True:  # the first status may be a moment older
             domain = (await viewer.receive(timeout=5)).json()["run"]["domain"]
-            if domain is not None and domain["looks"] == JUDGED_FROM:
+            if domain is not None and domain["looks"] == LEAST_WINDOW:
                 return domain
 
     told = looking(page, look)
@@ -153,7 +155,7 @@ def test_the_log_of_statistics_tells_the_camera_of_that_moment(manifest):  # noq
     statistics, lines = RunStatistics(), []
     log = StatisticsLog(statistics, lines.append, 1.0, clock=iter((0.0, 1.0, 2.0)).__next__)
     log.idle()
-    watch = open_watch(manifest, Live())
+    watch = open_monitor(manifest, Live())
     statistics.domain = watch.snapshot
     watch.write(result(0))
     log.idle()

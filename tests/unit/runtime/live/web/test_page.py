@@ -20,9 +20,9 @@ from clst_runtime.backends.base import Prediction
 from clst_runtime.imaging.geometry import Layout
 from clst_runtime.live.pipeline import run_pipeline
 from clst_runtime.live.statistics import RunStatistics
-from clst_runtime.live.web import RunFacts, open_web, parse_web_address
-from clst_runtime.live.web.board import class_shares
-from clst_runtime.live.web.pictures import shown_size
+from clst_runtime.live.web import RunInfo, open_web, parse_web_address
+from clst_runtime.live.web.overlays import shown_size
+from clst_runtime.live.web.status import class_shares
 from clst_runtime.sources.base import OVERTAKEN, Source, SourceEnded, TimedFrame
 from tests.conftest import rgb_manifest
 from tests.support.videos import frames_of
@@ -63,7 +63,7 @@ def test_colours_of_a_camera_in_bgr_are_right():
     with served(alpha=0.0) as page:
         blue_in_bgr = np.zeros((32, 64, 3), np.uint8)
         blue_in_bgr[..., 0] = 255
-        page.give(picture=blue_in_bgr, layout=Layout.BGR)
+        page.give(image=blue_in_bgr, layout=Layout.BGR)
         _, _, jpeg = looking(page, next_picture)
         assert np.abs(rgb_of(jpeg)[16, 32].astype(int) - (0, 0, 255)).max() < 12
 
@@ -107,7 +107,7 @@ def test_nothing_is_encoded_while_nobody_looks():
             page.give()
         page.ask("/status.json")
         time.sleep(0.2)
-        assert page.sink._pictures.painted == 0
+        assert page.sink._images.painted == 0
 
 
 def test_a_frame_is_encoded_once_for_all_viewers():
@@ -124,14 +124,14 @@ def test_a_frame_is_encoded_once_for_all_viewers():
     with served() as page:
         jpegs = asyncio.run(main(page))
         assert all(one == two == three for one, two, three in jpegs)
-        assert page.sink._pictures.painted == 4
+        assert page.sink._images.painted == 4
 
 
 def test_a_viewer_who_comes_late_gets_the_picture_that_was_encoded_already():
     with served() as page:
         page.give()
         assert looking(page, next_picture)[2] == looking(page, next_picture)[2]
-        assert page.sink._pictures.painted == 1
+        assert page.sink._images.painted == 1
 
 
 def test_the_rate_of_pictures_is_bounded_and_frames_are_never_repeated():
@@ -149,7 +149,7 @@ def test_the_rate_of_pictures_is_bounded_and_frames_are_never_repeated():
         giving.join()
         assert 3 <= len(frames) <= 17  # 15 a second
         assert all(before < after for before, after in itertools.pairwise(frames))
-        assert page.sink._pictures.painted <= len(frames) + 1
+        assert page.sink._images.painted <= len(frames) + 1
 
 
 # ---- viewers
@@ -193,14 +193,14 @@ def test_a_browser_that_reads_nothing_neither_slows_the_run_nor_fills_the_memory
         asking.start()
         try:
             end, painted, seconds = time.monotonic() + 20, -1, []
-            while page.sink._pictures.painted != painted:  # until what lies between is full
-                painted, settled = page.sink._pictures.painted, time.monotonic() + 1.0
+            while page.sink._images.painted != painted:  # until what lies between is full
+                painted, settled = page.sink._images.painted, time.monotonic() + 1.0
                 assert time.monotonic() < end, "pictures are made for a browser that takes none"
                 while time.monotonic() < settled:
-                    seconds.append(page.give(picture=noise))
+                    seconds.append(page.give(image=noise))
                     time.sleep(0.02)
             before = memory_mib()
-            giving = threading.Thread(target=lambda: [(page.give(picture=noise), time.sleep(0.02)) for _ in range(100)])
+            giving = threading.Thread(target=lambda: [(page.give(image=noise), time.sleep(0.02)) for _ in range(100)])
             giving.start()
             frames = asyncio.run(look_too(page))
             giving.join()
@@ -226,7 +226,7 @@ def test_a_browser_closed_in_the_middle_is_forgotten_and_nothing_is_encoded_for_
         page.give()
         deaf = deaf_viewer(page)
         deaf.sendall(b"\x81\x84\0\0\0\0next")
-        while page.sink._pictures.painted == 0:
+        while page.sink._images.painted == 0:
             time.sleep(0.01)
         deaf.sendall(b"\x81\x84\0\0\0\0next")
         deaf.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
@@ -235,10 +235,10 @@ def test_a_browser_closed_in_the_middle_is_forgotten_and_nothing_is_encoded_for_
         while page.status()["viewers"] and time.monotonic() < end:
             time.sleep(0.02)
         assert page.status()["viewers"] == 0
-        painted = page.sink._pictures.painted
+        painted = page.sink._images.painted
         page.give()
         time.sleep(0.2)
-        assert page.sink._pictures.painted == painted
+        assert page.sink._images.painted == painted
         assert looking(page, next_picture)[0] == 2
 
 
@@ -490,10 +490,10 @@ class Drawn(Source):
     def take(self, timeout_seconds):
         if self._next == self.count:
             raise SourceEnded
-        picture = np.zeros((32, 64, 3), np.uint8)
-        picture[..., self._next % 3] = 200
+        image = np.zeros((32, 64, 3), np.uint8)
+        image[..., self._next % 3] = 200
         self._next += 1
-        return TimedFrame(index=self._next - 1, picture=picture, captured_ns=time.monotonic_ns(), name=f"{self._next}")
+        return TimedFrame(index=self._next - 1, image=image, captured_ns=time.monotonic_ns(), name=f"{self._next}")
 
     def close(self):
         pass
@@ -511,7 +511,7 @@ class Brightest:
 @pytest.mark.parametrize("live", [False, True])
 def test_a_whole_run_ends_well_and_its_recording_is_whole(tmp_path, live):
     source, statistics = Drawn(20, live=live), RunStatistics(live=live)
-    facts = RunFacts(manifest=rgb_manifest(), model="m", source="s", backend="b", fps=10.0)
+    facts = RunInfo(manifest=rgb_manifest(), model="m", source="s", backend="b", fps=10.0)
     sink = open_web(parse_web_address("0"), statistics=statistics, facts=facts, recordings=tmp_path)
     sink._recorder.start()
     run_pipeline(source, Brightest(), [sink], statistics=statistics)

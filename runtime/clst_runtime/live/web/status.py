@@ -13,8 +13,8 @@ import numpy as np
 
 from clst_runtime.backends.base import Classes
 from clst_runtime.live.statistics import RunStatistics
-from clst_runtime.live.web.facts import RunFacts
 from clst_runtime.live.web.recording import Recorder
+from clst_runtime.live.web.run_info import RunInfo
 from clst_runtime.system.credentials import all_without_credentials
 from clst_runtime.system.optional import require
 
@@ -30,13 +30,13 @@ def class_shares(classes: Classes, count: int) -> list[float]:
     return [round(float(share), 4) for share in pixels / classes.size]
 
 
-class Board:
+class RunStatus:
     """Statistics, facts and recording as plain JSON values. Any thread may ask."""
 
     def __init__(
         self,
         statistics: RunStatistics,
-        facts: RunFacts,
+        facts: RunInfo,
         recorder: Recorder,
         machine: Callable[[], dict[str, Any]],
     ) -> None:
@@ -81,18 +81,18 @@ class Board:
         """The statistics as of now, at most `FRESH_SECONDS` old unless `fresh`, without anybody's password."""
         with self._lock:
             if fresh or not self._seen or time.monotonic() - self._looked_at > FRESH_SECONDS:
-                told = self.statistics.snapshot()
-                recent = told.pop("recent")  # numbers only
-                told = all_without_credentials(told) | {"recent": recent}
-                if not told["frames"]:
-                    told["seconds"] = 0.0  # time runs from the warm-up, which has not ended
-                self._seen, self._looked_at = told, time.monotonic()
+                values = self.statistics.snapshot()
+                recent = values.pop("recent")  # numbers only
+                values = all_without_credentials(values) | {"recent": recent}
+                if not values["frames"]:
+                    values["seconds"] = 0.0  # time runs from the warm-up, which has not ended
+                self._seen, self._looked_at = values, time.monotonic()
             return self._seen
 
     def sample_drops(self) -> None:
         """Keep the drops of now for the chart; called once a second."""
-        told = self.snapshot()
-        self._drops.append((told["seconds"], told["drops"]))
+        values = self.snapshot()
+        self._drops.append((values["seconds"], values["drops"]))
 
     def status(self, *, fresh: bool = False) -> dict[str, Any]:
         """All that changes, without the rows of the charts."""

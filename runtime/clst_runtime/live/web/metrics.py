@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from clst_runtime.live.monitor.judgement import State
+from clst_runtime.live.monitor.drift import State
 from clst_runtime.live.statistics import STATES
 from clst_runtime.system.optional import require
 
@@ -40,30 +40,30 @@ class RunCollector:
 
     def collect(self) -> Iterator[Any]:
         """Every figure, seconds and counts."""
-        core, told = require("prometheus_client.core"), self._snapshot()
-        for key, words, name in COUNTERS:
-            yield core.CounterMetricFamily(name, words, value=told[key])
-        for key, words, name in GAUGES:
-            yield core.GaugeMetricFamily(name, words, value=told[key])
+        core, values = require("prometheus_client.core"), self._snapshot()
+        for key, help_text, name in COUNTERS:
+            yield core.CounterMetricFamily(name, help_text, value=values[key])
+        for key, help_text, name in GAUGES:
+            yield core.GaugeMetricFamily(name, help_text, value=values[key])
         drops = core.CounterMetricFamily("clst_drops", "Frames that were left out, by cause.", labels=["cause"])
-        for cause, count in told["drops"].items():
+        for cause, count in values["drops"].items():
             drops.add_metric([cause], count)
         yield drops
         state = core.GaugeMetricFamily("clst_state", "1 for what the run is, 0 for what it is not.", labels=["state"])
         for name in STATES:
-            state.add_metric([name], float(told["state"] == name))
+            state.add_metric([name], float(values["state"] == name))
         yield state
-        if told["newest_age_ms"] is not None:
-            age = told["newest_age_ms"] / 1e3
+        if values["newest_age_ms"] is not None:
+            age = values["newest_age_ms"] / 1e3
             yield core.GaugeMetricFamily("clst_newest_age_seconds", "Age of the newest masked picture.", value=age)
-        for key, words, name in LATENCIES:
-            latency = core.GaugeMetricFamily(name, words, labels=["quantile"])
+        for key, help_text, name in LATENCIES:
+            latency = core.GaugeMetricFamily(name, help_text, labels=["quantile"])
             for quantile, label in QUANTILES.items():
-                if quantile in told[key]:
-                    latency.add_metric([label], told[key][quantile] / 1e3)
+                if quantile in values[key]:
+                    latency.add_metric([label], values[key][quantile] / 1e3)
             yield latency
-        if told["domain"] is not None and told["domain"]["watching"]:
-            yield from camera_figures(told["domain"])
+        if values["domain"] is not None and values["domain"]["watching"]:
+            yield from camera_figures(values["domain"])
         yield core.InfoMetricFamily("clst_run", "What runs.", value=self._info)
 
 
@@ -71,7 +71,7 @@ def camera_figures(domain: dict[str, Any]) -> Iterator[Any]:
     """What the monitor says of the camera. A figure that is not known is left out: 0 would say "all is well".
 
     Args:
-        domain: `WatchSink.snapshot`.
+        domain: `MonitorSink.snapshot`.
     """
     core = require("prometheus_client.core")
     state = core.GaugeMetricFamily(
@@ -82,19 +82,19 @@ def camera_figures(domain: dict[str, Any]) -> Iterator[Any]:
     yield state
     gauge, verdicts = core.GaugeMetricFamily, {State.OTHER.value: 1.0, State.SAME.value: 0.0}
     if domain["state"] in verdicts:
-        words = "1 if this looks like another camera than the model's, 0 if like its own; absent while not known."
-        yield gauge("clst_camera_is_another", words, value=verdicts[domain["state"]])
+        help_text = "1 if this looks like another camera than the model's, 0 if like its own; absent while not known."
+        yield gauge("clst_camera_is_another", help_text, value=verdicts[domain["state"]])
     if domain["shift"] is not None:
-        words = "How far the newest frames are from the model's own camera; 1 is usual. Absent while not known."
-        yield gauge("clst_camera_shift", words, value=domain["shift"])
+        help_text = "How far the newest frames are from the model's own camera; 1 is usual. Absent while not known."
+        yield gauge("clst_camera_shift", help_text, value=domain["shift"])
     yield gauge("clst_camera_shift_threshold", "A shift that stays above it is another camera.",
                 value=domain["threshold"])  # fmt: skip
     collected = domain["collected"]
     if collected is not None:
-        words = "Frames of another camera that this run has kept."
-        yield core.CounterMetricFamily("clst_camera_collected_frames", words, value=collected["frames"])
-        words = "1 while frames of another camera would be kept, 0 once a bound or the disk has ended that."
-        yield gauge("clst_camera_collecting", words, value=float(not collected["stopped"]))
+        help_text = "Frames of another camera that this run has kept."
+        yield core.CounterMetricFamily("clst_camera_collected_frames", help_text, value=collected["frames"])
+        help_text = "1 while frames of another camera would be kept, 0 once a bound or the disk has ended that."
+        yield gauge("clst_camera_collecting", help_text, value=float(not collected["stopped"]))
 
 
 def registry_of(collector: RunCollector) -> Any:

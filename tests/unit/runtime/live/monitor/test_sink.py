@@ -9,13 +9,13 @@ import pytest
 
 from clst_runtime.errors import ConfigError, ModelFileError
 from clst_runtime.imaging.image_files import read_image
-from clst_runtime.imaging.media import pictures_below
-from clst_runtime.live.monitor.judgement import HELD, JUDGED_FROM, CameraJudge
-from clst_runtime.live.monitor.watch import NO_REFERENCE, WatchSink, open_watch, scene_clock
+from clst_runtime.imaging.media import images_below
+from clst_runtime.live.monitor.drift import HELD, LEAST_WINDOW, DriftDetector
+from clst_runtime.live.monitor.sink import NO_REFERENCE, MonitorSink, open_monitor, scene_clock
 from clst_runtime.live.pipeline import run_pipeline
 from clst_runtime.sources.base import Source, SourceEnded
 from tests.conftest import rgb_manifest
-from tests.unit.runtime.live.monitor.conftest import HW, OTHER, picture, prediction, result
+from tests.unit.runtime.live.monitor.conftest import HW, OTHER, image, prediction, result
 
 LIVE = SimpleNamespace(live=True, fps=None)
 
@@ -27,15 +27,15 @@ class Told(list):
 
 def test_another_camera_is_told_once_and_its_frames_are_kept(manifest, tmp_path):
     told = Told()
-    watch = open_watch(manifest, LIVE, collect=tmp_path / "new", every_seconds=10.0, tell=told)
-    needed = JUDGED_FROM + HELD - 1
+    watch = open_monitor(manifest, LIVE, collect=tmp_path / "new", every_seconds=10.0, report=told)
+    needed = LEAST_WINDOW + HELD - 1
     for index in range(needed + 40):
         watch.write(result(index, OTHER))
     assert len(told) == 1
     assert "this looks like another camera: shift" in told[0]
-    found = pictures_below(tmp_path / "new")
+    found = images_below(tmp_path / "new")
     expected = [needed - 1 + 10 * place for place in range(5)]
-    assert [(read_image(path) == picture(index, OTHER)).all() for path, index in zip(found, expected, strict=True)] == (
+    assert [(read_image(path) == image(index, OTHER)).all() for path, index in zip(found, expected, strict=True)] == (
         [True] * 5
     )
     snapshot = watch.snapshot()
@@ -48,38 +48,38 @@ def test_another_camera_is_told_once_and_its_frames_are_kept(manifest, tmp_path)
 
 def test_of_the_own_camera_nothing_is_told_and_nothing_kept(manifest, tmp_path):
     told = Told()
-    watch = open_watch(manifest, LIVE, collect=tmp_path / "new", tell=told)
+    watch = open_monitor(manifest, LIVE, collect=tmp_path / "new", report=told)
     for index in range(150):
         watch.write(result(index))
     assert (told, watch.snapshot()["state"], list(tmp_path.iterdir())) == ([], "same", [])
 
 
 def test_a_camera_that_freezes_as_another_one_is_not_collected_meanwhile(manifest, tmp_path):
-    watch = open_watch(manifest, LIVE, collect=tmp_path / "new", every_seconds=0.0)
-    needed = JUDGED_FROM + HELD - 1
+    watch = open_monitor(manifest, LIVE, collect=tmp_path / "new", every_seconds=0.0)
+    needed = LEAST_WINDOW + HELD - 1
     for index in range(needed):
         watch.write(result(index, OTHER))
     for index in range(20):
-        watch.write(result(needed + index, picture_=picture(needed - 1, OTHER)))
-    assert len(pictures_below(tmp_path / "new")) == 1
+        watch.write(result(needed + index, picture_=image(needed - 1, OTHER)))
+    assert len(images_below(tmp_path / "new")) == 1
     assert watch.snapshot()["state"] == "frozen"
 
 
 def test_a_full_folder_is_told_once_and_watching_goes_on(manifest, tmp_path):
     told = Told()
-    watch = open_watch(manifest, LIVE, collect=tmp_path / "new", tell=told)
+    watch = open_monitor(manifest, LIVE, collect=tmp_path / "new", report=told)
     watch.collector.most_bytes = 10
-    for index in range(JUDGED_FROM + HELD + 9):
+    for index in range(LEAST_WINDOW + HELD + 9):
         watch.write(result(index, OTHER))
     assert [words.partition(":")[0] for words in told] == [
         "this looks like another camera",
         "no more frames are collected",
     ]
-    assert watch.looks == JUDGED_FROM + HELD + 9
+    assert watch.looks == LEAST_WINDOW + HELD + 9
 
 
 def test_a_look_a_second_however_fast_the_camera_and_after_a_clock_that_went_back(manifest):
-    watch = open_watch(manifest, LIVE)
+    watch = open_monitor(manifest, LIVE)
     for index in range(301):  # 30 frames a second for ten seconds
         watch.write(result(index, seconds=100 + index / 30))
     assert watch.looks == 11
@@ -94,7 +94,7 @@ def test_a_look_a_second_however_fast_the_camera_and_after_a_clock_that_went_bac
 
 def test_looks_do_not_drift_when_the_camera_is_not_in_step(manifest):
     """Frames at 0, 0.7, 1.4, 2.1, 2.8 … 6.3 s; those at 0, 1.4, 2.1, 3.5, 4.2, 5.6, 6.3 are the first of a second."""
-    watch = open_watch(manifest, LIVE)
+    watch = open_monitor(manifest, LIVE)
     looked = []
     for index in range(10):
         before = watch.looks
@@ -113,11 +113,11 @@ def test_time_is_the_scenes_of_a_camera_a_video_and_single_pictures():
 def test_pictures_of_another_size_and_layout_are_judged_as_the_model_sees_them(manifest):
     """BGR at twice the size, blue: the judge must see the model's size and blue, not red."""
     seen = []
-    watch = open_watch(manifest, LIVE)
+    watch = open_monitor(manifest, LIVE)
     watch.judge = SimpleNamespace(
         look=lambda frame, made: seen.append(frame.copy()) or watch_judgement, took_last=False
     )
-    watch_judgement = CameraJudge(None, 3).judgement
+    watch_judgement = DriftDetector(None, 3).judgement
     blue = np.zeros((2 * HW[0], 2 * HW[1], 3), np.uint8)
     blue[..., 0] = 200
     from clst_runtime.imaging.geometry import Layout
@@ -131,21 +131,21 @@ def test_pictures_of_another_size_and_layout_are_judged_as_the_model_sees_them(m
 
 def test_without_a_reference_there_is_no_watch_and_it_is_said(tmp_path):
     told = Told()
-    assert open_watch(rgb_manifest(), LIVE, tell=told) is None
+    assert open_monitor(rgb_manifest(), LIVE, report=told) is None
     assert told == [NO_REFERENCE]
     assert "export it with --calib IMAGES" in NO_REFERENCE
     with pytest.raises(ModelFileError, match="--collect .*no reference in the model"):
-        open_watch(rgb_manifest(), LIVE, collect=tmp_path / "new")
+        open_monitor(rgb_manifest(), LIVE, collect=tmp_path / "new")
 
 
 def test_a_reference_of_another_model_is_refused(manifest):
     with pytest.raises(ModelFileError, match="damaged"):
-        open_watch(rgb_manifest(domain=manifest.domain, has_confidence=True), LIVE)
+        open_monitor(rgb_manifest(domain=manifest.domain, has_confidence=True), LIVE)
 
 
 def test_a_period_of_no_length_is_refused(reference):
     with pytest.raises(ConfigError, match="give more than 0"):
-        WatchSink(CameraJudge(reference, 3), HW, scene_clock(LIVE), period_seconds=0.0)
+        MonitorSink(DriftDetector(reference, 3), HW, scene_clock(LIVE), period_seconds=0.0)
 
 
 class Pictures(Source):
@@ -168,18 +168,18 @@ def test_in_the_pipeline_a_change_of_camera_is_found_and_collected(manifest, tmp
     backend = SimpleNamespace(manifest=manifest, predict=lambda frame: prediction(frame))
     told = Told()
     source = Pictures([100] * 40 + [OTHER] * 140)
-    watch = open_watch(manifest, source, collect=tmp_path / "new", every_seconds=5.0, tell=told)
+    watch = open_monitor(manifest, source, collect=tmp_path / "new", every_seconds=5.0, report=told)
     statistics = run_pipeline(source, backend, [watch])
     assert (statistics.frames, Counter(statistics.drops)) == (180, Counter())
     assert len(told) == 1
     assert 0 < watch.snapshot()["collected"]["frames"] <= 10
-    assert len(pictures_below(tmp_path / "new")) == watch.snapshot()["collected"]["frames"]
+    assert len(images_below(tmp_path / "new")) == watch.snapshot()["collected"]["frames"]
 
 
 def test_a_run_too_short_to_be_sure_says_at_its_end_what_it_looked_like(manifest):
     told = Told()
-    for level, looks in ((OTHER, JUDGED_FROM + HELD - 2), (OTHER, JUDGED_FROM - 1), (100, JUDGED_FROM)):
-        watch = open_watch(manifest, LIVE, tell=told)
+    for level, looks in ((OTHER, LEAST_WINDOW + HELD - 2), (OTHER, LEAST_WINDOW - 1), (100, LEAST_WINDOW)):
+        watch = open_monitor(manifest, LIVE, report=told)
         for index in range(looks):
             watch.write(result(index, level))
         watch.close()
@@ -188,7 +188,7 @@ def test_a_run_too_short_to_be_sure_says_at_its_end_what_it_looked_like(manifest
 
 
 def test_a_watch_that_is_closed_says_that_it_no_longer_watches(manifest):
-    watch = open_watch(manifest, LIVE)
+    watch = open_monitor(manifest, LIVE)
     watch.write(result(0))
     assert watch.snapshot()["watching"] is True
     watch.close()

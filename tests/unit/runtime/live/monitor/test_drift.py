@@ -5,18 +5,18 @@ import json
 import numpy as np
 import pytest
 
-from clst_runtime.live.monitor.judgement import FAULTY_FRAMES, HELD, JUDGED_FROM, WINDOW, CameraJudge, State
-from tests.unit.runtime.live.monitor.conftest import OTHER, picture, prediction
+from clst_runtime.live.monitor.drift import FAULTY_FRAMES, HELD, LEAST_WINDOW, WINDOW, DriftDetector, State
+from tests.unit.runtime.live.monitor.conftest import OTHER, image, prediction
 
 
 @pytest.fixture
 def judge(reference):
-    return CameraJudge(reference, 3)
+    return DriftDetector(reference, 3)
 
 
 def look(judge, indices, level=100):
     """The states after each of some frames."""
-    return [judge.look(frame := picture(index, level), prediction(frame)).state for index in indices]
+    return [judge.look(frame := image(index, level), prediction(frame)).state for index in indices]
 
 
 def look_at(judge, frame, times=1):
@@ -25,22 +25,22 @@ def look_at(judge, frame, times=1):
 
 def test_the_own_camera_is_known_after_the_first_window_and_stays_known(judge):
     states = look(judge, range(100, 300))
-    assert states[: JUDGED_FROM - 1] == [State.UNKNOWN] * (JUDGED_FROM - 1)
-    assert states[JUDGED_FROM - 1 :] == [State.SAME] * (200 - JUDGED_FROM + 1)
+    assert states[: LEAST_WINDOW - 1] == [State.UNKNOWN] * (LEAST_WINDOW - 1)
+    assert states[LEAST_WINDOW - 1 :] == [State.SAME] * (200 - LEAST_WINDOW + 1)
     assert judge.judgement.window == WINDOW
-    assert judge.judgement.words.startswith("this looks like the model's camera: shift 0.")
+    assert judge.judgement.text.startswith("this looks like the model's camera: shift 0.")
 
 
 def test_another_camera_is_believed_after_a_minute_and_a_half_and_no_sooner(judge):
-    states = look(judge, range(JUDGED_FROM + HELD - 2), OTHER)
+    states = look(judge, range(LEAST_WINDOW + HELD - 2), OTHER)
     assert set(states) == {State.UNKNOWN}
-    assert judge.judgement.words.startswith(
+    assert judge.judgement.text.startswith(
         "this looks like another camera, but it is not sure yet (89 of 90 looks): shift "
     )
     assert judge.judgement.leaning is State.OTHER
     assert look(judge, [900], OTHER) == [State.OTHER]
     told = judge.judgement
-    assert "this looks like another camera: shift" in told.words
+    assert "this looks like another camera: shift" in told.text
     assert told.comparison.part in ("brightness", "classes")
     assert told.to_json()["shift"] > told.to_json()["threshold"] == 1.5
 
@@ -65,7 +65,7 @@ def test_a_tunnel_of_a_minute_is_not_another_camera(judge):
 
 
 def test_what_the_newest_frames_look_like_is_told_while_it_is_not_believed_yet(judge):
-    assert look(judge, range(JUDGED_FROM), OTHER)[-1] is State.UNKNOWN
+    assert look(judge, range(LEAST_WINDOW), OTHER)[-1] is State.UNKNOWN
     told = judge.judgement.to_json()
     assert (told["state"], told["leaning"], told["held"], told["needed"]) == ("unknown", "other", 1, 90)
     assert told["words"].startswith("this looks like another camera, but it is not sure yet (1 of 90 looks): shift ")
@@ -92,28 +92,28 @@ def test_a_camera_known_so_far_that_looks_like_another_one_is_not_called_the_own
 
 
 def test_between_the_thresholds_another_camera_is_told_with_the_threshold_that_it_is_above(judge, monkeypatch):
-    look(judge, range(JUDGED_FROM + HELD - 1), OTHER)
-    monkeypatch.setattr("clst_runtime.live.monitor.judgement.OTHER_ABOVE", 1e9)
+    look(judge, range(LEAST_WINDOW + HELD - 1), OTHER)
+    monkeypatch.setattr("clst_runtime.live.monitor.drift.OTHER_ABOVE", 1e9)
     assert look(judge, [900], OTHER) == [State.OTHER]
-    assert "(the model's own below 1.2)" in judge.judgement.words
+    assert "(the model's own below 1.2)" in judge.judgement.text
 
 
 def test_between_the_two_thresholds_nothing_changes(judge, monkeypatch):
     look(judge, range(40))
-    monkeypatch.setattr("clst_runtime.live.monitor.judgement.OTHER_ABOVE", -1.0)
+    monkeypatch.setattr("clst_runtime.live.monitor.drift.OTHER_ABOVE", -1.0)
     assert set(look(judge, range(40, 40 + HELD - 1))) == {State.SAME}
     assert look(judge, [500]) == [State.OTHER]
-    monkeypatch.setattr("clst_runtime.live.monitor.judgement.OTHER_ABOVE", 1e9)
-    monkeypatch.setattr("clst_runtime.live.monitor.judgement.SAME_BELOW", -1e9)
+    monkeypatch.setattr("clst_runtime.live.monitor.drift.OTHER_ABOVE", 1e9)
+    monkeypatch.setattr("clst_runtime.live.monitor.drift.SAME_BELOW", -1e9)
     assert set(look(judge, range(600, 600 + 2 * HELD))) == {State.OTHER}
 
 
 def test_a_frozen_camera_is_told_and_forgotten_when_it_moves_again(judge):
     look(judge, range(40))
-    frame = picture(77)
+    frame = image(77)
     states = look_at(judge, frame, FAULTY_FRAMES + 3)
     assert states == [State.SAME] * FAULTY_FRAMES + [State.FROZEN] * 3
-    assert "frozen" in judge.judgement.words
+    assert "frozen" in judge.judgement.text
     assert look(judge, [78]) == [State.SAME]
 
 
@@ -125,7 +125,7 @@ def test_a_lens_that_is_covered_or_blinded_is_told_and_is_no_other_camera(judge)
         states = [judge.look(frame, prediction(frame)).state for frame in dull]
         assert states == [State.SAME] * (FAULTY_FRAMES - 1) + [State.UNIFORM] * (150 - FAULTY_FRAMES + 1)
         assert not judge.took_last
-        assert "black, blinded or covered" in judge.judgement.words
+        assert "black, blinded or covered" in judge.judgement.text
         assert look(judge, [500 + level]) == [State.SAME]
     assert judge.judgement.comparison.shift < 1.2
 

@@ -18,12 +18,12 @@ from clst_runtime.classes.labels import ClassList
 from clst_runtime.imaging.geometry import Fitter, resize_classes
 from clst_runtime.imaging.overlay import blend
 from clst_runtime.live.results import Result
-from clst_runtime.live.web.faults import Faults
+from clst_runtime.live.web.error_log import ErrorLog
 from clst_runtime.system.optional import require
 
 LONGEST_EDGE = 960
 """Pixels of the longer edge of what is shown; smaller pictures stay as they are."""
-PICTURES_PER_SECOND = 15.0
+IMAGES_PER_SECOND = 15.0
 JPEG_QUALITY = 80
 
 
@@ -59,7 +59,7 @@ class Painter:
         size_hw = shown_size(result.timed.size_hw)
         if self._fitter is None or self._fitter.input_hw != size_hw:
             self._fitter = Fitter(size_hw)
-        frame = self._fitter.fit(result.timed.picture, result.timed.layout)
+        frame = self._fitter.fit(result.timed.image, result.timed.layout)
         overlay = blend(frame, resize_classes(result.mask, size_hw), self.classes, self.alpha)
         _, data = cv2.imencode(
             ".jpg", cv2.cvtColor(overlay, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
@@ -67,17 +67,17 @@ class Painter:
         return np.asarray(data, np.uint8).tobytes()
 
 
-class Pictures:
+class OverlayEncoder:
     """Hands the newest result to those who wait for it. One thread offers, one paints, an event loop asks."""
 
     def __init__(
-        self, painter: Painter, *, tell: Callable[[str], None], per_second: float = PICTURES_PER_SECOND
+        self, painter: Painter, *, report: Callable[[str], None], per_second: float = IMAGES_PER_SECOND
     ) -> None:
-        """Args: tell: takes a line when a picture cannot be made."""
+        """Args: report: takes a line when a picture cannot be made."""
         self.painted = 0
         """JPEGs made so far."""
         self._painter, self._pause = painter, 1.0 / per_second
-        self._faults = Faults(tell, "a picture for the page failed")
+        self._errors = ErrorLog(report, "a picture for the page failed")
         self._newest: Result | None = None
         self._serial = self._painted_serial = self._waiting = 0
         self._changed, self._closed = threading.Condition(), False
@@ -115,11 +115,11 @@ class Pictures:
             with suppress(ValueError):
                 self._asking.remove(asking)
 
-    def _publish(self, picture: Encoded) -> None:
-        self._latest, asking, self._asking = picture, self._asking, []
+    def _publish(self, image: Encoded) -> None:
+        self._latest, asking, self._asking = image, self._asking, []
         for one in asking:
             if not one.done():
-                one.set_result(picture)
+                one.set_result(image)
 
     def _work(self) -> None:
         next_at = 0.0
@@ -134,7 +134,7 @@ class Pictures:
                     continue
                 self._newest, self._painted_serial = None, serial  # the frame's memory may be used again
             next_at = time.monotonic() + self._pause
-            with self._faults.caught():
+            with self._errors.caught():
                 self._hand_over(result, serial)
 
     @property
@@ -144,10 +144,10 @@ class Pictures:
     def _hand_over(self, result: Result, serial: int) -> None:
         jpeg, timed = self._painter.paint(result), result.timed
         self.painted += 1
-        picture = Encoded(serial=serial, frame=timed.index, captured_ns=timed.captured_ns, jpeg=jpeg)
+        image = Encoded(serial=serial, frame=timed.index, captured_ns=timed.captured_ns, jpeg=jpeg)
         if self._loop is not None:
             with suppress(RuntimeError):  # the loop was closed meanwhile
-                self._loop.call_soon_threadsafe(self._publish, picture)
+                self._loop.call_soon_threadsafe(self._publish, image)
 
     def close(self) -> None:
         """Stop painting."""

@@ -11,30 +11,30 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from clst_runtime.errors import words_of
+from clst_runtime.errors import message_of
 from clst_runtime.system.optional import require
 
 REMEMBERED = 20
 """Different errors that are told once each."""
 
 
-class Faults:
+class ErrorLog:
     """Tells each kind of error once, in one line."""
 
-    def __init__(self, tell: Callable[[str], None], what: str = "the web page failed") -> None:
+    def __init__(self, report: Callable[[str], None], what: str = "the web page failed") -> None:
         """Args: tell: takes the line, in any thread. what: how the line begins."""
-        self._tell, self._what = tell, what
-        self._told: deque[str] = deque(maxlen=REMEMBERED)
+        self._report, self._what = report, what
+        self._reported: deque[str] = deque(maxlen=REMEMBERED)
 
-    def take(self, error: BaseException) -> None:
+    def report(self, error: BaseException) -> None:
         """Tell an error, unless it is told already."""
-        self.say(words_of(error))
+        self.report_text(message_of(error))
 
-    def say(self, words: str) -> None:
+    def report_text(self, message: str) -> None:
         """The same of one that is in words."""
-        if words not in self._told:
-            self._told.append(words)
-            self._tell(f"{self._what}: {words}")
+        if message not in self._reported:
+            self._reported.append(message)
+            self._report(f"{self._what}: {message}")
 
     @contextmanager
     def caught(self) -> Iterator[None]:
@@ -42,29 +42,29 @@ class Faults:
         try:
             yield
         except Exception as error:  # noqa: BLE001  whatever it is, it must not end a thread or a task unseen
-            self.take(error)
+            self.report(error)
 
-    def mishap(self, context: dict[str, Any]) -> None:
+    def report_event(self, context: dict[str, Any]) -> None:
         """Tell what an event loop reports, as when none can be accepted; a connection that breaks is no fault."""
         error = context.get("exception")
         if error is None:
-            self.say(" ".join(str(context.get("message")).split()))
+            self.report_text(" ".join(str(context.get("message")).split()))
         elif not isinstance(error, ConnectionError):
-            self.take(error)
+            self.report(error)
 
     def logger(self) -> logging.Logger:
         """For the framework: it belongs to no other logger, and what it is given is told here alone."""
         logger = logging.Logger("clst-run web page", logging.WARNING)
-        logger.addHandler(_Teller(self))
+        logger.addHandler(_Handler(self))
         return logger
 
 
-class _Teller(logging.Handler):
-    def __init__(self, faults: Faults) -> None:
+class _Handler(logging.Handler):
+    def __init__(self, errors: ErrorLog) -> None:
         super().__init__(logging.WARNING)
-        self._faults, self._strange = faults, require("aiohttp.http_exceptions").HttpProcessingError
+        self._errors, self._strange = errors, require("aiohttp.http_exceptions").HttpProcessingError
 
     def emit(self, record: logging.LogRecord) -> None:
         error = record.exc_info[1] if record.exc_info else None
         if not isinstance(error, self._strange):
-            self._faults.mishap({"exception": error, "message": record.getMessage()})
+            self._errors.report_event({"exception": error, "message": record.getMessage()})

@@ -10,7 +10,7 @@ from clst_runtime.system.credentials import all_without_credentials
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunFacts:
+class RunInfo:
     """What does not change while a run lasts."""
 
     manifest: Manifest
@@ -29,7 +29,7 @@ class RunFacts:
     def to_json(self) -> dict[str, Any]:
         """Plain values for the page."""
         manifest = self.manifest
-        told = {
+        values = {
             "model": self.model,
             "source": self.source,
             "backend": self.backend,
@@ -49,4 +49,4 @@ class RunFacts:
                 for name, colour in zip(manifest.classes.names, manifest.classes.colours, strict=True)
             ],
         }
-        return {name: all_without_credentials(value) for name, value in told.items()}
+        return {name: all_without_credentials(value) for name, value in values.items()}

@@ -1,9 +1,9 @@
-"""The monitor as a sink of the live loop: `open_watch` is what a command calls.
+"""The monitor as a sink of the live loop.
 
-watch = open_watch(backend.manifest, source, collect=folder, tell=statistics.warn)
-if watch is not None:
-    sinks.append(watch)
-    statistics.domain = watch.snapshot    # so that page, figures and statistics tell it too
+monitor = open_monitor(backend.manifest, source, collect=folder, report=statistics.warn)
+if monitor is not None:
+    sinks.append(monitor)
+    statistics.domain = monitor.snapshot    # so that the page, the metrics and the statistics show it, too
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from clst_runtime.artifact.manifest import Manifest
 from clst_runtime.errors import ConfigError, ModelFileError
 from clst_runtime.imaging.geometry import Fit, Fitter
 from clst_runtime.live.monitor.collector import EVERY_SECONDS, MOST_MIB, Collector
+from clst_runtime.live.monitor.drift import DriftDetector, State
 from clst_runtime.live.monitor.features import feature_names
-from clst_runtime.live.monitor.judgement import CameraJudge, State
 from clst_runtime.live.monitor.reference import Reference
 from clst_runtime.live.results import Result
 from clst_runtime.live.sinks.base import Sink
@@ -26,20 +26,20 @@ from clst_runtime.sources.base import Source, TimedFrame
 PERIOD_SECONDS = 1.0
 """Between two looks: neighbouring frames tell nothing new. The reference is measured so, too."""
 NO_REFERENCE = "no reference in the model, so another camera is not noticed; export it with --calib IMAGES"
-Tell = Callable[[str], None]
+Report = Callable[[str], None]
 Clock = Callable[[TimedFrame], float]
 
 
-def open_watch(
+def open_monitor(
     manifest: Manifest,
     source: Source,
     *,
     collect: Path | None = None,
     every_seconds: float = EVERY_SECONDS,
     most_mib: int = MOST_MIB,
-    tell: Tell = lambda words: None,
-) -> WatchSink | None:
-    """The sink that watches the camera; None, and `tell` is told, where the model has no reference.
+    report: Report = lambda message: None,
+) -> MonitorSink | None:
+    """The sink that watches the camera; None, and `report` is told, where the model has no reference.
 
     Args:
         manifest: of the model that runs.
@@ -56,12 +56,12 @@ def open_watch(
     if not manifest.domain:
         if collect is not None:
             raise ModelFileError(f"--collect {collect}: {NO_REFERENCE}")
-        tell(NO_REFERENCE)
+        report(NO_REFERENCE)
         return None
     names = feature_names(manifest.classes.names, has_confidence=manifest.has_confidence)
-    judge = CameraJudge(Reference.from_json(manifest.domain, names), len(manifest.classes))
+    judge = DriftDetector(Reference.from_json(manifest.domain, names), len(manifest.classes))
     collector = None if collect is None else Collector(collect, every_seconds=every_seconds, most_mib=most_mib)
-    return WatchSink(judge, manifest.input_hw, scene_clock(source), collector, tell, fit=manifest.fit)
+    return MonitorSink(judge, manifest.input_hw, scene_clock(source), collector, report, fit=manifest.fit)
 
 
 def scene_clock(source: Source, *, period_seconds: float = PERIOD_SECONDS) -> Clock:
@@ -77,7 +77,7 @@ def scene_clock(source: Source, *, period_seconds: float = PERIOD_SECONDS) -> Cl
     return lambda timed: timed.index * period_seconds
 
 
-class WatchSink(Sink):
+class MonitorSink(Sink):
     """Looks at a frame a period; tells changes; keeps frames of another camera."""
 
     name = "domain monitor"
@@ -85,11 +85,11 @@ class WatchSink(Sink):
 
     def __init__(
         self,
-        judge: CameraJudge,
+        judge: DriftDetector,
         input_hw: tuple[int, int],
         clock: Clock,
         collector: Collector | None = None,
-        tell: Tell = lambda words: None,
+        report: Report = lambda message: None,
         *,
         period_seconds: float = PERIOD_SECONDS,
         fit: Fit = Fit.STRETCH,
@@ -101,11 +101,11 @@ class WatchSink(Sink):
         """
         if period_seconds <= 0:
             raise ConfigError(f"a look every {period_seconds} s; give more than 0")
-        self.judge, self.collector, self.tell = judge, collector, tell
+        self.judge, self.collector, self.report = judge, collector, report
         self.looks = self.alarms = 0
         self._clock, self._period, self._fitter = clock, period_seconds, Fitter(input_hw, fit)
         self._due_seconds: float | None = None
-        self._told, self._watching = State.UNKNOWN, True
+        self._reported, self._watching = State.UNKNOWN, True
 
     def write(self, result: Result) -> None:
         """Look at the frame, if it is time."""
@@ -114,13 +114,13 @@ class WatchSink(Sink):
             return
         self._due_seconds = self._next_due(seconds)
         self.looks += 1
-        frame = self._fitter.fit(result.timed.picture, result.timed.layout)
+        frame = self._fitter.fit(result.timed.image, result.timed.layout)
         judgement = self.judge.look(self._fitter.content.of(frame), result.prediction)
-        if judgement.state is not self._told:
+        if judgement.state is not self._reported:
             self.alarms += judgement.state is not State.SAME
-            if self._told is not State.UNKNOWN or judgement.state is not State.SAME:
-                self.tell(judgement.words)
-            self._told = judgement.state
+            if self._reported is not State.UNKNOWN or judgement.state is not State.SAME:
+                self.report(judgement.text)
+            self._reported = judgement.state
         if judgement.state is State.OTHER and self.judge.took_last:
             self._collect(result, seconds)
 
@@ -137,7 +137,7 @@ class WatchSink(Sink):
             return
         collector.save(result.timed.rgb, seconds)
         if collector.stopped:
-            self.tell(f"no more frames are collected: {collector.stopped}")
+            self.report(f"no more frames are collected: {collector.stopped}")
 
     def snapshot(self) -> dict[str, Any]:
         """What is known of the camera, in plain values; any thread may ask.
@@ -151,17 +151,17 @@ class WatchSink(Sink):
             "mib": round(collector.held_bytes / 2**20, 1),
             "stopped": collector.stopped,
         }  # fmt: skip
-        told = {
+        values = {
             **self.judge.judgement.to_json(),
             "watching": self._watching,
             "looks": self.looks,
             "alarms": self.alarms,
         }
-        return told | {"reference_frames": self.judge.reference.frames, "collected": collected}
+        return values | {"reference_frames": self.judge.reference.frames, "collected": collected}
 
     def close(self) -> None:
         """Nothing is held open; what is known stays readable. A run too short to be sure says what it looked like."""
         judgement = self.judge.judgement
         if self._watching and judgement.state is State.UNKNOWN and judgement.leaning is not None:
-            self.tell(judgement.words)
+            self.report(judgement.text)
         self._watching = False

@@ -20,7 +20,7 @@ from clst_runtime.live.monitor.reference import SIZES, Comparison, Reference
 
 WINDOW = SIZES[-1]
 """Frames that are judged together."""
-JUDGED_FROM = 16
+LEAST_WINDOW = 16
 """Frames after which a first judgement is given."""
 OTHER_ABOVE = 1.5
 """Shift above which the camera looks like another one."""
@@ -76,7 +76,7 @@ class Judgement:
         return State.OTHER if shift > OTHER_ABOVE else None
 
     @property
-    def words(self) -> str:
+    def text(self) -> str:
         """One line for people."""
         match self.state:
             case State.FROZEN:
@@ -84,7 +84,7 @@ class Judgement:
             case State.UNIFORM:
                 return "the camera sees nothing: black, blinded or covered"
             case State.UNKNOWN if self.comparison is None:
-                return f"the camera is not judged yet: {self.window} frames looked at, {JUDGED_FROM} needed"
+                return f"the camera is not judged yet: {self.window} frames looked at, {LEAST_WINDOW} needed"
             case _:
                 return self._of_the_camera()
 
@@ -112,7 +112,7 @@ class Judgement:
             "leaning": self.leaning and self.leaning.value,
             "held": self.held,
             "needed": HELD,
-            "words": self.words,
+            "words": self.text,
             "window": self.window,
             "shift": found and round(found.shift, 3),
             "threshold": OTHER_ABOVE,
@@ -121,7 +121,7 @@ class Judgement:
         }
 
 
-class CameraJudge:
+class DriftDetector:
     """Looks at one frame after another, as many seconds apart as the caller lets pass."""
 
     def __init__(self, reference: Reference, class_count: int) -> None:
@@ -155,7 +155,7 @@ class CameraJudge:
         """Take in the fingerprint D of a frame without a fault."""
         self._window.append(values)
         count, comparison = len(self._window), None
-        if count >= JUDGED_FROM:
+        if count >= LEAST_WINDOW:
             comparison = self.reference.compare(np.array(self._window))
             self._believe(comparison.shift)
         self.judgement = Judgement(state=self._believed, window=count, comparison=comparison, held=self._held)

@@ -44,9 +44,9 @@ def build_bundle(folder: Path, gpu: GpuOptions | None = None) -> Path:
         MissingDependency: no TensorRT or no GPU here. ModelFileError: the bundle is damaged, or no engine can be built.
         BudgetNotHeld: none says what its ONNX file says. What else `build_engine` raises.
     """
-    path, _, told = _proved(folder, gpu)
-    if told:
-        _log.info(told)
+    path, _, text = _proved(folder, gpu)
+    if text:
+        _log.info(text)
     return path
 
 
@@ -62,14 +62,14 @@ def open_bundle(folder: Path, gpu: GpuOptions | None = None, *, timed: bool = Fa
         What `build_bundle` and `TrtBackend` raise; an engine that the disk does not take is run from memory.
     """
     try:
-        path, built, told = _proved(folder, gpu)
+        path, built, text = _proved(folder, gpu)
     except EngineNotKept as error:
         return error.open(folder, gpu, timed=timed)
     backend = TrtBackend(path, built=built, timed=timed, gpu=gpu)
     if device_of(path.name) != device_name(built.manifest.engine):
-        backend.warnings.insert(0, told)
-    elif told:
-        _log.info(told)
+        backend.warnings.insert(0, text)
+    elif text:
+        _log.info(text)
     return backend
 
 
@@ -83,11 +83,11 @@ def _proved(folder: Path, gpu: GpuOptions | None) -> tuple[Path, BuiltEngine, st
         if used is None:
             raise proving.error_of(proof)
         plan, manifest = read_engine(folder / used.engine)  # before another process may write here
-    told = "" if len(proof.engines) == 1 else f"{proof.why}; {used.engine} is used"
+    text = "" if len(proof.engines) == 1 else f"{proof.why}; {used.engine} is used"
     if any(each.failure is not None for each in proof.engines):
-        told += f" ({f'remove {proving.path.name}' if proof.is_lasting else 'start again'} to try again)"
+        text += f" ({f'remove {proving.path.name}' if proof.is_lasting else 'start again'} to try again)"
     manifest = dataclasses.replace(manifest, engine={**manifest.engine, **proof.machine})
-    return folder / used.engine, BuiltEngine(plan=plan, manifest=manifest), told
+    return folder / used.engine, BuiltEngine(plan=plan, manifest=manifest), text
 
 
 @contextmanager
@@ -114,6 +114,6 @@ def _machine_here(folder: Path, cuda: str, library: Library) -> dict[str, Any]:
             return {**proof_facts(device, version), "library": library.value}
     except MissingDependency as error:
         raise MissingDependency(
-            f"{folder} needs {library.words} and an NVIDIA GPU: {error.message.removesuffix(RUNS_WITHOUT)}"
+            f"{folder} needs {library.label} and an NVIDIA GPU: {error.message.removesuffix(RUNS_WITHOUT)}"
             f"{FALLBACK}: clst-run --fallback, or {folder / MODEL}"
         ) from error
