@@ -8,7 +8,7 @@ EXTRAS := train,export,ort,headless,dev
 # The index of PyTorch's builds without CUDA. Where it cannot be reached, pip looks in the places of its own configuration.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
-.PHONY: demo test lint docs wheel clean
+.PHONY: settings demo test lint docs wheel clean
 
 demo: $(VENV)/rtx
 	$(BIN)/clst-demo --out demo
@@ -47,6 +47,9 @@ $(VENV)/rtx: $(VENV)/installed
 
 $(VENV)/docs: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet -c constraints-cpu.txt -e '.[docs]' && touch $@
+
+settings: $(VENV)/installed
+	$(BIN)/python -m clst_train.recipes.settings > docs/settings.md
 
 clean:
 	rm -rf $(VENV) demo dist site

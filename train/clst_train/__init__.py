@@ -2,5 +2,5 @@
 
 from clst_runtime.system import moved as _moved  # noqa: F401  (a hint at an old import path)
 
-PACKAGES = ("torch", "cv2", "tqdm", "matplotlib", "tomli_w")
+PACKAGES = ("torch", "cv2", "tqdm", "matplotlib")
 """Modules that training needs."""

@@ -31,7 +31,7 @@ def _check_sides(name: str, size_hw: tuple[int, int]) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """Where images and labels lie."""
+    """Data sets: places, formats, splits."""
 
     source: str = ""
     """Folder of the labelled old camera."""
@@ -56,9 +56,9 @@ class DataConfig:
     val_mapping: str = ""
     """JSON file that relates their classes to the model's."""
     rare_class_sampling: float = 0.0
-    """Temperature T of rare-class sampling of source images, P(c) ∝ exp((1 − f_c)/T), e.g. 0.1; 0 = in turn."""
+    """Temperature T of rare-class sampling of source images, P(c) ∝ exp((1 − f_c)/T), e.g. 0.1; 0 = off."""
     source_hw: tuple[int, int] = (0, 0)
-    """Rows and columns that source images are brought to before they are cropped; (0, 0) = model.input_hw."""
+    """Rows and columns, in pixels, that source images are resized to before cropping; [0, 0] = model.input_hw."""
 
     def __post_init__(self) -> None:
         _need(
@@ -79,9 +79,9 @@ class ModelConfig:
     classes: str = ""
     """A shipped class list or a JSON file; empty = those of the source data set."""
     input_hw: tuple[int, int] = (360, 480)
-    """Rows and columns that frames are brought to, for training, export and driving alike."""
+    """Rows and columns, in pixels, that frames are resized to, in training, export and driving alike."""
     fit: str = "stretch"
-    """How: `stretch` fills them, `letterbox` keeps shapes and leaves bars; for training, export and driving alike."""
+    """How frames are resized: `stretch` fills rows and columns, `letterbox` keeps shapes and leaves bars."""
     backbone_weights: str = ""
     """State dict with ImageNet weights to start source training from; empty = from scratch."""
 
@@ -105,7 +105,7 @@ class SourceConfig:
     batch: int = 8
     """Images a step."""
     accumulate: int = 1
-    """Parts that a batch is worked through in, one after another; saves memory, BatchNorm sees each part by itself."""
+    """Parts of a batch, computed one after another; saves memory, and BatchNorm sees each part by itself."""
     learning_rate: float = 1e-3
     """Peak of the AdamW learning rate; linear warm-up, then polynomial decay."""
     weight_decay: float = 0.01
@@ -113,7 +113,7 @@ class SourceConfig:
     auxiliary_weight: float = 0.4
     """Weight of the auxiliary head's loss, for networks that have one."""
     colour: float = -1.0
-    """Strength of colour changes in this stage, e.g. 0.5 for a network that bears another light; −1 =
+    """Strength of colour changes in this stage, e.g. 0.5 for a network that tolerates other light; −1 =
     augmentation.colour."""
 
     def __post_init__(self) -> None:
@@ -150,9 +150,9 @@ class AdaptationConfig:
     ensemble_momentum: float = 0.9
     """α of the temporal ensemble, per visit of an image."""
     ensemble_store: str = "auto"
-    """Classes kept in each cell: `exact` (all), `top_k`, or `auto`: all where that takes at most 256 MiB."""
+    """Classes kept at each feature pixel: `exact` (all), `top_k`, or `auto`: all where that takes at most 256 MiB."""
     ensemble_top_k: int = 5
-    """Most probable classes that a `top_k` store keeps in each cell."""
+    """Most probable classes that a `top_k` store keeps at each feature pixel."""
     class_mix: bool = True
     """Paste half of a source image's classes into the target image (ClassMix)."""
     temperature: float = 0.1
@@ -173,39 +173,39 @@ class AdaptationConfig:
     """How far each batch of whole images moves the statistics that they are predicted by for pseudo-labels; 1 = only
     its own."""
     teacher: str = "ensemble"
-    """Who gives pseudo-labels: `ensemble` (the method), `mean_teacher` (averaged weights) or `none` (nobody)."""
+    """Where pseudo-labels come from: `ensemble` (the method), `mean_teacher` (averaged weights) or `none`."""
     ensemble_view: str = "whole"
-    """What the ensemble takes in: `whole` images, predicted for it alone, or the student's own `crops`, for nothing."""
+    """What the ensemble averages: predictions of `whole` images, made for it alone, or the student's own of `crops`."""
     ensemble_every: int = 4
-    """Predict whole images for the ensemble in every n-th step, and those never visited; else read its average. 0 =
-    the fewer steps show each image, the more often: from every third step to every eighth."""
+    """Steps between two predictions of whole images for the ensemble; images never visited are always predicted. 0 =
+    by how many steps show each image: the fewer, the more often, from every third step to every eighth."""
     ensemble_mirror: bool = True
-    """Show whole images mirrored in half of the ensemble's turns."""
+    """Mirror whole images in half of the ensemble's predictions."""
     ensemble_zoom: float = 1.25
-    """Show them larger by up to this factor, a random one in each turn; 1 = as they are."""
+    """Enlarge them by a random factor up to this one; 1 = never."""
     teacher_momentum: float = 0.99
     """Momentum of the mean teacher's weights, per step."""
     pseudo_label_weighting: str = "none"
     """How much the target's own pixels weigh: `none` = 1, `probability` = what the teacher gives their label,
-    `confident_share` = all alike the share of cells that the teacher is sure of."""
+    `confident_share` = all alike the share of pixels that the teacher is sure of."""
     probability_exponent: float = 1.0
-    """Power of the probability that `probability` weighs by; the higher, the less counts what is in doubt."""
+    """Power of the probability that `probability` weighs by; the higher, the less doubtful pixels count."""
     confidence_threshold: float = 0.968
-    """Probability from which `confident_share` calls a cell sure."""
+    """Probability from which `confident_share` calls a pixel sure."""
     entropy_weight: float = 0.0
     """Weight of the entropy of target predictions, minimised directly; 0 = off."""
     entropy_first: float = 0.0
-    """Fraction of the steps, the first ones, in which the target teaches by its predictions' entropy alone; labels come
-    after them."""
+    """Fraction of the steps, at the start, in which target images only minimise their predictions' entropy;
+    pseudo-labels come after them."""
     entropy_first_weight: float = 0.1
-    """Weight of the entropy there."""
+    """Weight of the entropy in those steps."""
     start_share: float = 0.0
-    """Share in the result's weights of those that self-training begins with; 0 = the adapted ones alone."""
+    """Share of the weights that self-training began with in the final ones; 0 = the adapted ones alone."""
     class_balance: float = 0.0
     """Exponent γ: a target pixel of class c weighs max(its share in the batch, 1 %)^−γ; 0 = all alike."""
     distribution_alignment: float = 0.0
-    """How firmly the pseudo-labels' class shares are held at those that the network predicts at the start: ẑ_c times
-    (share at the start / share now) to this power; 0 = not at all, 1 = fully."""
+    """Exponent that holds the pseudo-labels' class shares at those that the network predicts at the start: ẑ_c times
+    (share at the start / share now) to this power; 0 = off, 1 = fully."""
     auxiliary_weight: float = 0.0
     """Weight of the auxiliary head's source and target losses, for networks that have one; 0 = not trained here."""
     distil_from: str = ""
@@ -213,7 +213,7 @@ class AdaptationConfig:
     distil_weight: float = 1.0
     """Weight of the divergence from that network's predictions on the target's own pixels."""
     distil_temperature: float = 1.0
-    """T by which both predictions are softened; above 1 the lesser classes count more."""
+    """Temperature of both predictions; above 1 improbable classes count more."""
 
     def __post_init__(self) -> None:
         _need(self.iterations >= 0, f"adaptation.iterations = {self.iterations}; give 0 or more")
@@ -268,31 +268,30 @@ class AdaptationConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentationConfig:
-    """How training images are varied."""
+    """How training images are augmented."""
 
     crop_hw: tuple[int, int] = (0, 0)
-    """Rows and columns of a training crop; (0, 0) = `crop_share` of the model's input size."""
+    """Rows and columns of a training crop, in pixels; [0, 0] = `crop_share` of the model's input size."""
     crop_share: float = 1.0
-    """Rows and columns of a crop as a share of the input's, to multiples of 32, where `crop_hw` is silent; 1 = all."""
+    """Crop size as a share of the input size, to multiples of 32 pixels, where `crop_hw` is [0, 0]; 1 = all of it."""
     scale: tuple[float, float] = (0.75, 1.5)
-    """Smallest and largest random zoom."""
+    """Smallest and largest factor of the random zoom."""
     flip: bool = True
     """Mirror half of the images."""
     colour: float = 0.25
-    """Strength of brightness, contrast, saturation and colour balance changes; 0 = none."""
+    """Strength of brightness, contrast, saturation and colour balance changes, 0 to below 1; 0 = none."""
     blur: float = 0.3
     """Probability of a Gaussian blur."""
     target_colours: float = 0.0
-    """Probability that a source crop of the adaptation takes on the colours of its target image, to a random part."""
+    """Probability that a source crop of the adaptation takes on the colours of its target image, to a random degree."""
     least_colour_shift: float = 0.0
-    """… only where the mean colours of the two cameras' images are further apart, in their spreads; 0 = always."""
+    """Smallest difference of the cameras' mean colours, in units of their spread, for `target_colours`; 0 = always."""
     aspect: float = 0.0
     """Random stretch of rows against columns, at most by the factor 1 + aspect either way; 0 = none."""
     masked_crops: float = 0.0
-    """Probability that a target crop is masked: what its squares hide is to be told from what is around them; 0 =
-    none is."""
+    """Probability that squares of a target crop are hidden, so that the network learns to use context; 0 = none is."""
     masked_share: float = 0.5
-    """Probability of each square of a masked crop to be hidden."""
+    """Share of a masked crop's squares that are hidden, on average."""
     masked_square: int = 0
     """Side of the squares in pixels; 0 = a sixth of the crop's shorter side."""
 
@@ -327,7 +326,7 @@ class AugmentationConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """How the run itself goes."""
+    """Device, threads, precision and logging of a run."""
 
     seed: int = 1
     """Seed of everything random."""
@@ -336,18 +335,18 @@ class RunConfig:
     precision: str = "auto"
     """`fp32`, `bf16`, `fp16` (with loss scaling), or `auto`: bf16 where the device computes it natively, else fp32."""
     channels_last: str = "auto"
-    """`on` keeps the weights with their channels innermost, as frames come; `off` leaves them; `auto`: as measured."""
+    """`on` keeps weights with their channels innermost, as frames come; `off` leaves them; `auto`: what was faster."""
     deterministic: bool = False
-    """On CUDA, take algorithms that give the same bits each time, so that a resumed run is the unbroken one; slow. A
+    """On CUDA, use algorithms that give the same bits each time, so that a resumed run equals an unbroken one; slow. A
     CPU always does."""
     compile: bool = False
     """Compile the network's passes with `torch.compile`; needs a C++ compiler, and minutes at the start."""
     threads: int = 0
     """CPU threads; 0 = PyTorch's choice."""
     loaders: int = 1
-    """Threads that read, resize and vary images ahead of the training."""
+    """Threads that read, resize and augment images ahead of the training."""
     cache_mib: int = 0
-    """MiB for decoded images at the model's input size, kept in memory from their first reading on; 0 = none."""
+    """Memory in MiB for decoded images at the model's input size, which are then read once; 0 = none."""
     tensorboard: bool = False
     """Write TensorBoard event files beside the log; needs the `tensorboard` package."""
     log_every: int = 20
@@ -406,18 +405,18 @@ class Config:
 
     @property
     def source_augmentation(self) -> AugmentationConfig:
-        """How images are varied in source training."""
+        """Augmentation of source training."""
         own = self.source.colour
         return self.augmentation if own < 0 else dataclasses.replace(self.augmentation, colour=own)
 
     @property
     def fit(self) -> Fit:
-        """How images of another size are brought to `source_hw` or `model.input_hw`."""
+        """How images of another size are resized to `source_hw` or `model.input_hw`."""
         return fit_named(self.model.fit)
 
     @property
     def source_hw(self) -> tuple[int, int]:
-        """Rows and columns that source images are brought to."""
+        """Rows and columns that source images are resized to."""
         return self.data.source_hw if min(self.data.source_hw) > 0 else self.model.input_hw
 
     def to_mapping(self) -> dict[str, Any]:

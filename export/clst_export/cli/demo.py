@@ -19,7 +19,7 @@ def main(out: Path, scenes: int, settings: tuple[str, ...]) -> None:
     from clst_runtime.system.files.paths import check_new_folder
     from clst_runtime.system.optional import check_installed, require
 
-    packages = ("torch", "onnx", "onnxscript", "onnxruntime", "cv2", "matplotlib", "tomli_w")
+    packages = ("torch", "onnx", "onnxscript", "onnxruntime", "cv2", "matplotlib")
     check_installed(*packages)
     from clst_train.engine.options import check_settings, configure
 

@@ -3,9 +3,13 @@ import dataclasses
 import pytest
 
 from clst_runtime.errors import ConfigError
+from clst_train.cli.train import main as clst_train
 from clst_train.config import Config
 from clst_train.engine.options import configure
 from clst_train.recipes.recipe import config_from_mapping, read_recipe, recipe_names, with_settings
+from clst_train.recipes.settings import sentences, settings_page, settings_toml
+from tests import ROOT
+from tests.support.command_line import call
 
 
 @pytest.mark.parametrize("name", recipe_names())
@@ -124,3 +128,72 @@ def test_a_recipe_may_begin_with_a_mark_and_one_in_utf_16_is_refused_in_words(tm
     path.write_text("a = " + "[" * 10_000)
     with pytest.raises(ConfigError, match=r"recipe .*r\.toml"):
         read_recipe(path)
+
+
+def test_every_setting_has_a_sentence_of_its_own_in_one_place():
+    for field in dataclasses.fields(Config):
+        kind = type(getattr(Config(), field.name))
+        known = sentences()[kind.__name__]
+        assert set(known) == {"", *(each.name for each in dataclasses.fields(kind))}
+        assert all(text.endswith(".") for text in known.values())
+
+
+@pytest.mark.parametrize("name", [None, *recipe_names()])
+def test_settings_as_toml_are_a_recipe_of_the_same_configuration(tmp_path, name):
+    config = Config() if name is None else configure(name, {})
+    path = tmp_path / "r.toml"
+    path.write_text(settings_toml(config))
+    assert configure(str(path), {}) == config
+
+
+@pytest.mark.parametrize("text", ['a "quoted" \\ path', "new\nline\t", "\x7f\x00", "Straße 🚗", "# no comment"])
+def test_any_text_comes_back_from_toml(tmp_path, text):
+    config = dataclasses.replace(Config(), data=dataclasses.replace(Config().data, source=text, target=(text, text)))
+    path = tmp_path / "r.toml"
+    path.write_text(settings_toml(config))
+    assert configure(str(path), {}) == config
+
+
+def test_the_page_of_settings_is_current():
+    assert (ROOT / "docs" / "settings.md").read_text() == settings_page(), "run: make settings"
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ((), Config()),
+        (("--recipe", "demo"), configure("demo", {})),
+        (("--recipe", "new_camera"), configure("new_camera", {})),
+        (
+            ("--set", "run.threads=1"),
+            config_from_mapping(with_settings(read_recipe("new_camera"), ["run.threads=1"]), where="here"),
+        ),
+    ],
+)
+def test_the_command_prints_settings_and_looks_at_nothing_else(tmp_path, options, expected):
+    done = call(clst_train, *options, "--settings")
+    assert done.exit_code == 0, done.stderr
+    path = tmp_path / "r.toml"
+    path.write_text(done.stdout)
+    assert configure(str(path), {}) == expected
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "words"),
+    [
+        (("--recipe", "demoo"), 3, "did you mean 'demo'"),
+        (("--set", "run.thread=1"), 3, "did you mean 'threads'"),
+        (("--resume", "x"), 2, "give it alone"),
+    ],
+)
+def test_settings_that_cannot_be_shown_are_one_line(options, code, words):
+    done = call(clst_train, *options, "--settings")
+    assert done.exit_code == code
+    assert words in done.stderr
+    assert done.stdout == ""
+
+
+def test_without_its_source_the_configuration_is_written_without_sentences(monkeypatch):
+    monkeypatch.setattr("inspect.getsource", lambda _: (_ for _ in ()).throw(OSError("no source")))
+    assert "#" not in settings_toml(Config())
+    assert "[adaptation]\niterations = 2000\n" in settings_toml(Config())

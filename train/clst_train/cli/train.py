@@ -39,15 +39,22 @@ RECIPE = "new_camera"
 @click.option("--seed", type=SEED, help="Seed of everything random.")
 @click.option("--device", help="cpu, cuda, cuda:1 …  [default: CUDA when there is one]")
 @click.option("--set", "settings", multiple=True, metavar="SECTION.KEY=VALUE", help="Any setting of the recipe.")
-def main(recipe: str, out: Path | None, init: Path | None, resume: Path | None, **options: Any) -> None:
+@click.option("--settings", "shows_settings", is_flag=True,
+              help="Print every setting with its default and meaning as TOML, or its value with --recipe.")  # fmt: skip
+def main(
+    recipe: str, out: Path | None, init: Path | None, resume: Path | None, *, shows_settings: bool, **options: Any
+) -> None:
     """Train on the old camera's labels, then adapt to the new camera's unlabelled images.
 
     Without --target it stops after source training. The results are RUN/checkpoints/source.pt and adapted.pt.
     Ctrl-C and SIGTERM finish and save the step at hand, and say how to go on; a second one ends at once.
     """
     given = {name: value for name, value in options.items() if value not in (None, ())}
-    if resume is not None and (given or out or init or recipe != RECIPE):
+    if resume is not None and (given or out or init or shows_settings or recipe != RECIPE):
         raise click.UsageError("--resume goes on with the run as it was configured; give it alone")
+    if shows_settings:
+        show_settings(recipe, given)
+        return
     from clst_train.compute.ranks import ranks
     from clst_train.engine.stopping import heeding_signals
 
@@ -58,6 +65,21 @@ def main(recipe: str, out: Path | None, init: Path | None, resume: Path | None, 
             if ranks().first:
                 _log.error(str(stopped) or "interrupted before the first step; nothing was made or changed")
             raise click.exceptions.Exit(INTERRUPTED) from stopped
+
+
+def show_settings(recipe: str, options: dict[str, Any]) -> None:
+    """Print the defaults, or what a run with this recipe and these options would go by.
+
+    Raises:
+        ConfigError: they cannot be used.
+    """
+    from clst_train.config import Config
+    from clst_train.engine.options import configure
+    from clst_train.recipes.settings import settings_toml
+
+    source = click.get_current_context().get_parameter_source("recipe")
+    asked = options or source is not click.core.ParameterSource.DEFAULT
+    click.echo(settings_toml(configure(recipe, options) if asked else Config()), nl=False)
 
 
 def run(recipe: str, out: Path | None, init: Path | None, resume: Path | None, options: dict[str, Any]) -> None:

@@ -14,9 +14,9 @@ from pathlib import Path
 from clst_runtime.errors import ConfigError
 from clst_runtime.system.files.atomic import write_text
 from clst_runtime.system.files.paths import check_new_folder
-from clst_runtime.system.optional import require
 from clst_train.config import Config
 from clst_train.recipes.recipe import config_from_mapping, read_recipe
+from clst_train.recipes.settings import settings_toml
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def create_run(path: Path, config: Config) -> RunFolder:
     """
     check_new_run(path)
     folder = RunFolder(path)
-    write_text(folder.config, require("tomli_w").dumps(config.to_mapping()))
+    write_text(folder.config, settings_toml(config))
     return folder
 
 
