@@ -47,7 +47,8 @@ def beside_legend(sheet: Image, classes: Any) -> Image:
 @click.argument("run", type=click.Path(path_type=Path))
 @click.argument("video", type=click.Path(path_type=Path))
 @click.option("--licence", required=True, help="Whose video it is, and its licence.")
-def main(run: Path, video: Path, licence: str) -> None:
+@click.option("--trained-by", default="", metavar="COMMIT", help="The commit that RUN was trained with.")
+def main(run: Path, video: Path, licence: str, trained_by: str) -> None:
     """Draw docs/before_after.png and write benchmarks/results/street_image.json."""
     frames = chosen_frames(video)
     rows = [[resize_frame(frame, TILE_HW)] for frame in frames.values()]
@@ -66,12 +67,10 @@ def main(run: Path, video: Path, licence: str) -> None:
     write_png(IMAGE, sheet)
     _, config = open_run(run)
     settings = {"size": config.model.input_hw, "fit": config.model.fit, "seed": config.run.seed}
-    steps = {"source_steps": config.source.iterations, "steps": config.adaptation.iterations}
-    write_result(
-        RESULTS / "street_image.json",
-        {"name": "street_image", **provenance(), **settings, **steps, "video": video.name, "licence": licence}
-        | {"frames": list(frames), "networks": networks},
-    )
+    settings |= {"source_steps": config.source.iterations, "steps": config.adaptation.iterations}
+    shown = {"video": video.name, "licence": licence, "frames": list(frames), "trained_by": trained_by}
+    result = {"name": "street_image", **provenance(), **settings, **shown, "networks": networks}
+    write_result(RESULTS / "street_image.json", result)
 
 
 if __name__ == "__main__":
