@@ -110,6 +110,13 @@ def frames():
     return list(pixels)
 
 
+@pytest.fixture(name="bundle")
+def bundle_of_one(rgb_model, tmp_path, frames):
+    """A bundle of one model."""
+    write_bundle(rgb_model, tmp_path / "bundle", frames)
+    return tmp_path / "bundle"
+
+
 @pytest.fixture
 def pictures(tmp_path, frames):
     """A folder of them."""

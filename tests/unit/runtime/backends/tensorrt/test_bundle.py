@@ -26,12 +26,6 @@ from tests.unit.runtime.backends.tensorrt.test_build import full
 ENGINE = f"model-{HERE}.engine"
 
 
-@pytest.fixture
-def bundle(rgb_model, tmp_path, frames):
-    write_bundle(rgb_model, tmp_path / "bundle", frames)
-    return tmp_path / "bundle"
-
-
 def names(folder):
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 

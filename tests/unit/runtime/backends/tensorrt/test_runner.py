@@ -38,13 +38,6 @@ def engine(machine, rgb_model, tmp_path, frames):
     return path
 
 
-def rewrite(engine, **facts):
-    """Change facts in the engine's manifest."""
-    value = json.loads(sidecar_path(engine).read_text())
-    value["engine"] |= facts
-    sidecar_path(engine).write_text(json.dumps(value))
-
-
 def red():
     frame = np.zeros((*SIZE_HW, 3), np.uint8)
     frame[..., 0] = 200

@@ -23,13 +23,6 @@ UPDATE = "driver Jetson Linux 36.4.3 → Jetson Linux 36.4.4"
 
 
 @pytest.fixture
-def bundle(rgb_model, tmp_path, frames):
-    """A bundle of one model."""
-    write_bundle(rgb_model, tmp_path / "bundle", frames)
-    return tmp_path / "bundle"
-
-
-@pytest.fixture
 def proved(machine, bundle, capsys):
     """… whose engine was built and proved; what that did is forgotten."""
     build_bundle(bundle)
