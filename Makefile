@@ -23,6 +23,7 @@ lint: $(VENV)/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/codespell
 
 # The site lies in site/ then; a broken link or anchor ends it. The variable silences an advertisement.
 docs: $(VENV)/docs
