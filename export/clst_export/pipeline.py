@@ -21,12 +21,11 @@ from clst_export.graph.compatibility import check_compatibility
 from clst_export.graph.model_file import opened
 from clst_export.graph.trace import check_graph, deployable_of, trace
 from clst_export.precision import Precision, Target
-from clst_export.quantization.arithmetic import convolution_macs
 from clst_export.quantization.calibration import Method, Range, calibrate, frames_digest
 from clst_export.quantization.fp16 import Fp16Result, measure_ranges, to_fp16
 from clst_export.quantization.int8 import activations, quantisable, to_int8
 from clst_export.quantization.placement import check_placement
-from clst_export.quantization.search import BudgetResult, search
+from clst_export.quantization.search import BudgetResult, convolution_macs, search
 from clst_export.verification.evaluator import Comparison, Evaluator
 from clst_export.verification.gate import BOUNDS, Bounds, verify_and_save
 from clst_runtime.artifact.manifest import Manifest

@@ -103,7 +103,7 @@ def test_the_import_contracts_hold():
 @pytest.mark.parametrize(
     ("file", "line"),
     [
-        ("train/clst_train/engine/schedule.py", "import clst_export.verification.comparison"),
+        ("train/clst_train/engine/schedule.py", "import clst_export.verification.ties"),
         ("runtime/clst_runtime/live/latency.py", "import clst_train.config"),
         ("runtime/clst_runtime/imaging/geometry.py", "import clst_runtime.data.formats"),
         ("runtime/clst_runtime/sources/raw.py", "import clst_runtime.backends"),

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from clst_runtime.classes.labels import ClassList, load_class_list
@@ -39,7 +40,6 @@ from clst_train.engine.options import configure
 from clst_train.engine.preflight import PreflightSetup, run_preflight
 from clst_train.engine.run import ADAPTED, SOURCE, Run, resume_point
 from clst_train.engine.run_folder import RunFolder, create_run, open_run
-from clst_train.engine.seeding import seed_everything
 from clst_train.engine.stopping import Stopped
 from clst_train.inspection.examples import draw_examples
 from clst_train.method.teachers import open_distiller
@@ -178,7 +178,8 @@ def _threads_here(wanted: int) -> int:
 
 def _run_of(folder: RunFolder, config: Config, data: Data, device: torch.device) -> Run:
     source, target, validation, classes = data
-    seed_everything(config.run.seed)
+    torch.manual_seed(config.run.seed)  # for the initial weights; batches have generators of their own
+    np.random.seed(config.run.seed % 2**32)
     keep_memory()
     if config.run.threads:
         torch.set_num_threads(_threads_here(config.run.threads))

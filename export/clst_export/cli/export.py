@@ -116,7 +116,7 @@ def convert(checkpoint: Path | None, onnx: str | None, trt: str | None, **option
     check_outputs(chosen, paths, overwrite=options["overwrite"])
     check_given(chosen, options)
     if trt is not None:
-        from clst_export.tensorrt.engine import check_can_build
+        from clst_runtime.backends.tensorrt.build.engine import check_can_build
 
         check_can_build(build_options(options).library, options["cuda"])
     for module in PACKAGES:
@@ -198,7 +198,8 @@ def refuse_builders_options(options: dict[str, Any], why: str) -> None:
 
 def build_options(options: dict[str, Any]) -> Any:
     """What was asked of TensorRT."""
-    from clst_export.tensorrt.engine import BuildOptions, Library
+    from clst_runtime.backends.tensorrt.build.options import BuildOptions
+    from clst_runtime.backends.tensorrt.library import Library
 
     given = {"library": Library.RTX if options["target"] == "rtx" else None,
              "workspace_mib": options["workspace_mib"], "timing_cache": options["timing_cache"],
@@ -209,7 +210,9 @@ def build_options(options: dict[str, Any]) -> Any:
 
 def make_engine(paths: dict[str, Path], baseline: Path | None, inputs: Inputs, options: dict[str, Any]) -> None:
     """Build, verify and write the engine beside its ONNX file; of int8 also fp16, and compare their times."""
-    from clst_export.tensorrt.engine import GpuOptions, build_engine, built_engine_note, show_progress
+    from clst_runtime.backends.cuda.options import GpuOptions
+    from clst_runtime.backends.tensorrt.build.engine import build_engine, built_engine_note
+    from clst_runtime.backends.tensorrt.build.progress import show_progress
 
     gpu = GpuOptions(cuda=options["cuda"])
     manifest = build_engine(
@@ -259,7 +262,8 @@ def build(model: Path, frames: str | None, cuda: str, *, as_json: bool) -> None:
             if is_engine
             else "--frames is for an .engine file; a bundle has pictures of its own"
         )
-    from clst_export.tensorrt.engine import GpuOptions, built_engine_note
+    from clst_runtime.backends.cuda.options import GpuOptions
+    from clst_runtime.backends.tensorrt.build.engine import built_engine_note
     from clst_runtime.backends.tensorrt.sidecar import read_engine
 
     gpu = GpuOptions(cuda=cuda)

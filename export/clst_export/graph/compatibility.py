@@ -210,18 +210,14 @@ def _check_outputs(model: Any, types: dict[str, TensorType]) -> None:
     for name in names:
         chain = _chain(name, producers, 3)
         path = " ← ".join(map(_name, chain)) or "nothing"
-        if [node.op_type for node in chain[:1]] != ["Cast"] or not _is_float(chain[0].input[0], types):
+        is_cast = [node.op_type for node in chain[:1]] == ["Cast"]
+        if not is_cast or types[chain[0].input[0]].kind not in (kinds.FLOAT, kinds.FLOAT16):
             raise ModelFileError(
                 f"{name} comes from {path}, expected a Cast of a float tensor (TensorRT casts to uint8 from nothing "
                 "else); an optimiser may have merged two Casts: export without it"
             )
         if name == "classes" and [node.op_type for node in chain[1:]] != ["Cast", "ArgMax"]:
             raise ModelFileError(f"classes comes from {path}, expected Cast ← Cast ← ArgMax; export it again")
-
-
-def _is_float(name: str, types: dict[str, TensorType]) -> bool:
-    kinds = require("onnx").TensorProto
-    return types[name].kind in (kinds.FLOAT, kinds.FLOAT16)
 
 
 def _chain(name: str, producers: dict[str, Any], length: int) -> list[Any]:

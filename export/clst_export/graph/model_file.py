@@ -45,6 +45,14 @@ def opened(model: Any, manifest: Manifest) -> Iterator[OrtBackend]:
         yield closing.enter_context(OrtBackend(path))
 
 
+def drop_unread(graph: Any) -> None:
+    """Remove the initialisers of a graph that no node reads."""
+    read = {name for node in graph.node for name in node.input}
+    for index in reversed(range(len(graph.initializer))):
+        if graph.initializer[index].name not in read:
+            del graph.initializer[index]
+
+
 def model_sha256(model: Any) -> str:
     """SHA-256 of an ONNX model without its metadata, so that a manifest can name the graph it lies in."""
     bare = require("onnx").ModelProto()

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from clst_export.graph.model_file import drop_unread
 from clst_export.graph.types import infer_types
 from clst_runtime.backends.base import Frame
 from clst_runtime.backends.onnxruntime.errors import one_line
@@ -312,10 +313,7 @@ class _Rewriter:
             self._nodes.append(copy)
         del self._graph.node[:]
         self._graph.node.extend(self._nodes)
-        read = {name for node in self._nodes for name in node.input}
-        for index in reversed(range(len(self._graph.initializer))):
-            if self._graph.initializer[index].name not in read:
-                del self._graph.initializer[index]
+        drop_unread(self._graph)
 
     def _set_outputs(self, node: Any, wanted: int) -> None:
         for attribute in node.attribute:

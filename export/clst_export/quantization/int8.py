@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from clst_export.graph.model_file import drop_unread
 from clst_export.precision import Target
 from clst_export.quantization.calibration import Range
 from clst_runtime.errors import ConfigError, ModelFileError, did_you_mean
@@ -157,7 +158,11 @@ def to_int8(model: Any, ranges: Mapping[str, Range], *, target: Target, keep: fr
         edges, shared = _tensorrt_edges(network, chosen), _joined(network, ranges)
     else:
         edges, shared = _cpu_edges(network, _cpu_nodes(network, chosen)), dict(ranges)
-    grids = {name: _grid(_known_range(shared, name), target) for name in _read(network, edges)}
+    read = dict.fromkeys(network.nodes[edge.node].input[edge.position] for edge in edges)
+    for name in read:
+        if name not in shared:
+            raise ModelFileError(f"tensor {name} has no calibrated range; calibrate this very graph again")
+    grids = {name: _grid(shared[name], target) for name in read}
     editor = _Editor(network)
     for index in chosen:
         editor.quantise_weights(index, names[index], grids[network.nodes[index].input[0]], target)
@@ -167,16 +172,6 @@ def to_int8(model: Any, ranges: Mapping[str, Range], *, target: Target, keep: fr
         editor.finish_channels_last()
         editor.write_out_normalisations()
     return editor.finished()
-
-
-def _read(network: Network, edges: list[Edge]) -> list[str]:
-    return list(dict.fromkeys(network.nodes[edge.node].input[edge.position] for edge in edges))
-
-
-def _known_range(ranges: Mapping[str, Range], name: str) -> Range:
-    if name not in ranges:
-        raise ModelFileError(f"tensor {name} has no calibrated range; calibrate this very graph again")
-    return ranges[name]
 
 
 def convolution_names(network: Network) -> dict[int, str]:
@@ -425,12 +420,5 @@ class _Editor:
         kept = [self._onnx.NodeProto.FromString(node.SerializeToString()) for node in ordered]
         del graph.node[:]
         graph.node.extend(kept)
-        _drop_unread(graph)
+        drop_unread(graph)
         return self._network.model
-
-
-def _drop_unread(graph: Any) -> None:
-    """Remove initialisers that nothing reads any more: the float weights."""
-    read = {name for node in graph.node for name in node.input}
-    for index in reversed([i for i, entry in enumerate(graph.initializer) if entry.name not in read]):
-        del graph.initializer[index]

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from clst_export.quantization.int8 import Edge, Network, attribute
+from clst_export.quantization.int8 import Network, attribute
 from clst_runtime.errors import ModelFileError
 from clst_runtime.system.optional import require
 
@@ -172,18 +172,13 @@ def _concatenations(network: Network) -> Iterator[str]:
 
 def _other_readers(network: Network) -> Iterator[str]:
     """Only convolutions, Adds and Concats read INT8; not Resize (linear has no INT8 form), ArgMax, normalisations."""
-    for name, edges in network.readers.items():
+    for name in network.readers:
         pair = _dequantised(network, name)
         if pair is None:
             continue
-        for edge in edges:
-            if network.nodes[edge.node].op_type not in ("Conv", "Add", "Concat", "Relu", "Clip"):
-                yield f"{pair.name}: read by {_called(network, edge)}, which must stay in higher precision"
-
-
-def _called(network: Network, edge: Edge) -> str:
-    node = network.nodes[edge.node]
-    return f"{node.op_type} {node.name}"
+        for reader in _readers(network, name):
+            if reader.op_type not in ("Conv", "Add", "Concat", "Relu", "Clip"):
+                yield f"{pair.name}: read by {reader.op_type} {reader.name}, which must stay in higher precision"
 
 
 def _tail(network: Network) -> Iterator[str]:

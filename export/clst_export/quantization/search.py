@@ -10,6 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from clst_export.graph.types import infer_types
+from clst_export.quantization.int8 import Network, convolution_names, quantisable
 from clst_export.verification.evaluator import Comparison
 from clst_runtime.system.files.atomic import written_whole
 from clst_runtime.system.optional import require
@@ -116,6 +120,19 @@ def _prune(chosen: Trial, order: Sequence[str], measured: Callable[[frozenset[st
         if smaller.comparison.drop <= max_drop:
             chosen = smaller
     return chosen
+
+
+def convolution_macs(model: Any) -> dict[str, int]:
+    """Multiply-accumulate operations of each convolution that can be quantised, by its name."""
+    network, types, wanted = Network(model), infer_types(model), set(quantisable(model))
+    macs = {}
+    for index, name in convolution_names(network).items():
+        if name in wanted:
+            node = network.nodes[index]
+            weights = np.asarray(network.constant(node.input[1]))  # output channels, input channels / groups, kernel
+            rows, columns = (types[node.output[0]].shape or (1, 0, 0, 0))[2:]  # static in every exported graph
+            macs[name] = weights.size * rows * columns
+    return macs
 
 
 def arithmetic_cost(macs: Mapping[str, int], kept: frozenset[str]) -> float:

@@ -9,11 +9,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from clst_export.pipeline import Log, Request, TracedNetwork, write_model
-from clst_export.tensorrt.engine import BuildOptions, build_engine, built_engine_note, show_progress
 from clst_runtime.backends.base import Frame
 from clst_runtime.backends.cuda.device import GpuOutOfMemory
 from clst_runtime.backends.cuda.options import GpuOptions
 from clst_runtime.backends.tensorrt.build.check import describe_build_check
+from clst_runtime.backends.tensorrt.build.engine import build_engine, built_engine_note
+from clst_runtime.backends.tensorrt.build.options import BuildOptions
+from clst_runtime.backends.tensorrt.build.progress import show_progress
 from clst_runtime.backends.tensorrt.bundle.comparison import compare_times
 from clst_runtime.backends.tensorrt.bundle.proof import VERDICTS, Outcome, Proof
 from clst_runtime.backends.tensorrt.sidecar import read_engine

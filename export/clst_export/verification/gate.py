@@ -16,8 +16,8 @@ from typing import Any
 
 from clst_export.graph.model_file import save_model
 from clst_export.precision import Precision, Target
-from clst_export.verification.comparison import FP32_TIE, Agreement, verify
 from clst_export.verification.evaluator import Comparison, Evaluator
+from clst_export.verification.ties import FP32_TIE, Ties, count_ties
 from clst_runtime.artifact.manifest import Manifest
 from clst_runtime.backends.onnxruntime.session import OrtBackend
 from clst_runtime.backends.tensorrt.build.check import check_build, describe_build_check
@@ -41,7 +41,7 @@ class Bounds:
     max_untied: float = 1.0
     """Largest share of pixels that differ without being ties."""
 
-    def failures(self, comparison: Comparison, ties: Agreement | None = None) -> list[str]:
+    def failures(self, comparison: Comparison, ties: Ties | None = None) -> list[str]:
         """A message for each bound that does not hold; `ties` = None checks no ties."""
         found = []
         if comparison.agreement < self.min_agreement:
@@ -128,7 +128,7 @@ def _rejected(temporary: Path, out: Path, manifest: Manifest, failures: Sequence
     return BudgetNotHeld(f"{out.name} {reason}; kept as {rejected} with its report beside it")
 
 
-def _ties(network: Deployable, backend: OrtBackend, evaluator: Evaluator, tie_fraction: float) -> Agreement | None:
+def _ties(network: Deployable, backend: OrtBackend, evaluator: Evaluator, tie_fraction: float) -> Ties | None:
     if tie_fraction <= 0.0:
         return None
-    return verify(network, backend, evaluator.subset(TIE_FRAMES).frames, tie_fraction=tie_fraction)
+    return count_ties(network, backend, evaluator.subset(TIE_FRAMES).frames, tie_fraction=tie_fraction)

@@ -1,6 +1,6 @@
 """Known pictures through the gates users rely on: swapped colours, shifted pixels, mixed-up mean and std are seen.
 
-The class of every pixel is counted by hand; a fault is planted in the graph, and `verify` (the gate of an export)
+The class of every pixel is counted by hand; a fault is planted in the graph, and `count_ties` (the gate of an export)
 and `parity` (clst-parity) must both tell it, with the bounds that they have for users.
 """
 
@@ -20,8 +20,8 @@ from clst_export.graph.trace import check_graph, trace
 from clst_export.pipeline import Inputs, Request, convert
 from clst_export.precision import Precision
 from clst_export.quantization.fp16 import measure_ranges, to_fp16
-from clst_export.verification.comparison import verify
 from clst_export.verification.gate import BOUNDS
+from clst_export.verification.ties import count_ties
 from clst_runtime.artifact.manifest import METADATA_KEY
 from clst_runtime.backends.onnxruntime.session import OrtBackend
 from clst_runtime.data.dataset import open_dataset
@@ -167,7 +167,7 @@ def test_the_classes_counted_by_hand_come_from_the_right_graph(frame, columns, h
     expected = np.array([columns] * SIZE_HW[0], np.uint8)
     with backend_of(colour_graph(half=half), tmp_path / "m.onnx") as backend:
         assert backend.predict(frame).classes.tolist() == expected.tolist()
-        found = verify(deployable(), backend, [frame])
+        found = count_ties(deployable(), backend, [frame])
         assert (found.agreement, holds_at_export(found)) == (1.0, True)
         assert parity_failures(backend, frame, expected, tmp_path / "data") == []
 
@@ -189,7 +189,7 @@ def test_a_planted_fault_gives_the_wrong_classes_and_both_gates_tell_it(fault, c
     right = counted_columns(frame)
     with backend_of(colour_graph(plant, half=half), tmp_path / "m.onnx") as backend:
         assert backend.predict(frame).classes.tolist() == [columns] * SIZE_HW[0]
-        found = verify(deployable(), backend, [frame])
+        found = count_ties(deployable(), backend, [frame])
         assert not holds_at_export(found)
         assert found.worst_margin == pytest.approx(margin, abs=1e-3)  # of PyTorch's logits
         assert found.differing_pixels == SIZE_HW[0] * sum(a != b for a, b in zip(columns, right, strict=True))
@@ -217,7 +217,7 @@ def test_a_grey_picture_cannot_tell_swapped_colours(tmp_path):
     """Why the picture must be red: on grey the same fault goes through every gate."""
     grey = picture((24, (128, 128, 128)))
     with backend_of(colour_graph(swap_channels), tmp_path / "m.onnx") as backend:
-        assert holds_at_export(verify(deployable(), backend, [grey]))
+        assert holds_at_export(count_ties(deployable(), backend, [grey]))
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,8 @@ def accelerate(segmenter: Segmenter, settings: RunConfig, device: torch.device) 
         MissingDependency: `run.compile` without a C++ compiler.
     """
     segmenter.to(device)
-    if wants_channels_last(settings.channels_last):
+    # `auto` is no measurement at the start: after a resume another choice would round differently
+    if settings.channels_last != "off":
         segmenter.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if settings.compile:
         compile_passes(segmenter)
@@ -53,14 +54,6 @@ def keep_memory() -> bool:
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     return mallopt is not None and bool(mallopt(_M_MMAP_MAX, 0) and mallopt(_M_TRIM_THRESHOLD, -1))
-
-
-def wants_channels_last(setting: str) -> bool:
-    """Whether `auto`, `on` or `off` means channels-last weights.
-
-    `auto` is no measurement at the start of each run: another choice after a resume would round differently.
-    """
-    return setting != "off"
 
 
 def compile_passes(segmenter: Segmenter) -> None:

@@ -6,7 +6,7 @@ Legend: H rows, W columns of the upright image.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,7 +67,7 @@ def check_images(
         sizes.append(header.size_hw)
         if header.rotated:
             rotated.append(path)
-    return (*_on_sizes(Counter(sizes), used_hw), *_on_orientation(rotated)), tuple(sizes)
+    return (*_on_sizes(Counter(sizes), used_hw), *orientation_remarks(rotated)), tuple(sizes)
 
 
 def check_pairs(dataset: LabelledDataset, *, used_hw: tuple[int, int]) -> tuple[str, ...]:
@@ -85,7 +85,7 @@ def check_pairs(dataset: LabelledDataset, *, used_hw: tuple[int, int]) -> tuple[
         sizes[image.size_hw] += 1
         if image.rotated:
             rotated.append(pair.image)
-    return (*_on_sizes(sizes, used_hw), *_on_orientation(rotated))
+    return (*_on_sizes(sizes, used_hw), *orientation_remarks(rotated))
 
 
 def _size(size_hw: tuple[int, int]) -> str:
@@ -99,13 +99,7 @@ def _on_sizes(sizes: Counter[tuple[int, int]], used_hw: tuple[int, int]) -> list
     return [f"images of {len(sizes)} sizes: {listed}; all are brought to {_size(used_hw)}"]
 
 
-def _on_orientation(rotated: list[Path]) -> list[str]:
-    return [orientation_remark(len(rotated), rotated[0])] if rotated else []
-
-
-def orientation_remark(count: int, example: Path) -> str:
-    """The remark on images that carry an EXIF orientation."""
-    return (
-        f"{count} images carry an EXIF orientation, which is applied (labels must fit the upright image), "
-        f"e.g. {example.name}"
-    )
+def orientation_remarks(rotated: Sequence[Path]) -> list[str]:
+    """The remark on images that carry an EXIF orientation, if there are any."""
+    note = "images carry an EXIF orientation, which is applied (labels must fit the upright image)"
+    return [f"{len(rotated)} {note}, e.g. {rotated[0].name}"] if rotated else []

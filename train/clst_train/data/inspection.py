@@ -15,7 +15,7 @@ from clst_runtime.data.formats import files_of_split, find_format, shared_labels
 from clst_runtime.errors import DataError
 from clst_runtime.imaging.image_files import is_turned, read_image
 from clst_runtime.imaging.overlay import blend, contact_sheet
-from clst_train.data.headers import orientation_remark
+from clst_train.data.headers import orientation_remarks
 
 SHEET_IMAGES = 12
 
@@ -68,7 +68,7 @@ def inspect(
     found = Inspection(form=form.name, classes=wanted, remarks=list(remarks))
     files = files_of_split(form, root, split)
     found.problems.extend(shared_labels(files))
-    turned: list[Path] = []
+    rotated: list[Path] = []
     every = max(1, len(files) // SHEET_IMAGES)
     for index, pair in enumerate(files):
         found.images += 1
@@ -76,7 +76,7 @@ def inspect(
             image = read_image(pair.image)
             found.sizes[image.shape[0], image.shape[1]] += 1
             if is_turned(pair.image):
-                turned.append(pair.image)
+                rotated.append(pair.image)
             raw = form.read(pair.label, mapping)
         except DataError as error:
             found.problems.append(error.message)
@@ -88,7 +88,7 @@ def inspect(
         if index % every == 0 and len(found.examples) < SHEET_IMAGES:
             found.examples.append([image, blend(image, labels, wanted)])
     _conclude(found)
-    found.remarks.extend([orientation_remark(len(turned), turned[0])] if turned else [])
+    found.remarks.extend(orientation_remarks(rotated))
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from torch import Tensor
 from clst_runtime.classes.labels import ClassList
 from clst_runtime.data.dataset import LabelledDataset
 from clst_runtime.errors import ClstError
+from clst_runtime.evaluation.evaluate import evaluate
 from clst_train.compute.distributed import alike, averaged_over_ranks, each_alone, together
 from clst_train.compute.pinning import pinned
 from clst_train.compute.ranks import ONE_PROCESS, Ranks
@@ -24,8 +26,9 @@ from clst_train.data.target import TargetImages
 from clst_train.engine.logger import Logbook
 from clst_train.engine.optimizer import Descent
 from clst_train.engine.run_folder import RunFolder
-from clst_train.engine.validation import validation_miou
+from clst_train.method.batchnorm import estimate_statistics
 from clst_train.models.checkpoint import Checkpoint, load_checkpoint
+from clst_train.models.checkpoint_backend import segmenter_backend
 from clst_train.models.deployable import MEAN, STD
 from clst_train.models.segmenter import Segmenter
 
@@ -191,6 +194,23 @@ def _validate(run: Run, stage: str, done: int, validation: LabelledDataset, batc
             miou = validation_miou(run.segmenter, validation, run.config, batches)
         run.logbook.add(stage, done, miou=100.0 * miou)
         run.logbook.draw()
+
+
+def validation_miou(
+    segmenter: Segmenter, dataset: LabelledDataset, config: Config, batches: Iterable[Tensor] | None
+) -> float:
+    """mIoU (0 … 1) of a copy of the network whose BatchNorm statistics are estimated on `batches` (N,3,H,W each).
+
+    The network itself is not touched. Without `batches` its running statistics are used.
+    """
+    network = copy.deepcopy(segmenter)
+    if batches is not None:
+        estimate_statistics(network, batches)
+    model = config.model
+    backend = segmenter_backend(
+        network.eval(), network=model.network, classes=dataset.classes, input_hw=model.input_hw, fit=config.fit
+    )
+    return evaluate(backend, dataset).miou
 
 
 def stop_if_bad(run: Run, stage: str, descent: Descent, make: Callable[[Run, int], object]) -> None:

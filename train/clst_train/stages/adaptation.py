@@ -68,7 +68,9 @@ def adapt(run: Run, resume: Checkpoint | None) -> None:
         )
 
     def make(run: Run, iteration: int) -> tuple[SourceBatch, TargetBatch]:
-        return _expected(learner, both_batches(run, iteration))
+        batches = both_batches(run, iteration)
+        learner.ensemble.expect(batches[1].indices)  # reads their records ahead while the batch is queued
+        return batches
 
     batches = loaded(run, make, first, settings.iterations)
     with finishing_steps(), on_first_core(run.device.type):
@@ -261,9 +263,3 @@ def both_batches(run: Run, iteration: int) -> tuple[SourceBatch, TargetBatch]:
         needed(run.source), run.config, size, 1, iteration, run.rare, places=places, colours_from=colours_from
     )
     return crops, unlabelled
-
-
-def _expected(learner: Learner, batches: tuple[SourceBatch, TargetBatch]) -> tuple[SourceBatch, TargetBatch]:
-    """In the loader's thread: the ensemble's records are read ahead while the batch is queued."""
-    learner.ensemble.expect(batches[1].indices)
-    return batches

@@ -30,6 +30,9 @@ from clst_train.method.teachers import Distiller, MeanTeacher, open_distiller
 from clst_train.models.checkpoint import Checkpoint, save_checkpoint
 from clst_train.models.projection import ProjectionHead
 
+OPTIONAL = ("statistics", "mean_teacher", "alignment", "start")
+"""Parts of a learner that a run may have, with a state of their own."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class AdaptationState:
@@ -146,12 +149,9 @@ def _values(state: AdaptationState, ensemble: dict[str, Any]) -> dict[str, Any]:
         "projection": learner.projection.state_dict(),
         "prototypes": learner.prototypes.state_dict(),
         "ensemble": ensemble,
-        "alignment": learner.alignment.state_dict() if learner.alignment is not None else None,
         "distiller": learner.distiller.sha256 if learner.distiller is not None else "",
         "diagnostics": state.diagnostics.state_dict(),
-        "statistics": learner.statistics.state_dict() if learner.statistics is not None else None,
-        "mean_teacher": learner.mean_teacher.state_dict() if learner.mean_teacher is not None else None,
-        "start": learner.start.state_dict() if learner.start is not None else None,
+        **{name: None if (part := getattr(learner, name)) is None else part.state_dict() for name in OPTIONAL},
     }
 
 
@@ -162,11 +162,7 @@ def restore_state(run: Run, state: AdaptationState, resume: Checkpoint) -> None:
         ModelFileError: the checkpoint was made by an earlier version. ClstError: `distil_from` is another file now.
     """
     learner, values = state.learner, resume.training_state or {}
-    lacking = [
-        name
-        for name in ("descent", "diagnostics", "statistics", "mean_teacher", "alignment", "distiller", "start")
-        if name not in values
-    ]
+    lacking = [name for name in ("descent", "diagnostics", "distiller", *OPTIONAL) if name not in values]
     if lacking:
         raise ModelFileError(
             f"{run.folder.resume} lacks {', '.join(lacking)}: an earlier version made it; adapt again with "
@@ -175,14 +171,9 @@ def restore_state(run: Run, state: AdaptationState, resume: Checkpoint) -> None:
     learner.segmenter.load_state_dict(resume.segmenter_state)
     learner.projection.load_state_dict(values["projection"])
     learner.prototypes.load_state_dict(values["prototypes"])
-    if learner.statistics is not None:
-        learner.statistics.load_state_dict(values["statistics"])
-    if learner.mean_teacher is not None:
-        learner.mean_teacher.load_state_dict(values["mean_teacher"])
-    if learner.start is not None:
-        learner.start.load_state_dict(values["start"])
-    if learner.alignment is not None:
-        learner.alignment.load_state_dict(values["alignment"])
+    for name in OPTIONAL:
+        if (part := getattr(learner, name)) is not None:
+            part.load_state_dict(values[name])
     if learner.distiller is not None and learner.distiller.sha256 != values["distiller"]:
         raise ClstError(
             f"adaptation.distil_from = {run.config.adaptation.distil_from!r} is another file than the run began with; "

@@ -44,20 +44,13 @@ class Arrival(Protocol):
         """Wait until it has."""
 
 
-class _Arrived:
-    def query(self) -> bool:
-        return True
-
-    def synchronize(self) -> None:
-        pass
-
-
 @dataclass(frozen=True, kw_only=True)
 class _UnderWay:
     indices: Indices
     cells: Cells
     """In host memory, complete once `arrival` says so."""
-    arrival: Arrival
+    arrival: Arrival | None
+    """None where nothing has to arrive: the device is the CPU."""
 
 
 class TemporalEnsemble:
@@ -140,7 +133,10 @@ class TemporalEnsemble:
 
     def _fetch(self, indices: Indices, device: torch.device) -> Cells:
         """The images' cells on the device, after every earlier update of them."""
-        while self._under_way and (len(self._under_way) > _MOST_UNDER_WAY or self._under_way[0].arrival.query()):
+        while self._under_way:
+            arrival = self._under_way[0].arrival
+            if arrival is not None and len(self._under_way) <= _MOST_UNDER_WAY and not arrival.query():
+                break
             self._land_first()
         while any(np.isin(indices, update.indices).any() for update in self._under_way):
             self._land_first()
@@ -165,16 +161,17 @@ class TemporalEnsemble:
             _UnderWay(indices=indices.copy(), cells=on_host, arrival=self._arrival(cells.values.device))
         )
 
-    def _arrival(self, device: torch.device) -> Arrival:
+    def _arrival(self, device: torch.device) -> Arrival | None:
         if device.type != "cuda":
-            return _Arrived()
+            return None
         event: torch.cuda.Event = torch.cuda.Event()  # type: ignore[no-untyped-call]
         event.record(torch.cuda.current_stream(device))
         return event
 
     def _land_first(self) -> None:
         update = self._under_way.pop(0)
-        update.arrival.synchronize()
+        if update.arrival is not None:
+            update.arrival.synchronize()
         records = self.store.records
         records["values"][update.indices] = update.cells.values.numpy()
         records["visits"][update.indices] = update.cells.visits.numpy()

@@ -288,7 +288,7 @@ def test_building_needs_neither_torch_nor_onnx(bundle):
     code = FORBID.format(names=("torch", "onnx", "onnxruntime", "clst_train", "cv2", "tensorrt"))
     code += (
         "from pathlib import Path\nfrom clst_export.tensorrt.bundle import build_bundle\n"
-        "import clst_export.tensorrt.engine\n"
+        "import clst_runtime.backends.tensorrt.build.engine\n"
         "from clst_runtime.errors import MissingDependency\n"
         "try: build_bundle(Path(sys.argv[1]))\n"
         "except MissingDependency as error: print(error.message)"

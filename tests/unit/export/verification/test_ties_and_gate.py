@@ -13,9 +13,9 @@ import pytest
 
 from clst_export.precision import Precision
 from clst_export.verification import gate
-from clst_export.verification.comparison import verify
 from clst_export.verification.evaluator import Comparison, Evaluator
 from clst_export.verification.gate import BOUNDS, Bounds, verify_and_save
+from clst_export.verification.ties import count_ties
 from clst_runtime.artifact.onnx_metadata import read_onnx_manifest
 from clst_runtime.backends.base import Prediction
 from clst_runtime.backends.onnxruntime.session import OrtBackend
@@ -48,7 +48,7 @@ def found(tie_fraction):
     Gaps of red to green: 0 (green wins), 1, 10, 100.
     """
     frame = np.array([[[0, 200, 0], [101, 100, 0], [110, 100, 0], [200, 100, 0]]], np.uint8)
-    return verify(Colours(), Says(np.full((1, 4), 1, np.uint8)), [frame], tie_fraction=tie_fraction)
+    return count_ties(Colours(), Says(np.full((1, 4), 1, np.uint8)), [frame], tie_fraction=tie_fraction)
 
 
 @pytest.mark.parametrize(("tie_fraction", "untied"), [(0.0, 3), (0.005, 2), (0.05, 1), (0.5, 0)])
@@ -61,7 +61,7 @@ def test_a_tie_is_a_gap_up_to_the_share_of_the_largest_logit(tie_fraction, untie
 
 
 def test_no_frames_agree_in_nothing_and_differ_in_nothing():
-    agreement = verify(Colours(), Says(np.zeros((1, 1), np.uint8)), [])
+    agreement = count_ties(Colours(), Says(np.zeros((1, 1), np.uint8)), [])
     assert (agreement.pixels, agreement.differing_pixels, agreement.worst_margin) == (0, 0, 0.0)
 
 

@@ -1,4 +1,4 @@
-"""ONNX Runtime against PyTorch on real frames. Legend: H rows, W columns, C classes."""
+"""Pixels where ONNX Runtime and PyTorch differ, and how many of them are ties. Legend: H rows, W columns, C classes."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ FP32_TIE = 1e-4
 
 
 @dataclass(frozen=True, kw_only=True)
-class Agreement:
-    """How far two class maps agree, and whether the rest are ties."""
+class Ties:
+    """How many pixels of two class maps differ, and how many of those are ties."""
 
     frames: int
-    """Pictures compared."""
+    """Frames compared."""
     agreement: float
     """Share of equal pixels, 0 … 1."""
     differing_pixels: int
@@ -48,9 +48,9 @@ class Agreement:
 
 
 @torch.inference_mode()
-def verify(
+def count_ties(
     deployable: Deployable, backend: Backend, frames: Sequence[Frame], *, tie_fraction: float = FP32_TIE
-) -> Agreement:
+) -> Ties:
     """Compare class maps on frames H,W,3; a differing pixel's margin is the gap of PyTorch's logits there.
 
     Up to `tie_fraction` of the largest logit such a gap counts as a tie.
@@ -66,7 +66,7 @@ def verify(
         largest = max(largest, float(logits.abs().max()))
         total += classes.numel()
     found = torch.cat(margins)
-    return Agreement(
+    return Ties(
         frames=len(frames),
         agreement=1.0 - found.numel() / max(1, total),
         differing_pixels=found.numel(),
