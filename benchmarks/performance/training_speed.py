@@ -52,7 +52,7 @@ def prepare(folder: Path, settings: tuple[str, ...]) -> Any:
     from clst_train.engine.run_folder import RunFolder
     from clst_train.synthetic.camera_looks import LOOKS
     from clst_train.synthetic.scenes import write_scenes
-    from clst_train.training import _device, _open_data, _run_of
+    from clst_train.training import _open_setup, _run_of
 
     options = {"source": str(folder / "old"), "target": (str(folder / "new" / "images" / "train"),)}
     config = configure("demo", {**options, "settings": settings})
@@ -61,7 +61,7 @@ def prepare(folder: Path, settings: tuple[str, ...]) -> Any:
         if not (folder / look.name).exists():
             counts = {"train": 16, "val": 1}
             write_scenes(folder / look.name, look=look, counts=counts, size_hw=(2 * rows, 2 * columns), seed=seed)
-    run = _run_of(RunFolder(folder / "run"), config, _open_data(config, None), _device(config.run.device))
+    run = _run_of(RunFolder(folder / "run"), _open_setup(config, None))
     run.segmenter.train()
     return run
 
@@ -77,7 +77,6 @@ def changed(run: Any, *settings: str) -> Any:
         config=config,
         segmenter=_network(config, run.classes, run.device).train(),
         autocast=_autocast(config.run.precision, run.device),
-        scaled=config.run.precision == "fp16",
     )
 
 
@@ -283,7 +282,7 @@ def measure_loading(run: Any, step: Callable[[int, Any], None], rounds: int, ste
 
 def peak(folder: Path, settings: tuple[str, ...], stage: str) -> dict[str, float]:
     """Memory in MiB: what this process holds before its first step, its peak over some steps, and what was planned."""
-    from clst_train.engine.preflight import PreflightSetup, memory_plans
+    from clst_train.engine.preflight import memory_plans
     from clst_train.engine.run import loaded
     from clst_train.stages.adaptation import both_batches
     from clst_train.stages.source import _batch, partial_losses
@@ -305,17 +304,7 @@ def peak(folder: Path, settings: tuple[str, ...], stage: str) -> dict[str, float
     facts = {"resident_before": held, "resident_peak": peak_mib()}
     if run.device.type == "cuda":
         facts["cuda_peak"] = torch.cuda.max_memory_allocated() / 2**20
-    play = PreflightSetup(
-        config=run.config,
-        classes=run.classes,
-        source=run.source,
-        target=run.target,
-        validation=None,
-        device=run.device,
-        autocast=run.autocast,
-        trains_source=True,
-    )
-    plan = memory_plans(play, run.segmenter)[0 if stage == "source" else 1]
+    plan = memory_plans(run, run.segmenter, trains_source=True)[0 if stage == "source" else 1]
     facts["planned"] = (plan.on_device() + plan.on_host()) / 2**20
     return {name: round(value, 1) for name, value in facts.items()}
 

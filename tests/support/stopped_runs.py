@@ -102,7 +102,7 @@ def main(source: str, target: str, val: str, out: Path) -> None:
     torch.set_num_threads(1)
     ddrnet.PLANES, ddrnet.SPP_PLANES = 4, 8  # every layer, an eighth of the channels
     Logbook.draw = lambda *arguments: None  # pictures take longer than these few steps
-    training.draw_examples = training.run_preflight = lambda *arguments: None
+    training.draw_examples = training.run_preflight = lambda *_, **__: None
     given = ["--recipe", "demo", "--source", source, "--target", target, "--val", val, "--size", "64x96"]
     given += [part for setting in SETTINGS for part in ("--set", setting)]
     ends = [in_child(out / "words", [*given, "--out", str(out / "whole")])]

@@ -30,15 +30,15 @@ from clst_train.compute.distributed import (
 )
 from clst_train.compute.ranks import ONE_PROCESS, Ranks, ranks
 from clst_train.config import Config, ModelConfig
-from clst_train.data.cache import cached
+from clst_train.data.cache import as_fields, cached
 from clst_train.data.headers import check_pairs
 from clst_train.data.sampling import rare_classes_of
-from clst_train.data.target import TargetImages, open_target
+from clst_train.data.target import open_target
 from clst_train.engine.events import EventFiles
 from clst_train.engine.logger import Logbook, SilentLogbook
 from clst_train.engine.options import configure
-from clst_train.engine.preflight import PreflightSetup, run_preflight
-from clst_train.engine.run import ADAPTED, SOURCE, Run, resume_point
+from clst_train.engine.preflight import run_preflight
+from clst_train.engine.run import ADAPTED, SOURCE, Run, Setup, resume_point
 from clst_train.engine.run_folder import RunFolder, create_run, open_run
 from clst_train.engine.stopping import Stopped
 from clst_train.inspection.examples import draw_examples
@@ -77,13 +77,12 @@ def _begin_run(recipe: str, out: Path | None, init: Path | None, options: Mappin
         started = load_checkpoint(init) if init is not None else None
         if started is not None:
             config = _as_checkpoint(config, started, options)
-        data, device = _open_data(config, started), _device(config.run.device, ranks())
-        repeat_exactly(config.run, device)
+        setup = _open_setup(config, started)
         # What cannot teach is refused before a folder is made
-        open_distiller(config.adaptation.distil_from, data[3], config.model)
-        _check_batches_of_one(config, data[3], data[1])
-        _check_split(config, data[1], ranks())
-        _preflight(config, data, device, trains_source=started is None)
+        open_distiller(config.adaptation.distil_from, setup.classes, config.model)
+        _check_batches_of_one(setup)
+        _check_split(setup)
+        run_preflight(setup, trains_source=started is None)
     folder = RunFolder(out or from_first(Path("runs") / time.strftime("%Y%m%d-%H%M%S")))
     with _with_interrupt_message(folder):
         with together():
@@ -92,19 +91,18 @@ def _begin_run(recipe: str, out: Path | None, init: Path | None, options: Mappin
                 if started is not None:
                     save_checkpoint(folder.source, dataclasses.replace(started, training_state=None, stage=SOURCE))
         with _with_resume_hint(folder):
-            return _train(folder, config, None, data, device)
+            return _train(folder, setup, None)
 
 
 def finish_run(folder: RunFolder, config: Config, point: Checkpoint | None) -> RunFolder:
     """Resume a run from its newest checkpoint, or from its start when it has none."""
     with together(), each_alone():
         started = load_checkpoint(folder.source) if folder.source.is_file() else None
-        data, device = _open_data(config, started), _device(config.run.device, ranks())
-        repeat_exactly(config.run, device)
-        _check_split(config, data[1], ranks())
-        _preflight(config, data, device, trains_source=started is None)
+        setup = _open_setup(config, started)
+        _check_split(setup)
+        run_preflight(setup, trains_source=started is None)
     with _with_resume_hint(folder):
-        return _train(folder, config, point, data, device)
+        return _train(folder, setup, point)
 
 
 @contextmanager
@@ -148,12 +146,11 @@ def _what_is_kept(folder: RunFolder) -> str:
 
 
 STAGES = {SOURCE: "source training", ADAPTED: "adaptation"}
-Data = tuple[LabelledDataset | None, TargetImages | None, LabelledDataset | None, ClassList]
 
 
-def _train(folder: RunFolder, config: Config, point: Checkpoint | None, data: Data, device: torch.device) -> RunFolder:
+def _train(folder: RunFolder, setup: Setup, point: Checkpoint | None) -> RunFolder:
     with together(), each_alone():
-        run = _run_of(folder, config, data, device)
+        run = _run_of(folder, setup)
     if is_split():
         synchronise_norms(run.segmenter)
     if not folder.source.is_file():
@@ -176,29 +173,20 @@ def _threads_here(wanted: int) -> int:
     return min(wanted, cores_here())
 
 
-def _run_of(folder: RunFolder, config: Config, data: Data, device: torch.device) -> Run:
-    source, target, validation, classes = data
+def _run_of(folder: RunFolder, setup: Setup) -> Run:
+    config = setup.config
     torch.manual_seed(config.run.seed)  # for the initial weights; batches have generators of their own
     np.random.seed(config.run.seed % 2**32)
     keep_memory()
     if config.run.threads:
         torch.set_num_threads(_threads_here(config.run.threads))
     require("cv2").setNumThreads(1)  # the loaders run in parallel, not the rows of one image
-    here = ranks()
     return Run(
-        config=config,
+        **as_fields(Setup, setup),
         folder=folder,
-        classes=classes,
-        segmenter=_network(config, classes, device),
-        source=source,
-        target=target,
-        validation=validation,
-        logbook=_logbook(folder, config) if here.first else SilentLogbook(),
-        device=device,
-        autocast=_autocast(config.run.precision, device),
-        rare=rare_classes_of(source, config.source_hw, config.data.rare_class_sampling, config.fit),
-        scaled=config.run.precision == "fp16",
-        ranks=here,
+        segmenter=_network(config, setup.classes, setup.device),
+        logbook=_logbook(folder, config) if setup.ranks.first else SilentLogbook(),
+        rare=rare_classes_of(setup.source, config.source_hw, config.data.rare_class_sampling, config.fit),
     )
 
 
@@ -206,7 +194,7 @@ def _logbook(folder: RunFolder, config: Config) -> Logbook:
     return Logbook(folder.path, EventFiles(folder.path / "tensorboard") if config.run.tensorboard else None)
 
 
-def _open_data(config: Config, started: Checkpoint | None) -> Data:
+def _open_setup(config: Config, started: Checkpoint | None) -> Setup:
     data, model = config.data, config.model
     if not data.source:
         raise ConfigError("no source images: give --source the labelled images of the old camera")
@@ -243,20 +231,32 @@ def _open_data(config: Config, started: Checkpoint | None) -> Data:
     kept_source, kept_target = cached(
         source, target, mib=config.run.cache_mib, source_hw=config.source_hw, fit=config.fit
     )
-    return kept_source, kept_target, validation, source.classes
+    device = _device(config.run.device, ranks())
+    repeat_exactly(config.run, device)
+    return Setup(
+        config=config,
+        classes=source.classes,
+        source=kept_source,
+        target=kept_target,
+        validation=validation,
+        device=device,
+        autocast=_autocast(config.run.precision, device),
+        ranks=ranks(),
+    )
 
 
-def _check_batches_of_one(config: Config, classes: ClassList, target: TargetImages | None) -> None:
+def _check_batches_of_one(setup: Setup) -> None:
     """BatchNorm needs two values a channel: a batch of one small crop may leave one in the deepest layers.
 
     Raises:
         ConfigError: it does.
     """
+    config, target = setup.config, setup.target
     sizes = [config.source.batch, *((config.adaptation.batch, len(target)) if target is not None else ())]
     if min(sizes) > 1:
         return
     rows, columns = (min(pair) for pair in zip(config.crop_hw, config.model.input_hw, strict=True))
-    network = build_segmenter(config.model.network, len(classes)).train()
+    network = build_segmenter(config.model.network, len(setup.classes)).train()
     try:
         with torch.no_grad():
             network.training_outputs(torch.zeros(1, 3, rows, columns))
@@ -267,12 +267,13 @@ def _check_batches_of_one(config: Config, classes: ClassList, target: TargetImag
         ) from error
 
 
-def _check_split(config: Config, target: TargetImages | None, here: Ranks) -> None:
+def _check_split(setup: Setup) -> None:
     """Every rank gets an equal part of each batch, and of each part of one.
 
     Raises:
         ConfigError: a batch cannot be split so, or a setting is not for several processes.
     """
+    config, target, here = setup.config, setup.target, setup.ranks
     if here.count == 1:
         return
     if config.run.compile:
@@ -319,24 +320,6 @@ def _network(config: Config, classes: ClassList, device: torch.device) -> Segmen
     if config.model.backbone_weights:
         report(load_imagenet_backbone(segmenter, Path(config.model.backbone_weights)))
     return accelerate(segmenter, config.run, device)
-
-
-def _preflight(config: Config, data: Data, device: torch.device, *, trains_source: bool) -> None:
-    source, target, validation, classes = data
-    autocast = _autocast(config.run.precision, device)
-    run_preflight(
-        PreflightSetup(
-            config=config,
-            classes=classes,
-            source=source,
-            target=target,
-            validation=validation,
-            device=device,
-            autocast=autocast,
-            trains_source=trains_source,
-            ranks=ranks(),
-        )
-    )
 
 
 def _device(name: str, here: Ranks = ONE_PROCESS) -> torch.device:

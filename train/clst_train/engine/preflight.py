@@ -8,22 +8,20 @@ Legend: K rows, L columns of a crop; H rows, W columns of the model's input; h,w
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
 
 import torch
 
-from clst_runtime.classes.labels import IGNORE_ID, ClassList
+from clst_runtime.classes.labels import IGNORE_ID
 from clst_runtime.data.dataset import LabelledDataset
 from clst_runtime.errors import ConfigError
 from clst_runtime.evaluation.evaluate import evaluate
 from clst_train.compute.acceleration import accelerate, check_compiler
 from clst_train.compute.distributed import report
 from clst_train.compute.memory_plan import MemoryPlan, amount, free_bytes, saved_bytes, weight_bytes
-from clst_train.compute.ranks import ONE_PROCESS, Ranks
-from clst_train.config import Config
 from clst_train.data.cache import cache_bytes
-from clst_train.data.target import TargetImages, hides
+from clst_train.data.target import hides
 from clst_train.engine.events import check_tensorboard
+from clst_train.engine.run import Setup
 from clst_train.method.ensemble.store import choose_layout
 from clst_train.method.losses.segmentation import segmentation_loss
 from clst_train.models.checkpoint_backend import segmenter_backend
@@ -35,32 +33,8 @@ AHEAD = 3
 """Batches beside those of the loaders: two that wait and the one in use."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class PreflightSetup:
-    """What the preflight needs of a run."""
-
-    config: Config
-    """The run's configuration."""
-    classes: ClassList
-    """The model's classes."""
-    source: LabelledDataset | None
-    """The labelled old camera."""
-    target: TargetImages | None
-    """The unlabelled new camera; None = no adaptation."""
-    validation: LabelledDataset | None
-    """Labelled images to report on."""
-    device: torch.device
-    """Where the network will be."""
-    autocast: torch.autocast
-    """Precision of the forward passes."""
-    trains_source: bool
-    """Whether source training is still to come."""
-    ranks: Ranks = ONE_PROCESS
-    """Which process this is, of how many; the plan is that of one of them."""
-
-
-def run_preflight(setup: PreflightSetup) -> None:
-    """Try the passes and the validation, and print the memory plan on stderr.
+def run_preflight(setup: Setup, *, trains_source: bool) -> None:
+    """Try the passes and the validation, and report the memory plan; `trains_source`: source training is to come.
 
     Raises:
         ConfigError: a batch is too small, the precision has no kernels here, or memory cannot suffice.
@@ -74,7 +48,7 @@ def run_preflight(setup: PreflightSetup) -> None:
         check_tensorboard()
     network = build_segmenter(setup.config.model.network, len(setup.classes))
     segmenter = accelerate(network, dataclasses.replace(run, compile=False), setup.device)
-    plans = memory_plans(setup, segmenter)
+    plans = memory_plans(setup, segmenter, trains_source=trains_source)
     free, host_free = free_bytes(setup.device), free_bytes(torch.device("cpu"))
     for plan in plans:
         check_fit(plan, setup.device, free=free, host_free=host_free)
@@ -86,14 +60,14 @@ def run_preflight(setup: PreflightSetup) -> None:
         try_validation(setup, segmenter, setup.validation)
 
 
-def memory_plans(setup: PreflightSetup, segmenter: Segmenter) -> list[MemoryPlan]:
+def memory_plans(setup: Setup, segmenter: Segmenter, *, trains_source: bool) -> list[MemoryPlan]:
     """The plan of source training, and of the adaptation where there is a target: what one process needs."""
     config, target = setup.config, setup.target
     (rows, columns), (crop_rows, crop_columns) = config.model.input_hw, config.crop_hw
     whole, crop, ahead = rows * columns, crop_rows * crop_columns, AHEAD + config.run.loaders
     images = cache_bytes(setup.source, target)
     plans = []
-    if setup.trains_source:
+    if trains_source:
         batch = config.source.batch // setup.ranks.count
         part = batch // config.source.accumulate
         plans.append(
@@ -133,7 +107,7 @@ def memory_plans(setup: PreflightSetup, segmenter: Segmenter) -> list[MemoryPlan
 
 
 def activation_bytes(
-    setup: PreflightSetup, segmenter: Segmenter, projection: ProjectionHead | None, *, count: int, setting: str
+    setup: Setup, segmenter: Segmenter, projection: ProjectionHead | None, *, count: int, setting: str
 ) -> int:
     """Bytes that one training pass over `count` crops keeps, from a pass over one or two of them.
 
@@ -166,7 +140,7 @@ def activation_bytes(
         raise _as_config_error(error, setup, setting) from error
 
 
-def _as_config_error(error: RuntimeError, setup: PreflightSetup, setting: str) -> Exception:
+def _as_config_error(error: RuntimeError, setup: Setup, setting: str) -> Exception:
     text = str(error).splitlines()[0]
     if "not implemented for" in text:
         return ConfigError(
@@ -199,7 +173,7 @@ def check_fit(plan: MemoryPlan, device: torch.device, *, free: int | None, host_
             )
 
 
-def try_validation(setup: PreflightSetup, segmenter: Segmenter, validation: LabelledDataset) -> None:
+def try_validation(setup: Setup, segmenter: Segmenter, validation: LabelledDataset) -> None:
     """One image through validation; its result is thrown away, an image without any usable label is reported.
 
     Raises:

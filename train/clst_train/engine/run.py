@@ -41,37 +41,46 @@ Batch = TypeVar("Batch")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run:
-    """What both stages share."""
+class Setup:
+    """What is known of a run before it has a folder and a network."""
 
     config: Config
     """The run's configuration."""
-    folder: RunFolder
-    """Where its files go."""
     classes: ClassList
     """The model's classes."""
-    segmenter: Segmenter
-    """The network, on its device; changed in place."""
     source: LabelledDataset | None
     """The labelled old camera; None when nothing is trained on it."""
     target: TargetImages | None
     """The unlabelled new camera; None when there is only source training."""
     validation: LabelledDataset | None
     """Labelled images to report on; never used for a decision."""
-    logbook: Logbook
-    """The run's log."""
     device: torch.device
     """Where the network is."""
     autocast: torch.autocast
     """Precision of the forward passes."""
+    ranks: Ranks = ONE_PROCESS
+    """Which process this is, of how many; batches are its part of the whole ones."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run(Setup):
+    """What both stages share."""
+
+    folder: RunFolder
+    """Where its files go."""
+    segmenter: Segmenter
+    """The network, on its device; changed in place."""
+    logbook: Logbook
+    """The run's log."""
     rare: RareClasses | None = None
     """Draws source images by their rarest classes; None = in random order."""
     takes_colours: bool = False
     """Whether source crops of the adaptation may take on the target's colours."""
-    scaled: bool = False
-    """Whether losses are scaled up before the backward pass, as fp16 needs."""
-    ranks: Ranks = ONE_PROCESS
-    """Which process this is, of how many; batches are its part of the whole ones."""
+
+    @property
+    def scaled(self) -> bool:
+        """Whether losses are scaled up before the backward pass, as fp16 needs."""
+        return self.config.run.precision == "fp16"
 
     def checkpoint(self, stage: str, iteration: int, training_state: dict[str, Any] | None = None) -> Checkpoint:
         """The network as it is now.

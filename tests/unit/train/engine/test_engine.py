@@ -1,4 +1,4 @@
-"""What stands around the steps of a run: rehearsal, memory plan, the stop at a loss that is no number, resume in fp16.
+"""What stands around the steps of a run: preflight, memory plan, the stop at a loss that is no number, resume in fp16.
 
 The runs are made in this process, on a few synthetic scenes of 64x64.
 """
@@ -15,9 +15,9 @@ from clst_runtime.errors import ClstError, ConfigError, DataError
 from clst_runtime.imaging.image_files import write_png
 from clst_train.compute import memory_plan
 from clst_train.data.loading import SOURCE_STREAM, SourceBatch, positions
-from clst_train.engine import preflight as rehearsal
+from clst_train.engine import preflight
 from clst_train.engine.logger import Logbook
-from clst_train.engine.preflight import PreflightSetup, check_fit, try_validation
+from clst_train.engine.preflight import check_fit, try_validation
 from clst_train.engine.run import SOURCE, Run, files_of, log_step, not_finite
 from clst_train.engine.run_folder import RunFolder, open_run
 from clst_train.models.checkpoint import load_checkpoint
@@ -123,7 +123,7 @@ def test_labels_of_the_validation_that_cannot_be_used_are_found_before_there_is_
 
 
 def test_what_plainly_cannot_fit_is_refused_before_there_is_a_run(cameras, tmp_path, monkeypatch):
-    monkeypatch.setattr(rehearsal, "free_bytes", lambda device: 2**20)
+    monkeypatch.setattr(preflight, "free_bytes", lambda device: 2**20)
     with pytest.raises(
         ConfigError, match=r"source training: about .* does not fit into the 1 MiB that are free on cpu"
     ):
@@ -325,17 +325,13 @@ def test_the_device_is_asked_only_when_something_is_due(tmp_path):
     assert [entry["iteration"] for entry in run.logbook.entries] == [4, 8, 12, 13]
 
 
-def test_validation_is_rehearsed_with_one_image_and_a_label_without_classes_is_remarked_on(tmp_path, capsys):
+def test_validation_is_tried_with_one_image_and_a_label_without_classes_is_reported(tmp_path, capsys):
     data = open_dataset(write_labelled(tmp_path / "d", count=2, size_hw=(32, 32)), split="val")
     run = a_run(tmp_path)
-    play = PreflightSetup(
-        config=run.config, classes=RGB_CLASSES, source=None, target=None, validation=data, device=CPU,
-        autocast=run.autocast, trains_source=False,
-    )  # fmt: skip
     data.files[1].label.write_bytes(b"damaged")
-    try_validation(play, run.segmenter, data)
+    try_validation(run, run.segmenter, data)
     assert capsys.readouterr().err == ""
     write_png(data.files[0].label, np.full((32, 32), 255, np.uint8))
-    try_validation(play, run.segmenter, data)
+    try_validation(run, run.segmenter, data)
     assert "0.png has no pixel of a known class; is --val-mapping right?" in capsys.readouterr().err
     assert run.logbook.entries == []
