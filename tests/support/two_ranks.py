@@ -27,7 +27,7 @@ import torch._dynamo  # the first step of a run would import it, a second in eac
 
 from clst_train import training
 from clst_train.cli.train import main
-from clst_train.compute import passes
+from clst_train.compute import forward_pass
 from clst_train.engine.logger import Logbook
 from clst_train.method import prototypes
 from clst_train.method.losses import contrastive, entropy, segmentation
@@ -38,13 +38,13 @@ from clst_train.stages import adaptation_state
 
 
 def in_float64() -> None:
-    build, head, forward = training.build_segmenter, adaptation_state.ProjectionHead, passes.ForwardPass.forward
+    build, head, forward = training.build_segmenter, adaptation_state.ProjectionHead, forward_pass.ForwardPass.forward
 
     network_forward = DDRNetSlim.forward
     DDRNetSlim.forward = lambda self, images: network_forward(self, images.to(self.conv1[0].weight.dtype))
     training.build_segmenter = lambda *arguments: build(*arguments).double()
     adaptation_state.ProjectionHead = lambda *arguments: head(*arguments).double()
-    passes.ForwardPass.forward = lambda self, images: forward(self, images.double())
+    forward_pass.ForwardPass.forward = lambda self, images: forward(self, images.double())
 
 
 def copying(destination: Path) -> None:
@@ -82,7 +82,7 @@ def broken(fault: str) -> None:
         for module in (contrastive, entropy, segmentation):
             module.mean_over = local_mean
     elif fault == "gradients":
-        passes.is_split = lambda: False
+        forward_pass.is_split = lambda: False
 
 
 def as_asked() -> None:

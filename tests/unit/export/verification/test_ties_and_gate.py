@@ -182,7 +182,7 @@ def test_ctrl_c_while_tensorrt_builds_ends_its_process_and_leaves_no_file(tmp_pa
     """A process that never ends stands for a build that takes long."""
     process = tmp_path / "process"
 
-    def build(path, say):
+    def build(path, report):
         script = f"echo $$ > {process}.new; mv {process}.new {process}; exec sleep 600"
         return module.check_build(
             path, run=lambda arguments, seconds: run_program(["sh", "-c", script], seconds=seconds)
