@@ -26,11 +26,11 @@ def test_the_demo_goes_through_the_whole_loop(narrow, monkeypatch, tmp_path):
     assert "mIoU" in done.stdout
     assert done.stderr.count("TensorRT for RTX") == 1
     assert re.search(r"TensorRT for RTX [\d.]+ reads and builds it: \d+ layers in|it was not checked: ", done.stderr)
-    new, old = re.findall(r"(?:new|old) camera, \d+ pictures: .*", done.stdout)
-    assert new.startswith("new camera, 8 pictures: the camera is not judged yet: 8 frames looked at")
+    new, old = re.findall(r"(?:new|old) camera, \d+ images: .*", done.stdout)
+    assert new.startswith("new camera, 8 images: the camera is not judged yet: 8 frames looked at")
     unsure = r"this looks like another camera, but it is not sure yet \(17 of 90 looks\): shift ([\d.]+) .*"
-    shift = re.fullmatch(f"old camera, 32 pictures: {unsure}", old)
-    assert float(shift[1]) > 1.5, "of another camera, but too few pictures to say so"
+    shift = re.fullmatch(f"old camera, 32 images: {unsure}", old)
+    assert float(shift[1]) > 1.5, "of another camera, but too few images to say so"
     assert shell("clst-demo", "--out", out).returncode == 3
 
 

@@ -54,7 +54,7 @@ def noise(index: int, size_hw=(120, 160)) -> TimedFrame:
 
 @pytest.fixture
 def noisy_folder(tmp_path):
-    """Twenty pictures that do not compress."""
+    """Twenty images that do not compress."""
     for index in range(20):
         write_png(tmp_path / "noise" / f"{index:02d}.png", noise(index).rgb)
     return tmp_path / "noise"

@@ -1,6 +1,6 @@
 """Two cameras of different shapes in one letterbox: trained, adapted, exported and driven, with one geometry.
 
-The old camera's pictures are 48×64, the new one's 32×96, the model's frames 64×96: so the old ones lie in columns
+The old camera's images are 48×64, the new one's 32×96, the model's frames 64×96: so the old ones lie in columns
 5–90 (48 → 64 rows, 64 → 85 columns), the new ones in rows 16–47.
 """
 
@@ -102,7 +102,7 @@ def test_run_checkpoint_and_model_file_say_letterbox(trained, model):
 
 
 def test_examples_show_the_pictures_without_their_padding(trained):
-    """Three pictures of 32×96 side by side, 4 pixels after each."""
+    """Three images of 32×96 side by side, 4 pixels after each."""
     assert read_image(trained.examples / "before_after.png").shape[1] == 3 * (96 + 4)
 
 

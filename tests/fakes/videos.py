@@ -11,12 +11,12 @@ import numpy as np
 
 
 def jpeg(image: np.ndarray) -> bytes:
-    """An RGB picture H,W,3 as JPEG."""
+    """An RGB image H,W,3 as JPEG."""
     return bytes(cv2.imencode(".jpg", np.ascontiguousarray(image[..., ::-1]))[1])
 
 
 def plain(value: int, size_hw: tuple[int, int] = (16, 32)) -> np.ndarray:
-    """A grey picture H,W,3 of one value, but for its left half, which is black."""
+    """A grey image H,W,3 of one value, but for its left half, which is black."""
     image = np.full((*size_hw, 3), value, np.uint8)
     image[:, : size_hw[1] // 2] = 0
     return image
@@ -41,7 +41,7 @@ def write_avi(path: Path, packets: Sequence[bytes], size_hw: tuple[int, int] = (
 def write_mkv(
     path: Path, images: Sequence[np.ndarray], *, fps: int = 25, interlaced: bool = False, seconds: float | None = None
 ) -> Path:
-    """Write a Matroska file of uncompressed pictures; `seconds` is how long it says it is, None = as long as it is."""
+    """Write a Matroska file of uncompressed images; `seconds` is how long it says it is, None = as long as it is."""
     height, width = images[0].shape[:2]
     ticks = 1000 * (len(images) / fps if seconds is None else seconds)
     video = _element(0xB0, _number(width)) + _element(0xBA, _number(height)) + _element(0x2EB524, b"I420")

@@ -254,7 +254,7 @@ def build(model: Path, frames: str | None, cuda: str, *, as_json: bool) -> None:
     """
     if model.suffix.lower() == ".onnx" and not model.is_dir():
         wanted = quote(str(model.with_suffix(".engine")))
-        raise click.UsageError(f"{model}: name the engine to build of it: clst-export build {wanted} --frames PICTURES")
+        raise click.UsageError(f"{model}: name the engine to build of it: clst-export build {wanted} --frames IMAGES")
     is_engine = model.suffix.lower() == ".engine" and not model.is_dir()
     if is_engine != (frames is not None):
         raise click.UsageError(

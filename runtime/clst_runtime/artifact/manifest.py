@@ -1,4 +1,4 @@
-"""What a deployed model says of itself: JSON inside the ONNX metadata, or beside an engine."""
+"""The manifest, which describes a deployed model: JSON in the ONNX metadata, or in a file beside an engine."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Manifest:
     colour_order: str = "RGB"
     """Order of the frame's channels; always RGB."""
     fit: Fit = Fit.STRETCH
-    """How a camera frame of another size becomes H,W; files that do not say it stretch."""
+    """How a camera frame of another size becomes H,W; files without the key stretch."""
     mean: tuple[float, float, float]
     """Per-channel mean on the 0–255 scale; applied inside the graph, here for information."""
     std: tuple[float, float, float]
@@ -75,7 +75,7 @@ class Manifest:
     engine: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """TensorRT engines: GPU, compute capability, TensorRT version, SHA-256 of the engine and of its ONNX file."""
     build_check: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    """What a TensorRT made of the file at export, as `engines.build_check` tells it; empty if it was not asked."""
+    """What TensorRT made of the file at export, by `check_build`; empty if it was not checked."""
     domain: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """What the camera looks like that the model is for, as `monitor.reference` measures it; empty if not measured."""
 
@@ -162,7 +162,7 @@ def _engine(value: Any) -> dict[str, Any]:
 
 
 def _build_check(value: Any) -> dict[str, Any]:
-    """What a builder said, where it was asked."""
+    """What a builder reported, where one was asked."""
     found = mapping(value)
     for word in ("builder", "version"):
         optional(found, word, name)

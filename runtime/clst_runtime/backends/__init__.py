@@ -88,7 +88,7 @@ def _open(path: Path, name: str, threads: int | None, gpu: GpuOptions) -> Backen
 
 
 def open_without_engine(folder: Path, why: ClstError, *, threads: int | None = None) -> Backend:
-    """A bundle's ONNX file in ONNX Runtime, on CUDA if that starts, else on the CPU; its first warning says so.
+    """A bundle's ONNX file in ONNX Runtime, on CUDA if that starts, else on the CPU; with a first warning about it.
 
     Of INT8 and FP16 it is FP16: nothing is gained by INT8 for TensorRT outside of it.
 

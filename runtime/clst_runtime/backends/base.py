@@ -44,9 +44,9 @@ class Backend(Protocol):
     """A model that is loaded and ready. Closed by `with`; not shared between threads."""
 
     manifest: Manifest
-    """What the model file says of itself."""
+    """The model file's own description."""
     description: str
-    """What computes, in words, e.g. `ONNX Runtime 1.32 CPU (2 threads)`."""
+    """What computes, as text, e.g. `ONNX Runtime 1.32 CPU (2 threads)`."""
 
     def predict(self, frame: Frame) -> Prediction:
         """Segment one RGB frame H,W,3 uint8 of exactly the manifest's input size."""

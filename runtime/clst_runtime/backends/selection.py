@@ -20,7 +20,7 @@ class Choice:
     name: str
     """One of `NAMES`."""
     reason: str
-    """Why, in words."""
+    """Why."""
 
 
 def has_choice(path: Path) -> bool:

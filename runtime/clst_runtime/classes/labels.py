@@ -33,7 +33,7 @@ class ClassList:
     names: tuple[str, ...]
     """C class names, unique."""
     colours: tuple[tuple[int, int, int], ...]
-    """C RGB colours for pictures."""
+    """C RGB colours for images."""
 
     def __post_init__(self) -> None:
         if not 1 <= len(self.names) <= MAX_CLASSES:
@@ -139,7 +139,7 @@ def load_class_list(name_or_path: str | Path) -> ClassList:
 
 @dataclass(frozen=True, kw_only=True)
 class LabelMapping:
-    """From the ids in label files to the ids of a class list; everything else is told apart, not guessed."""
+    """From the ids in label files to the ids of a class list; no other id is guessed."""
 
     table: npt.NDArray[np.int32]
     """One entry for each raw id 0 … len−1: class id, `IGNORE_ID`, or −1 for an id that must not occur."""
@@ -198,7 +198,7 @@ def relate(source: ClassList, target: ClassList, pairs: Mapping[str, str | None]
             raise ConfigError(f"mapping: {source.name} has no class {name!r}; {did_you_mean(name, source.names)}")
     missing = [name for name in source.names if name not in pairs]
     if missing:
-        raise ConfigError(f"mapping from {source.name}: nothing said of {', '.join(missing)}; give a class or null")
+        raise ConfigError(f"mapping from {source.name}: no entry for {', '.join(missing)}; give a class or null")
     table = np.full(256, -1, np.int32)
     table[IGNORE_ID] = IGNORE_ID
     for index, name in enumerate(source.names):
@@ -223,7 +223,7 @@ def _by_equal_names(source: ClassList, target: ClassList) -> dict[str, str | Non
 
 
 def unrelated(source: ClassList, target: ClassList, mapping: LabelMapping) -> list[str]:
-    """What a mapping between two lists leaves out, in words: source classes ignored, target classes never labelled."""
+    """What a mapping between two lists leaves out: source classes ignored, target classes never labelled."""
     ids = mapping.table[: len(source)]
     ignored = [name for name, index in zip(source.names, ids, strict=True) if index == IGNORE_ID]
     lacking = [name for index, name in enumerate(target.names) if index not in ids]

@@ -1,6 +1,6 @@
 """A labelled data set, whatever its layout: images with class ids of the model's own list.
 
-Legend: H rows, W columns of the picture as it lies on disk.
+Legend: H rows, W columns of the image as it lies on disk.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from clst_runtime.system.files.json_values import read_json_object
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """One labelled picture."""
+    """One labelled image."""
 
     name: str
     """Path of the image below the data set's folder."""
@@ -46,7 +46,7 @@ class LabelledDataset:
     mapping: LabelMapping
     """Raw ids to those."""
     remarks: tuple[str, ...] = ()
-    """What the data set's classes and the model's do not have in common, in words; commands print it."""
+    """What the data set's classes and the model's do not have in common; commands print it."""
 
     def __len__(self) -> int:
         return len(self.files)
@@ -98,10 +98,10 @@ class LabelledDataset:
 
 
 def other_size(pair: Files, image_hw: tuple[int, ...], label_hw: tuple[int, ...]) -> str:
-    """What to say of an image and a label of different sizes."""
+    """The message about an image and a label of different sizes."""
     turned = is_turned(pair.image)
-    upright = " when upright, as its EXIF orientation says," if turned else ""
-    hint = "; label the upright picture, or remove the orientation" if turned else ""
+    upright = " when upright by its EXIF orientation," if turned else ""
+    hint = "; label the upright image, or remove the orientation" if turned else ""
     sizes = [f"{rows}x{columns}" for rows, columns in (image_hw, label_hw)]
     text = f"{pair.image} is {sizes[0]}{upright} but {pair.label} is {sizes[1]}"
     return f"{text}; image and label must have the same size{hint}"

@@ -31,7 +31,7 @@ class Files:
     """One image and where its label must lie."""
 
     image: Path
-    """The picture."""
+    """The image."""
     label: Path
     """The label file; it may be missing, which `dataset` reports."""
 
@@ -47,7 +47,7 @@ class Format:
     name: str
     """Name on the command line."""
     looks_for: str
-    """What it is recognised by, in words and as a glob below the root."""
+    """What it is recognised by, as text and as a glob below the root."""
     files: Callable[[Path, str], list[Files]]
     """Images and labels of a split."""
     classes: Callable[[Path], ClassList]
@@ -57,7 +57,7 @@ class Format:
     splits: Callable[[Path], list[str]]
     """The splits that are there."""
     read: Callable[[Path, LabelMapping], npt.NDArray[np.int32]] = _read_ids
-    """Raw ids of a label file, H,W; those that the mapping knows tell in which of two ways a file is meant."""
+    """Raw ids of a label file, H,W; those that the mapping knows decide which of two readings a file has."""
 
 
 # Cityscapes label id → road19 class; GTA5's labels use the same ids.
@@ -313,7 +313,7 @@ def files_of_split(form: Format, root: Path, split: str) -> list[Files]:
     """Images and labels of a split, sorted; a label may be missing.
 
     Raises:
-        DataError: there are no images; it tells the splits that there are.
+        DataError: there are no images; the message lists the splits that exist.
     """
     inside = Path(split)  # a folder below that of the images, and not that one itself, whose splits it would mix
     named = bool(inside.parts) and not inside.is_absolute() and ".." not in inside.parts
@@ -326,7 +326,7 @@ def files_of_split(form: Format, root: Path, split: str) -> list[Files]:
 
 
 def shared_labels(files: Sequence[Files]) -> list[str]:
-    """What is wrong where two images have one label, in words."""
+    """The message where two images have one label."""
     first: dict[Path, Path] = {}
     return [
         f"{first[pair.label]} and {pair.image} share the label {pair.label}; rename one with its label, or take it out"

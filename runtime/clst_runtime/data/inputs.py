@@ -1,8 +1,8 @@
-"""What a place on a command line stands for in pictures: the same for every command.
+"""What a place on a command line stands for in images: the same for every command.
 
-- a picture: itself;
+- an image: itself;
 - the root of a data set in a known layout (`LAYOUTS`): its images, of one split where one is asked for;
-- any other folder: every picture below it, but what is named like a label (`LABEL_FOLDERS`, `LABEL_ENDINGS`);
+- any other folder: every image below it, but what is named like a label (`LABEL_FOLDERS`, `LABEL_ENDINGS`);
 - a folder of results (of a run, a bundle, a data set's labels): nothing, it is refused.
 """
 
@@ -38,24 +38,24 @@ RESULTS = (
     (("frames.jsonl",), ("masks", "overlays"), "results of clst-run"),
     (("bundle.json",), ("expected", "rival-expected"), "a bundle of clst-export"),
 )
-"""What only a folder of results holds, its folders of pictures that no camera took, and what it is."""
+"""What only a folder of results holds, its folders of images that no camera took, and what it is."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class InputImages:
-    """The pictures that a place stands for."""
+    """The images that a place stands for."""
 
     place: Path
     """As it was given."""
     paths: tuple[Path, ...]
     """Sorted; at least one."""
     remarks: tuple[str, ...] = ()
-    """What was taken and what was left out, in words; commands print it."""
+    """What was taken and what was left out; commands print it."""
 
     def names(self) -> list[str]:
-        """A name of its own for each picture, for files that are made of it: its path below the place.
+        """A name of its own for each image, for files that are made of it: its path below the place.
 
-        The suffix stays where names would be equal without it, on a disk too that does not tell capitals from small
+        The suffix stays where names would be equal without it, also on a disk that ignores the case of
         letters.
         """
         root = self.place if self.place.is_dir() else self.place.parent
@@ -63,14 +63,14 @@ class InputImages:
 
 
 def images_of(place: Path, *, split: str | None = None) -> InputImages:
-    """The pictures that a place stands for; `split` is that of a data set's root, None takes all.
+    """The images that a place stands for; `split` is that of a data set's root, None takes all.
 
     Raises:
-        DataError: there is no such place, it holds no picture or only results, or a file or folder cannot be read.
+        DataError: there is no such place, it holds no image or only results, or a file or folder cannot be read.
     """
     if place.is_file():
         if kind_of(place) is not Kind.IMAGE:
-            raise DataError(f"{place}: not a picture or video by what it holds; convert it, e.g. to PNG or MP4")
+            raise DataError(f"{place}: not an image or video by what it holds; convert it, e.g. to PNG or MP4")
         return InputImages(place=place, paths=(place,))
     check_folder(place)
     _refuse_results(place)
@@ -81,13 +81,13 @@ def images_of(place: Path, *, split: str | None = None) -> InputImages:
 
 
 def check_place(place: Path) -> None:
-    """Find out before any work that a place of target images is a video or holds pictures, and that the first is whole.
+    """Find out before any work that a place of target images is a video or holds images, and that the first is whole.
 
     Raises:
         DataError: it is not so.
     """
     if not place.exists():
-        raise DataError(f"{place}: no such folder, picture or video")
+        raise DataError(f"{place}: no such folder, image or video")
     if not is_video(place):
         read_image(images_of(place, split="train").paths[0])
         return
@@ -148,11 +148,11 @@ def _refuse_results(folder: Path) -> None:
         (what for _, inner, what in RESULTS if place.name in inner and _results_of(place.parent) == what), None
     )
     if what is not None:
-        raise DataError(f"{folder}: {what}, no pictures of a camera; give the camera's own folder or video")
+        raise DataError(f"{folder}: {what}, no images of a camera; give the camera's own folder or video")
     for labels in (place, *place.parents[:2]):
         images = [inner for inner, _ in LAYOUTS if (labels.parent / inner).is_dir()]
         if labels.name.lower() in LABEL_FOLDERS and images:
-            raise DataError(f"{folder}: labels of a data set, no pictures; give {labels.parent / images[0]}")
+            raise DataError(f"{folder}: labels of a data set, no images; give {labels.parent / images[0]}")
 
 
 def _results_of(folder: Path) -> str | None:

@@ -29,7 +29,7 @@ class CameraFormat:
     pixels: str
     """Four letters, e.g. `YUYV`."""
     sizes: tuple[tuple[int, int, float], ...]
-    """Columns, rows and the highest frame rate (0 where none is told) of each size."""
+    """Columns, rows and the highest frame rate (0 where none is given) of each size."""
 
     @property
     def text(self) -> str:
@@ -53,10 +53,10 @@ def examine_cameras(
     allowed: Callable[[Path], bool] = may_open,
     has_tool: Callable[[], bool] = lambda: shutil.which("v4l2-ctl") is not None,
 ) -> list[Finding]:
-    """A finding for each camera of Video4Linux; one that says so when there is none.
+    """A finding for each camera of Video4Linux, or one that there is none.
 
     Args:
-        platform: for the cure.
+        platform: for the hint.
         root: the folder that holds `dev` and `sys`; another one in tests.
         run: asks v4l2-ctl.
         allowed: whether this user may open a device.
@@ -67,7 +67,7 @@ def examine_cameras(
     findings = [_camera(node, platform, root, run, allowed, has_tool) for node in nodes]
     if findings:
         return findings
-    text = "no /dev/video*; a video, a folder of pictures or a stream can be used"
+    text = "no /dev/video*; a video, a folder of images or a stream can be used"
     remedy = "plug a camera in; in a container give it the device (docker run --device /dev/video0)"
     return [Finding(name="Cameras", state=State.MISSING, text=text, hint=remedy)]
 
@@ -97,7 +97,7 @@ def _camera(
         return Finding(name=name, state=State.CONFLICT, text=text, hint=remedy)
     formats = parse_formats(output)
     if not formats:
-        return Finding(name=name, state=State.NOTE, text=f"{title}: gives no pictures (metadata of another camera)")
+        return Finding(name=name, state=State.NOTE, text=f"{title}: gives no images (metadata of another camera)")
     text = "; ".join(each.text for each in formats)
     return Finding(name=name, state=State.GOOD, text=f"{title}: {text}; --source camera:{name.split()[1]}")
 

@@ -1,4 +1,4 @@
-"""Everything that is looked at, in the order in which it is told."""
+"""All checks of this machine, in the order of the report."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ LEAST_FREE_GIB = 2.0
 
 
 def examine(root: Path = Path("/"), run: Runner = run_program) -> list[Finding]:
-    """Look at everything; no look spoils another one, and none opens a camera or imports a heavy package here.
+    """Run all checks. None affects another one, opens a camera, or imports a heavy package into this process.
 
     Args:
         root: the folder that holds `etc`, `proc`, `sys` and `dev`; another one in tests.
@@ -81,9 +81,9 @@ def examine_disk(platform: Platform, free_bytes: int | None = None) -> Finding:
 def examine_clocks(platform: Platform, root: Path, run: Runner) -> Finding:
     """Clocks, power mode and temperature now, and what would make a measurement doubtful."""
     state = device_state(root, run)
-    doubts = unsteadiness(state, state)
-    text = "; ".join([brief_state(state), *doubts])
-    if doubts:
+    warnings = unsteadiness(state, state)
+    text = "; ".join([brief_state(state), *warnings])
+    if warnings:
         return Finding(name="Clocks", state=State.NOTE, text=text, hint=hint("clocks", platform))
     return Finding(name="Clocks", state=State.GOOD, text=text)
 

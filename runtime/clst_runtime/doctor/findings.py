@@ -1,4 +1,4 @@
-"""One thing looked at, and the guard that keeps one look from spoiling the others."""
+"""One finding, and the guard that keeps a failing check from ending the others."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class State(str, Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """One thing looked at."""
+    """One checked item."""
 
     name: str
     """What."""
@@ -41,10 +41,10 @@ class Finding:
 
 
 def look(name: str, examine: Callable[[], Iterable[Finding]], *, needed: bool = False) -> list[Finding]:
-    """The findings of one look; whatever goes wrong in it becomes a finding too."""
+    """The findings of one check; an exception in it becomes a finding, too."""
     try:
         return list(examine())
-    except Exception as error:  # noqa: BLE001  (a doctor that falls over one broken package tells nothing of the rest)
+    except Exception as error:  # noqa: BLE001  (one broken package must not hide the findings about the rest)
         text = f"looking at it failed: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
         hint = "please report this line with the output of clst-doctor --json"
         return [Finding(name=name, state=State.CONFLICT, text=text, hint=hint, needed=needed)]

@@ -21,7 +21,7 @@ from clst_runtime.system.programs import Runner, run_program
 TENSORRT_WHEELS = ("tensorrt-cu12-libs", "tensorrt-cu13-libs")
 NO_DEVICE = ("AzureExecutionProvider",)
 """Providers that compute nothing here."""
-BOARD_GPU = "the board's own, with JetPack's driver; whether programs may use it, 'CUDA in Python' tells"
+BOARD_GPU = "the board's own, with JetPack's driver; 'CUDA in Python' shows whether programs may use it"
 CUDA_LIBRARY = "CUDA in Python"
 """Name of the finding of PyCUDA or cuda-python."""
 RTX = "TensorRT for RTX"
@@ -145,7 +145,7 @@ def _rtx(capability: str | None, run: Runner) -> Finding:
 
 
 def _misfit(platform: Platform, run: Runner) -> tuple[str, str] | None:
-    """Why PyPI's TensorRT, where it is installed, is not the one for this machine, and the cure; None if it may be."""
+    """Why PyPI's TensorRT, where it is installed, is not the one for this machine, and the hint; None if it may be."""
     takes = parse_cuda_of_driver(run(["nvidia-smi"]) or "").partition(".")[0]
     for wheel in filter(package_version, TENSORRT_WHEELS):
         cuda = wheel.partition("-cu")[2].partition("-")[0]

@@ -38,7 +38,7 @@ def main(arguments: list[str]) -> None:
 
 
 def told_failure(error: Exception) -> str:
-    """A failure in one line; of our own errors without the cure, because the doctor knows the platform's."""
+    """A failure in one line; of our own errors without the hint, because the doctor has one for the platform."""
     if isinstance(error, ImportError):
         error = unimportable(blamed_for(error), error)
     if isinstance(error, MissingDependency):

@@ -28,7 +28,7 @@ class ConfusionMatrix:
         self.matrix: npt.NDArray[np.int64] = np.zeros((class_count, class_count), np.int64)  # truth, prediction
 
     def update(self, labels: npt.NDArray[Any], classes: npt.NDArray[Any]) -> None:
-        """Count one picture: truth H,W with 255 = ignore, prediction H,W.
+        """Count one image: truth H,W with 255 = ignore, prediction H,W.
 
         Raises:
             DataError: shapes differ, or an id is not below the class count.

@@ -31,7 +31,7 @@ class EvaluationResult:
     pixel_accuracy: float
     """Share of labelled pixels predicted right."""
     frames: int
-    """Pictures evaluated."""
+    """Images evaluated."""
 
     def mean_without(self, names: tuple[str, ...]) -> float:
         """mIoU over the classes that are not named."""
@@ -53,7 +53,7 @@ class EvaluationResult:
 
 
 def predict_at(backend: Backend, image: Frame) -> Classes:
-    """Class map of a picture of any size, at that size."""
+    """Class map of an image of any size, at that size."""
     manifest = backend.manifest
     prediction = backend.predict(fit_frame(image, manifest.input_hw, manifest.fit))
     return classes_to_camera(prediction.classes, (image.shape[0], image.shape[1]), manifest.fit)
@@ -62,7 +62,7 @@ def predict_at(backend: Backend, image: Frame) -> Classes:
 def evaluate(
     backend: Backend, dataset: LabelledDataset, progress: Callable[[int, int], None] | None = None
 ) -> EvaluationResult:
-    """Segment every picture and compare with its labels; `progress(done, total)` is called after each.
+    """Segment every image and compare with its labels; `progress(done, total)` is called after each.
 
     Raises:
         ModelFileError: the model's classes are not those of the data set's labels.

@@ -1,4 +1,4 @@
-"""What a model said to some frames at export, kept so small that it fits into the manifest.
+"""What a model answered to some frames at export, small enough for the manifest.
 
 So a measurement can prove on the device that it timed the model that was judged: the frames are known by their
 hashes, the class maps too, and where a class map is another one, the pixels of each class bound from below how many
@@ -26,7 +26,7 @@ MOST_FRAMES = 16
 
 @dataclass(frozen=True, kw_only=True)
 class ExportDigest:
-    """Frames by their hashes and what was said to each."""
+    """Frames by their hashes, and a digest of the class map of each."""
 
     frames_sha256: tuple[str, ...]
     """SHA-256 of each frame's H·W·3 bytes."""
@@ -69,12 +69,12 @@ class ExportDigest:
 
 @dataclass(frozen=True, kw_only=True)
 class DigestComparison:
-    """A model here beside what it said at export."""
+    """A model here compared with its digest of the export."""
 
     of: int
     """Frames of the fingerprint."""
     found: int
-    """How many of them were among the pictures given."""
+    """How many of them were among the images given."""
     equal: int
     """On how many of those the class maps are the same, to the pixel."""
     differing_share: float
@@ -84,12 +84,12 @@ class DigestComparison:
 
     @property
     def is_equal(self) -> bool:
-        """Whether every frame was found and said the same."""
+        """Whether every frame was found and gave the same class map."""
         return self.found == self.equal == self.of > 0
 
     @property
     def text(self) -> str:
-        """In words."""
+        """One line for people."""
         if self.found == 0:
             return "not tied to the parity run: other frames than those of the export"
         frames = f"{self.found} of the export's {self.of} frames"

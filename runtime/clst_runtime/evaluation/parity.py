@@ -1,4 +1,4 @@
-"""Does a deployed model say what the reference says? Class maps and mIoU side by side, on the same frames."""
+"""A deployed model against the reference: class maps and mIoU on the same frames."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class ParityResult:
         return self.reference.miou - self.candidate.miou
 
     def failures(self, *, max_miou_drop: float, min_agreement: float) -> list[str]:
-        """What does not hold, in words; empty when parity holds. Both bounds are 0 … 1."""
+        """Which bounds do not hold; empty when parity holds. Both bounds are 0 … 1."""
         failures = []
         if not abs(self.miou_drop) <= max_miou_drop:
             failures.append(
@@ -60,7 +60,7 @@ def compare(
     dataset: LabelledDataset,
     progress: Callable[[int, int], None] | None = None,
 ) -> ParityResult:
-    """Run both models on every picture of a labelled data set.
+    """Run both models on every image of a labelled data set.
 
     Raises:
         ModelFileError: classes, input sizes or fits differ, so that a comparison would mean nothing.

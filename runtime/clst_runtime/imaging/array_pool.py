@@ -12,7 +12,7 @@ Bytes = npt.NDArray[np.uint8]
 
 
 class BorrowableArray:
-    """One array, lent out and free again when neither it nor a view of it is held any more."""
+    """One array to borrow. It is free again when neither the borrowed array nor a view of it is alive."""
 
     def __init__(self, store: Bytes) -> None:
         self.store = store
@@ -20,7 +20,7 @@ class BorrowableArray:
 
     @property
     def is_free(self) -> bool:
-        """Whether nobody holds what was lent."""
+        """Whether no borrowed array is alive."""
         return self._borrowed is None or self._borrowed() is None
 
     def borrow(self, *, writeable: bool = False) -> Bytes:

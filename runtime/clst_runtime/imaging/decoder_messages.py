@@ -1,4 +1,4 @@
-"""What the decoders inside OpenCV complain of: they write it on standard error and hand out a picture all the same."""
+"""What the decoders inside OpenCV complain of: they write it on standard error and hand out an image all the same."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ COMPLAINTS = (
     b"premature end of data segment", b"bad Huffman code", b"found marker 0x",  # libjpeg: made up what is missing
     b"overread", b"error dc", b"error count", b"error y=",  # FFmpeg's JPEG: the same
 )  # fmt: skip
-"""What is in lines that tell of a damaged picture. Others are about nothing that can be seen, as bytes too many."""
+"""What is in lines that tell of a damaged image. Others are about nothing that can be seen, as bytes too many."""
 CONTINUED = b" (Invalid argument): fmt:"
 """How the second line of a complaint about colours begins."""
 LOG_LEVELS = ("OPENCV_FFMPEG_LOGLEVEL", "OPENCV_FFMPEG_DEBUG")

@@ -1,6 +1,6 @@
-"""Geometry and colour between a camera's picture and a model's input: one definition for training, export and driving.
+"""Geometry and colour between a camera's image and a model's input: one definition for training, export and driving.
 
-Legend: H,W rows and columns of the camera's picture; H',W' of the model's input.
+Legend: H,W rows and columns of the camera's image; H',W' of the model's input.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ PADDING_RGB = (124, 116, 104)
 
 
 class Fit(str, Enum):
-    """How a camera's picture H,W becomes the model's H',W'."""
+    """How a camera's image H,W becomes the model's H',W'."""
 
     STRETCH = "stretch"
     """Rows and columns each by a factor of their own: nothing is wasted, shapes change with the aspect."""
@@ -45,7 +45,7 @@ def fit_named(name: object) -> Fit:
 
 @dataclass(frozen=True)
 class Content:
-    """The part of the model's H',W' that shows the camera's picture; the rest is padding."""
+    """The part of the model's H',W' that shows the camera's image; the rest is padding."""
 
     top: int
     """First row."""
@@ -73,7 +73,7 @@ class Content:
 
 
 def content_of(size_hw: tuple[int, int], input_hw: tuple[int, int], fit: Fit) -> Content:
-    """Where a picture H,W lies in H',W'.
+    """Where an image H,W lies in H',W'.
 
     A letterbox scales by min(H'/H, W'/W); the other edge is rounded (halves up) to whole pixels, at least 1, and
     centred, where an odd row or column of padding is one at the bottom or right.
@@ -101,7 +101,7 @@ class Layout(str, Enum):
     """H,W,2: Y0 U Y1 V for two neighbours."""
 
     def shape(self, size_hw: tuple[int, int]) -> tuple[int, ...]:
-        """Shape of the array of a picture H,W.
+        """Shape of the array of an image H,W.
 
         Raises:
             DataError: an odd edge where two pixels share a colour.
@@ -109,7 +109,7 @@ class Layout(str, Enum):
         rows, columns = size_hw
         if (self is Layout.NV12 and rows % 2) or (self in (Layout.NV12, Layout.YUYV) and columns % 2):
             raise DataError(
-                f"a picture of {rows}x{columns} cannot be {self.value}: its colours are those of pixel pairs"
+                f"an image of {rows}x{columns} cannot be {self.value}: its colours are those of pixel pairs"
             )
         return {
             Layout.RGB: (rows, columns, 3),
@@ -119,7 +119,7 @@ class Layout(str, Enum):
         }[self]
 
     def size_hw(self, image: Image) -> tuple[int, int]:
-        """H, W of a picture in this layout."""
+        """H, W of an image in this layout."""
         rows, columns = image.shape[:2]
         return (rows * 2 // 3 if self is Layout.NV12 else rows, columns)
 
@@ -127,7 +127,7 @@ class Layout(str, Enum):
 def resize_frame(
     frame: npt.NDArray[np.uint8], size_hw: tuple[int, int], out: Image | None = None
 ) -> npt.NDArray[np.uint8]:
-    """A picture H,W,3 at another size, bilinear with half-pixel centres; the same array if the size fits."""
+    """An image H,W,3 at another size, bilinear with half-pixel centres; the same array if the size fits."""
     if frame.shape[:2] == size_hw:
         return frame
     cv2 = require("cv2")
@@ -148,14 +148,14 @@ def resize_classes(
 
 
 def fit_frame(frame: Image, input_hw: tuple[int, int], fit: Fit) -> Image:
-    """A camera's RGB picture H,W,3 as the model's frame H',W',3; the same array if the size fits."""
+    """A camera's RGB image H,W,3 as the model's frame H',W',3; the same array if the size fits."""
     content = content_of(frame.shape[:2], input_hw, fit)
     shown = resize_frame(frame, content.size_hw)
     return shown if content.size_hw == input_hw else _padded(shown, content, input_hw, PADDING_RGB)
 
 
 def fit_labels(labels: Image, input_hw: tuple[int, int], fit: Fit) -> Image:
-    """Class ids H,W of a picture as those of its frame, H',W'; padding has none, which is 255."""
+    """Class ids H,W of an image as those of its frame, H',W'; padding has none, which is 255."""
     rows, columns = labels.shape
     content = content_of((rows, columns), input_hw, fit)
     shown = resize_classes(labels, content.size_hw)
@@ -170,7 +170,7 @@ def _padded(shown: Image, content: Content, input_hw: tuple[int, int], value: tu
 
 
 def classes_to_camera(classes: Image, size_hw: tuple[int, int], fit: Fit, out: Image | None = None) -> Image:
-    """The model's map H',W' (class ids or confidence) as that of the camera's picture, H,W.
+    """The model's map H',W' (class ids or confidence) as that of the camera's image, H,W.
 
     Padding is cut off first, so that no pixel of the result comes of it.
     """
@@ -179,7 +179,7 @@ def classes_to_camera(classes: Image, size_hw: tuple[int, int], fit: Fit, out: I
 
 
 def to_rgb(image: Image, layout: Layout, out: Image | None = None) -> Image:
-    """A camera's picture as RGB H,W,3; the same array if it is that already.
+    """A camera's image as RGB H,W,3; the same array if it is that already.
 
     YUV is video range of BT.601, as cameras give it.
     """
@@ -198,13 +198,13 @@ def _code(layout: Layout) -> Any:
 
 
 class Fitter:
-    """Brings pictures to a model's input, in arrays of its own that it uses again."""
+    """Brings images to a model's input, in arrays of its own that it uses again."""
 
     def __init__(self, input_hw: tuple[int, int], fit: Fit = Fit.STRETCH) -> None:
-        """Args: input_hw: H',W'. fit: how pictures of another size get there."""
+        """Args: input_hw: H',W'. fit: how images of another size get there."""
         self.input_hw, self.manner = input_hw, fit
         self.content = Content(0, 0, *input_hw)
-        """Where the last picture lies in its frame."""
+        """Where the last image lies in its frame."""
         self._small, self._frame = (np.empty((*input_hw, 3), np.uint8) for _ in range(2))
         self._whole: Image | None = None
         self._size_hw: tuple[int, int] | None = None

@@ -23,7 +23,7 @@ SIDEWAYS = (5, 6, 7, 8)
 """EXIF orientations that exchange rows and columns."""
 _EXIF_ORIENTATION = 274
 _UPRIGHT = {1: None, 2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}
-"""EXIF orientation → Pillow's number of the transposition that makes the picture upright."""
+"""EXIF orientation → Pillow's number of the transposition that makes the image upright."""
 
 
 def read_image(path: Path) -> npt.NDArray[np.uint8]:
@@ -51,7 +51,7 @@ def read_label(path: Path, known: Collection[int] = range(256)) -> npt.NDArray[n
     that an optimiser of PNG files packed. The way that gives ids in `known` alone is meant.
 
     Raises:
-        DataError: missing, unreadable, truncated, lossy, a colour picture, or two ways give known ids.
+        DataError: missing, unreadable, truncated, lossy, a colour image, or two ways give known ids.
     """
     layout = png_layout(path)
     pixels, as_stored = _decoded(path)
@@ -62,7 +62,7 @@ def read_label(path: Path, known: Collection[int] = range(256)) -> npt.NDArray[n
         pixels = pixels.getchannel("L")
     if pixels.mode not in ("L", "P", "1", "I", "I;16", "I;16B"):
         raise DataError(
-            f"{path}: a {pixels.mode} colour picture, not label ids; give a grey or paletted PNG of class ids"
+            f"{path}: a {pixels.mode} colour image, not label ids; give a grey or paletted PNG of class ids"
         )
     values = np.asarray(pixels).astype(np.int32)
     if pixels.mode == "P":
@@ -191,7 +191,7 @@ def _check_jpeg(path: Path, _changed_ns: int) -> None:
     cv2, content = require("cv2"), np.fromfile(path, np.uint8)
     _, complaint = overheard(lambda: cv2.imdecode(content, cv2.IMREAD_REDUCED_GRAYSCALE_8))
     if complaint:
-        raise DataError(f"{path}: a damaged picture ({complaint}); take it out")
+        raise DataError(f"{path}: a damaged image ({complaint}); take it out")
 
 
 def _first_channel_16(path: Path, *, turned: bool) -> npt.NDArray[np.int32]:
@@ -208,7 +208,7 @@ def _first_channel_16(path: Path, *, turned: bool) -> npt.NDArray[np.int32]:
 
 
 def write_png(path: Path, pixels: npt.NDArray[np.uint8]) -> None:
-    """Write an RGB H,W,3 or grey H,W uint8 picture as PNG, whole or not at all.
+    """Write an RGB H,W,3 or grey H,W uint8 image as PNG, whole or not at all.
 
     Raises:
         DataError: it cannot be written.

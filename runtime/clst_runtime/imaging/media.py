@@ -1,6 +1,6 @@
-"""Which files lie in a folder, and which of them are pictures or videos: one answer for every command.
+"""Which files lie in a folder, and which of them are images or videos: one answer for every command.
 
-A file is what its content says, whatever its name. Where the content is not known, the suffix decides, except that text
+The content decides, not the name. Where the content is not known, the suffix decides, except that text
 is never a video: FFmpeg takes a playlist for one and opens what it names.
 """
 
@@ -24,14 +24,14 @@ VIDEO_SUFFIXES = frozenset({
     ".h264", ".264", ".h265", ".265", ".hevc", ".gif",
 })  # fmt: skip
 JPEGS_IN_A_ROW = frozenset({".mjpg", ".mjpeg"})
-"""Videos that begin as a picture does."""
+"""Videos that begin as an image does."""
 NOT_THE_USERS = frozenset({"lost+found", "System Volume Information", "$RECYCLE.BIN", "__MACOSX", "@eaDir"})
 """Folders that file systems and archive programs make; they are left out as hidden ones are."""
 HEAD_BYTES = 4096
 _NOWHERE = (errno.ENOENT, errno.ELOOP)
 _IMAGES = re.compile(
     rb"\x89PNG\r\n\x1a\n|\xff\xd8\xff|RIFF....WEBP|II[*+]\0|MM\0[*+]|BM.{12}[\x0c\x28\x34\x38\x40\x6c\x7c]\0\0\0"
-    rb"|....ftyp(?:hei|hev|mif|msf|avi[fs])",  # HEIF and AVIF: pictures in a video's container
+    rb"|....ftyp(?:hei|hev|mif|msf|avi[fs])",  # HEIF and AVIF: images in a video's container
     re.DOTALL,
 )
 _VIDEOS = re.compile(
@@ -50,7 +50,7 @@ class Kind(Enum):
 
 
 def kind_of(path: Path) -> Kind | None:
-    """Whether a file is a picture or a video; None where it is neither.
+    """Whether a file is an image or a video; None where it is neither.
 
     Raises:
         DataError: it cannot be opened.
@@ -132,7 +132,7 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
 
 
 def images_below(folder: Path) -> list[Path]:
-    """The pictures among `files_below`; none where there is no such folder.
+    """The images among `files_below`; none where there is no such folder.
 
     Raises:
         DataError: a folder or a file cannot be read.
@@ -141,14 +141,14 @@ def images_below(folder: Path) -> list[Path]:
 
 
 def without_suffix(path: Path) -> Path:
-    """The path without the suffix of a picture or video; another point in a name is a part of it."""
+    """The path without the suffix of an image or video; another point in a name is a part of it."""
     return path.with_suffix("") if path.suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES else path
 
 
 @contextmanager
 def name_for_opencv(path: Path) -> Iterator[str]:
     """A name by which OpenCV opens or makes this very file: of a relative one it takes what stands before a colon for a
-    protocol, a percent sign begins a row of pictures, and what is not UTF-8 ends the process.
+    protocol, a percent sign begins a row of images, and what is not UTF-8 ends the process.
 
     Raises:
         DataError: there is no such name.

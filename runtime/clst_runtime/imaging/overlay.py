@@ -1,4 +1,4 @@
-"""Class maps as pictures. Legend: H rows, W columns; all pictures RGB uint8 H,W,3."""
+"""Class maps as images. Legend: H rows, W columns; all images RGB uint8 H,W,3."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def blend(frame: Image, classes: Image, class_list: ClassList, alpha: float = 0.
 
 
 def write_text(image: Image, text: str, place_xy: tuple[int, int]) -> None:
-    """Write white words with a dark rim into a picture, in place."""
+    """Write white text with a dark rim into an image, in place."""
     cv2 = require("cv2")
     for colour, width in (((0, 0, 0), 3), ((255, 255, 255), 1)):
         cv2.putText(image, text, place_xy, cv2.FONT_HERSHEY_SIMPLEX, 0.45, colour, width, cv2.LINE_AA)
@@ -47,7 +47,7 @@ def legend(class_list: ClassList, *, width: int = 200) -> Image:
 
 
 def contact_sheet(rows: Sequence[Sequence[Image]], titles: Sequence[str] = ()) -> Image:
-    """Pictures in rows and columns, all brought to the size of the first, with a title over each column."""
+    """Images in rows and columns, all brought to the size of the first, with a title over each column."""
     if not rows or not rows[0]:
         return np.zeros((1, 1, 3), np.uint8)
     size, gap, head = (rows[0][0].shape[0], rows[0][0].shape[1]), 4, 22 if titles else 0

@@ -1,8 +1,8 @@
-"""Frames of videos as OpenCV hands them out, without those that it only says it has decoded.
+"""Frames of videos as OpenCV hands them out, without those that were not really decoded.
 
 From 4.13 on OpenCV lets FFmpeg 8 convert colours, which refuses interlaced frames, as many H.264 and MPEG-2 files
-have; OpenCV does not look, says True and hands out what lay in its memory: the picture before, or what another
-program's memory once held. Only a line on standard error tells. So the first picture is converted under supervision,
+have; OpenCV does not check, returns True and hands out what lay in its memory: the image before, or what another
+program's memory once held. Only a line on standard error shows it. So the first image is converted under supervision,
 and one again that is the same as the one before, as each is whose conversion failed.
 """
 
@@ -25,7 +25,7 @@ DAMAGED_IN_A_ROW = 250
 SWSCALE = "swscaler"
 """FFmpeg's part that converts colours."""
 STEP = 16
-"""Of a picture so many rows and columns apart are compared with the one before."""
+"""Of an image so many rows and columns apart are compared with the one before."""
 LEAST_SHARE = 0.9
 """Of the frames that a file announces, which are not always counted: a sound that is longer makes them more. So does
 rounding; a second may be missing besides."""
@@ -34,18 +34,18 @@ MOTION_JPEG = tuple(int.from_bytes(name, "little") for name in (b"MJPG", b"mjpg"
 
 
 class Frames:
-    """The pictures of a capture that has the methods of `cv2.VideoCapture`."""
+    """The images of a capture that has the methods of `cv2.VideoCapture`."""
 
     def __init__(self, capture: Any) -> None:
         self.capture = capture
         self.complaint = ""
-        """Why the last picture was none, by what decoded it."""
+        """Why the last image was none, by what decoded it."""
         self._before: Image | None = None
         self._was_clean = False
         backend = str(getattr(capture, "getBackendName", str)())
         self.by_ffmpeg = backend == "FFMPEG"
         self._is_jpeg = self.by_ffmpeg and capture.get(FOURCC) in MOTION_JPEG
-        # A picture upside down is turned where it lies, so that one that was not converted differs from the one before
+        # An image upside down is turned where it lies, so that one that was not converted differs from the one before
         self._always = backend == "V4L2" or (self.by_ffmpeg and capture.get(ORIENTATION) == 180)
 
     def grab(self) -> bool:
@@ -57,7 +57,7 @@ class Frames:
         return bool(good)
 
     def retrieve(self, into: Image | None = None) -> Image | None:
-        """The picture that was grabbed, in `into` if it fits; None if there is none or it could not be converted.
+        """The image that was grabbed, in `into` if it fits; None if there is none or it could not be converted.
 
         A source of which the decoder complains from the first frame on has a habit and no damage.
         """
@@ -84,7 +84,7 @@ class Frames:
 
     @property
     def reason(self) -> str:
-        """Why the last picture was none, in words; "" where nobody said."""
+        """Why the last image was none; "" where no reason is known."""
         if "interlaced" in self.complaint:
             return "its frames are interlaced, which this OpenCV cannot convert"
         return f"its frames cannot be decoded ({self.complaint})" if self.complaint else ""
@@ -117,7 +117,7 @@ class VideoFile:
         fps = float(self._capture.get(FPS))
         self.fps = fps if fps > 0 else None
         self.announced = float(self._capture.get(COUNT))
-        """Frames that it says it has: counted, an estimate, or nonsense."""
+        """Its own number of frames: counted, an estimate, or nonsense."""
         self.position = -1
         """Of the frame read last, counted from 0; damaged ones before it count."""
         self.damaged = 0
@@ -152,7 +152,7 @@ class VideoFile:
         return False
 
     def warnings(self, *, ended: bool = True) -> list[str]:
-        """What is wrong with the file; `ended` says whether it was read to its end."""
+        """What is wrong with the file; `ended`: whether it was read to its end."""
         lines = [f"{self.path}: damaged frames were left out: {self.damaged}"] if self.damaged else []
         announced, found = int(self.announced), self.position + 1
         read = f"{self.path}: {found} of {max(announced, found)} announced frames could be read"

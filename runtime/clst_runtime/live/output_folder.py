@@ -21,7 +21,7 @@ FILES = re.compile(r"overlay(-unfinished(-\d+)?)?\.(mp4|mkv)|frames\.jsonl|stati
 RECORDINGS = re.compile(r"overlay-\d{8}-\d{6}(-\d+)?(-unfinished(-\d+)?)?\.(mp4|mkv)")
 """What viewers of the page record, in `recordings`."""
 IMAGE_FOLDERS = ("masks", "overlays")
-"""Folders with a picture a frame."""
+"""Folders with an image a frame."""
 UNFINISHED = re.compile(r"\.(?P<stem>.+)-[a-z0-9_]{8}(?P<suffix>\.\w+)")
 """What a killed run leaves beside a file that it was writing."""
 NUMBERED = re.compile(r"\d{6,}")
@@ -62,7 +62,7 @@ def claimed(path: Path, *, overwrite: bool, strange: Iterable[str] = (), source:
     Args:
         path: the folder.
         overwrite: whether it may hold an older run's files.
-        strange: its folders that pictures of frames will go to, so that no others may be there.
+        strange: its folders that images of frames will go to, so that no others may be there.
         source: what the run reads, a path or an address.
 
     Raises:
@@ -173,7 +173,7 @@ def _lock(path: Path) -> int:
 
 
 def _holder(path: Path) -> str:
-    """The process that holds the lock, where the system tells it."""
+    """The process that holds the lock, where the system reports it."""
     with suppress(OSError, IndexError):
         facts = path.stat()
         number = f"{os.major(facts.st_dev):02x}:{os.minor(facts.st_dev):02x}:{facts.st_ino}"

@@ -32,7 +32,7 @@ MASKS_HELD = 8
 
 @dataclass(frozen=True, kw_only=True)
 class Observers:
-    """Who is told how the run goes; each is called in the loop and must return at once."""
+    """Callbacks on the progress of the run; each is called in the loop and must return at once."""
 
     ready: Callable[[RunStatistics], None] = lambda _: None
     """The model is warm and the first frame is there."""
@@ -62,7 +62,7 @@ class Stop:
 
 
 class Segmenter:
-    """Camera pictures to results, in memory that is used again."""
+    """Camera images to results, in memory that is used again."""
 
     def __init__(self, backend: Backend, *, at_camera_size: bool) -> None:
         self.backend, self.at_camera_size = backend, at_camera_size
@@ -91,7 +91,7 @@ class Segmenter:
 
 
 def without_padding(prediction: Prediction, content: Content) -> Prediction:
-    """What the model says of the camera's picture: views of the part of its maps that shows it."""
+    """The prediction for the camera's image alone: views of that part of the maps."""
     if content.size_hw == prediction.classes.shape:
         return prediction
     confidence = prediction.confidence

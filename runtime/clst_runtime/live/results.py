@@ -1,7 +1,7 @@
-"""A frame that has been segmented. Legend: H,W of the camera's picture; h,w of it in the model's input.
+"""A frame that has been segmented. Legend: H,W of the camera's image; h,w of it in the model's input.
 
 h,w is the model's whole H',W' by `Fit.STRETCH`, and less of a letterbox, whose padding no sink ever sees: whatever is
-brought from h,w to another size of the camera's picture lies right over it.
+brought from h,w to another size of the camera's image lies right over it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ class Result:
     """What every sink gets. Its arrays are shared and must not be changed; they may be held as long as wanted."""
 
     timed: TimedFrame
-    """The camera's picture."""
+    """The camera's image."""
     prediction: Prediction
     """h,w class ids, and confidence where the model gives it; without padding."""
     mask: Classes

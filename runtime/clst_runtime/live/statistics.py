@@ -39,7 +39,7 @@ class Deadline:
 
     @property
     def silent_ns(self) -> int:
-        """A run is stale when its newest picture is older than this."""
+        """A run is stale when its newest image is older than this."""
         seconds = SILENT_SECONDS if self.milliseconds is None else self.milliseconds * self.stale_after / 1e3
         return int(1e9 * seconds)
 
@@ -93,7 +93,7 @@ class RunStatistics:
             self._note_stale()
 
     def passed(self, drops: Mapping[str, int], *, lost: bool, losses: int, why: str = "") -> None:
-        """Take over what the source says of itself; called whether or not there was a frame.
+        """Take over the source's status; called whether or not there was a frame.
 
         Nobody missed what a camera dropped before `begin`; of a file every frame counts.
         """
@@ -122,7 +122,7 @@ class RunStatistics:
 
     @property
     def warnings(self) -> list[str]:
-        """What went wrong, the latest last; what came more than once says how often."""
+        """What went wrong, the latest last; with a count where it came more than once."""
         warned = self._warned.copy()  # one step, so that no other thread can come between
         return [message if count == 1 else f"{message} ({count} times)" for message, count in warned.items()]
 
@@ -192,7 +192,7 @@ class RunStatistics:
         }
 
     def snapshot(self) -> dict[str, Any]:
-        """`to_json` as of now, with the age of the newest picture and the recent frames for charts.
+        """`to_json` as of now, with the age of the newest image and the recent frames for charts.
 
         `recent` holds [seconds since the start, capture to mask in ms, inference in ms] of each.
         """

@@ -14,7 +14,7 @@ IDLE_SECONDS = 0.1
 
 
 class StatisticsLog(Sink):
-    """Tells the statistics every so many seconds, whether or not there are frames.
+    """Writes the statistics every so many seconds, whether or not there are frames.
 
     A sink, so that a disk that is full or hangs costs this log alone.
     """
@@ -43,7 +43,7 @@ class StatisticsLog(Sink):
         self.idle()
 
     def idle(self) -> None:
-        """Tell them when it is time."""
+        """Write them when it is time."""
         now = self._clock()
         if now >= self._next and self._begun():
             late = self._next + self._every <= now

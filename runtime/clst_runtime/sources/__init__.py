@@ -30,9 +30,9 @@ def open_source(uri: str, *, timeouts: Timeouts | None = None) -> Source:
     """Open a source by what it names.
 
     Args:
-        uri: a folder or file of pictures, a video file, `camera:0` or `0` or `/dev/video0`, `csi:0`, `rtsp://…`,
+        uri: a folder or file of images, a video file, `camera:0` or `0` or `/dev/video0`, `csi:0`, `rtsp://…`,
             `gst:` with a GStreamer pipeline that ends in appsink, or `raw:1280x720` for frames on standard input.
-        patience: how long a live source may give nothing.
+        timeouts: how long a live source may give nothing.
 
     Raises:
         DataError: it does not exist, cannot be opened or holds no frame. ConfigError: an option that cannot be.
@@ -50,7 +50,7 @@ def open_source(uri: str, *, timeouts: Timeouts | None = None) -> Source:
         return LiveSource(without_credentials(uri), address, replace(timeouts or Timeouts(), stall_seconds=math.inf))
     address_found = live_address(uri)
     if address_found is None:
-        kind = "no folder, picture or video" if os.path.exists(uri) else "no such folder, picture or video"
+        kind = "no folder, image or video" if os.path.exists(uri) else "no such folder, image or video"
         raise DataError(f"{uri}: {kind}, and no camera (camera:0, csi:0, rtsp://…, gst:…, raw:WxH)")
     return LiveSource(without_credentials(uri), address_found, timeouts)
 

@@ -51,7 +51,7 @@ class TimedFrame:
 
 @dataclass(frozen=True, kw_only=True)
 class SourceStatus:
-    """What a source says of itself at one moment."""
+    """A source's status at one moment."""
 
     drops: Counter[str]
     """Frames that passed unseen since it was opened, by cause."""

@@ -17,7 +17,7 @@ FRAMES_HELD = 8
 
 
 class ImageSource(Source):
-    """Pictures of a place, in the order of their paths."""
+    """Images of a place, in the order of their paths."""
 
     def __init__(self, images: InputImages) -> None:
         super().__init__()
@@ -26,7 +26,7 @@ class ImageSource(Source):
         self._next = 0
 
     def take(self, timeout_seconds: float) -> TimedFrame:
-        """The next picture, however long reading takes."""
+        """The next image, however long reading takes."""
         if self._next == len(self.paths):
             raise SourceEnded
         path, index = self.paths[self._next], self._next

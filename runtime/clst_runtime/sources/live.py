@@ -80,7 +80,7 @@ class LiveSource(Source):
         Args:
             uri: how messages name it; credentials are left out of them.
             address: what to open.
-            patience: how long to wait for what.
+            timeouts: how long to wait for what.
             opener: `module:function` that opens the address in the reading process.
         """
         super().__init__()
@@ -126,7 +126,7 @@ class LiveSource(Source):
             raise SourceEnded
         silent = (time.monotonic_ns() - self._seen_ns) / 1e9
         limit = self.timeouts.lost_seconds if self._had_frames else self.timeouts.start_seconds
-        if limit is not None and silent > limit and self._failure:  # at least one reader has said why
+        if limit is not None and silent > limit and self._failure:  # at least one reader has given a reason
             raise DataError(f"{self.uri}: no frame for {limit:g} s: {self._failure}; clst-doctor lists cameras")
 
     def close(self) -> None:
@@ -191,7 +191,7 @@ class LiveSource(Source):
         return set(self._borrowed) | waiting
 
     def _follow(self, reader: _Process) -> str:
-        """Take in what the reader tells until it ends or falls silent; why it was lost."""
+        """Handle the reader's messages until it ends or falls silent; returns why it was lost."""
         first, opened = self._next_index, False
         deadline = time.monotonic() + self.timeouts.open_seconds
         while not self._closing:
@@ -232,14 +232,14 @@ class LiveSource(Source):
             arrival = self._arrival(message, first)
             if self._newest is not None:
                 self.drops[OVERTAKEN] += 1
-                self._borrowed[self._newest.slot] = BorrowableArray(self._newest.image)  # lent to nobody: free again
+                self._borrowed[self._newest.slot] = BorrowableArray(self._newest.image)  # free again
             self._newest = arrival
             self._next_index, self._seen_ns = arrival.index + 1, time.monotonic_ns()
             self._had_frames, self.lost, self._failure, self.why = True, False, "", ""
             self._changed.notify_all()
 
     def _arrival(self, message: dict[str, Any], first: int) -> _Arrival:
-        """A frame that a reader tells of; checked here, because the loop that takes it must not fail.
+        """A frame that a reader announces; checked here, because the loop that takes it must not fail.
 
         Raises:
             Exception: there can be no such frame.
@@ -303,7 +303,7 @@ class _Process:
             self._opened = opened.pop_all()
 
     def messages(self, timeout_seconds: float) -> list[dict[str, Any]] | None:
-        """What has been told since; None when the process is gone."""
+        """The messages since the last call; None when the process is gone."""
         lines: list[bytes] = []
         for descriptor, _ in self._poll.poll(1000 * timeout_seconds):
             read = os.read(descriptor, 1 << 16)
@@ -324,7 +324,7 @@ class _Process:
     def give_back(self, slots: list[int]) -> None:
         """Name slots that are free again."""
         if slots:
-            with suppress(BrokenPipeError):  # it has ended; `messages` will tell
+            with suppress(BrokenPipeError):  # it has ended; `messages` returns None then
                 self._freed.write(bytes(slots))
 
     def end(self) -> str:
@@ -337,7 +337,7 @@ class _Process:
             self._keep(os.read(self._errors, 1 << 16))
         lines = self._text.decode(errors="replace").strip().splitlines()
         if self._cut:
-            del lines[:1]  # its beginning is missing, and with it what tells a password
+            del lines[:1]  # its beginning is missing, and with it what marks a password
         text = without_credentials(lines[-1]) if lines else ""
         # What is new each time, a place in memory or in the stream, would make a warning of its own of each loss
         return re.sub(r"\d{5,}", "#", re.sub(r" @ 0x[0-9a-f]+", "", text))[:200]

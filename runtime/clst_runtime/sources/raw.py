@@ -85,7 +85,7 @@ class RawCapture:
         """Wait for the first byte of a frame, whose arrival is its time of capture; a frame not retrieved is skipped.
 
         Raises:
-            EOFError: the writer has closed the pipe; within a frame it says so. DataError: it cannot be read.
+            EOFError: the writer has closed the pipe; within a frame, with a message. DataError: it cannot be read.
         """
         if self._begun:
             self.retrieve()

@@ -78,7 +78,7 @@ class Slots:
         self._changed = threading.Condition()
 
     def view(self, slot: int, shape: tuple[int, ...]) -> Image:
-        """A slot's memory as a picture of `shape`.
+        """A slot's memory as an image of `shape`.
 
         Raises:
             DataError: it does not fit.
@@ -141,7 +141,7 @@ def _configure(cv2: Any, capture: Any, address: LiveAddress) -> None:
 
 
 class Reader:
-    """Reads frames into slots and tells the parent."""
+    """Reads frames into slots and sends the parent a message of each."""
 
     def __init__(self, order: Order, capture: Any, slots: Slots) -> None:
         self.order, self.capture, self.slots, self._frames = order, capture, slots, Frames(capture)
@@ -220,7 +220,7 @@ def check_shape(image: Image, layout: Layout) -> tuple[int, ...]:
 
 
 def main() -> None:
-    """Open, read, tell; the exit code means nothing, the messages do."""
+    """Open and read; results and errors go as messages, the exit code has no meaning."""
     order = Order.from_json(sys.argv[2])
     module, _, name = order.opener.partition(":")
 
@@ -240,7 +240,7 @@ def main() -> None:
         reader.run()
     except EOFError as end:
         os.write(order.messages, json.dumps({"ended": str(end)}).encode() + b"\n")
-    except Exception as error:  # noqa: BLE001  whatever it is, the parent is told why
+    except Exception as error:  # noqa: BLE001  whatever it is, the parent gets the reason
         send_failure(message_of(error))
     finally:
         os._exit(0)  # a capture that hangs must not hold up the end

@@ -1,4 +1,4 @@
-"""Pictures played as if a camera gave them: a live source, without an end, for machines without a camera."""
+"""Images played as if a camera gave them: a live source, without an end, for machines without a camera."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ REPLAY_FPS = 30.0
 
 
 class ReplaySource(Source):
-    """RGB pictures in a circle, one each 1/fps seconds; who comes late gets the newest and the others are drops.
+    """RGB images in a circle, one each 1/fps seconds; who comes late gets the newest and the others are drops.
 
     A frame's capture time is the moment it was due, so ages hold everything that came after it, waiting included.
     """
@@ -28,20 +28,20 @@ class ReplaySource(Source):
         clock: Callable[[], int] = time.monotonic_ns,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        """Take pictures H,W,3 RGB.
+        """Take images H,W,3 RGB.
 
         Args:
-            pictures: held in memory, so that no disk is in the age.
+            images: held in memory, so that no disk is in the age.
             fps: frames a second.
             clock: nanoseconds that never go back.
             sleep: waits for seconds.
 
         Raises:
-            DataError: there are no pictures.
+            DataError: there are no images.
         """
         super().__init__()
         if not images:
-            raise DataError("no pictures to replay; give a folder that holds some")
+            raise DataError("no images to replay; give a folder that holds some")
         self.fps = fps
         self._images, self._clock, self._sleep = images, clock, sleep
         self._period_ns = round(1e9 / fps)
@@ -73,7 +73,7 @@ class ReplaySource(Source):
         return super().status()
 
     def _pass_by(self, last: int) -> None:
-        """Every picture up to the position `last` that nobody took is a drop."""
+        """Every image up to the position `last` that nobody took is a drop."""
         self.drops[OVERTAKEN] += max(0, last - self._last)
         self._last = max(self._last, last)
 

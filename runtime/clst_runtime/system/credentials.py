@@ -1,7 +1,7 @@
-"""Users, passwords, tokens and keys appear in no message, report, page or file: what is told goes through here.
+"""Users, passwords, tokens and keys appear in no message, report, page or file: all text goes through here.
 
-An address keeps its scheme, host and port, words of its path that name a stream, and options that hide nothing. What
-cannot be told from a secret is hidden too: the path /live/x7Gf90 may be all that opens a stream.
+An address keeps its scheme, host and port, what names a stream in its path, and options that hide nothing. What
+cannot be distinguished from a secret is hidden, too: the path /live/x7Gf90 may be all that opens a stream.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def all_without_credentials(value: Any) -> Any:
 def keeping_secret(arguments: Iterable[str]) -> Iterator[None]:
     """Meanwhile the secrets in a command's arguments are hidden wherever they stand, in an address or not.
 
-    A library tells of a wrong password or stream key in words of its own. Threads of the process see the same.
+    A library writes its own messages about a wrong password or stream key. Threads of the process see the same.
     """
     global _known
     before = _known
@@ -107,7 +107,7 @@ def secrets_of(argument: str) -> set[str]:
 
 @dataclass(frozen=True, kw_only=True)
 class _Parts:
-    """What follows scheme and slashes; `host` with its port is empty where it cannot be told from a password."""
+    """What follows scheme and slashes; `host` with its port is empty where it may be a password."""
 
     user: str
     host: str

@@ -1,6 +1,6 @@
 """Clocks, power mode and temperatures of this machine: what a latency must be quoted with, before and after.
 
-Every value is as the machine's own tools say it: `nvidia-smi`, on a Jetson `tegrastats`, `nvpmodel` and
+Every value is from the machine's own tools: `nvidia-smi`, on a Jetson `tegrastats`, `nvpmodel` and
 `jetson_clocks`, and the files of /sys for the CPU and the thermal zones. What is not there is left out.
 """
 
@@ -56,7 +56,7 @@ def device_state(root: Path = Path("/"), run: Runner = run_program) -> dict[str,
 
 
 def gpu_states(run: Runner = run_program) -> list[dict[str, Any]]:
-    """What nvidia-smi says of each GPU, in its order; empty without one."""
+    """nvidia-smi's values of each GPU, in its order; empty without one."""
     query = ",".join(GPU_FIELDS.values())
     text = run(["nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader,nounits"])
     gpus = parse_nvidia_smi(text or "")
@@ -163,7 +163,7 @@ def thermal_zones(root: Path = Path("/")) -> dict[str, float]:
 
 
 def unsteadiness(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
-    """What makes a measurement between two states doubtful, in words; empty if nothing is known against it."""
+    """Why a measurement between two states may be unsteady, as warnings; empty if nothing is known against it."""
     lines = []
     if before.get("power_mode") != after.get("power_mode"):
         lines.append(f"the power mode changed from {before.get('power_mode')} to {after.get('power_mode')}")

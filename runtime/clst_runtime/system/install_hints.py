@@ -38,7 +38,7 @@ _JETSON: dict[str, str] = {
     "tensorrt": f"sudo apt-get install nvidia-jetpack (brings TensorRT and its Python module); {JETSON_VENV}",
     "cuda": "sudo apt-get install nvidia-jetpack; export PATH=/usr/local/cuda/bin:$PATH",
     "driver": "flash the board with JetPack: its driver is part of the system",
-    "clocks": "sudo nvpmodel -q --verbose tells the modes; sudo nvpmodel -m 0 && sudo jetson_clocks fixes the clocks",
+    "clocks": "sudo nvpmodel -q --verbose lists the modes; sudo nvpmodel -m 0 && sudo jetson_clocks fixes the clocks",
     "pycuda": "sudo apt-get install python3-dev g++; export PATH=/usr/local/cuda/bin:$PATH; "
     "pip install 'pycuda>=2024.1'; or, with nothing to compile, pip install 'cuda-bindings<13'",
 }

@@ -14,7 +14,7 @@ from typing import Any
 from clst_runtime.system.programs import Runner, run_program
 
 UNKNOWN = "unknown"
-"""A version that nothing tells."""
+"""A version that cannot be found out."""
 
 PACKAGES = ("numpy", "opencv-python", "opencv-python-headless", "av", "onnxruntime", "onnxruntime-gpu", "torch", "onnx",
             "tensorrt", "tensorrt-rtx-cu13-bindings", "pycuda", "cuda-bindings", "click")  # fmt: skip
@@ -29,7 +29,7 @@ def package_version(name: str) -> str | None:
 
 
 def cpu_name(root: Path = Path("/")) -> str:
-    """The processor's name; on boards whose kernel does not tell it, the board's."""
+    """The processor's name; on boards whose kernel does not report it, the board's."""
     info, board = root / "proc/cpuinfo", root / "proc/device-tree/model"
     if info.is_file():
         for line in info.read_text(errors="replace").splitlines():
@@ -49,7 +49,7 @@ def gpu_names(run: Runner = run_program) -> list[str]:
 def driver_version(root: Path = Path("/"), run: Runner = run_program) -> str:
     """The version of the GPU's driver, as `580.65.06`; on a Jetson, whose driver belongs to its system, that system's.
 
-    Two files tell it; nvidia-smi is asked only where neither is there. `unknown` if nothing tells it; never raises.
+    Two files have it; nvidia-smi is asked only where neither exists. `unknown` without any of them; never raises.
     """
     release = parse_tegra_release(text_of(root / "etc/nv_tegra_release"))
     if release is not None:

@@ -13,7 +13,7 @@ SETTLING = 0.25
 
 
 def resident_bytes(statm: Path = Path("/proc/self/statm")) -> int | None:
-    """Bytes of this process that are in memory; None where the system does not tell."""
+    """Bytes of this process that are in memory; None where the system does not report them."""
     try:
         return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except (OSError, ValueError, IndexError):

@@ -16,7 +16,7 @@ LARGEST = 1e9
 LARGEST_COUNT = 2**31 - 1
 """Of an option that counts; what libraries take."""
 LARGEST_SIDE = 16384
-"""Rows or columns of a picture."""
+"""Rows or columns of an image."""
 MOST_THREADS = 1024
 """Of a setting, which another machine may use."""
 

@@ -42,7 +42,7 @@ NO_TELEMETRY = "ORT_DISABLE_TELEMETRY"
 """Environment variable of ONNX Runtime: unless it is 1 before the import, wheels from 1.29 on send telemetry to
 Microsoft and keep an identifier in the user's cache folder."""
 LONGEST = 300
-"""Letters of a reason that are told: some packages give a page of advice."""
+"""Characters of a reason that are shown: some packages give a page of advice."""
 
 
 class Unimportable(MissingDependency):
@@ -90,7 +90,7 @@ def require(module: str) -> ModuleType:
 
 
 def unimportable(module: str, error: ImportError) -> Unimportable:
-    """The error for a package that cannot be imported: what is wrong with it, and the cure."""
+    """The error for a package that cannot be imported: what is wrong with it, and the hint."""
     package, blamed = module.partition(".")[0], blamed_for(error)
     fault = fault_of(module) or lost_files(module, error)
     if fault is None and blamed != package:

@@ -35,13 +35,13 @@ def rivals(wheels: Sequence[str]) -> list[str]:
 
 
 def fault_of(module: str) -> tuple[str, str] | None:
-    """What is wrong with what is there of a package, and the cure; None if it looks whole or is not there at all."""
+    """What is wrong with an installed package, and the hint; None if it looks whole or is not there at all."""
     package = module.partition(".")[0]
     if sys.modules.get(package, importlib) is None:  # kept from being imported
         return None
     try:
         found = importlib.util.find_spec(package)
-    except (ImportError, ValueError):  # a module that does not say where it is
+    except (ImportError, ValueError):  # a module without a location
         return None
     if found is not None:
         fault = _other_python(package, [Path(each) for each in found.submodule_search_locations or ()])

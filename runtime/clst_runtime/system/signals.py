@@ -20,7 +20,7 @@ AGAIN_SECONDS = 0.02
 
 
 def not_ignored(signals: Iterable[signal.Signals]) -> list[signal.Signals]:
-    """Those that whoever started the program has not told it to ignore, as `nohup` does with SIGHUP."""
+    """Those that are not ignored from the start, as `nohup` makes a program ignore SIGHUP."""
     return [each for each in signals if signal.getsignal(each) is not signal.SIG_IGN]
 
 

@@ -213,7 +213,7 @@ def test_build_of_an_onnx_file_names_the_command(tmp_path):
     for more in ((), ("--frames", tmp_path)):
         done = run("build", tmp_path / "front.onnx", *more)
         assert done.exit_code == 2
-        assert f"clst-export build {tmp_path / 'front.engine'} --frames PICTURES" in " ".join(done.output.split())
+        assert f"clst-export build {tmp_path / 'front.engine'} --frames IMAGES" in " ".join(done.output.split())
 
 
 def test_a_checkpoint_that_is_none_is_refused(tmp_path):

@@ -31,7 +31,7 @@ NO_CLASS = 255
 
 
 class ResultSlot:
-    """Buffers H,W of one result, lent out as arrays and not used again while any of them is held."""
+    """Buffers H,W of one result. Arrays of them are borrowed; none is written again while any of those is alive."""
 
     def __init__(self, hosts: list[Bytes]) -> None:
         self.hosts = hosts
@@ -39,7 +39,7 @@ class ResultSlot:
 
     @property
     def is_free(self) -> bool:
-        """Whether nobody holds what was lent, nor a view of it."""
+        """Whether no borrowed array is alive, nor a view of one."""
         return all(borrowed.is_free for borrowed in self._borrowed)
 
     def borrow(self) -> Prediction:
@@ -73,7 +73,7 @@ class Buffers(ABC):
         return next((slot for slot in self._slots if slot.is_free), self._spare)
 
     def give(self, slot: ResultSlot) -> Prediction:
-        """A filled slot's result: lent, or copied if it is the spare one."""
+        """A filled slot's result: borrowed, or copied if it is the spare one."""
         return slot.copied() if slot is self._spare else slot.borrow()
 
     def put(self, frame: Frame) -> None:

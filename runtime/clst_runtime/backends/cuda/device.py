@@ -41,11 +41,11 @@ class GraphFailed(ClstError):
 
 
 class GpuOutOfMemory(ClstError):
-    """Too little memory on the GPU now, which says nothing of another time; nothing else is lost."""
+    """Too little memory on the GPU at the moment. Another try may succeed; nothing else is lost."""
 
 
 class CudaFailed(ClstError):
-    """An error of the GPU that stays until the process ends; it says nothing of the next process."""
+    """An error of the GPU that stays until the process ends; the next process starts without it."""
 
 
 class Event(Protocol):
@@ -70,7 +70,7 @@ class CudaDevice(Protocol):
     """One GPU, opened; closed by `with`."""
 
     library: str
-    """What speaks to the driver: of `LIBRARIES`."""
+    """The library that calls the driver, one of `LIBRARIES`."""
     name: str
     """The GPU as its driver names it, e.g. `Orin`."""
     compute_capability: str
@@ -78,7 +78,7 @@ class CudaDevice(Protocol):
     multiprocessors: int
     """How many of them it has: modules of one name and compute capability differ in it (Orin: 4 to 16)."""
     cuda_version: str
-    """The newest CUDA that the driver offers, e.g. `12.6`; `unknown` where the library cannot tell."""
+    """The newest CUDA that the driver offers, e.g. `12.6`; `unknown` where the library does not report it."""
     integrated: bool
     """Whether processor and GPU share one memory, as on a Jetson."""
 
@@ -181,7 +181,7 @@ def has_driver() -> bool:
 
 
 class NotImportable(MissingDependency):
-    """A CUDA library is not there; `what` is the message without its cure."""
+    """A CUDA library is not there; `what` is the message without its hint."""
 
     def __init__(self, what: str) -> None:
         super().__init__(f"{what}; {HINT}" if has_driver() else f"{NO_DRIVER}{RUNS_WITHOUT}")

@@ -43,7 +43,7 @@ def prove_graph(
         device: the GPU.
         queue: queues the work of one frame, up to the engine.
         run: brings a frame in, has its work queued by the function it gets, and gives the outputs N,H,W.
-        frames: pictures H,W,3 of the engine's input size.
+        frames: images H,W,3 of the engine's input size.
 
     Raises:
         GraphFailed: the graph cannot be made or differs; the plain run has shown that it is as good as before.

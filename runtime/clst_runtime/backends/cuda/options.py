@@ -25,7 +25,7 @@ class GpuOptions:
     graph: bool = False
     """Record the engine's work once as a CUDA graph and launch that for each frame; needs cuda-python."""
     cuda: str = AUTO
-    """What speaks to the driver: `pycuda`, `cuda-python`, or whichever is there."""
+    """The library that calls the driver: `pycuda`, `cuda-python`, or whichever is there."""
 
     def __post_init__(self) -> None:
         if self.io not in (AUTO, *IO_NAMES):

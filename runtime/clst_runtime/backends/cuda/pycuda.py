@@ -45,7 +45,7 @@ class PycudaDevice(GuardedDevice):
         self._stream: Any = None
         try:
             driver.init()
-            with suppress(driver.Error):  # it is only told
+            with suppress(driver.Error):  # the version is only reported
                 self.cuda_version = version_text(int(driver.get_driver_version()))
             if driver.Device.count() == 0:
                 raise MissingDependency(f"no CUDA device is visible; {HINT}")

@@ -29,7 +29,7 @@ def is_onnxruntime(error: BaseException) -> bool:
 
 
 def reason_of(error: BaseException) -> str:
-    """What it says, in one line."""
+    """The error's message, in one line."""
     text = " ".join(_PREFIX.sub("", str(error).strip()).split()) or type(error).__name__
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
 
@@ -60,7 +60,7 @@ def one_line(doing: str) -> Iterator[None]:
         if not is_onnxruntime(error):
             raise
         raise onnxruntime_failure(error, doing) or ClstError(
-            f"ONNX Runtime failed while {doing} ({reason_of(error)}); clst-doctor says what it can do here"
+            f"ONNX Runtime failed while {doing} ({reason_of(error)}); see clst-doctor for what it can do here"
         ) from error
 
 
@@ -101,6 +101,6 @@ def why_not_loaded(ort: Any, provider: str) -> str:
     try:
         ctypes.CDLL(str(library))
     except OSError as error:
-        version = getattr(ort, "cuda_version", "")  # 1.21 and newer tell
+        version = getattr(ort, "cuda_version", "")  # since 1.21
         return f"{error}; it is built for CUDA {version}" if version else str(error)
     return ""

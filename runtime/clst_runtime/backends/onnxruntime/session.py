@@ -230,7 +230,7 @@ def nodes_elsewhere(session: Any, wanted: str, path: Path) -> list[str]:
     """A line if another provider computes a part of the graph, or if that cannot be known."""
     assigned = getattr(session, "get_provider_graph_assignment_info", None)
     if assigned is None:
-        return [f"{path}: this ONNX Runtime does not tell whether {wanted} computes all of it (1.24 and newer do)"]
+        return [f"{path}: this ONNX Runtime does not report whether {wanted} computes all of it (1.24 and newer do)"]
     counts: dict[str, int] = {}
     for part in assigned():
         counts[part.ep_name] = counts.get(part.ep_name, 0) + len(part.get_nodes())

@@ -1,4 +1,4 @@
-"""ONNX Runtime's TensorRT provider: what it is told of a graph, and where it keeps its engines.
+"""ONNX Runtime's TensorRT provider: the options it gets for a graph, and where it keeps its engines.
 
 The provider does not read a precision out of the graph (its networks are weakly typed up to ONNX Runtime 1.31): FP16
 and INT8 have to be allowed, and TensorRT then chooses for each layer. The names of the options are those that the
@@ -45,7 +45,7 @@ def precision_options(manifest: Manifest, *, where: Path) -> dict[str, Any]:
 
 
 def precision_warning(manifest: Manifest, *, where: Path) -> list[str]:
-    """Said where the graph asks for more than the provider can be told."""
+    """The warning where the graph asks for more than the provider has options for."""
     if not precision_options(manifest, where=where)["trt_fp16_enable"] and os.environ.get(TF32_OVERRIDE) != "0":
         return [
             f"{where}: ONNX Runtime's TensorRT computes its float32 in TF32, with 10 bits of mantissa, and has no "
@@ -63,7 +63,7 @@ def precision_warning(manifest: Manifest, *, where: Path) -> list[str]:
 def cache_folder(model: Path, ort_version: str, run: Runner = run_program, root: Path = Path("/")) -> Path:
     """The folder of one model on one kind of machine.
 
-    The provider's own file names do not tell two models of one architecture apart, nor two modules of one compute
+    The provider's own file names do not distinguish two models of one architecture, nor two modules of one compute
     capability, so the folder does: by the model's hash, the GPUs and driver, the board, the versions and
     whether TF32 is switched off.
     """

@@ -1,4 +1,4 @@
-"""What TensorRT made of a network, as its engine inspector tells it.
+"""What TensorRT made of a network, by its engine inspector.
 
 TensorRT 10 and 11 write the same facts under other keys: `Bindings` became `I/O Tensors`, and each tensor's
 `Format/Datatype` was split into a format and a data type.
@@ -60,7 +60,7 @@ class EngineSummary:
     layers: int
     """Layers after fusion."""
     per_precision: Mapping[str, int]
-    """How many layers give each data type, most first; `unknown` where the inspector does not tell."""
+    """How many layers give each data type, most first; `unknown` where the inspector does not report it."""
     largest: tuple[LayerSize, ...]
     """The layers with the most weights and outputs together, largest first."""
     io_tensors: tuple[str, ...]
@@ -83,7 +83,7 @@ def inspect_engine(trt: ModuleType, engine: trt.ICudaEngine) -> EngineSummary:
 
 
 def summarise(information: str) -> EngineSummary:
-    """Count what the inspector's JSON says.
+    """Count the layers in the inspector's JSON.
 
     Raises:
         ModelFileError: it is not JSON, so TensorRT changed its form.
@@ -122,7 +122,7 @@ def _layer(entry: Any) -> LayerSize:
 
 
 def _precision(tensor: Mapping[str, Any]) -> str:
-    """Data type of a tensor: from its own field where there is one, else from the words of its format."""
+    """Data type of a tensor: from its own field where there is one, else from its format's text."""
     fields = {key.lower(): str(value) for key, value in tensor.items()}
     for key in ("datatype", "format/datatype", "format"):
         for name, pattern in _PRECISIONS:

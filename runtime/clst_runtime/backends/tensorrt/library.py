@@ -138,7 +138,7 @@ class Messages:
         return any(_NOTHING_LEFT.search(text) for text in self.errors)
 
     def out_of_memory(self) -> str | None:
-        """The message that says the build failed for want of GPU memory, if one does.
+        """The message of a build that failed for lack of GPU memory, if there is one.
 
         A warning alone does not: TensorRT skips single tactics for want of memory in builds that succeed. It does
         together with the error that no implementation of a layer was left.
@@ -155,7 +155,7 @@ def without_gpu_complaint(text: str) -> str:
 
 
 def gpu_failure(messages: Messages, doing: str) -> ClstError | None:
-    """What the log says of the GPU where TensorRT only says that it failed; None if it does not blame the GPU."""
+    """The log's reason where TensorRT itself only reports a failure; None if the GPU is not the cause."""
     broken, memory = messages.broken_gpu(), messages.out_of_memory()
     if broken is not None:
         return cuda_failure(doing, broken)
@@ -211,5 +211,5 @@ def _not_started(trt: ModuleType, what: str, messages: Messages) -> MissingDepen
     """The bindings raise TypeError (`factory function returned nullptr`) where TensorRT could not start."""
     return MissingDependency(
         f"{title_of(trt)} cannot start its {what} ({messages.last_errors()}); it needs an NVIDIA GPU and a "
-        "driver that fits; nvidia-smi and clst-doctor say what is there"
+        "driver that fits; nvidia-smi and clst-doctor show what is there"
     )

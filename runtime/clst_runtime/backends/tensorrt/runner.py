@@ -237,7 +237,7 @@ class TrtBackend:
         }
 
     def summarise(self) -> EngineSummary:
-        """The engine's layers, as TensorRT's inspector tells them."""
+        """The engine's layers, by TensorRT's inspector."""
         return inspect_engine(self._trt, self._engine)
 
     def _forget(self) -> None:
@@ -267,7 +267,7 @@ class TrtBackend:
 
 
 def check_tensors(trt: ModuleType, engine: trt.ICudaEngine, manifest: Manifest, *, where: Path) -> None:
-    """Inputs and outputs are what the manifest says.
+    """Inputs and outputs are those of the manifest.
 
     Raises:
         ModelFileError: a name, direction, type or shape differs.

@@ -29,11 +29,11 @@ FACTS_OF = {
     Library.TENSORRT: ("gpu", "compute_capability", "multiprocessors", *FACTS),
     Library.RTX: ("compute_capabilities", *FACTS),
 }
-WORDS = {"tensorrt": "TensorRT", "cuda": "CUDA", "driver": "driver"}
+TITLES = {"tensorrt": "TensorRT", "cuda": "CUDA", "driver": "driver"}
 """Facts that an update changes on the same device."""
-PROOF_FACTS = ("gpu", "compute_capability", "multiprocessors", *WORDS)
+PROOF_FACTS = ("gpu", "compute_capability", "multiprocessors", *TITLES)
 HINT = (
-    "build it again on this machine from the ONNX file beside it: clst-export build ENGINE --frames PICTURES, "
+    "build it again on this machine from the ONNX file beside it: clst-export build ENGINE --frames IMAGES, "
     "or clst-run --rebuild"
 )
 
@@ -116,7 +116,7 @@ def check_hash(plan: bytes, manifest: Manifest, *, where: Path) -> None:
 
 
 def library_of(manifest: Manifest, *, where: Path) -> Library:
-    """What an engine was built by, as its build options tell.
+    """What an engine was built by, from its build options.
 
     Raises:
         ModelFileError: nothing that is known.
@@ -148,7 +148,7 @@ def load_library(manifest: Manifest, *, where: Path) -> ModuleType:
 
 
 def gpu_facts(device: CudaDevice) -> dict[str, Any]:
-    """What tells kinds of GPUs apart: an engine is of one of them."""
+    """What distinguishes kinds of GPUs: an engine runs on one of them."""
     return {
         "gpu": device.name,
         "compute_capability": device.compute_capability,
@@ -164,14 +164,14 @@ def proof_facts(device: CudaDevice, tensorrt: str) -> dict[str, Any]:
 def changes(proved: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """What of TensorRT, CUDA and driver is another one now: `driver 580.65.06 → 590.10`; empty if nothing is.
 
-    Manifests from before say nothing of CUDA and driver, which counts as unknown.
+    Older manifests have no CUDA and no driver version; those count as unknown.
     """
-    pairs = [(WORDS[name], proved.get(name, UNKNOWN), now[name]) for name in WORDS]
+    pairs = [(TITLES[name], proved.get(name, UNKNOWN), now[name]) for name in TITLES]
     return ", ".join(f"{text} {old} → {new}" for text, old, new in pairs if old != new)
 
 
 def describe_gpu(facts: Mapping[str, Any]) -> str:
-    """Those facts in words: `Orin (compute capability 8.7, 16 multiprocessors)`."""
+    """Those facts as text: `Orin (compute capability 8.7, 16 multiprocessors)`."""
     return (
         f"{facts['gpu']} (compute capability {facts['compute_capability']}, {facts['multiprocessors']} multiprocessors)"
     )
@@ -213,11 +213,11 @@ def proof_warning(manifest: Manifest, device: CudaDevice, *, where: Path) -> lis
     changed = changes(facts, proof_facts(device, str(facts["tensorrt"])))
     never = not {"agreement", *gpu_facts(device)} <= facts.keys()
     if never:
-        text = f"never compared with its ONNX file ({facts.get('not_compared', 'its manifest tells of no comparison')})"
+        text = f"never compared with its ONNX file ({facts.get('not_compared', 'its manifest has no comparison')})"
     elif any(facts.get(name) != value for name, value in gpu_facts(device).items()):
         text = f"compared with its ONNX file on {describe_gpu(facts)}, not on {describe_gpu(gpu_facts(device))}"
     elif changed:
         text = f"proved by another CUDA or driver ({changed})"
     else:
         return []
-    return [f"{where} was {text}; prove it{'' if never else ' again'}: clst-export build {where} --frames PICTURES"]
+    return [f"{where} was {text}; prove it{'' if never else ' again'}: clst-export build {where} --frames IMAGES"]

@@ -1,11 +1,11 @@
 """Parity on the device, without the checkpoint: against what was stored at export. Three ways, the strictest first.
 
 1. A bundle holds frames and the class maps of its ONNX file: the engine is compared with them, pixel by pixel.
-2. The manifest holds hashes of frames and of class maps: on those of the given pictures that are the very same, the
+2. The manifest holds hashes of frames and of class maps: on those of the given images that are the very same, the
    class maps must be the same, or differ on no more pixels than the export's own bound allows.
-3. With labels, on the export's own pictures, mIoU must not fall below the export's by more than its bound.
+3. With labels, on the export's own images, mIoU must not fall below the export's by more than its bound.
 
-On other pictures than the export's nothing can be judged; the mIoU is told.
+On other images than the export's nothing can be judged; the mIoU is only reported.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from clst_runtime.system.numbers import finite_or_none
 MIN_AGREEMENT = 0.999
 """For an export that stored no bound."""
 SEARCHED = 512
-"""Pictures, at most, that are looked through for those of the export."""
+"""Images, at most, that are looked through for those of the export."""
 
 
 @dataclass(kw_only=True)
@@ -49,7 +49,7 @@ class Judgement:
     @property
     def text(self) -> str:
         """One line."""
-        return "; ".join(self.parts) or "nothing to compare with: give --data with the export's own pictures"
+        return "; ".join(self.parts) or "nothing to compare with: give --data with the export's own images"
 
     def add(self, name: str, text: str, values: dict[str, Any], *, holds: bool | None) -> None:
         """Take in one way; one that does not hold decides."""
@@ -119,7 +119,7 @@ def agreement_needed(backend: Backend) -> float:
 
 
 def labelled(data: Path, backend: Backend, judgement: Judgement) -> LabelledDataset | None:
-    """Those pictures of a labelled data set that the export took, if it took some; None, and why, if it is none."""
+    """Those images of a labelled data set that the export took, if it took some; None, and why, if it is none."""
     try:
         find_format(data, None)
     except ClstError:
@@ -134,7 +134,7 @@ def labelled(data: Path, backend: Backend, judgement: Judgement) -> LabelledData
 
 
 def images_of(data: Path) -> Path:
-    """The folder of a data set's pictures, so that its label files are not taken for pictures."""
+    """The folder of a data set's images, so that its label files are not taken for images."""
     for name in ("images/val", "images", "leftImg8bit/val", "leftImg8bit"):
         if (data / name).is_dir():
             return data / name
@@ -144,10 +144,10 @@ def images_of(data: Path) -> Path:
 def _by_labels(backend: Backend, dataset: LabelledDataset, judgement: Judgement, *, same_images: bool) -> None:
     result, parity = evaluate(backend, dataset), backend.manifest.parity
     stored = parity.get("miou") if parity.get("labelled") else None
-    text = f"mIoU {100 * result.miou:.2f} on {result.frames} labelled pictures"
+    text = f"mIoU {100 * result.miou:.2f} on {result.frames} labelled images"
     values: dict[str, Any] = {"miou": finite_or_none(result.miou), "frames": result.frames}
     if stored is None or not same_images or result.frames != parity.get("frames"):
-        reason = "stored no mIoU" if stored is None else "was judged on other pictures"
+        reason = "stored no mIoU" if stored is None else "was judged on other images"
         judgement.add("labels", f"{text} (not judged: the export {reason})", values, holds=None)
         return
     bound = float(parity.get("bounds", {}).get("max_miou_drop", 0.0005))

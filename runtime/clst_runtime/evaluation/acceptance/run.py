@@ -1,4 +1,4 @@
-"""The acceptance of a model on the device that will run it: step by step, every failure told, none hiding the rest.
+"""The acceptance of a model on the device that will run it: step by step; each failure is reported.
 
 Legend: H rows, W columns of the model's input.
 """
@@ -51,7 +51,7 @@ class Status(str, Enum):
     SKIPPED = "skipped"
     """A step before it failed that it needs."""
     NOT_JUDGED = "not judged"
-    """Nothing was given to judge by; what was found is told."""
+    """Nothing was given to judge by; what was found is reported."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,9 +61,9 @@ class Plan:
     model: Path
     """The file or bundle."""
     data: Path | None = None
-    """Labelled data set, or a folder of pictures."""
+    """Labelled data set, or a folder of images."""
     source: str | None = None
-    """Camera or stream of the live run; None = the pictures, replayed."""
+    """Camera or stream of the live run; None = the images, replayed."""
     seconds: float = 60.0
     """Length of the live run."""
     threads: int | None = None
@@ -111,7 +111,7 @@ class Acceptance:
     date: str
     """When it began."""
     findings: list[Finding] = field(default_factory=list)
-    """What clst-doctor says of the machine."""
+    """The findings of clst-doctor."""
     steps: list[Step] = field(default_factory=list)
     """What was done."""
 
@@ -122,7 +122,7 @@ class Acceptance:
 
     @property
     def verdict(self) -> str:
-        """In words."""
+        """One line for people."""
         open_ = [step.name for step in self.steps if step.status is Status.NOT_JUDGED]
         if self.failed:
             return f"not accepted: {', '.join(step.name for step in self.failed)}"
@@ -154,7 +154,7 @@ class Bench:
     opened: ExitStack
     backend: Backend | None = None
     frames: list[Frame] = field(default_factory=list)
-    """H,W,3 of the model's input size: pictures of `data` or of the bundle, else drawn noise."""
+    """H,W,3 of the model's input size: images of `data` or of the bundle, else drawn noise."""
     frames_are: str = "drawn noise"
     live: LiveResult | None = None
 
@@ -251,7 +251,7 @@ def _backend(bench: Bench) -> Backend:
 
 
 def take_frames(bench: Bench, step: Step) -> None:
-    """Pictures for the steps that follow."""
+    """Images for the steps that follow."""
     plan, manifest = bench.plan, _backend(bench).manifest
     size = manifest.input_hw
     if plan.data is not None:
@@ -267,7 +267,7 @@ def take_frames(bench: Bench, step: Step) -> None:
 
 
 def check_parity(bench: Bench, step: Step) -> None:
-    """Does it say here what it said at export?"""
+    """Are the class maps here those of the export?"""
     judged = compare_with_export(_backend(bench), bench.plan.model, bench.plan.data)
     step.values = judged.values
     step.text = judged.text
@@ -282,20 +282,20 @@ def check_latency(bench: Bench, step: Step) -> None:
     before = device_state()
     result = measure_side_by_side([_backend(bench)], bench.frames, bench.plan.latency)[0]
     after, summary = device_state(), result.summary_ms()
-    doubts = unsteadiness(before, after)
+    warnings = unsteadiness(before, after)
     if summary["cov"] > UNSTEADY:
-        doubts.append(f"unsteady, coefficient of variation {100 * summary['cov']:.1f} %")
+        warnings.append(f"unsteady, coefficient of variation {100 * summary['cov']:.1f} %")
     step.values = {"host_to_host_ms": summary, "samples_ns": list(result.samples_ns), "before": before, "after": after,
-                   "doubts": doubts, "output_sha256": result.output_sha256, "frames": bench.frames_are}  # fmt: skip
+                   "doubts": warnings, "output_sha256": result.output_sha256, "frames": bench.frames_are}  # fmt: skip
     text = f"host-to-host median {summary['median']:.2f} ms, p99 {summary['p99']:.2f} ms on {bench.frames_are}"
     bound = bench.plan.max_p99_ms
     if bound is not None and not summary["p99"] <= bound:
         step.status, text = Status.FAILED, f"{text}; {bound:.2f} ms allowed"
-    step.text = "; ".join([text, *doubts, brief_state(after)])
+    step.text = "; ".join([text, *warnings, brief_state(after)])
 
 
 def check_live(bench: Bench, step: Step) -> None:
-    """Drive with the camera, or with the pictures replayed as if one gave them."""
+    """Drive with the camera, or with the images replayed as if one gave them."""
     plan = bench.plan
     shown = bench.frames_are if plan.source is None else without_credentials(plan.source)
     if plan.source is not None:
@@ -317,7 +317,7 @@ def check_live(bench: Bench, step: Step) -> None:
 
 
 def live_failures(plan: Plan, statistics: dict[str, Any]) -> list[str]:
-    """What of a live run does not hold, in words."""
+    """Which conditions a live run does not hold."""
     early = statistics["interrupted"] or statistics["seconds"] < 0.9 * plan.seconds
     failures = [f"it ended early ({statistics['end']})"] if early else []
     failures += [f"it was {STALE} {statistics['stale_spells']} times"] if statistics["stale_spells"] else []
@@ -326,7 +326,7 @@ def live_failures(plan: Plan, statistics: dict[str, Any]) -> list[str]:
 
 
 def live_images(bench: Bench) -> Sequence[Frame]:
-    """Pictures at the camera's own size where there are some, so that the resize is in the age."""
+    """Images at the camera's own size where there are some, so that the resize is in the age."""
     if bench.plan.data is None:
         return bench.frames
     with open_source(str(images_of(bench.plan.data))) as source:
@@ -339,7 +339,7 @@ def check_memory(bench: Bench, step: Step) -> None:
     growth = bench.live.memory.growth_mib()
     step.values = {"growth_mib": growth, "samples_mib": bench.live.memory.samples_mib, "allowed_mib": MEMORY_GROWTH_MIB}
     if growth is None:
-        step.status, step.text = Status.NOT_JUDGED, "the live run was too short, or this system tells no memory"
+        step.status, step.text = Status.NOT_JUDGED, "the live run was too short, or this system does not report memory"
         return
     step.text = f"{growth:+.1f} MiB after settling, {MEMORY_GROWTH_MIB:g} allowed"
     if growth > MEMORY_GROWTH_MIB:

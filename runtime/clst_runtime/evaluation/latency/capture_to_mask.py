@@ -1,4 +1,4 @@
-"""Glass-to-mask latency: from the moment a frame was captured to its finished mask, through the loop that drives."""
+"""Capture-to-mask latency: from the capture of a frame to its finished mask, through the loop of `clst-run`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from clst_runtime.sources.replay import REPLAY_FPS, ReplaySource
 from clst_runtime.system.memory import MemoryTrace
 
 REPLAYED = 32
-"""Pictures of a file that are held to be replayed."""
+"""Images of a file that are held to be replayed."""
 STALL_SECONDS = 30.0
 """How long the first frame may take."""
 
@@ -57,7 +57,7 @@ class LiveResult:
     memory: MemoryTrace
     """The process's memory during the run."""
     replayed_fps: float | None
-    """Set when no camera was there: pictures were replayed at this rate."""
+    """Set when no camera was there: images were replayed at this rate."""
 
     def summary_ms(self) -> dict[str, float]:
         """Percentiles of the age in milliseconds and the coefficient of variation; empty for no frame."""
@@ -65,10 +65,10 @@ class LiveResult:
 
 
 def live_source(uri: str, *, fps: float = REPLAY_FPS) -> tuple[Source, float | None]:
-    """A camera or stream as it is; pictures and videos replayed at `fps`, which is given back then.
+    """A camera or stream as it is; images and videos replayed at `fps`, which is given back then.
 
     Raises:
-        DataError: it cannot be opened, or holds no picture.
+        DataError: it cannot be opened, or holds no image.
     """
     source = open_source(uri)
     if source.live:

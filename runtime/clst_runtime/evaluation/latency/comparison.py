@@ -1,7 +1,7 @@
 """Models side by side: what is compared, by which of the three kinds of latency, and what must hold.
 
 The kinds are never mixed: engine-only is the network alone, host-to-host a frame in NumPy to a mask in NumPy,
-glass-to-mask a captured picture to its mask through the loop that drives.
+capture-to-mask is from capture to mask, through the loop of `clst-run`.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from clst_runtime.live.latency import UNSTEADY, summarise_ms
 from clst_runtime.sources import open_source
 
 FRAMES = 16
-"""Pictures that are measured on, in turn."""
+"""Images that are measured on, in turn."""
 SEARCHED = 512
-"""Pictures, at most, that are looked through for those of the export."""
+"""Images, at most, that are looked through for those of the export."""
 ENGINE_RUNS = 256
 """Engine-only runs, at most: they come after the host-to-host ones, as many again would only cost time."""
 
@@ -117,7 +117,7 @@ class Score:
     candidate: Candidate
     """Who."""
     backend: str
-    """What computed, in words."""
+    """What computed, as text."""
     input_hw: tuple[int, int]
     """Its input."""
     level: Level
@@ -152,7 +152,7 @@ class Budgets:
     """Median of every further model through that of the first."""
 
     def failures(self, scores: Sequence[Score]) -> list[str]:
-        """What does not hold, in words; empty when all does. The scores are of one kind."""
+        """Which budgets do not hold; empty when all do. The scores are of one kind."""
         failures = []
         for score, ratio in zip(scores, ratios_to_first(scores), strict=True):
             summary = score.summary_ms()
@@ -183,7 +183,7 @@ def host_to_host(
     """Open all models, compare them with their exports where the frames are there, and let them take turns.
 
     Raises:
-        ModelFileError: input sizes or fits differ. DataError: no pictures. What opening raises.
+        ModelFileError: input sizes or fits differ. DataError: no images. What opening raises.
     """
     with ExitStack() as opened:
         backends = [opened.enter_context(each.open(threads=threads)) for each in candidates]
@@ -218,7 +218,7 @@ def _details(result: LatencyResult, tie: DigestComparison | None) -> dict[str, A
 def engine_only(
     candidates: Sequence[Candidate], data: str | None, effort: Effort, *, threads: int | None
 ) -> list[Score]:
-    """The networks alone, in turns; of who cannot be measured so it says why.
+    """The networks alone, in interleaved rounds; of a model that cannot be measured, the reason.
 
     Raises:
         As `host_to_host`.
@@ -269,7 +269,7 @@ def _live_score(each: Candidate, backend: Backend, result: LiveResult) -> Score:
     fps, dropped = result.replayed_fps, result.statistics["dropped"]
     note = f"{result.statistics['frames']} frames, {dropped} dropped"
     if fps is not None:
-        note += f"; pictures replayed at {fps:g} frames/s, from when one was due, without a camera"
+        note += f"; images replayed at {fps:g} frames/s, from when one was due, without a camera"
     return Score(
         candidate=each,
         backend=backend.description,
@@ -282,7 +282,7 @@ def _live_score(each: Candidate, backend: Backend, result: LiveResult) -> Score:
 
 
 def check_sizes(candidates: Sequence[Candidate], backends: Sequence[Backend]) -> tuple[int, int]:
-    """The one input size of all, which pictures become in the same way.
+    """The one input size of all, which images become in the same way.
 
     Raises:
         ModelFileError: sizes or fits differ.
@@ -309,7 +309,7 @@ def frames_to_measure(
     """Up to `count` frames H,W,3 of a folder or video at the model's size by its `fit`, else noise.
 
     Raises:
-        DataError: the folder is missing or holds no picture.
+        DataError: the folder is missing or holds no image.
     """
     if data is None:
         rng = np.random.default_rng(0)
@@ -327,7 +327,7 @@ def _frames(data: str, size_hw: tuple[int, int], fit: Fit, count: int) -> Iterat
 def compare_with_exports(
     candidates: Sequence[Candidate], backends: Sequence[Backend], data: str | None
 ) -> list[DigestComparison | None]:
-    """Each model beside what it said at export, on those pictures of `data` that were among its frames there.
+    """Each model beside what it said at export, on those images of `data` that were among its frames there.
 
     None for a model whose manifest holds no fingerprint.
 

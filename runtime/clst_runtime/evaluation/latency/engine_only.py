@@ -1,6 +1,6 @@
 """Engine-only latency: the network alone, without resize, check of the frame and copies to and from the host.
 
-By TensorRT it is what the GPU's own clock says between the copies. By ONNX Runtime it is one run of the session with
+TensorRT's is measured by the GPU's own clock between the copies. By ONNX Runtime it is one run of the session with
 input and output bound where it computes. Of other backends nothing is known, which is said.
 """
 
@@ -21,13 +21,13 @@ DEVICES = {"CPUExecutionProvider": "cpu", "CUDAExecutionProvider": "cuda"}
 
 
 def engine_step(backend: Backend) -> Step | str:
-    """How to time a model's engine alone, or in words why that cannot be measured."""
+    """How to time a model's engine alone, or the reason why that cannot be measured."""
     gpu_times = getattr(backend, "device_times_ms", None)
     if gpu_times is not None:
         return _by_gpu_clock(backend, gpu_times)
     session = getattr(backend, "_session", None)  # the very session that predicts, not one opened like it
     if session is None:
-        return f"not measured: {backend.description} does not tell its engine's time"
+        return f"not measured: {backend.description} does not report its engine's time"
     provider = session.get_providers()[0]
     if provider not in DEVICES:
         return f"not measured: nothing is known of where {provider} keeps its tensors"

@@ -18,7 +18,7 @@ from clst_runtime.evaluation.export_digest import classes_sha256
 from clst_runtime.live.latency import summarise_ms
 
 Step = Callable[[Frame], int]
-"""Runs one frame and says how many nanoseconds of it count."""
+"""Runs one frame and returns the nanoseconds that count."""
 
 TURN_SECONDS = 0.5
 """A turn lasts about so long, so that slow models change places often too."""
@@ -145,4 +145,4 @@ def check_frames(frames: Sequence[Frame]) -> None:
         DataError: there are no frames.
     """
     if not frames:
-        raise DataError("no frames to measure on; give --data a folder with pictures")
+        raise DataError("no frames to measure on; give --data a folder with images")

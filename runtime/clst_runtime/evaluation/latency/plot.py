@@ -1,4 +1,4 @@
-"""Latencies as a picture: every run of every model, a panel for each kind of latency."""
+"""Latencies as an image: every run of every model, a panel for each kind of latency."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from clst_runtime.system.files.atomic import written_whole
 from clst_runtime.system.optional import require
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
-"""Told apart by colour-blind people too."""
+"""Distinct for colour-blind people, too."""
 WIDEST_SHARE = 0.99
 """The axis ends at 1.15 times this share of the runs of the slowest model; what lies beyond is counted at its edge."""
 
 
 def check_can_plot() -> None:
-    """Find out before a long measurement whether a picture can be drawn.
+    """Find out before a long measurement whether an image can be drawn.
 
     Raises:
         MissingDependency: Matplotlib is not installed.
@@ -79,6 +79,6 @@ def _panel(axis: Any, level: Level, scores: Sequence[Score], colours: Mapping[st
 
 
 def short_names(names: Sequence[str]) -> list[str]:
-    """File names without their folders, where that still tells them apart."""
+    """File names without their folders, where they are still distinct."""
     short = [Path(name).name or name for name in names]
     return short if len(set(short)) == len(short) else list(names)

@@ -1,4 +1,4 @@
-"""A contest as tables and as JSON: one table for each kind of latency, never two in one."""
+"""A comparison as tables and as JSON: one table for each kind of latency, never two in one."""
 
 from __future__ import annotations
 

@@ -23,13 +23,13 @@ SEQUENCE_DIGITS = 8
 
 
 class Collector:
-    """Writes pictures `<sequence>-<UTC time>.png` as long as there is room; the sequence goes on from earlier runs.
+    """Writes images `<sequence>-<UTC time>.png` as long as there is room; the sequence goes on from earlier runs.
 
     Lossless, because the noise and sharpness of the camera are what is to be learned.
     """
 
     def __init__(self, folder: Path, *, every_seconds: float = EVERY_SECONDS, most_mib: int = MOST_MIB) -> None:
-        """Args: every_seconds: least time between two pictures. most_mib: MiB that the folder may hold in all.
+        """Args: every_seconds: least time between two images. most_mib: MiB that the folder may hold in all.
 
         Raises:
             ConfigError: a bound below 0, or none left. DataError: the folder is a file or cannot be written.
@@ -41,22 +41,22 @@ class Collector:
         check_can_write(folder / "picture.png")
         self.folder, self.every_seconds, self.most_bytes = folder, every_seconds, most_mib << 20
         self.written = 0
-        """Pictures of this run."""
+        """Images of this run."""
         self.stopped = ""
         """Why no more are written; empty while they are."""
         held = _own_files(folder)
         self.held_bytes = sum(path.stat().st_size for path in held)
-        """Of the folder's pictures."""
+        """Of the folder's images."""
         self._sequence = max((int(path.name[:SEQUENCE_DIGITS]) for path in held), default=0)
         self._last_seconds: float | None = None
 
     def is_due(self, seconds: float) -> bool:
-        """Whether a picture taken then may be written; `seconds` of any clock that the caller keeps to."""
+        """Whether an image taken then may be written; `seconds` of any clock that the caller keeps to."""
         due = self._last_seconds is None or not 0.0 <= seconds - self._last_seconds < self.every_seconds
         return due and not self.stopped
 
     def save(self, rgb: Image, seconds: float) -> Path | None:
-        """Write a picture H,W,3 RGB; None, with the reason in `stopped`, where there is no room or no disk."""
+        """Write an image H,W,3 RGB; None, with the reason in `stopped`, where there is no room or no disk."""
         encoded = _png(rgb)
         if self.held_bytes + len(encoded) > self.most_bytes:
             self.stopped = f"{self.folder} holds {self.held_bytes >> 20} MiB, {self.most_bytes >> 20} allowed"
@@ -80,7 +80,7 @@ class Collector:
 
 
 def _own_files(folder: Path) -> list[Path]:
-    """Pictures that a collector has written into the folder."""
+    """Images that a collector has written into the folder."""
     found = folder.glob("[0-9]" * SEQUENCE_DIGITS + "-*.png")
     return [path for path in found if path.is_file()]
 

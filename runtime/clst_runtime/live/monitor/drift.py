@@ -47,7 +47,7 @@ class State(str, Enum):
     OTHER = "other"
     """As another camera, or other surroundings."""
     FROZEN = "frozen"
-    """The same picture again and again, to the bit."""
+    """Bit-exactly the same image again and again."""
     UNIFORM = "uniform"
     """Nothing to be seen: black, blinded or covered."""
 
@@ -80,7 +80,7 @@ class Judgement:
         """One line for people."""
         match self.state:
             case State.FROZEN:
-                return "the camera is frozen: the same picture again and again"
+                return "the camera is frozen: the same image again and again"
             case State.UNIFORM:
                 return "the camera sees nothing: black, blinded or covered"
             case State.UNKNOWN if self.comparison is None:
@@ -135,7 +135,7 @@ class DriftDetector:
         self._checksum, self._repeats, self._uniform = -1, 0, 0
 
     def look(self, frame: Frame, prediction: Prediction) -> Judgement:
-        """Take in a frame H,W,3 of the model's input size, and what the model says of it.
+        """Take in a frame H,W,3 of the model's input size, and the model's prediction for it.
 
         A frame of a fault is not compared, so that it does not make the camera look like another one afterwards.
         """

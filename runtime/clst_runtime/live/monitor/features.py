@@ -1,7 +1,7 @@
 """A frame as a few numbers that depend on the camera more than on the scene.
 
 Measured on what the model sees, at its input's size but without padding, so that export and driving measure the same
-thing. Legend: H rows, W columns of the camera's picture in the model's input; D numbers of a fingerprint; C classes.
+thing. Legend: H rows, W columns of the camera's image in the model's input; D numbers of a fingerprint; C classes.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SMALL_HW = (64, 96)
 """Rows and columns that colour and brightness are measured at."""
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 TILE = 16
-"""Edge of the squares of which the flattest tell the noise."""
+"""Edge of the squares; the flattest ones measure the noise."""
 FLATTEST = 0.1
 """Share of the squares that counts as flat."""
 CLIPPED = (8, 247)
@@ -54,12 +54,12 @@ def part_of(name: str) -> str:
 
 
 def brightness_range(values: Vector) -> float:
-    """Between the darkest and the brightest twentieth of a fingerprint's picture, in L*: 0 … 100."""
+    """Between the darkest and the brightest twentieth of a fingerprint's image, in L*: 0 … 100."""
     return float(values[8] - values[4])
 
 
 def fingerprint(frame: Frame, prediction: Prediction, class_count: int) -> Vector:
-    """D numbers of a frame H,W,3 RGB and what the model says of it, in the order of `feature_names`."""
+    """D numbers of a frame H,W,3 RGB and the model's prediction for it, in the order of `feature_names`."""
     parts = [*_colour_and_brightness(frame), _sharpness(frame), _class_shares(prediction, class_count)]
     if prediction.confidence is not None:
         parts.append(_confidence(prediction.confidence))

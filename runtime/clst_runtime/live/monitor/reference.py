@@ -31,7 +31,7 @@ SIZES = (8, 16, 32)
 USUAL = 0.9
 """Quantile of the left-out windows' distances that is the unit; the largest one is often a single stretch's."""
 LEAST_FRAMES = FOLDS * SIZES[0]
-"""A smaller reference says nothing."""
+"""A smaller reference is not reliable."""
 LEAST_LIMIT = 0.3
 """Usual distance, at least: a third of the spread of single frames is nothing to speak of."""
 DIGITS = 6
@@ -113,17 +113,17 @@ class Reference:
     """Usual distance by the window's size, of `WHOLE` and each part; always of the smallest of `SIZES`."""
 
     @staticmethod
-    def of(stretches: Sequence[Matrix], names: tuple[str, ...]) -> Reference:
+    def of(segments: Sequence[Matrix], names: tuple[str, ...]) -> Reference:
         """Measure it.
 
         Args:
-            stretches: fingerprints N,D, each stretch in order of time.
+            segments: fingerprints N,D, each segment in order of time.
             names: of the D numbers.
 
         Raises:
             DataError: too few frames.
         """
-        pieces = list(stretches)
+        pieces = list(segments)
         if len(pieces) < FOLDS or min(map(len, pieces)) < SIZES[0]:
             pieces = np.array_split(np.concatenate(pieces), FOLDS) if pieces else []
         count = sum(len(piece) for piece in pieces)
@@ -131,7 +131,7 @@ class Reference:
         limits = _limits(folds, names)
         if SIZES[0] not in limits:
             raise DataError(
-                f"{count} pictures of the camera are too few to know it by; at least {LEAST_FRAMES} in a row, "
+                f"{count} images of the camera are too few to know it by; at least {LEAST_FRAMES} in a row, "
                 "give more with --calib"
             )
         return Reference(names=names, frames=count, spread=Spread.of(np.concatenate(pieces), names), limits=limits)

@@ -24,7 +24,7 @@ from clst_runtime.live.sinks.base import Sink
 from clst_runtime.sources.base import Source, TimedFrame
 
 PERIOD_SECONDS = 1.0
-"""Between two looks: neighbouring frames tell nothing new. The reference is measured so, too."""
+"""Between two looks: neighbouring frames are too much alike. The reference is measured with the same period."""
 NO_REFERENCE = "no reference in the model, so another camera is not noticed; export it with --calib IMAGES"
 Report = Callable[[str], None]
 Clock = Callable[[TimedFrame], float]
@@ -39,7 +39,7 @@ def open_monitor(
     most_mib: int = MOST_MIB,
     report: Report = lambda message: None,
 ) -> MonitorSink | None:
-    """The sink that watches the camera; None, and `report` is told, where the model has no reference.
+    """The sink that watches the camera; None, with a line to `report`, where the model has no reference.
 
     Args:
         manifest: of the model that runs.
@@ -47,7 +47,7 @@ def open_monitor(
         collect: folder for frames of another camera; None = none are kept.
         every_seconds: least time between two of them.
         most_mib: MiB that the folder may hold, with what is in it already.
-        tell: called with a line when what is known of the camera changes, in the sink's thread.
+        report: called with a line when what is known of the camera changes, in the sink's thread.
 
     Raises:
         ModelFileError: the reference is damaged, or frames are to be collected and there is none.
@@ -67,7 +67,7 @@ def open_monitor(
 def scene_clock(source: Source, *, period_seconds: float = PERIOD_SECONDS) -> Clock:
     """Seconds in the scene at each frame: by capture of a live camera, by position in a video.
 
-    Single pictures have no time; each counts as one period after the one before.
+    Single images have no time; each counts as one period after the one before.
     """
     if source.live:
         return lambda timed: timed.captured_ns / 1e9
@@ -78,7 +78,7 @@ def scene_clock(source: Source, *, period_seconds: float = PERIOD_SECONDS) -> Cl
 
 
 class MonitorSink(Sink):
-    """Looks at a frame a period; tells changes; keeps frames of another camera."""
+    """Looks at one frame a period, reports changes and keeps frames of another camera."""
 
     name = "domain monitor"
     wants_camera_size = False
@@ -142,7 +142,7 @@ class MonitorSink(Sink):
     def snapshot(self) -> dict[str, Any]:
         """What is known of the camera, in plain values; any thread may ask.
 
-        `watching` is False from `close` on, at the end or after a failure: what is told is not of now then.
+        `watching` is False from `close` on, at the end or after a failure: the values are not current then.
         """
         collector = self.collector
         collected = None if collector is None else {
@@ -160,7 +160,7 @@ class MonitorSink(Sink):
         return values | {"reference_frames": self.judge.reference.frames, "collected": collected}
 
     def close(self) -> None:
-        """Nothing is held open; what is known stays readable. A run too short to be sure says what it looked like."""
+        """Nothing is held open; what is known stays readable. A run that was too short reports what it saw."""
         judgement = self.judge.judgement
         if self._watching and judgement.state is State.UNKNOWN and judgement.leaning is not None:
             self.report(judgement.text)

@@ -123,7 +123,7 @@ class SinkWorker:
             self.failure = self.failure or error
 
     def finish(self) -> None:
-        """Begin the end: the sink takes what still waits and is closed. `is_open` tells when that is done."""
+        """Begin the end: the sink takes what still waits and is closed. `is_open` is False when that is done."""
         if self._thread is None:
             self._close()
         else:

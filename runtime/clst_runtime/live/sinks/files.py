@@ -1,4 +1,4 @@
-"""Results in files: pictures, masks, a line a frame. Legend: H rows, W columns."""
+"""Results in files: images, masks, a line a frame. Legend: H rows, W columns."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from clst_runtime.system.files.json_lines import JsonLines
 
 
 class ImageSink(Sink):
-    """One overlay picture a frame."""
+    """One overlay image a frame."""
 
     name = "pictures"
 

@@ -21,11 +21,11 @@ AT_ONCE = 4
 BACKLOG = 128
 """So many may wait to be accepted."""
 QUEUED = 16
-"""Pictures that may wait for one reader before it counts as slow."""
+"""Images that may wait for one reader before it counts as slow."""
 QUEUED_BYTES = 64 << 20
 """They are at most so large together; readers share them."""
 PROMPT_AGAIN = 30
-"""A slow reader gets every picture again after it took so many in a row at once."""
+"""A slow reader gets every image again after it took so many in a row at once."""
 STUCK_SECONDS = 10.0
 """A reader that takes not one byte for so long is put out."""
 LOSSLESS_SECONDS = 1.0
@@ -43,7 +43,7 @@ OUT_OF_DESCRIPTORS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
 class Readers:
-    """Accepts readers of a listening socket and sends each picture to all of them, in a thread of its own."""
+    """Accepts readers of a listening socket and sends each image to all of them, in a thread of its own."""
 
     def __init__(
         self,
@@ -58,8 +58,8 @@ class Readers:
         Args:
             server: a listening socket, closed by `close`.
             lossless: go at the pace of the fastest reader, so that it misses nothing.
-            skipped: told how many pictures a slow reader did not get.
-            warn: told in words what goes wrong.
+            skipped: called with how many images a slow reader did not get.
+            warn: called with a message when something goes wrong.
 
         Raises:
             OSError: no descriptors are left.
@@ -77,7 +77,7 @@ class Readers:
         return len(self._readers)
 
     def send(self, image: bytes) -> None:
-        """Queue a picture for everybody; waits only where nothing may be lost.
+        """Queue an image for everybody; waits only where nothing may be lost.
 
         Raises:
             DataError: the thread that sends has died.
@@ -153,7 +153,7 @@ class Readers:
         return True
 
     def put_out(self, reader: _Reader) -> None:
-        """Close a connection at once; half a picture may have been sent, so nothing can follow."""
+        """Close a connection at once; half an image may have been sent, so nothing can follow."""
         self._readers.discard(reader)
         reader.transport.abort()
 
@@ -168,7 +168,7 @@ class Readers:
 
 
 class _Reader(asyncio.Protocol):
-    """One connection: whole pictures, each or, when it is slow, the newest."""
+    """One connection: whole images, each or, when it is slow, the newest."""
 
     transport: asyncio.Transport
 
@@ -216,7 +216,7 @@ class _Reader(asyncio.Protocol):
 
     @property
     def is_full(self) -> bool:
-        """Whether a picture more would make it slow."""
+        """Whether an image more would make it slow."""
         return bool(self._waiting) and len(self._waiting) >= self._room(len(self._waiting[-1]))
 
     @property
@@ -234,7 +234,7 @@ class _Reader(asyncio.Protocol):
         return now - self._moved[0] > seconds
 
     def offer(self, image: bytes) -> int:
-        """Queue a picture; how many others it will not get because of that."""
+        """Queue an image; how many others it will not get because of that."""
         self._prompt = 0 if self._full else self._prompt + 1
         self.is_slow = self.is_slow and self._prompt < PROMPT_AGAIN
         skipped = 0
@@ -256,7 +256,7 @@ class _Reader(asyncio.Protocol):
             self.transport.write(image)
 
     def _bound_kernel(self, image_bytes: int) -> None:
-        """Let the kernel hold about two pictures, not seconds of them."""
+        """Let the kernel hold about two images, not seconds of them."""
         wanted = max(image_bytes, SMALLEST_BUFFER)
         if wanted != self._buffer_bytes:
             self._buffer_bytes = wanted

@@ -27,7 +27,7 @@ KINDS = ("masks", "overlay")
 def open_stream(text: str, classes: ClassList, alpha: float, *, stdout: IO[bytes], statistics: RunStatistics) -> Sink:
     """`masks:-`, `overlay:-`, `masks:unix:/run/clst.sock` or `overlay:tcp:127.0.0.1:5555`.
 
-    What readers of a socket did not get is counted in `statistics`, which also tells whether anything may be lost.
+    What readers of a socket did not get is counted in `statistics`, which also records whether anything may be lost.
 
     Raises:
         ConfigError: anything else. DataError: the socket cannot be opened.
@@ -57,7 +57,7 @@ class _StreamSink(Sink):
 
 
 class PipeSink(_StreamSink):
-    """Bytes of one picture after the other, all of the first one's size, as `ffmpeg -f rawvideo` reads them.
+    """Bytes of one image after the other, all of the first one's size, as `ffmpeg -f rawvideo` reads them.
 
     Masks are `gray`, overlays `rgb24`.
     """
@@ -68,7 +68,7 @@ class PipeSink(_StreamSink):
         self._size_hw: tuple[int, int] | None = None
 
     def write(self, result: Result) -> None:
-        """Append one picture.
+        """Append one image.
 
         Raises:
             DataError: the reader has gone.
@@ -86,10 +86,10 @@ class PipeSink(_StreamSink):
 
 
 class SocketSink(_StreamSink):
-    """Readers of a socket; each picture follows a line of JSON that tells what it is.
+    """Readers of a socket; each image follows a line of JSON that describes it.
 
     `{"frame": 7, "captured_ns": …, "age_ms": 21.4, "kind": "masks", "shape": [H, W], "bytes": H·W}`; `captured_ns` is
-    on the machine's CLOCK_MONOTONIC. Which reader gets which picture: `Readers`.
+    on the machine's CLOCK_MONOTONIC. Which reader gets which image: `Readers`.
     """
 
     def __init__(

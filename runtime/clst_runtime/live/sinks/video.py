@@ -96,7 +96,7 @@ class VideoSink(Sink):
         return DataError(f"cannot write {self.path}: {error.strerror or error}; {kept}")
 
     def _end(self) -> tuple[OSError | None, str]:
-        """Finish once; what went wrong, and what is kept where, in words."""
+        """Finish once; what went wrong, and what is kept where."""
         video, self._video = self._video, None
         if video is None:
             return None, "nothing was recorded"

@@ -22,7 +22,7 @@ from clst_runtime.system.optional import require
 FRAGMENT_SECONDS = 1.0
 """What a fragment of MP4 holds, and so what an end without warning loses: of the video, and of the time it took."""
 HIGHEST_RATE = Fraction(60)
-"""Frames a second that a decoder is told to be ready for; times are what `tick` says, whatever this is."""
+"""Frames a second that the stream announces to decoders; the real times are those of `tick`."""
 JPEG_QUALITY = 75
 H264_OPTIONS = {
     "preset": "ultrafast",

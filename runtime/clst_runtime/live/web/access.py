@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from aiohttp import web
 
 SHORTEST_TOKEN = 16
-WHERE = "open the address that clst-run printed when it started"
+HINT = "open the address that clst-run printed when it started"
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
     "media-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -72,14 +72,14 @@ class Guard:
     def _check(self, request: web.Request, token: str) -> web.StreamResponse | None:
         if "token" in request.query:
             right = request.method in ("GET", "HEAD") and same(request.query["token"], token)
-            return self._welcome(request) if right else refusal(401, f"wrong token; {WHERE}")
+            return self._welcome(request) if right else refusal(401, f"wrong token; {HINT}")
         kind, _, bearer = request.headers.get("Authorization", "").partition(" ")
         if kind.lower() == "bearer":
             return None if same(bearer.strip(), token) else refusal(401, "wrong token in the header Authorization")
         cookie = request.cookies.get(self._cookie_name)
         if cookie is None:
-            return refusal(401, f"a token is needed; {WHERE}")
-        return None if same(cookie, self._cookie) else refusal(401, f"the token is of another run; {WHERE}")
+            return refusal(401, f"a token is needed; {HINT}")
+        return None if same(cookie, self._cookie) else refusal(401, f"the token is of another run; {HINT}")
 
     def _welcome(self, request: web.Request) -> web.StreamResponse:
         """The same place without the token in its address, so that it stays in no history; a cookie instead."""
@@ -109,7 +109,7 @@ def place_of(origin: str) -> str:
 
 
 def same(given: str, right: str) -> bool:
-    """Whether two texts are equal, in a time that does not tell how far they are."""
+    """Whether two texts are equal, in a time that does not depend on where they differ."""
     return hmac.compare_digest(given.encode(errors="replace"), right.encode())
 
 

@@ -1,4 +1,4 @@
-"""Where the page listens: on this machine alone unless somebody says otherwise."""
+"""Where the page listens: on this machine alone unless an address is given."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ UNREAD_SECONDS = 30.0
 FILES_NEEDED = 16
 """Files that a page opens while it starts and for its first viewers."""
 MORE_FILES = "allow this program more open files (ulimit -n, LimitNOFILE= of a service)"
-FORMS = "give a port (8080), an address and a port (0.0.0.0:8080, [::]:8080), or localhost:8080"
+USAGE = "give a port (8080), an address and a port (0.0.0.0:8080, [::]:8080), or localhost:8080"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,15 +54,15 @@ def parse_web_address(text: str) -> WebAddress:
     """
     host, colon, digits = text.strip().rpartition(":")
     if not digits.isascii() or not digits.isdigit() or int(digits[:6]) > 65535:
-        raise ConfigError(f"{text!r} is no address for the web page; {FORMS}, ports up to 65535")
+        raise ConfigError(f"{text!r} is no address for the web page; {USAGE}, ports up to 65535")
     if not colon:
         return WebAddress(port=int(digits))
     if host.startswith("[") and host.endswith("]"):
         host = host[1:-1]
         if not _is_number(host, 6):
-            raise ConfigError(f"{text!r}: {host!r} is no address of IPv6; {FORMS}")
+            raise ConfigError(f"{text!r}: {host!r} is no address of IPv6; {USAGE}")
     elif not _is_number(host, 4) and (HOST_NAME.match(host) is None or re.fullmatch(r"[0-9.]+", host)):
-        raise ConfigError(f"{text!r}: {host!r} is no address of a machine; {FORMS}")
+        raise ConfigError(f"{text!r}: {host!r} is no address of a machine; {USAGE}")
     return WebAddress(host=host, port=int(digits))
 
 

@@ -15,37 +15,37 @@ from clst_runtime.errors import message_of
 from clst_runtime.system.optional import require
 
 REMEMBERED = 20
-"""Different errors that are told once each."""
+"""How many different errors are remembered; each is reported once."""
 
 
 class ErrorLog:
-    """Tells each kind of error once, in one line."""
+    """Reports each kind of error once, in one line."""
 
     def __init__(self, report: Callable[[str], None], what: str = "the web page failed") -> None:
-        """Args: tell: takes the line, in any thread. what: how the line begins."""
+        """Args: report: called with the line, in any thread. what: how the line begins."""
         self._report, self._what = report, what
         self._reported: deque[str] = deque(maxlen=REMEMBERED)
 
     def report(self, error: BaseException) -> None:
-        """Tell an error, unless it is told already."""
+        """Report an error, unless that was done already."""
         self.report_text(message_of(error))
 
     def report_text(self, message: str) -> None:
-        """The same of one that is in words."""
+        """As `report`, of an error that is text."""
         if message not in self._reported:
             self._reported.append(message)
             self._report(f"{self._what}: {message}")
 
     @contextmanager
     def caught(self) -> Iterator[None]:
-        """What is raised within is told, and ends no more than that."""
+        """Report what is raised within, and go on after it."""
         try:
             yield
         except Exception as error:  # noqa: BLE001  whatever it is, it must not end a thread or a task unseen
             self.report(error)
 
     def report_event(self, context: dict[str, Any]) -> None:
-        """Tell what an event loop reports, as when none can be accepted; a connection that breaks is no fault."""
+        """Report an error of an event loop, e.g. no connection can be accepted; a broken one is no error."""
         error = context.get("exception")
         if error is None:
             self.report_text(" ".join(str(context.get("message")).split()))
@@ -53,7 +53,7 @@ class ErrorLog:
             self.report(error)
 
     def logger(self) -> logging.Logger:
-        """For the framework: it belongs to no other logger, and what it is given is told here alone."""
+        """For the framework: it belongs to no other logger, and its records go here alone."""
         logger = logging.Logger("clst-run web page", logging.WARNING)
         logger.addHandler(_Handler(self))
         return logger

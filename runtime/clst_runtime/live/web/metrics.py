@@ -55,7 +55,7 @@ class RunCollector:
         yield state
         if values["newest_age_ms"] is not None:
             age = values["newest_age_ms"] / 1e3
-            yield core.GaugeMetricFamily("clst_newest_age_seconds", "Age of the newest masked picture.", value=age)
+            yield core.GaugeMetricFamily("clst_newest_age_seconds", "Age of the newest masked image.", value=age)
         for key, help_text, name in LATENCIES:
             latency = core.GaugeMetricFamily(name, help_text, labels=["quantile"])
             for quantile, label in QUANTILES.items():
@@ -68,7 +68,7 @@ class RunCollector:
 
 
 def camera_figures(domain: dict[str, Any]) -> Iterator[Any]:
-    """What the monitor says of the camera. A figure that is not known is left out: 0 would say "all is well".
+    """The monitor's findings about the camera. A figure that is not known is left out: 0 would say "all is well".
 
     Args:
         domain: `MonitorSink.snapshot`.
@@ -98,7 +98,7 @@ def camera_figures(domain: dict[str, Any]) -> Iterator[Any]:
 
 
 def registry_of(collector: RunCollector) -> Any:
-    """A registry of its own, so that nothing else of this process is told."""
+    """A registry of its own, so that nothing else of this process is exported."""
     registry = require("prometheus_client").CollectorRegistry()
     registry.register(collector)
     return registry

@@ -1,6 +1,6 @@
 """The newest overlay as JPEG, made once for all who look and not at all while nobody does.
 
-Legend: H rows, W columns of the camera's picture; h,w of the one shown.
+Legend: H rows, W columns of the camera's image; h,w of the one shown.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from clst_runtime.live.web.error_log import ErrorLog
 from clst_runtime.system.optional import require
 
 LONGEST_EDGE = 960
-"""Pixels of the longer edge of what is shown; smaller pictures stay as they are."""
+"""Pixels of the longer edge of what is shown; smaller images stay as they are."""
 IMAGES_PER_SECOND = 15.0
 JPEG_QUALITY = 80
 
 
 @dataclass(frozen=True, kw_only=True)
 class Encoded:
-    """A picture ready to send."""
+    """An image ready to send."""
 
     serial: int
     """Counts the results that were offered, from 1."""
@@ -41,7 +41,7 @@ class Encoded:
 
 
 def shown_size(size_hw: tuple[int, int], longest: int = LONGEST_EDGE) -> tuple[int, int]:
-    """h,w of what is shown of a picture H,W: the same shape, the longer edge at most `longest`."""
+    """h,w of what is shown of an image H,W: the same shape, the longer edge at most `longest`."""
     scale = min(1.0, longest / max(size_hw))
     return max(1, round(size_hw[0] * scale)), max(1, round(size_hw[1] * scale))
 
@@ -54,7 +54,7 @@ class Painter:
         self._fitter: Fitter | None = None
 
     def paint(self, result: Result) -> bytes:
-        """A JPEG h,w of the classes' colours over the picture."""
+        """A JPEG h,w of the classes' colours over the image."""
         cv2 = require("cv2")
         size_hw = shown_size(result.timed.size_hw)
         if self._fitter is None or self._fitter.input_hw != size_hw:
@@ -73,17 +73,17 @@ class OverlayEncoder:
     def __init__(
         self, painter: Painter, *, report: Callable[[str], None], per_second: float = IMAGES_PER_SECOND
     ) -> None:
-        """Args: report: takes a line when a picture cannot be made."""
+        """Args: report: takes a line when an image cannot be made."""
         self.painted = 0
         """JPEGs made so far."""
         self._painter, self._pause = painter, 1.0 / per_second
-        self._errors = ErrorLog(report, "a picture for the page failed")
+        self._errors = ErrorLog(report, "an image for the page failed")
         self._newest: Result | None = None
         self._serial = self._painted_serial = self._waiting = 0
         self._changed, self._closed = threading.Condition(), False
         self._latest: Encoded | None = None
         self._asking: list[asyncio.Future[Encoded]] = []
-        self._thread = threading.Thread(target=self._work, name="web pictures", daemon=True)
+        self._thread = threading.Thread(target=self._work, name="web images", daemon=True)
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -98,7 +98,7 @@ class OverlayEncoder:
             self._changed.notify()
 
     async def newer(self, than: int) -> Encoded:
-        """The newest picture as soon as there is one with a serial above `than`; for the event loop only."""
+        """The newest image as soon as there is one with a serial above `than`; for the event loop only."""
         with self._changed:
             latest = self._latest
             if latest is not None and latest.serial == self._serial and latest.serial > than:

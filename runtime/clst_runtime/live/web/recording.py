@@ -76,15 +76,15 @@ class Recorder:
                 self._frames += 1
                 return
             except Exception as error:  # noqa: BLE001  OpenCV's are none of ours, and the page must go on
-                # told and taken away before anybody else can stop it as if it were whole, or begin another one
+                # reported and taken away before anybody else can stop it as if it were whole, or begin another one
                 self._failed, self._message, self._video = True, message_of(error), None
                 frames = self._frames
-        with suppress(Exception):  # the first failure is the one to tell
+        with suppress(Exception):  # the first failure is the one to report
             video.close()
             self._keep(path, frames)
 
     def stop(self) -> None:
-        """Finish the file at hand, if there is one; returns when it is whole. Never fails: it is told."""
+        """Finish the file at hand, if there is one; returns when it is whole. Never fails: errors are reported."""
         with self._switching:
             with self._writing:
                 video, frames, path = self._video, self._frames, self._path

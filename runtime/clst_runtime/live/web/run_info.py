@@ -1,4 +1,4 @@
-"""What a page tells of the run besides its counts, without anybody's password."""
+"""What a page shows of the run besides its counts, without anybody's password."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class RunInfo:
     backend: str
     """`Backend.description`."""
     alpha: float = 0.5
-    """Strength of the classes' colours over the picture, 0 … 1."""
+    """Strength of the classes' colours over the image, 0 … 1."""
     fps: float | None = None
     """Rate of a file, which recordings keep; None = frames are shown from their times of capture on."""
 

@@ -107,7 +107,7 @@ class WebServer:
             raise DataError(f"the server of the web page has ended{why}")
 
     def stop(self) -> None:
-        """Tell viewers the end, close every connection and the port; a second call does nothing."""
+        """Send viewers the end, close every connection and the port; a second call does nothing."""
         if self._loop is not None:
             with suppress(RuntimeError):  # it has ended already
                 self._loop.call_soon_threadsafe(self._ending.set)
@@ -116,7 +116,7 @@ class WebServer:
     def _work(self) -> None:
         try:
             asyncio.run(self._serve())
-        except BaseException as error:  # noqa: BLE001  `start` and `check` tell it, in threads that can
+        except BaseException as error:  # noqa: BLE001  `start` and `check` raise it, in threads that can
             self._failure = error
         finally:
             self._running.set()
@@ -153,7 +153,7 @@ class WebServer:
         return accepting
 
     def _accepted(self, server: Any) -> asyncio.BaseProtocol:
-        """What speaks on a new connection."""
+        """The handler of a new connection."""
         if len(server.connections) >= self._most:
             return _Full()
         if len(self._silent) >= self._most_silent:
@@ -257,9 +257,9 @@ class WebServer:
             raise self._web.HTTPBadRequest(text="the body of the request is damaged\n") from None
 
     async def _live(self, request: web.Request) -> web.StreamResponse:
-        """Status as text twice a second; after each `next` of the viewer one picture, the newest.
+        """Status as text twice a second; after each `next` of the viewer one image, the newest.
 
-        So a viewer on a slow line has one picture under way at most, and everything is as new as its line allows.
+        So a viewer on a slow line has one image under way at most, and everything is as new as its line allows.
         """
         if self._run_status.viewers >= MAX_VIEWERS:
             return refusal(503, f"{MAX_VIEWERS} viewers look at this run already; close one of them")
@@ -293,7 +293,7 @@ class WebServer:
         return cast("web.StreamResponse", connection)
 
     async def _send_status(self, connection: Any) -> None:
-        """Send the status until the end of the run or of the connection; the end itself is told too."""
+        """Send the status until the end of the run or of the connection; the end itself is sent, too."""
         frames_s = drops_s = -math.inf
         last = False
         with suppress(ConnectionError, RuntimeError):  # the viewer has gone

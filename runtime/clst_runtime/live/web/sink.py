@@ -32,7 +32,7 @@ class WebSink(Sink):
         self._recorder = run_status.recorder
 
     def write(self, result: Result) -> None:
-        """Take the newest result; without a recording this returns at once. What fails within the page is told there.
+        """Take the newest result; without a recording this returns at once. The page reports its own failures.
 
         Raises:
             DataError: the server has ended, so that nobody sees the page any more.
@@ -43,7 +43,7 @@ class WebSink(Sink):
         self._recorder.write(result)
 
     def close(self) -> None:
-        """Finish the recording, tell viewers the end of the run and stop the server."""
+        """Finish the recording, send viewers the end of the run and stop the server."""
         if not self._open:
             return
         self._open = False
@@ -65,7 +65,7 @@ def open_web(
     Args:
         address: where to listen.
         statistics: of the run; give the same to `run_pipeline`.
-        facts: what the page tells of the run.
+        facts: what the page shows of the run.
         recordings: folder for recordings that viewers start; None = they cannot.
         token: what viewers must know, ≥ 16 characters; None = one is made where a network can reach the page.
 

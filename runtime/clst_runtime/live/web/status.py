@@ -1,4 +1,4 @@
-"""What every viewer of the page is told, computed once for all of them."""
+"""The status that every viewer of the page gets, computed once for all of them."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class RunStatus:
     def _find_machine(self, machine: Callable[[], dict[str, Any]]) -> None:
         try:
             self._machine = machine()
-        except Exception as error:  # noqa: BLE001  whatever its tools say, the page must not wait for it for ever
+        except Exception as error:  # noqa: BLE001  whatever its tools raise, the page must not wait for ever
             self._machine = {"error": str(error)}
 
     def saw(self, classes: Classes) -> None:
@@ -74,7 +74,7 @@ class RunStatus:
 
     @property
     def machine(self) -> dict[str, Any] | None:
-        """Facts of this machine, or `error` where it would not tell; None until either is known."""
+        """Facts of this machine, or `error` where they cannot be found out; None until either is known."""
         return self._machine
 
     def snapshot(self, *, fresh: bool = False) -> dict[str, Any]:

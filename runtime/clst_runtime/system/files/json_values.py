@@ -1,7 +1,7 @@
 """Text and JSON that others wrote: decoded, and each value checked for type and range before it is used.
 
-Everything here raises ValueError with the reason in words, but for what reads a file; a caller knows the kind of file
-and the cure. A file that was made to do harm (huge, nested deep, numbers of many digits) costs no time.
+Everything here raises ValueError with the reason, but for what reads a file; a caller knows the kind of file
+and the hint. A file that was made to do harm (huge, nested deep, numbers of many digits) costs no time.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Paths that a command was given, looked at before any work: each is refused by the words that fit what is there."""
+"""Checks of the paths that a command was given, before any work; the message fits what is there."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from clst_runtime.system.files.atomic import check_can_write
 
 
 def check_folder(place: Path) -> None:
-    """Refuse what is no folder, by the right words.
+    """Refuse what is no folder.
 
     Raises:
         DataError: it is none.
@@ -56,7 +56,7 @@ def check_new_folder(path: Path, *, hint: str, leftovers: Iterable[str] = ()) ->
 
     Args:
         path: the folder.
-        cure: what to do where it is in use.
+        hint: what to do where it is in use.
         leftovers: beginnings of names of files that do not count.
 
     Raises:

@@ -294,7 +294,7 @@ def test_an_onnx_runtime_that_does_not_tell_is_said(machine, tmp_path, monkeypat
     monkeypatch.setattr(Session, "__getattr__", lambda self, name: getattr(vars(self)["_real"], name)
                         if "assignment" not in name else object.__getattribute__(self, name))  # fmt: skip
     with open_model(model(tmp_path / "m.onnx"), backend="ort-cuda") as opened:
-        assert "does not tell whether CUDAExecutionProvider computes all of it" in opened.warnings[0]
+        assert "does not report whether CUDAExecutionProvider computes all of it" in opened.warnings[0]
 
 
 def test_the_real_onnx_runtime_tells_who_computes_its_nodes(rgb_model):

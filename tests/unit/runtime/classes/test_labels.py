@@ -81,7 +81,7 @@ def test_what_a_mapping_leaves_out_is_said_of_both_lists():
 def test_a_mapping_file_must_speak_of_every_source_class(tmp_path):
     path = tmp_path / "map.json"
     path.write_text(json.dumps({"map": {"a": "c"}}))
-    with pytest.raises(ConfigError, match="nothing said of b"):
+    with pytest.raises(ConfigError, match="no entry for b"):
         load_mapping(path, AB, BC)
 
 

@@ -47,7 +47,7 @@ def test_run_reads_its_own_video_again(tmp_path, rgb_model):
     [
         ([clst_run, "{none}.onnx", "--source", "{data}"], 4, "no such model"),
         ([clst_run, "{model}", "--source", "{none}"], 3, "no such folder"),
-        ([clst_run, "{model}", "--source", "{text}"], 3, "not a picture or video"),
+        ([clst_run, "{model}", "--source", "{text}"], 3, "not an image or video"),
         ([clst_run, "{model}", "--source", "{data}", "--out", "{data}"], 3, "exists and is not empty"),
         ([clst_run, "{model}", "--source", "camera:97", "--patience", "0.1"], 3, "cannot be opened"),
         ([clst_run, "{model}", "--source", "{data}", "--masks"], 2, "need --out"),

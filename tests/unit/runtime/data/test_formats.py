@@ -194,7 +194,7 @@ def test_a_label_of_the_picture_as_stored_is_refused_with_the_orientation_and_on
     dataset = open_dataset(data, split="val")
     for look in (lambda: dataset[0], lambda: check_pairs(dataset, used_hw=(8, 16))):
         with pytest.raises(
-            DataError, match="is 16x8 when upright, as its EXIF orientation says, but .* is 8x16; .* label the"
+            DataError, match="is 16x8 when upright by its EXIF orientation, but .* is 8x16; .* label the"
         ):
             look()
     assert "when upright" in inspect(data, split="val").problems[0]

@@ -94,7 +94,7 @@ def test_an_unknown_content_goes_by_its_suffix_but_a_text_is_never_a_video(name,
     assert kind_of(path) is Kind.VIDEO
     path.write_text("#EXTM3U\nhttp://elsewhere/1.ts\n")
     assert kind_of(path) is None
-    with pytest.raises(DataError, match="not a picture or video by what it holds"):
+    with pytest.raises(DataError, match="not an image or video by what it holds"):
         open_source(str(path))
 
 
@@ -146,13 +146,13 @@ def test_a_name_that_opencv_cannot_write_is_refused_instead_of_ending_the_proces
 def test_results_and_labels_are_no_pictures_of_a_camera(tmp_path):
     data = write_labelled(tmp_path / "data")
     for folder in (data / "labels", data / "labels" / "val"):
-        with pytest.raises(DataError, match=r"labels of a data set, no pictures; give .*data/images"):
+        with pytest.raises(DataError, match=r"labels of a data set, no images; give .*data/images"):
             images_of(folder)
     write_png(tmp_path / "driven" / "masks" / "1.png", GREY)
     write_png(tmp_path / "driven" / "camera" / "1.png", GREY)
     (tmp_path / "driven" / "frames.jsonl").touch()
     for folder in (tmp_path / "driven", tmp_path / "driven" / "masks"):
-        with pytest.raises(DataError, match="results of clst-run, no pictures of a camera"):
+        with pytest.raises(DataError, match="results of clst-run, no images of a camera"):
             images_of(folder)
     assert len(images_of(tmp_path / "driven" / "camera").paths) == 1
     write_png(tmp_path / "b.png", GREY)

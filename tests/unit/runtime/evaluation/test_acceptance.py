@@ -160,7 +160,7 @@ def test_other_pictures_and_none_judge_nothing(tmp_path, rgb_model):
     with open_model(model) as backend:
         judged = compare_with_export(backend, model, data)
         assert judged.holds is None
-        assert "was judged on other pictures" in judged.text
+        assert "was judged on other images" in judged.text
         assert compare_with_export(backend, model, None).text.startswith("nothing to compare with")
     with open_model(rgb_model) as backend:
         assert "the export stored no mIoU" in compare_with_export(backend, rgb_model, data).text

@@ -260,7 +260,7 @@ def test_a_damaged_fingerprint_is_an_error_of_the_file(damaged):
 
 
 def tied_model(path, images, *, swapped=False):
-    """An exported model whose manifest tells what the unswapped one says to the pictures."""
+    """An exported model whose manifest tells what the unswapped one says to the images."""
     with open_model(write_rgb_model(path)) as backend:
         stored = take_digest(backend, images)
     parity = {"fingerprint": stored.to_json(), "frames": len(images)}

@@ -1,4 +1,4 @@
-"""Live runs without a camera: pictures that are replayed, ages of masks, memory that grows."""
+"""Live runs without a camera: images that are replayed, ages of masks, memory that grows."""
 
 import itertools
 
@@ -78,7 +78,7 @@ def test_a_short_patience_ends_without_a_frame_and_loses_none():
 
 
 def test_nothing_to_replay_is_an_error():
-    with pytest.raises(DataError, match="no pictures to replay"):
+    with pytest.raises(DataError, match="no images to replay"):
         ReplaySource([])
 
 

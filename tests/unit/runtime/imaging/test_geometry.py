@@ -37,13 +37,13 @@ def test_classes_are_never_mixed_and_keep_their_place():
 
 
 def drawn(rows, columns):
-    """A smooth colour picture: what a camera with half the colour resolution can carry."""
+    """A smooth colour image: what a camera with half the colour resolution can carry."""
     row, column = np.mgrid[0:rows, 0:columns]
     return np.stack([60 + 2 * row, 80 + 2 * column, 200 - row - column], axis=2).astype(np.uint8)
 
 
 def as_layout(rgb, layout):
-    """The picture as a camera would hand it over."""
+    """The image as a camera would hand it over."""
     if layout is Layout.RGB:
         return rgb
     if layout is Layout.BGR:

@@ -88,7 +88,7 @@ def test_a_jpeg_that_was_cut_and_ended_by_a_marker_is_refused(tmp_path, progress
     path = tmp_path / "t.jpg"
     content = noisy_jpeg(path, progressive=progressive)
     path.write_bytes(content[: len(content) // 2] + b"\xff\xd9")
-    with pytest.raises(DataError, match=r"t\.jpg: a damaged picture \(Corrupt JPEG data: premature end"):
+    with pytest.raises(DataError, match=r"t\.jpg: a damaged image \(Corrupt JPEG data: premature end"):
         read_image(path)
 
 
@@ -96,7 +96,7 @@ def test_a_jpeg_that_lacks_a_part_between_two_restart_markers_is_refused(tmp_pat
     path = tmp_path / "t.jpg"
     content = noisy_jpeg(path, restart_marker_blocks=2)
     path.write_bytes(content.replace(content[content.index(b"\xff\xd1") - 40 : content.index(b"\xff\xd1")], b""))
-    with pytest.raises(DataError, match="a damaged picture"):
+    with pytest.raises(DataError, match="a damaged image"):
         read_image(path)
 
 
@@ -206,7 +206,7 @@ def test_transparent_palettes_and_opaque_grey_with_alpha_keep_their_ids_and_a_re
     Image.fromarray(np.array([[[3, 255], [1, 255]]], np.uint8), mode="LA").save(tmp_path / "a.png")
     assert read_label(tmp_path / "a.png", IDS).tolist() == [[3, 1]]
     Image.fromarray(np.array([[[3, 255], [1, 0]]], np.uint8), mode="LA").save(tmp_path / "b.png")
-    with pytest.raises(DataError, match="LA colour picture, not label ids"):
+    with pytest.raises(DataError, match="LA colour image, not label ids"):
         read_label(tmp_path / "b.png", IDS)
 
 
@@ -225,7 +225,7 @@ def test_labels_as_jpeg_inverted_tiff_and_webp_are_refused(tmp_path):
             read_label(tmp_path / name)
     label.save(tmp_path / "i.tif", tiffinfo={262: 0})
     label.save(tmp_path / "w.webp")
-    for name, words in (("i.tif", "greys inverted"), ("w.webp", "a RGB colour picture")):
+    for name, words in (("i.tif", "greys inverted"), ("w.webp", "a RGB colour image")):
         with pytest.raises(DataError, match=words):
             read_label(tmp_path / name)
 
@@ -235,7 +235,7 @@ def test_labels_as_jpeg_inverted_tiff_and_webp_are_refused(tmp_path):
 TURNS = {1: [[1, 2, 3], [4, 5, 6]], 2: [[3, 2, 1], [6, 5, 4]], 3: [[6, 5, 4], [3, 2, 1]], 4: [[4, 5, 6], [1, 2, 3]],
          5: [[1, 4], [2, 5], [3, 6]], 6: [[4, 1], [5, 2], [6, 3]], 7: [[6, 3], [5, 2], [4, 1]],
          8: [[3, 6], [2, 5], [1, 4]], 9: [[1, 2, 3], [4, 5, 6]]}  # fmt: skip
-"""What a picture stored as 1 2 3 / 4 5 6 shows upright, by its EXIF orientation; 9 is none."""
+"""What an image stored as 1 2 3 / 4 5 6 shows upright, by its EXIF orientation; 9 is none."""
 
 
 @pytest.mark.parametrize("suffix", ["png", "tif", "webp"])
@@ -254,7 +254,7 @@ def test_pictures_and_labels_are_upright_as_exif_says(orientation, suffix, tmp_p
         return
     assert read_image(path)[..., 0].tolist() == expected.tolist()
     header = read_header(path)
-    assert (header.size_hw, header.turned) == (expected.shape, 2 <= orientation <= 8)
+    assert (header.size_hw, header.rotated) == (expected.shape, 2 <= orientation <= 8)
     if suffix != "webp":
         assert read_label(path).tolist() == expected.tolist()
 

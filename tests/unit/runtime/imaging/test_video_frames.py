@@ -267,7 +267,7 @@ def test_a_recording_without_a_known_length_is_not_called_truncated(tmp_path):
 def test_what_is_no_video_is_refused_in_one_line(tmp_path, content):
     path = tmp_path / "v.mp4"
     path.write_bytes(content)
-    with pytest.raises(DataError, match=r"v\.mp4: not (a .*video|one frame)") as refused:
+    with pytest.raises(DataError, match=r"v\.mp4: not (an? .*video|one frame)") as refused:
         list(open_source(str(path)))
     assert "\n" not in refused.value.message
 

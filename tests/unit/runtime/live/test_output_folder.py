@@ -67,9 +67,7 @@ def test_what_a_run_is_to_read_is_not_removed_by_overwrite(tmp_path, source):
     ):
         pass
     assert names_below(out) == before
-    with claimed(
-        out, overwrite=True, source=str(tmp_path)
-    ):  # a folder of pictures around it, whose results are left out
+    with claimed(out, overwrite=True, source=str(tmp_path)):  # a folder of images around it, whose results are left out
         pass
 
 

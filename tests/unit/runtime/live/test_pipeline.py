@@ -386,7 +386,7 @@ def test_no_sink_ever_sees_the_padding_of_a_letterbox(camera_hw, wanted):
 
 @pytest.mark.parametrize("wanted", [True, False])
 def test_a_letterboxed_mask_lies_over_what_it_shows(tmp_path, wanted):
-    """A red square in the middle third of an upright picture, through a model that names the strongest channel."""
+    """A red square in the middle third of an upright image, through a model that names the strongest channel."""
     image = np.zeros((96, 48, 3), np.uint8)
     image[..., 2] = 200
     image[32:64, 16:32] = (200, 0, 0)

@@ -63,7 +63,7 @@ def unconnected(sink):
 
 
 def received(reader):
-    """Header and bytes of one picture."""
+    """Header and bytes of one image."""
     stream = reader.makefile("rb", buffering=0)
     line = b""
     while not line.endswith(b"\n"):
@@ -287,7 +287,7 @@ def test_a_run_of_files_goes_at_the_pace_of_the_fastest_reader_and_waits_for_no_
     assert time.monotonic() - begun < 10, "not a second for each picture"
     sink.close()
     thread.join(timeout=10)
-    assert seen == list(range(40)), "10 ms for each picture, of which 16 may wait"
+    assert seen == list(range(40)), "10 ms for each image, of which 16 may wait"
     assert statistics.drops["reader of stream of masks"] > 10, "what the other one did not get"
     stuck.close()
 

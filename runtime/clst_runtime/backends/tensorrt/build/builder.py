@@ -1,6 +1,6 @@
 """From an ONNX file to a serialised TensorRT engine, in memory.
 
-The network is strongly typed: the precision is what the graph says, on every TensorRT from 10.3 to 11.x.
+The network is strongly typed: its precisions are those of the graph, on every TensorRT from 10.3 to 11.x.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.1  # how soon Ctrl-C is noticed
-HOST_MEMORY = "std::bad_alloc"  # how C++ says that the computer's own memory is used up
+HOST_MEMORY = "std::bad_alloc"  # the C++ exception when the computer's own memory is used up
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,7 +138,7 @@ def parser_complaint(error: trt.ParserError) -> str:
     """One complaint of the parser: operator, node, reason."""
     node = " ".join(part for part in (error.node_operator(), error.node_name()) if part)
     reason = " ".join(str(error.desc()).split())
-    if reason == "false":  # the parser quotes its assertion; for an operator that it lacks, that is all it says
+    if reason == "false":  # the parser only quotes its assertion when it lacks an operator
         reason = "not supported"
     reason = without_gpu_complaint(reason)
     return f"{node}: {reason}" if node else reason
@@ -151,7 +151,7 @@ def configure(trt: ModuleType, builder: trt.Builder, config: trt.IBuilderConfig,
         ConfigError: this device has no such DLA core.
     """
     config.builder_optimization_level = options.optimisation_level
-    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # what the inspector can tell later
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # for the engine inspector
     config.clear_flag(trt.BuilderFlag.TF32)  # fp32 in the graph means fp32, not its shortened form
     if options.library is Library.RTX:
         aim(trt, config)
@@ -238,7 +238,7 @@ def interrupt_cancels(cancelled: threading.Event) -> Iterator[None]:
 
 
 def build_failure(trt: ModuleType, onnx_path: Path, messages: Messages, options: BuildOptions) -> ClstError:
-    """Why TensorRT gave no engine, as far as its log tells."""
+    """Why TensorRT gave no engine, by its log."""
     broken, memory = messages.broken_gpu(), messages.out_of_memory()
     if broken is not None:
         return cuda_failure(f"building an engine of {onnx_path}", broken)
@@ -261,7 +261,7 @@ def host_memory(text: Iterable[str]) -> str | None:
 
 
 def host_out_of_memory(path: Path, complaint: str) -> ClstError:
-    """The error where the computer's own memory is used up, which says nothing of the file."""
+    """The error where the computer's own memory is used up, which is no fault of the file."""
     return ClstError(
         f"this machine ran out of memory while TensorRT read or built {path} ({complaint}); end other programs or "
         "export a smaller input size"

@@ -5,7 +5,7 @@ The answer is a JSON object, as it stands in the manifest:
 
     {"builder": …, "version": …, "seconds": …, "layers": {type: count}, "engine_bytes": …}     it was built
     {"builder": …, "version": …, "refused": reason}                                            it cannot be
-    {"builder": …, "not_checked": reason}                                                      this machine cannot tell
+    {"builder": …, "not_checked": reason}                                                      not possible here
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def check_build(
 
     Args:
         path: the file.
-        say: told that it begins, where it can.
+        report: called with a line when the check begins.
         run: starts the process; another one in tests.
     """
     try:
@@ -57,7 +57,7 @@ def main(arguments: list[str]) -> None:
     (path,) = arguments
     try:
         found = _built(Path(path))
-    except Exception as error:  # noqa: BLE001  (whatever goes wrong here is told, the export goes on)
+    except Exception as error:  # noqa: BLE001  (whatever goes wrong is part of the answer, the export goes on)
         found = _not_checked(message_of(error).replace(path, "it"))  # its name is of a temporary file
     sys.stdout.write(f"\n{json.dumps(found)}\n")
 

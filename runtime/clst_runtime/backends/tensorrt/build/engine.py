@@ -1,6 +1,6 @@
 """An ONNX file becomes an engine that is proven on the GPU it was built on, or nothing under the final name.
 
-TensorRT for RTX builds without a GPU too. Then nothing can be proven, and the manifest says so.
+TensorRT for RTX builds without a GPU too. Such an engine cannot be verified there, which its manifest records.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ ELSEWHERE = (
 
 
 class EngineDiffers(BudgetNotHeld):
-    """An engine that does not say what its ONNX file says."""
+    """An engine whose class maps differ from its ONNX file's."""
 
     def __init__(self, message: str, agreement: float) -> None:
         super().__init__(message)
@@ -77,10 +77,10 @@ def build_engine(
     By TensorRT for RTX it is built for the GPUs of `CAPABILITIES`, and compared if this machine has one.
 
     Args:
-        onnx_path: a file of clst-export; its graph says the precision.
+        onnx_path: a file of clst-export; its graph defines the precision.
         out: the `.engine` file to write.
         options: how to build and what agreement to ask for.
-        frames: pictures H,W,3 of the input size.
+        frames: images H,W,3 of the input size.
         progress: shows TensorRT's phases; None = nothing is shown.
         expected: the ONNX file's class maps for `frames`; None = ONNX Runtime computes them.
         gpu: the CUDA library and the I/O that the engine is proven by.
@@ -124,7 +124,7 @@ def check_can_build(library: Library = Library.TENSORRT, cuda: str = AUTO) -> No
 
     Raises:
         MissingDependency: the library cannot be used; or there is no GPU, and it needs one or `cuda` was named to
-            compare on it. Says where else to build.
+            compare on it. The message names where else to build.
     """
     library_for_building(library)
     if library is Library.TENSORRT or cuda != AUTO:
@@ -250,7 +250,7 @@ def built_engine_note(manifest: Manifest) -> str:
         return (
             f"{facts['engine_bytes'] / 2**20:.1f} MiB of {facts['layers_before_fusion']} layers for compute capability "
             f"{', '.join(facts['compute_capabilities'])}, built in {facts['build_seconds']} s; not compared with its "
-            f"ONNX file ({facts['not_compared']}), which clst-export build ENGINE --frames PICTURES does on its GPU"
+            f"ONNX file ({facts['not_compared']}), which clst-export build ENGINE --frames IMAGES does on its GPU"
         )
     agreement, summary = facts["agreement"], facts["summary"]
     layers = ", ".join(f"{count} {name}" for name, count in summary["per_precision"].items())

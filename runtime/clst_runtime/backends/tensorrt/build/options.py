@@ -21,7 +21,7 @@ DLA_GONE, DLA_BACK = (10, 8), (11, 4, 1)
 MAX_LEVEL = 5
 TENSORRT_ALONE = ("workspace_mib", "optimisation_level", "timing_cache", "dla_core")
 NOT_FOR_RTX = "TensorRT for RTX times no kernels when it builds, and runs on no DLA"
-"""Why it knows none of those options: at any level it makes the same engine to the bit."""
+"""Why it has none of those options: at any level it makes bit-exactly the same engine."""
 
 
 @dataclass(frozen=True, kw_only=True)

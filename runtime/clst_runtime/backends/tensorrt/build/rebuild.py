@@ -24,7 +24,7 @@ from clst_runtime.system.files.json_values import read_text
 _log = logging.getLogger(__name__)
 
 FRAMES = 8
-"""Pictures that a rebuilt engine is compared with its ONNX file on."""
+"""Images that a rebuilt engine is compared with its ONNX file on."""
 
 
 def rebuild_engine(
@@ -41,7 +41,7 @@ def rebuild_engine(
 
     Args:
         engine: the `.engine` file; need not be there or be whole.
-        frames: gives pictures H,W,3 of the camera for a model to verify the engine on.
+        frames: gives images H,W,3 of the camera for a model to verify the engine on.
         progress: shows the build; None = bars or lines on stderr.
         gpu: the CUDA library and the I/O that the engine is proven by.
 

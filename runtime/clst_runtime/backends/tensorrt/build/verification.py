@@ -1,4 +1,4 @@
-"""Does an engine say what its ONNX file says? Class maps side by side on real frames.
+"""An engine against its ONNX file: class maps compared on real frames.
 
 Legend: H rows, W columns of the model's input.
 """
@@ -28,7 +28,7 @@ class Expected:
     maps: Sequence[Classes]
     """H,W for each frame."""
     reference: str
-    """What computed them, in words."""
+    """What computed them, as text."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +36,7 @@ class EngineAgreement:
     """An engine beside its ONNX file."""
 
     frames: int
-    """Pictures compared."""
+    """Images compared."""
     agreement: float
     """Share of equal pixels, 0 … 1."""
     differing_pixels: int
@@ -67,7 +67,7 @@ def check_frames(frames: Sequence[Frame], size_hw: tuple[int, int]) -> None:
         DataError: no frame, or one of another shape or type.
     """
     if not frames:
-        raise DataError("no frame to verify the engine on; give at least one picture of the camera")
+        raise DataError("no frame to verify the engine on; give at least one image of the camera")
     for index, frame in enumerate(frames):
         if frame.shape != (*size_hw, 3) or frame.dtype != np.uint8:
             raise DataError(
@@ -77,7 +77,7 @@ def check_frames(frames: Sequence[Frame], size_hw: tuple[int, int]) -> None:
 
 
 def onnx_class_maps(path: Path, frames: Sequence[Frame]) -> Expected:
-    """What ONNX Runtime on the CPU says to each frame.
+    """The class map of each frame by ONNX Runtime on the CPU.
 
     Raises:
         MissingDependency: ONNX Runtime is not installed. ModelFileError: the file cannot be used.
@@ -93,7 +93,7 @@ def compare_engine(
 
     Args:
         backend: opened with `timed=True`.
-        frames: pictures H,W,3.
+        frames: images H,W,3.
         expected: a class map H,W for each.
         needed: the bound, 0 … 1.
 

@@ -44,7 +44,7 @@ def compare_times(
     Args:
         folder: where both are.
         pair: INT8, FP16.
-        frames: pictures H,W,3 of the input size to time on.
+        frames: images H,W,3 of the input size to time on.
         gpu: the CUDA library and the I/O that they are timed by.
 
     Raises:
@@ -80,7 +80,7 @@ def time_alternately(engines: Sequence[Path], frames: Sequence[Frame], gpu: GpuO
 
     Args:
         engines: engine files.
-        frames: pictures H,W,3 of the input size.
+        frames: images H,W,3 of the input size.
         gpu: the CUDA library and the I/O to time by.
 
     Raises:

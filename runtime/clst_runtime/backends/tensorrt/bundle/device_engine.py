@@ -32,8 +32,8 @@ def build_bundle(folder: Path, gpu: GpuOptions | None = None) -> Path:
     """Build and prove the engine of a bundle for this machine, or find it proved: the one to use, in `folder`.
 
     Of an INT8 bundle with an FP16 file both engines are built, each is compared with its own class maps, and both are
-    timed; which one is used, and why, is said on stderr and kept. An engine that cannot be used leaves it to the other,
-    for good only if that says something of the engine itself. Where none can, the one that was proved before an update
+    timed; which one is used, and why, is logged and kept. Where one engine cannot be used the other one is; that choice
+    is kept only if the reason lies in the engine itself. Where none can, the one that was proved before an update
     is compared again and used if it holds. Processes that build in one folder wait for each other.
 
     Args:
@@ -42,7 +42,7 @@ def build_bundle(folder: Path, gpu: GpuOptions | None = None) -> Path:
 
     Raises:
         MissingDependency: no TensorRT or no GPU here. ModelFileError: the bundle is damaged, or no engine can be built.
-        BudgetNotHeld: none says what its ONNX file says. What else `build_engine` raises.
+        BudgetNotHeld: every engine's class maps differ from its ONNX file's. What else `build_engine` raises.
     """
     path, _, text = _proved(folder, gpu)
     if text:
@@ -56,7 +56,7 @@ def open_bundle(folder: Path, gpu: GpuOptions | None = None, *, timed: bool = Fa
     The arguments are those of `TrtBackend`.
 
     Returns:
-        The engine; where it is one from before an update, its first warning says why.
+        The engine; where it is one from before an update, its first warning gives the reason.
 
     Raises:
         What `build_bundle` and `TrtBackend` raise; an engine that the disk does not take is run from memory.
@@ -74,7 +74,7 @@ def open_bundle(folder: Path, gpu: GpuOptions | None = None, *, timed: bool = Fa
 
 
 def _proved(folder: Path, gpu: GpuOptions | None) -> tuple[Path, BuiltEngine, str]:
-    """The engine that is used on this machine, by a proof that is found or made; and what is to be told of it."""
+    """The engine that is used on this machine, by a proof that is found or made; and the message about it."""
     bundle, gpu = read_bundle(folder), (gpu or GpuOptions()).without_graph()
     with _alone_in(folder):
         proving = Proving(folder, bundle, _machine_here(folder, gpu.cuda, bundle.options.library), gpu)

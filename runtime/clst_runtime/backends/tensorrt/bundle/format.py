@@ -2,7 +2,7 @@
 
 bundle.json                hashes and build options
 model.onnx                 with its manifest inside
-frames/NNNN.png            pictures of the input size
+frames/NNNN.png            images of the input size
 expected/NNNN.png          the ONNX file's class map for each, as grey values
 rival.onnx                 of an INT8 model: the same checkpoint as FP16
 rival-expected/NNNN.png    its own class maps
@@ -32,13 +32,13 @@ INDEX, FRAMES = "bundle.json", "frames"
 MODEL, EXPECTED = "model.onnx", "expected"
 BASELINE, BASELINE_EXPECTED = "rival.onnx", "rival-expected"
 FALLBACK = "; its ONNX file runs without them"
-"""Cure where a bundle's engine needs what is not there; how to run it follows."""
+"""Hint where a bundle's engine needs what is not there; how to run it follows."""
 HINT = "copy the folder again, or make it again with clst-export … --bundle"
 
 
 @dataclass(frozen=True, kw_only=True)
 class BundledModel:
-    """One of a bundle's ONNX files and what it says to the frames."""
+    """One of a bundle's ONNX files and its class maps of the frames."""
 
     file: str
     """Its name in the folder."""
@@ -77,7 +77,7 @@ class BundledModel:
 
 @dataclass(frozen=True, kw_only=True)
 class Bundle:
-    """What `bundle.json` says."""
+    """The content of `bundle.json`."""
 
     model: BundledModel
     """`model.onnx`."""

@@ -26,7 +26,7 @@ WORTHWHILE = 0.03
 """Share of FP16's time that INT8 must save to be used. It costs accuracy, so a tie goes to FP16; and a measurement
 counts as steady up to a coefficient of variation of 2.5 % (`timing.UNSTEADY`), so less may be noise."""
 VERDICTS = (ModelFileError, BudgetNotHeld)
-"""Errors that say something of the engine itself. All others, as of memory that is used up, are of the moment."""
+"""Errors whose cause is the engine itself. All others, such as too little memory, are of the moment."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +60,7 @@ class Outcome:
 
     @staticmethod
     def proved(engine: Path, manifest: Manifest) -> Outcome:
-        """That of an engine whose manifest says that it was compared and holds.
+        """That of an engine whose manifest records a comparison that holds.
 
         Raises:
             ModelFileError: it does not say so.
@@ -159,14 +159,14 @@ class Proof:
             raise ValueError(f"{type(error).__name__} {error}") from error
         differing = sorted(name for name in whole.keys() | value.keys() if whole.get(name) != value.get(name))
         if not proof.is_lasting or not (proof.engines or proof.trying):
-            raise ValueError("it tells of no engine, or of a failure of the moment")
+            raise ValueError("it names no engine, or a failure of the moment")
         if differing:
             raise ValueError(f"{', '.join(differing)} does not fit the rest")
         return proof
 
 
 def agree(agreement: float | None) -> str:
-    """A share of pixels, 0 … 1, in words."""
+    """A share of pixels, 0 … 1, as text."""
     return f"{100 * (agreement or 0.0):.3f} % of the pixels agree"
 
 

@@ -47,7 +47,7 @@ would else break at the same place for ever. A start that comes to an end has fo
 def device_name(facts: Mapping[str, Any]) -> str:
     """`orin-8.7-16sm-trt10.3.0-cuda12.6-jetson-linux-36.4.3`: facts (as of `proof_facts`) as a part of file names.
 
-    One for each, so that a folder serves several devices. The multiprocessors tell apart the modules that have the
+    One for each, so that a folder serves several devices. The multiprocessors distinguish the modules that have the
     same name and compute capability, as those of Jetson Orin.
     """
     library = "rtx" if facts["library"] == Library.RTX else "trt"
@@ -89,7 +89,7 @@ class Proving:
         return self.folder / f"{Path(model.file).stem}-{self.device}.engine"
 
     def found(self) -> Proof | None:
-        """The proof of an earlier start, if it is about the same things and its engine is there; says why not."""
+        """The proof of an earlier start, if it is about the same files and its engine exists; logs why not."""
         if not self.path.exists():
             return None
         try:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import tensorrt as trt
 
 CAPABILITIES = ("8.6", "8.9", "12.0")
-"""Compute capabilities, from the RTX 30 series on; docs/decisions/0031 says why not others."""
+"""Compute capabilities, from the RTX 30 series on; docs/decisions/0031 has the reason."""
 
 
 def aim(trt: ModuleType, config: trt.IBuilderConfig) -> None:

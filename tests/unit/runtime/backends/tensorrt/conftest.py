@@ -104,7 +104,7 @@ def machine(monkeypatch):
 
 @pytest.fixture
 def frames():
-    """Three pictures; each pixel's strongest channel is unique."""
+    """Three images; each pixel's strongest channel is unique."""
     generator = np.random.default_rng(3)
     pixels = generator.permuted(np.broadcast_to(np.array([10, 100, 200], np.uint8), (3, *SIZE_HW, 3)), axis=3)
     return list(pixels)
@@ -118,7 +118,7 @@ def bundle_of_one(rgb_model, tmp_path, frames):
 
 
 @pytest.fixture
-def pictures(tmp_path, frames):
+def images(tmp_path, frames):
     """A folder of them."""
     for index, frame in enumerate(frames):
         write_png(tmp_path / "pictures" / f"{index}.png", frame)

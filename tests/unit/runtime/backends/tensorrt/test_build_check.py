@@ -60,7 +60,7 @@ def test_what_is_not_installed_is_told_with_its_cure_and_starts_no_process(monke
         raise MissingDependency("TensorRT for RTX is not installed; pip install -e '.[rtx]'")
 
     monkeypatch.setattr(build_check, "find_rtx", missing)
-    answer = check_build(tmp_path, say=pytest.fail, run=pytest.fail)
+    answer = check_build(tmp_path, report=pytest.fail, run=pytest.fail)
     told = "was not checked: TensorRT for RTX is not installed; pip install -e '.[rtx]'"
     assert describe_build_check(answer) == f"whether TensorRT for RTX reads and builds it {told}"
 

@@ -120,7 +120,7 @@ def test_where_its_gpu_is_it_runs_and_one_line_says_that_it_was_never_compared(e
     with open_model(engine) as backend:
         (told,) = backend.warnings
         assert told.startswith(f"{engine} was never compared with its ONNX file (PyCUDA")
-        assert told.endswith(f"; prove it: clst-export build {engine} --frames PICTURES")
+        assert told.endswith(f"; prove it: clst-export build {engine} --frames IMAGES")
         words = "TensorRT for RTX 1.7.1.116 on NVIDIA GeForce RTX 4090 (compute capability 8.9), fp32, copy I/O"
         assert backend.description.startswith(words)
         for frame in frames:
@@ -219,7 +219,7 @@ def test_a_manifest_that_tells_of_no_comparison_is_not_taken_for_proved(engine):
     sidecar_path(engine).write_text(json.dumps(value))
     with open_model(engine) as backend:
         (told,) = backend.warnings
-    assert "was never compared with its ONNX file (its manifest tells of no comparison)" in told
+    assert "was never compared with its ONNX file (its manifest has no comparison)" in told
 
 
 def test_clst_run_says_that_it_was_never_compared_before_it_drives(engine, images):

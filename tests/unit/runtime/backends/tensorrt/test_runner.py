@@ -71,7 +71,7 @@ def test_a_frame_whose_memory_is_not_in_a_row_is_taken(engine):
 
 
 def another(engine, told):
-    hint = f"prove it again: clst-export build {engine} --frames PICTURES"
+    hint = f"prove it again: clst-export build {engine} --frames IMAGES"
     return f"{engine} was proved by another CUDA or driver ({told}); {hint}"
 
 

@@ -15,7 +15,7 @@ OWN, OTHER = 100, 160
 
 
 def image(index, level=OWN, hw=HW):
-    """A reddish picture H,W,3: a level that goes up and down by 5, noise of 6 on it, no two alike."""
+    """A reddish image H,W,3: a level that goes up and down by 5, noise of 6 on it, no two alike."""
     random = np.random.default_rng([level, index])
     grey = level + 5 * np.sin(index) + random.normal(0.0, 6.0, (*hw, 1))
     return np.clip(grey * np.array([1.0, 0.95, 0.9]), 0, 255).astype(np.uint8)

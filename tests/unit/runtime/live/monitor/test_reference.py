@@ -93,7 +93,7 @@ def test_limits_are_of_the_windows_that_fit_into_every_quarter(count, sizes):
 
 @pytest.mark.parametrize("stretches", [[], [np.zeros((31, 1))], [np.zeros((1, 1))] * 31])
 def test_too_few_frames_are_refused_with_the_number(stretches):
-    with pytest.raises(DataError, match=r"^(0|31) pictures of the camera are too few.*at least 32"):
+    with pytest.raises(DataError, match=r"^(0|31) images of the camera are too few.*at least 32"):
         Reference.of(stretches, (A,))
 
 

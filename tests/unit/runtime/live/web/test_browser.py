@@ -193,7 +193,7 @@ async def watch_the_camera(page, told, tmp_path):
             assert await tab.value("document.getElementById('camera-band').hidden")
             told.domain = CAMERA | OTHER
             await tab.until("!document.getElementById('camera-band').hidden")
-            await tab.until(f"{LOOK} === 'none'")  # the picture is of now, so it is not made grey
+            await tab.until(f"{LOOK} === 'none'")  # the image is of now, so it is not made grey
             assert await tab.value("document.body.dataset.state") == "ready"
             seen = await tab.value("document.body.innerText")
             assert "this looks like another camera: shift 4.2 (another camera above 1.5), most in sharp" in seen
@@ -240,7 +240,7 @@ def test_what_was_proved_is_told_in_words_and_a_long_source_leaves_room_for_the_
         async with opened(page.url, tmp_path / "profile") as tab:
             await tab.until("document.getElementById('model').innerText.includes('parity')")
             seen = await tab.value("document.getElementById('model').innerText")
-            assert "99.987 % of pixels as PyTorch fp32, 16 pictures; mIoU 49.91 %, was 50.00 %" in seen
+            assert "99.987 % of pixels as PyTorch fp32, 16 images; mIoU 49.91 %, was 50.00 %" in seen
             assert "gpu Orin · tensorrt 10.3\n" in seen
             assert "8 rows × 16 columns, " in seen
             assert f"source\n{LONG}\n" in await tab.value("document.getElementById('device').innerText")

@@ -162,7 +162,7 @@ def test_a_picture_that_cannot_be_painted_is_told_and_the_next_one_is_shown(monk
             return await next_picture(viewer, ask=False)
 
         assert looking(page, look)[0] == 2
-        assert page.statistics.to_json()["warnings"] == ["a picture for the page failed: RuntimeError: no such colour"]
+        assert page.statistics.to_json()["warnings"] == ["an image for the page failed: RuntimeError: no such colour"]
 
 
 def test_facts_of_the_machine_that_cannot_be_read_are_told_as_such(monkeypatch):

@@ -1,4 +1,4 @@
-"""What the page is told: pictures, states, figures. And what viewers can do to a run: nothing."""
+"""What the page is told: images, states, figures. And what viewers can do to a run: nothing."""
 
 import asyncio
 import itertools
@@ -45,7 +45,7 @@ def looking(page, look):
     return asyncio.run(main())
 
 
-# ---- pictures
+# ---- images
 
 
 def test_the_picture_is_the_newest_and_shows_the_classes_colours():
@@ -156,7 +156,7 @@ def test_the_rate_of_pictures_is_bounded_and_frames_are_never_repeated():
 
 
 def deaf_viewer(page):
-    """A browser that asks for pictures and reads nothing."""
+    """A browser that asks for images and reads nothing."""
     deaf = socket.socket()
     deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     deaf.connect(("127.0.0.1", page.port))
@@ -195,7 +195,7 @@ def test_a_browser_that_reads_nothing_neither_slows_the_run_nor_fills_the_memory
             end, painted, seconds = time.monotonic() + 20, -1, []
             while page.sink._images.painted != painted:  # until what lies between is full
                 painted, settled = page.sink._images.painted, time.monotonic() + 1.0
-                assert time.monotonic() < end, "pictures are made for a browser that takes none"
+                assert time.monotonic() < end, "images are made for a browser that takes none"
                 while time.monotonic() < settled:
                     seconds.append(page.give(image=noise))
                     time.sleep(0.02)

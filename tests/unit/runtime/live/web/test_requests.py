@@ -8,10 +8,10 @@ import zlib
 from contextlib import suppress
 
 import pytest
-from tests.unit.runtime.live.web.test_faults import raw
 
 from tests.support.waiting import until
 from tests.support.web_run import served
+from tests.unit.runtime.live.web.test_error_log import raw
 
 OFF = b'{"on": false}'
 

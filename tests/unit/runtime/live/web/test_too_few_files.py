@@ -76,7 +76,7 @@ def test_a_program_of_so_few_files_ends_with_one_line(limit):
 def test_connections_leave_the_run_the_files_that_it_needs(capfd):
     """50 clients of this very program and 50 connections of theirs would be more than it may open."""
     with open_files_at_most(95), served() as page:
-        assert until(lambda: page.sink._board.machine, 20.0)  # who looks for it opens files, too
+        assert until(lambda: page.sink._run_status.machine, 20.0)  # who looks for it opens files, too
         silent = []
         for _ in range(50):
             silent.append(socket.create_connection(("127.0.0.1", page.port)))
@@ -90,7 +90,7 @@ def test_connections_leave_the_run_the_files_that_it_needs(capfd):
 
 def test_when_no_more_files_can_be_opened_the_page_comes_back_and_says_so_once(capfd):
     with served() as page:
-        assert until(lambda: page.sink._board.machine, 20.0)  # who looks for it opens files, too
+        assert until(lambda: page.sink._run_status.machine, 20.0)  # who looks for it opens files, too
         waiting = [socket.socket() for _ in range(4)]
         with open_files_at_most(0):
             for connection in waiting:
