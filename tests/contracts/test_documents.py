@@ -231,3 +231,14 @@ def test_a_decision_that_the_source_names_by_its_number_is_there():
     }
     assert [each for each in named if each[1] not in numbers] == []
     assert named
+
+
+@pytest.mark.parametrize(
+    "path", [*documents(), *sorted((ROOT / "docs" / "decisions").glob("*.md"))], ids=lambda path: path.name
+)
+def test_source_files_that_a_page_names_exist(path):
+    """By their path from the root, or within the package that the page is about."""
+    text = re.sub(r"git show \w+:[\w/.]+", "", path.read_text())
+    roots = [ROOT, *(ROOT / package / f"clst_{package}" for package in PACKAGES), ROOT / "docs"]
+    named = set(re.findall(r"`((?:[\w-]+/)+[\w-]+\.(?:py|md|toml|json))\b", text))
+    assert sorted(name for name in named if not any((root / name).is_file() for root in roots)) == []
