@@ -17,7 +17,7 @@ QUICK = (
 )
 FRAMES = 8
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("narrow")]
+pytestmark = pytest.mark.usefixtures("narrow")
 
 
 def own_camera():
