@@ -100,7 +100,7 @@ def finish_run(folder: RunFolder, config: Config, point: Checkpoint | None) -> R
         started = load_checkpoint(folder.source) if folder.source.is_file() else None
         setup = _open_setup(config, started)
         _check_split(setup)
-        run_preflight(setup, trains_source=started is None)
+        run_preflight(setup, trains_source=started is None, done=0 if point is None else point.iteration)
     with _with_resume_hint(folder):
         return _train(folder, setup, point)
 

@@ -8,6 +8,8 @@ Legend: K rows, L columns of a crop; H rows, W columns of the model's input; h,w
 from __future__ import annotations
 
 import dataclasses
+import time
+from collections.abc import Callable, Mapping
 
 import torch
 
@@ -15,6 +17,7 @@ from clst_runtime.classes.labels import IGNORE_ID
 from clst_runtime.data.dataset import LabelledDataset
 from clst_runtime.errors import ConfigError
 from clst_runtime.evaluation.evaluate import evaluate
+from clst_runtime.system.numbers import cores_here
 from clst_train.compute.acceleration import accelerate, check_compiler
 from clst_train.compute.distributed import report
 from clst_train.compute.memory_plan import MemoryPlan, amount, free_bytes, saved_bytes, weight_bytes
@@ -32,9 +35,17 @@ from clst_train.models.segmenter import Segmenter
 AHEAD = 3
 """Batches beside those of the loaders: two that wait and the one in use."""
 
+USUAL_INTERVAL = 4
+"""Steps between two predictions of whole images, where their interval follows from the number of images."""
 
-def run_preflight(setup: Setup, *, trains_source: bool) -> None:
-    """Try the passes and the validation, and report the memory plan; `trains_source`: source training is to come.
+
+def run_preflight(setup: Setup, *, trains_source: bool, done: int = 0) -> None:
+    """Try the passes and the validation; report what the run computes on, how long it will take, and the memory plan.
+
+    Args:
+        setup: what the run is made of.
+        trains_source: whether source training is to come.
+        done: steps of the first stage to come that are done already.
 
     Raises:
         ConfigError: a batch is too small, the precision has no kernels here, or memory cannot suffice.
@@ -52,6 +63,8 @@ def run_preflight(setup: Setup, *, trains_source: bool) -> None:
     free, host_free = free_bytes(setup.device), free_bytes(torch.device("cpu"))
     for plan in plans:
         check_fit(plan, setup.device, free=free, host_free=host_free)
+    seconds = expected_seconds(setup, segmenter, trains_source=trains_source, done=done)
+    report(f"{run_line(setup)}; {duration_line(seconds)}")
     where = "this machine" if setup.device.type == "cpu" else str(setup.device)
     available = f"{amount(free)} free on {where}" if free is not None else "this system does not report what is free"
     each = f" for each of {setup.ranks.count} processes" if setup.ranks.count > 1 else ""
@@ -115,9 +128,25 @@ def activation_bytes(
         ConfigError: the crops are too few for BatchNorm, the precision has no kernel, or memory ran out already.
     """
     tried = min(2, count * setup.ranks.count)  # BatchNorm sees the crops of all processes
+    modules = [segmenter] if projection is None else [segmenter, projection]
+    segmenter.train()
+    try:
+        return saved_bytes(training_pass(setup, segmenter, projection, tried), list(modules)) * count // tried
+    except ValueError as error:
+        raise ConfigError(
+            f"{setting}: {count} crop of {setup.config.crop_hw[0]}x{setup.config.crop_hw[1]} at a time is too little "
+            f"for the BatchNorm of {setup.config.model.network} ({error}); give it 2 or more"
+        ) from error
+    except RuntimeError as error:
+        raise _as_config_error(error, setup, setting) from error
+
+
+def training_pass(
+    setup: Setup, segmenter: Segmenter, projection: ProjectionHead | None, tried: int
+) -> Callable[[], torch.Tensor]:
+    """A forward pass over so many empty crops, to a scalar loss."""
     crops = torch.zeros(tried, *setup.config.crop_hw, 3, device=setup.device).permute(0, 3, 1, 2)
     labels = torch.zeros(tried, *setup.config.crop_hw, dtype=torch.int64, device=setup.device)
-    modules = [segmenter] if projection is None else [segmenter, projection]
 
     def forward() -> torch.Tensor:
         with setup.autocast:
@@ -128,16 +157,83 @@ def activation_bytes(
             loss = loss + segmentation_loss(outputs.auxiliary, labels)
         return loss
 
-    segmenter.train()
+    return forward
+
+
+def expected_seconds(setup: Setup, segmenter: Segmenter, *, trains_source: bool, done: int) -> dict[str, float]:
+    """Seconds of each stage that is to come, by a pass over two crops and a prediction of one image, both timed here.
+
+    Reading images that keeps the training waiting, validations and pictures are left out.
+    """
+    config, (rows, columns) = setup.config, setup.config.model.input_hw
+    frame = torch.zeros(1, 3, rows, columns, device=setup.device)
+    step = training_pass(setup, segmenter, None, 2)
+
+    def predict() -> None:
+        with torch.no_grad(), setup.autocast:
+            segmenter(frame)
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads_of(setup))
     try:
-        return saved_bytes(forward, list(modules)) * count // tried
-    except ValueError as error:
-        raise ConfigError(
-            f"{setting}: {count} crop of {setup.config.crop_hw[0]}x{setup.config.crop_hw[1]} at a time is too little "
-            f"for the BatchNorm of {setup.config.model.network} ({error}); give it 2 or more"
-        ) from error
-    except RuntimeError as error:
-        raise _as_config_error(error, setup, setting) from error
+        segmenter.train()
+        a_crop = _timed(lambda: step().backward(), setup.device) / 2  # type: ignore[no-untyped-call]
+        segmenter.eval()
+        a_whole = _timed(predict, setup.device)
+    finally:
+        torch.set_num_threads(before)
+    found = {}
+    if trains_source:
+        source = config.source
+        found["source training"] = (source.iterations - done) * source.batch * a_crop / setup.ranks.count
+    if setup.target is not None:
+        settings = config.adaptation
+        whole = settings.teacher == "ensemble" and settings.ensemble_view == "whole"
+        images = a_whole / (settings.ensemble_every or USUAL_INTERVAL) if whole else 0.0
+        steps = settings.iterations - (0 if trains_source else done)
+        found["adaptation"] = steps * settings.batch * (2 * a_crop + images) / setup.ranks.count
+    return found
+
+
+def _timed(work: Callable[[], object], device: torch.device) -> float:
+    """Seconds of its fastest run after the first, which chooses kernels and gets memory; of two to five runs."""
+    end, times = time.perf_counter() + 1.0, list[float]()
+    while len(times) < 2 or (time.perf_counter() < end and len(times) < 5):
+        started = time.perf_counter()
+        work()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        times.append(time.perf_counter() - started)
+    return min(times[1:])
+
+
+def threads_of(setup: Setup) -> int:
+    """CPU threads of the run's PyTorch."""
+    return min(setup.config.run.threads, cores_here()) or torch.get_num_threads()
+
+
+def run_line(setup: Setup) -> str:
+    """Device, precision and threads."""
+    device, threads = setup.device, threads_of(setup)
+    name = f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)
+    precision = {torch.bfloat16: "bf16", torch.float16: "fp16"}[setup.autocast.fast_dtype]
+    if not setup.autocast._enabled:
+        precision = "fp32"
+    processes = f", {setup.ranks.count} processes" if setup.ranks.count > 1 else ""
+    return f"training on {name}, {precision}, {threads} thread{'s' * (threads != 1)}{processes}"
+
+
+def duration_line(seconds: Mapping[str, float]) -> str:
+    """`about 5 min (source training 4 min, adaptation 1 min)`."""
+    stages = ", ".join(f"{stage} {_rounded(value)}" for stage, value in seconds.items())
+    return f"about {_rounded(sum(seconds.values()))} ({stages})"
+
+
+def _rounded(seconds: float) -> str:
+    return next(
+        (f"{seconds / unit:.0f} {name}" for unit, name in ((3600, "h"), (60, "min")) if seconds >= 2 * unit),
+        f"{seconds:.0f} s",
+    )
 
 
 def _as_config_error(error: RuntimeError, setup: Setup, setting: str) -> Exception:

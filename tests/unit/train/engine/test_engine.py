@@ -4,6 +4,7 @@ The runs are made in this process, on a few synthetic scenes of 64x64.
 """
 
 import dataclasses
+import re
 
 import numpy as np
 import pytest
@@ -14,13 +15,15 @@ from clst_runtime.data.dataset import open_dataset
 from clst_runtime.errors import ClstError, ConfigError, DataError
 from clst_runtime.imaging.image_files import write_png
 from clst_train.compute import memory_plan
+from clst_train.config import AdaptationConfig, Config, ModelConfig, SourceConfig
 from clst_train.data.loading import SOURCE_STREAM, SourceBatch, positions
 from clst_train.engine import preflight
 from clst_train.engine.logger import Logbook
 from clst_train.engine.preflight import check_fit, try_validation
-from clst_train.engine.run import SOURCE, Run, files_of, log_step, not_finite
+from clst_train.engine.run import SOURCE, Run, Setup, files_of, log_step, not_finite
 from clst_train.engine.run_folder import RunFolder, open_run
 from clst_train.models.checkpoint import load_checkpoint
+from clst_train.models.networks import build_segmenter
 from clst_train.models.segmenter import Segmenter, TrainingOutputs
 from clst_train.recipes.recipe import config_from_mapping
 from clst_train.stages import source as source_stage
@@ -144,6 +147,42 @@ def test_a_plan_is_told_with_what_is_free(cameras, tmp_path, capsys):
     for words in ("source training: about", "activations of 2 crops", "adaptation: about", "activations of 4 crops"):
         assert words in told[0]
     assert "free on this machine" in told[0]
+
+
+def test_a_run_begins_with_a_line_of_device_precision_threads_and_expected_time(cameras, tmp_path, capsys):
+    train(cameras, tmp_path / "run", "source.iterations=1", "adaptation.iterations=1", "run.precision=fp32")
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("training on ")]
+    time = r"\d+ (s|min)"
+    assert re.fullmatch(
+        rf"training on cpu, fp32, 1 thread; about {time} \(source training {time}, adaptation {time}\)", line
+    )
+
+
+@pytest.mark.parametrize(
+    ("done", "trains_source", "expected"), [(0, True, (80, 32)), (4, True, (48, 32)), (1, False, (None, 24))]
+)
+def test_the_expected_time_is_steps_times_crops_times_what_a_crop_took(monkeypatch, done, trains_source, expected):
+    """Two crops in 2 s, a whole image in 4 s: steps of 8 crops, then steps of 2 pairs, 2 images in every other one."""
+    seconds = iter([2.0, 4.0])
+    monkeypatch.setattr(preflight, "_timed", lambda work, device: next(seconds))
+    source, adaptation = SourceConfig(iterations=10, batch=8), AdaptationConfig(iterations=4, batch=2, ensemble_every=2)
+    config = Config(source=source, adaptation=adaptation, model=ModelConfig(input_hw=(64, 64)))
+    setup = Setup(
+        config=config, classes=RGB_CLASSES, source=None, target=object(), validation=None, device=CPU,
+        autocast=torch.autocast("cpu", enabled=False),
+    )  # fmt: skip
+    network = build_segmenter("ddrnet23_slim", 3)
+    found = preflight.expected_seconds(setup, network, trains_source=trains_source, done=done)
+    assert (found.get("source training"), found["adaptation"]) == expected
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [({"a": 1.4}, "about 1 s (a 1 s)"), ({"a": 119.0, "b": 600.0}, "about 12 min (a 119 s, b 10 min)"),
+     ({"a": 36000.0}, "about 10 h (a 10 h)")],
+)  # fmt: skip
+def test_a_duration_is_rounded(seconds, text):
+    assert preflight.duration_line(seconds) == text
 
 
 PLAN = memory_plan.MemoryPlan(
