@@ -33,6 +33,17 @@ class EvaluationResult:
     frames: int
     """Images evaluated."""
 
+    @staticmethod
+    def of(confusion: ConfusionMatrix, classes: ClassList, frames: int) -> EvaluationResult:
+        """From the counts of so many images."""
+        return EvaluationResult(
+            classes=classes,
+            iou=confusion.iou(),
+            miou=confusion.miou(),
+            pixel_accuracy=confusion.pixel_accuracy(),
+            frames=frames,
+        )
+
     def mean_without(self, names: tuple[str, ...]) -> float:
         """mIoU over the classes that are not named."""
         kept = [value for name, value in zip(self.classes.names, self.iou, strict=True) if name not in names]
@@ -74,13 +85,7 @@ def evaluate(
         confusion.update(sample.labels, predict_at(backend, sample.image))
         if progress is not None:
             progress(index + 1, len(dataset))
-    return EvaluationResult(
-        classes=dataset.classes,
-        iou=confusion.iou(),
-        miou=confusion.miou(),
-        pixel_accuracy=confusion.pixel_accuracy(),
-        frames=len(dataset),
-    )
+    return EvaluationResult.of(confusion, dataset.classes, len(dataset))
 
 
 def check_classes(model: ClassList, other: ClassList) -> None:

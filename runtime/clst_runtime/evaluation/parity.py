@@ -87,14 +87,5 @@ def compare(
             matrix.update(sample.labels, resize_classes(classes, size_hw))
         if progress is not None:
             progress(index + 1, len(dataset))
-    results = [
-        EvaluationResult(
-            classes=dataset.classes,
-            iou=matrix.iou(),
-            miou=matrix.miou(),
-            pixel_accuracy=matrix.pixel_accuracy(),
-            frames=len(dataset),
-        )
-        for matrix in matrices
-    ]
+    results = [EvaluationResult.of(matrix, dataset.classes, len(dataset)) for matrix in matrices]
     return ParityResult(reference=results[0], candidate=results[1], agreement=equal / total)

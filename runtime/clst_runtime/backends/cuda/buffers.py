@@ -1,12 +1,12 @@
 """The memory through which frames reach an engine and results come back. Legend: H rows, W columns of its input.
 
 Every buffer is made once, and so is every address that TensorRT gets: it never changes from frame to frame. A result is
-lent from a slot and its memory is not used again while anybody holds it.
+borrowed from a slot, whose memory is not written again while the result is alive.
 
 - `CopiedBuffers`: the GPU has memory of its own. Its copy engine brings H·W·3 bytes in and H·W back, straight into the
-  slot that is lent.
+  slot of the result.
 - `MappedBuffers`: the GPU reads the frame and writes the class map in the processor's memory. The class map is then
-  copied once, by the processor, into the slot that is lent. The other way would be to give TensorRT the address of
+  copied once, by the processor, into the slot of the result. The other way would be to give TensorRT the address of
   another slot for each frame. It saves H·W bytes of copying, tens of microseconds, and costs more than that: a CUDA
   graph fixes the addresses it was recorded with, and we keep to one execution context, with its memory, for each
   graph; and results would lie in page-locked memory, which some Jetsons do not cache for the processor that reads them.
@@ -106,6 +106,7 @@ class CopiedBuffers(Buffers):
         rows, columns = input_hw
         self._device = device
         self.frame_address = device.allocate(rows * columns * 3)
+        # Page-locked: from ordinary memory the driver would copy twice, and the call would wait for it.
         self.host_frame = device.pinned((rows, columns, 3))
         self.addresses = [device.allocate(rows * columns) for _ in range(outputs)]
         super().__init__([
@@ -143,6 +144,7 @@ class MappedBuffers(Buffers):
         self.host_frame, self.frame_address = frame.host, frame.address
         mapped = [device.mapped((rows, columns)) for _ in range(outputs)]
         self._outputs, self.addresses = [each.host for each in mapped], [each.address for each in mapped]
+        # Ordinary memory: callers keep and read results, and mapped memory may be uncached for the processor.
         slots = range(RESULTS_BORROWED + 1)
         super().__init__([ResultSlot([np.zeros((rows, columns), np.uint8) for _ in range(outputs)]) for _ in slots])
 

@@ -192,6 +192,7 @@ class GuardedDevice(ABC):
 
     def _check(self, doing: str) -> None:
         """Refuse what could only fail or crash."""
+        # CUDA's current context belongs to a thread: from another one a call would fail, or reach another context.
         if threading.get_ident() != self._thread:
             raise ClstError("a GPU was used from another thread than the one that opened it; use it from that one")
         if self._failure:
@@ -202,7 +203,7 @@ class GuardedDevice(ABC):
     def close(self) -> None:
         """Wait, free everything, then let the context go; after a sticky error only what still can be freed."""
         if self._open:
-            self._open = False
+            self._open = False  # before the release: one that is interrupted must not free anything twice
             self._release()
 
     def __exit__(self, *error: object) -> None:

@@ -111,7 +111,8 @@ class TrtBackend:
     def _load(self, trt: ModuleType, plan: bytes) -> None:
         """Deserialise the engine and make its execution context."""
         self._trt, self._messages = trt, Messages()
-        self._logger = make_logger(trt, self._messages)
+        self._logger = make_logger(trt, self._messages)  # kept: TensorRT holds a bare pointer to it
+        # Registered after the device was entered, so it runs before the device closes: what TensorRT frees needs CUDA.
         self._closing.callback(self._forget)
         self._runtime = make_runtime(trt, self._logger, self._messages)
         self._runtime.engine_host_code_allowed = False
@@ -157,7 +158,7 @@ class TrtBackend:
 
         def run(frame: Frame, queue: Callable[[], None]) -> Outputs:
             buffers.put(frame)
-            buffers.poison()
+            buffers.poison()  # a graph that does nothing must not pass with the outputs of the plain run
             slot = buffers.take()
             queue()
             buffers.queue_out(slot)
@@ -207,7 +208,7 @@ class TrtBackend:
         self._record(2)
         buffers.queue_out(slot)
         self._record(3)
-        self._device.synchronise()
+        self._device.synchronise()  # from here on the frame's buffer may be written and the slot read
         buffers.finish(slot)
         if self._kernels is not None:
             self._kernels.keep()
