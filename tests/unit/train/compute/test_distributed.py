@@ -23,6 +23,8 @@ from clst_train.compute.distributed import (
     wait_for_all,
 )
 
+pytestmark = pytest.mark.slow  # trains in processes of its own
+
 
 def network():
     torch.manual_seed(0)

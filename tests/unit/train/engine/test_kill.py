@@ -14,6 +14,8 @@ from tests import ROOT
 from tests.support.command_line import call
 from tests.support.miniature import drawn_cameras
 
+pytestmark = pytest.mark.slow  # trains in processes of its own
+
 
 @pytest.fixture(scope="module")
 def cameras(tmp_path_factory):
