@@ -126,18 +126,7 @@ class TracedNetwork:
 def convert(
     checkpoint: Checkpoint | Path, out: Path, request: Request, inputs: Inputs, *, log: Log = lambda message: None
 ) -> Conversion:
-    """Write a checkpoint's deployable network in the wanted precision as ONNX, if it passes the parity gate.
-
-    Args:
-        checkpoint: of clst-train, loaded or the path of its file.
-        out: the file to write.
-        request: what is wanted.
-        inputs: images to calibrate and to compare on.
-        log: called with one line for each step.
-
-    Raises:
-        What `trace_network` and `write_model` raise.
-    """
+    """`trace_network` and `write_model` in one, of a checkpoint of clst-train or of the path of its file."""
     loaded = checkpoint if isinstance(checkpoint, Checkpoint) else load_checkpoint(checkpoint)
     return write_model(trace_network(loaded, request, inputs), out, request, log=log)
 

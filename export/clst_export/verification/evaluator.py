@@ -101,7 +101,7 @@ class Evaluator:
         )
 
     def subset(self, count: int) -> Evaluator:
-        """At most `count` of the pictures, evenly spread, nothing computed again."""
+        """At most `count` of the frames, evenly spread; nothing is computed again."""
         if count >= len(self.frames):
             return self
         kept = evenly_spread(len(self.frames), count)

@@ -97,7 +97,10 @@ def verify_and_save(
         with OrtBackend(temporary) as backend:
             comparison = evaluator.evaluate(backend)
             fingerprint = take_digest(backend, evaluator.frames)
-            ties = _ties(network, backend, evaluator, bounds.tie_fraction)
+            ties = None
+            if bounds.tie_fraction > 0.0:
+                tried = evaluator.subset(TIE_FRAMES).frames
+                ties = count_ties(network, backend, tried, tie_fraction=bounds.tie_fraction)
         failures = bounds.failures(comparison, ties)
         parity: dict[str, Any] = {"reference": "PyTorch fp32", **comparison.to_json()}
         parity |= {"ties": ties.to_json()} if ties else {}
@@ -126,9 +129,3 @@ def _rejected(temporary: Path, out: Path, manifest: Manifest, failures: Sequence
     refused = f"is refused: {describe_build_check(manifest.build_check)}"
     reason = f"differs from PyTorch: {'; '.join(failures)}" if failures else refused
     return BudgetNotHeld(f"{out.name} {reason}; kept as {rejected} with its report beside it")
-
-
-def _ties(network: Deployable, backend: OrtBackend, evaluator: Evaluator, tie_fraction: float) -> Ties | None:
-    if tie_fraction <= 0.0:
-        return None
-    return count_ties(network, backend, evaluator.subset(TIE_FRAMES).frames, tie_fraction=tie_fraction)

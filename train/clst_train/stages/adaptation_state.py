@@ -15,7 +15,6 @@ from clst_train.config import AdaptationConfig
 from clst_train.data.target import TargetImages
 from clst_train.engine.optimizer import Descent
 from clst_train.engine.run import ADAPTED, Run
-from clst_train.engine.run_folder import RunFolder
 from clst_train.engine.schedule import ensemble_interval, steps_before_labels, times_shown
 from clst_train.inspection.diagnostics import Diagnostics
 from clst_train.method.alignment import DistributionAlignment
@@ -111,22 +110,18 @@ def _distiller(run: Run) -> Distiller | None:
 
 
 def _store(run: Run, layout: StoreLayout, resume: Checkpoint | None) -> EnsembleStore:
-    """The working store: as the checkpoint has it, or empty. The first rank creates it, the others open it."""
+    """The working store: as the checkpoint has it, or empty. The first rank writes it, then all open it."""
     state = None if resume is None else (resume.training_state or {})["ensemble"]
+    folder = run.folder
     with together():
         if run.ranks.first:
-            store = _created(run.folder, layout, state)
+            folder.remove_leftovers()
+            if state is None:
+                EnsembleStore.create(folder.store, layout)
+            else:
+                restore_snapshot(state, folder.resume.parent, folder.store, layout)
     with together():
-        if not run.ranks.first:
-            store = EnsembleStore.open(run.folder.store, layout, 0 if state is None else int(state["iteration"]))
-    return store
-
-
-def _created(folder: RunFolder, layout: StoreLayout, state: dict[str, Any] | None) -> EnsembleStore:
-    folder.remove_leftovers()
-    if state is None:
-        return EnsembleStore.create(folder.store, layout)
-    return restore_snapshot(state, folder.resume.parent, folder.store, layout)
+        return EnsembleStore.open(folder.store, layout, 0 if state is None else int(state["iteration"]))
 
 
 def save_state(run: Run, state: AdaptationState, done: int) -> None:
