@@ -1,4 +1,4 @@
-"""What an export stores so that a benchmark and an acceptance can tell that they run the model that was judged."""
+"""What an export stores so that a benchmark and an acceptance can recognise the verified model."""
 
 from clst_export.inspection import describe, facts_of
 from clst_export.pipeline import Inputs, Request, convert
@@ -23,10 +23,17 @@ def test_an_exported_file_knows_what_it_said_to_its_frames(checkpoint, frames, t
 
 def test_parity_is_told_in_a_few_words_and_as_json_whole(rgb_model):
     iou = {"red": {"reference": 1.0, "model": 0.5}, "blue": {"reference": None, "model": None}}
-    verdict = {"frames": 2, "labelled": False, "agreement": 0.9912345, "reference_miou": 1.0, "miou": 0.75, "iou": iou}
+    comparison = {
+        "frames": 2,
+        "labelled": False,
+        "agreement": 0.9912345,
+        "reference_miou": 1.0,
+        "miou": 0.75,
+        "iou": iou,
+    }
     facts = facts_of(rgb_model)
-    facts["manifest"]["parity"] = verdict
-    facts["manifest"]["calibration"] = {"methods": {"max": verdict, "entropy": {**verdict, "labelled": True}}}
+    facts["manifest"]["parity"] = comparison
+    facts["manifest"]["calibration"] = {"methods": {"max": comparison, "entropy": {**comparison, "labelled": True}}}
     rows = dict(line.split("  ", 1) for line in describe(facts).splitlines())
     told = {name: value.strip() for name, value in rows.items() if name.startswith(("parity", "calibration"))}
     assert told == {
@@ -39,4 +46,4 @@ def test_parity_is_told_in_a_few_words_and_as_json_whole(rgb_model):
     facts["manifest"]["parity"]["labelled"] = True
     assert "parity mIoU" in describe(facts)
     assert "75.00 %, of the reference 100.00 %" in describe(facts)
-    assert verdict["miou"] == 0.75, "what is told as JSON is left as it is"
+    assert comparison["miou"] == 0.75, "the JSON values stay as they are"

@@ -6,7 +6,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from clst_export.graph import compatibility as hygiene
+from clst_export.graph import compatibility
 from clst_export.graph.compatibility import SUPPORTED, check_compatibility
 from clst_export.graph.trace import check_graph, trace
 from clst_export.quantization.fp16 import measure_ranges, to_fp16
@@ -338,10 +338,10 @@ def test_more_weights_than_the_network_has_are_refused():
 
 def test_a_graph_above_the_size_limit_is_refused(monkeypatch):
     model = hand_made(RELU, weights={"ballast": np.zeros(3 * 2**20, np.uint8)})
-    monkeypatch.setattr(hygiene, "MAX_BYTES", 2**22)
+    monkeypatch.setattr(compatibility, "MAX_BYTES", 2**22)
     check_compatibility(model)
     for limit in (2**21, 3 * 2**20):  # at the second, the weights alone would just do
-        monkeypatch.setattr(hygiene, "MAX_BYTES", limit)
+        monkeypatch.setattr(compatibility, "MAX_BYTES", limit)
         refused(model, r"the graph has 0\.00 GiB, an ONNX file holds at most 0\.00; take a network with fewer weights")
 
 
@@ -354,7 +354,7 @@ def test_weights_beyond_what_protobuf_can_count_are_refused():
 
 def test_a_network_that_no_onnx_file_can_hold_is_refused_before_it_is_traced(monkeypatch):
     deployable = Deployable(built("ddrnet23_slim"), MEAN, STD, SIZE_HW)
-    monkeypatch.setattr(hygiene, "MAX_BYTES", 2**24)
+    monkeypatch.setattr(compatibility, "MAX_BYTES", 2**24)
     monkeypatch.setattr(torch.onnx, "export", None)
     with pytest.raises(ModelFileError, match=r"the graph has 0\.02 GiB"):
         trace(deployable, SIZE_HW, opset=20, with_confidence=False)

@@ -203,7 +203,7 @@ def test_the_probability_is_seen_through_the_crop_that_the_label_is():
     assert confidence_weights(learner(), soft_labels, seen, view) is None
 
 
-def test_the_ensemble_is_asked_in_every_nth_step_and_for_images_never_visited():
+def test_the_ensemble_predicts_in_every_nth_step_and_for_images_never_visited():
     one, (source, target) = learner(ensemble_every=3), batches()
     diagnostics = observed(one, target)
     for iteration, visits in ((1, 1), (2, 1), (3, 2), (4, 2), (5, 2), (6, 3)):
