@@ -37,7 +37,7 @@ from clst_runtime.live.monitor.features import (
     IMAGE_PARTS,
     PARTS,
     feature_names,
-    fingerprint,
+    frame_features,
     part_of,
 )
 from clst_runtime.live.monitor.reference import SIZES, Reference, windows
@@ -106,7 +106,7 @@ def prints_of(model: Path, data: Path, threads: int) -> tuple[dict[str, Any], tu
             prediction = backend.predict(frame)
             middle = time.perf_counter_ns()
             shown, predicted = fitter.content.of(frame), without_padding(prediction, fitter.content)
-            found.setdefault(drive, []).append(fingerprint(shown, predicted, len(classes)))
+            found.setdefault(drive, []).append(frame_features(shown, predicted, len(classes)))
             looks.append(time.perf_counter_ns() - middle)
             inferences.append(middle - begin)
         cost = {
@@ -192,9 +192,9 @@ def drive_past(prints: dict[str, Any], names: tuple[str, ...]) -> list[dict[str,
     own = [np.array_split(prints[drive], 2) for drive in DAY]
     passed = []
     for drive in ("CamVid dusk", *IDD):
-        judge = DriftDetector(Reference.of([half[0] for half in own], names), 0)
-        before = [judge.compare_next(values).state for values in np.concatenate([half[1] for half in own])]
-        after = [judge.compare_next(values).state for values in prints[drive]]
+        detector = DriftDetector(Reference.of([half[0] for half in own], names), 0)
+        before = [detector.compare_next(values).state for values in np.concatenate([half[1] for half in own])]
+        after = [detector.compare_next(values).state for values in prints[drive]]
         passed.append({
             "own_frames": len(before), "false_alarm_frames": before.count(State.OTHER), "then": drive,
             "frames": len(after), "delay_frames": after.index(State.OTHER) + 1 if State.OTHER in after else None,

@@ -1,6 +1,6 @@
 """What the camera looks like that a model is exported for, so that clst-run notices another one.
 
-Legend: H rows, W columns of the model's input; N frames, D numbers of a fingerprint.
+Legend: H rows, W columns of the model's input; N frames, D numbers of a feature vector.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from clst_runtime.data.subsets import Subset
 from clst_runtime.imaging.geometry import Content, Fit
 from clst_runtime.imaging.media import is_video
 from clst_runtime.imaging.video_frames import VideoFile
-from clst_runtime.live.monitor.features import Vector, feature_names, fingerprint
+from clst_runtime.live.monitor.features import Vector, feature_names, frame_features
 from clst_runtime.live.monitor.reference import LEAST_FRAMES, Matrix, Reference
 from clst_runtime.live.monitor.sink import PERIOD_SECONDS
 from clst_runtime.live.pipeline import without_padding
@@ -108,7 +108,7 @@ def measured(backend: Backend, segments: Sequence[Sequence[Frame]]) -> Reference
     manifest = backend.manifest
     names = feature_names(manifest.classes.names, has_confidence=manifest.has_confidence)
     prints: list[Matrix] = [
-        np.array([_fingerprint(backend, frame, content) for frame, content in _with_contents(segment)])
+        np.array([_features(backend, frame, content) for frame, content in _with_contents(segment)])
         for segment in segments
         if len(segment)
     ]
@@ -122,10 +122,10 @@ def _with_contents(segment: Sequence[Frame]) -> Iterator[tuple[Frame, Content]]:
     return ((frame, Content(0, 0, frame.shape[0], frame.shape[1])) for frame in segment)
 
 
-def _fingerprint(backend: Backend, frame: Frame, content: Content) -> Vector:
+def _features(backend: Backend, frame: Frame, content: Content) -> Vector:
     """Of the camera's image without padding, as `MonitorSink` computes it."""
     prediction = without_padding(backend.predict(frame), content)
-    return fingerprint(content.of(frame), prediction, len(backend.manifest.classes))
+    return frame_features(content.of(frame), prediction, len(backend.manifest.classes))
 
 
 def _every(place: Path) -> int:

@@ -145,10 +145,10 @@ def watch_cameras(model: Path, cameras: Mapping[str, Path]) -> str:
     with OrtBackend(model) as backend:
         for name, folder in cameras.items():
             with open_source(str(folder)) as source:
-                watch = open_monitor(backend.manifest, source)
-                if watch is None:
+                monitor = open_monitor(backend.manifest, source)
+                if monitor is None:
                     few = f"fewer than {LEAST_FRAMES} images of it; give more --scenes"
                     return f"is it the new camera? not judged: {few}"
-                run_pipeline(source, backend, [watch])
-                lines.append(f"{name} camera, {watch.looks} images: {watch.judge.judgement.text}")
+                run_pipeline(source, backend, [monitor])
+                lines.append(f"{name} camera, {monitor.looks} images: {monitor.detector.status.text}")
     return "\n".join(lines)

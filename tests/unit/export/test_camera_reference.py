@@ -20,7 +20,7 @@ from clst_runtime.errors import DataError
 from clst_runtime.imaging.geometry import Fit, fit_frame
 from clst_runtime.imaging.image_files import write_png
 from clst_runtime.live.monitor.drift import State
-from clst_runtime.live.monitor.features import feature_names, fingerprint
+from clst_runtime.live.monitor.features import feature_names, frame_features
 from clst_runtime.live.monitor.reference import LEAST_FRAMES, Reference
 from clst_runtime.live.monitor.sink import MonitorSink
 from clst_runtime.live.pipeline import Segmenter
@@ -100,8 +100,8 @@ def test_the_reference_is_of_the_models_own_predictions(tmp_path):
     frames = [np.random.default_rng(index).integers(0, 256, (8, 16, 3), np.uint8) for index in range(32)]
     with OrtBackend(write_rgb_model(tmp_path / "m.onnx")) as backend:
         reference = measured(backend, [frames, []])
-        expected = np.mean([fingerprint(frame, backend.predict(frame), 3) for frame in frames], axis=0)
-        with pytest.raises(DataError, match="31 pictures"):
+        expected = np.mean([frame_features(frame, backend.predict(frame), 3) for frame in frames], axis=0)
+        with pytest.raises(DataError, match="31 images"):
             measured(backend, [frames[:31]])
     assert reference.spread.mean == pytest.approx(expected)
     assert reference.names == feature_names(manifest.classes.names, has_confidence=False)
@@ -120,11 +120,11 @@ def test_driving_looks_at_just_what_the_reference_was_measured_on(tmp_path, size
 
     class Looking:
         took_last = False
-        judgement = SimpleNamespace(state=State.UNKNOWN, words="")
+        status = SimpleNamespace(state=State.UNKNOWN, words="")
 
         def look(self, frame, prediction):
-            seen.append(fingerprint(frame, prediction, 3))
-            return self.judgement
+            seen.append(frame_features(frame, prediction, 3))
+            return self.status
 
     with OrtBackend(write_rgb_model(tmp_path / "m.onnx", manifest=manifest.to_json())) as backend:
         reference = measured(backend, segments)
@@ -136,7 +136,7 @@ def test_driving_looks_at_just_what_the_reference_was_measured_on(tmp_path, size
     assert reference.spread.mean == pytest.approx(np.mean(seen, axis=0))
     whole = [fit_frame(picture, (8, 16), Fit.LETTERBOX) for picture in pictures]
     padded = np.mean(
-        [fingerprint(frame, Prediction(classes=frame.argmax(2).astype(np.uint8)), 3) for frame in whole], 0
+        [frame_features(frame, Prediction(classes=frame.argmax(2).astype(np.uint8)), 3) for frame in whole], 0
     )
     assert np.abs(padded - np.mean(seen, axis=0)).max() > 0.1  # with padding it would be another camera
 
@@ -157,9 +157,9 @@ def test_convert_writes_it_into_the_manifest_and_leaves_the_graph_alone(checkpoi
     reference = Reference.from_json(manifest.domain, names)
     assert (reference.frames, told) == (33, ["measuring the camera on 33 frames"])
     with OrtBackend(tmp_path / "b.onnx") as backend:
-        own = np.array([fingerprint(scene(i)[0], backend.predict(scene(i)[0]), 10) for i in range(33, 49)])
+        own = np.array([frame_features(scene(i)[0], backend.predict(scene(i)[0]), 10) for i in range(33, 49)])
         other = [scene(i, "old")[0] for i in range(33, 49)]
-        others = np.array([fingerprint(frame, backend.predict(frame), 10) for frame in other])
+        others = np.array([frame_features(frame, backend.predict(frame), 10) for frame in other])
     assert reference.compare(own).shift < 1.2 < 1.5 < reference.compare(others).shift
 
 

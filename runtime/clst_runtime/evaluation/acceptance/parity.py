@@ -36,7 +36,7 @@ SEARCHED = 512
 
 
 @dataclass(kw_only=True)
-class Judgement:
+class ParityOutcome:
     """What came out."""
 
     holds: bool | None = None
@@ -59,23 +59,23 @@ class Judgement:
             self.holds = holds if self.holds is None else self.holds and holds
 
 
-def compare_with_export(backend: Backend, model: Path, data: Path | None) -> Judgement:
+def compare_with_export(backend: Backend, model: Path, data: Path | None) -> ParityOutcome:
     """Compare by every way that is open.
 
     Raises:
         ModelFileError: the bundle or the stored hashes are damaged. DataError: the data cannot be read.
     """
-    judgement = Judgement()
+    outcome = ParityOutcome()
     if model.is_dir():
-        _by_bundle(backend, model, judgement)
-    dataset = labelled(data, backend, judgement) if data is not None else None
-    same_images = _by_digest(backend, data, judgement)
+        _by_bundle(backend, model, outcome)
+    dataset = labelled(data, backend, outcome) if data is not None else None
+    same_images = _by_digest(backend, data, outcome)
     if dataset is not None:
-        _by_labels(backend, dataset, judgement, same_images=same_images)
-    return judgement
+        _by_labels(backend, dataset, outcome, same_images=same_images)
+    return outcome
 
 
-def _by_bundle(backend: Backend, folder: Path, judgement: Judgement) -> None:
+def _by_bundle(backend: Backend, folder: Path, outcome: ParityOutcome) -> None:
     bundle = read_bundle(folder)
     own = next(
         (model for model in bundle.models if model.sha256 == backend.manifest.engine.get("onnx_sha256")), bundle.model
@@ -88,10 +88,10 @@ def _by_bundle(backend: Backend, folder: Path, judgement: Judgement) -> None:
     agreement = equal / pixels
     text = f"{100 * agreement:.3f} % of pixels as {expected.reference} on {len(expected.maps)} frames of the bundle"
     values = {"agreement": agreement, "needed": needed, "frames": len(expected.maps), "reference": expected.reference}
-    judgement.add("bundle", f"{text}, {100 * needed:.3f} % needed", values, holds=agreement >= needed)
+    outcome.add("bundle", f"{text}, {100 * needed:.3f} % needed", values, holds=agreement >= needed)
 
 
-def _by_digest(backend: Backend, data: Path | None, judgement: Judgement) -> bool:
+def _by_digest(backend: Backend, data: Path | None, outcome: ParityOutcome) -> bool:
     """Whether all of the export's frames were found."""
     known = stored_digest(backend.manifest, where=backend.manifest.network)
     if known is None or data is None:
@@ -103,7 +103,7 @@ def _by_digest(backend: Backend, data: Path | None, judgement: Judgement) -> boo
     tie = compare_with_digest(backend, known, found)
     least = agreement_needed(backend)
     holds = None if tie.found == 0 else tie.equal == tie.found or 1.0 - tie.differing_share >= least
-    judgement.add("fingerprint", tie.text, tie.to_json() | {"min_agreement": least}, holds=holds)
+    outcome.add("fingerprint", tie.text, tie.to_json() | {"min_agreement": least}, holds=holds)
     return tie.found == tie.of
 
 
@@ -118,18 +118,18 @@ def agreement_needed(backend: Backend) -> float:
     return float(manifest.parity.get("bounds", {}).get("min_agreement", MIN_AGREEMENT))
 
 
-def labelled(data: Path, backend: Backend, judgement: Judgement) -> LabelledDataset | None:
+def labelled(data: Path, backend: Backend, outcome: ParityOutcome) -> LabelledDataset | None:
     """Those images of a labelled data set that the export took, if it took some; None, and why, if it is none."""
     try:
         find_format(data, None)
     except ClstError:
-        judgement.add("labels", f"{data} holds no labels", {}, holds=None)
+        outcome.add("labels", f"{data} holds no labels", {}, holds=None)
         return None
     try:
         dataset = open_dataset(data, split="val", classes=backend.manifest.classes)
         return dataset.spread(int(backend.manifest.parity.get("frames", len(dataset))) or len(dataset))
     except ClstError as error:
-        judgement.add("labels", f"no labels were used ({error.message})", {}, holds=None)
+        outcome.add("labels", f"no labels were used ({error.message})", {}, holds=None)
         return None
 
 
@@ -141,16 +141,16 @@ def images_of(data: Path) -> Path:
     return data
 
 
-def _by_labels(backend: Backend, dataset: LabelledDataset, judgement: Judgement, *, same_images: bool) -> None:
+def _by_labels(backend: Backend, dataset: LabelledDataset, outcome: ParityOutcome, *, same_images: bool) -> None:
     result, parity = evaluate(backend, dataset), backend.manifest.parity
     stored = parity.get("miou") if parity.get("labelled") else None
     text = f"mIoU {100 * result.miou:.2f} on {result.frames} labelled images"
     values: dict[str, Any] = {"miou": finite_or_none(result.miou), "frames": result.frames}
     if stored is None or not same_images or result.frames != parity.get("frames"):
         reason = "stored no mIoU" if stored is None else "was judged on other images"
-        judgement.add("labels", f"{text} (not judged: the export {reason})", values, holds=None)
+        outcome.add("labels", f"{text} (not judged: the export {reason})", values, holds=None)
         return
     bound = float(parity.get("bounds", {}).get("max_miou_drop", 0.0005))
     drop = float(stored) - result.miou
     text = f"{text}, {100 * float(stored):.2f} at export"
-    judgement.add("labels", text, values | {"stored": stored, "max_miou_drop": bound}, holds=drop <= bound)
+    outcome.add("labels", text, values | {"stored": stored, "max_miou_drop": bound}, holds=drop <= bound)

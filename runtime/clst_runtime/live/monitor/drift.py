@@ -1,6 +1,6 @@
 """Whether the camera still looks like the model's own, over minutes and not single frames.
 
-Legend: D numbers of a fingerprint, K frames of the window.
+Legend: D numbers of a feature vector, K frames of the window.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from typing import Any
 import numpy as np
 
 from clst_runtime.backends.base import Frame, Prediction
-from clst_runtime.live.monitor.features import Vector, brightness_range, fingerprint
+from clst_runtime.live.monitor.features import Vector, brightness_range, frame_features
 from clst_runtime.live.monitor.reference import SIZES, Comparison, Reference
 
 WINDOW = SIZES[-1]
-"""Frames that are judged together."""
+"""Frames that are compared together."""
 LEAST_WINDOW = 16
-"""Frames after which a first judgement is given."""
+"""Frames after which a first comparison is made."""
 OTHER_ABOVE = 1.5
 """Shift above which the camera looks like another one."""
 SAME_BELOW = 1.2
 """Shift below which it is the model's own again; between the two nothing changes."""
 HELD = 90
-"""Judgements in a row before another camera is believed, or the own one again: a tunnel is no other camera.
+"""Comparisons in a row before another camera is believed, or the own one again: a tunnel is no other camera.
 
 What lasts t looks can move the window's mean for t + `WINDOW` − 1 of them, so up to a minute is not mistaken.
 """
@@ -53,7 +53,7 @@ class State(str, Enum):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Judgement:
+class DriftStatus:
     """As of now."""
 
     state: State
@@ -63,7 +63,7 @@ class Judgement:
     comparison: Comparison | None = None
     """How far they are from the reference; None while there are too few."""
     held: int = 0
-    """Judgements in a row, up to now, that the newest frames speak for the same; `HELD` make it believed."""
+    """Comparisons in a row, up to now, that the newest frames speak for the same; `HELD` make it believed."""
 
     @property
     def leaning(self) -> State | None:
@@ -126,7 +126,7 @@ class DriftDetector:
 
     def __init__(self, reference: Reference, class_count: int) -> None:
         self.reference, self.class_count = reference, class_count
-        self.judgement = Judgement(state=State.UNKNOWN, window=0)
+        self.status = DriftStatus(state=State.UNKNOWN, window=0)
         self.took_last = False
         """Whether the last frame showed something new, and was compared."""
         self._window: deque[Vector] = deque(maxlen=WINDOW)
@@ -134,32 +134,32 @@ class DriftDetector:
         self._towards, self._held = State.UNKNOWN, 0
         self._checksum, self._repeats, self._uniform = -1, 0, 0
 
-    def look(self, frame: Frame, prediction: Prediction) -> Judgement:
+    def look(self, frame: Frame, prediction: Prediction) -> DriftStatus:
         """Take in a frame H,W,3 of the model's input size, and the model's prediction for it.
 
         A frame of a fault is not compared, so that it does not make the camera look like another one afterwards.
         """
         checksum = zlib.crc32(np.ascontiguousarray(frame).data)
         repeated, self._checksum = checksum == self._checksum, checksum
-        values = fingerprint(frame, prediction, self.class_count)
+        values = frame_features(frame, prediction, self.class_count)
         uniform = brightness_range(values) < UNIFORM
         self._repeats = self._repeats + 1 if repeated else 0
         self._uniform = self._uniform + 1 if uniform else 0
         self.took_last = not repeated and not uniform
         if self.took_last:
             return self.compare_next(values)
-        self.judgement = dataclasses.replace(self.judgement, state=self._fault() or self._believed)
-        return self.judgement
+        self.status = dataclasses.replace(self.status, state=self._fault() or self._believed)
+        return self.status
 
-    def compare_next(self, values: Vector) -> Judgement:
-        """Take in the fingerprint D of a frame without a fault."""
+    def compare_next(self, values: Vector) -> DriftStatus:
+        """Take in the feature vector D of a frame without a fault."""
         self._window.append(values)
         count, comparison = len(self._window), None
         if count >= LEAST_WINDOW:
             comparison = self.reference.compare(np.array(self._window))
             self._believe(comparison.shift)
-        self.judgement = Judgement(state=self._believed, window=count, comparison=comparison, held=self._held)
-        return self.judgement
+        self.status = DriftStatus(state=self._believed, window=count, comparison=comparison, held=self._held)
+        return self.status
 
     def _fault(self) -> State | None:
         if self._uniform >= FAULTY_FRAMES:
@@ -167,7 +167,7 @@ class DriftDetector:
         return State.FROZEN if self._repeats >= FAULTY_FRAMES else None
 
     def _believe(self, shift: float) -> None:
-        """Hysteresis: a change is believed when `HELD` judgements in a row want it; the own camera at first at once."""
+        """Hysteresis: a change is believed when `HELD` comparisons in a row agree; the own camera at first at once."""
         towards = State.OTHER if shift > OTHER_ABOVE else State.SAME if shift < SAME_BELOW else self._believed
         self._held = self._held + 1 if towards is self._towards else 1
         self._towards = towards

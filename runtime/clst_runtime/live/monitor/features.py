@@ -1,7 +1,7 @@
 """A frame as a few numbers that depend on the camera more than on the scene.
 
 Measured on what the model sees, at its input's size but without padding, so that export and driving measure the same
-thing. Legend: H rows, W columns of the camera's image in the model's input; D numbers of a fingerprint; C classes.
+thing. Legend: H rows, W columns of the camera's image in the model's input; D numbers of a feature vector; C classes.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ NOTHING = 0.05
 
 
 def feature_names(classes: tuple[str, ...], *, has_confidence: bool) -> tuple[str, ...]:
-    """Names of a fingerprint's D numbers, each as `part: what`."""
+    """Names of a feature vector's D numbers, each as `part: what`."""
     names = [f"{COLOUR}: {what}" for what in ("mean a", "mean b", "spread of a", "spread of b")]
     names += [f"{BRIGHTNESS}: quantile {quantile}" for quantile in QUANTILES]
     names += [f"{SHARPNESS}: {what}" for what in ("fine edges", "coarse edges", "noise")]
@@ -54,11 +54,11 @@ def part_of(name: str) -> str:
 
 
 def brightness_range(values: Vector) -> float:
-    """Between the darkest and the brightest twentieth of a fingerprint's image, in L*: 0 … 100."""
+    """Between the darkest and the brightest twentieth of a feature vector's image, in L*: 0 … 100."""
     return float(values[8] - values[4])
 
 
-def fingerprint(frame: Frame, prediction: Prediction, class_count: int) -> Vector:
+def frame_features(frame: Frame, prediction: Prediction, class_count: int) -> Vector:
     """D numbers of a frame H,W,3 RGB and the model's prediction for it, in the order of `feature_names`."""
     parts = [*_colour_and_brightness(frame), _sharpness(frame), _class_shares(prediction, class_count)]
     if prediction.confidence is not None:

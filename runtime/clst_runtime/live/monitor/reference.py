@@ -1,11 +1,11 @@
 """What the model's own camera looks like, and how far a window of frames is from it.
 
-A window is a number of fingerprints, in order of time. Its distance is Mahalanobis' of its mean, in the reference's
+A window is a number of feature vectors, in order of time. Its distance is Mahalanobis' of its mean, in the reference's
 spread of single frames, divided by the root of D. How far is far is asked of the reference itself: a quarter of it is
 left out, mean and spread are those of the rest, and nine in ten of the left-out windows' distances are usual.
 So the streets that the reference has not seen are allowed for, as far as it can know.
 
-Legend: D numbers of a fingerprint, K frames of a window, N frames of the reference.
+Legend: D numbers of a feature vector, K frames of a window, N frames of the reference.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class Spread:
 
     @staticmethod
     def of(prints: Matrix, names: Sequence[str]) -> Spread:
-        """The spread of fingerprints N,D; shrunk as far as N frames leave the correlations uncertain."""
+        """The spread of feature vectors N,D; shrunk as far as N frames leave the correlations uncertain."""
         floor = np.array([PERCEPTIBLE[part_of(name)] for name in names])
         mean = prints.mean(axis=0)
         scale = np.sqrt(prints.var(axis=0) + floor**2)
@@ -117,7 +117,7 @@ class Reference:
         """Measure it.
 
         Args:
-            segments: fingerprints N,D, each segment in order of time.
+            segments: feature vectors N,D, each segment in order of time.
             names: of the D numbers.
 
         Raises:
@@ -172,7 +172,7 @@ class Reference:
 
     @staticmethod
     def from_json(value: Mapping[str, Any], names: tuple[str, ...]) -> Reference:
-        """Read and check what `to_json` wrote; `names` are those of the model's own fingerprints.
+        """Read and check what `to_json` wrote; `names` are those of the model's own feature vectors.
 
         Raises:
             ModelFileError: damaged, of another version, or of another model.

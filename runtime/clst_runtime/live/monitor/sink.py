@@ -59,9 +59,9 @@ def open_monitor(
         report(NO_REFERENCE)
         return None
     names = feature_names(manifest.classes.names, has_confidence=manifest.has_confidence)
-    judge = DriftDetector(Reference.from_json(manifest.domain, names), len(manifest.classes))
+    detector = DriftDetector(Reference.from_json(manifest.domain, names), len(manifest.classes))
     collector = None if collect is None else Collector(collect, every_seconds=every_seconds, most_mib=most_mib)
-    return MonitorSink(judge, manifest.input_hw, scene_clock(source), collector, report, fit=manifest.fit)
+    return MonitorSink(detector, manifest.input_hw, scene_clock(source), collector, report, fit=manifest.fit)
 
 
 def scene_clock(source: Source, *, period_seconds: float = PERIOD_SECONDS) -> Clock:
@@ -85,7 +85,7 @@ class MonitorSink(Sink):
 
     def __init__(
         self,
-        judge: DriftDetector,
+        detector: DriftDetector,
         input_hw: tuple[int, int],
         clock: Clock,
         collector: Collector | None = None,
@@ -101,7 +101,7 @@ class MonitorSink(Sink):
         """
         if period_seconds <= 0:
             raise ConfigError(f"a look every {period_seconds} s; give more than 0")
-        self.judge, self.collector, self.report = judge, collector, report
+        self.detector, self.collector, self.report = detector, collector, report
         self.looks = self.alarms = 0
         self._clock, self._period, self._fitter = clock, period_seconds, Fitter(input_hw, fit)
         self._due_seconds: float | None = None
@@ -115,13 +115,13 @@ class MonitorSink(Sink):
         self._due_seconds = self._next_due(seconds)
         self.looks += 1
         frame = self._fitter.fit(result.timed.image, result.timed.layout)
-        judgement = self.judge.look(self._fitter.content.of(frame), result.prediction)
-        if judgement.state is not self._reported:
-            self.alarms += judgement.state is not State.SAME
-            if self._reported is not State.UNKNOWN or judgement.state is not State.SAME:
-                self.report(judgement.text)
-            self._reported = judgement.state
-        if judgement.state is State.OTHER and self.judge.took_last:
+        status = self.detector.look(self._fitter.content.of(frame), result.prediction)
+        if status.state is not self._reported:
+            self.alarms += status.state is not State.SAME
+            if self._reported is not State.UNKNOWN or status.state is not State.SAME:
+                self.report(status.text)
+            self._reported = status.state
+        if status.state is State.OTHER and self.detector.took_last:
             self._collect(result, seconds)
 
     def _next_due(self, seconds: float) -> float:
@@ -152,16 +152,16 @@ class MonitorSink(Sink):
             "stopped": collector.stopped,
         }  # fmt: skip
         values = {
-            **self.judge.judgement.to_json(),
+            **self.detector.status.to_json(),
             "watching": self._watching,
             "looks": self.looks,
             "alarms": self.alarms,
         }
-        return values | {"reference_frames": self.judge.reference.frames, "collected": collected}
+        return values | {"reference_frames": self.detector.reference.frames, "collected": collected}
 
     def close(self) -> None:
         """Nothing is held open; what is known stays readable. A run that was too short reports what it saw."""
-        judgement = self.judge.judgement
-        if self._watching and judgement.state is State.UNKNOWN and judgement.leaning is not None:
-            self.report(judgement.text)
+        status = self.detector.status
+        if self._watching and status.state is State.UNKNOWN and status.leaning is not None:
+            self.report(status.text)
         self._watching = False

@@ -10,7 +10,7 @@ import pytest
 from clst_runtime.backends import open_model
 from clst_runtime.errors import BudgetNotHeld, MissingDependency
 from clst_runtime.evaluation.acceptance import run as acceptance
-from clst_runtime.evaluation.acceptance.parity import Judgement, compare_with_export
+from clst_runtime.evaluation.acceptance.parity import ParityOutcome, compare_with_export
 from clst_runtime.evaluation.acceptance.report import markdown_table, report_text
 from clst_runtime.evaluation.acceptance.run import (
     Acceptance,
@@ -167,7 +167,7 @@ def test_other_pictures_and_none_judge_nothing(tmp_path, rgb_model):
 
 
 def test_one_way_that_does_not_hold_decides_whatever_the_others_say():
-    judged = Judgement()
+    judged = ParityOutcome()
     judged.add("a", "a", {}, holds=None)
     assert judged.holds is None
     for name, holds in (("b", True), ("c", False), ("d", True), ("e", None)):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from clst_runtime.backends.base import Prediction
-from clst_runtime.live.monitor.features import feature_names, fingerprint
+from clst_runtime.live.monitor.features import feature_names, frame_features
 from clst_runtime.live.monitor.reference import Reference
 from clst_runtime.live.results import Result
 from clst_runtime.sources.base import TimedFrame
@@ -39,7 +39,7 @@ def result(index, level=OWN, *, picture_=None, seconds=None):
 def reference():
     """64 frames of the own camera."""
     names = feature_names(("red", "green", "blue"), has_confidence=False)
-    prints = [fingerprint(image(index), prediction(image(index)), 3) for index in range(64)]
+    prints = [frame_features(image(index), prediction(image(index)), 3) for index in range(64)]
     return Reference.of([np.array(prints)], names)
 
 

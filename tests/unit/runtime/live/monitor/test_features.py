@@ -9,7 +9,7 @@ from clst_runtime.live.monitor.features import (
     IMAGE_PARTS,
     brightness_range,
     feature_names,
-    fingerprint,
+    frame_features,
     part_of,
 )
 
@@ -18,7 +18,7 @@ CLASSES = ("road", "sky", "car")
 
 def named(frame, classes=None, confidence=None):
     classes = np.zeros(frame.shape[:2], np.uint8) if classes is None else classes
-    values = fingerprint(frame, Prediction(classes=classes, confidence=confidence), len(CLASSES))
+    values = frame_features(frame, Prediction(classes=classes, confidence=confidence), len(CLASSES))
     names = feature_names(CLASSES, has_confidence=confidence is not None)
     return dict(zip(names, values, strict=True))
 
@@ -49,9 +49,9 @@ def test_half_black_half_white_is_as_far_apart_as_can_be():
     found = named(frame)
     assert found["brightness: quantile 0.05"] == pytest.approx(0.0, abs=0.01)
     assert found["brightness: quantile 0.95"] == pytest.approx(100.0, abs=0.01)
-    values = fingerprint(frame, Prediction(classes=np.zeros((64, 96), np.uint8)), 3)
+    values = frame_features(frame, Prediction(classes=np.zeros((64, 96), np.uint8)), 3)
     assert brightness_range(values) == pytest.approx(100.0, abs=0.02)
-    assert brightness_range(fingerprint(full(7), Prediction(classes=np.zeros((64, 96), np.uint8)), 3)) == 0.0
+    assert brightness_range(frame_features(full(7), Prediction(classes=np.zeros((64, 96), np.uint8)), 3)) == 0.0
 
 
 def test_class_shares_are_roots_and_a_class_that_is_not_there_is_0():
@@ -90,7 +90,7 @@ def test_a_blurred_lens_loses_fine_edges_more_than_coarse_ones_and_keeps_its_bri
 
 
 def test_one_pixel_has_a_fingerprint():
-    values = fingerprint(full(200, (1, 1)), Prediction(classes=np.ones((1, 1), np.uint8)), 3)
+    values = frame_features(full(200, (1, 1)), Prediction(classes=np.ones((1, 1), np.uint8)), 3)
     assert np.isfinite(values).all()
     assert len(values) == len(feature_names(CLASSES, has_confidence=False)) == 4 + 5 + 3 + 3
 

@@ -34,11 +34,11 @@ class Live(Source):
 def watched(manifest, tmp_path):  # noqa: F811
     """A page whose run is watched, and the watch; it collects one frame every 10 s."""
     with served(manifest=manifest) as page:
-        watch = open_monitor(
+        monitor = open_monitor(
             manifest, Live(), collect=tmp_path / "new", every_seconds=10.0, report=page.statistics.warn
         )
-        page.statistics.domain = watch.snapshot
-        yield page, watch
+        page.statistics.domain = monitor.snapshot
+        yield page, monitor
 
 
 def camera_figures(page):
@@ -50,9 +50,9 @@ def states(found):
 
 
 def test_before_the_first_judgement_there_is_no_score_and_no_verdict(watched):
-    page, watch = watched
+    page, monitor = watched
     for index in range(LEAST_WINDOW - 1):
-        watch.write(result(index, OTHER))
+        monitor.write(result(index, OTHER))
     domain = page.status()["run"]["domain"]
     assert (domain["state"], domain["shift"], domain["window"]) == ("unknown", None, LEAST_WINDOW - 1)
     found = camera_figures(page)
@@ -63,16 +63,16 @@ def test_before_the_first_judgement_there_is_no_score_and_no_verdict(watched):
 
 
 def test_from_the_own_camera_over_another_one_to_the_bound_of_its_folder(watched):
-    page, watch = watched
+    page, monitor = watched
     for index in range(LEAST_WINDOW):
-        watch.write(result(index))
+        monitor.write(result(index))
     found = camera_figures(page)
     assert states(found) == {"same"}
     assert found["clst_camera_is_another",] == 0
     assert 0 < found["clst_camera_shift",] < OTHER_ABOVE
     assert found["clst_camera_collected_frames_total",] == 0
     for index in range(LEAST_WINDOW, LEAST_WINDOW + 32 + BELIEVED):
-        watch.write(result(index, OTHER))
+        monitor.write(result(index, OTHER))
     domain = page.status()["run"]["domain"]
     found = camera_figures(page)
     assert states(found) == {"other"}
@@ -81,21 +81,21 @@ def test_from_the_own_camera_over_another_one_to_the_bound_of_its_folder(watched
     kept = domain["collected"]["frames"]
     assert found["clst_camera_collected_frames_total",] == kept > 0
     assert (found["clst_camera_collecting",], domain["collected"]["stopped"]) == (1, "")
-    watch.collector.most_bytes = 1
+    monitor.collector.most_bytes = 1
     for index in range(500, 511):
-        watch.write(result(index, OTHER))
+        monitor.write(result(index, OTHER))
     found = camera_figures(page)
     assert (found["clst_camera_collected_frames_total",], found["clst_camera_collecting",]) == (kept, 0)
     assert "0 allowed" in page.status()["run"]["domain"]["collected"]["stopped"]
 
 
 def test_of_a_camera_that_sees_nothing_no_verdict_is_told(watched):
-    page, watch = watched
+    page, monitor = watched
     for index in range(LEAST_WINDOW):
-        watch.write(result(index))
+        monitor.write(result(index))
     black = np.zeros_like(image(0))
     for index in range(LEAST_WINDOW, LEAST_WINDOW + 5):
-        watch.write(result(index, picture_=black + np.uint8(index % 2)))
+        monitor.write(result(index, picture_=black + np.uint8(index % 2)))
     found = camera_figures(page)
     assert states(found) == {"uniform"}
     assert ("clst_camera_is_another",) not in found
@@ -117,19 +117,19 @@ def test_without_a_folder_nothing_is_said_of_collecting(manifest):  # noqa: F811
 
 
 def test_a_monitor_that_has_stopped_has_no_figures_any_more(watched):
-    page, watch = watched
+    page, monitor = watched
     for index in range(LEAST_WINDOW):
-        watch.write(result(index))
+        monitor.write(result(index))
     assert camera_figures(page)
-    watch.close()
+    monitor.close()
     assert camera_figures(page) == {}
     assert page.status()["run"]["domain"]["watching"] is False
 
 
 def test_every_figure_of_the_camera_has_its_help(watched):
-    page, watch = watched
+    page, monitor = watched
     for index in range(LEAST_WINDOW):
-        watch.write(result(index))
+        monitor.write(result(index))
     text = figures(page)[2]
     for name in ("state", "is_another", "shift", "shift_threshold", "collected_frames_total", "collecting"):
         (line,) = [line for line in text.splitlines() if line.startswith(f"# HELP clst_camera_{name} ")]
@@ -137,9 +137,9 @@ def test_every_figure_of_the_camera_has_its_help(watched):
 
 
 def test_viewers_are_told_with_every_status(watched):
-    page, watch = watched
+    page, monitor = watched
     for index in range(LEAST_WINDOW):
-        watch.write(result(index))
+        monitor.write(result(index))
 
     async def look(viewer):
         while True:  # the first status may be a moment older
@@ -155,9 +155,9 @@ def test_the_log_of_statistics_tells_the_camera_of_that_moment(manifest):  # noq
     statistics, lines = RunStatistics(), []
     log = StatisticsLog(statistics, lines.append, 1.0, clock=iter((0.0, 1.0, 2.0)).__next__)
     log.idle()
-    watch = open_monitor(manifest, Live())
-    statistics.domain = watch.snapshot
-    watch.write(result(0))
+    monitor = open_monitor(manifest, Live())
+    statistics.domain = monitor.snapshot
+    monitor.write(result(0))
     log.idle()
     assert [line["domain"] and line["domain"]["looks"] for line in lines] == [None, 1]
     assert json.loads(json.dumps(lines[1]))["domain"]["state"] == "unknown"
