@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from clst_runtime.artifact.manifest import Manifest
 from clst_runtime.errors import ConfigError, did_you_mean
+from clst_runtime.system.files.paths import checkpoint_of
 from clst_runtime.system.optional import check_installed, require
 
 if TYPE_CHECKING:
@@ -107,7 +108,7 @@ def export(
     Needs the extra `export` and ONNX Runtime.
 
     Args:
-        checkpoint: a `.pt` file of training.
+        checkpoint: a `.pt` file of training, or a run's folder.
         out: the file to write; None = beside the checkpoint.
         precision: `fp32`, `fp16` or `int8`.
         target: int8: whether the graph is for `tensorrt` or for ONNX Runtime's `cpu`.
@@ -139,7 +140,7 @@ def export(
         "max_miou_drop": max_miou_drop,
     }
     _check_export(precision, options)
-    return _convert(Path(checkpoint), precision, {**_OTHER_OPTIONS, **options}, overwrite=overwrite)
+    return _convert(checkpoint_of(Path(checkpoint)), precision, {**_OTHER_OPTIONS, **options}, overwrite=overwrite)
 
 
 _OTHER_OPTIONS: Mapping[str, Any] = {

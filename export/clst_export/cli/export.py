@@ -89,7 +89,7 @@ def main() -> None:
 @click.option("--overwrite", is_flag=True, help="Replace an existing file.")
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON.")
 def convert(checkpoint: Path | None, onnx: str | None, trt: str | None, **options: Any) -> None:
-    """Convert CHECKPOINT (default: the newest run's) without its training-only parts, and prove the result.
+    """Convert CHECKPOINT, a file or a run's folder (default: the newest run's), and prove the result.
 
     fp32 and fp16 must say what PyTorch says; int8 must hold --max-miou-drop, or lose no more than 1 point. With extra
     rtx, TensorRT for RTX must build it. A file that does not prove itself is kept as NAME.rejected.onnx with a report
@@ -110,8 +110,9 @@ def convert(checkpoint: Path | None, onnx: str | None, trt: str | None, **option
 
     check_installed(*PACKAGES)
     from clst_export.outputs import check_given, check_outputs, newest_checkpoint, output_paths
+    from clst_runtime.system.files.paths import checkpoint_of
 
-    chosen = checkpoint or newest_checkpoint()
+    chosen = newest_checkpoint() if checkpoint is None else checkpoint_of(checkpoint)
     paths = output_paths(chosen, precision, trt, options)
     check_outputs(chosen, paths, overwrite=options["overwrite"])
     check_given(chosen, options)
@@ -124,6 +125,7 @@ def convert(checkpoint: Path | None, onnx: str | None, trt: str | None, **option
     from clst_export.inputs import collect
     from clst_train.models.checkpoint import load_checkpoint
 
+    _log.info(f"exporting {precision} on cpu, {require('torch').get_num_threads()} threads")
     loaded = load_checkpoint(chosen)
     request, inputs = collect(loaded, precision, options)
     try:

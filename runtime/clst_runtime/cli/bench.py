@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from clst_runtime.cli.command import command
+from clst_runtime.cli.command import command, threads_text
 from clst_runtime.cli.gpu_options import gpu_of, gpu_options
 from clst_runtime.errors import BudgetNotHeld
 from clst_runtime.system.credentials import without_credentials
@@ -114,6 +114,10 @@ def measure(wish: Wish) -> tuple[list[Score], dict[str, Any]]:
     candidates = candidates_for(wish.models, gpu_of(dataclasses.asdict(wish)))
     facts: dict[str, Any] = {"date": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "machine": machine_facts()}
     facts |= {"frames": without_credentials(wish.live or wish.data or "drawn noise"), "threads": wish.threads}
+    _log.info(
+        f"{', '.join([facts['machine']['cpu'], *facts['machine']['gpus']])}; {threads_text(wish.threads)}; at most "
+        f"{wish.seconds:g} s for each of {len(candidates)} models, each in the precision of its file"
+    )
     before = device_state()
     if wish.live is not None:
         scores = glass_to_mask(candidates, wish.live, wish.seconds, threads=wish.threads)

@@ -11,16 +11,20 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from clst_runtime.cli.messages import keep_in, set_level, shown_messages
 from clst_runtime.errors import ClstError, DataError, did_you_mean, message_of
 from clst_runtime.system.credentials import keeping_secret, without_credentials
+from clst_runtime.system.numbers import cores_here
 from clst_runtime.system.optional import blamed_for, unimportable
 from clst_runtime.system.signals import heard_as_interrupts, unheard_at_exit
 from clst_runtime.system.standard_streams import open_standard_streams, silence_standard_output
+
+if TYPE_CHECKING:
+    from clst_runtime.backends.base import Backend
 
 INTERRUPTED = 130
 
@@ -176,6 +180,16 @@ def _failed(error: ClstError) -> int:
 def _tell_fault(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """A fault of ours, without the password that its last line may repeat."""
     click.echo(without_credentials("".join(traceback.format_exception(kind, error, trace))), err=True, nl=False)
+
+
+def log_backend(backend: Backend, threads: int | None) -> None:
+    """The first line of a run: device, precision and threads."""
+    _log.info(f"{backend.description}, {backend.manifest.precision}, {threads_text(threads)}")
+
+
+def threads_text(threads: int | None) -> str:
+    """CPU threads as they were asked for; the default is the backend's."""
+    return f"{threads} threads" if threads else f"threads by default, {cores_here()} cores"
 
 
 def command(name: str | None = None, **options: Any) -> Callable[[Callable[..., Any]], Command]:

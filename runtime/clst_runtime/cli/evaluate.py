@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from clst_runtime.cli.command import command
+from clst_runtime.cli.command import command, log_backend
 from clst_runtime.system.numbers import THREADS
 
 _log = logging.getLogger(__name__)
@@ -32,15 +32,18 @@ def main(
     *,
     as_json: bool,
 ) -> None:
-    """Table of IoU per class and mIoU of MODEL (an .onnx file or a .pt checkpoint), at the labels' own size."""
+    """IoU per class and mIoU of MODEL (a model file, checkpoint or run's folder), at the labels' own size."""
     from clst_runtime.backends import check_model_file, open_model
     from clst_runtime.data.dataset import check_dataset, open_dataset
     from clst_runtime.evaluation.evaluate import evaluate
+    from clst_runtime.system.files.paths import checkpoint_of
     from clst_runtime.system.tables import format_table, percent
 
+    model = checkpoint_of(model)
     check_model_file(model)
     check_dataset(data, split=split, format=form, mapping_file=mapping)
     with open_model(model, threads=threads) as backend:
+        log_backend(backend, threads)
         dataset = open_dataset(data, split=split, format=form, classes=backend.manifest.classes, mapping_file=mapping)
         for remark in dataset.remarks:
             _log.info(f"note: {data}: {remark}")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from clst_runtime.cli.command import command
+from clst_runtime.cli.command import command, log_backend
 from clst_runtime.errors import BudgetNotHeld
 from clst_runtime.system.numbers import Real
 
@@ -18,7 +18,7 @@ _log = logging.getLogger(__name__)
 @command()
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("--checkpoint", "--reference", "reference", required=True, type=click.Path(path_type=Path),
-              help="What MODEL must equal: the .pt checkpoint, or another model file.")  # fmt: skip
+              help="What MODEL must equal: a checkpoint or a run's folder, or another model file.")  # fmt: skip
 @click.option("--data", required=True, type=click.Path(path_type=Path), help="Labelled data set.")
 @click.option("--split", default="val", show_default=True, help="Which of its splits.")
 @click.option("--format", "form", help="Its format  [default: recognise it]")
@@ -46,12 +46,15 @@ def main(
     from clst_runtime.backends import check_model_file, open_model
     from clst_runtime.data.dataset import check_dataset, open_dataset
     from clst_runtime.evaluation.parity import compare
+    from clst_runtime.system.files.paths import checkpoint_of
     from clst_runtime.system.tables import format_table, percent
 
+    model, reference = checkpoint_of(model), checkpoint_of(reference)
     check_model_file(reference)
     check_model_file(model)
     check_dataset(data, split=split, format=form, mapping_file=mapping)
     with open_model(reference) as first, open_model(model) as second:
+        log_backend(second, None)
         dataset = open_dataset(data, split=split, format=form, classes=first.manifest.classes, mapping_file=mapping)
         for remark in dataset.remarks:
             _log.info(f"note: {data}: {remark}")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from clst_runtime.cli.command import command
+from clst_runtime.cli.command import command, log_backend
 from clst_runtime.cli.gpu_options import gpu_of, gpu_options
 from clst_runtime.errors import ClstError, DataError, ModelFileError, message_of
 from clst_runtime.system.credentials import all_without_credentials, without_credentials
@@ -91,6 +91,7 @@ def main(model: Path, source: str, out: Path | None, **options: Any) -> None:
         choice = choose_backend(model, options["backend"]) if has_choice(model) else None
         name = options["backend"] if choice is None else choice.name
         backend = opened.enter_context(open_backend(model, source, name, gpu, options))
+        log_backend(backend, options["threads"])
         frames = opened.enter_context(open_source(source, timeouts=timeouts_of(options["patience_seconds"])))
         statistics = RunStatistics(deadline, live=frames.live)
         described = {"model": str(model), "source": without_credentials(source)}

@@ -252,3 +252,15 @@ def test_help_shows_the_conversion_and_names_the_other_commands():
     for word in ("--onnx", "--trt", "--max-miou-drop", "clst-export inspect FILE", "clst-export build BUNDLE"):
         assert word in done.stdout
     assert "Build and prove" in shell("clst-export", "build", "--help").stdout
+
+
+def test_the_folder_of_a_run_stands_for_its_checkpoint_and_the_file_lies_beside_that(checkpoint, pictures, tmp_path):
+    beside = tmp_path / "run" / "checkpoints"
+    beside.mkdir(parents=True)
+    (beside / "source.pt").write_bytes(checkpoint.read_bytes())
+    done = run(tmp_path / "run", "--onnx", "--frames", pictures, "--count", "2")
+    assert done.exit_code == 0, done.output
+    first, second, *_ = done.stderr.splitlines()
+    assert "has no adapted.pt; taking" in first
+    assert re.fullmatch(r"exporting fp32 on cpu, \d+ threads", second)
+    assert (beside / "source.onnx").is_file()

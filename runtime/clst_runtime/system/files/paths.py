@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 
 from clst_runtime.errors import ClstError, DataError, ModelFileError
 from clst_runtime.system.files.atomic import check_can_write
+
+_log = logging.getLogger(__name__)
 
 
 def check_folder(place: Path) -> None:
@@ -28,6 +31,26 @@ def check_file(path: Path, what: str = "file", error: type[ClstError] = DataErro
     """
     if not path.is_file():
         raise error(f"{path}: {'a folder, where a file is needed' if path.is_dir() else f'no such {what}'}")
+
+
+def checkpoint_of(path: Path) -> Path:
+    """The newest result of a run whose folder is given: adapted, else source, which is logged; else the path itself.
+
+    Raises:
+        ModelFileError: the run has no result yet.
+    """
+    checkpoints = path / "checkpoints"
+    if not path.is_dir() or not ((path / "config.toml").is_file() or checkpoints.is_dir()):
+        return path
+    found = [file for name in ("adapted", "source") if (file := checkpoints / f"{name}.pt").is_file()]
+    if not found:
+        raise ModelFileError(
+            f"{path}: the run has no result yet (checkpoints/adapted.pt or source.pt); "
+            f"go on with it: clst-train --resume {path}"
+        )
+    if found[0].stem == "source":
+        _log.warning(f"{path} has no adapted.pt; taking {found[0]}, which knows the old camera only")
+    return found[0]
 
 
 def check_checkpoint(path: Path) -> None:
