@@ -14,14 +14,15 @@ from typing import Any
 import click
 import numpy as np
 
-import clst
 from benchmarks.record import RESULTS, provenance, write_result
+from clst.model import Model
 from clst_runtime.imaging.geometry import Image, resize_frame
 from clst_runtime.imaging.image_files import write_png
 from clst_runtime.imaging.overlay import blend, contact_sheet, legend
 from clst_runtime.sources import open_source
 from clst_runtime.system.files.hashing import file_sha256
 from clst_train.engine.run_folder import open_run
+from clst_train.models.checkpoint_backend import open_checkpoint
 
 IMAGE = RESULTS.parents[1] / "docs" / "before_after.png"
 NETWORKS = {"old network": "source.pt", "adapted network": "adapted.pt"}
@@ -47,15 +48,17 @@ def beside_legend(sheet: Image, classes: Any) -> Image:
 @click.argument("run", type=click.Path(path_type=Path))
 @click.argument("video", type=click.Path(path_type=Path))
 @click.option("--licence", required=True, help="Whose video it is, and its licence.")
-@click.option("--trained-by", default="", metavar="COMMIT", help="The commit that RUN was trained with.")
-def main(run: Path, video: Path, licence: str, trained_by: str) -> None:
+@click.option("--trained", default="", help="How the old network was trained, and by which commits both were.")
+def main(run: Path, video: Path, licence: str, trained: str) -> None:
     """Draw docs/before_after.png and write benchmarks/results/street_image.json."""
+    _, config = open_run(run)
     frames = chosen_frames(video)
     rows = [[resize_frame(frame, TILE_HW)] for frame in frames.values()]
     networks = {}
     for title, name in NETWORKS.items():
         path = run / "checkpoints" / name
-        with clst.load_model(path) as model:
+        backend = open_checkpoint(path, input_hw=config.model.input_hw)  # the old one may be of another size
+        with Model(backend, path) as model:
             classes = model.manifest.classes
             maps = [model.segment(frame).classes for frame in frames.values()]
         for row, frame, ids in zip(rows, frames.values(), maps, strict=True):
@@ -65,10 +68,13 @@ def main(run: Path, video: Path, licence: str, trained_by: str) -> None:
         networks[title] = {"checkpoint_sha256": file_sha256(path), "class_shares": shares}
     sheet = beside_legend(contact_sheet(rows, ["new camera", *NETWORKS]), classes)
     write_png(IMAGE, sheet)
-    _, config = open_run(run)
-    settings = {"size": config.model.input_hw, "fit": config.model.fit, "seed": config.run.seed}
-    settings |= {"source_steps": config.source.iterations, "steps": config.adaptation.iterations}
-    shown = {"video": video.name, "licence": licence, "frames": list(frames), "trained_by": trained_by}
+    settings = {
+        "size": config.model.input_hw,
+        "fit": config.model.fit,
+        "seed": config.run.seed,
+        "steps": config.adaptation.iterations,
+    }
+    shown = {"video": video.name, "licence": licence, "frames": list(frames), "trained": trained}
     result = {"name": "street_image", **provenance(), **settings, **shown, "networks": networks}
     write_result(RESULTS / "street_image.json", result)
 
