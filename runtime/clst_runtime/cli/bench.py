@@ -69,7 +69,7 @@ def main(context: click.Context, /, **options: Any) -> None:
     """Latency of MODELS, which take turns: host-to-host (a NumPy frame in, a NumPy mask out) and engine-only.
 
     A model is a file or bundle; an .onnx file may name what computes it: front.onnx@ort-cuda. Budgets are held against
-    host-to-host latencies, with --live against glass-to-mask ones.
+    host-to-host latencies, with --live against capture-to-mask ones.
     """
     wish = Wish(**options)
     check_wish(wish, context)
@@ -106,7 +106,7 @@ def check_wish(wish: Wish, context: click.Context) -> None:
 
 def measure(wish: Wish) -> tuple[list[Score], dict[str, Any]]:
     """All scores, and the facts they must be quoted with."""
-    from clst_runtime.evaluation.latency.comparison import candidates_for, engine_only, glass_to_mask, host_to_host
+    from clst_runtime.evaluation.latency.comparison import candidates_for, capture_to_mask, engine_only, host_to_host
     from clst_runtime.evaluation.latency.host_to_host import Effort
     from clst_runtime.system.device_state import device_state, unsteadiness
     from clst_runtime.system.machine import machine_facts
@@ -120,7 +120,7 @@ def measure(wish: Wish) -> tuple[list[Score], dict[str, Any]]:
     )
     before = device_state()
     if wish.live is not None:
-        scores = glass_to_mask(candidates, wish.live, wish.seconds, threads=wish.threads)
+        scores = capture_to_mask(candidates, wish.live, wish.seconds, threads=wish.threads)
     else:
         effort = Effort(runs=wish.runs, seconds=wish.seconds, warm_up_runs=wish.warm_up)
         scores = host_to_host(candidates, wish.data, effort, threads=wish.threads)
@@ -144,7 +144,7 @@ def tell(wish: Wish, scores: list[Score], facts: dict[str, Any]) -> None:
         rows, columns = scores[0].input_hw
         click.echo(f"on {facts['frames']}, input {rows}x{columns}; {facts['machine']['cpu']}")
         click.echo(f"before: {brief_state(facts['before'])}\nafter:  {brief_state(facts['after'])}")
-        for level in (Level.HOST_TO_HOST, Level.ENGINE_ONLY, Level.GLASS_TO_MASK):
+        for level in (Level.HOST_TO_HOST, Level.ENGINE_ONLY, Level.CAPTURE_TO_MASK):
             own = [score for score in scores if score.level is level]
             if own:
                 click.echo(f"\n{level_table(own)}")
@@ -157,7 +157,7 @@ def tell(wish: Wish, scores: list[Score], facts: dict[str, Any]) -> None:
 
 
 def check_budgets(wish: Wish, scores: list[Score]) -> None:
-    """Host-to-host or glass-to-mask latencies against the budgets; engine-only ones never.
+    """Host-to-host or capture-to-mask latencies against the budgets; engine-only ones never.
 
     Raises:
         BudgetNotHeld: one of them does not hold.

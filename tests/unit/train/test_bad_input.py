@@ -116,7 +116,7 @@ def test_validation_labels_of_other_classes_are_refused_and_a_few_are_noted(came
     ("content", "words"),
     [
         (b"", "not a video that this OpenCV can read"),
-        (b"no video at all", "not a picture or video by what it holds"),
+        (b"no video at all", "not an image or video by what it holds"),
         (b"\x00\x00\x00\x18ftypmp42", "not a video that this OpenCV can read"),
     ],
 )
@@ -283,7 +283,7 @@ def test_one_picture_like_a_label_among_others_a_covered_lens_and_dark_noise_are
 
 def test_labels_given_as_target_are_told_in_one_line_and_nothing_is_left(cameras, tmp_path):
     line = refused(tmp_path / "run", "--source", cameras / "old", "--target", cameras / "new" / "labels" / "train")
-    assert f"labels of a data set, no pictures; give {cameras / 'new' / 'images' / 'train'}" in line
+    assert f"labels of a data set, no images; give {cameras / 'new' / 'images' / 'train'}" in line
 
 
 # Kinds of pixels

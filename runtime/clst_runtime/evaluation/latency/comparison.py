@@ -44,12 +44,12 @@ class Level(str, Enum):
 
     ENGINE_ONLY = "engine_only"
     HOST_TO_HOST = "host_to_host"
-    GLASS_TO_MASK = "glass_to_mask"
+    CAPTURE_TO_MASK = "glass_to_mask"  # the key of its results
 
     @property
     def label(self) -> str:
         """For people."""
-        return self.value.replace("_", "-")
+        return self.name.lower().replace("_", "-")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -247,7 +247,7 @@ def _graph_note(each: Candidate) -> str:
     return "without the CUDA graph, whose stages cannot be timed" if each.gpu.graph else ""
 
 
-def glass_to_mask(candidates: Sequence[Candidate], uri: str, seconds: float, *, threads: int | None) -> list[Score]:
+def capture_to_mask(candidates: Sequence[Candidate], uri: str, seconds: float, *, threads: int | None) -> list[Score]:
     """Drive with one model after the other on the same source, each for `seconds`.
 
     Raises:
@@ -274,7 +274,7 @@ def _live_score(each: Candidate, backend: Backend, result: LiveResult) -> Score:
         candidate=each,
         backend=backend.description,
         input_hw=backend.manifest.input_hw,
-        level=Level.GLASS_TO_MASK,
+        level=Level.CAPTURE_TO_MASK,
         samples_ns=result.ages_ns,
         note=note,
         details={"statistics": result.statistics, "memory_growth_mib": result.memory.growth_mib()},

@@ -37,7 +37,7 @@ def plot_scores(scores: Sequence[Score], path: Path) -> None:
     measured = [score for score in scores if score.samples_ns]
     levels = [
         level
-        for level in (Level.HOST_TO_HOST, Level.ENGINE_ONLY, Level.GLASS_TO_MASK)
+        for level in (Level.HOST_TO_HOST, Level.ENGINE_ONLY, Level.CAPTURE_TO_MASK)
         if any(score.level is level for score in measured)
     ]
     rows = [[score for score in measured if score.level is level] for level in levels]

@@ -132,7 +132,7 @@ def test_the_command_measures_glass_to_mask_alone(tmp_path, rgb_model):
     data = write_labelled(tmp_path / "data")
     done = shell("clst-bench", rgb_model, "--live", data / "images", "--seconds", "0.7", "--max-p99-ms", "10000")
     assert done.returncode == 0, done.stderr
-    assert "glass-to-mask, ms" in done.stdout
+    assert "capture-to-mask, ms" in done.stdout
     assert "host-to-host" not in done.stdout
     assert "replayed at 30 frames/s" in done.stdout
     done = shell("clst-bench", rgb_model, "--live", data / "images", "--seconds", "0.4", "--max-p99-ms", "0.0001")
