@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from pathlib import Path
 from shlex import quote
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from clst_export import PACKAGES
-from clst_runtime.cli.command import Group
+from clst_runtime.cli.command import Group, json_option, print_json
 from clst_runtime.cli.gpu_options import cuda_option
 from clst_runtime.system.numbers import Real, Whole
 
@@ -87,7 +86,7 @@ def main() -> None:
 @click.option("--dla", type=Whole(0), help="TensorRT: run on this DLA core, the GPU takes what it cannot.")
 @cuda_option
 @click.option("--overwrite", is_flag=True, help="Replace an existing file.")
-@click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON.")
+@json_option("Manifest")
 def convert(checkpoint: Path | None, onnx: str | None, trt: str | None, **options: Any) -> None:
     """Convert CHECKPOINT, a file or a run's folder (default: the newest run's), and prove the result.
 
@@ -247,7 +246,7 @@ def make_bundle(paths: dict[str, Path], baseline: Path | None, inputs: Inputs, o
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("--frames", help="For an engine: pictures or a video of the camera, to verify it on.")
 @cuda_option
-@click.option("--json", "as_json", is_flag=True, help="Print the engine's manifest as JSON.")
+@json_option("The engine's manifest")
 def build(model: Path, frames: str | None, cuda: str, *, as_json: bool) -> None:
     """Build and prove the engine of a bundle for this machine, also after an update; a proved one is kept as it is.
 
@@ -287,10 +286,13 @@ def build(model: Path, frames: str | None, cuda: str, *, as_json: bool) -> None:
 
 @main.command()
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@json_option()
 def inspect(file: Path, *, as_json: bool) -> None:
     """Log what FILE (an ONNX file, an engine or a bundle) is: network, classes, precision, parity, hashes."""
     from clst_export.inspection import describe, facts_of
 
     facts = facts_of(file)
-    click.echo(json.dumps(facts, indent=1) if as_json else describe(facts))
+    if as_json:
+        print_json(facts)
+    else:
+        click.echo(describe(facts))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from clst_runtime.cli.command import command, threads_text
+from clst_runtime.cli.command import command, json_option, print_json, threads_text
 from clst_runtime.cli.gpu_options import gpu_of, gpu_options
 from clst_runtime.errors import BudgetNotHeld
 from clst_runtime.system.credentials import without_credentials
@@ -63,7 +63,7 @@ class Wish:
 @click.option("--max-ratio", type=Real(0), help="Exit with 6 if a model takes more times as long as the first one.")
 @click.option("--out", type=click.Path(path_type=Path), help="JSON file with every sample and the machine's facts.")
 @click.option("--plot", type=click.Path(path_type=Path), help="Picture (.png, .svg, .pdf) of every run.")
-@click.option("--json", "as_json", is_flag=True, help="Result as JSON (without the samples).")
+@json_option("Result without the samples")
 @click.pass_context
 def main(context: click.Context, /, **options: Any) -> None:
     """Latency of MODELS, which take turns: host-to-host (a NumPy frame in, a NumPy mask out) and engine-only.
@@ -139,7 +139,7 @@ def tell(wish: Wish, scores: list[Score], facts: dict[str, Any]) -> None:
     from clst_runtime.system.files.atomic import write_text
 
     if wish.as_json:
-        click.echo(json.dumps(facts | {"results": scores_json(scores, samples=False)}, indent=1))
+        print_json(facts | {"results": scores_json(scores, samples=False)})
     else:
         rows, columns = scores[0].input_hw
         click.echo(f"on {facts['frames']}, input {rows}x{columns}; {facts['machine']['cpu']}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import logging
 import re
 import shlex
@@ -180,6 +181,16 @@ def _failed(error: ClstError) -> int:
 def _tell_fault(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """A fault of ours, without the password that its last line may repeat."""
     click.echo(without_credentials("".join(traceback.format_exception(kind, error, trace))), err=True, nl=False)
+
+
+def json_option(what: str = "Result") -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Give a command `--json`, as `as_json`: `print_json` is then all that it puts on standard output."""
+    return click.option("--json", "as_json", is_flag=True, help=f"{what} as JSON, alone on standard output.")
+
+
+def print_json(value: Any) -> None:
+    """One JSON value on standard output."""
+    click.echo(json.dumps(value, indent=1))
 
 
 def log_backend(backend: Backend, threads: int | None) -> None:

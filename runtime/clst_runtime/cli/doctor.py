@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from clst_runtime.cli.command import command
+from clst_runtime.cli.command import command, json_option, print_json
 from clst_runtime.cli.gpu_options import NAMES as GPU_NAMES
 from clst_runtime.cli.gpu_options import gpu_of, gpu_options
 from clst_runtime.errors import MissingDependency
@@ -58,7 +57,7 @@ class Options:
 @click.option(
     "--report", default=REPORT, show_default=True, type=click.Path(path_type=Path), help="Report of --verify."
 )
-@click.option("--json", "as_json", is_flag=True, help="Result as JSON.")
+@json_option()
 @click.pass_context
 def main(context: click.Context, /, **options: Any) -> None:
     """Say what this machine has, what it lacks and how to get it; exit code 5 if clst-run cannot work.
@@ -87,7 +86,10 @@ def examine_machine(*, as_json: bool) -> None:
     from clst_runtime.doctor import examine, lacking
 
     findings = examine()
-    click.echo(json.dumps([finding.to_json() for finding in findings], indent=1) if as_json else listing(findings))
+    if as_json:
+        print_json([finding.to_json() for finding in findings])
+    else:
+        click.echo(listing(findings))
     missing = lacking(findings)
     if missing:
         raise MissingDependency(f"clst-run cannot work here: {', '.join(missing)}; the cures stand above")
@@ -128,7 +130,10 @@ def verify(chosen: Options) -> None:
         max_p99_ms=chosen.max_p99_ms,
     )
     acceptance = accept(plan)
-    click.echo(json.dumps(to_json(acceptance), indent=1) if chosen.as_json else brief(acceptance))
+    if chosen.as_json:
+        print_json(to_json(acceptance))
+    else:
+        click.echo(brief(acceptance))
     write_text(chosen.report, report_text(acceptance))
     _log.info(f"report: {chosen.report}")
     acceptance.raise_if_rejected()

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from pathlib import Path
 
 import click
 
-from clst_runtime.cli.command import command, log_backend
+from clst_runtime.cli.command import command, json_option, log_backend, print_json
 from clst_runtime.system.numbers import THREADS
 
 _log = logging.getLogger(__name__)
@@ -21,7 +20,7 @@ _log = logging.getLogger(__name__)
 @click.option("--format", "form", help="Its format  [default: recognise it]")
 @click.option("--mapping", type=click.Path(path_type=Path), help="JSON file relating its classes to the model's.")
 @click.option("--threads", type=THREADS, help="CPU threads.")
-@click.option("--json", "as_json", is_flag=True, help="Result as JSON.")
+@json_option()
 def main(
     model: Path,
     data: Path,
@@ -50,7 +49,7 @@ def main(
         result = evaluate(backend, dataset)
         description = backend.description
     if as_json:
-        click.echo(json.dumps(result.to_json() | {"model": str(model), "backend": description}, indent=1))
+        print_json(result.to_json() | {"model": str(model), "backend": description})
         return
     rows = [[name, percent(value)] for name, value in zip(result.classes.names, result.iou, strict=True)]
     rows.append(["mIoU", percent(result.miou)])

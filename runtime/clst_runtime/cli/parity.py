@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from pathlib import Path
 
 import click
 
-from clst_runtime.cli.command import command, log_backend
+from clst_runtime.cli.command import command, json_option, log_backend, print_json
 from clst_runtime.errors import BudgetNotHeld
 from clst_runtime.system.numbers import Real
 
@@ -29,7 +28,7 @@ _log = logging.getLogger(__name__)
 @click.option(
     "--min-agreement", default=99.9, show_default=True, type=Real(0, 100), help="Smallest share of equal pixels, in %."
 )
-@click.option("--json", "as_json", is_flag=True, help="Result as JSON.")
+@json_option()
 def main(
     model: Path,
     reference: Path,
@@ -61,7 +60,7 @@ def main(
         result = compare(first, second, dataset)
     failures = result.failures(max_miou_drop=max_miou_drop / 100, min_agreement=min_agreement / 100)
     if as_json:
-        click.echo(json.dumps(result.to_json() | {"holds": not failures, "failures": failures}, indent=1))
+        print_json(result.to_json() | {"holds": not failures, "failures": failures})
     else:
         columns = zip(result.reference.classes.names, result.reference.iou, result.candidate.iou, strict=True)
         rows = [[name, percent(a), percent(b), percent(b - a, 3)] for name, a, b in columns]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from clst_runtime.cli.command import command, log_backend
+from clst_runtime.cli.command import command, json_option, log_backend
 from clst_runtime.cli.gpu_options import gpu_of, gpu_options
 from clst_runtime.errors import ClstError, DataError, ModelFileError, message_of
 from clst_runtime.system.credentials import all_without_credentials, without_credentials
@@ -72,7 +72,7 @@ REPORT_SECONDS = 3.0
 @click.option("--threads", type=THREADS, help="CPU threads.")
 @click.option("--alpha", default=0.5, show_default=True, type=Real(0, 1), help="Strength of the colours.")
 @click.option("--overwrite", is_flag=True, help="Replace an older run's files in --out.")
-@click.option("--json", "as_json", is_flag=True, help="Statistics as JSON.")
+@json_option("Statistics")
 def main(model: Path, source: str, out: Path | None, **options: Any) -> None:
     """Segment what --source gives with MODEL. Ctrl-C and SIGTERM are the normal end: it reports and exits with 0."""
     never_wait_for_standard_error()

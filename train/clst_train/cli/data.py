@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from clst_runtime.cli.command import group
+from clst_runtime.cli.command import group, json_option, print_json
 from clst_runtime.errors import DataError
 from clst_runtime.system.numbers import SEED, Whole, parse_size
 
@@ -30,7 +30,7 @@ def main() -> None:
 @click.option("--classes", help="Class list the labels shall become: a shipped one or a JSON file.")
 @click.option("--mapping", type=click.Path(path_type=Path), help="JSON file relating the classes.")
 @click.option("--sheet", type=click.Path(path_type=Path), help="Contact sheet to write  [default: contact_sheet.png]")
-@click.option("--json", "as_json", is_flag=True, help="Result as JSON.")
+@json_option()
 def check(
     folder: Path,
     split: str,
@@ -59,7 +59,7 @@ def check(
         values = {"format": found.form, "images": found.images, "problems": found.problems, "remarks": found.remarks,
                   "shares": {n: float(s) for n, s in shares.items()}, "ignored": float(found.pixels[255] / total),
                   "sizes": {f"{r}x{c}": n for (r, c), n in found.sizes.items()}, "sheet": str(picture)}  # fmt: skip
-        click.echo(json.dumps(values, indent=1))
+        print_json(values)
     else:
         click.echo(f"{folder}: {found.images} images in split {split!r}, {found.form} layout")
         rows = [[name, percent(share)] for name, share in shares.items()]
@@ -82,14 +82,18 @@ def check(
 @click.option("--val-count", default=50, show_default=True, type=Whole(0), help="Images of split val.")
 @click.option("--size", default="160x320", show_default=True, help="Size HxW.")
 @click.option("--seed", default=1, show_default=True, type=SEED, help="Seed.")
-def scenes(out: Path, look: str, count: int, val_count: int, size: str, seed: int) -> None:
+@json_option()
+def scenes(out: Path, look: str, count: int, val_count: int, size: str, seed: int, *, as_json: bool) -> None:
     """Write drawn road scenes with labels to OUT in the folder layout."""
     from clst_train.synthetic.camera_looks import find_look
     from clst_train.synthetic.scenes import write_scenes
 
     counts = {"train": count, "val": val_count}
     write_scenes(out, look=find_look(look), counts=counts, size_hw=parse_size(size), seed=seed)
-    click.echo(str(out))
+    if as_json:
+        print_json({"folder": str(out), "images": counts})
+    else:
+        click.echo(str(out))
 
 
 @main.command()
@@ -138,7 +142,7 @@ def convert(
 @click.option("--labels-split", default="val", show_default=True, help="Split of --labels.")
 @click.option("--count", default=60, show_default=True, type=Whole(1), help="Images of each camera.")
 @click.option("--out", type=click.Path(path_type=Path), help="Picture to write  [default: RUN/features.png]")
-@click.option("--json", "as_json", is_flag=True, help="Result as JSON.")
+@json_option()
 def features(
     run: Path,
     source: str | None,
@@ -180,7 +184,7 @@ def features(
     gaps = [measure_gap(stage, len(classes)) for stage in (before, after)]
     if as_json:
         values = {**_gaps_as_json(gaps, classes.names), "labelled": labels is not None, "picture": str(picture)}
-        click.echo(json.dumps(values, indent=1))
+        print_json(values)
         return
     click.echo(_gaps_as_table(gaps, classes.names))
     whose = "labels" if labels else "the networks’ own predictions"

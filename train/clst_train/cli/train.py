@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from clst_runtime.cli.command import INTERRUPTED, command
+from clst_runtime.cli.command import INTERRUPTED, command, json_option, print_json
 from clst_runtime.errors import ClstError
 from clst_runtime.system.numbers import SEED
 from clst_train import PACKAGES
 
 if TYPE_CHECKING:
     from clst_train.config import Config
+    from clst_train.engine.run_folder import RunFolder
 
 _log = logging.getLogger(__name__)
 RECIPE = "new_camera"
@@ -39,10 +40,18 @@ RECIPE = "new_camera"
 @click.option("--seed", type=SEED, help="Seed of everything random.")
 @click.option("--device", help="cpu, cuda, cuda:1 …  [default: CUDA when there is one]")
 @click.option("--set", "settings", multiple=True, metavar="SECTION.KEY=VALUE", help="Any setting of the recipe.")
+@json_option()
 @click.option("--settings", "shows_settings", is_flag=True,
               help="Print every setting with its default and meaning as TOML, or its value with --recipe.")  # fmt: skip
 def main(
-    recipe: str, out: Path | None, init: Path | None, resume: Path | None, *, shows_settings: bool, **options: Any
+    recipe: str,
+    out: Path | None,
+    init: Path | None,
+    resume: Path | None,
+    *,
+    shows_settings: bool,
+    as_json: bool,
+    **options: Any,
 ) -> None:
     """Train on the old camera's labels, then adapt to the new camera's unlabelled images.
 
@@ -60,11 +69,13 @@ def main(
 
     with heeding_signals():
         try:
-            run(recipe, out, init, resume, given)
+            folder = run(recipe, out, init, resume, given)
         except KeyboardInterrupt as stopped:
             if ranks().first:
                 _log.error(str(stopped) or "interrupted before the first step; nothing was made or changed")
             raise click.exceptions.Exit(INTERRUPTED) from stopped
+        if ranks().first:
+            print_result(folder, as_json=as_json)
 
 
 def show_settings(recipe: str, options: dict[str, Any]) -> None:
@@ -82,8 +93,8 @@ def show_settings(recipe: str, options: dict[str, Any]) -> None:
     click.echo(settings_toml(configure(recipe, options) if asked else Config()), nl=False)
 
 
-def run(recipe: str, out: Path | None, init: Path | None, resume: Path | None, options: dict[str, Any]) -> None:
-    """Look at everything that was given, train, and print which checkpoint came of it.
+def run(recipe: str, out: Path | None, init: Path | None, resume: Path | None, options: dict[str, Any]) -> RunFolder:
+    """Look at everything that was given, and train; returns the run's folder.
 
     Raises:
         What `start_run` raises.
@@ -98,17 +109,27 @@ def run(recipe: str, out: Path | None, init: Path | None, resume: Path | None, o
         require(module)
     use_all_cores()
     from clst_train.compute.distributed import reported_by_first
-    from clst_train.compute.ranks import ranks
     from clst_train.training import start_run
 
     try:
-        folder = start_run(recipe=recipe, out=out, init=init, resume=resume, options=options)
+        return start_run(recipe=recipe, out=out, init=init, resume=resume, options=options)
     except ClstError as error:
         if reported_by_first(error):
             raise click.exceptions.Exit(error.exit_code) from error
         raise
-    if ranks().first:
-        click.echo(str(folder.adapted if folder.adapted.is_file() else folder.source))
+
+
+def print_result(folder: RunFolder, *, as_json: bool) -> None:
+    """The best checkpoint that came of it; as JSON also the folder, and the last mIoU of each stage, 0 to 1."""
+    checkpoints = {stage: file for stage in ("source", "adapted") if (file := getattr(folder, stage)).is_file()}
+    if not as_json:
+        click.echo(str(list(checkpoints.values())[-1]))
+        return
+    from clst_train.engine.logger import Logbook
+
+    scores = {entry["stage"]: entry["miou"] / 100 for entry in Logbook(folder.path).entries if "miou" in entry}
+    print_json({"run": str(folder.path), **{stage: str(checkpoints[stage]) if stage in checkpoints else None
+                for stage in ("source", "adapted")}, "miou": scores})  # fmt: skip
 
 
 def check_first(
