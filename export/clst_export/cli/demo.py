@@ -1,4 +1,4 @@
-"""`clst-demo`: the whole loop on drawn scenes, on a laptop's CPU."""
+"""`clst-demo`: the whole loop on synthetic scenes, on a laptop's CPU."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from clst_runtime.system.numbers import Whole
 @click.option("--scenes", default=200, show_default=True, type=Whole(8), help="Training scenes a camera.")
 @click.option("--set", "settings", multiple=True, metavar="SECTION.KEY=VALUE", help="Any setting of the recipe.")
 def main(out: Path, scenes: int, settings: tuple[str, ...]) -> None:
-    """Draw an old and a new camera, train, adapt, export, prove parity, drive; leaves pictures and a table."""
+    """Make synthetic scenes, train, adapt, export, check parity, drive; leaves images and a table."""
     from clst_runtime.system.files.paths import check_new_folder
     from clst_runtime.system.optional import check_installed, require
 

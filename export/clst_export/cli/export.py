@@ -57,7 +57,7 @@ def main() -> None:
 @click.option("--opset", type=click.Choice(["19", "20"]), default="19", show_default=True, help="ONNX operator set.")
 @click.option("--confidence", is_flag=True, help="Add the winner's probability as a second output.")
 @click.option("--frames", "frames_from", type=click.Path(path_type=Path),
-              help="Pictures to compare on  [default: the target's, or drawn]")  # fmt: skip
+              help="Pictures to compare on  [default: the target's, or synthetic scenes]")  # fmt: skip
 @click.option("--count", type=Whole(1), help="How many of them  [default: 16, with --data all]")
 @click.option(
     "--data", type=click.Path(path_type=Path), help="Labelled pictures to compare on: mIoU instead of agreement."
@@ -138,7 +138,7 @@ def convert(checkpoint: Path | None, onnx: str | None, trt: str | None, **option
 def produce(
     checkpoint: Checkpoint, paths: dict[str, Path], request: Request, inputs: Inputs, options: dict[str, Any]
 ) -> None:
-    """Make every file of `paths` and tell of it."""
+    """Make every file of `paths` and report on it."""
     from clst_export.cli.report import report
     from clst_export.pipeline import trace_network, write_model
     from clst_runtime.backends.tensorrt.build.check import describe_build_check
@@ -191,7 +191,7 @@ def refuse_for_rtx(trt: str | None, options: dict[str, Any]) -> None:
 
 
 def refuse_builders_options(options: dict[str, Any], why: str) -> None:
-    """What only TensorRT's builder is told."""
+    """What is for TensorRT's builder alone."""
     for name in ("workspace_mib", "timing_cache", "optimisation_level", "dla"):
         if options[name] is not None:
             raise click.UsageError(f"--{name.replace('_', '-')} {why}")

@@ -1,4 +1,4 @@
-"""What an export came to, in words."""
+"""The result of an export as text."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def report(conversion: Conversion, path: Path, budget: float | None) -> str:
     lines.append(f"{100 * comparison.agreement:.4f} % of the pixels of {comparison.frames} frames equal PyTorch's")
     if "ties" in manifest.parity:
         ties = manifest.parity["ties"]
-        told = f"{ties['untied_pixels']} of them without being ties of PyTorch's logits"
-        lines.append(f"{ties['differing_pixels']} pixels of {ties['frames']} frames differ, {told}")
+        untied = f"{ties['untied_pixels']} of them without being ties of PyTorch's logits"
+        lines.append(f"{ties['differing_pixels']} pixels of {ties['frames']} frames differ, {untied}")
     if comparison.labelled:
         per_class = zip(comparison.classes.names, comparison.reference_iou, comparison.candidate_iou, strict=True)
         cells = [[name, percent(a), percent(b), percent(b - a, 3)] for name, a, b in per_class]

@@ -25,7 +25,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wish:
+class Request:
     """What was asked for; the options' own names."""
 
     models: tuple[str, ...]
@@ -49,7 +49,7 @@ class Wish:
 
 @command()
 @click.argument("models", nargs=-1, required=True)
-@click.option("--data", help="Folder of pictures or video to measure on  [default: drawn noise, which is said]")
+@click.option("--data", help="Folder of pictures or video to measure on  [default: random noise, which is said]")
 @click.option("--live", help="Glass-to-mask on this source (as of clst-run) in place of the two other kinds.")
 @click.option("--runs", default=1024, show_default=True, type=Whole(1), help="Measured runs, at most.")
 @click.option("--seconds", default=60.0, show_default=True, type=Real(0, min_open=True),
@@ -71,14 +71,14 @@ def main(context: click.Context, /, **options: Any) -> None:
     A model is a file or bundle; an .onnx file may name what computes it: front.onnx@ort-cuda. Budgets are held against
     host-to-host latencies, with --live against capture-to-mask ones.
     """
-    wish = Wish(**options)
-    check_wish(wish, context)
-    scores, facts = measure(wish)
-    tell(wish, scores, facts)
-    check_budgets(wish, scores)
+    request = Request(**options)
+    check_request(request, context)
+    scores, facts = measure(request)
+    print_result(request, scores, facts)
+    check_budgets(request, scores)
 
 
-def check_wish(wish: Wish, context: click.Context) -> None:
+def check_request(request: Request, context: click.Context) -> None:
     """Refuse what contradicts itself or cannot be done, before anything takes time."""
     from clst_runtime.evaluation.latency.plot import check_can_plot
     from clst_runtime.system.files.atomic import check_can_write
@@ -88,57 +88,57 @@ def check_wish(wish: Wish, context: click.Context) -> None:
         for name in ("data", "runs", "warm_up", "engine")
         if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
     ]
-    if wish.live is not None and useless:
+    if request.live is not None and useless:
         names = ", ".join(f"--{name.replace('_', '-')}" for name in useless)
         raise click.UsageError(f"--live measures another kind of latency; {names} has no part in it")
-    if len(set(wish.models)) < len(wish.models):
-        raise click.UsageError(f"a model is named twice: {', '.join(wish.models)}")
-    if wish.max_ratio is not None and len(wish.models) < 2:
+    if len(set(request.models)) < len(request.models):
+        raise click.UsageError(f"a model is named twice: {', '.join(request.models)}")
+    if request.max_ratio is not None and len(request.models) < 2:
         raise click.UsageError("--max-ratio compares with the first model; give at least two")
-    for path in (wish.out, wish.plot):
+    for path in (request.out, request.plot):
         if path is not None:
             check_can_write(path)
-    if wish.plot is not None:
+    if request.plot is not None:
         check_can_plot()
-        if wish.plot.suffix.lower() not in (".png", ".svg", ".pdf"):
-            raise click.UsageError(f"--plot {wish.plot}: give a name that ends in .png, .svg or .pdf")
+        if request.plot.suffix.lower() not in (".png", ".svg", ".pdf"):
+            raise click.UsageError(f"--plot {request.plot}: give a name that ends in .png, .svg or .pdf")
 
 
-def measure(wish: Wish) -> tuple[list[Score], dict[str, Any]]:
+def measure(request: Request) -> tuple[list[Score], dict[str, Any]]:
     """All scores, and the facts they must be quoted with."""
     from clst_runtime.evaluation.latency.comparison import candidates_for, capture_to_mask, engine_only, host_to_host
     from clst_runtime.evaluation.latency.host_to_host import Effort
     from clst_runtime.system.device_state import device_state, unsteadiness
     from clst_runtime.system.machine import machine_facts
 
-    candidates = candidates_for(wish.models, gpu_of(dataclasses.asdict(wish)))
+    candidates = candidates_for(request.models, gpu_of(dataclasses.asdict(request)))
     facts: dict[str, Any] = {"date": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "machine": machine_facts()}
-    facts |= {"frames": without_credentials(wish.live or wish.data or "drawn noise"), "threads": wish.threads}
+    facts |= {"frames": without_credentials(request.live or request.data or "random noise"), "threads": request.threads}
     _log.info(
-        f"{', '.join([facts['machine']['cpu'], *facts['machine']['gpus']])}; {threads_text(wish.threads)}; at most "
-        f"{wish.seconds:g} s for each of {len(candidates)} models, each in the precision of its file"
+        f"{', '.join([facts['machine']['cpu'], *facts['machine']['gpus']])}; {threads_text(request.threads)}; at most "
+        f"{request.seconds:g} s for each of {len(candidates)} models, each in the precision of its file"
     )
     before = device_state()
-    if wish.live is not None:
-        scores = capture_to_mask(candidates, wish.live, wish.seconds, threads=wish.threads)
+    if request.live is not None:
+        scores = capture_to_mask(candidates, request.live, request.seconds, threads=request.threads)
     else:
-        effort = Effort(runs=wish.runs, seconds=wish.seconds, warm_up_runs=wish.warm_up)
-        scores = host_to_host(candidates, wish.data, effort, threads=wish.threads)
-        if wish.engine:
-            scores += engine_only(candidates, wish.data, effort, threads=wish.threads)
+        effort = Effort(runs=request.runs, seconds=request.seconds, warm_up_runs=request.warm_up)
+        scores = host_to_host(candidates, request.data, effort, threads=request.threads)
+        if request.engine:
+            scores += engine_only(candidates, request.data, effort, threads=request.threads)
     after = device_state()
     return scores, facts | {"before": before, "after": after, "doubts": unsteadiness(before, after)}
 
 
-def tell(wish: Wish, scores: list[Score], facts: dict[str, Any]) -> None:
-    """Result, warnings, and then files: what was measured is told also where a disk is full."""
+def print_result(request: Request, scores: list[Score], facts: dict[str, Any]) -> None:
+    """Print the result and warnings, then write files: a full disk does not hide what was measured."""
     from clst_runtime.evaluation.latency.comparison import Level
     from clst_runtime.evaluation.latency.plot import plot_scores
     from clst_runtime.evaluation.latency.report import level_table, scores_json, warnings
     from clst_runtime.system.device_state import brief_state
     from clst_runtime.system.files.atomic import write_text
 
-    if wish.as_json:
+    if request.as_json:
         print_json(facts | {"results": scores_json(scores, samples=False)})
     else:
         rows, columns = scores[0].input_hw
@@ -150,13 +150,13 @@ def tell(wish: Wish, scores: list[Score], facts: dict[str, Any]) -> None:
                 click.echo(f"\n{level_table(own)}")
     for warning in warnings(scores, facts["doubts"]):
         _log.warning(f"warning: {warning}")
-    if wish.out is not None:
-        write_text(wish.out, json.dumps(facts | {"results": scores_json(scores, samples=True)}) + "\n")
-    if wish.plot is not None:
-        plot_scores(scores, wish.plot)
+    if request.out is not None:
+        write_text(request.out, json.dumps(facts | {"results": scores_json(scores, samples=True)}) + "\n")
+    if request.plot is not None:
+        plot_scores(scores, request.plot)
 
 
-def check_budgets(wish: Wish, scores: list[Score]) -> None:
+def check_budgets(request: Request, scores: list[Score]) -> None:
     """Host-to-host or capture-to-mask latencies against the budgets; engine-only ones never.
 
     Raises:
@@ -164,7 +164,7 @@ def check_budgets(wish: Wish, scores: list[Score]) -> None:
     """
     from clst_runtime.evaluation.latency.comparison import Budgets, Level
 
-    budgets = Budgets(max_p99_ms=wish.max_p99_ms, max_median_ms=wish.max_median_ms, max_ratio=wish.max_ratio)
+    budgets = Budgets(max_p99_ms=request.max_p99_ms, max_median_ms=request.max_median_ms, max_ratio=request.max_ratio)
     failures = budgets.failures([score for score in scores if score.level is not Level.ENGINE_ONLY])
     if failures:
         raise BudgetNotHeld("; ".join(failures))

@@ -133,13 +133,13 @@ def ending_well(main: Callable[..., Any], *args: Any, **options: Any) -> Any:
             sys.stdout.flush()
         except OSError as error:
             code = _told(error)
-        except KeyboardInterrupt:  # one more, while the first was told
+        except KeyboardInterrupt:  # one more, while the first was reported
             code = INTERRUPTED
     sys.exit(code)
 
 
 def _exit_code(main: Callable[..., Any], *args: Any, **options: Any) -> int:
-    """Run it; an error of click's or ours is told. Raises: OSError."""
+    """Run it; an error of click's or ours is logged. Raises: OSError."""
     try:
         result = main(*args, standalone_mode=False, **options)
     except click.exceptions.Exit as done:
@@ -151,9 +151,9 @@ def _exit_code(main: Callable[..., Any], *args: Any, **options: Any) -> int:
     except ClstError as error:
         return _failed(error)
     except click.ClickException as error:
-        words = io.StringIO()
-        error.show(words)
-        _log.error(without_credentials(words.getvalue().rstrip("\n")))  # click repeats what was typed
+        shown = io.StringIO()
+        error.show(shown)
+        _log.error(without_credentials(shown.getvalue().rstrip("\n")))  # click repeats what was typed
         return error.exit_code
     except ImportError as error:
         package = blamed_for(error)

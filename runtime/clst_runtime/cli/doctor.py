@@ -92,7 +92,7 @@ def examine_machine(*, as_json: bool) -> None:
         click.echo(listing(findings))
     missing = lacking(findings)
     if missing:
-        raise MissingDependency(f"clst-run cannot work here: {', '.join(missing)}; the cures stand above")
+        raise MissingDependency(f"clst-run cannot work here: {', '.join(missing)}; what to do stands above")
 
 
 def listing(findings: list[Finding]) -> str:

@@ -14,7 +14,7 @@ COMMANDS = {
     "bench": ("clst_runtime.cli.bench", "Measure latency of models, side by side."),
     "eval": ("clst_runtime.cli.evaluate", "Score a model on labelled images: IoU per class, mIoU."),
     "parity": ("clst_runtime.cli.parity", "Compare a deployed model with its PyTorch checkpoint."),
-    "data": ("clst_train.cli.data", "Check a data set, convert it, draw scenes and feature spaces."),
+    "data": ("clst_train.cli.data", "Check a data set, convert it, make scenes, draw feature spaces."),
     "doctor": ("clst_runtime.cli.doctor", "Say what this machine can run, and accept a model on it."),
     "demo": ("clst_export.cli.demo", "Go through the whole loop on synthetic scenes."),
 }
@@ -38,7 +38,7 @@ class _Commands(Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Names and what they are for."""
         with formatter.section("Commands"):
-            formatter.write_dl([(name, words) for name, (_, words) in COMMANDS.items()])
+            formatter.write_dl([(name, purpose) for name, (_, purpose) in COMMANDS.items()])
 
 
 @click.group(cls=_Commands)

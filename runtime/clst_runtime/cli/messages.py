@@ -110,11 +110,11 @@ def shown_messages() -> Iterator[None]:
     try:
         yield
     except Exception as fault:
-        told = logging.LogRecord(
+        record = logging.LogRecord(
             __name__, logging.CRITICAL, __file__, 0, "".join(traceback.format_exception(fault)), None, None
         )
         for file in _log_files():
-            file.emit(told)
+            file.emit(record)
         raise
     finally:
         files = _log_files()

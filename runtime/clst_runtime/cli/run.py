@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 UNKNOWN_FPS = 10.0
 REPORT_SECONDS = 3.0
-"""How long the report may take to be written: a full disk is told at once, a stalled one never."""
+"""How long the report may take to be written: a full disk is reported at once, a stalled one never."""
 
 
 @command()
@@ -57,7 +57,7 @@ REPORT_SECONDS = 3.0
 @click.option("--pictures", is_flag=True, help="Write overlays/<frame>.png.")
 @click.option("--window", is_flag=True, help="Show the overlay; q ends.")
 @click.option("--web", metavar="[HOST:]PORT", help="Live page and /metrics; a token guards it on a network.")
-@click.option("--web-token", envvar="CLST_WEB_TOKEN", help="For --web; else one is made and told where it is needed.")
+@click.option("--web-token", envvar="CLST_WEB_TOKEN", help="For --web; else one is made and shown where it is needed.")
 @click.option("--stream", "streams", multiple=True,
               help="To other programs: masks:-, overlay:unix:/run/clst.sock, masks:tcp:127.0.0.1:5555.")  # fmt: skip
 @click.option("--deadline-ms", type=Real(min=0, min_open=True), help="A mask older than this is a miss.")
@@ -102,16 +102,16 @@ def main(model: Path, source: str, out: Path | None, **options: Any) -> None:
             opened.enter_context(locked(options["collect"]))
         sinks = all_or_none(open_sinks(backend, frames, statistics, folder, options, described))
         observers = opened.enter_context(watching(description_of(backend, choice), folder))
-        telling = Telling(statistics, backend, folder, options, described, stop, observers)
+        run_report = RunReport(statistics, backend, folder, options, described, stop, observers)
         with stopped_by_signals(stop):
             try:
                 run_pipeline(frames, backend, sinks, limit=options["limit"], statistics=statistics,
                              observers=observers, stop=stop)  # fmt: skip
             except (Exception, KeyboardInterrupt):
                 if (frames.live or stop.at_once) and statistics.frames:  # what was driven is worth its report
-                    tell(telling)
+                    write_report(run_report)
                 raise
-            tell(telling)
+            write_report(run_report)
     if stop.at_once:  # the second signal came while the report was written
         raise KeyboardInterrupt
     if statistics.failures:
@@ -188,7 +188,7 @@ def open_backend(model: Path, source: str, name: str, gpu: GpuOptions, options: 
 
 
 def writes_to_stdout(stream: str) -> bool:
-    """Whether a `--stream` takes standard output, so that words must go elsewhere."""
+    """Whether a `--stream` takes standard output, so that text must go elsewhere."""
     return stream.endswith(":-")
 
 
@@ -200,10 +200,10 @@ def timeouts_of(seconds: float | None) -> Timeouts | None:
 
 
 def description_of(backend: Backend, choice: Choice | None) -> str:
-    """What computes and why, in words."""
+    """What computes and why, as text."""
     rows, columns = backend.manifest.input_hw
-    words = f"{backend.description}, input {rows}x{columns}"
-    return words if choice is None else f"{words} ({choice.reason})"
+    text = f"{backend.description}, input {rows}x{columns}"
+    return text if choice is None else f"{text} ({choice.reason})"
 
 
 @contextmanager
@@ -318,11 +318,11 @@ def open_page(
     from clst_runtime.live.web import RunInfo, open_web, parse_web_address
 
     fps = None if source.live else source.fps
-    told = RunInfo(manifest=backend.manifest, backend=backend.description, alpha=options["alpha"], fps=fps, **facts)
+    info = RunInfo(manifest=backend.manifest, backend=backend.description, alpha=options["alpha"], fps=fps, **facts)
     recordings = None if folder is None else folder.path / "recordings"
-    page = open_web(parse_web_address(options["web"]), statistics=statistics, facts=told, recordings=recordings,
+    page = open_web(parse_web_address(options["web"]), statistics=statistics, facts=info, recordings=recordings,
                     token=options["web_token"])  # fmt: skip
-    # A token made for this run has to be told; one that was given is known, and may be in use for years
+    # A token made for this run has to be shown; one that was given is known, and may be in use for years
     _log.info(f"page: {page.url if options['web_token'] is None else without_credentials(page.url)}")
     return page
 
@@ -338,25 +338,25 @@ def show_progress(statistics: RunStatistics) -> None:
 def open_monitor(
     backend: Backend, source: Source, statistics: RunStatistics, options: dict[str, Any]
 ) -> MonitorSink | None:
-    """The monitor of the camera, where the model has a reference; changes are told at once and kept as warnings.
+    """The monitor of the camera, where the model has a reference; changes are logged at once and kept as warnings.
 
     The statistics tell its state from then on.
     """
     from clst_runtime.live.monitor.sink import open_monitor
 
-    def told(words: str) -> None:
-        _log.warning(f"camera: {words}")
-        statistics.warn(words)
+    def warn(message: str) -> None:
+        _log.warning(f"camera: {message}")
+        statistics.warn(message)
 
     if not source.live and not backend.manifest.domain and options["collect"] is None:
         return None  # of files nobody asked
-    watch = open_monitor(backend.manifest, source, collect=options["collect"], report=told)
+    watch = open_monitor(backend.manifest, source, collect=options["collect"], report=warn)
     statistics.domain = None if watch is None else watch.snapshot
     return watch
 
 
 @dataclass(frozen=True)
-class Telling:
+class RunReport:
     """What the report is made of, and whom its writing keeps informed."""
 
     statistics: RunStatistics
@@ -381,7 +381,7 @@ class Telling:
         try:
             in_time(work, seconds, meanwhile=lambda: self.observers.tick(self.statistics))
         except BrokenPipeError:
-            if not self.statistics.failures:  # else the exit code must tell of them
+            if not self.statistics.failures:  # else the exit code must report them
                 raise
             return False
         except (ClstError, OSError) as error:
@@ -391,33 +391,33 @@ class Telling:
         return True
 
 
-def tell(telling: Telling) -> None:
+def write_report(run_report: RunReport) -> None:
     """Write statistics.json and the legend, print the report; on standard error what cannot go where it belongs."""
-    statistics, folder, options = telling.statistics, telling.folder, telling.options
-    if folder is not None and folder.begun and not telling.try_to(lambda: keep(telling, folder.path), "report"):
-        click.echo(telling.as_text(), err=True)
+    statistics, folder, options = run_report.statistics, run_report.folder, run_report.options
+    if folder is not None and folder.begun and not run_report.try_to(lambda: keep(run_report, folder.path), "report"):
+        click.echo(run_report.as_text(), err=True)
     for warning in statistics.warnings:
         _log.warning(f"warning: {warning}")
-    words = telling.as_text() if options["as_json"] else report(statistics)
+    text = run_report.as_text() if options["as_json"] else report(statistics)
     aside = any(writes_to_stdout(stream) for stream in options["streams"])
-    if aside or not telling.try_to(lambda: print_whole(words), "report on standard output"):
-        click.echo(words, err=True)
+    if aside or not run_report.try_to(lambda: print_whole(text), "report on standard output"):
+        click.echo(text, err=True)
 
 
-def keep(telling: Telling, folder: Path) -> None:
+def keep(run_report: RunReport, folder: Path) -> None:
     """Write statistics.json and the legend. Raises: DataError: that cannot be."""
     from clst_runtime.imaging.image_files import write_png
     from clst_runtime.imaging.overlay import legend
     from clst_runtime.system.files.atomic import write_text
 
-    write_text(folder / "statistics.json", telling.as_text() + "\n")
-    write_png(folder / "legend.png", legend(telling.backend.manifest.classes))
+    write_text(folder / "statistics.json", run_report.as_text() + "\n")
+    write_png(folder / "legend.png", legend(run_report.backend.manifest.classes))
 
 
-def print_whole(words: str) -> None:
+def print_whole(text: str) -> None:
     """Print it. Raises: OSError: standard output is full, or its reader has gone."""
     stream = standard_output()
-    stream.write(f"{words}\n".encode(errors="backslashreplace"))
+    stream.write(f"{text}\n".encode(errors="backslashreplace"))
     stream.flush()
 
 
@@ -427,10 +427,10 @@ def report(statistics: RunStatistics) -> str:
     end = f" ({'interrupted' if statistics.end == 'Ctrl-C' else statistics.end})" if statistics.interrupted else ""
     lines = [f"{statistics.frames} frames in {statistics.seconds:.1f} s, {statistics.fps:.1f} frames/s, "
              f"{values['dropped']} dropped{end}"]  # fmt: skip
-    for name, words in (("inference_ms", "inference"), ("capture_to_mask_ms", "capture to mask")):
+    for name, text in (("inference_ms", "inference"), ("capture_to_mask_ms", "capture to mask")):
         if values[name]:
-            told = ", ".join(f"{key} {values[name][key]:.1f}" for key in ("median", "p90", "p99", "max"))
-            lines.append(f"{words} ms: {told}")
+            values_text = ", ".join(f"{key} {values[name][key]:.1f}" for key in ("median", "p90", "p99", "max"))
+            lines.append(f"{text} ms: {values_text}")
     if values["drops"]:
         lines.append("dropped: " + ", ".join(f"{count} {cause}" for cause, count in sorted(values["drops"].items())))
     if statistics.deadline.milliseconds is not None:

@@ -1,4 +1,4 @@
-"""`clst-data`: check a data set, convert it, draw scenes, draw the feature space of a run."""
+"""`clst-data`: check a data set, convert it, make synthetic scenes, draw the feature space of a run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @group()
 def main() -> None:
-    """Check a data set, convert it to the folder layout, draw road scenes."""
+    """Check a data set, convert it to the folder layout, make synthetic scenes."""
 
 
 @main.command()
@@ -84,7 +84,7 @@ def check(
 @click.option("--seed", default=1, show_default=True, type=SEED, help="Seed.")
 @json_option()
 def scenes(out: Path, look: str, count: int, val_count: int, size: str, seed: int, *, as_json: bool) -> None:
-    """Write drawn road scenes with labels to OUT in the folder layout."""
+    """Write synthetic road scenes with labels to OUT in the folder layout."""
     from clst_train.synthetic.camera_looks import find_look
     from clst_train.synthetic.scenes import write_scenes
 

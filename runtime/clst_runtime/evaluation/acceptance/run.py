@@ -154,8 +154,8 @@ class Bench:
     opened: ExitStack
     backend: Backend | None = None
     frames: list[Frame] = field(default_factory=list)
-    """H,W,3 of the model's input size: images of `data` or of the bundle, else drawn noise."""
-    frames_are: str = "drawn noise"
+    """H,W,3 of the model's input size: images of `data` or of the bundle, else random noise."""
+    frames_are: str = "random noise"
     live: LiveResult | None = None
 
 
