@@ -7,15 +7,11 @@ Importing it imports neither PyTorch nor ONNX nor OpenCV; each enters when it is
 `__all__` may change between versions.
 """
 
-from importlib.metadata import PackageNotFoundError, version
-
 from clst import errors
 from clst.model import Model, Segmentation, load_model
 from clst.workflow import Exported, export, train
+from clst_runtime.system.machine import package_version
 
-try:
-    __version__ = version("clst")
-except PackageNotFoundError:  # a clone that is not installed
-    __version__ = "0+unknown"
+__version__ = package_version("clst") or "0+unknown"  # a clone that is not installed
 
 __all__ = ["Exported", "Model", "Segmentation", "__version__", "errors", "export", "load_model", "train"]

@@ -11,7 +11,7 @@ from benchmarks.gpu_machine import run as gpu_machine
 from benchmarks.gpu_machine.steps import DoesNotHold, Prepared, Step, perform
 from clst_runtime.backends.tensorrt.build.builder import serialise_engine
 from clst_runtime.backends.tensorrt.build.options import BuildOptions
-from clst_runtime.backends.tensorrt.build.progress import QuietProgress
+from clst_runtime.backends.tensorrt.build.progress import BuildProgress
 from clst_runtime.backends.tensorrt.library import Library
 from clst_runtime.errors import BudgetNotHeld, DataError, MissingDependency
 from tests.conftest import SIZE_HW, write_rgb_model
@@ -237,7 +237,7 @@ def test_a_gpu_that_tensorrt_for_rtx_does_not_list_is_tried_and_does_not_fail(gp
 
 def test_the_real_builder_builds_for_a_single_target(trt, prepared):
     with steps.aimed_at("SM80", "9.0"):
-        made = serialise_engine(trt, prepared.model("fp16"), BuildOptions(library=Library.RTX), QuietProgress())
+        made = serialise_engine(trt, prepared.model("fp16"), BuildOptions(library=Library.RTX), BuildProgress())
     assert len(made.plan) > 1000
 
 

@@ -102,14 +102,14 @@ def probe_provider(name: str) -> dict[str, Any]:
 
 def probe_tensorrt(library: str = "tensorrt") -> dict[str, Any]:
     """Version of TensorRT or of `rtx`, and whether its builder starts, which TensorRT's does with a GPU only."""
-    from clst_runtime.backends.tensorrt.library import Library, Messages, make_builder, make_logger
+    from clst_runtime.backends.tensorrt.library import Library, Messages, make_logger, start
 
     trt = Library(library).load()
     found: dict[str, Any] = {"version": str(trt.__version__)}
     messages = Messages()
     try:
         logger = make_logger(trt, messages)
-        found["starts"] = make_builder(trt, logger, messages) is not None
+        found["starts"] = start(trt, "Builder", logger, messages) is not None
     except (MissingDependency, AttributeError) as error:
         found |= {"starts": False, "why": told_failure(error)}
     return found

@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
 from clst_runtime.classes.labels import ClassList
-from clst_runtime.imaging.geometry import resize_frame
+from clst_runtime.imaging.geometry import Image, resize_frame
 from clst_runtime.system.optional import require
-
-Image = npt.NDArray[np.uint8]
 
 
 def colourise(classes: Image, class_list: ClassList) -> Image:

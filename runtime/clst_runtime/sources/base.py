@@ -113,9 +113,9 @@ class Source(ABC):
             if timed is not None:
                 yield timed
 
-    @abstractmethod
     def close(self) -> None:
-        """Let go of what is open; a second call does nothing."""
+        """Let go of what is open, if anything is; a second call does nothing."""
+        return
 
     def __enter__(self) -> Source:
         return self

@@ -34,9 +34,6 @@ class ImageSource(Source):
         self._next += 1
         return TimedFrame(index=index, image=image, captured_ns=time.monotonic_ns(), name=self.names[index])
 
-    def close(self) -> None:
-        """Nothing is held open."""
-
 
 class VideoSource(Source):
     """A video file, every frame of it that can be read."""

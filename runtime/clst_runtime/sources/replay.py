@@ -76,6 +76,3 @@ class ReplaySource(Source):
         """Every image up to the position `last` that nobody took is a drop."""
         self.drops[OVERTAKEN] += max(0, last - self._last)
         self._last = max(self._last, last)
-
-    def close(self) -> None:
-        """Nothing is held open."""

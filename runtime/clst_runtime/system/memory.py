@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
+from statistics import median_high
 
 LOOK_SECONDS = 0.5
 SETTLING = 0.25
@@ -45,8 +46,4 @@ class MemoryTrace:
         if len(self.samples_mib) < 8:
             return None
         part = max(1, len(settled) // 4)
-        return _median(settled[-part:]) - _median(settled[:part])
-
-
-def _median(values: list[float]) -> float:
-    return sorted(values)[len(values) // 2]
+        return median_high(settled[-part:]) - median_high(settled[:part])

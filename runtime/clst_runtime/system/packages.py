@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, distribution, packages_distributions
 from pathlib import Path
 
+from clst_runtime.system.machine import package_version
+
 OPENCV_WHEELS = (
     "opencv-python",
     "opencv-python-headless",
@@ -47,7 +49,7 @@ def fault_of(module: str) -> tuple[str, str] | None:
         fault = _other_python(package, [Path(each) for each in found.submodule_search_locations or ()])
         if fault is not None or found.origin is not None:
             return fault
-    listed = [wheel for wheel in _WHEELS.get(package, ()) if _is_listed(wheel)]
+    listed = [wheel for wheel in _WHEELS.get(package, ()) if package_version(wheel)]
     if listed:
         others = " and ".join(_WHEELS[package][:2])
         return (
@@ -73,13 +75,6 @@ def lost_files(module: str, error: ImportError) -> tuple[str, str] | None:
     if len(wheels) > 1:
         hint = f"pip uninstall {' '.join(wheels)}, then install one of them"
     return f"of the files of {' and '.join(wheels)} {name} is gone", hint
-
-
-def _is_listed(wheel: str) -> bool:
-    try:
-        return bool(distribution(wheel))
-    except PackageNotFoundError:
-        return False
 
 
 def _other_python(package: str, folders: Sequence[Path]) -> tuple[str, str] | None:

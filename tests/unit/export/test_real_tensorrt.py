@@ -25,7 +25,7 @@ from clst_runtime.artifact.onnx_metadata import read_onnx_manifest
 from clst_runtime.backends.tensorrt.build import builder as building
 from clst_runtime.backends.tensorrt.build.builder import serialise_engine
 from clst_runtime.backends.tensorrt.build.options import BuildOptions
-from clst_runtime.backends.tensorrt.build.progress import QuietProgress
+from clst_runtime.backends.tensorrt.build.progress import BuildProgress
 from clst_runtime.errors import ModelFileError
 from clst_train.models.checkpoint import load_checkpoint, save_checkpoint
 from tests.support.graphs import frames as random_frames
@@ -76,7 +76,7 @@ def saved(model, path):
 
 
 def built(trt, path):
-    return serialise_engine(trt, path, BuildOptions(), QuietProgress()).plan
+    return serialise_engine(trt, path, BuildOptions(), BuildProgress()).plan
 
 
 @pytest.fixture

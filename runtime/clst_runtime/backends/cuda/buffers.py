@@ -57,7 +57,7 @@ class Buffers(ABC):
     """A frame's way in and a result's way out."""
 
     io: str
-    """Of `gpu_options.IO_NAMES`."""
+    """Of `options.IO_NAMES`."""
     host_frame: Bytes
     """H,W,3: where the next frame is written."""
     frame_address: int

@@ -255,9 +255,6 @@ class CudaPythonDevice(GuardedDevice):
             self._driver.call("cuCtxPopCurrent")
         self._context.drop()
 
-    def __enter__(self) -> CudaPythonDevice:
-        return self
-
 
 def _start(host: Bytes) -> int:
     """The address of memory that is to be copied as one block."""

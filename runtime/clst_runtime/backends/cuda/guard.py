@@ -29,16 +29,15 @@ class Failure(Enum):
 
 
 class GuardedDevice(ABC):
-    """The public half of a device; a library fills in the other half: the methods with one underscore.
+    """The public half, which `CudaDevice` describes; a library fills in the other: the methods with one underscore.
 
     Those are called only by the thread that opened the device, while it is open and nothing has failed, and may raise
     what `_errors` names.
     """
 
     library: str
-    """Of `cuda.LIBRARIES`."""
+    """Of `device.LIBRARIES`."""
     _errors: tuple[type[Exception], ...]
-    """The library's exceptions."""
 
     def __init__(self) -> None:
         self._thread, self._failure, self._open = threading.get_ident(), "", False
@@ -95,7 +94,6 @@ class GuardedDevice(ABC):
 
     @property
     def stream_handle(self) -> int:
-        """The own stream's handle."""
         return self._handle()
 
     def pinned(self, shape: tuple[int, ...]) -> Bytes:
@@ -114,38 +112,31 @@ class GuardedDevice(ABC):
         return Mapped(host=host, address=address)
 
     def allocate(self, size_bytes: int) -> int:
-        """Device memory."""
         with self._calling(f"allocating {size_bytes} bytes on the GPU"):
             return self._device_memory(size_bytes)
 
     def copy_in(self, address: int, host: Bytes) -> None:
-        """Queue a copy to the device."""
         with self._calling("copying a frame to the GPU"):
             self._queue_in(address, host)
 
     def copy_out(self, host: Bytes, address: int) -> None:
-        """Queue a copy from the device."""
         with self._calling("copying a result from the GPU"):
             self._queue_out(host, address)
 
     def create_event(self) -> Event:
-        """An event."""
         with self._calling("making an event"):
             event: Event = self._event()
         return event
 
     def record(self, event: Event) -> None:
-        """Queue the event."""
         with self._calling("recording an event"):
             self._queue_event(event)
 
     def elapsed_ms(self, start: Event, end: Event) -> float:
-        """Milliseconds between two events."""
         with self._calling("reading an event"):
             return self._elapsed_ms(start, end)
 
     def record_graph(self, queue: Callable[[], None]) -> Graph:
-        """What `queue` queues, recorded and not run."""
         doing = "recording a CUDA graph"
         self._check(doing)
         try:
@@ -158,7 +149,6 @@ class GuardedDevice(ABC):
         return graph
 
     def launch(self, graph: Graph) -> None:
-        """Queue recorded work."""
         with self._calling("launching a CUDA graph"):
             self._queue_graph(graph)
 
@@ -169,7 +159,6 @@ class GuardedDevice(ABC):
             self._free_graph(graph)
 
     def synchronise(self) -> None:
-        """Wait for the stream."""
         with self._calling("waiting for the GPU"):
             self._wait()
 
@@ -205,6 +194,9 @@ class GuardedDevice(ABC):
         if self._open:
             self._open = False  # before the release: one that is interrupted must not free anything twice
             self._release()
+
+    def __enter__(self) -> GuardedDevice:
+        return self
 
     def __exit__(self, *error: object) -> None:
         self.close()

@@ -132,6 +132,3 @@ class PycudaDevice(GuardedDevice):
             # (2026.1, on a driver that is a stand-in), so that the driver keeps it until the process ends. Results that
             # outlive us need it; releasing it here would leak them.
             context.pop()
-
-    def __enter__(self) -> PycudaDevice:
-        return self

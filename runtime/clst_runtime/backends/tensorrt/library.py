@@ -10,7 +10,7 @@ import threading
 from collections.abc import Sequence
 from enum import Enum
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from clst_runtime.backends.cuda.device import cuda_failure, out_of_memory
 from clst_runtime.backends.tensorrt.rtx.library import load_rtx
@@ -183,33 +183,16 @@ def make_logger(trt: ModuleType, messages: Messages) -> trt.ILogger:
     return Logger()
 
 
-def make_builder(trt: ModuleType, logger: trt.ILogger, messages: Messages) -> trt.Builder:
-    """TensorRT's builder.
+def start(trt: ModuleType, what: Literal["Builder", "Runtime"], logger: trt.ILogger, messages: Messages) -> Any:
+    """TensorRT's builder or runtime.
 
     Raises:
         MissingDependency: it does not start, which is what happens without a usable GPU.
     """
     try:
-        return trt.Builder(logger)
-    except (TypeError, RuntimeError) as error:
-        raise _not_started(trt, "builder", messages) from error
-
-
-def make_runtime(trt: ModuleType, logger: trt.ILogger, messages: Messages) -> trt.Runtime:
-    """TensorRT's runtime.
-
-    Raises:
-        MissingDependency: it does not start, which is what happens without a usable GPU.
-    """
-    try:
-        return trt.Runtime(logger)
-    except (TypeError, RuntimeError) as error:
-        raise _not_started(trt, "runtime", messages) from error
-
-
-def _not_started(trt: ModuleType, what: str, messages: Messages) -> MissingDependency:
-    """The bindings raise TypeError (`factory function returned nullptr`) where TensorRT could not start."""
-    return MissingDependency(
-        f"{title_of(trt)} cannot start its {what} ({messages.last_errors()}); it needs an NVIDIA GPU and a "
-        "driver that fits; nvidia-smi and clst-doctor show what is there"
-    )
+        return getattr(trt, what)(logger)
+    except (TypeError, RuntimeError) as error:  # TypeError: `factory function returned nullptr`
+        raise MissingDependency(
+            f"{title_of(trt)} cannot start its {what.lower()} ({messages.last_errors()}); it needs an NVIDIA GPU and a "
+            "driver that fits; nvidia-smi and clst-doctor show what is there"
+        ) from error

@@ -40,9 +40,6 @@ class AgeSink(Sink):
         self.ages_ns.append(result.age_ns)
         self.inference_ns.append(result.inference_ns)
 
-    def close(self) -> None:
-        """Nothing is open."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class LiveResult:

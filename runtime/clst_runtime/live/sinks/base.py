@@ -36,9 +36,9 @@ class Sink(ABC):
         """No result came. Raises: as `write`."""
         return
 
-    @abstractmethod
     def close(self) -> None:
-        """Finish; a second call does nothing."""
+        """Finish what is held open, if anything is; a second call does nothing."""
+        return
 
 
 class SinkWorker:

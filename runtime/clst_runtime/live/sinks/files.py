@@ -28,9 +28,6 @@ class ImageSink(Sink):
             self.folder / f"{result.timed.name}.png", blend(result.timed.rgb, result.mask, self.classes, self.alpha)
         )
 
-    def close(self) -> None:
-        """Nothing is held open."""
-
 
 class MaskSink(Sink):
     """One PNG of class ids a frame, at the camera's size."""
@@ -43,9 +40,6 @@ class MaskSink(Sink):
     def write(self, result: Result) -> None:
         """Write `<name>.png`."""
         write_png(self.folder / f"{result.timed.name}.png", result.mask)
-
-    def close(self) -> None:
-        """Nothing is held open."""
 
 
 class FrameLogSink(Sink):

@@ -6,7 +6,6 @@ import errno
 import json
 import os
 import socket
-from abc import abstractmethod
 from pathlib import Path
 from typing import IO, Any
 
@@ -51,10 +50,6 @@ class _StreamSink(Sink):
         """Class ids H,W or RGB H,W,3."""
         return result.mask if self.kind == "masks" else blend(result.timed.rgb, result.mask, self.classes, self.alpha)
 
-    @abstractmethod
-    def write(self, result: Result) -> None:
-        """Send one result."""
-
 
 class PipeSink(_StreamSink):
     """Bytes of one image after the other, all of the first one's size, as `ffmpeg -f rawvideo` reads them.
@@ -80,9 +75,6 @@ class PipeSink(_StreamSink):
             self._stream.write(np.ascontiguousarray(resize(image, self._size_hw)).data)
         except BrokenPipeError as error:
             raise DataError("its reader has gone") from error
-
-    def close(self) -> None:
-        """Standard output is not ours to close."""
 
 
 class SocketSink(_StreamSink):

@@ -17,7 +17,7 @@ from clst_export.quantization.fp16 import measure_ranges, to_fp16
 from clst_export.quantization.int8 import quantisable
 from clst_runtime.backends.tensorrt.build.builder import serialise_engine
 from clst_runtime.backends.tensorrt.build.options import BuildOptions
-from clst_runtime.backends.tensorrt.build.progress import QuietProgress
+from clst_runtime.backends.tensorrt.build.progress import BuildProgress
 from clst_runtime.errors import ModelFileError
 from clst_train.models.deployable import MEAN, STD, Deployable
 from tests.support.graphs import kinds, node_of, run
@@ -104,7 +104,7 @@ def test_a_transformer_is_exported_in_float32_and_float16_and_built_by_tensorrt(
     assert (run(half, FRAME)[0] == expected).mean() > 0.98
     for index, graph in enumerate((model, half)):
         onnx.save(graph, str(tmp_path / f"{index}.onnx"))
-        assert serialise_engine(trt, tmp_path / f"{index}.onnx", BuildOptions(), QuietProgress()).plan
+        assert serialise_engine(trt, tmp_path / f"{index}.onnx", BuildOptions(), BuildProgress()).plan
 
 
 def test_nodes_and_tensors_are_named_after_the_modules_that_they_come_from(decoder):

@@ -23,8 +23,8 @@ from clst_runtime.backends.tensorrt.build.progress import BuildProgress, make_mo
 from clst_runtime.backends.tensorrt.library import (
     Library,
     Messages,
-    make_builder,
     make_logger,
+    start,
     title_of,
     without_gpu_complaint,
 )
@@ -74,7 +74,7 @@ def serialise_engine(trt: ModuleType, onnx_path: Path, options: BuildOptions, pr
     """
     messages = Messages()
     logger = make_logger(trt, messages)
-    builder = make_builder(trt, logger, messages)
+    builder = start(trt, "Builder", logger, messages)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     started = time.monotonic()
     parser = parse_onnx(trt, network, logger, onnx_path)  # owns weights of the network: it lives until the end

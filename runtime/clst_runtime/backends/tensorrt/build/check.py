@@ -65,13 +65,13 @@ def main(arguments: list[str]) -> None:
 def _built(path: Path) -> dict[str, Any]:
     from clst_runtime.backends.tensorrt.build.builder import RefusedByTensorrt, serialise_engine
     from clst_runtime.backends.tensorrt.build.options import BuildOptions
-    from clst_runtime.backends.tensorrt.build.progress import QuietProgress
+    from clst_runtime.backends.tensorrt.build.progress import BuildProgress
     from clst_runtime.backends.tensorrt.library import Library
 
     trt = Library.RTX.load()
     facts: dict[str, Any] = {"builder": Library.RTX.label, "version": str(trt.__version__)}
     try:
-        built = serialise_engine(trt, path, BuildOptions(library=Library.RTX), QuietProgress())
+        built = serialise_engine(trt, path, BuildOptions(library=Library.RTX), BuildProgress())
     except RefusedByTensorrt as error:
         if "Cuda Runtime" in error.reason or "cudaError" in error.reason:  # of a GPU that it ought not to need
             return _not_checked(error.reason)

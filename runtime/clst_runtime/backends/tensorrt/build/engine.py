@@ -21,7 +21,7 @@ from clst_runtime.backends.cuda.open import open_cuda
 from clst_runtime.backends.cuda.options import AUTO, GpuOptions
 from clst_runtime.backends.tensorrt.build.builder import Serialised, keep_timing_cache, serialise_engine
 from clst_runtime.backends.tensorrt.build.options import BuildOptions
-from clst_runtime.backends.tensorrt.build.progress import BuildProgress, QuietProgress
+from clst_runtime.backends.tensorrt.build.progress import BuildProgress
 from clst_runtime.backends.tensorrt.build.verification import Expected, check_frames, compare_engine, onnx_class_maps
 from clst_runtime.backends.tensorrt.library import Library, version_numbers
 from clst_runtime.backends.tensorrt.rtx.target import CAPABILITIES
@@ -108,7 +108,7 @@ def build_engine(
     gpu = (gpu or GpuOptions()).without_graph()
     with _device_to_compare_on(options.library, gpu.cuda, must_compare=must_compare) as (device, why_not):
         wanted = None if device is None else expected or onnx_class_maps(onnx_path, frames)
-        made = serialise_engine(trt, onnx_path, options, progress or QuietProgress())
+        made = serialise_engine(trt, onnx_path, options, progress or BuildProgress())
         try:
             manifest = _manifest(trt, device, model, onnx_path, made, options, why_not)
             if device is not None and wanted is not None:

@@ -7,7 +7,7 @@ import threading
 import time
 from contextlib import suppress
 from types import ModuleType
-from typing import IO, TYPE_CHECKING, Any, Protocol
+from typing import IO, TYPE_CHECKING, Any
 
 from clst_runtime.errors import MissingDependency
 from clst_runtime.system.optional import require
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 SECONDS_BETWEEN_LINES = 5.0
 
 
-class BuildProgress(Protocol):
-    """Shows phases of a build. TensorRT calls from several threads, so an implementation must be thread-safe."""
+class BuildProgress:
+    """Shows phases of a build; this one shows nothing. TensorRT calls from several threads, so all are thread-safe."""
 
     def start(self, phase: str, parent: str | None, steps: int) -> None:
         """A phase begins, inside `parent` if there is one."""
@@ -35,23 +35,7 @@ class BuildProgress(Protocol):
         """The build is over."""
 
 
-class QuietProgress:
-    """Shows nothing."""
-
-    def start(self, phase: str, parent: str | None, steps: int) -> None:
-        """Nothing."""
-
-    def step(self, phase: str, done: int) -> None:
-        """Nothing."""
-
-    def finish(self, phase: str) -> None:
-        """Nothing."""
-
-    def close(self) -> None:
-        """Nothing."""
-
-
-class BarProgress:
+class BarProgress(BuildProgress):
     """A bar of tqdm for each phase that is open, indented by its depth."""
 
     def __init__(self, stream: IO[str] | None = None) -> None:
@@ -62,7 +46,6 @@ class BarProgress:
         self._lock = threading.Lock()
 
     def start(self, phase: str, parent: str | None, steps: int) -> None:
-        """Open a bar."""
         with self._lock:
             self._depths[phase] = self._depths.get(parent, -1) + 1 if parent else 0
             self._bars[phase] = self._tqdm(
@@ -70,14 +53,12 @@ class BarProgress:
             )
 
     def step(self, phase: str, done: int) -> None:
-        """Move it on."""
         with self._lock:
             bar = self._bars.get(phase)
             if bar is not None:
                 bar.update(done - bar.n)
 
     def finish(self, phase: str) -> None:
-        """Remove it."""
         with self._lock:
             bar = self._bars.pop(phase, None)
             if bar is not None:
@@ -89,7 +70,7 @@ class BarProgress:
             self.finish(phase)
 
 
-class LineProgress:
+class LineProgress(BuildProgress):
     """A line for each outermost phase and then one every few seconds: for log files, and where tqdm is missing."""
 
     def __init__(self, *, seconds: float = SECONDS_BETWEEN_LINES) -> None:
@@ -112,12 +93,8 @@ class LineProgress:
                 self._report(f"building: {phase} {done}/{self._steps.get(phase, done)}")
 
     def finish(self, phase: str) -> None:
-        """Forget it."""
         with self._lock:
             self._steps.pop(phase, None)
-
-    def close(self) -> None:
-        """Nothing is held."""
 
     def _report(self, line: str) -> None:
         self._reported_at = time.monotonic()
@@ -127,7 +104,7 @@ class LineProgress:
 def show_progress() -> BuildProgress:
     """Bars on a terminal where tqdm is installed, else lines; nothing with `-q`."""
     if not is_shown():
-        return QuietProgress()
+        return BuildProgress()
     if sys.stderr.isatty():
         with suppress(MissingDependency):
             return BarProgress()

@@ -6,8 +6,8 @@ import threading
 
 from clst_runtime.backends.tensorrt.build.progress import (
     BarProgress,
+    BuildProgress,
     LineProgress,
-    QuietProgress,
     make_monitor,
     show_progress,
 )
@@ -91,4 +91,4 @@ def test_a_log_file_gets_lines():
 
 def test_nothing_is_shown_where_nobody_asked_for_it():
     set_level(logging.WARNING)
-    assert isinstance(show_progress(), QuietProgress)
+    assert type(show_progress()) is BuildProgress

@@ -16,8 +16,8 @@ from clst_runtime.backends.tensorrt.build import engine as build_module
 from clst_runtime.backends.tensorrt.build.builder import configure, keep_timing_cache, serialise_engine
 from clst_runtime.backends.tensorrt.build.engine import build_engine
 from clst_runtime.backends.tensorrt.build.options import BuildOptions
-from clst_runtime.backends.tensorrt.build.progress import BarProgress, LineProgress, QuietProgress
-from clst_runtime.backends.tensorrt.library import Messages, make_builder, make_logger
+from clst_runtime.backends.tensorrt.build.progress import BarProgress, BuildProgress, LineProgress
+from clst_runtime.backends.tensorrt.library import Messages, make_logger, start
 from clst_runtime.backends.tensorrt.sidecar import engine_manifest, read_engine, write_engine
 from clst_runtime.errors import ClstError, ConfigError, DataError, ModelFileError
 from tests.conftest import rgb_manifest, write_rgb_model
@@ -35,11 +35,11 @@ def asked(trt):
     """A builder and its configuration, TensorRT's own."""
     messages = Messages()
     logger = make_logger(trt, messages)
-    builder = make_builder(trt, logger, messages)
+    builder = start(trt, "Builder", logger, messages)
     return SimpleNamespace(builder=builder, config=builder.create_builder_config(), logger=logger)
 
 
-class Watch(QuietProgress):
+class Watch(BuildProgress):
     """Keeps what TensorRT told, and does something at a step."""
 
     def __init__(self, at=None, act=None):
@@ -67,7 +67,7 @@ def names(folder):
 
 
 def built(trt, model, progress=None, **options):
-    return serialise_engine(trt, model, BuildOptions(**options), progress or QuietProgress())
+    return serialise_engine(trt, model, BuildOptions(**options), progress or BuildProgress())
 
 
 def test_settings_are_what_tensorrt_holds_afterwards(trt, asked):

@@ -13,7 +13,7 @@ from clst_runtime.backends import open_model
 from clst_runtime.backends.tensorrt.build.builder import serialise_engine
 from clst_runtime.backends.tensorrt.build.engine import build_engine, built_engine_note, check_can_build
 from clst_runtime.backends.tensorrt.build.options import BuildOptions
-from clst_runtime.backends.tensorrt.build.progress import QuietProgress
+from clst_runtime.backends.tensorrt.build.progress import BuildProgress
 from clst_runtime.backends.tensorrt.library import Library
 from clst_runtime.backends.tensorrt.sidecar import engine_manifest, read_engine, sidecar_path, write_engine
 from clst_runtime.cli.bench import main as bench
@@ -378,12 +378,12 @@ def test_build_options_tell_the_library_and_refuse_an_unknown_one():
 
 
 def test_its_own_builder_makes_an_engine_for_all_kinds_that_no_level_changes(trt, rgb_model, tmp_path):
-    plans = [serialise_engine(trt, rgb_model, options, QuietProgress()) for options in (FOR_RTX, BuildOptions())]
+    plans = [serialise_engine(trt, rgb_model, options, BuildProgress()) for options in (FOR_RTX, BuildOptions())]
     assert [each.plan[:4] for each in plans] == [b"vtrt", b"vtrt"]
     assert len(plans[0].plan) > len(plans[1].plan), "code for three kinds of GPUs"
     assert sum(plans[0].layers.values()) >= 5
     assert 0.0 < plans[0].seconds < 60.0
-    lowest = serialise_engine(trt, rgb_model, BuildOptions(optimisation_level=0), QuietProgress())
+    lowest = serialise_engine(trt, rgb_model, BuildOptions(optimisation_level=0), BuildProgress())
     assert lowest.plan == plans[1].plan
 
 
@@ -391,7 +391,7 @@ def test_its_own_builder_makes_an_engine_for_all_kinds_that_no_level_changes(trt
 def test_its_own_runtime_refuses_rubbish_and_works_on_no_driver(trt, rtx, rgb_model, tmp_path, content, told):
     """The runner as it is, on NVIDIA's runtime; the GPU is a stand-in, of which that runtime finds no driver."""
     rtx._patch.setattr("clst_runtime.backends.tensorrt.library.load_rtx", lambda: trt)
-    plan = content or serialise_engine(trt, rgb_model, FOR_RTX, QuietProgress()).plan
+    plan = content or serialise_engine(trt, rgb_model, FOR_RTX, BuildProgress()).plan
     facts = {"tensorrt": trt.__version__, "options": FOR_RTX.to_json(), "compute_capabilities": ["8.9"]}
     manifest = engine_manifest(rgb_manifest(), plan=plan, onnx_sha256="0" * 64, facts=facts)
     write_engine(tmp_path / "a.engine", plan, manifest)
