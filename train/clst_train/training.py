@@ -100,7 +100,9 @@ def finish_run(folder: RunFolder, config: Config, point: Checkpoint | None) -> R
         started = load_checkpoint(folder.source) if folder.source.is_file() else None
         setup = _open_setup(config, started)
         _check_split(setup)
-        run_preflight(setup, trains_source=started is None, done=0 if point is None else point.iteration)
+        stage = SOURCE if started is None else ADAPTED
+        done = point.iteration if point is not None and point.stage == stage else 0  # a new stage has no point yet
+        run_preflight(setup, trains_source=started is None, done=done)
     with _with_resume_hint(folder):
         return _train(folder, setup, point)
 

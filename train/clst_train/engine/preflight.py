@@ -225,6 +225,8 @@ def run_line(setup: Setup) -> str:
 
 def duration_line(seconds: Mapping[str, float]) -> str:
     """`about 5 min (source training 4 min, adaptation 1 min)`."""
+    if not seconds:
+        return "nothing left to train"
     stages = ", ".join(f"{stage} {_rounded(value)}" for stage, value in seconds.items())
     return f"about {_rounded(sum(seconds.values()))} ({stages})"
 

@@ -14,6 +14,7 @@ from torch import nn
 from clst_runtime.data.dataset import open_dataset
 from clst_runtime.errors import ClstError, ConfigError, DataError
 from clst_runtime.imaging.image_files import write_png
+from clst_train import training
 from clst_train.compute import memory_plan
 from clst_train.config import AdaptationConfig, Config, ModelConfig, SourceConfig
 from clst_train.data.loading import SOURCE_STREAM, SourceBatch, positions
@@ -176,10 +177,19 @@ def test_the_expected_time_is_steps_times_crops_times_what_a_crop_took(monkeypat
     assert (found.get("source training"), found["adaptation"]) == expected
 
 
+def test_a_run_killed_between_its_stages_has_the_whole_adaptation_to_come(cameras, tmp_path, monkeypatch):
+    folder = train(cameras, tmp_path / "run", target=False)
+    point, calls = resume_point(folder), []
+    assert (point.stage, point.iteration) == (SOURCE, 4)
+    monkeypatch.setattr(training, "run_preflight", lambda setup, **arguments: calls.append(arguments))
+    finish_run(folder, open_run(folder.path)[1], point)
+    assert calls == [{"trains_source": False, "done": 0}]
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [({"a": 1.4}, "about 1 s (a 1 s)"), ({"a": 119.0, "b": 600.0}, "about 12 min (a 119 s, b 10 min)"),
-     ({"a": 36000.0}, "about 10 h (a 10 h)")],
+     ({"a": 36000.0}, "about 10 h (a 10 h)"), ({}, "nothing left to train")],
 )  # fmt: skip
 def test_a_duration_is_rounded(seconds, text):
     assert preflight.duration_line(seconds) == text
