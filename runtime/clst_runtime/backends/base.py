@@ -1,7 +1,4 @@
-"""What the rest of the runtime knows of a model: frames in, class ids out, and a manifest.
-
-Legend: H rows, W columns of the model's input.
-"""
+"""What the rest of the runtime knows of a model: frames in, class ids out, a manifest. H,W: the model's input."""
 
 from __future__ import annotations
 
@@ -44,12 +41,18 @@ class Backend(Protocol):
     """A model that is loaded and ready. Closed by `with`; not shared between threads."""
 
     manifest: Manifest
-    """The model file's own description."""
     description: str
     """What computes, as text, e.g. `ONNX Runtime 1.32 CPU (2 threads)`."""
 
     def predict(self, frame: Frame) -> Prediction:
-        """Segment one RGB frame H,W,3 uint8 of exactly the manifest's input size."""
+        """Segment one RGB frame H,W,3 uint8 of exactly the manifest's input size.
+
+        The result's arrays must not be changed; they may be held as long as wanted, also after `close`.
+
+        Raises:
+            DataError: another shape or type. CudaFailed: the process must be restarted. ClstError: what computes it
+                failed, e.g. for lack of memory.
+        """
 
     def close(self) -> None:
         """Release the device; a second call does nothing."""

@@ -20,7 +20,6 @@ class Choice:
     name: str
     """One of `NAMES`."""
     reason: str
-    """Why."""
 
 
 def has_choice(path: Path) -> bool:

@@ -36,9 +36,7 @@ class LabelledDataset:
     """Images and labels of one split, read when asked for."""
 
     root: Path
-    """Its folder."""
     form: Format
-    """Its layout."""
     files: tuple[Files, ...]
     """Images and labels, sorted."""
     classes: ClassList
@@ -135,7 +133,6 @@ def open_dataset(
     """Open one split of a labelled data set.
 
     Args:
-        root: its folder.
         split: `train`, `val`, `test` …
         format: a name from `formats.FORMATS`; None = recognise it.
         classes: the model's classes; None = the data set's own.

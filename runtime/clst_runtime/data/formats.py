@@ -31,7 +31,6 @@ class Files:
     """One image and where its label must lie."""
 
     image: Path
-    """The image."""
     label: Path
     """The label file; it may be missing, which `dataset` reports."""
 
@@ -51,11 +50,9 @@ class Format:
     files: Callable[[Path, str], list[Files]]
     """Images and labels of a split."""
     classes: Callable[[Path], ClassList]
-    """The class list of its labels."""
     mapping: Callable[[ClassList], LabelMapping]
     """Raw ids to that list's ids."""
     splits: Callable[[Path], list[str]]
-    """The splits that are there."""
     read: Callable[[Path, LabelMapping], npt.NDArray[np.int32]] = _read_ids
     """Raw ids of a label file, H,W; those that the mapping knows decide which of two readings a file has."""
 

@@ -46,7 +46,6 @@ class InputImages:
     """The images that a place stands for."""
 
     place: Path
-    """As it was given."""
     paths: tuple[Path, ...]
     """Sorted; at least one."""
     remarks: tuple[str, ...] = ()

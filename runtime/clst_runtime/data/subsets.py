@@ -13,8 +13,6 @@ def evenly_spread(total: int, most: int | None = None, *, centred: bool = False)
     """At most `most` of the positions 0 … total−1, ascending, one from each of so many equal parts; None = all.
 
     Args:
-        total: how many positions there are.
-        most: how many are wanted.
         centred: take the middle of each part, not its first position.
     """
     count = total if most is None else min(total, most)
@@ -26,7 +24,6 @@ class Subset(Sequence[Item], Generic[Item]):
     """Some items of a sequence. Each is read from it when asked for, so large images need not fit in memory."""
 
     items: Sequence[Item]
-    """All of them."""
     positions: Sequence[int]
     """Which ones, in order."""
 

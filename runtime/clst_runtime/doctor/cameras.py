@@ -53,15 +53,7 @@ def examine_cameras(
     allowed: Callable[[Path], bool] = may_open,
     has_tool: Callable[[], bool] = lambda: shutil.which("v4l2-ctl") is not None,
 ) -> list[Finding]:
-    """A finding for each camera of Video4Linux, or one that there is none.
-
-    Args:
-        platform: for the hint.
-        root: the folder that holds `dev` and `sys`; another one in tests.
-        run: asks v4l2-ctl.
-        allowed: whether this user may open a device.
-        has_tool: whether v4l2-ctl is installed.
-    """
+    """A finding for each camera of Video4Linux, or one that there is none. `has_tool`: v4l2-ctl is installed."""
     numbers = [re.fullmatch(r"video([0-9]+)", path.name) for path in (root / "dev").glob("video*")]
     nodes = [root / "dev" / f"video{number}" for number in sorted(int(each[1]) for each in numbers if each)]
     findings = [_camera(node, platform, root, run, allowed, has_tool) for node in nodes]

@@ -33,12 +33,7 @@ LEAST_FREE_GIB = 2.0
 
 
 def examine(root: Path = Path("/"), run: Runner = run_program) -> list[Finding]:
-    """Run all checks. None affects another one, opens a camera, or imports a heavy package into this process.
-
-    Args:
-        root: the folder that holds `etc`, `proc`, `sys` and `dev`; another one in tests.
-        run: asks other programs.
-    """
+    """Run all checks. None affects another one, opens a camera, or imports a heavy package into this process."""
     try:
         machine = detect_machine(root, run)
     except Exception as error:  # noqa: BLE001  (the other looks go on without)
@@ -62,7 +57,6 @@ def examine(root: Path = Path("/"), run: Runner = run_program) -> list[Finding]:
 
 
 def examine_python(platform: Platform, version: Sequence[int] = sys.version_info[:3]) -> Finding:
-    """The interpreter."""
     if tuple(version[:2]) >= OLDEST_PYTHON:
         return Finding(name="Python", state=State.GOOD, text=python_platform.python_version(), needed=True)
     text = f"{'.'.join(map(str, version[:3]))} is too old"
@@ -70,7 +64,6 @@ def examine_python(platform: Platform, version: Sequence[int] = sys.version_info
 
 
 def examine_disk(platform: Platform, free_bytes: int | None = None) -> Finding:
-    """Room in the working folder."""
     free_gib = (shutil.disk_usage(Path.cwd()).free if free_bytes is None else free_bytes) / 2**30
     text = f"{free_gib:.1f} GiB free in {Path.cwd()}"
     if free_gib >= LEAST_FREE_GIB:

@@ -24,9 +24,7 @@ class Finding:
     """One checked item."""
 
     name: str
-    """What."""
     state: State
-    """How it is."""
     text: str
     """Version, or what is wrong."""
     hint: str = ""

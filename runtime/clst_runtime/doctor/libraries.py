@@ -55,7 +55,6 @@ def examine_numpy() -> Finding:
 
 
 def examine_opencv(platform: Platform, run: Runner = run_program) -> list[Finding]:
-    """Version and build."""
     found = conflict("OpenCV", OPENCV_WHEELS)
     if found is not None:
         return [found]

@@ -44,7 +44,6 @@ class ConfusionMatrix:
         self.matrix += counts.reshape(self.class_count, self.class_count)
 
     def iou(self) -> npt.NDArray[np.float64]:
-        """As the function `iou`."""
         return iou(self.matrix)
 
     def miou(self) -> float:

@@ -23,7 +23,6 @@ class EvaluationResult:
     """Accuracy of one model on one data set; all values 0 … 1, NaN where a class does not occur."""
 
     classes: ClassList
-    """The model's classes."""
     iou: npt.NDArray[np.float64]
     """C values."""
     miou: float
@@ -31,7 +30,6 @@ class EvaluationResult:
     pixel_accuracy: float
     """Share of labelled pixels predicted right."""
     frames: int
-    """Images evaluated."""
 
     @staticmethod
     def of(confusion: ConfusionMatrix, classes: ClassList, frames: int) -> EvaluationResult:

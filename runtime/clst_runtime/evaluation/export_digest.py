@@ -38,7 +38,6 @@ class ExportDigest:
     """The backend's description."""
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values."""
         return {
             "frames_sha256": list(self.frames_sha256),
             "classes_sha256": list(self.classes_sha256),
@@ -80,7 +79,6 @@ class DigestComparison:
     differing_share: float
     """At least this share of the pixels of the found frames differs (0 … 1), by the pixels of each class."""
     computed_by: str
-    """What computed it at export."""
 
     @property
     def is_equal(self) -> bool:
@@ -89,7 +87,6 @@ class DigestComparison:
 
     @property
     def text(self) -> str:
-        """One line for people."""
         if self.found == 0:
             return "not tied to the parity run: other frames than those of the export"
         frames = f"{self.found} of the export's {self.of} frames"
@@ -101,7 +98,6 @@ class DigestComparison:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values."""
         return {
             "frames_of_export": self.of,
             "found": self.found,
@@ -176,7 +172,6 @@ def classes_sha256(maps: Sequence[Classes]) -> str:
 
 
 def array_sha256(array: Frame) -> str:
-    """SHA-256 of an array's bytes."""
     return hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()
 
 

@@ -22,9 +22,7 @@ class ParityResult:
     """Two models on the same frames; values 0 … 1."""
 
     reference: EvaluationResult
-    """The reference's accuracy."""
     candidate: EvaluationResult
-    """The candidate's accuracy."""
     agreement: float
     """Share of the model's output pixels on which both say the same; padding is not counted."""
 
@@ -45,7 +43,6 @@ class ParityResult:
         return failures
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values."""
         return {
             "reference": self.reference.to_json(),
             "candidate": self.candidate.to_json(),

@@ -48,9 +48,7 @@ class Content:
     """The part of the model's H',W' that shows the camera's image; the rest is padding."""
 
     top: int
-    """First row."""
     left: int
-    """First column."""
     rows: int
     """Rows, at least 1."""
     columns: int
@@ -58,7 +56,6 @@ class Content:
 
     @property
     def size_hw(self) -> tuple[int, int]:
-        """Rows and columns."""
         return (self.rows, self.columns)
 
     def of(self, array: Array) -> Array:

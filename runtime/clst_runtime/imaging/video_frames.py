@@ -163,7 +163,6 @@ class VideoFile:
         return lines
 
     def close(self) -> None:
-        """Close the file."""
         self._capture.release()
 
     def _not_converted(self) -> str:

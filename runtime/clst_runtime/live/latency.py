@@ -46,7 +46,6 @@ class LatencyHistogram:
         self._least, self._most = math.inf, 0
 
     def add(self, nanoseconds: int) -> None:
-        """Take in one latency."""
         place = math.log(max(nanoseconds, 1) / self.SHORTEST_NS) / math.log(self.GROWTH)
         self._counts[min(max(int(place), 0), self.BUCKETS - 1)] += 1
         self.count += 1

@@ -60,7 +60,6 @@ def claimed(path: Path, *, overwrite: bool, strange: Iterable[str] = (), source:
     """Make the folder, or take one that is empty or may be overwritten; without `begin` it is left as it was found.
 
     Args:
-        path: the folder.
         overwrite: whether it may hold an older run's files.
         strange: its folders that images of frames will go to, so that no others may be there.
         source: what the run reads, a path or an address.

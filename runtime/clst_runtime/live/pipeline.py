@@ -74,7 +74,6 @@ class Segmenter:
             self.segment(timed)
 
     def segment(self, timed: TimedFrame) -> Result:
-        """One frame."""
         frame = self._fitter.fit(timed.image, timed.layout)
         before = time.monotonic_ns()
         predicted = self.backend.predict(frame)

@@ -17,7 +17,6 @@ class Result:
     """What every sink gets. Its arrays are shared and must not be changed; they may be held as long as wanted."""
 
     timed: TimedFrame
-    """The camera's image."""
     prediction: Prediction
     """h,w class ids, and confidence where the model gives it; without padding."""
     mask: Classes

@@ -51,5 +51,4 @@ class StatisticsLog(Sink):
             self._append({"unix_seconds": round(time.time(), 3), **self._statistics.to_json()})
 
     def close(self) -> None:
-        """Finish the file."""
         self._close()

@@ -51,18 +51,14 @@ class TimedFrame:
 
 @dataclass(frozen=True, kw_only=True)
 class SourceStatus:
-    """A source's status at one moment."""
+    """A copy of a source's counters, as `Source` describes them, at one moment."""
 
     drops: Counter[str]
-    """Frames that passed unseen since it was opened, by cause."""
     warnings: tuple[str, ...]
     """What went wrong since the last time."""
     lost: bool
-    """Whether it gives nothing just now."""
     losses: int
-    """How many times it was lost since it was opened."""
     why: str
-    """Why it gives nothing just now, where that is known."""
 
 
 class Source(ABC):
@@ -104,7 +100,6 @@ class Source(ABC):
         """
 
     def __iter__(self) -> Iterator[TimedFrame]:
-        """Every frame until the end."""
         while True:
             try:
                 timed = self.take(1.0)

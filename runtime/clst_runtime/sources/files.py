@@ -56,5 +56,4 @@ class VideoSource(Source):
         )
 
     def close(self) -> None:
-        """Close the file."""
         self._video.close()

@@ -79,8 +79,6 @@ class LiveSource(Source):
 
         Args:
             uri: how messages name it; credentials are left out of them.
-            address: what to open.
-            timeouts: how long to wait for what.
             opener: `module:function` that opens the address in the reading process.
         """
         super().__init__()

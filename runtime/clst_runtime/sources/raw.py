@@ -45,7 +45,6 @@ class _Pipe:
             raise DataError(f"raw frames cannot be read from standard input: {error.strerror}") from error
 
     def close(self) -> None:
-        """Close this end."""
         self._stream.close()
 
 
@@ -115,19 +114,13 @@ class RawCapture:
         return True
 
     def release(self) -> None:
-        """Close this end."""
         self._pipe.close()
 
 
 class RawSource(Source):
-    """Every raw frame of a pipe, without loss: the writer waits."""
+    """Every raw frame of a pipe, without loss: the writer waits. Made as `RawCapture` is."""
 
     def __init__(self, address: LiveAddress) -> None:
-        """Args: address: its place is a file descriptor, closed by `close`.
-
-        Raises:
-            DataError: no size was given, or one that its layout cannot have.
-        """
         super().__init__()
         self.fps = address.fps
         self._layout, self._shape = address.layout, _shape_of(address)
@@ -161,5 +154,4 @@ class RawSource(Source):
         raise SourceEnded
 
     def close(self) -> None:
-        """Close this end of the pipe."""
         self._pipe.close()

@@ -42,7 +42,6 @@ class Order:
     """What the parent asks for; as JSON it is the process's argument."""
 
     address: LiveAddress
-    """What to open."""
     opener: str
     """`module:function` that opens an address and gives what behaves like `cv2.VideoCapture`."""
     shared: int
@@ -50,17 +49,14 @@ class Order:
     messages: int
     """File descriptor of the pipe to the parent."""
     slot_bytes: int
-    """Size of a slot."""
     free: tuple[int, ...]
     """Slots that may be written."""
 
     def to_json(self) -> str:
-        """One line."""
         return json.dumps({name: vars(value) if name == "address" else value for name, value in vars(self).items()})
 
     @staticmethod
     def from_json(text: str) -> Order:
-        """The inverse of `to_json`."""
         values = json.loads(text)
         place = values.pop("address")
         place["layout"] = Layout(place["layout"])
@@ -96,7 +92,6 @@ class Slots:
             return self._free.pop() if self._free else None
 
     def give_back(self, slot: int) -> None:
-        """Make a slot free again."""
         with self._changed:
             self._free.append(slot)
 

@@ -32,9 +32,7 @@ class ReplaySource(Source):
 
         Args:
             images: held in memory, so that no disk is in the age.
-            fps: frames a second.
             clock: nanoseconds that never go back.
-            sleep: waits for seconds.
 
         Raises:
             DataError: there are no images.

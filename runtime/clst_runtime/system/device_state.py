@@ -38,12 +38,7 @@ NO_SENSOR_C = -200.0
 
 
 def device_state(root: Path = Path("/"), run: Runner = run_program) -> dict[str, Any]:
-    """The state now; only what could be found out.
-
-    Args:
-        root: the folder that holds `sys` and `proc`; another one in tests.
-        run: asks other programs.
-    """
+    """The state now; only what could be found out. `root` holds `sys` and `proc`."""
     found: dict[str, Any] = {
         "gpus": gpu_states(run),
         "tegra": parse_tegrastats(run(["tegrastats", "--interval", "200"], seconds=3.0, endless=True) or ""),

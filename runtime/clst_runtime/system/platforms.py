@@ -44,7 +44,6 @@ class Machine:
     """What was found of the platform."""
 
     platform: Platform
-    """Its kind."""
     text: str
     """Board, release and package versions in one line."""
 

@@ -114,11 +114,9 @@ class CopiedBuffers(Buffers):
         ])  # fmt: skip
 
     def queue_in(self) -> None:
-        """Queue the frame's copy."""
         self._device.copy_in(self.frame_address, self.host_frame)
 
     def queue_out(self, slot: ResultSlot) -> None:
-        """Queue the results' copies."""
         for host, address in zip(slot.hosts, self.addresses, strict=True):
             self._device.copy_out(host, address)
 
@@ -126,7 +124,6 @@ class CopiedBuffers(Buffers):
         """The copies have filled the slot."""
 
     def poison(self) -> None:
-        """Overwrite the outputs on the GPU."""
         for host, address in zip(self._spare.hosts, self.addresses, strict=True):
             host[...] = NO_CLASS
             self._device.copy_in(address, host)
@@ -155,7 +152,6 @@ class MappedBuffers(Buffers):
         """The GPU has written where the processor reads."""
 
     def finish(self, slot: ResultSlot) -> None:
-        """Copy the results into the slot."""
         for host, output in zip(slot.hosts, self._outputs, strict=True):
             np.copyto(host, output)
 

@@ -40,7 +40,6 @@ def prove_graph(
     """Record what `queue` queues and compare what it gives with the plain run, bit by bit, on each frame.
 
     Args:
-        device: the GPU.
         queue: queues the work of one frame, up to the engine.
         run: brings a frame in, has its work queued by the function it gets, and gives the outputs N,H,W.
         frames: images H,W,3 of the engine's input size.

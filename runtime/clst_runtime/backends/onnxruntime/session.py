@@ -158,13 +158,6 @@ class OrtBackend:
             )
 
     def predict(self, frame: Frame) -> Prediction:
-        """Segment one RGB frame H,W,3 uint8 of exactly the manifest's input size.
-
-        The result's arrays are read-only; they may be held as long as wanted, also after `close`.
-
-        Raises:
-            DataError: another shape or type. ClstError: ONNX Runtime failed; CudaFailed: the process must be restarted.
-        """
         check_frame(frame, self.manifest.input_hw)
         if self._session is None:
             raise ClstError(f"{self._where} was closed; open it again")
@@ -181,7 +174,6 @@ class OrtBackend:
         return Prediction(classes=outputs[0], confidence=outputs[1] if len(outputs) > 1 else None)
 
     def close(self) -> None:
-        """Release the session; a second call does nothing."""
         self._session = self._binding = None
 
     def __enter__(self) -> OrtBackend:

@@ -64,10 +64,8 @@ class EngineSummary:
     largest: tuple[LayerSize, ...]
     """The layers with the most weights and outputs together, largest first."""
     io_tensors: tuple[str, ...]
-    """Names of inputs and outputs."""
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values."""
         return {
             "layers": self.layers,
             "per_precision": dict(self.per_precision),

@@ -46,7 +46,6 @@ class Library(str, Enum):
 
     @property
     def label(self) -> str:
-        """For people."""
         return "TensorRT for RTX" if self is Library.RTX else "TensorRT"
 
     @property
@@ -102,11 +101,9 @@ class Messages:
         self._lock = threading.Lock()
 
     def add_error(self, text: str) -> None:
-        """Keep an error."""
         self._add(self.errors, text)
 
     def add_warning(self, text: str) -> None:
-        """Keep a warning."""
         self._add(self.warnings, text)
 
     def _add(self, kept: dict[str, None], text: str) -> None:
@@ -121,7 +118,6 @@ class Messages:
         return "; ".join([*self.errors][-count:]) if self.errors else "TensorRT logged no error"
 
     def clear(self) -> None:
-        """Forget them."""
         self.errors.clear()
         self.warnings.clear()
 

@@ -182,13 +182,6 @@ class TrtBackend:
         return f"{text}, CUDA graph" if self._graph is not None else f"{text}, CUDA graph dropped"
 
     def predict(self, frame: Frame) -> Prediction:
-        """Segment one RGB frame H,W,3 uint8 of exactly the manifest's input size.
-
-        The result's arrays are read-only; they may be held as long as wanted, also after `close`.
-
-        Raises:
-            DataError: another shape or type. CudaFailed: the process must be restarted. GpuOutOfMemory: as said.
-        """
         check_frame(frame, self.manifest.input_hw)
         buffers = self._buffers
         if buffers is None:
@@ -238,7 +231,6 @@ class TrtBackend:
         }
 
     def summarise(self) -> EngineSummary:
-        """The engine's layers, by TensorRT's inspector."""
         return inspect_engine(self._trt, self._engine)
 
     def _forget(self) -> None:
@@ -257,7 +249,6 @@ class TrtBackend:
             self._buffers, self._events = None, []
 
     def close(self) -> None:
-        """Release engine and GPU; a second call does nothing."""
         self._closing.close()
 
     def __enter__(self) -> TrtBackend:

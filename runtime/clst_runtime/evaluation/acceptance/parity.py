@@ -44,11 +44,9 @@ class ParityOutcome:
     parts: list[str] = field(default_factory=list)
     """Of each way a line."""
     values: dict[str, Any] = field(default_factory=dict)
-    """Everything, as plain values."""
 
     @property
     def text(self) -> str:
-        """One line."""
         return "; ".join(self.parts) or "nothing to compare with: give --data with the export's own images"
 
     def add(self, name: str, text: str, values: dict[str, Any], *, holds: bool | None) -> None:

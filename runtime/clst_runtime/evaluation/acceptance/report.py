@@ -34,7 +34,6 @@ def to_json(acceptance: Acceptance) -> dict[str, Any]:
 
 
 def report_text(acceptance: Acceptance) -> str:
-    """The whole file."""
     values = to_json(acceptance)
     machine = values["machine"]
     steps = [[step.name, step.status.value, f"{step.seconds:.1f}", step.text] for step in acceptance.steps]

@@ -1,7 +1,4 @@
-"""The acceptance of a model on the device that will run it: step by step; each failure is reported.
-
-Legend: H rows, W columns of the model's input.
-"""
+"""The acceptance of a model on the device that will run it: step by step; each failure is reported."""
 
 from __future__ import annotations
 
@@ -59,7 +56,6 @@ class Plan:
     """What is to be accepted, and by what."""
 
     model: Path
-    """The file or bundle."""
     data: Path | None = None
     """Labelled data set, or a folder of images."""
     source: str | None = None
@@ -71,13 +67,11 @@ class Plan:
     backend: str = AUTO
     """What computes, as `open_model` takes it."""
     gpu: GpuOptions = field(default_factory=GpuOptions)
-    """How an engine is run."""
     deadline_ms: float | None = None
     """Capture to mask."""
     max_p99_ms: float | None = None
     """Host to host."""
     latency: Effort = LATENCY
-    """How long to measure."""
 
 
 @dataclass(kw_only=True)
@@ -85,17 +79,12 @@ class Step:
     """One step and how it ended."""
 
     name: str
-    """What was done."""
     status: Status = Status.HOLDS
-    """How it ended."""
     text: str = ""
-    """One line for people."""
     values: dict[str, Any] = field(default_factory=dict)
-    """Everything that was found, as plain values."""
     lacks: bool = False
     """Whether it failed because this machine lacks something."""
     seconds: float = 0.0
-    """How long it took."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; reports have called the text `told` from the start."""
@@ -107,22 +96,16 @@ class Acceptance:
     """All steps, in order."""
 
     plan: Plan
-    """What was asked."""
     date: str
-    """When it began."""
     findings: list[Finding] = field(default_factory=list)
-    """The findings of clst-doctor."""
     steps: list[Step] = field(default_factory=list)
-    """What was done."""
 
     @property
     def failed(self) -> list[Step]:
-        """Steps that do not hold."""
         return [step for step in self.steps if step.status is Status.FAILED]
 
     @property
     def verdict(self) -> str:
-        """One line for people."""
         open_ = [step.name for step in self.steps if step.status is Status.NOT_JUDGED]
         if self.failed:
             return f"not accepted: {', '.join(step.name for step in self.failed)}"
@@ -251,7 +234,6 @@ def _backend(bench: Bench) -> Backend:
 
 
 def take_frames(bench: Bench, step: Step) -> None:
-    """Images for the steps that follow."""
     plan, manifest = bench.plan, _backend(bench).manifest
     size = manifest.input_hw
     if plan.data is not None:

@@ -36,7 +36,6 @@ class AgeSink(Sink):
         self.inference_ns: list[int] = []
 
     def write(self, result: Result) -> None:
-        """Note one result."""
         self.ages_ns.append(result.age_ns)
         self.inference_ns.append(result.inference_ns)
 
@@ -52,7 +51,6 @@ class LiveResult:
     statistics: dict[str, Any]
     """`RunStatistics.to_json` at the end."""
     memory: MemoryTrace
-    """The process's memory during the run."""
     replayed_fps: float | None
     """Set when no camera was there: images were replayed at this rate."""
 

@@ -48,7 +48,6 @@ class Level(str, Enum):
 
     @property
     def label(self) -> str:
-        """For people."""
         return self.name.lower().replace("_", "-")
 
 
@@ -59,7 +58,6 @@ class Candidate:
     name: str
     """As it was asked for."""
     path: Path
-    """The model file or bundle."""
     backend: str = AUTO
     """As `open_model` takes it."""
     gpu: GpuOptions = field(default_factory=GpuOptions)
@@ -115,13 +113,10 @@ class Score:
     """One model by one kind of latency."""
 
     candidate: Candidate
-    """Who."""
     backend: str
     """What computed, as text."""
     input_hw: tuple[int, int]
-    """Its input."""
     level: Level
-    """What the samples hold."""
     samples_ns: tuple[int, ...]
     """Each run; empty where it could not be measured."""
     note: str = ""

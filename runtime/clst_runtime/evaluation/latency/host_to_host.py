@@ -47,7 +47,6 @@ class LatencyResult:
     samples_ns: tuple[int, ...]
     """Each measured run."""
     warm_up_runs: int
-    """Runs before them."""
     output_sha256: str
     """SHA-256 of the class maps of all frames, in order."""
 

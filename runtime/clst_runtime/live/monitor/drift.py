@@ -57,7 +57,6 @@ class DriftStatus:
     """As of now."""
 
     state: State
-    """What is known of the camera."""
     window: int
     """K, frames that it rests on."""
     comparison: Comparison | None = None
@@ -77,7 +76,6 @@ class DriftStatus:
 
     @property
     def text(self) -> str:
-        """One line for people."""
         match self.state:
             case State.FROZEN:
                 return "the camera is frozen: the same image again and again"

@@ -42,8 +42,6 @@ def open_monitor(
     """The sink that watches the camera; None, with a line to `report`, where the model has no reference.
 
     Args:
-        manifest: of the model that runs.
-        source: what the frames come from.
         collect: folder for frames of another camera; None = none are kept.
         every_seconds: least time between two of them.
         most_mib: MiB that the folder may hold, with what is in it already.

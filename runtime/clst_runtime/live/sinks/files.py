@@ -53,11 +53,6 @@ class FrameLogSink(Sink):
         self._lines = JsonLines(path)
 
     def write(self, result: Result) -> None:
-        """Append one line.
-
-        Raises:
-            DataError: it could not be written whole; the file ends with the line before.
-        """
         classes, timed = result.prediction.classes, result.timed
         counts = np.bincount(classes.ravel(), minlength=len(self.classes))[: len(self.classes)] / classes.size
         shares = {name: round(float(share), 4) for name, share in zip(self.classes.names, counts, strict=True)}
@@ -65,5 +60,4 @@ class FrameLogSink(Sink):
         self._lines.append({"frame": timed.index, "name": timed.name, **times, "shares": shares})
 
     def close(self) -> None:
-        """Finish the file."""
         self._lines.close()

@@ -73,7 +73,6 @@ class Readers:
         self._thread.start()
 
     def __len__(self) -> int:
-        """How many are there."""
         return len(self._readers)
 
     def send(self, image: bytes) -> None:
@@ -200,7 +199,6 @@ class _Reader(asyncio.Protocol):
         self._readers.put_out(self)
 
     def connection_lost(self, error: Exception | None) -> None:
-        """Its connection broke."""
         self._readers.put_out(self)
 
     def pause_writing(self) -> None:

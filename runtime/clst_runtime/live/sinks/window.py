@@ -36,14 +36,12 @@ class WindowSink(Sink):
             ) from error
 
     def write(self, result: Result) -> None:
-        """Show one frame."""
         cv2 = require("cv2")
         cv2.imshow(TITLE, blend(result.timed.rgb, result.mask, self.classes, self.alpha)[..., ::-1])
         if cv2.waitKey(1) in (27, ord("q")):
             raise KeyboardInterrupt
 
     def close(self) -> None:
-        """Close the window, where there is one."""
         cv2 = require("cv2")
         if hasattr(cv2, "destroyAllWindows"):
             try:

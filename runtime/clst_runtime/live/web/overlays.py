@@ -150,7 +150,6 @@ class OverlayEncoder:
                 self._loop.call_soon_threadsafe(self._publish, image)
 
     def close(self) -> None:
-        """Stop painting."""
         with self._changed:
             self._closed = True
             self._changed.notify()

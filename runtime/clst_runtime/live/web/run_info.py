@@ -14,7 +14,6 @@ class RunInfo:
     """What does not change while a run lasts."""
 
     manifest: Manifest
-    """The model's."""
     model: str
     """Its file, as it was given."""
     source: str
@@ -27,7 +26,6 @@ class RunInfo:
     """Rate of a file, which recordings keep; None = frames are shown from their times of capture on."""
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values for the page."""
         manifest = self.manifest
         values = {
             "model": self.model,

@@ -63,9 +63,7 @@ def open_web(
     """Serve the page from now on; it shows `starting` until the first mask.
 
     Args:
-        address: where to listen.
         statistics: of the run; give the same to `run_pipeline`.
-        facts: what the page shows of the run.
         recordings: folder for recordings that viewers start; None = they cannot.
         token: what viewers must know, ≥ 16 characters; None = one is made where a network can reach the page.
 

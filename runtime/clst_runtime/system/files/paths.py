@@ -78,7 +78,6 @@ def check_new_folder(path: Path, *, hint: str, leftovers: Iterable[str] = ()) ->
     """Find out before any work that a folder can be made; one that is there has to be empty but for `leftovers`.
 
     Args:
-        path: the folder.
         hint: what to do where it is in use.
         leftovers: beginnings of names of files that do not count.
 

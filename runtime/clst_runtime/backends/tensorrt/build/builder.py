@@ -47,7 +47,6 @@ class Serialised:
     """What a build leaves."""
 
     plan: bytes
-    """The engine."""
     layers: Mapping[str, int]
     """Layers of the network before they are fused, by TensorRT's type."""
     seconds: float

@@ -29,13 +29,7 @@ LONGEST_SECONDS = 600.0
 def check_build(
     path: Path, *, report: Callable[[str], None] = lambda text: None, run: Runner = run_program
 ) -> dict[str, Any]:
-    """What TensorRT for RTX makes of an ONNX file; never an error.
-
-    Args:
-        path: the file.
-        report: called with a line when the check begins.
-        run: starts the process; another one in tests.
-    """
+    """What TensorRT for RTX makes of an ONNX file; never an error. `report` is called when the check begins."""
     try:
         find_rtx()
     except MissingDependency as error:

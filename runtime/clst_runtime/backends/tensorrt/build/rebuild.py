@@ -1,7 +1,4 @@
-"""An engine of another GPU or TensorRT, or a damaged one, is built again for this machine from the ONNX file beside it.
-
-Legend: H rows, W columns of the model's input.
-"""
+"""An engine of another GPU or TensorRT, or a damaged one, is built again here from the ONNX file beside it."""
 
 from __future__ import annotations
 
@@ -41,7 +38,7 @@ def rebuild_engine(
 
     Args:
         engine: the `.engine` file; need not be there or be whole.
-        frames: gives images H,W,3 of the camera for a model to verify the engine on.
+        frames: gives images H,W,3 of the model's input size for a model to verify the engine on.
         progress: shows the build; None = bars or lines on stderr.
         gpu: the CUDA library and the I/O that the engine is proven by.
 

@@ -1,7 +1,4 @@
-"""An engine against its ONNX file: class maps compared on real frames.
-
-Legend: H rows, W columns of the model's input.
-"""
+"""An engine against its ONNX file: class maps compared on real frames. H,W: the model's input."""
 
 from __future__ import annotations
 
@@ -36,27 +33,21 @@ class EngineAgreement:
     """An engine beside its ONNX file."""
 
     frames: int
-    """Images compared."""
     agreement: float
     """Share of equal pixels, 0 … 1."""
     differing_pixels: int
-    """Pixels that differ."""
     worst_frame: float
     """Share of equal pixels in the frame where it is lowest."""
     needed: float
-    """The bound that was asked for."""
     reference: str
-    """What computed the other class maps."""
     device_ms: dict[str, float]
     """Medians of copy_in, compute and copy_out by the GPU's own clock."""
 
     @property
     def holds(self) -> bool:
-        """Whether the bound is kept."""
         return self.agreement >= self.needed
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values."""
         return asdict(self) | {"holds": self.holds}
 
 

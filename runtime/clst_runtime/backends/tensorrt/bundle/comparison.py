@@ -42,10 +42,8 @@ def compare_times(
     """An INT8 and an FP16 engine of a folder with their times, or one of them with why it cannot be used.
 
     Args:
-        folder: where both are.
         pair: INT8, FP16.
         frames: images H,W,3 of the input size to time on.
-        gpu: the CUDA library and the I/O that they are timed by.
 
     Raises:
         RunFailed: an engine broke the GPU, this process can use none. MissingDependency: no TensorRT or GPU.
@@ -79,9 +77,7 @@ def time_alternately(engines: Sequence[Path], frames: Sequence[Frame], gpu: GpuO
     the GPU's cache, where they are when it drives alone.
 
     Args:
-        engines: engine files.
         frames: images H,W,3 of the input size.
-        gpu: the CUDA library and the I/O to time by.
 
     Raises:
         MissingDependency: no TensorRT or GPU. RunFailed: what one of the engines raised; each run is waited for, so

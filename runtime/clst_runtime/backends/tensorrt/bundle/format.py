@@ -41,13 +41,10 @@ class BundledModel:
     """One of a bundle's ONNX files and its class maps of the frames."""
 
     file: str
-    """Its name in the folder."""
     expected_folder: str
-    """Where its class maps are."""
     sha256: str
     """Of the ONNX file."""
     reference: str
-    """What computed the class maps."""
     expected_sha256: Mapping[str, str]
     """File name below `expected_folder` → its SHA-256; the names are those of the frames."""
 
@@ -80,11 +77,9 @@ class Bundle:
     """The content of `bundle.json`."""
 
     model: BundledModel
-    """`model.onnx`."""
     baseline: BundledModel | None = None
     """`rival.onnx`, so named since the format's first version: FP16 of the same checkpoint, where the model is INT8."""
     options: BuildOptions
-    """How engines are to be built."""
     frame_sha256: Mapping[str, str]
     """File name below `frames/` → its SHA-256."""
 
@@ -94,7 +89,6 @@ class Bundle:
         return (self.model,) if self.baseline is None else (self.model, self.baseline)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values."""
         value = {
             "format_version": ALONE_VERSION if self.baseline is None else PAIR_VERSION,
             **self.model.to_json(),

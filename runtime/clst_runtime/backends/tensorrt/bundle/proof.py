@@ -36,11 +36,8 @@ class Outcome:
     engine: str
     """Its file name."""
     precision: str
-    """Arithmetic of its graph."""
     onnx_sha256: str
-    """Of the ONNX file it is made of."""
     engine_sha256: str | None = None
-    """None if there is none."""
     agreement: float | None = None
     """Share of pixels, 0 … 1, that are as the ONNX file's; None if it did not come so far."""
     compute_ms: float | None = None
@@ -99,7 +96,6 @@ class Proof:
     """One, or INT8 and FP16; where none of them can be used, behind them the one from before an update that can.
     None at all while they are made."""
     seconds: float = 0.0
-    """What the proof took."""
     trying: tuple[str, ...] = ()
     """While it is made: the engines that earlier starts broke off at, and at the end the one that is being tried."""
 

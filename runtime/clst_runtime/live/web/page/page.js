@@ -419,7 +419,7 @@ function parityWords(parity) {
   const percent = (value, digits) => `${(100 * value).toFixed(digits)} %`;
   const accuracy = labelled && Number.isFinite(miou) && Number.isFinite(before)
     ? `; mIoU ${percent(miou, 2)}, was ${percent(before, 2)}` : "";
-  return `${percent(agreement, 3)} of pixels as ${reference ?? "the reference"}, ${frames} pictures${accuracy}`;
+  return `${percent(agreement, 3)} of pixels as ${reference ?? "the reference"}, ${frames} images${accuracy}`;
 }
 
 async function loadFacts() {
