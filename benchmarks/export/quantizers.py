@@ -269,7 +269,7 @@ def labelled_inputs(checkpoint: Path, options: dict[str, Any]) -> dict[str, Any]
 def show(result: dict[str, Any]) -> list[str]:
     """The figures as a Markdown table."""
     headers = ("network", "flavour", "made by", "pixels equal", "mIoU", "lost", "MiB", "CPU seconds", "memory MiB",
-               "hygiene", "rules of placement broken", "TensorRT for RTX: layers", "speed")  # fmt: skip
+               "compatibility", "rules of placement broken", "TensorRT for RTX: layers", "speed")  # fmt: skip
     return markdown(
         headers, (cells(each, row) for each in result["networks"] for row in each["rows"] if "claim" in row)
     )

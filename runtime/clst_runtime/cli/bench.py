@@ -49,8 +49,8 @@ class Request:
 
 @command()
 @click.argument("models", nargs=-1, required=True)
-@click.option("--data", help="Folder of pictures or video to measure on  [default: random noise, which is said]")
-@click.option("--live", help="Glass-to-mask on this source (as of clst-run) in place of the two other kinds.")
+@click.option("--data", help="Folder of images or video to measure on  [default: random noise]")
+@click.option("--live", help="Capture-to-mask on this source (as of clst-run) in place of the two other kinds.")
 @click.option("--runs", default=1024, show_default=True, type=Whole(1), help="Measured runs, at most.")
 @click.option("--seconds", default=60.0, show_default=True, type=Real(0, min_open=True),
               help="Measured time of each model, at most; with --live just that.")  # fmt: skip

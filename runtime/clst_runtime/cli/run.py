@@ -43,7 +43,7 @@ REPORT_SECONDS = 3.0
 @click.option("--source", required=True,
               help="Folder, video, camera:0, csi:0, rtsp://…, gst:PIPELINE, raw:1280x720 (stdin).")  # fmt: skip
 @click.option("--backend", default="auto", show_default=True,
-              help="tensorrt, ort-tensorrt, ort-cuda or ort-cpu; what auto chose and why is said.")  # fmt: skip
+              help="tensorrt, ort-tensorrt, ort-cuda or ort-cpu; auto prints its choice and why.")  # fmt: skip
 @gpu_options
 @click.option("--rebuild", is_flag=True,
               help="Build an engine that cannot be used here again, from its ONNX file beside it.")  # fmt: skip

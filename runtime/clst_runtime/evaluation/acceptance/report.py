@@ -46,7 +46,7 @@ def report_text(acceptance: Acceptance) -> str:
         "## Steps",
         markdown_table(["step", "result", "seconds", "what was found"], steps),
         "## The machine",
-        markdown_table(["what", "state", "found", "cure"], findings),
+        markdown_table(["what", "state", "found", "what to do"], findings),
         "## Everything measured",
         f"```json\n{json.dumps(values)}\n```",
     ]

@@ -21,7 +21,7 @@ const WORDS = {
 // Why a run ended, in words; other reasons are words already.
 const ENDS = {
   "Ctrl-C": "somebody pressed Ctrl-C where it runs",
-  SIGTERM: "it was told to end (SIGTERM), as when a service is stopped",
+  SIGTERM: "it was asked to end (SIGTERM), as when a service is stopped",
   SIGHUP: "its terminal was closed (SIGHUP)",
   "the source has ended": "the source has no more frames",
   "the wanted number of frames": "it has the wanted number of frames",
@@ -457,7 +457,7 @@ async function loadFacts() {
     return;
   }
   if (machine.error) {
-    pairs("device", [...used, ["not told", machine.error]]);
+    pairs("device", [...used, ["unknown", machine.error]]);
     return;
   }
   pairs("device", [
