@@ -63,7 +63,7 @@ class Command(_Common):
             if (value == "" or re.fullmatch(r"--[\w-]+=", value)) and not ctx.resilient_parsing:
                 name = value.rstrip("=") or (before if before.startswith("--") else "an argument")
                 raise click.UsageError(f"{name} is empty; give it a value, or leave it out", ctx)
-        given = shlex.join([ctx.command_path, *args])
+        given = f"{ctx.command_path} {shlex.join(args)}"
         rest = super().parse_args(ctx, args)
         if _log.isEnabledFor(logging.DEBUG):
             _log.debug(without_credentials(given))
@@ -124,7 +124,7 @@ def ending_well(main: Callable[..., Any], *args: Any, **options: Any) -> Any:
     if not options.pop("standalone_mode", True):
         return main(*args, standalone_mode=False, **options)
     open_standard_streams()
-    sys.excepthook = _tell_fault
+    sys.excepthook = _show_fault
     unheard_at_exit()
     given = options.get("args") or (args[0] if args else None)
     with keeping_secret(sys.argv[1:] if given is None else given), heard_as_interrupts(), shown_messages():
@@ -132,7 +132,7 @@ def ending_well(main: Callable[..., Any], *args: Any, **options: Any) -> Any:
             code = _exit_code(main, *args, **options)
             sys.stdout.flush()
         except OSError as error:
-            code = _told(error)
+            code = _os_failed(error)
         except KeyboardInterrupt:  # one more, while the first was reported
             code = INTERRUPTED
     sys.exit(code)
@@ -163,7 +163,7 @@ def _exit_code(main: Callable[..., Any], *args: Any, **options: Any) -> int:
     return result if isinstance(result, int) else 0
 
 
-def _told(error: OSError) -> int:
+def _os_failed(error: OSError) -> int:
     """A full disk, a folder without permission, wherever it was met, in one line; a reader that has gone in none."""
     silence_standard_output()
     if isinstance(error, BrokenPipeError):
@@ -178,7 +178,7 @@ def _failed(error: ClstError) -> int:
     return error.exit_code
 
 
-def _tell_fault(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+def _show_fault(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """A fault of ours, without the password that its last line may repeat."""
     click.echo(without_credentials("".join(traceback.format_exception(kind, error, trace))), err=True, nl=False)
 

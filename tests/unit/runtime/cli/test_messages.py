@@ -77,6 +77,7 @@ def test_quiet_and_verbose_contradict_each_other(order):
 
 
 def test_a_group_takes_the_options_too():
+    assert "DEBUG   many speak --camera 'a b'\n" in call(many, "-v", "speak", "--camera", "a b").stderr
     assert call(many, "-q", "speak").stderr == "warning\n"
     assert call(many, "-q", "speak", "-v").exit_code == 2
     done = call(many, "speek")
