@@ -50,9 +50,9 @@ class Format:
     files: Callable[[Path, str], list[Files]]
     """Images and labels of a split."""
     classes: Callable[[Path], ClassList]
-    mapping: Callable[[ClassList], LabelMapping]
-    """Raw ids to that list's ids."""
     splits: Callable[[Path], list[str]]
+    mapping: Callable[[ClassList], LabelMapping] = identity_mapping
+    """Raw ids to that list's ids."""
     read: Callable[[Path, LabelMapping], npt.NDArray[np.int32]] = _read_ids
     """Raw ids of a label file, H,W; those that the mapping knows decide which of two readings a file has."""
 
@@ -101,12 +101,8 @@ def _table(size: int, values: Mapping[int, int]) -> LabelMapping:
     return LabelMapping(table=table)
 
 
-def _cityscapes_mapping(classes: ClassList) -> LabelMapping:
-    return _table(CITYSCAPES_LAST_ID + 1, {raw: index for index, raw in enumerate(CITYSCAPES_IDS)})
-
-
-def _gta5_mapping(classes: ClassList) -> LabelMapping:
-    return _table(GTA5_LAST_ID + 1, {raw: index for index, raw in enumerate(CITYSCAPES_IDS)})
+def _cityscapes_mapping(last_id: int) -> Callable[[ClassList], LabelMapping]:
+    return lambda classes: _table(last_id + 1, {raw: index for index, raw in enumerate(CITYSCAPES_IDS)})
 
 
 def _synthia_mapping(classes: ClassList) -> LabelMapping:
@@ -231,7 +227,7 @@ FORMATS: dict[str, Format] = {
             files=_city_files("_gtFine_labelIds", "_leftImg8bit"),
             splits=_folders("leftImg8bit"),
             classes=_shipped("road19"),
-            mapping=_cityscapes_mapping,
+            mapping=_cityscapes_mapping(CITYSCAPES_LAST_ID),
         ),
         Format(
             name="cityscapes-trainids",
@@ -239,7 +235,6 @@ FORMATS: dict[str, Format] = {
             files=_city_files("_gtFine_labelTrainIds", "_leftImg8bit"),
             splits=_folders("leftImg8bit"),
             classes=_shipped("road19"),
-            mapping=identity_mapping,
         ),
         Format(
             name="synthia",
@@ -255,7 +250,6 @@ FORMATS: dict[str, Format] = {
             files=_camvid_files,
             splits=lambda root: [*(_camvid_lists(root) or PARTS), "all"],
             classes=_shipped("camvid11"),
-            mapping=identity_mapping,
             read=_read_camvid,
         ),
         Format(
@@ -264,7 +258,6 @@ FORMATS: dict[str, Format] = {
             files=_city_files("_label", "_image"),
             splits=_folders("leftImg8bit"),
             classes=_shipped("idd7"),
-            mapping=identity_mapping,
         ),
         Format(
             name="folder",
@@ -272,7 +265,6 @@ FORMATS: dict[str, Format] = {
             files=_folder_files,
             splits=_folders("images"),
             classes=_folder_classes,
-            mapping=identity_mapping,
         ),
         Format(
             name="gta5",
@@ -280,7 +272,7 @@ FORMATS: dict[str, Format] = {
             files=_flat_files("images", "labels"),
             splits=lambda root: [*PARTS, "all"],
             classes=_shipped("road19"),
-            mapping=_gta5_mapping,
+            mapping=_cityscapes_mapping(GTA5_LAST_ID),
         ),
     )
 }

@@ -122,17 +122,10 @@ def _images_below(folder: Path) -> InputImages:
     beside += [f"{len(videos)} videos are left out, e.g. {videos[0]}; name a video itself"] if videos else []
     if not kept:
         others = Counter(path.suffix.lower() or "no suffix" for path, kind in kinds.items() if kind is None)
-        beside += [f"files of other kinds: {_counted(others)}"] if others else []
-        raise DataError(f"{folder}: no image in it ({', '.join(sorted(IMAGE_SUFFIXES))}){_after('; ', beside)}")
+        counted = ", ".join(f"{count} {name}" for name, count in others.most_common(3))
+        beside += [f"files of other kinds: {counted}"] if others else []
+        raise DataError("; ".join([f"{folder}: no image in it ({', '.join(sorted(IMAGE_SUFFIXES))})", *beside]))
     return InputImages(place=folder, paths=kept, remarks=tuple(f"{folder}: {text}" for text in beside))
-
-
-def _counted(others: Counter[str]) -> str:
-    return ", ".join(f"{count} {name}" for name, count in others.most_common(3))
-
-
-def _after(mark: str, text: Sequence[str]) -> str:
-    return "".join(mark + each for each in text)
 
 
 def _is_named_like_a_label(relative: Path) -> bool:

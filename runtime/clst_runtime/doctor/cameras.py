@@ -7,12 +7,12 @@ import os
 import re
 import shutil
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from clst_runtime.doctor.findings import Finding, State
 from clst_runtime.system.install_hints import hint
+from clst_runtime.system.machine import text_of
 from clst_runtime.system.platforms import Platform
 from clst_runtime.system.programs import Runner, run_program
 
@@ -72,9 +72,7 @@ def _camera(
     allowed: Callable[[Path], bool],
     has_tool: Callable[[], bool],
 ) -> Finding:
-    title = "name unknown"
-    with suppress(OSError):  # also when it is unplugged just now
-        title = (root / "sys/class/video4linux" / node.name / "name").read_text(errors="replace").strip()
+    title = text_of(root / "sys/class/video4linux" / node.name / "name") or "name unknown"
     name = f"Camera {node.name.removeprefix('video')}"
     if not allowed(node):
         text = f"{title}: {_user()} may not open /dev/{node.name}"

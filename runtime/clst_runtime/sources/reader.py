@@ -70,8 +70,7 @@ class Slots:
     def __init__(self, descriptor: int, slot_bytes: int, free: tuple[int, ...]) -> None:
         self.slot_bytes = slot_bytes
         self._memory = mmap.mmap(descriptor, 0)
-        self._free = list(free)
-        self._changed = threading.Condition()
+        self._free = list(free)  # one thread takes from it, another one appends
 
     def view(self, slot: int, shape: tuple[int, ...]) -> Image:
         """A slot's memory as an image of `shape`.
@@ -88,12 +87,10 @@ class Slots:
 
     def take(self) -> int | None:
         """A slot that is free; None when all are held."""
-        with self._changed:
-            return self._free.pop() if self._free else None
+        return self._free.pop() if self._free else None
 
     def give_back(self, slot: int) -> None:
-        with self._changed:
-            self._free.append(slot)
+        self._free.append(slot)
 
     def refill_from(self, stream: Any, end: Callable[[], None]) -> None:
         """Take slots back as the parent names them; call `end` when it is gone."""

@@ -30,14 +30,10 @@ def package_version(name: str) -> str | None:
 
 def cpu_name(root: Path = Path("/")) -> str:
     """The processor's name; on boards whose kernel does not report it, the board's."""
-    info, board = root / "proc/cpuinfo", root / "proc/device-tree/model"
-    if info.is_file():
-        for line in info.read_text(errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    if board.is_file():
-        return board.read_text(errors="replace").strip("\0\n ")
-    return platform.processor() or platform.machine()
+    for line in text_of(root / "proc/cpuinfo").splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return text_of(root / "proc/device-tree/model") or platform.processor() or platform.machine()
 
 
 def gpu_names(run: Runner = run_program) -> list[str]:

@@ -384,7 +384,6 @@ def replace_module(path):
     sys.modules[name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(sys.modules[name])
     cuda_open.CudaPythonDevice = sys.modules[name].CudaPythonDevice
-    cuda_open.import_cuda_python = sys.modules[name].import_cuda_python
 
 
 def main():

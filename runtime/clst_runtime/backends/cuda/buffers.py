@@ -19,8 +19,8 @@ from abc import ABC, abstractmethod
 import numpy as np
 
 from clst_runtime.backends.base import Frame, Prediction
-from clst_runtime.backends.cuda.device import Bytes, CudaDevice
-from clst_runtime.backends.cuda.options import AUTO, COPY, MAPPED
+from clst_runtime.backends.cuda.device import AUTO, Bytes, CudaDevice
+from clst_runtime.backends.cuda.options import COPY, MAPPED
 from clst_runtime.imaging.array_pool import BorrowableArray
 
 RESULTS_BORROWED = 4

@@ -8,15 +8,13 @@ import threading
 import weakref
 from collections.abc import Callable
 from contextlib import suppress
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 
-from clst_runtime.backends.cuda.device import CUDA_PYTHON, HINT, Bytes, NotImportable, out_of_memory, version_text
+from clst_runtime.backends.cuda.device import CUDA_PYTHON, HINT, Bytes, import_library, out_of_memory, version_text
 from clst_runtime.backends.cuda.guard import NON_BLOCKING, Failure, GuardedDevice
 from clst_runtime.errors import MissingDependency
-from clst_runtime.system.optional import Unimportable, require
 
 _DEVICE_MAP = 2  # CU_MEMHOSTALLOC_DEVICEMAP
 _OUT_OF_MEMORY = 2  # CUDA_ERROR_OUT_OF_MEMORY
@@ -95,31 +93,20 @@ class PrimaryContext:
                     self._driver.call("cuDevicePrimaryCtxRelease", self._device)
 
 
-def import_cuda_python() -> ModuleType:
-    """cuda-python's driver module; importing it needs no driver yet.
-
-    Raises:
-        NotImportable: it is not there.
-    """
-    try:
-        return require("cuda.bindings.driver")
-    except Unimportable as error:
-        raise NotImportable(f"cuda-python cannot be imported ({error.reason})") from error
-
-
 class CudaPythonDevice(GuardedDevice):
     """The interface by cuda-python; the primary context is retained, so that TensorRT uses the same one."""
 
     library = CUDA_PYTHON
     _errors = (DriverCallFailed,)
 
-    def __init__(self, bindings: ModuleType) -> None:
+    def __init__(self) -> None:
         """Open the first GPU.
 
         Raises:
-            MissingDependency: no driver, one that is older than cuda-python, or no GPU. GpuOutOfMemory: its memory is
-                used up.
+            NotImportable: cuda-python is not there. MissingDependency: no driver, one that is older than it, or no GPU.
+            GpuOutOfMemory: its memory is used up.
         """
+        bindings = import_library("cuda.bindings.driver", "cuda-python")  # needs no driver yet
         super().__init__()
         self._bindings: Any = bindings
         self._driver = Driver(bindings)

@@ -15,12 +15,14 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from clst_runtime.errors import ClstError, ConfigError, MissingDependency, did_you_mean
+from clst_runtime.system.optional import Unimportable, require
 
 Bytes = npt.NDArray[np.uint8]  # page-locked host memory of any shape
 
@@ -186,3 +188,11 @@ class NotImportable(MissingDependency):
     def __init__(self, what: str) -> None:
         super().__init__(f"{what}; {HINT}" if has_driver() else f"{NO_DRIVER}{RUNS_WITHOUT}")
         self.what = what
+
+
+def import_library(module: str, title: str) -> ModuleType:
+    """A CUDA library's driver module. Raises: NotImportable: it, or a library below it, is not there."""
+    try:
+        return require(module)
+    except Unimportable as error:
+        raise NotImportable(f"{title} cannot be imported ({error.reason})") from error

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from clst_runtime.backends.cuda.cuda_python import CudaPythonDevice, import_cuda_python
+from clst_runtime.backends.cuda.cuda_python import CudaPythonDevice
 from clst_runtime.backends.cuda.device import AUTO, CUDA_PYTHON, PYCUDA, CudaDevice, NotImportable, check_library
-from clst_runtime.backends.cuda.pycuda import PycudaDevice, import_pycuda
+from clst_runtime.backends.cuda.pycuda import PycudaDevice
 from clst_runtime.errors import MissingDependency
 
 
@@ -20,18 +20,18 @@ def open_cuda(library: str = AUTO, *, graphs: bool = False) -> CudaDevice:
     """
     check_library(library, graphs=graphs)
     if library == PYCUDA:
-        return PycudaDevice(import_pycuda())
+        return PycudaDevice()
     if library == CUDA_PYTHON:
-        return CudaPythonDevice(import_cuda_python())
+        return CudaPythonDevice()
     if graphs:
         try:
-            return CudaPythonDevice(import_cuda_python())
+            return CudaPythonDevice()
         except NotImportable as error:
             raise MissingDependency(f"CUDA graphs need cuda-python, PyCUDA has none: {error.message}") from error
     try:
-        return PycudaDevice(import_pycuda())
+        return PycudaDevice()
     except NotImportable as first:
         try:
-            return CudaPythonDevice(import_cuda_python())
+            return CudaPythonDevice()
         except NotImportable as second:
             raise NotImportable(f"{first.what}, and {second.what}") from second

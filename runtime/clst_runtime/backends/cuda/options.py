@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from clst_runtime.backends.cuda.device import CUDA_PYTHON, check_library
+from clst_runtime.backends.cuda.device import AUTO, CUDA_PYTHON, check_library
 from clst_runtime.errors import ConfigError, did_you_mean
 
-AUTO = "auto"
 COPY, MAPPED = IO_NAMES = ("copy", "mapped")
 
 

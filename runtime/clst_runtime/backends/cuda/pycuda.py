@@ -4,27 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 
-from clst_runtime.backends.cuda.device import HINT, PYCUDA, Bytes, NotImportable, out_of_memory, version_text
+from clst_runtime.backends.cuda.device import HINT, PYCUDA, Bytes, import_library, out_of_memory, version_text
 from clst_runtime.backends.cuda.guard import NON_BLOCKING, Failure, GuardedDevice
 from clst_runtime.errors import MissingDependency
-from clst_runtime.system.optional import Unimportable, extra, require
-
-
-def import_pycuda() -> ModuleType:
-    """PyCUDA's driver module; it cannot be imported without NVIDIA's driver.
-
-    Raises:
-        NotImportable: PyCUDA, or a library below it, is not there.
-    """
-    try:
-        return require("pycuda.driver")
-    except Unimportable as error:
-        raise NotImportable(f"PyCUDA cannot be imported ({error.reason})") from error
+from clst_runtime.system.optional import extra
 
 
 class PycudaDevice(GuardedDevice):
@@ -32,12 +19,14 @@ class PycudaDevice(GuardedDevice):
 
     library = PYCUDA
 
-    def __init__(self, driver: ModuleType) -> None:
+    def __init__(self) -> None:
         """Open the first GPU.
 
         Raises:
+            NotImportable: PyCUDA, or a library below it, is not there; it cannot be imported without NVIDIA's driver.
             MissingDependency: no driver or no GPU. GpuOutOfMemory: its memory is used up.
         """
+        driver = import_library("pycuda.driver", "PyCUDA")
         super().__init__()
         self._driver: Any = driver
         self._errors = (driver.Error,)

@@ -33,11 +33,9 @@ class AgeSink(Sink):
 
     def __init__(self) -> None:
         self.ages_ns: list[int] = []
-        self.inference_ns: list[int] = []
 
     def write(self, result: Result) -> None:
         self.ages_ns.append(result.age_ns)
-        self.inference_ns.append(result.inference_ns)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,8 +44,6 @@ class LiveResult:
 
     ages_ns: tuple[int, ...]
     """Capture to mask, each frame."""
-    inference_ns: tuple[int, ...]
-    """Of it the backend, each frame."""
     statistics: dict[str, Any]
     """`RunStatistics.to_json` at the end."""
     memory: MemoryTrace
@@ -110,7 +106,6 @@ def run_live(
         raise DataError(f"not one frame was segmented ({statistics.end}); is the camera there and free?")
     return LiveResult(
         ages_ns=tuple(sink.ages_ns),
-        inference_ns=tuple(sink.inference_ns),
         statistics=statistics.to_json(),
         memory=trace,
         replayed_fps=replayed_fps,

@@ -86,13 +86,8 @@ def _sharpness(frame: Frame) -> Vector:
     cv2 = require("cv2")
     grey = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
     half = cv2.resize(grey, (max(1, grey.shape[1] // 2), max(1, grey.shape[0] // 2)), interpolation=cv2.INTER_AREA)
-    edges = [float(np.abs(_laplacian(image)).mean()) for image in (grey, half)]
+    edges = [float(np.abs(cv2.Laplacian(image, cv2.CV_16S, ksize=1)).mean()) for image in (grey, half)]
     return np.log(NOTHING + np.array([*edges, _noise(grey)]))
-
-
-def _laplacian(grey: npt.NDArray[np.uint8]) -> npt.NDArray[np.int16]:
-    cv2 = require("cv2")
-    return np.asarray(cv2.Laplacian(grey, cv2.CV_16S, ksize=1), np.int16)
 
 
 _IMMERKAER = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], np.float32) / 6.0

@@ -29,7 +29,7 @@ from clst_runtime.evaluation.latency.comparison import (
     ratios_to_first,
 )
 from clst_runtime.evaluation.latency.engine_only import engine_step
-from clst_runtime.evaluation.latency.host_to_host import Effort, measure_latency, measure_rounds, measure_side_by_side
+from clst_runtime.evaluation.latency.host_to_host import Effort, measure_rounds, measure_side_by_side
 from clst_runtime.evaluation.latency.plot import plot_scores, short_names
 from clst_runtime.evaluation.latency.report import level_table, scores_json, warnings
 from clst_runtime.imaging.geometry import Fit
@@ -94,7 +94,7 @@ def test_the_time_limit_ends_after_whole_rounds_and_one_is_always_measured():
 
 def test_no_frames_is_an_error():
     with pytest.raises(DataError, match="no frames"):
-        measure_latency(FakeBackend(), [], runs=1, seconds=1, warm_up_runs=0)
+        measure_side_by_side([FakeBackend()], [], QUICK)
 
 
 def test_equal_class_maps_have_equal_hashes():
@@ -196,7 +196,8 @@ def test_the_session_alone_takes_less_than_the_whole_and_an_unknown_backend_says
         assert not isinstance(step, str)
         nanoseconds = step(frames()[0])
         assert 0 < nanoseconds < 1e9
-        whole = measure_latency(backend, frames(), runs=200, seconds=9, warm_up_runs=20).summary_ms()["median"]
+        effort = Effort(runs=200, seconds=9, warm_up_runs=20)
+        whole = measure_side_by_side([backend], frames(), effort)[0].summary_ms()["median"]
         alone = sorted(step(frames()[0]) for _ in range(200))[100] / 1e6
         assert alone < whole
     assert "not measured: a fake" in engine_step(FakeBackend())

@@ -88,7 +88,6 @@ def test_a_live_run_lasts_its_time_and_knows_every_age():
     assert len(result.ages_ns) == result.statistics["frames"]
     assert 5 <= result.statistics["frames"] <= 35
     assert min(result.ages_ns) > 2_000_000
-    assert all(age > own for age, own in zip(result.ages_ns, result.inference_ns, strict=True))
     assert result.statistics["end"] == "the wanted time"
 
 

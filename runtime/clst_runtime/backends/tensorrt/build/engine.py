@@ -16,9 +16,9 @@ from typing import Any
 from clst_runtime.artifact.manifest import Manifest
 from clst_runtime.artifact.onnx_metadata import read_onnx_manifest
 from clst_runtime.backends.base import Frame
-from clst_runtime.backends.cuda.device import CudaDevice
+from clst_runtime.backends.cuda.device import AUTO, CudaDevice
 from clst_runtime.backends.cuda.open import open_cuda
-from clst_runtime.backends.cuda.options import AUTO, GpuOptions
+from clst_runtime.backends.cuda.options import GpuOptions
 from clst_runtime.backends.tensorrt.build.builder import Serialised, keep_timing_cache, serialise_engine
 from clst_runtime.backends.tensorrt.build.options import BuildOptions
 from clst_runtime.backends.tensorrt.build.progress import BuildProgress

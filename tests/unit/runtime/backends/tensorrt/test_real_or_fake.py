@@ -11,7 +11,7 @@ from clst_runtime.backends.tensorrt.build.engine import check_can_build
 from clst_runtime.backends.tensorrt.bundle.proof import read_proof
 from clst_runtime.backends.tensorrt.sidecar import read_engine, sidecar_path
 from clst_runtime.errors import MissingDependency, ModelFileError
-from clst_runtime.evaluation.latency.host_to_host import measure_latency
+from clst_runtime.evaluation.latency.host_to_host import Effort, measure_side_by_side
 from tests.conftest import rgb_manifest, write_rgb_model
 
 
@@ -39,7 +39,8 @@ def test_a_bundle_becomes_an_engine_that_is_exact_kept_and_guarded(gpu, tmp_path
     with open_model(tmp_path / "bundle") as backend:  # kept, not built again
         assert time.monotonic() - started < 10.0
         held = [backend.predict(frames[index % 3]).classes for index in range(9)]
-        assert measure_latency(backend, frames, runs=20, seconds=5.0, warm_up_runs=3).summary_ms()["median"] > 0.0
+        effort = Effort(runs=20, seconds=5.0, warm_up_runs=3)
+        assert measure_side_by_side([backend], frames, effort)[0].summary_ms()["median"] > 0.0
     for index, classes in enumerate(held):
         assert np.array_equal(classes, frames[index % 3].argmax(axis=2))
     text = sidecar_path(engine).read_text().replace(facts["tensorrt"], "10.99.0")
