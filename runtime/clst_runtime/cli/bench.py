@@ -80,8 +80,8 @@ def main(context: click.Context, /, **options: Any) -> None:
 
 def check_request(request: Request, context: click.Context) -> None:
     """Refuse what contradicts itself or cannot be done, before anything takes time."""
-    from clst_runtime.evaluation.latency.plot import check_can_plot
     from clst_runtime.system.files.atomic import check_can_write
+    from clst_runtime.system.optional import require
 
     useless = [
         name
@@ -99,7 +99,7 @@ def check_request(request: Request, context: click.Context) -> None:
         if path is not None:
             check_can_write(path)
     if request.plot is not None:
-        check_can_plot()
+        require("matplotlib")  # before a long measurement
         if request.plot.suffix.lower() not in (".png", ".svg", ".pdf"):
             raise click.UsageError(f"--plot {request.plot}: give a name that ends in .png, .svg or .pdf")
 

@@ -62,7 +62,7 @@ class RunStatistics:
         """Why the run ended; empty while it runs."""
         self.domain: Callable[[], dict[str, Any]] | None = None
         """`MonitorSink.snapshot` of the monitor that watches the camera; None = nothing watches it."""
-        self._clock, self._lock = clock, threading.Lock()
+        self._clock, self._lock = clock, threading.RLock()
         self._inference, self._age = LatencyHistogram(), LatencyHistogram()
         self._recent: deque[tuple[float, float, float]] = deque(maxlen=RECENT)
         self._warned: dict[str, int] = {}
@@ -166,30 +166,27 @@ class RunStatistics:
     def to_json(self) -> dict[str, Any]:
         """Plain values, latencies summed up."""
         with self._lock:
-            return self._values()
-
-    def _values(self) -> dict[str, Any]:
-        return {
-            "state": self.state,
-            "end": self.end,
-            "frames": self.frames,
-            "dropped": sum(self.drops.values()),
-            "drops": dict(self.drops),
-            "seconds": self.seconds,
-            "fps": self.fps,
-            "inference_ms": self._inference.summary_ms(),
-            "capture_to_mask_ms": self._age.summary_ms(),
-            "deadline_ms": self.deadline.milliseconds,
-            "deadline_misses": self.misses,
-            "deadline_streak": self.streak,
-            "deadline_longest_streak": self.longest_streak,
-            "stale_spells": self.stale_spells,
-            "losses": self.losses,
-            "interrupted": self.interrupted,
-            "warnings": self.warnings,
-            "failures": list(self.failures),
-            "domain": None if self.domain is None else self.domain(),
-        }
+            return {
+                "state": self.state,
+                "end": self.end,
+                "frames": self.frames,
+                "dropped": sum(self.drops.values()),
+                "drops": dict(self.drops),
+                "seconds": self.seconds,
+                "fps": self.fps,
+                "inference_ms": self._inference.summary_ms(),
+                "capture_to_mask_ms": self._age.summary_ms(),
+                "deadline_ms": self.deadline.milliseconds,
+                "deadline_misses": self.misses,
+                "deadline_streak": self.streak,
+                "deadline_longest_streak": self.longest_streak,
+                "stale_spells": self.stale_spells,
+                "losses": self.losses,
+                "interrupted": self.interrupted,
+                "warnings": self.warnings,
+                "failures": list(self.failures),
+                "domain": None if self.domain is None else self.domain(),
+            }
 
     def snapshot(self) -> dict[str, Any]:
         """`to_json` as of now, with the age of the newest image and the recent frames for charts.
@@ -198,4 +195,4 @@ class RunStatistics:
         """
         with self._lock:
             age_ms = (self._clock() - self._newest_ns) / 1e6 if self.frames else None
-            return self._values() | {"newest_age_ms": age_ms, "recent": list(self._recent)}
+            return self.to_json() | {"newest_age_ms": age_ms, "recent": list(self._recent)}

@@ -12,8 +12,17 @@ from typing import Any
 
 import numpy as np
 
-from clst_runtime.backends.cuda.device import CUDA_PYTHON, HINT, Bytes, import_library, out_of_memory, version_text
-from clst_runtime.backends.cuda.guard import NON_BLOCKING, Failure, GuardedDevice
+from clst_runtime.backends.cuda.device import (
+    CUDA_PYTHON,
+    HINT,
+    NON_BLOCKING,
+    Bytes,
+    CudaDevice,
+    Failure,
+    import_library,
+    out_of_memory,
+    version_text,
+)
 from clst_runtime.errors import MissingDependency
 
 _DEVICE_MAP = 2  # CU_MEMHOSTALLOC_DEVICEMAP
@@ -93,7 +102,7 @@ class PrimaryContext:
                     self._driver.call("cuDevicePrimaryCtxRelease", self._device)
 
 
-class CudaPythonDevice(GuardedDevice):
+class CudaPythonDevice(CudaDevice):
     """The interface by cuda-python; the primary context is retained, so that TensorRT uses the same one."""
 
     library = CUDA_PYTHON

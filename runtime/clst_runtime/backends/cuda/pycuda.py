@@ -8,13 +8,22 @@ from typing import Any
 
 import numpy as np
 
-from clst_runtime.backends.cuda.device import HINT, PYCUDA, Bytes, import_library, out_of_memory, version_text
-from clst_runtime.backends.cuda.guard import NON_BLOCKING, Failure, GuardedDevice
+from clst_runtime.backends.cuda.device import (
+    HINT,
+    NON_BLOCKING,
+    PYCUDA,
+    Bytes,
+    CudaDevice,
+    Failure,
+    import_library,
+    out_of_memory,
+    version_text,
+)
 from clst_runtime.errors import MissingDependency
 from clst_runtime.system.optional import extra
 
 
-class PycudaDevice(GuardedDevice):
+class PycudaDevice(CudaDevice):
     """The interface by PyCUDA; the primary context is retained, so that TensorRT uses the same one."""
 
     library = PYCUDA

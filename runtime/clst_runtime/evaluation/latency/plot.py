@@ -18,15 +18,6 @@ WIDEST_SHARE = 0.99
 """The axis ends at 1.15 times this share of the runs of the slowest model; what lies beyond is counted at its edge."""
 
 
-def check_can_plot() -> None:
-    """Find out before a long measurement whether an image can be drawn.
-
-    Raises:
-        MissingDependency: Matplotlib is not installed.
-    """
-    require("matplotlib")
-
-
 def plot_scores(scores: Sequence[Score], path: Path) -> None:
     """Draw all scores that have samples.
 

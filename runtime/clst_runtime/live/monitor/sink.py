@@ -1,10 +1,4 @@
-"""The monitor as a sink of the live loop.
-
-monitor = open_monitor(backend.manifest, source, collect=folder, report=statistics.warn)
-if monitor is not None:
-    sinks.append(monitor)
-    statistics.domain = monitor.snapshot    # so that the page, the metrics and the statistics show it, too
-"""
+"""The monitor as a sink of the live loop; `RunStatistics.domain` takes its `snapshot` to the page and the metrics."""
 
 from __future__ import annotations
 

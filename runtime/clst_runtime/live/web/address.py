@@ -40,10 +40,8 @@ def is_loopback(host: str) -> bool:
     """Whether a host of an address or of a header `Host` is this machine by definition, whatever name servers say."""
     if host.lower().rstrip(".") == "localhost":
         return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+    number = _number(host)
+    return number is not None and number.is_loopback
 
 
 def parse_web_address(text: str) -> WebAddress:
@@ -59,18 +57,20 @@ def parse_web_address(text: str) -> WebAddress:
         return WebAddress(port=int(digits))
     if host.startswith("[") and host.endswith("]"):
         host = host[1:-1]
-        if not _is_number(host, 6):
+        if not isinstance(_number(host), ipaddress.IPv6Address):
             raise ConfigError(f"{text!r}: {host!r} is no address of IPv6; {USAGE}")
-    elif not _is_number(host, 4) and (HOST_NAME.match(host) is None or re.fullmatch(r"[0-9.]+", host)):
+    elif not isinstance(_number(host), ipaddress.IPv4Address) and (
+        HOST_NAME.match(host) is None or re.fullmatch(r"[0-9.]+", host)
+    ):
         raise ConfigError(f"{text!r}: {host!r} is no address of a machine; {USAGE}")
     return WebAddress(host=host, port=int(digits))
 
 
-def _is_number(host: str, version: int) -> bool:
+def _number(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     try:
-        return ipaddress.ip_address(host).version == version
+        return ipaddress.ip_address(host)
     except ValueError:
-        return False
+        return None
 
 
 def need_files() -> None:
