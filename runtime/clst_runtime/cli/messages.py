@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
 import time
 import traceback
@@ -20,6 +21,7 @@ import click
 from clst_runtime.system.credentials import without_credentials
 from clst_runtime.system.progress import PROGRESS
 
+_STAMP = re.compile(rb"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3} ", re.MULTILINE)
 LOGGERS = ("clst", "clst_runtime", "clst_train", "clst_export")
 _log = logging.getLogger(__name__)
 
@@ -137,11 +139,25 @@ def set_level(level: int) -> None:
 
 
 def keep_in(path: Path) -> None:
-    """Append everything to a file as well; one line says where it cannot be written, and nothing else changes."""
+    """Append everything to a file as well; one line says where it cannot be written, and nothing else changes.
+
+    A file that has other content stays as it is: a slip of the keyboard would damage a model or a recipe.
+    """
     try:
+        if not _can_be_log(path):
+            raise FileExistsError(None, "has other content than messages; give another file")
         _use(*_handlers(), LogFile(path))
     except OSError as error:
         _log.warning(f"warning: --log-file {path}: {error.strerror or error}; there will be no log file")
+
+
+def _can_be_log(path: Path) -> bool:
+    """Whether it is new, empty, a device or a pipe, or has messages at its beginning, be it cut within a line."""
+    if not path.is_file():
+        return True
+    with path.open("rb") as file:
+        head = file.read(4096)
+    return not head or _STAMP.search(head) is not None
 
 
 def _handlers() -> list[logging.Handler]:

@@ -79,6 +79,7 @@ def test_quiet_and_verbose_contradict_each_other(order):
 def test_a_group_takes_the_options_too():
     assert "DEBUG   many speak --camera 'a b'\n" in call(many, "-v", "speak", "--camera", "a b").stderr
     assert call(many, "-q", "speak").stderr == "warning\n"
+    assert "DEBUG   many speak --camera 'a b'\n" in call(many, "-v", "speak", "--camera", "a b").stderr
     assert call(many, "-q", "speak", "-v").exit_code == 2
     done = call(many, "speek")
     assert done.exit_code == 2
@@ -125,6 +126,24 @@ def test_a_log_file_that_cannot_be_opened_is_one_line(tmp_path, place):
     first, *rest = done.stderr.splitlines()
     assert first.startswith(f"warning: --log-file {tmp_path / place}: ")
     assert rest == ["note", "of two lines", "warning", "half, True"]
+
+
+@pytest.mark.parametrize("content", [b"\x08\x0a\x12\x07pytorch", b"[run]\nseed = 3\n"])
+def test_a_file_that_is_no_log_is_left_as_it_is(tmp_path, content):
+    (tmp_path / "front").write_bytes(content)
+    done = call(speak, "--log-file", tmp_path / "front")
+    assert (tmp_path / "front").read_bytes() == content
+    assert done.exit_code == 0
+    assert done.stderr.startswith(f"warning: --log-file {tmp_path / 'front'}: has other content than messages; ")
+
+
+def test_an_empty_file_and_a_log_cut_in_the_middle_of_a_line_are_gone_on_with(tmp_path):
+    file = tmp_path / "run.log"
+    for before in ("", "f a line\n2026-01-31 12:00:00.123 INFO    note\n"):
+        file.write_text(before)
+        assert "no log file" not in call(speak, "--log-file", file).stderr
+        assert file.read_text().startswith(before)
+        assert file.read_text().endswith("INFO    half, True\n")
 
 
 def test_a_full_disk_is_told_once_and_ends_nothing():
