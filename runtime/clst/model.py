@@ -143,7 +143,10 @@ def load_model(path: str | Path, *, backend: str = "auto", threads: int | None =
 
 def _checked(image: Any) -> Image:
     """A contiguous H,W,3 uint8 array. Raises: DataError: it is none."""
-    array = np.asarray(image)
+    try:
+        array = np.asarray(image)
+    except (TypeError, ValueError, RuntimeError) as error:  # rows of several lengths, a tensor on a GPU
+        raise DataError(f"image is a {type(image).__name__} ({error}); give an array H,W,3 uint8 (0–255)") from error
     if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3:
         raise DataError(f"image is {array.dtype} {array.shape}; give H,W,3 uint8 (0–255)")
     if not 0 < min(array.shape[:2]) <= max(array.shape[:2]) <= LARGEST_SIDE:

@@ -174,7 +174,7 @@ def _os_failed(error: OSError) -> int:
 def _failed(error: ClstError) -> int:
     """Say what is wrong; its exit code."""
     _log.error(error.line())
-    _log.debug("".join(traceback.format_exception(error)))
+    _log.debug(without_credentials("".join(traceback.format_exception(error))))
     return error.exit_code
 
 

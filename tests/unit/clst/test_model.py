@@ -117,6 +117,13 @@ def test_confidence_comes_at_the_size_of_the_image_and_without_padding():
     np.testing.assert_array_equal(result.confidence, 10 * result.classes)
 
 
+class Unreadable:
+    """Has no array to give, as a tensor on a GPU."""
+
+    def __array__(self, *arguments, **options):
+        raise TypeError("not on this device")
+
+
 @pytest.mark.parametrize(
     "image",
     [
@@ -131,8 +138,10 @@ def test_confidence_comes_at_the_size_of_the_image_and_without_padding():
         np.broadcast_to(np.uint8(0), (1, 16385, 3)),
         None,
         "image.png",
+        [[1], [1, 2]],
+        Unreadable(),
     ],
-    ids=lambda image: str(getattr(image, "shape", image)),
+    ids=lambda image: str(getattr(image, "shape", type(image).__name__)),
 )
 def test_what_is_no_camera_image_is_refused_with_its_shape(model, image):
     with pytest.raises(DataError, match=r"^image is .*; give "):

@@ -31,7 +31,7 @@ def speak(fail, fault, camera):
     if fault:
         raise ZeroDivisionError("ours")
     if fail:
-        raise DataError("bad picture")
+        raise DataError("bad picture") from (OSError(f"cannot open {camera}") if camera else None)
 
 
 @group("many")
@@ -109,6 +109,13 @@ def test_no_credentials_get_into_the_log_file(tmp_path):
     call(speak, "-q", "--log-file", file, "--camera", "rtsp://me:seecret99@cam.example/live?token=abcdefgh12")
     assert "cam.example" in file.read_text()
     assert not any(word in file.read_text() for word in ("seecret99", "abcdefgh12", "me:"))
+
+
+def test_verbose_hides_credentials_in_the_reasons_of_an_error():
+    done = call(speak, "-v", "--fail", "--camera", "rtsp://me:seecret99@cam.example/live?token=abcdefgh12")
+    trace = done.stderr.partition("error: bad picture")[2]
+    assert "OSError: cannot open rtsp://" in trace
+    assert not any(word in trace for word in ("seecret99", "abcdefgh12", "me:"))
 
 
 def test_a_fault_of_ours_stands_in_the_log_file_with_its_traceback(tmp_path):
