@@ -80,7 +80,6 @@ class Manifest:
     """What the camera looks like that the model is for, as `monitor.reference` measures it; empty if not measured."""
 
     def to_json(self) -> str:
-        """One JSON object as text."""
         value = dataclasses.asdict(self)
         value["classes"] = self.classes.to_json()
         return json.dumps(value, indent=1, allow_nan=False)

@@ -47,7 +47,6 @@ def told_failure(error: Exception) -> str:
 
 
 def probe_opencv() -> dict[str, Any]:
-    """Version and what it was built with."""
     from clst_runtime.system.optional import require
 
     cv2 = require("cv2")
@@ -66,7 +65,6 @@ def parse_build_information(text: str) -> dict[str, Any]:
 
 
 def probe_onnxruntime() -> dict[str, Any]:
-    """Version and the providers it was built with."""
     from clst_runtime.system.optional import require
 
     ort = require("onnxruntime")
@@ -116,7 +114,6 @@ def probe_tensorrt(library: str = "tensorrt") -> dict[str, Any]:
 
 
 def probe_cuda() -> dict[str, Any]:
-    """The GPU as the runtime opens it."""
     from clst_runtime.backends.cuda.open import open_cuda
 
     with open_cuda() as device:

@@ -33,7 +33,6 @@ class EvaluationResult:
 
     @staticmethod
     def of(confusion: ConfusionMatrix, classes: ClassList, frames: int) -> EvaluationResult:
-        """From the counts of so many images."""
         return EvaluationResult(
             classes=classes,
             iou=confusion.iou(),

@@ -20,7 +20,6 @@ class BorrowableArray:
 
     @property
     def is_free(self) -> bool:
-        """Whether no borrowed array is alive."""
         return self._borrowed is None or self._borrowed() is None
 
     def borrow(self, *, writeable: bool = False) -> Bytes:

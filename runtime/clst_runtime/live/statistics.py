@@ -160,7 +160,6 @@ class RunStatistics:
 
     @property
     def interrupted(self) -> bool:
-        """Ended by a signal."""
         return self.end in INTERRUPTS.values()
 
     def to_json(self) -> dict[str, Any]:

@@ -106,7 +106,6 @@ def read_options(uri: str, query: str, known: tuple[str, ...]) -> Options:
 
 
 def csi_pipeline(device: int, options: Options) -> str:
-    """GStreamer's pipeline for a Jetson's CSI camera."""
     caps = ""
     if options.size_hw is not None:
         caps += f",width={options.size_hw[1]},height={options.size_hw[0]}"

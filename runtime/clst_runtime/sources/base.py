@@ -11,6 +11,8 @@ from functools import cached_property
 
 from clst_runtime.imaging.geometry import Image, Layout, to_rgb
 
+FRAMES_HELD = 8
+"""Frames of a file or a pipe that may be held at a time without new memory."""
 OVERTAKEN = "overtaken"
 """Cause of a drop: a newer frame came before anybody took this one."""
 

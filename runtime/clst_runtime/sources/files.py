@@ -10,10 +10,7 @@ from clst_runtime.imaging.array_pool import Pool
 from clst_runtime.imaging.geometry import Layout
 from clst_runtime.imaging.image_files import read_image
 from clst_runtime.imaging.video_frames import VideoFile
-from clst_runtime.sources.base import Source, SourceEnded, TimedFrame
-
-FRAMES_HELD = 8
-"""Frames of a video that may be held at a time without new memory."""
+from clst_runtime.sources.base import FRAMES_HELD, Source, SourceEnded, TimedFrame
 
 
 class ImageSource(Source):

@@ -13,11 +13,7 @@ from clst_runtime.errors import DataError
 from clst_runtime.imaging.array_pool import Pool
 from clst_runtime.imaging.geometry import Image
 from clst_runtime.sources.address import LiveAddress
-from clst_runtime.sources.base import Source, SourceEnded, TimedFrame
-
-FRAMES_HELD = 8
-"""Frames that may be held at a time without new memory."""
-
+from clst_runtime.sources.base import FRAMES_HELD, Source, SourceEnded, TimedFrame
 
 CUT = "raw frames: the pipe ended within a frame; is the size right?"
 

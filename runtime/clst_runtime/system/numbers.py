@@ -30,7 +30,6 @@ class Real(click.FloatRange):
     """An option's finite number, at most `LARGEST` either way."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Raises: click.BadParameter: it is none, or not between the bounds."""
         number = float(super().convert(value, param, ctx))
         if not is_usable(number) or abs(number) > LARGEST:
             self.fail(f"{value} is not a finite number of at most {LARGEST:g}.", param, ctx)
@@ -41,7 +40,6 @@ class Whole(click.IntRange):
     """An option's integer, at most `LARGEST_COUNT` either way unless other bounds are given."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """Raises: click.BadParameter: it is none, or not between the bounds."""
         number = int(super().convert(value, param, ctx))
         if self.max is None and abs(number) > LARGEST_COUNT:
             self.fail(f"{value} is not in the range up to {LARGEST_COUNT}.", param, ctx)
@@ -55,7 +53,6 @@ class Threads(Whole):
         super().__init__(1)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """Raises: click.BadParameter: it is none, or more than there are cores."""
         number, cores = super().convert(value, param, ctx), cores_here()
         if number > cores:
             self.fail(f"{value} threads, but this machine has {cores} cores; give at most {cores}.", param, ctx)

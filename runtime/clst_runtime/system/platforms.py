@@ -35,7 +35,6 @@ class Platform(str, Enum):
 
     @property
     def has_gpu(self) -> bool:
-        """Whether there is an NVIDIA GPU in it."""
         return self not in (Platform.X86_CPU, Platform.ARM_CPU, Platform.OTHER)
 
 

@@ -39,7 +39,6 @@ class ResultSlot:
 
     @property
     def is_free(self) -> bool:
-        """Whether no borrowed array is alive, nor a view of one."""
         return all(borrowed.is_free for borrowed in self._borrowed)
 
     def borrow(self) -> Prediction:

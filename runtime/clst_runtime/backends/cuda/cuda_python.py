@@ -122,20 +122,13 @@ class CudaPythonDevice(CudaDevice):
         self._buffers: list[int] = []
         self._events: list[Any] = []
         self._graphs: list[Any] = []
-        self._stream: Any = None
         try:
             self._open_first()
         except DriverCallFailed as error:
             if self._kind_of(error) is Failure.MEMORY:
                 raise out_of_memory("opening it", error) from error
             raise MissingDependency(f"no CUDA device can be opened ({error}); {HINT}") from error
-        self._open = True
-        try:
-            with self._calling("making a stream"):
-                self._stream = self._driver.call("cuStreamCreate", NON_BLOCKING)
-        except BaseException:
-            self.close()
-            raise
+        self._start(lambda: self._driver.call("cuStreamCreate", NON_BLOCKING))
 
     def _open_first(self) -> None:
         call = self._driver.call

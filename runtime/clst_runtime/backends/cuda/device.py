@@ -93,7 +93,6 @@ def cuda_failure(doing: str, reason: object) -> CudaFailed:
 
 
 def out_of_memory(doing: str, reason: object) -> GpuOutOfMemory:
-    """The error where the GPU's memory is used up."""
     text = " ".join(str(reason).split())
     return GpuOutOfMemory(
         f"the GPU ran out of memory while {doing} ({text}); end other programs that use it, "
@@ -168,6 +167,17 @@ class CudaDevice(ABC):
         self._thread, self._failure, self._open = threading.get_ident(), "", False
         self.name, self.compute_capability, self.multiprocessors, self.integrated = "", "", 0, False
         self.cuda_version = UNKNOWN
+        self._stream: Any = None
+
+    def _start(self, make_stream: Callable[[], Any]) -> None:
+        """The device is open from now on, and closed again where no stream can be made."""
+        self._open = True
+        try:
+            with self._calling("making a stream"):
+                self._stream = make_stream()
+        except BaseException:
+            self.close()
+            raise
 
     @abstractmethod
     def _kind_of(self, error: Exception) -> Failure:

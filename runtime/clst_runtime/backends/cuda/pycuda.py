@@ -40,7 +40,6 @@ class PycudaDevice(CudaDevice):
         self._driver: Any = driver
         self._errors = (driver.Error,)
         self._buffers: dict[int, Any] = {}
-        self._stream: Any = None
         try:
             driver.init()
             with suppress(driver.Error):  # the version is only reported
@@ -58,13 +57,8 @@ class PycudaDevice(CudaDevice):
             raise out_of_memory("opening it", error) from error
         except driver.Error as error:
             raise MissingDependency(f"no CUDA device can be opened ({error}); {HINT}") from error
-        self.compute_capability, self._open = f"{capability[0]}.{capability[1]}", True
-        try:
-            with self._calling("making a stream"):
-                self._stream = driver.Stream(NON_BLOCKING)
-        except BaseException:
-            self.close()
-            raise
+        self.compute_capability = f"{capability[0]}.{capability[1]}"
+        self._start(lambda: driver.Stream(NON_BLOCKING))
 
     def _kind_of(self, error: Exception) -> Failure:
         return Failure.MEMORY if isinstance(error, self._driver.MemoryError) else Failure.STICKY

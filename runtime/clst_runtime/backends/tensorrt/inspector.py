@@ -15,12 +15,12 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from clst_runtime.errors import ModelFileError
+from clst_runtime.system.machine import UNKNOWN
 
 if TYPE_CHECKING:
     import tensorrt as trt
 
 LARGEST = 5
-UNKNOWN = "unknown"
 
 _PRECISIONS = (
     ("int8", r"\bint8\b"),

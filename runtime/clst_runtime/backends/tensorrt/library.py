@@ -114,7 +114,6 @@ class Messages:
                 del kept[next(iter(kept))]
 
     def last_errors(self, count: int = 3) -> str:
-        """The last errors in one line."""
         return "; ".join([*self.errors][-count:]) if self.errors else "TensorRT logged no error"
 
     def clear(self) -> None:

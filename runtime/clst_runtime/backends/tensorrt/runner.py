@@ -109,7 +109,6 @@ class TrtBackend:
         self.description = self._describe(title_of(trt))
 
     def _load(self, trt: ModuleType, plan: bytes) -> None:
-        """Deserialise the engine and make its execution context."""
         self._trt, self._messages = trt, Messages()
         self._logger = make_logger(trt, self._messages)  # kept: TensorRT holds a bare pointer to it
         # Registered after the device was entered, so it runs before the device closes: what TensorRT frees needs CUDA.
@@ -141,7 +140,6 @@ class TrtBackend:
         return self._kernels.create_context(engine)
 
     def _allocate(self, *, timed: bool) -> None:
-        """Every buffer, address, result and event, once."""
         names = ("classes", "confidence") if self.manifest.has_confidence else ("classes",)
         buffers = make_buffers(self._device, self._gpu.io, self.manifest.input_hw, len(names))
         for name, address in zip(("frame", *names), (buffers.frame_address, *buffers.addresses), strict=True):

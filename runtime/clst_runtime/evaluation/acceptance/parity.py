@@ -25,14 +25,13 @@ from clst_runtime.data.formats import find_format
 from clst_runtime.errors import ClstError
 from clst_runtime.evaluation.evaluate import evaluate
 from clst_runtime.evaluation.export_digest import compare_with_digest, known_frames, stored_digest
+from clst_runtime.evaluation.latency.comparison import SEARCHED
 from clst_runtime.imaging.geometry import fit_frame
 from clst_runtime.sources import open_source
 from clst_runtime.system.numbers import finite_or_none
 
 MIN_AGREEMENT = 0.999
 """For an export that stored no bound."""
-SEARCHED = 512
-"""Images, at most, that are looked through for those of the export."""
 
 
 @dataclass(kw_only=True)

@@ -51,7 +51,6 @@ class LiveResult:
     """Set when no camera was there: images were replayed at this rate."""
 
     def summary_ms(self) -> dict[str, float]:
-        """Percentiles of the age in milliseconds and the coefficient of variation; empty for no frame."""
         return summarise_ms(self.ages_ns)
 
 

@@ -51,7 +51,6 @@ class LatencyResult:
     """SHA-256 of the class maps of all frames, in order."""
 
     def summary_ms(self) -> dict[str, float]:
-        """Percentiles in milliseconds and the coefficient of variation."""
         return summarise_ms(self.samples_ns)
 
 

@@ -30,7 +30,6 @@ def level_table(scores: Sequence[Score]) -> str:
 
 
 def warnings(scores: Sequence[Score], doubts: Sequence[str]) -> list[str]:
-    """What to be careful with, in words."""
     lines = []
     for score in scores:
         if score.unsteady is not None:

@@ -76,20 +76,15 @@ class DriftStatus:
 
     @property
     def text(self) -> str:
-        match self.state:
-            case State.FROZEN:
-                return "the camera is frozen: the same image again and again"
-            case State.UNIFORM:
-                return "the camera sees nothing: black, blinded or covered"
-            case State.UNKNOWN if self.comparison is None:
-                return f"the camera is not judged yet: {self.window} frames looked at, {LEAST_WINDOW} needed"
-            case _:
-                return self._of_the_camera()
+        if self.state is State.FROZEN:
+            return "the camera is frozen: the same image again and again"
+        if self.state is State.UNIFORM:
+            return "the camera sees nothing: black, blinded or covered"
+        if self.comparison is None:
+            return f"the camera is not judged yet: {self.window} frames looked at, {LEAST_WINDOW} needed"
+        return self._of_the_camera(self.comparison)
 
-    def _of_the_camera(self) -> str:
-        found = self.comparison
-        if found is None:
-            return f"the camera is {self.state.value}; too few frames to say how far"
+    def _of_the_camera(self, found: Comparison) -> str:
         seen = self.leaning or self.state
         what = "this looks like another camera" if seen is State.OTHER else "this looks like the model's camera"
         if self.leaning is not None:

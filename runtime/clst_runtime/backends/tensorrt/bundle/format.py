@@ -85,7 +85,6 @@ class Bundle:
 
     @property
     def models(self) -> tuple[BundledModel, ...]:
-        """The model and, if there is one, its baseline."""
         return (self.model,) if self.baseline is None else (self.model, self.baseline)
 
     def to_json(self) -> dict[str, Any]:

@@ -179,5 +179,4 @@ def read_proof(path: Path) -> Proof:
 
 
 def write_proof(proof: Proof, path: Path) -> None:
-    """Keep it, whole or not at all."""
     write_text(path, json.dumps(proof.to_json(), indent=1) + "\n")
