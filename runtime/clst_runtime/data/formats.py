@@ -20,7 +20,7 @@ from clst_runtime.classes.labels import (
     load_class_list,
 )
 from clst_runtime.errors import ConfigError, DataError, did_you_mean
-from clst_runtime.imaging.image_files import read_label
+from clst_runtime.imaging.image_files import read_image, read_label
 from clst_runtime.imaging.media import files_below, images_below, without_suffix
 from clst_runtime.system.files.json_values import read_json_object, read_text
 from clst_runtime.system.files.paths import check_folder
@@ -197,8 +197,6 @@ def _folders(images: str) -> Callable[[Path], list[str]]:
 
 def _read_camvid(path: Path, mapping: LabelMapping) -> npt.NDArray[np.int32]:
     """CamVid's colours as camvid11 ids; a colour that CamVid does not have becomes 254, which the map refuses."""
-    from clst_runtime.imaging.image_files import read_image
-
     image = read_image(path).astype(np.int32)
     keys = image[..., 0] << 16 | image[..., 1] << 8 | image[..., 2]
     classes = load_class_list("camvid11")

@@ -13,7 +13,7 @@ from contextlib import nullcontext
 from typing import Any
 
 from clst_runtime.errors import MissingDependency
-from clst_runtime.system.optional import blamed_for, unimportable
+from clst_runtime.system.optional import blamed_for, require, unimportable
 from clst_runtime.system.programs import Runner, ask_python, run_program
 
 PROBE_SECONDS = 60.0
@@ -47,7 +47,6 @@ def told_failure(error: Exception) -> str:
 
 
 def probe_opencv() -> dict[str, Any]:
-    from clst_runtime.system.optional import require
 
     cv2 = require("cv2")
     return {"version": str(cv2.__version__), **parse_build_information(cv2.getBuildInformation())}
@@ -65,7 +64,6 @@ def parse_build_information(text: str) -> dict[str, Any]:
 
 
 def probe_onnxruntime() -> dict[str, Any]:
-    from clst_runtime.system.optional import require
 
     ort = require("onnxruntime")
     return {"version": str(ort.__version__), "providers": list(ort.get_available_providers())}
@@ -76,7 +74,6 @@ def probe_provider(name: str) -> dict[str, Any]:
     import numpy as np
 
     from clst_runtime.backends.onnxruntime.errors import starting_a_gpu_provider, why_not_loaded
-    from clst_runtime.system.optional import require
 
     ort = require("onnxruntime")
     options = ort.SessionOptions()

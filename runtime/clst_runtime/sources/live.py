@@ -155,12 +155,9 @@ class LiveSource(Source):
             if self._closing or self._ended:
                 break
             pause = self.timeouts.first_pause_seconds if self._next_index > frames_before else pause
-            self._wait(pause)
+            with self._changed:
+                self._changed.wait_for(lambda: self._closing, pause)
             pause = min(2 * pause, self.timeouts.longest_pause_seconds)
-
-    def _wait(self, seconds: float) -> None:
-        with self._changed:
-            self._changed.wait_for(lambda: self._closing, seconds)
 
     def _read_until_lost(self) -> str:
         """One reader's life; why it was lost, whatever it was, for a thread that dies would be silence."""

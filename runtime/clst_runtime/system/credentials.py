@@ -92,7 +92,7 @@ def keeping_secret(arguments: Iterable[str]) -> Iterator[None]:
 
 def secrets_of(argument: str) -> set[str]:
     """Passwords, values of secret options and long unknown parts of paths, as written and percent-encoded or not."""
-    found = {_unquoted(setting[2]) for setting in _SETTING.finditer(_ADDRESS.sub("", argument))}
+    found = {setting[2].strip("\\\"'") for setting in _SETTING.finditer(_ADDRESS.sub("", argument))}
     found |= {user[1] for user in _WITHOUT_SCHEME.finditer(argument)}
     for address in _ADDRESS.finditer(argument):
         if not _is_address(address):
@@ -175,7 +175,3 @@ def _shown_address(found: re.Match[str]) -> str:
 def _shown_setting(found: re.Match[str]) -> str:
     after = "" if found[2][0] in "\"'\\" else found[2][len(found[2].rstrip("\"'`)]},:;.")) :]
     return f"{found[1]}{HIDDEN}{after}"
-
-
-def _unquoted(value: str) -> str:
-    return value.strip("\\\"'")

@@ -79,17 +79,17 @@ class Buffers(ABC):
         """Write the next frame; only while the GPU does nothing."""
         np.copyto(self.host_frame, frame)
 
-    @abstractmethod
     def queue_in(self) -> None:
-        """Queue what brings the frame to the GPU."""
+        """Queue what brings the frame to the GPU, where it does not read it in place."""
+        return
 
-    @abstractmethod
     def queue_out(self, slot: ResultSlot) -> None:
-        """Queue what brings the result back."""
+        """Queue what brings the result back, where the GPU does not write it in place."""
+        return
 
-    @abstractmethod
     def finish(self, slot: ResultSlot) -> None:
-        """Fill the slot, after the GPU has been waited for."""
+        """Fill the slot, after the GPU has been waited for, where `queue_out` has not."""
+        return
 
     @abstractmethod
     def poison(self) -> None:
@@ -119,9 +119,6 @@ class CopiedBuffers(Buffers):
         for host, address in zip(slot.hosts, self.addresses, strict=True):
             self._device.copy_out(host, address)
 
-    def finish(self, slot: ResultSlot) -> None:
-        """The copies have filled the slot."""
-
     def poison(self) -> None:
         for host, address in zip(self._spare.hosts, self.addresses, strict=True):
             host[...] = NO_CLASS
@@ -143,12 +140,6 @@ class MappedBuffers(Buffers):
         # Ordinary memory: callers keep and read results, and mapped memory may be uncached for the processor.
         slots = range(RESULTS_BORROWED + 1)
         super().__init__([ResultSlot([np.zeros((rows, columns), np.uint8) for _ in range(outputs)]) for _ in slots])
-
-    def queue_in(self) -> None:
-        """The frame is where the GPU reads it."""
-
-    def queue_out(self, slot: ResultSlot) -> None:
-        """The GPU has written where the processor reads."""
 
     def finish(self, slot: ResultSlot) -> None:
         for host, output in zip(slot.hosts, self._outputs, strict=True):

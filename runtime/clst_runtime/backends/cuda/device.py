@@ -21,7 +21,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import Enum
 from types import ModuleType
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +31,8 @@ from clst_runtime.system.machine import UNKNOWN
 from clst_runtime.system.optional import Unimportable, require
 
 Bytes = npt.NDArray[np.uint8]  # page-locked host memory of any shape
+Event = Any  # a point in the stream whose time can be asked for, made by `CudaDevice.create_event`
+Graph = Any  # work that was recorded once and is launched as a whole, made by `CudaDevice.record_graph`
 
 AUTO = "auto"
 PYCUDA, CUDA_PYTHON = LIBRARIES = ("pycuda", "cuda-python")
@@ -66,14 +68,6 @@ class Failure(Enum):
     """Something cannot be recorded into a graph; nothing else is lost."""
     STICKY = "sticky"
     """Every later call of the process would fail too."""
-
-
-class Event(Protocol):
-    """A point in the stream whose time can be asked for; made by `CudaDevice.create_event`."""
-
-
-class Graph(Protocol):
-    """Work that was recorded once and is launched as a whole; made by `CudaDevice.record_graph`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -265,8 +259,7 @@ class CudaDevice(ABC):
     def create_event(self) -> Event:
         """An event to be recorded again and again."""
         with self._calling("making an event"):
-            event: Event = self._event()
-        return event
+            return self._event()
 
     def record(self, event: Event) -> None:
         """Queue the event: it takes its time when the stream reaches it."""
@@ -289,12 +282,11 @@ class CudaDevice(ABC):
         self._check(doing)
         try:
             with self._calling(doing):
-                graph: Graph = self._captured(queue)
+                return self._captured(queue)
         except ClstError as error:
             if self._failure or error.exit_code != ClstError.exit_code:
                 raise
             raise GraphFailed(error.message) from error
-        return graph
 
     def launch(self, graph: Graph) -> None:
         """Queue recorded work as a whole."""

@@ -39,6 +39,9 @@ ENGINE_RUNS = 256
 """Engine-only runs, at most: they come after the host-to-host ones, as many again would only cost time."""
 
 
+NO_GRAPH = "without the CUDA graph, whose stages cannot be timed"
+
+
 class Level(str, Enum):
     """What a latency holds."""
 
@@ -232,14 +235,10 @@ def engine_only(
                 input_hw=size,
                 level=Level.ENGINE_ONLY,
                 samples_ns=() if isinstance(step, str) else tuple(next(samples)),
-                note=step if isinstance(step, str) else _graph_note(each),
+                note=step if isinstance(step, str) else NO_GRAPH if each.gpu.graph else "",
             )
             for each, backend, step in zip(candidates, backends, steps, strict=True)
         ]
-
-
-def _graph_note(each: Candidate) -> str:
-    return "without the CUDA graph, whose stages cannot be timed" if each.gpu.graph else ""
 
 
 def capture_to_mask(candidates: Sequence[Candidate], uri: str, seconds: float, *, threads: int | None) -> list[Score]:

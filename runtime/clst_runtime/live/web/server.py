@@ -74,7 +74,8 @@ class WebServer:
         self._run_status, self._images, self._guard, self._listening = run_status, images, guard, listening
         run = {name: str(run_status.facts[name]) for name in ("network", "precision", "backend", "source")}
         self._figures = registry_of(RunCollector(lambda: run_status.snapshot(fresh=True), run))
-        self._files = {place: _asset(name, kind) for place, (name, kind) in PAGE.items()}
+        folder = resources.files("clst_runtime.live.web") / "page"
+        self._files = {place: ((folder / name).read_bytes(), kind) for place, (name, kind) in PAGE.items()}
         self._errors = ErrorLog(run_status.statistics.warn)
         self._failure: BaseException | None = None
         self._runner: Any = None
@@ -358,7 +359,3 @@ async def _listen(connection: Any, wanted: asyncio.Event) -> None:
     async for message in connection:
         if message.data == "next":
             wanted.set()
-
-
-def _asset(name: str, kind: str) -> tuple[bytes, str]:
-    return (resources.files("clst_runtime.live.web") / "page" / name).read_bytes(), kind
