@@ -16,6 +16,7 @@ from clst_runtime.backends import open_model
 from clst_runtime.backends.base import Backend, Classes, Confidence
 from clst_runtime.errors import ClstError, ConfigError, DataError, did_you_mean
 from clst_runtime.imaging.geometry import Fitter, Image, Layout, classes_to_camera
+from clst_runtime.system.files.paths import checkpoint_of
 from clst_runtime.system.numbers import LARGEST_SIDE, cores_here
 
 _logger = logging.getLogger("clst")
@@ -124,7 +125,8 @@ def load_model(path: str | Path, *, backend: str = "auto", threads: int | None =
     """Load a model, ready to segment. The first image takes longer than the next ones.
 
     Args:
-        path: an `.onnx` file, an `.engine`, a bundle (a folder), or a `.pt` checkpoint where PyTorch is installed.
+        path: an `.onnx` file, an `.engine`, a bundle (a folder), or, where PyTorch is installed, a `.pt` checkpoint
+            or a run's folder.
         backend: `ort-cpu`, `ort-cuda`, `ort-tensorrt` or `tensorrt`; `auto` takes TensorRT for engines and bundles,
             and ONNX Runtime for ONNX files, on CUDA where there is one.
         threads: CPU threads of ONNX Runtime; None = its own choice.
@@ -135,10 +137,11 @@ def load_model(path: str | Path, *, backend: str = "auto", threads: int | None =
     """
     if threads is not None and (type(threads) is not int or not 1 <= threads <= cores_here()):
         raise ConfigError(f"threads = {threads!r}; give a whole number from 1 to {cores_here()}, or None")
-    opened = open_model(Path(path), threads=threads, backend=backend)
+    place = checkpoint_of(Path(path))
+    opened = open_model(place, threads=threads, backend=backend)
     for warning in getattr(opened, "warnings", ()):
         _logger.warning("%s", warning)
-    return Model(opened, Path(path))
+    return Model(opened, place)
 
 
 def _checked(image: Any) -> Image:

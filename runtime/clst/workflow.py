@@ -26,7 +26,7 @@ RECIPE = "new_camera"
 def train(
     *,
     source: str | Path | None = None,
-    target: str | Path | Sequence[str | Path] = (),
+    target: str | Path | Sequence[str | Path] | None = None,
     out: str | Path | None = None,
     recipe: str | Path = RECIPE,
     init: str | Path | None = None,
@@ -93,13 +93,13 @@ def export(
     *,
     precision: str = "fp32",
     target: str = "tensorrt",
-    size: tuple[int, int] | None = None,
+    size: tuple[int, int] | str | None = None,
     confidence: bool = False,
     frames: str | Path | None = None,
     data: str | Path | None = None,
     split: str = "val",
     mapping: str | Path | None = None,
-    calib: str | Path | Sequence[str | Path] = (),
+    calib: str | Path | Sequence[str | Path] | None = None,
     max_miou_drop: float | None = None,
     overwrite: bool = False,
 ) -> Exported:
@@ -112,7 +112,7 @@ def export(
         out: the file to write; None = beside the checkpoint.
         precision: `fp32`, `fp16` or `int8`.
         target: int8: whether the graph is for `tensorrt` or for ONNX Runtime's `cpu`.
-        size: rows and columns of the input; None = the checkpoint's.
+        size: rows and columns of the input, or text like `360x480`; None = the checkpoint's.
         confidence: add the probability of the winner as a second output.
         frames: images or a video to compare on; None = the target of the checkpoint's run, else synthetic scenes.
         data: labelled images to compare on by mIoU, instead of `frames`.
@@ -130,7 +130,7 @@ def export(
     options = {
         "target": target,
         "out": _path(out),
-        "size": None if size is None else "x".join(map(str, size)),
+        "size": size if size is None or isinstance(size, str) else "x".join(map(str, size)),
         "confidence": confidence,
         "frames_from": _path(frames),
         "data": _path(data),
@@ -191,8 +191,8 @@ def _path(given: str | Path | None) -> Path | None:
     return None if given is None else Path(given)
 
 
-def _places(given: str | Path | Sequence[str | Path]) -> tuple[str, ...]:
-    return (str(given),) if isinstance(given, (str, Path)) else tuple(map(str, given))
+def _places(given: str | Path | Sequence[str | Path] | None) -> tuple[str, ...]:
+    return (str(given),) if isinstance(given, (str, Path)) else tuple(map(str, given or ()))
 
 
 def _check_packages(*names: str) -> None:
@@ -209,8 +209,10 @@ def _one_of(name: str, value: str, known: Sequence[str]) -> None:
 def _as_toml(name: str, value: object) -> str:
     """`section.key=value` as `--set` has it. Raises: ConfigError: no value of TOML."""
     try:
-        if value is None:
+        if value is None or "=" in name:
             raise TypeError
         return f"{name}={json.dumps(os.fspath(value) if isinstance(value, Path) else value, ensure_ascii=False)}"
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"settings[{name!r}] = {value!r}; give a number, text, True or False, or a list") from error
+        raise ConfigError(
+            f"settings[{name!r}] = {value!r}; give section.key a number, text, truth value or list"
+        ) from error

@@ -63,7 +63,7 @@ def test_an_adapted_network_is_exported_and_segments(run, cameras, tmp_path, mon
     assert exported.comparison.agreement > 0.999
     assert exported.manifest.precision == "fp32"
     image = read_image(images_below(cameras / "new" / "images")[0])
-    with clst.load_model(exported.path) as model, clst.load_model(run.adapted) as reference:
+    with clst.load_model(exported.path) as model, clst.load_model(run.path) as reference:
         result = model.segment(image)
         assert result.confidence.shape == result.classes.shape == (64, 96)
         assert np.mean(result.classes == reference.segment(image).classes) > 0.999
@@ -101,10 +101,12 @@ def test_int8_is_asked_for_with_its_images_and_budget(run, cameras, tmp_path, mo
         ({"settings": {"adaptation.iterations": "many"}}, "expected int"),
         ({"settings": {"adaptation.iterations": None}}, "settings['adaptation.iterations'] = None; give"),
         ({"settings": {"run.seed": object()}}, "settings['run.seed'] = <object"),
+        ({"settings": {"run.seed=3 #": 4}}, "settings['run.seed=3 #'] = 4; give section.key"),
         ({"settings": {"iterations": 1}}, "expected section.key=value"),
         ({"recipe": "new_cam"}, "did you mean 'new_camera'"),
         ({"resume": "runs/a", "source": "old"}, "resume = 'runs/a' goes on with the run as it was configured"),
         ({}, "no source images"),
+        ({"target": None}, "no source images"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(given, words):
@@ -141,6 +143,7 @@ def test_a_wrong_setting_is_found_before_pytorch_is_imported():
         ({"precision": "int8", "max_miou_drop": 101}, "max_miou_drop = 101; give 0 to 100"),
         ({"mapping": "m.json"}, "relates the classes of data; give both"),
         ({"size": (0, 64)}, "size '0x64'"),
+        ({"size": "0x64"}, "size '0x64'"),
     ],
 )
 def test_arguments_of_an_export_that_cannot_be_are_refused(run, given, words, tmp_path):
