@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Any
@@ -29,10 +30,12 @@ class DefaultGroup(Group):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Put the default command in front, and the default precision behind a bare `--onnx`."""
-        args = list(args)
-        if not args or args[0] not in self.commands:
-            args.insert(0, self.default)
-        if args[0] == self.default and "--onnx" in args:
+        args, place = list(args), 0
+        while place < len(args) and re.fullmatch("-[qv]+|--quiet|--verbose|--log-file(=.*)?", args[place]):
+            place += 2 if args[place] == "--log-file" else 1  # options of every command, in front of the subcommand
+        if place >= len(args) or args[place] not in self.commands:
+            args.insert(place := 0, self.default)
+        if args[place] == self.default and "--onnx" in args:
             place = args.index("--onnx") + 1
             if place == len(args) or args[place] not in PRECISIONS:
                 args.insert(place, PRECISIONS[0])
@@ -57,10 +60,10 @@ def main() -> None:
 @click.option("--opset", type=click.Choice(["19", "20"]), default="19", show_default=True, help="ONNX operator set.")
 @click.option("--confidence", is_flag=True, help="Add the winner's probability as a second output.")
 @click.option("--frames", "frames_from", type=click.Path(path_type=Path),
-              help="Pictures to compare on  [default: the target's, or synthetic scenes]")  # fmt: skip
+              help="Images to compare on  [default: the target's, or synthetic scenes]")  # fmt: skip
 @click.option("--count", type=Whole(1), help="How many of them  [default: 16, with --data all]")
 @click.option(
-    "--data", type=click.Path(path_type=Path), help="Labelled pictures to compare on: mIoU instead of agreement."
+    "--data", type=click.Path(path_type=Path), help="Labelled images to compare on: mIoU instead of agreement."
 )
 @click.option("--split", default="val", show_default=True, help="Which split of --data.")
 @click.option(
@@ -70,7 +73,7 @@ def main() -> None:
     "--calib",
     multiple=True,
     type=click.Path(),
-    help="Pictures or video of the camera: int8 is calibrated on them, clst-run knows it by them  "
+    help="Images or video of the camera: int8 is calibrated on them, clst-run knows it by them  "
     "[default: the target's]",
 )
 @click.option("--calib-count", type=Whole(1), help="How many of them  [default: all, at most 64]")
@@ -90,7 +93,7 @@ def main() -> None:
 def convert(checkpoint: Path | None, onnx: str | None, trt: str | None, **options: Any) -> None:
     """Convert CHECKPOINT, a file or a run's folder (default: the newest run's), and prove the result.
 
-    fp32 and fp16 must say what PyTorch says; int8 must hold --max-miou-drop, or lose no more than 1 point. With extra
+    fp32 and fp16 must give PyTorch's classes; int8 must hold --max-miou-drop, or lose no more than 1 point. With extra
     rtx, TensorRT for RTX must build it. A file that does not prove itself is kept as NAME.rejected.onnx with a report
     beside it, and the exit code is 6.
 
@@ -174,7 +177,7 @@ def refuse_contradictions(precision: str, trt: str | None, options: dict[str, An
     if trt is not None and options["bundle"]:
         raise click.UsageError("--trt builds here, --bundle is for building on the device; give --onnx with --bundle")
     if trt is None and options["cuda"] != "auto":
-        raise click.UsageError("--cuda is for --trt; of a bundle the device says what speaks to its GPU")
+        raise click.UsageError("--cuda is for --trt; of a bundle the device chooses the library that calls its GPU")
     if trt is None and not options["bundle"]:
         refuse_builders_options(options, "is for --trt or --bundle")
     if options["mapping"] is not None and options["data"] is None:
@@ -244,7 +247,7 @@ def make_bundle(paths: dict[str, Path], baseline: Path | None, inputs: Inputs, o
 
 @main.command()
 @click.argument("model", type=click.Path(path_type=Path))
-@click.option("--frames", help="For an engine: pictures or a video of the camera, to verify it on.")
+@click.option("--frames", help="For an engine: images or a video of the camera, to verify it on.")
 @cuda_option
 @json_option("The engine's manifest")
 def build(model: Path, frames: str | None, cuda: str, *, as_json: bool) -> None:
@@ -259,9 +262,9 @@ def build(model: Path, frames: str | None, cuda: str, *, as_json: bool) -> None:
     is_engine = model.suffix.lower() == ".engine" and not model.is_dir()
     if is_engine != (frames is not None):
         raise click.UsageError(
-            f"{model}: give --frames pictures or a video of the camera to verify the engine on"
+            f"{model}: give --frames images or a video of the camera to verify the engine on"
             if is_engine
-            else "--frames is for an .engine file; a bundle has pictures of its own"
+            else "--frames is for an .engine file; a bundle has images of its own"
         )
     from clst_runtime.backends.cuda.options import GpuOptions
     from clst_runtime.backends.tensorrt.build.engine import built_engine_note

@@ -45,8 +45,8 @@ class Options:
 @command()
 @click.option("--verify", metavar="MODEL", type=click.Path(path_type=Path),
               help="Accept MODEL on this device, from its hash to a live run; writes --report.")  # fmt: skip
-@click.option("--data", type=click.Path(path_type=Path), help="Labelled data set, or folder of pictures, to verify on.")
-@click.option("--source", help="Camera for the live run (as of clst-run)  [default: the pictures, replayed]")
+@click.option("--data", type=click.Path(path_type=Path), help="Labelled data set, or folder of images, to verify on.")
+@click.option("--source", help="Camera for the live run (as of clst-run)  [default: the images, replayed]")
 @click.option("--seconds", default=60.0, show_default=True, type=Real(0, min_open=True),
               help="Length of the live run.")  # fmt: skip
 @click.option("--threads", type=THREADS, help="CPU threads.")

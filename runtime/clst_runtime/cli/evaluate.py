@@ -58,7 +58,7 @@ def main(
         [f"mIoU, {n} classes", percent(values[f"miou{n}"])] for n in (16, 13) if values.get(f"miou{n}") is not None
     )
     rows.append(["pixel accuracy", percent(result.pixel_accuracy)])
-    click.echo(f"{model}: {result.frames} pictures, {description}")
+    click.echo(f"{model}: {result.frames} images, {description}")
     click.echo(format_table(["class", "IoU %"], rows))
     for name, value in zip(result.classes.names, result.iou, strict=True):
         if value == 0.0:

@@ -16,7 +16,7 @@ NAMES = ("io", "cuda", "cuda_graph")
 def cuda_option(command: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command `--cuda`."""
     return click.option("--cuda", default="auto", show_default=True,
-                        help="What speaks to the GPU for an engine: pycuda, cuda-python, or whichever is there.",
+                        help="Library that calls the GPU for an engine: pycuda, cuda-python, or whichever is there.",
                         )(command)  # fmt: skip
 
 

@@ -67,7 +67,7 @@ def main(
         a, b = result.reference.miou, result.candidate.miou
         rows.append(["mIoU", percent(a), percent(b), percent(b - a, 3)])
         click.echo(format_table(["class", "reference", "model", "difference"], rows))
-        click.echo(f"{percent(result.agreement, 3)} % of pixels agree on {result.candidate.frames} pictures")
+        click.echo(f"{percent(result.agreement, 3)} % of pixels agree on {result.candidate.frames} images")
     if failures:
         raise BudgetNotHeld(f"{model}: parity does not hold: {'; '.join(failures)}")
     if not as_json:

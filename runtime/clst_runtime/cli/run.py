@@ -134,7 +134,7 @@ def check(model: Path, source: str, out: Path | None, options: dict[str, Any]) -
         raise click.UsageError("--fallback is for a bundle whose engine cannot be used, and not with --backend")
     if options["rebuild"] and source.startswith("raw:"):
         raise click.UsageError(
-            "--rebuild verifies on pictures of --source, and standard input gives each only once; build before: "
+            "--rebuild verifies on images of --source, and standard input gives each only once; build before: "
             f"clst-export build {model} --frames FOLDER"
         )
     if len([stream for stream in options["streams"] if writes_to_stdout(stream)]) > 1:

@@ -72,6 +72,15 @@ def test_options_that_contradict_each_other_are_a_usage_error(arguments, words):
     assert words in done.output
 
 
+@pytest.mark.parametrize("before", [["-q"], ["-v"], ["--log-file", "log.txt"], ["-q", "--log-file=log.txt"]])
+def test_options_of_every_command_may_stand_before_the_subcommand(tmp_path, monkeypatch, before):
+    monkeypatch.chdir(tmp_path)
+    done = run(*before, "inspect", "none.onnx")
+    assert done.exit_code == 4
+    assert "none.onnx" in done.stderr
+    assert "two things were asked" in run(*before, "none.pt", "--onnx", "--trt", "fp16").stderr
+
+
 def test_a_bare_onnx_means_fp32_wherever_it_stands(checkpoint, pictures, tmp_path):
     done = run("--onnx", checkpoint, "--out", tmp_path / "m.onnx", "--frames", pictures, "--count", 2)
     assert done.exit_code == 0, done.output
