@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import logging
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,29 +20,6 @@ if TYPE_CHECKING:
     from clst_runtime.evaluation.latency.comparison import Score
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Request:
-    """What was asked for; the options' own names."""
-
-    models: tuple[str, ...]
-    data: str | None
-    live: str | None
-    runs: int
-    seconds: float
-    warm_up: int
-    threads: int | None
-    io: str
-    cuda: str
-    cuda_graph: bool
-    engine: bool
-    max_p99_ms: float | None
-    max_median_ms: float | None
-    max_ratio: float | None
-    out: Path | None
-    plot: Path | None
-    as_json: bool
 
 
 @command()
@@ -71,14 +46,13 @@ def main(context: click.Context, /, **options: Any) -> None:
     A model is a file or bundle; an .onnx file may name what computes it: front.onnx@ort-cuda. Budgets are held against
     host-to-host latencies, with --live against capture-to-mask ones.
     """
-    request = Request(**options)
-    check_request(request, context)
-    scores, facts = measure(request)
-    print_result(request, scores, facts)
-    check_budgets(request, scores)
+    check_options(options, context)
+    scores, facts = measure(options)
+    print_result(options, scores, facts)
+    check_budgets(options, scores)
 
 
-def check_request(request: Request, context: click.Context) -> None:
+def check_options(options: dict[str, Any], context: click.Context) -> None:
     """Refuse what contradicts itself or cannot be done, before anything takes time."""
     from clst_runtime.system.files.atomic import check_can_write
     from clst_runtime.system.optional import require
@@ -88,49 +62,50 @@ def check_request(request: Request, context: click.Context) -> None:
         for name in ("data", "runs", "warm_up", "engine")
         if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
     ]
-    if request.live is not None and useless:
+    if options["live"] is not None and useless:
         names = ", ".join(f"--{name.replace('_', '-')}" for name in useless)
         raise click.UsageError(f"--live measures another kind of latency; {names} has no part in it")
-    if len(set(request.models)) < len(request.models):
-        raise click.UsageError(f"a model is named twice: {', '.join(request.models)}")
-    if request.max_ratio is not None and len(request.models) < 2:
+    if len(set(options["models"])) < len(options["models"]):
+        raise click.UsageError(f"a model is named twice: {', '.join(options['models'])}")
+    if options["max_ratio"] is not None and len(options["models"]) < 2:
         raise click.UsageError("--max-ratio compares with the first model; give at least two")
-    for path in (request.out, request.plot):
+    for path in (options["out"], options["plot"]):
         if path is not None:
             check_can_write(path)
-    if request.plot is not None:
+    if options["plot"] is not None:
         require("matplotlib")  # before a long measurement
-        if request.plot.suffix.lower() not in (".png", ".svg", ".pdf"):
-            raise click.UsageError(f"--plot {request.plot}: give a name that ends in .png, .svg or .pdf")
+        if options["plot"].suffix.lower() not in (".png", ".svg", ".pdf"):
+            raise click.UsageError(f"--plot {options['plot']}: give a name that ends in .png, .svg or .pdf")
 
 
-def measure(request: Request) -> tuple[list[Score], dict[str, Any]]:
+def measure(options: dict[str, Any]) -> tuple[list[Score], dict[str, Any]]:
     """All scores, and the facts they must be quoted with."""
     from clst_runtime.evaluation.latency.comparison import candidates_for, capture_to_mask, engine_only, host_to_host
     from clst_runtime.evaluation.latency.host_to_host import Effort
     from clst_runtime.system.device_state import device_state, unsteadiness
     from clst_runtime.system.machine import machine_facts
 
-    candidates = candidates_for(request.models, gpu_of(dataclasses.asdict(request)))
+    live, data, threads = options["live"], options["data"], options["threads"]
+    candidates = candidates_for(options["models"], gpu_of(options))
     facts: dict[str, Any] = {"date": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "machine": machine_facts()}
-    facts |= {"frames": without_credentials(request.live or request.data or "random noise"), "threads": request.threads}
+    facts |= {"frames": without_credentials(live or data or "random noise"), "threads": threads}
     _log.info(
-        f"{', '.join([facts['machine']['cpu'], *facts['machine']['gpus']])}; {threads_text(request.threads)}; at most "
-        f"{request.seconds:g} s for each of {len(candidates)} models, each in the precision of its file"
+        f"{', '.join([facts['machine']['cpu'], *facts['machine']['gpus']])}; {threads_text(threads)}; at most "
+        f"{options['seconds']:g} s for each of {len(candidates)} models, each in the precision of its file"
     )
     before = device_state()
-    if request.live is not None:
-        scores = capture_to_mask(candidates, request.live, request.seconds, threads=request.threads)
+    if live is not None:
+        scores = capture_to_mask(candidates, live, options["seconds"], threads=threads)
     else:
-        effort = Effort(runs=request.runs, seconds=request.seconds, warm_up_runs=request.warm_up)
-        scores = host_to_host(candidates, request.data, effort, threads=request.threads)
-        if request.engine:
-            scores += engine_only(candidates, request.data, effort, threads=request.threads)
+        effort = Effort(runs=options["runs"], seconds=options["seconds"], warm_up_runs=options["warm_up"])
+        scores = host_to_host(candidates, data, effort, threads=threads)
+        if options["engine"]:
+            scores += engine_only(candidates, data, effort, threads=threads)
     after = device_state()
     return scores, facts | {"before": before, "after": after, "doubts": unsteadiness(before, after)}
 
 
-def print_result(request: Request, scores: list[Score], facts: dict[str, Any]) -> None:
+def print_result(options: dict[str, Any], scores: list[Score], facts: dict[str, Any]) -> None:
     """Print the result and warnings, then write files: a full disk does not hide what was measured."""
     from clst_runtime.evaluation.latency.comparison import Level
     from clst_runtime.evaluation.latency.plot import plot_scores
@@ -138,7 +113,7 @@ def print_result(request: Request, scores: list[Score], facts: dict[str, Any]) -
     from clst_runtime.system.device_state import brief_state
     from clst_runtime.system.files.atomic import write_text
 
-    if request.as_json:
+    if options["as_json"]:
         print_json(facts | {"results": scores_json(scores, samples=False)})
     else:
         rows, columns = scores[0].input_hw
@@ -150,13 +125,13 @@ def print_result(request: Request, scores: list[Score], facts: dict[str, Any]) -
                 click.echo(f"\n{level_table(own)}")
     for warning in warnings(scores, facts["doubts"]):
         _log.warning(f"warning: {warning}")
-    if request.out is not None:
-        write_text(request.out, json.dumps(facts | {"results": scores_json(scores, samples=True)}) + "\n")
-    if request.plot is not None:
-        plot_scores(scores, request.plot)
+    if options["out"] is not None:
+        write_text(options["out"], json.dumps(facts | {"results": scores_json(scores, samples=True)}) + "\n")
+    if options["plot"] is not None:
+        plot_scores(scores, options["plot"])
 
 
-def check_budgets(request: Request, scores: list[Score]) -> None:
+def check_budgets(options: dict[str, Any], scores: list[Score]) -> None:
     """Host-to-host or capture-to-mask latencies against the budgets; engine-only ones never.
 
     Raises:
@@ -164,7 +139,9 @@ def check_budgets(request: Request, scores: list[Score]) -> None:
     """
     from clst_runtime.evaluation.latency.comparison import Budgets, Level
 
-    budgets = Budgets(max_p99_ms=request.max_p99_ms, max_median_ms=request.max_median_ms, max_ratio=request.max_ratio)
+    budgets = Budgets(
+        max_p99_ms=options["max_p99_ms"], max_median_ms=options["max_median_ms"], max_ratio=options["max_ratio"]
+    )
     failures = budgets.failures([score for score in scores if score.level is not Level.ENGINE_ONLY])
     if failures:
         raise BudgetNotHeld("; ".join(failures))

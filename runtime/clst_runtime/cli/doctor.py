@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,25 +19,6 @@ if TYPE_CHECKING:
 
 REPORT = Path("clst-acceptance.md")
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """What was asked for; the options' own names."""
-
-    verify: Path | None
-    data: Path | None
-    source: str | None
-    seconds: float
-    threads: int | None
-    backend: str
-    io: str
-    cuda: str
-    cuda_graph: bool
-    deadline_ms: float | None
-    max_p99_ms: float | None
-    report: Path
-    as_json: bool
 
 
 @command()
@@ -59,22 +38,21 @@ class Options:
 )
 @json_option()
 @click.pass_context
-def main(context: click.Context, /, **options: Any) -> None:
+def main(context: click.Context, /, verify: Path | None, report: Path, *, as_json: bool, **options: Any) -> None:
     """Say what this machine has, what it lacks and how to get it; exit code 5 if clst-run cannot work.
 
     With --verify: the whole acceptance of a model on this device, written into one report; exit code 5 if something
     that it needs is missing here, 6 if a step does not hold.
     """
-    chosen = Options(**options)
-    if chosen.verify is not None:
-        verify(chosen)
+    if verify is not None:
+        accept_model(verify, report, options, as_json=as_json)
         return
     names = ("data", "source", "seconds", "threads", "backend", *GPU_NAMES, "deadline_ms", "max_p99_ms",
              "report")  # fmt: skip
     useless = [name for name in names if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE]
     if useless:
         raise click.UsageError(f"{', '.join('--' + name.replace('_', '-') for name in useless)} need --verify MODEL")
-    examine_machine(as_json=chosen.as_json)
+    examine_machine(as_json=as_json)
 
 
 def examine_machine(*, as_json: bool) -> None:
@@ -106,7 +84,7 @@ def listing(findings: list[Finding]) -> str:
     return "\n".join(lines)
 
 
-def verify(chosen: Options) -> None:
+def accept_model(model: Path, report: Path, options: dict[str, Any], *, as_json: bool) -> None:
     """Run the acceptance, write the report, print it shortly.
 
     Raises:
@@ -116,24 +94,14 @@ def verify(chosen: Options) -> None:
     from clst_runtime.evaluation.acceptance.run import Plan, accept
     from clst_runtime.system.files.atomic import check_can_write, write_text
 
-    assert chosen.verify is not None  # noqa: S101  (the caller looked)
-    check_can_write(chosen.report)
-    plan = Plan(
-        model=chosen.verify,
-        data=chosen.data,
-        source=chosen.source,
-        seconds=chosen.seconds,
-        threads=chosen.threads,
-        backend=chosen.backend,
-        gpu=gpu_of(dataclasses.asdict(chosen)),
-        deadline_ms=chosen.deadline_ms,
-        max_p99_ms=chosen.max_p99_ms,
-    )
+    check_can_write(report)
+    others = {name: value for name, value in options.items() if name not in GPU_NAMES}
+    plan = Plan(model=model, gpu=gpu_of(options), **others)
     acceptance = accept(plan)
-    if chosen.as_json:
+    if as_json:
         print_json(to_json(acceptance))
     else:
         click.echo(brief(acceptance))
-    write_text(chosen.report, report_text(acceptance))
-    _log.info(f"report: {chosen.report}")
+    write_text(report, report_text(acceptance))
+    _log.info(f"report: {report}")
     acceptance.raise_if_rejected()
