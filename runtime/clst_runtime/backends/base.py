@@ -27,11 +27,7 @@ class Prediction:
 
 
 def check_frame(frame: Frame, input_hw: tuple[int, int]) -> None:
-    """A frame must be uint8 H,W,3 of exactly the model's input size.
-
-    Raises:
-        DataError: another shape or type.
-    """
+    """Refuse by DataError a frame that is not uint8 H,W,3 of exactly the model's input size."""
     expected = (*input_hw, 3)
     if frame.shape != expected or frame.dtype != np.uint8:
         raise DataError(f"frame is {frame.dtype} {frame.shape}, expected uint8 {expected}; resize it first")

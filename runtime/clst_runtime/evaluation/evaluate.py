@@ -86,11 +86,7 @@ def evaluate(
 
 
 def check_classes(model: ClassList, other: ClassList) -> None:
-    """Two class lists must name the same classes in the same order.
-
-    Raises:
-        ModelFileError: they do not.
-    """
+    """Refuse by ModelFileError two lists that do not name the same classes in the same order."""
     if model.names != other.names:
         raise ModelFileError(
             f"the model's classes ({', '.join(model.names)}) are not the other side's ({', '.join(other.names)}); "

@@ -100,11 +100,7 @@ def version_text(number: int) -> str:
 
 
 def check_library(library: str, *, graphs: bool) -> None:
-    """Refuse a library that is not known, or that cannot do what is asked for.
-
-    Raises:
-        ConfigError: as said.
-    """
+    """Refuse by ConfigError a library that is not known, or that cannot do what is asked for."""
     if library not in (AUTO, *LIBRARIES):
         raise ConfigError(f"CUDA library {library!r} is not known; {did_you_mean(library, (AUTO, *LIBRARIES))}")
     if graphs and library == PYCUDA:

@@ -257,11 +257,7 @@ class TrtBackend:
 
 
 def check_tensors(trt: ModuleType, engine: trt.ICudaEngine, manifest: Manifest, *, where: Path) -> None:
-    """Inputs and outputs are those of the manifest.
-
-    Raises:
-        ModelFileError: a name, direction, type or shape differs.
-    """
+    """Refuse by ModelFileError tensors whose names, directions, types or shapes are not the manifest's."""
     found: dict[str, tuple[Any, ...]] = {}
     for index in range(engine.num_io_tensors):
         name = engine.get_tensor_name(index)

@@ -94,11 +94,7 @@ def read_engine(path: Path) -> tuple[bytes, Manifest]:
 
 
 def check_hash(plan: bytes, manifest: Manifest, *, where: Path) -> None:
-    """Refuse an engine that is not the one its manifest was written for.
-
-    Raises:
-        ModelFileError: a fact is missing, or size or SHA-256 differ.
-    """
+    """Refuse by ModelFileError an engine whose manifest lacks a fact, or names another size or SHA-256."""
     missing = [name for name in FACTS_OF[library_of(manifest, where=where)] if name not in manifest.engine]
     if missing:
         raise ModelFileError(f"{where}: its manifest lacks engine.{', engine.'.join(missing)}; {HINT}")
@@ -178,11 +174,7 @@ def describe_gpu(facts: Mapping[str, Any]) -> str:
 
 
 def check_gpu(manifest: Manifest, device: CudaDevice, *, where: Path) -> None:
-    """Refuse an engine of another kind of GPU.
-
-    Raises:
-        ModelFileError: it is one.
-    """
+    """Refuse by ModelFileError an engine of another kind of GPU."""
     found = gpu_facts(device)
     if library_of(manifest, where=where) is Library.RTX:
         listed = manifest.engine["compute_capabilities"]

@@ -216,11 +216,7 @@ def _details(result: LatencyResult, tie: DigestComparison | None) -> dict[str, A
 def engine_only(
     candidates: Sequence[Candidate], data: str | None, effort: Effort, *, threads: int | None
 ) -> list[Score]:
-    """The networks alone, in interleaved rounds; of a model that cannot be measured, the reason.
-
-    Raises:
-        As `host_to_host`.
-    """
+    """The networks alone, in interleaved rounds, or why one cannot be measured. Raises as `host_to_host`."""
     effort = replace(effort, runs=min(effort.runs, ENGINE_RUNS))
     with ExitStack() as opened:
         backends = [opened.enter_context(each.open(threads=threads, timed=True)) for each in candidates]

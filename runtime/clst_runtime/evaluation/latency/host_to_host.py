@@ -137,10 +137,6 @@ def _warm_up(steps: Sequence[Step], frames: Sequence[Frame], effort: Effort) -> 
 
 
 def check_frames(frames: Sequence[Frame]) -> None:
-    """Refuse to measure nothing.
-
-    Raises:
-        DataError: there are no frames.
-    """
+    """Refuse by DataError to measure on no frames."""
     if not frames:
         raise DataError("no frames to measure on; give --data a folder with images")

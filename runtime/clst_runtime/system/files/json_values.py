@@ -154,11 +154,7 @@ def or_none(check: Callable[[Any], Value]) -> Callable[[Any], Value | None]:
 
 
 def no_others(values: Mapping[str, Any], known: tuple[str, ...]) -> None:
-    """Refuse fields of other names.
-
-    Raises:
-        ValueError: there is one.
-    """
+    """Refuse by ValueError fields of other names."""
     for name in values:
         if name not in known:
             raise ValueError(f"{shown(name)} is unknown; {did_you_mean(name[:MOST_LETTERS], known)}")

@@ -14,21 +14,13 @@ _log = logging.getLogger(__name__)
 
 
 def check_folder(place: Path) -> None:
-    """Refuse what is no folder.
-
-    Raises:
-        DataError: it is none.
-    """
+    """Refuse by DataError what is no folder."""
     if not place.is_dir():
         raise DataError(f"{place}: {'not a folder' if place.exists() else 'no such folder'}")
 
 
 def check_file(path: Path, what: str = "file", error: type[ClstError] = DataError) -> None:
-    """Refuse what is no file; `what` it should be.
-
-    Raises:
-        ClstError: of the given kind.
-    """
+    """Refuse by an error of the given kind what is no file; `what` it should be."""
     if not path.is_file():
         raise error(f"{path}: {'a folder, where a file is needed' if path.is_dir() else f'no such {what}'}")
 

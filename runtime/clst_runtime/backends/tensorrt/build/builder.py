@@ -144,11 +144,7 @@ def parser_complaint(error: trt.ParserError) -> str:
 
 
 def configure(trt: ModuleType, builder: trt.Builder, config: trt.IBuilderConfig, options: BuildOptions) -> None:
-    """Put the options into TensorRT's configuration.
-
-    Raises:
-        ConfigError: this device has no such DLA core.
-    """
+    """Put the options into TensorRT's configuration, or refuse by ConfigError a DLA core that this device lacks."""
     config.builder_optimization_level = options.optimisation_level
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # for the engine inspector
     config.clear_flag(trt.BuilderFlag.TF32)  # fp32 in the graph means fp32, not its shortened form

@@ -52,11 +52,7 @@ class EngineAgreement:
 
 
 def check_frames(frames: Sequence[Frame], size_hw: tuple[int, int]) -> None:
-    """Refuse what nothing can be verified on.
-
-    Raises:
-        DataError: no frame, or one of another shape or type.
-    """
+    """Refuse by DataError to verify an engine on no frame, or on one of another shape or type."""
     if not frames:
         raise DataError("no frame to verify the engine on; give at least one image of the camera")
     for index, frame in enumerate(frames):
