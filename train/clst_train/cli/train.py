@@ -127,7 +127,8 @@ def print_result(folder: RunFolder, *, as_json: bool) -> None:
         return
     from clst_train.engine.logger import Logbook
 
-    scores = {entry["stage"]: entry["miou"] / 100 for entry in Logbook(folder.path).entries if "miou" in entry}
+    logged = {entry["stage"]: entry["miou"] for entry in Logbook(folder.path).entries if "miou" in entry}
+    scores = {stage: None if miou is None else miou / 100 for stage, miou in logged.items()}  # None: no known class
     print_json({"run": str(folder.path), **{stage: str(checkpoints[stage]) if stage in checkpoints else None
                 for stage in ("source", "adapted")}, "miou": scores})  # fmt: skip
 

@@ -37,6 +37,13 @@ def test_as_json_it_has_the_folder_both_checkpoints_and_the_last_miou_of_each_st
     }
 
 
+def test_labels_without_a_known_class_give_no_miou(folder, capsys):
+    with (folder.path / "log.jsonl").open("a") as log:
+        log.write('{"stage": "adapted", "iteration": 3, "miou": null}\n')
+    print_result(folder, as_json=True)
+    assert json.loads(capsys.readouterr().out)["miou"] == {"source": 0.5, "adapted": None}
+
+
 def test_scenes_as_json(tmp_path):
     done = call(clst_data, "scenes", tmp_path / "s", "--count", "1", "--val-count", "0", "--size", "32x64", "--json")
     assert json.loads(done.stdout) == {"folder": str(tmp_path / "s"), "images": {"train": 1, "val": 0}}
