@@ -127,7 +127,7 @@ def load_class_list(name_or_path: str | Path) -> ClassList:
     """
     text_name = str(name_or_path)
     if text_name in builtin_names():
-        text = (resources.files("clst_runtime.classes") / "lists" / f"{text_name}.json").read_text()
+        text = (resources.files("clst_runtime.classes") / "lists" / f"{text_name}.json").read_text("utf-8")
         return ClassList.from_json(json.loads(text), name=text_name)
     path = Path(name_or_path)
     if not path.is_file():

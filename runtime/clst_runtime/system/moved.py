@@ -13,7 +13,7 @@ class Moved:
     def find_spec(name: str, path: object = None, target: object = None) -> None:
         """Raises: ModuleNotFoundError: a module of ours has had this name, and which it has now."""
         if name.startswith(("clst_runtime.", "clst_train.", "clst_export.")):
-            table = dict(line.split() for line in Path(__file__).with_suffix(".txt").read_text().splitlines())
+            table = dict(line.split() for line in Path(__file__).with_suffix(".txt").read_text("utf-8").splitlines())
             if name in table:
                 raise ModuleNotFoundError(f"{name} is now {table[name]}")
 

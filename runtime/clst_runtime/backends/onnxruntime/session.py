@@ -31,6 +31,7 @@ from clst_runtime.backends.onnxruntime.tensorrt_provider import (
 )
 from clst_runtime.errors import ClstError, ConfigError, MissingDependency, ModelFileError
 from clst_runtime.imaging.array_pool import Pool
+from clst_runtime.system.files.paths import in_utf_8
 from clst_runtime.system.optional import require
 
 _log = logging.getLogger(__name__)
@@ -194,6 +195,8 @@ def _session(ort: Any, path: Path, options: Any, providers: list[Any]) -> Any:
     Raises:
         ModelFileError, MissingDependency, ClstError: as the constructor.
     """
+    if not in_utf_8(str(path)):
+        raise ModelFileError(f"{path}: ONNX Runtime opens no path that is not in UTF-8; rename the file or folder")
     try:
         return ort.InferenceSession(str(path), options, providers=providers, enable_fallback=0)
     except Exception as error:

@@ -13,6 +13,11 @@ from clst_runtime.system.files.atomic import check_can_write
 _log = logging.getLogger(__name__)
 
 
+def in_utf_8(text: str) -> bool:
+    """Whether it can be written in UTF-8; a path may have other bytes in it."""
+    return text.encode(errors="ignore").decode() == text
+
+
 def check_folder(place: Path) -> None:
     """Refuse by DataError what is no folder."""
     if not place.is_dir():

@@ -1,3 +1,6 @@
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -34,6 +37,10 @@ def test_no_manifest_another_version_a_lie_and_damage_are_refused(tmp_path):
         open_model(whole)
     with pytest.raises(ModelFileError, match="no such model"):
         open_model(tmp_path / "none.onnx")
+    folder = Path(os.fsdecode(bytes(tmp_path) + b"/k\xfcche"))
+    folder.mkdir()
+    with pytest.raises(ModelFileError, match="opens no path that is not in UTF-8"):
+        open_model(write_rgb_model(folder / "d.onnx"))
     (tmp_path / "x.bin").write_bytes(b"")
     with pytest.raises(ModelFileError, match="unknown kind"):
         open_model(tmp_path / "x.bin")
