@@ -7,6 +7,7 @@ Constants of the method are this project's choice, chosen by measurement (docs/m
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,18 +16,31 @@ from clst_runtime.imaging.geometry import Fit, fit_named
 from clst_runtime.system.numbers import LARGEST_SIDE, MOST_THREADS
 
 NETWORKS = ("ddrnet23_slim", "deeplabv2_resnet101")
-TEACHERS = ("ensemble", "mean_teacher", "none")
-ENSEMBLE_VIEWS = ("whole", "crops")
-WEIGHTINGS = ("none", "confident_share", "probability")
 
 
-def _need(condition: bool, text: str) -> None:  # noqa: FBT001
-    if not condition:
-        raise ConfigError(text)
+Bound = tuple[Callable[[Any], bool], str]
+"""Whether a value can be used, and what to give instead."""
+_ABOVE_0: Bound = (lambda value: value > 0, "a positive number")
+_FROM_0: Bound = (lambda value: value >= 0, "0 or more")
+_FROM_1: Bound = (lambda value: value >= 1, "1 or more")
+_SHARE: Bound = (lambda value: 0 <= value <= 1, "0 to 1")
+_PROBABILITY: Bound = (_SHARE[0], "a probability")
+_BELOW_1: Bound = (lambda value: 0 <= value < 1, "0 up to below 1")
+_SIDES: Bound = (lambda size_hw: max(size_hw) <= LARGEST_SIDE, f"rows and columns up to {LARGEST_SIDE}")
 
 
-def _check_sides(name: str, size_hw: tuple[int, int]) -> None:
-    _need(max(size_hw) <= LARGEST_SIDE, f"{name} = {list(size_hw)}; give rows and columns up to {LARGEST_SIDE}")
+def _one_of(known: tuple[str, ...]) -> Bound:
+    return lambda value: value in known, f"{', '.join(known[:-1])} or {known[-1]}"
+
+
+def _check(section: object, where: str, *rules: tuple[str, Callable[[Any], bool], str]) -> None:
+    """Refuse a section by rules: names of settings, whether a value can be used, what to give instead."""
+    for names, can_be_used, hint in rules:
+        for name in names.split():
+            value = getattr(section, name)
+            if not can_be_used(value):
+                shown = list(value) if isinstance(value, tuple) else value
+                raise ConfigError(f"{where}.{name} = {shown!r}; give {hint}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,13 +75,13 @@ class DataConfig:
     """Rows and columns, in pixels, that source images are resized to before cropping; [0, 0] = model.input_hw."""
 
     def __post_init__(self) -> None:
-        _need(
-            self.source_hw == (0, 0) or min(self.source_hw) >= 32,
-            f"data.source_hw = {list(self.source_hw)}; give rows and columns of at least 32, or [0, 0]",
+        _check(
+            self,
+            "data",
+            ("source_hw", lambda size: size == (0, 0) or min(size) >= 32, "rows and columns of at least 32, or [0, 0]"),
+            ("source_hw", *_SIDES),
+            ("target_every rare_class_sampling", *_FROM_0),
         )
-        _check_sides("data.source_hw", self.source_hw)
-        _need(self.target_every >= 0, f"data.target_every = {self.target_every}; give 0 or more")
-        _need(self.rare_class_sampling >= 0, f"data.rare_class_sampling = {self.rare_class_sampling}; give 0 or more")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,14 +100,15 @@ class ModelConfig:
     """State dict with ImageNet weights to start source training from; empty = from scratch."""
 
     def __post_init__(self) -> None:
-        _need(
-            len(self.input_hw) == 2 and min(self.input_hw) >= 32,
-            f"model.input_hw = {list(self.input_hw)}; give rows and columns of at least 32",
+        _check(
+            self,
+            "model",
+            ("input_hw", lambda size: len(size) == 2 and min(size) >= 32, "rows and columns of at least 32"),
+            ("input_hw", *_SIDES),
+            ("fit", *_one_of(tuple(fit.value for fit in Fit))),
         )
-        _check_sides("model.input_hw", self.input_hw)
-        _need(self.network in NETWORKS, f"no network {self.network!r}; {did_you_mean(self.network, NETWORKS)}")
-        known = [fit.value for fit in Fit]
-        _need(self.fit in known, f"model.fit = {self.fit!r}; give {' or '.join(known)}")
+        if self.network not in NETWORKS:
+            raise ConfigError(f"no network {self.network!r}; {did_you_mean(self.network, NETWORKS)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,16 +132,15 @@ class SourceConfig:
     augmentation.colour."""
 
     def __post_init__(self) -> None:
-        _need(self.colour == -1 or 0 <= self.colour < 1, f"source.colour = {self.colour}; give 0 up to below 1, or -1")
-        _need(self.iterations >= 1, f"source.iterations = {self.iterations}; give 1 or more")
-        _need(self.batch >= 1, f"source.batch = {self.batch}; give 1 or more")
-        _need(
-            self.accumulate >= 1 and self.batch % self.accumulate == 0,
-            f"source.accumulate = {self.accumulate}; give a divisor of source.batch = {self.batch}",
+        _check(
+            self,
+            "source",
+            ("colour", lambda value: value == -1 or 0 <= value < 1, "0 up to below 1, or -1"),
+            ("iterations batch", *_FROM_1),
+            ("accumulate", lambda n: n >= 1 and self.batch % n == 0, f"a divisor of source.batch = {self.batch}"),
+            ("learning_rate", *_ABOVE_0),
+            ("weight_decay auxiliary_weight", *_FROM_0),
         )
-        _need(self.learning_rate > 0, f"source.learning_rate = {self.learning_rate}; give a positive number")
-        for name in ("weight_decay", "auxiliary_weight"):
-            _need(getattr(self, name) >= 0, f"source.{name} = {getattr(self, name)}; give 0 or more")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,54 +230,30 @@ class AdaptationConfig:
     """Temperature of both predictions; above 1 improbable classes count more."""
 
     def __post_init__(self) -> None:
-        _need(self.iterations >= 0, f"adaptation.iterations = {self.iterations}; give 0 or more")
-        _need(self.batch >= 1, f"adaptation.batch = {self.batch}; give 1 or more")
-        _need(self.learning_rate > 0, f"adaptation.learning_rate = {self.learning_rate}; give a positive number")
-        _need(self.temperature > 0, f"adaptation.temperature = {self.temperature}; give a positive number")
-        _need(0 <= self.target_warm_up <= 1, f"adaptation.target_warm_up = {self.target_warm_up}; give 0 to 1")
-        _need(self.minimum_pixels >= 1, f"adaptation.minimum_pixels = {self.minimum_pixels}; give 1 or more")
-        _need(self.projection_width >= 1, f"adaptation.projection_width = {self.projection_width}; give 1 or more")
-        _need(self.statistics_images >= 2, f"adaptation.statistics_images = {self.statistics_images}; give 2 or more")
-        _need(
-            self.ensemble_store in ("auto", "exact", "top_k"),
-            f"adaptation.ensemble_store = {self.ensemble_store!r}; give auto, exact or top_k",
+        _check(
+            self,
+            "adaptation",
+            ("iterations ensemble_every", *_FROM_0),
+            ("batch minimum_pixels projection_width ensemble_top_k", *_FROM_1),
+            ("learning_rate temperature distil_temperature", *_ABOVE_0),
+            ("target_warm_up statistics_momentum", *_SHARE),
+            ("statistics_images", lambda count: count >= 2, "2 or more"),
+            ("ensemble_store", *_one_of(("auto", "exact", "top_k"))),
+            ("ensemble_momentum prototype_momentum entropy_first start_share", *_BELOW_1),
+            ("teacher_momentum confidence_threshold", *_BELOW_1),
+            ("self_training_weight contrastive_weight entropy_weight entropy_first_weight auxiliary_weight", *_FROM_0),
+            ("distil_weight class_balance distribution_alignment probability_exponent weight_decay", *_FROM_0),
+            ("teacher", *_one_of(("ensemble", "mean_teacher", "none"))),
+            ("pseudo_label_weighting", *_one_of(("none", "confident_share", "probability"))),
+            ("ensemble_view", *_one_of(("whole", "crops"))),
+            ("ensemble_zoom", lambda factor: 1 <= factor <= 2, "1 to 2"),
         )
-        _need(self.ensemble_top_k >= 1, f"adaptation.ensemble_top_k = {self.ensemble_top_k}; give 1 or more")
-        _need(
-            0 <= self.statistics_momentum <= 1,
-            f"adaptation.statistics_momentum = {self.statistics_momentum}; give 0 to 1",
-        )
-        for name in ("ensemble_momentum", "prototype_momentum", "entropy_first", "start_share"):
-            _need(0 <= getattr(self, name) < 1, f"adaptation.{name} = {getattr(self, name)}; give 0 up to below 1")
-        for name in (
-            *("self_training_weight", "contrastive_weight", "entropy_weight", "entropy_first_weight"),
-            *("auxiliary_weight", "distil_weight", "class_balance", "distribution_alignment"),
-            *("probability_exponent", "weight_decay"),
-        ):
-            _need(getattr(self, name) >= 0, f"adaptation.{name} = {getattr(self, name)}; give 0 or more")
-        self._check_teacher()
-
-    def _check_teacher(self) -> None:
-        for name, known in (
-            *(("teacher", TEACHERS), ("pseudo_label_weighting", WEIGHTINGS)),
-            ("ensemble_view", ENSEMBLE_VIEWS),
-        ):
-            value = getattr(self, name)
-            _need(value in known, f"adaptation.{name} = {value!r}; give {', '.join(known)}")
-        _need(
-            self.distil_temperature > 0,
-            f"adaptation.distil_temperature = {self.distil_temperature}; give a positive number",
-        )
-        _need(1 <= self.ensemble_zoom <= 2, f"adaptation.ensemble_zoom = {self.ensemble_zoom}; give 1 to 2")
-        _need(self.ensemble_every >= 0, f"adaptation.ensemble_every = {self.ensemble_every}; give 0 or more")
-        for name in ("teacher_momentum", "confidence_threshold"):
-            _need(0 <= getattr(self, name) < 1, f"adaptation.{name} = {getattr(self, name)}; give 0 up to below 1")
         for name in ("self_training_weight", "contrastive_weight", "distribution_alignment"):
-            _need(
-                self.teacher != "none" or getattr(self, name) == 0,
-                f"adaptation.{name} = {getattr(self, name)} needs pseudo-labels, but adaptation.teacher is none; "
-                f"set {name} to 0, or teacher to ensemble",
-            )
+            if self.teacher == "none" and getattr(self, name) != 0:
+                raise ConfigError(
+                    f"adaptation.{name} = {getattr(self, name)} needs pseudo-labels, but adaptation.teacher is none; "
+                    f"set {name} to 0, or teacher to ensemble"
+                )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -296,31 +286,17 @@ class AugmentationConfig:
     """Side of the squares in pixels; 0 = a sixth of the crop's shorter side."""
 
     def __post_init__(self) -> None:
-        low, high = self.scale
-        _need(
-            0.05 <= low <= high <= 20,
-            f"augmentation.scale = {list(self.scale)}; give a smallest and a largest zoom, from 0.05 to 20",
-        )
-        _need(0 < self.crop_share <= 1, f"augmentation.crop_share = {self.crop_share}; give above 0 up to 1")
-        _need(0 <= self.colour < 1, f"augmentation.colour = {self.colour}; give 0 up to below 1")
-        _need(0 <= self.aspect <= 1, f"augmentation.aspect = {self.aspect}; give 0 to 1")
-        _need(
-            0 <= self.target_colours <= 1,
-            f"augmentation.target_colours = {self.target_colours}; give a probability",
-        )
-        _need(
-            self.least_colour_shift >= 0,
-            f"augmentation.least_colour_shift = {self.least_colour_shift}; give 0 or more",
-        )
-        _need(0 <= self.blur <= 1, f"augmentation.blur = {self.blur}; give a probability")
-        _need(0 <= self.masked_crops <= 1, f"augmentation.masked_crops = {self.masked_crops}; give a probability")
-        _need(
-            0 <= self.masked_share < 1,
-            f"augmentation.masked_share = {self.masked_share}; give a probability below 1, else nothing is seen",
-        )
-        _need(
-            self.masked_square >= 0,
-            f"augmentation.masked_square = {self.masked_square}; give pixels, or 0 for a sixth of the crop",
+        _check(
+            self,
+            "augmentation",
+            ("scale", lambda s: 0.05 <= s[0] <= s[1] <= 20, "a smallest and a largest zoom, from 0.05 to 20"),
+            ("crop_share", lambda share: 0 < share <= 1, "above 0 up to 1"),
+            ("colour", *_BELOW_1),
+            ("aspect", *_SHARE),
+            ("target_colours blur masked_crops", *_PROBABILITY),
+            ("least_colour_shift", *_FROM_0),
+            ("masked_share", _BELOW_1[0], "a probability below 1, else nothing is seen"),
+            ("masked_square", _FROM_0[0], "pixels, or 0 for a sixth of the crop"),
         )
 
 
@@ -357,20 +333,15 @@ class RunConfig:
     """Steps between two validations, when labels for one are given."""
 
     def __post_init__(self) -> None:
-        _need(
-            self.precision in ("auto", "fp32", "bf16", "fp16"),
-            f"run.precision = {self.precision!r}; give auto, fp32, bf16 or fp16",
+        _check(
+            self,
+            "run",
+            ("precision", *_one_of(("auto", "fp32", "bf16", "fp16"))),
+            ("channels_last", *_one_of(("auto", "on", "off"))),
+            ("log_every checkpoint_every validate_every loaders", *_FROM_1),
+            ("threads cache_mib seed", *_FROM_0),
+            ("threads loaders", lambda count: count <= MOST_THREADS, f"{MOST_THREADS} at most"),
         )
-        _need(
-            self.channels_last in ("auto", "on", "off"),
-            f"run.channels_last = {self.channels_last!r}; give auto, on or off",
-        )
-        for name in ("log_every", "checkpoint_every", "validate_every", "loaders"):
-            _need(getattr(self, name) >= 1, f"run.{name} = {getattr(self, name)}; give 1 or more")
-        for name in ("threads", "cache_mib", "seed"):
-            _need(getattr(self, name) >= 0, f"run.{name} = {getattr(self, name)}; give 0 or more")
-        for name in ("threads", "loaders"):
-            _need(getattr(self, name) <= MOST_THREADS, f"run.{name} = {getattr(self, name)}; {MOST_THREADS} at most")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -386,11 +357,11 @@ class Config:
 
     def __post_init__(self) -> None:
         crop, whole = self.crop_hw, self.model.input_hw
-        _need(
-            crop[0] <= whole[0] and crop[1] <= whole[1],
-            f"augmentation.crop_hw = {list(crop)} is larger than model.input_hw = {list(whole)}; give less, "
-            "or [0, 0] and augmentation.crop_share",
-        )
+        if crop[0] > whole[0] or crop[1] > whole[1]:
+            raise ConfigError(
+                f"augmentation.crop_hw = {list(crop)} is larger than model.input_hw = {list(whole)}; give less, "
+                "or [0, 0] and augmentation.crop_share"
+            )
 
     @property
     def crop_hw(self) -> tuple[int, int]:

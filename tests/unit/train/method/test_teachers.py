@@ -405,10 +405,10 @@ def test_a_distiller_of_other_classes_or_none_at_all_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"teacher": "oracle"}, "adaptation.teacher = 'oracle'; give ensemble, mean_teacher, none"),
+        ({"teacher": "oracle"}, "adaptation.teacher = 'oracle'; give ensemble, mean_teacher or none"),
         ({"teacher": "none"}, "self_training_weight = 1.0 needs pseudo-labels"),
         ({"teacher": "none", "self_training_weight": 0.0}, "contrastive_weight = 0.1 needs pseudo-labels"),
-        ({"pseudo_label_weighting": "sure"}, "give none, confident_share, probability"),
+        ({"pseudo_label_weighting": "sure"}, "give none, confident_share or probability"),
         ({"ensemble_every": -1}, "ensemble_every = -1; give 0 or more"),
         ({"teacher_momentum": 1.0}, "teacher_momentum = 1.0; give 0 up to below 1"),
         ({"distil_temperature": 0.0}, "distil_temperature = 0.0; give a positive number"),
