@@ -6,7 +6,6 @@ Legend: H rows, W columns of the model's input.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -14,6 +13,7 @@ from clst_export.graph.types import TensorType, infer_types
 from clst_runtime.errors import ModelFileError
 from clst_runtime.system.optional import require
 
+OPSETS = (19, 20)
 MAX_BYTES = 2**31 - 1  # protobuf's limit, and so that of one ONNX file
 _SUPPORTED = """
     Abs Acos Acosh Add And ArgMax ArgMin Asin Asinh Atan Atanh AveragePool BatchNormalization Cast CastLike Ceil Celu
@@ -40,20 +40,19 @@ TRAINING_ONLY = ("projection", "auxiliary")
 QUANTISERS = ("QuantizeLinear", "DequantizeLinear")
 
 
-def check_compatibility(model: Any, *, opsets: Sequence[int] = (19, 20)) -> None:
+def check_compatibility(model: Any) -> None:
     """Refuse a graph that an engine could not build, or would build into something else.
 
     Where Q/DQ nodes may stand is not checked here, nor whether their zero-points are 0: that depends on the target.
 
     Args:
         model: an ONNX ModelProto in memory.
-        opsets: versions of the default operator set that are accepted.
 
     Raises:
         ModelFileError: one line that names the node and what to do.
     """
     _check_size(model)
-    _check_operators(model, opsets)
+    _check_operators(model)
     _check_validity(model)
     types = infer_types(model)
     constants = {entry.name: entry for entry in model.graph.initializer}
@@ -106,12 +105,12 @@ def refuse_too_large(size_bytes: int) -> None:
         )
 
 
-def _check_operators(model: Any, opsets: Sequence[int]) -> None:
-    wanted = " or ".join(map(str, opsets))
+def _check_operators(model: Any) -> None:
+    wanted = " or ".join(map(str, OPSETS))
     for entry in model.opset_import:
         if entry.domain not in ("", "ai.onnx"):
             raise ModelFileError(f"the graph imports operators of {entry.domain}; export with ONNX's own set {wanted}")
-        if entry.version not in opsets:
+        if entry.version not in OPSETS:
             raise ModelFileError(f"the graph has opset {entry.version}; export it at {wanted}")
     if len(model.functions):
         raise ModelFileError(f"the graph defines the function {model.functions[0].name}; inline it into the graph")

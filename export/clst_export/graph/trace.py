@@ -26,7 +26,6 @@ from clst_runtime.errors import ModelFileError
 from clst_train.models.checkpoint import Checkpoint, build_from_checkpoint
 from clst_train.models.deployable import Deployable
 
-OPSETS = (19, 20)
 IR_VERSION = 9
 """Of the file format: the one that came with these opsets, so that no older reader refuses the file."""
 CONVOLUTIONS = ("Conv", "ConvTranspose")
@@ -185,7 +184,7 @@ def check_graph(model: Any, deployable: Deployable) -> None:
     Raises:
         ModelFileError: it is not so.
     """
-    check_compatibility(model, opsets=OPSETS)
+    check_compatibility(model)
     known = dict(deployable.segmenter.named_parameters()) | dict(deployable.segmenter.named_buffers())
     elements = sum(value.numel() for value in known.values())
     weights = {name for node in model.graph.node if node.op_type in WEIGHTED for name in node.input[1:]}

@@ -39,6 +39,7 @@ def stream_activations(
     watched.graph.output.extend(onnx.ValueInfoProto(name=name) for name in wanted if name not in present)
     options = ort.SessionOptions()
     options.log_severity_level = 3
+    options.enable_mem_pattern = False  # it plans one block in which all tensors live at once
     with one_line(DOING):
         session = ort.InferenceSession(watched.SerializeToString(), options, providers=["CPUExecutionProvider"])
     for frame in frames:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import enum
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -17,11 +17,13 @@ import numpy.typing as npt
 from clst_export.quantization.activations import stream_activations
 from clst_runtime.backends.base import Frame
 from clst_runtime.data.subsets import evenly_spread
-from clst_runtime.errors import ConfigError, DataError
+from clst_runtime.errors import DataError
 from clst_runtime.imaging.geometry import Fit
 from clst_train.data.target import SHAPE_TOLERANCE, TargetImages, open_target
 
 LEVELS = 128  # int8 gives |x| the values 0 … 127
+BINS = 2048  # of the histograms of |x|
+CUT_PERCENTILE = 99.99  # method `percentile` cuts the rest
 USUAL_COUNT = 64
 T = TypeVar("T")
 
@@ -35,25 +37,6 @@ class Method(enum.Enum):
     """All but a fixed share of the values keep their place."""
     ENTROPY = "entropy"
     """Where the quantised histogram has the smallest Kullback-Leibler divergence from the real one."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class CalibrationConfig:
-    """Settings of `calibrate`."""
-
-    percentile: float = 99.99
-    """Share of the values, in per cent, that method `percentile` does not cut."""
-    bins: int = 2048
-    """Bins of the histograms of |x|; at least twice the 128 levels of INT8."""
-
-    def __post_init__(self) -> None:
-        if not 50.0 <= self.percentile <= 100.0:
-            raise ConfigError(f"percentile {self.percentile}; give 50 to 100, e.g. 99.99")
-        if self.bins < 2 * LEVELS:
-            raise ConfigError(f"{self.bins} histogram bins; give at least {2 * LEVELS}")
-
-
-DEFAULTS = CalibrationConfig()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,12 +67,7 @@ class Range:
 
 
 def calibrate(
-    model: Any,
-    frames: Sequence[Frame],
-    tensors: Iterable[str],
-    methods: Iterable[Method] = tuple(Method),
-    config: CalibrationConfig = DEFAULTS,
-    progress: Callable[[int, int], None] | None = None,
+    model: Any, frames: Sequence[Frame], tensors: Iterable[str], methods: Iterable[Method] = tuple(Method)
 ) -> dict[Method, dict[str, Range]]:
     """Measure ranges of float tensors; one frame's tensors and one histogram each are in memory, never more.
 
@@ -100,8 +78,6 @@ def calibrate(
         frames: H,W,3 frames of the model's input size.
         tensors: names, e.g. `precision.int8.activations(model)`.
         methods: which to compute.
-        config: percentile and bins.
-        progress: called with (passes over a frame done, in all) after each.
 
     Raises:
         DataError: there are no frames, or a tensor became infinite or NaN on one of them.
@@ -109,26 +85,21 @@ def calibrate(
     names, wanted = list(dict.fromkeys(tensors)), list(dict.fromkeys(methods))
     if not frames:
         raise DataError("no calibration images; give --calib a folder or a video of the target camera")
-    total = len(frames) * (1 if wanted == [Method.MAX] else 2)
     seen = dict.fromkeys(names, Range(low=0.0, high=0.0))
     for index, values in enumerate(stream_activations(model, names, frames)):
         for name in names:
             seen[name] = seen[name].joined(_range_of(values[name], name, index))
-        if progress is not None:
-            progress(index + 1, total)
     result = {Method.MAX: seen} if Method.MAX in wanted else {}
     rest = [method for method in wanted if method is not Method.MAX]
     if not rest:
         return result
-    histograms = {name: np.zeros(config.bins, np.int64) for name in names}
-    for index, values in enumerate(stream_activations(model, names, frames)):
+    histograms = {name: np.zeros(BINS, np.int64) for name in names}
+    for values in stream_activations(model, names, frames):
         for name in names:
-            histograms[name] += histogram(values[name], seen[name].largest, config.bins)
-        if progress is not None:
-            progress(len(frames) + index + 1, total)
+            histograms[name] += histogram(values[name], seen[name].largest, BINS)
     for method in rest:
         result[method] = {
-            name: seen[name].cut(_threshold(method, histograms[name], config) * seen[name].largest) for name in names
+            name: seen[name].cut(_threshold(method, histograms[name]) * seen[name].largest) for name in names
         }
     return {method: result[method] for method in wanted}
 
@@ -150,11 +121,9 @@ def histogram(values: npt.NDArray[np.float32], largest: float, bins: int) -> npt
     return np.bincount(np.minimum(places, bins - 1), minlength=bins)
 
 
-def _threshold(method: Method, counts: npt.NDArray[np.int64], config: CalibrationConfig) -> float:
+def _threshold(method: Method, counts: npt.NDArray[np.int64]) -> float:
     """Where to cut, as a share 0 … 1 of the largest |x|."""
-    if method is Method.PERCENTILE:
-        return percentile_threshold(counts, config.percentile)
-    return entropy_threshold(counts)
+    return entropy_threshold(counts) if method is Method.ENTROPY else percentile_threshold(counts, CUT_PERCENTILE)
 
 
 def percentile_threshold(counts: npt.NDArray[np.int64], percentile: float) -> float:

@@ -18,17 +18,15 @@ import numpy.typing as npt
 
 from clst_export.graph.model_file import drop_unread
 from clst_export.graph.types import infer_types
+from clst_export.quantization.activations import stream_activations
 from clst_runtime.backends.base import Frame
-from clst_runtime.backends.onnxruntime.errors import one_line
 from clst_runtime.errors import DataError, ModelFileError
 from clst_runtime.system.optional import require
 
-DOING = "measuring ranges"
 LARGEST = 65504.0
 HEADROOM = 4.0  # frames that were not measured may reach further
 SMALLEST_NORMAL = 2.0**-14  # subnormals below it lose one bit of precision with every halving
 MAX_LOSS = 2.0**-9  # of a channel's weights: four times what rounding a normal number can cost
-MIN_OPSET_QDQ = 19  # before it, QuantizeLinear and DequantizeLinear know float32 scales only
 PREPROCESSING = ("Cast", "Transpose", "Sub", "Div", "Mul", "Add")
 MULTIPLIERS = {"Conv": 1, "ConvTranspose": 1, "BatchNormalization": 1, "Gemm": 1, "MatMul": 1, "Mul": 1, "Div": 1}
 Array = npt.NDArray[Any]
@@ -53,28 +51,20 @@ def measure_ranges(model: Any, frames: Iterable[Frame]) -> dict[str, float]:
     Raises:
         DataError: no frames. ClstError: ONNX Runtime cannot open or run the graph, or has too little memory.
     """
-    ort = require("onnxruntime")
     watched, names = _with_maxima(model)
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    options.enable_mem_pattern = False  # it plans one block in which all tensors live at once
-    with one_line(DOING):
-        session = ort.InferenceSession(watched.SerializeToString(), options, providers=["CPUExecutionProvider"])
     ranges, count = np.zeros(len(names)), 0
-    for frame in frames:
+    for found in stream_activations(watched, ("clst_maxima", "clst_sums"), frames):
         count += 1
-        with one_line(DOING):
-            found = session.run(["clst_maxima", "clst_sums"], {"frame": frame[None]})
-        maxima, sums = np.array(found)
         # ReduceMax passes over NaN, so the sum shows whether there is one; NaN stays NaN through np.maximum.
-        ranges = np.maximum(ranges, np.where(np.isfinite(sums), maxima, sums))
+        sums = found["clst_sums"]
+        ranges = np.maximum(ranges, np.where(np.isfinite(sums), found["clst_maxima"], sums))
     if count == 0:
         raise DataError("no frames to measure ranges on; give at least one, better a hundred of the camera's frames")
     return dict(zip(names, map(float, ranges), strict=True))
 
 
 def _with_maxima(model: Any) -> tuple[Any, list[str]]:
-    """A copy of the graph with the outputs clst_maxima and clst_sums: max|x| and sum|x| of the float tensors named."""
+    """A copy of the graph that gives clst_maxima and clst_sums: max|x| and sum|x| of the float tensors named."""
     onnx = require("onnx")
     watched = onnx.ModelProto()
     watched.CopyFrom(model)
@@ -92,7 +82,6 @@ def _with_maxima(model: Any) -> tuple[Any, list[str]]:
     for what, output in (("max", "clst_maxima"), ("sum", "clst_sums")):
         values = [f"clst_{what}_value_{index}" for index in range(len(names))]
         watched.graph.node.append(onnx.helper.make_node("Concat", values, [output], axis=0))
-        watched.graph.output.append(onnx.ValueInfoProto(name=output))
     return watched, names
 
 
@@ -108,12 +97,11 @@ def to_fp16(model: Any, *, ranges: Mapping[str, float]) -> Fp16Result:
         ranges: the result of `measure_ranges` for this graph.
 
     Raises:
-        ModelFileError: a range is missing or not finite, or the opset is too old for float16 scales.
+        ModelFileError: a range is missing or not finite.
     """
     converted = require("onnx").ModelProto()
     converted.CopyFrom(model)
     graph = converted.graph
-    _check_opset(converted)
     _name_nodes(graph)
     floats = _float_tensors(converted)
     _check_ranges(graph, floats, ranges)
@@ -127,15 +115,6 @@ def _float_tensors(model: Any) -> set[str]:
     """Names of all float32 tensors: initialisers and whatever nodes compute."""
     float32 = require("onnx").TensorProto.FLOAT
     return {name for name, tensor in infer_types(model).items() if tensor.kind == float32}
-
-
-def _check_opset(model: Any) -> None:
-    opset = max(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
-    quantised = [node for node in model.graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")]
-    if quantised and opset < MIN_OPSET_QDQ:
-        raise ModelFileError(
-            f"float16 scales need opset {MIN_OPSET_QDQ}, the quantised graph has {opset}; export it at 19 or 20"
-        )
 
 
 def _name_nodes(graph: Any) -> None:

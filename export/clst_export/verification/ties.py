@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -36,15 +37,10 @@ class Ties:
     """Pixels compared."""
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values."""
-        return {
-            "frames": self.frames,
-            "agreement": self.agreement,
-            "differing_pixels": self.differing_pixels,
-            "worst_margin": self.worst_margin,
-            "tie_margin": self.tie_margin,
-            "untied_pixels": self.untied_pixels,
-        }
+        """Plain values, without `pixels`."""
+        values = dataclasses.asdict(self)
+        del values["pixels"]
+        return values
 
 
 @torch.inference_mode()

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from clst_export.quantization.calibration import (
-    CalibrationConfig,
     Method,
     Range,
     calibrate,
@@ -16,7 +15,7 @@ from clst_export.quantization.calibration import (
     split_frames,
 )
 from clst_runtime.data.subsets import Subset
-from clst_runtime.errors import ConfigError, DataError
+from clst_runtime.errors import DataError
 from clst_runtime.imaging.image_files import write_png
 from clst_train.data import video_store
 from tests.fakes.videos import jpeg, plain, write_avi
@@ -47,11 +46,12 @@ def test_the_largest_values_over_all_frames_are_found_on_both_sides():
 def test_a_percentile_cuts_one_bright_pixel_and_max_does_not():
     frame = grey(0)
     frame[:] = 100
-    frame[0, 0] = 255  # 1 of 128 pixels, so 3 of 384 values
-    found = calibrate(chain(np.eye(3)), [frame], ["first_relu"], config=CalibrationConfig(percentile=99.0, bins=256))
+    bright = frame.copy()
+    bright[0, 0] = 255  # of 128 × 100 pixels, so 3 of 38,400 values: fewer than one in 10,000
+    found = calibrate(chain(np.eye(3)), [bright, *[frame] * 99], ["first_relu"])
     assert found[Method.MAX]["first_relu"].high == 255.0
-    # 100 lies in bin ⌊100 × 256 / 255⌋ = 100, whose upper edge is 101 / 256 of 255
-    assert found[Method.PERCENTILE]["first_relu"].high == pytest.approx(101 / 256 * 255)
+    # 100 lies in bin ⌊100 × 2048 / 255⌋ = 803, whose upper edge is 804 / 2048 of 255
+    assert found[Method.PERCENTILE]["first_relu"].high == pytest.approx(804 / 2048 * 255)
     assert list(found) == list(Method)
 
 
@@ -63,11 +63,10 @@ def test_max_alone_reads_every_frame_once_and_the_others_twice():
             Counted.reads += 1
             return super().__iter__()
 
-    told = []
-    calibrate(chain(np.eye(3)), Counted(frames(2)), SMALL, [Method.MAX], progress=lambda *done: told.append(done))
-    assert (Counted.reads, told) == (1, [(1, 2), (2, 2)])
-    calibrate(chain(np.eye(3)), Counted(frames(2)), SMALL, list(Method), progress=lambda *done: told.append(done))
-    assert (Counted.reads, told[2:]) == (3, [(1, 4), (2, 4), (3, 4), (4, 4)])
+    calibrate(chain(np.eye(3)), Counted(frames(2)), SMALL, [Method.MAX])
+    assert Counted.reads == 1
+    calibrate(chain(np.eye(3)), Counted(frames(2)), SMALL, list(Method))
+    assert Counted.reads == 3
 
 
 def test_a_tensor_that_is_always_zero_gets_an_empty_range_by_every_method():
@@ -92,12 +91,6 @@ def test_no_frames_and_broken_weights_are_refused():
 def test_a_range_without_zero_is_a_bug(low, high):
     with pytest.raises(ValueError, match="must be finite and hold 0"):
         Range(low=low, high=high)
-
-
-@pytest.mark.parametrize("settings", [{"percentile": 100.1}, {"percentile": 0.5}, {"bins": 255}])
-def test_settings_out_of_range_are_refused(settings):
-    with pytest.raises(ConfigError, match=str(next(iter(settings.values())))):
-        CalibrationConfig(**settings)
 
 
 # --- histograms and cuts, by hand

@@ -261,16 +261,6 @@ def test_a_scale_too_small_for_float16_keeps_its_convolution_and_all_that_feeds_
     check_compatibility(result.model)
 
 
-def test_a_quantised_graph_before_opset_19_is_refused():
-    body = [
-        helper.make_node("QuantizeLinear", ["image", "s", "z"], ["i"], name="q"),
-        helper.make_node("DequantizeLinear", ["i", "s", "z"], ["logits"], name="dq"),
-    ]
-    model = graph_of(body, {"s": np.float32(2), "z": np.int8(0)}, opset=18)
-    with pytest.raises(ModelFileError, match="float16 scales need opset 19, the quantised graph has 18"):
-        to_fp16(model, ranges={})
-
-
 def test_ranges_of_another_graph_and_broken_weights_are_refused():
     model = graph_of([convolution("logits", "image", "w")], {"w": DIAGONAL})
     ranges = measure_ranges(model, [RED_GREEN_BLUE])
