@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import logging
 from collections.abc import Mapping, Sequence
@@ -79,7 +78,7 @@ def run_demo(out: Path, *, scenes: int, settings: Sequence[str]) -> str:
 def statistics_backend(folder: RunFolder, images: TargetImages, count: int) -> TorchBackend:
     """The source network with nothing but its BatchNorm statistics estimated on target images."""
     checkpoint = load_checkpoint(folder.source)
-    segmenter = copy.deepcopy(build_from_checkpoint(checkpoint))
+    segmenter = build_from_checkpoint(checkpoint)
     estimate_statistics(segmenter, statistics_batches(images, count=count, size=4))
     return segmenter_backend(
         segmenter.eval(), network=checkpoint.network, classes=checkpoint.classes, input_hw=checkpoint.input_hw

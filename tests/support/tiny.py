@@ -86,7 +86,9 @@ def learner(
         segmenter=segmenter,
         projection=ProjectionHead(4, 5, 5).to(device),
         prototypes=Prototypes(CLASSES, 5, values.prototype_momentum, device),
-        ensemble=TemporalEnsemble(EnsembleStore.in_memory(layout), values.ensemble_momentum),
+        ensemble=TemporalEnsemble(
+            EnsembleStore(layout, np.zeros(layout.file_bytes, np.uint8)), values.ensemble_momentum
+        ),
         settings=values,
         device=device,
         autocast=torch.autocast(device.type, dtype=torch.bfloat16, enabled=False),

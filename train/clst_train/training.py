@@ -32,7 +32,7 @@ from clst_train.compute.ranks import ONE_PROCESS, Ranks, ranks
 from clst_train.config import Config, ModelConfig
 from clst_train.data.cache import as_fields, cached
 from clst_train.data.headers import check_pairs
-from clst_train.data.sampling import rare_classes_of
+from clst_train.data.sampling import count_classes, rare_classes
 from clst_train.data.target import open_target
 from clst_train.engine.events import EventFiles
 from clst_train.engine.logger import Logbook, SilentLogbook
@@ -176,7 +176,7 @@ def _threads_here(wanted: int) -> int:
 
 
 def _run_of(folder: RunFolder, setup: Setup) -> Run:
-    config = setup.config
+    config, rarity = setup.config, setup.config.data.rare_class_sampling
     torch.manual_seed(config.run.seed)  # for the initial weights; batches have generators of their own
     np.random.seed(config.run.seed % 2**32)
     keep_memory()
@@ -188,7 +188,7 @@ def _run_of(folder: RunFolder, setup: Setup) -> Run:
         folder=folder,
         segmenter=_network(config, setup.classes, setup.device),
         logbook=_logbook(folder, config) if setup.ranks.first else SilentLogbook(),
-        rare=rare_classes_of(setup.source, config.source_hw, config.data.rare_class_sampling, config.fit),
+        rare=rare_classes(count_classes(setup.source, config.source_hw, config.fit), rarity) if rarity else None,
     )
 
 

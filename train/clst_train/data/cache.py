@@ -62,30 +62,28 @@ class CachedTarget(TargetImages):
 
 
 def cached(
-    source: LabelledDataset | None,
+    source: LabelledDataset,
     target: TargetImages | None,
     *,
     mib: int,
     source_hw: tuple[int, int],
     fit: Fit = Fit.STRETCH,
-) -> tuple[LabelledDataset | None, TargetImages | None]:
+) -> tuple[LabelledDataset, TargetImages | None]:
     """Both data sets with what fits into `mib` MiB kept in memory, source samples first; unchanged with 0."""
     if mib == 0:
         return source, target
-    left = mib * MIB
-    if source is not None:
-        size = 4 * source_hw[0] * source_hw[1]  # 3 bytes of image and 1 of label each
-        room = min(len(source), left // size)
-        left -= room * size
-        source = CachedDataset(**as_fields(LabelledDataset, source), input_hw=source_hw, fit=fit, room=room)
+    size = 4 * source_hw[0] * source_hw[1]  # 3 bytes of image and 1 of label each
+    room = min(len(source), mib * MIB // size)
+    source = CachedDataset(**as_fields(LabelledDataset, source), input_hw=source_hw, fit=fit, room=room)
     if target is not None:
+        left = mib * MIB - room * size
         target = CachedTarget(
             **as_fields(TargetImages, target), room=left // (3 * target.input_hw[0] * target.input_hw[1])
         )
     return source, target
 
 
-def cache_bytes(source: LabelledDataset | None, target: TargetImages | None) -> int:
+def cache_bytes(source: LabelledDataset, target: TargetImages | None) -> int:
     """Bytes that the kept samples will take once all of them have been read."""
     total = 0
     if isinstance(source, CachedDataset):

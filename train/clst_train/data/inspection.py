@@ -96,12 +96,9 @@ def _count(found: Inspection, mapping: LabelMapping, raw: npt.NDArray[np.int32])
     """Count a label's classes and unknown ids; unknown ones are ignored in the returned class ids H,W."""
     unknown = mapping.unknown_ids(raw)
     found.unknown_ids.update(unknown)
-    inside = np.where(np.isin(raw, list(unknown)), IGNORE_ID, raw) if unknown else raw
-    if unknown:
-        table = np.append(mapping.table, np.full(max(0, IGNORE_ID + 1 - len(mapping.table)), IGNORE_ID))
-        labels = np.asarray(table[np.clip(inside, 0, len(table) - 1)], np.uint8)
-    else:
-        labels = np.asarray(mapping.table[inside], np.uint8)
+    known = ~np.isin(raw, list(unknown))
+    labels = np.full(raw.shape, IGNORE_ID, np.uint8)
+    labels[known] = mapping.table[raw[known]]
     found.pixels += np.bincount(labels.ravel(), minlength=256)
     return labels
 

@@ -45,11 +45,9 @@ class RecordedTarget(TargetImages):
 
 
 def recorded(
-    source: LabelledDataset | None, target: TargetImages | None, record: Callable[[str], None]
-) -> tuple[LabelledDataset | None, TargetImages | None]:
+    source: LabelledDataset, target: TargetImages | None, record: Callable[[str], None]
+) -> tuple[LabelledDataset, TargetImages | None]:
     """Both data sets, recording what is read."""
-    if source is not None:
-        source = RecordedDataset(**as_fields(LabelledDataset, source), inner=source, record=record)
     if target is not None:
         target = RecordedTarget(**as_fields(TargetImages, target), inner=target, record=record)
-    return source, target
+    return RecordedDataset(**as_fields(LabelledDataset, source), inner=source, record=record), target

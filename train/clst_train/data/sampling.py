@@ -8,7 +8,6 @@ Legend: I images, C classes, H and W of the model's input size.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -27,7 +26,6 @@ MINIMUM_SHARE = 0.0005
 """Share of an image's pixels that a class needs for the image to be drawn for it, and of a crop's to be kept."""
 TRIES = 10
 """Geometries that are tried on the label until the crop shows the class."""
-_AHEAD = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,15 +41,6 @@ class RareClasses:
         """A class, and the position of an image that shows it."""
         chosen = int(rng.choice(len(self.probabilities), p=self.probabilities))
         return chosen, int(rng.choice(self.images[chosen]))
-
-
-def rare_classes_of(
-    dataset: LabelledDataset | None, input_hw: tuple[int, int], temperature: float, fit: Fit = Fit.STRETCH
-) -> RareClasses | None:
-    """The sampler of a data set, counted now; None where there is no data set or `temperature` is 0 (off)."""
-    if dataset is None or temperature == 0:
-        return None
-    return rare_classes(count_classes(dataset, input_hw, fit), temperature)
 
 
 def rare_classes(counts: npt.NDArray[np.int64], temperature: float) -> RareClasses:
@@ -85,21 +74,10 @@ def count_classes(dataset: LabelledDataset, input_hw: tuple[int, int], fit: Fit 
         labels = fit_labels(dataset.labels(index), input_hw, fit)
         return np.bincount(labels.ravel(), minlength=256)[: len(dataset.classes)]
 
-    workers = min(16, os.cpu_count() or 1)
-    with ThreadPoolExecutor(workers, thread_name_prefix="counter") as pool:
-        rows: list[npt.NDArray[np.int64]] = []
-        for start in _with_progress(range(0, len(dataset), workers * _AHEAD), len(dataset)):
-            rows.extend(pool.map(count, range(start, min(len(dataset), start + workers * _AHEAD))))
+    with ThreadPoolExecutor(min(16, os.cpu_count() or 1), thread_name_prefix="counter") as pool:
+        found = pool.map(count, range(len(dataset)))
+        rows = list(require("tqdm").tqdm(found, "counting classes", len(dataset), unit="image", **tqdm_options()))
     return np.stack(rows).astype(np.int64)
-
-
-def _with_progress(starts: Iterable[int], total: int) -> Iterator[int]:
-    """The starts, with progress on stderr."""
-    with require("tqdm").tqdm(total=total, desc="counting classes", unit="image", **tqdm_options()) as bar:
-        for start in starts:
-            bar.update(start - bar.n)
-            yield start
-        bar.update(total - bar.n)
 
 
 def geometry_showing(

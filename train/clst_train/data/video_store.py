@@ -86,11 +86,6 @@ class FrameFile(Mapping[int, Image]):
     def __len__(self) -> int:
         return self._count
 
-    @property
-    def nbytes(self) -> int:
-        """Size of the file."""
-        return self._count * self._bytes
-
 
 def decode(
     path: Path, wanted: Sequence[int], file: FrameFile, input_hw: tuple[int, int], fit: Fit

@@ -55,40 +55,21 @@ def check_run(
     """Everything about a run, new or resumed, that takes no time to find out; returns its configuration.
 
     Raises:
-        ClstError: a setting, a path or the folder to make cannot be used.
+        ClstError: a setting, a path or the folder to make cannot be used, or is not there any more.
     """
-    return check_start(recipe, out, init, options) if resume is None else check_resume(resume)
-
-
-def check_start(recipe: str, out: Path | None, init: Path | None, options: Mapping[str, Any]) -> Config:
-    """Everything about a new run that takes no time to find out; returns its configuration.
-
-    Raises:
-        ClstError: a setting, a path or the folder to make cannot be used.
-    """
-    config = configure(recipe, options)
-    check_threads(config)
-    if out is not None:
-        check_new_run(out)
-    if init is not None:
-        check_checkpoint(init)
+    if resume is None:
+        config = configure(recipe, options)
+        check_threads(config)
+        if out is not None:
+            check_new_run(out)
+        checkpoints = [] if init is None else [init]
+    else:
+        folder, config = open_run(resume)
+        checkpoints = [path for path in (folder.source, folder.resume) if path.exists()]
+    for checkpoint in checkpoints:
+        check_checkpoint(checkpoint)
     check_settings(config)
-    check_places(config, knows_classes=init is None)
-    return config
-
-
-def check_resume(path: Path) -> Config:
-    """The same for a resumed run.
-
-    Raises:
-        ClstError: it is no run, or what it needs is not there any more.
-    """
-    folder, config = open_run(path)
-    for checkpoint in (folder.source, folder.resume):
-        if checkpoint.exists():
-            check_checkpoint(checkpoint)
-    check_settings(config)
-    check_places(config, knows_classes=not folder.source.exists())
+    check_places(config, knows_classes=init is None if resume is None else not folder.source.exists())
     return config
 
 

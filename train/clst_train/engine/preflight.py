@@ -16,7 +16,6 @@ import torch
 from clst_runtime.classes.labels import IGNORE_ID
 from clst_runtime.data.dataset import LabelledDataset
 from clst_runtime.errors import ConfigError
-from clst_runtime.evaluation.evaluate import evaluate
 from clst_runtime.system.numbers import cores_here
 from clst_train.compute.acceleration import accelerate, check_compiler
 from clst_train.compute.distributed import report
@@ -24,10 +23,9 @@ from clst_train.compute.memory_plan import MemoryPlan, amount, free_bytes, saved
 from clst_train.data.cache import cache_bytes
 from clst_train.data.target import hides
 from clst_train.engine.events import check_tensorboard
-from clst_train.engine.run import Setup
+from clst_train.engine.run import Setup, validation_miou
 from clst_train.method.ensemble.store import choose_layout
 from clst_train.method.losses.segmentation import segmentation_loss
-from clst_train.models.checkpoint_backend import segmenter_backend
 from clst_train.models.networks import build_segmenter
 from clst_train.models.projection import ProjectionHead
 from clst_train.models.segmenter import Segmenter
@@ -278,11 +276,7 @@ def try_validation(setup: Setup, segmenter: Segmenter, validation: LabelledDatas
         DataError: image or label cannot be used. ModelFileError: the classes do not fit.
     """
     first = dataclasses.replace(validation, files=validation.files[:1])
-    config = setup.config
-    backend = segmenter_backend(
-        segmenter, network=config.model.network, classes=setup.classes, input_hw=config.model.input_hw, fit=config.fit
-    )
-    evaluate(backend, first)
+    validation_miou(segmenter, first, setup.config, None)
     sample = first[0]
     if (sample.labels == IGNORE_ID).all():
         report(f"note: {validation.root}: {sample.name} has no pixel of a known class; is --val-mapping right?")

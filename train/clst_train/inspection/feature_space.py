@@ -165,7 +165,7 @@ def cloud_of(segmenter: Segmenter, images: Iterable[ProbeImage], *, minimum_pixe
     return Cloud(points=np.concatenate([empty, *points]), classes=np.concatenate([np.zeros(0, np.int64), *classes]))
 
 
-def draw_feature_space(path: Path, stages: tuple[Stage, Stage], classes: ClassList, *, subtitle: str = "") -> None:
+def draw_feature_space(path: Path, stages: tuple[Stage, Stage], classes: ClassList) -> None:
     """Draw both stages side by side in one plane, as PNG: classes by colour, cameras by marker, prototypes as stars.
 
     Raises:
@@ -182,7 +182,7 @@ def draw_feature_space(path: Path, stages: tuple[Stage, Stage], classes: ClassLi
         _draw_stage(panel, stage, classes, origin, plane)
         gap = measure_gap(stage, len(classes))
         panel.set_title(f"{stage.title}: cameras {gap.ratio:.2f} of a class distance apart", fontsize=13, pad=10)
-    figure.suptitle(f"Feature space of the two cameras{subtitle}", fontsize=15, fontweight="bold")
+    figure.suptitle("Feature space of the two cameras", fontsize=15, fontweight="bold")
     figure.supxlabel(
         f"one plane for both halves (principal components, {100 * share:.0f} % of the variance)", fontsize=9
     )

@@ -10,8 +10,6 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-AUXILIARY_PREFIX = "auxiliary_head."
-
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingOutputs:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import sys
-import types
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from clst_runtime.errors import ConfigError, DataError, did_you_mean
 from clst_runtime.system.files.json_values import read_text
@@ -46,8 +45,7 @@ def _section(kind: type[Section], values: Any, where: str) -> Section:
 
 
 def _value(value: Any, kind: Any, where: str) -> Any:
-    origin = get_origin(kind)
-    if origin is tuple:
+    if get_origin(kind) is tuple:
         inner = get_args(kind)
         if not isinstance(value, Sequence) or isinstance(value, str):
             raise ConfigError(f"{where} = {value!r}; expected a list")
@@ -56,8 +54,6 @@ def _value(value: Any, kind: Any, where: str) -> Any:
         if len(value) != len(inner):
             raise ConfigError(f"{where} = {list(value)}; expected {len(inner)} values")
         return tuple(_value(entry, part, where) for entry, part in zip(value, inner, strict=True))
-    if origin in (Union, types.UnionType):
-        raise ConfigError(f"{where}: settings of several types are not supported")
     if isinstance(value, (int, float)) and not is_usable(value):
         raise ConfigError(f"{where} = {str(value)[:40]}; give a finite number that fits into 64 bits")
     if kind is float and isinstance(value, int) and not isinstance(value, bool):

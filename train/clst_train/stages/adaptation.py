@@ -69,7 +69,7 @@ def adapt(run: Run, resume: Checkpoint | None) -> None:
 
     def make(run: Run, iteration: int) -> tuple[SourceBatch, TargetBatch]:
         batches = both_batches(run, iteration)
-        learner.ensemble.expect(batches[1].indices)  # reads their records ahead while the batch is queued
+        learner.ensemble.store.expect(batches[1].indices)  # reads their records ahead while the batch is queued
         return batches
 
     batches = loaded(run, make, first, settings.iterations)
@@ -146,7 +146,7 @@ def takes_colours(run: Run) -> bool:
     settings = run.config.augmentation
     if settings.target_colours == 0 or settings.least_colour_shift == 0:
         return settings.target_colours > 0
-    source, target, size = needed(run.source), needed(run.target), run.config.source_hw
+    source, target, size = run.source, needed(run.target), run.config.source_hw
     with together(), each_alone():
         read = (fitted(source[place], size, run.config.fit) for place in evenly_spread(len(source), COMPARED))
         old = (sample.content.of(sample.image) for sample in read)
@@ -259,7 +259,5 @@ def both_batches(run: Run, iteration: int) -> tuple[SourceBatch, TargetBatch]:
         own = [target.content(int(index)) for index in unlabelled.indices]
         colours_from = [content.of(image) for content, image in zip(own, unlabelled.whole, strict=True)]
         colours_from += [_without_padding(target, int(others[place % paired])) for place in places[len(colours_from) :]]
-    crops = source_batch(
-        needed(run.source), run.config, size, 1, iteration, run.rare, places=places, colours_from=colours_from
-    )
+    crops = source_batch(run.source, run.config, size, 1, iteration, run.rare, places=places, colours_from=colours_from)
     return crops, unlabelled

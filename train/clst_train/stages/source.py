@@ -20,7 +20,7 @@ from clst_train.compute.ranks import Ranks
 from clst_train.data.loading import SourceBatch, source_batch
 from clst_train.engine.optimizer import Descent, adamw, set_rate
 from clst_train.engine.progress import with_progress
-from clst_train.engine.run import SOURCE, Run, loaded, log_step, needed
+from clst_train.engine.run import SOURCE, Run, loaded, log_step
 from clst_train.engine.stopping import Stopped, asked, finishing_steps
 from clst_train.method.losses.segmentation import segmentation_loss
 from clst_train.models.checkpoint import Checkpoint, save_checkpoint
@@ -74,7 +74,7 @@ def train_source(run: Run, resume: Checkpoint | None) -> None:
 def _batch(run: Run, iteration: int) -> SourceBatch:
     settings = run.config.source
     places = _places(settings.batch, settings.accumulate, run.ranks)
-    return source_batch(needed(run.source), run.config, settings.batch, 0, iteration, run.rare, places=places.tolist())
+    return source_batch(run.source, run.config, settings.batch, 0, iteration, run.rare, places=places.tolist())
 
 
 def _places(batch: int, parts: int, ranks: Ranks) -> npt.NDArray[np.int64]:

@@ -244,6 +244,6 @@ def test_two_passes_over_a_video_decode_it_once_and_only_what_is_wanted(tmp_path
     passes = [[round(float(frame[0, -1, 0]), -1) for frame in found] for _ in range(2)]
     assert passes == [[40, 120, 200]] * 2
     assert len(opened) == 1
-    assert found.video_frames.nbytes == 3 * 3 * SIZE_HW[0] * SIZE_HW[1]
+    assert len(found.video_frames) == 3
     rest, kept = Subset(found, [0, 2]), Subset(found, [1])
     assert [round(float(frame[0, -1, 0]), -1) for frame in (*rest, *kept)] == [40, 200, 120]

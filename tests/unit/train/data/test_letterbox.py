@@ -160,7 +160,7 @@ def test_frames_of_a_video_keep_their_shape_too(tmp_path):
 
 def test_the_cache_keeps_letterboxed_target_images(tmp_path):
     plain = new_camera(tmp_path, (8, 16), (16, 8))
-    _, kept = cached(None, plain, mib=1, source_hw=BOX, fit=LETTERBOX)
+    _, kept = cached(old_camera(tmp_path / "old", count=1), plain, mib=1, source_hw=BOX, fit=LETTERBOX)
     for index in (0, 1, 0):
         assert (kept[index] == plain[index]).all()
         assert (kept.ignored(index) == plain.ignored(index)).all()

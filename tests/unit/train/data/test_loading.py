@@ -253,7 +253,6 @@ def test_the_room_goes_to_the_source_first_and_the_rest_to_the_target(tmp_path):
     assert (kept_target[2] == target[2]).all()
     assert list(kept_target.kept) == [0]
     assert cached(source, target, mib=0, source_hw=(256, 256)) == (source, target)
-    assert cached(None, None, mib=1, source_hw=(256, 256)) == (None, None)
 
 
 def test_target_from_folders_pictures_and_videos(tmp_path):

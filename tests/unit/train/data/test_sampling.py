@@ -9,7 +9,7 @@ from clst_runtime.imaging.image_files import write_png
 from clst_train.config import AugmentationConfig, DataConfig
 from clst_train.data.augment import draw_geometry
 from clst_train.data.loading import source_batch
-from clst_train.data.sampling import count_classes, geometry_showing, rare_classes, rare_classes_of
+from clst_train.data.sampling import count_classes, geometry_showing, rare_classes
 from clst_train.recipes.recipe import config_from_mapping, read_recipe, with_settings
 from tests.conftest import write_labelled
 
@@ -102,9 +102,7 @@ def test_batches_with_rare_classes_are_a_function_of_the_iteration_and_show_them
     dataset = open_dataset(root, split="val")
     values = with_settings(read_recipe("demo"), ["model.input_hw=[32,64]", "augmentation.crop_hw=[32,32]"])
     config = config_from_mapping(values, where="test")
-    sampler = rare_classes_of(dataset, (32, 64), 0.05)
-    assert rare_classes_of(dataset, (32, 64), 0.0) is None
-    assert rare_classes_of(None, (32, 64), 0.05) is None
+    sampler = rare_classes(count_classes(dataset, (32, 64)), 0.05)
     first, again = (source_batch(dataset, config, 4, 1, 7, sampler) for _ in range(2))
     assert (first.images == again.images).all()
     assert (first.labels == again.labels).all()

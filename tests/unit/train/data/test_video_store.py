@@ -120,7 +120,7 @@ def test_no_file_with_a_name_is_left_even_while_it_is_used(tmp_path, monkeypatch
     file = FrameFile(2, (4, 4), 5, "")
     file.append(np.full((4, 4, 3), 7, np.uint8))
     assert list(tmp_path.iterdir()) == []
-    assert (list(file), len(file), file.nbytes) == ([5], 1, 48)
+    assert (list(file), len(file)) == ([5], 1)
     assert file[5].tolist() == np.full((4, 4, 3), 7).tolist()
     with pytest.raises(KeyError):
         file[6]

@@ -16,7 +16,7 @@ STEP = 1 / 65535
 
 def make(images=3, classes=4, size_hw=(5, 6), *, momentum=0.9, top_k=None):
     layout = StoreLayout(images=images, classes=classes, size_hw=size_hw, top_k=top_k, target="t")
-    return TemporalEnsemble(EnsembleStore.in_memory(layout), momentum)
+    return TemporalEnsemble(EnsembleStore(layout, np.zeros(layout.file_bytes, np.uint8)), momentum)
 
 
 def predictions(rng, *shape, sharpness=1.0):

@@ -15,7 +15,7 @@ STRIDE = 8
 
 def make(images, classes, size_hw, *, momentum=0.9, top_k=None):
     layout = StoreLayout(images=images, classes=classes, size_hw=size_hw, top_k=top_k, target="t")
-    return TemporalEnsemble(EnsembleStore.in_memory(layout), momentum)
+    return TemporalEnsemble(EnsembleStore(layout, np.zeros(layout.file_bytes, np.uint8)), momentum)
 
 
 def at(grid, y, x):

@@ -102,8 +102,8 @@ def test_what_is_written_is_there_when_it_is_opened_again(tmp_path):
     again = TemporalEnsemble(EnsembleStore.open(tmp_path / "e.store", layout(), 0), 0.9)
     assert np.array_equal(again.read(np.arange(3)), ensemble.read(np.arange(3)))
     assert again.visits.tolist() == [0, 1, 1]
-    again.expect(np.arange(3))
-    EnsembleStore.in_memory(layout()).expect(np.arange(3))
+    again.store.expect(np.arange(3))
+    EnsembleStore(layout(), np.zeros(layout().file_bytes, np.uint8)).expect(np.arange(3))
 
 
 @pytest.mark.parametrize(
@@ -206,12 +206,14 @@ def test_resuming_takes_the_copy_not_the_store_that_ran_ahead(saved):
         "bytes": layout().file_bytes,
         "crc32": state["crc32"],
     }
-    again = TemporalEnsemble(restore_snapshot(state, checkpoints, working, layout()), 0.9)
+    restore_snapshot(state, checkpoints, working, layout())
+    again = TemporalEnsemble(EnsembleStore.open(working, layout(), 7), 0.9)
     assert np.array_equal(again.read(np.arange(3)), at_seven)
     assert again.visits.tolist() == [1, 0, 1]
     again.update(np.array([1]), torch.full((1, 4, 5, 6), 0.25))
     again.flush()  # the copy is not the store: it stays as it was
-    third = TemporalEnsemble(restore_snapshot(state, checkpoints, working, layout()), 0.9)
+    restore_snapshot(state, checkpoints, working, layout())
+    third = TemporalEnsemble(EnsembleStore.open(working, layout(), 7), 0.9)
     assert third.visits.tolist() == [1, 0, 1]
 
 

@@ -20,12 +20,13 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from clst_runtime.errors import ModelFileError
 from clst_runtime.system.files.atomic import written_whole
-from clst_train.method.ensemble.store import EnsembleStore, StoreLayout, check_store
+from clst_train.method.ensemble.store import StoreLayout, check_store
 from clst_train.method.ensemble.temporal import TemporalEnsemble
 
-_BLOCK_BYTES = 1 << 24
 _NOT_SUPPORTED = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
@@ -49,8 +50,8 @@ def save_snapshot(ensemble: TemporalEnsemble, working: Path, checkpoints: Path, 
     }
 
 
-def restore_snapshot(state: dict[str, Any], checkpoints: Path, working: Path, layout: StoreLayout) -> EnsembleStore:
-    """Put the copy that resume.pt names in the place of the store at work, and open it.
+def restore_snapshot(state: dict[str, Any], checkpoints: Path, working: Path, layout: StoreLayout) -> None:
+    """Put the copy that resume.pt names in the place of the store at work.
 
     Args:
         state: what `save_snapshot` returned.
@@ -69,7 +70,7 @@ def restore_snapshot(state: dict[str, Any], checkpoints: Path, working: Path, la
         )
     path, iteration = checkpoints / str(state["snapshot"]), int(state["iteration"])
     check_store(path, layout, iteration)
-    found = _checksum(path)
+    found = zlib.crc32(np.memmap(path, mode="r").data)
     if found != state["crc32"]:
         raise ModelFileError(
             f"{path} is not the copy that resume.pt was saved with (checksum {found:08x}, expected "
@@ -77,7 +78,6 @@ def restore_snapshot(state: dict[str, Any], checkpoints: Path, working: Path, la
         )
     with written_whole(working) as temporary:
         copy_file(path, temporary)
-    return EnsembleStore.open(working, layout, iteration)
 
 
 def remove_other_snapshots(checkpoints: Path, state: dict[str, Any]) -> None:
@@ -103,12 +103,4 @@ def copy_file(source: Path, destination: Path) -> None:
         except OSError as error:
             if error.errno not in _NOT_SUPPORTED:
                 raise
-        shutil.copyfileobj(reader, writer, _BLOCK_BYTES)  # from where the kernel stopped; usually nothing
-
-
-def _checksum(path: Path) -> int:
-    checksum = 0
-    with path.open("rb") as stream:
-        while block := stream.read(_BLOCK_BYTES):
-            checksum = zlib.crc32(block, checksum)
-    return checksum
+        shutil.copyfileobj(reader, writer)  # from where the kernel stopped; usually nothing

@@ -112,7 +112,7 @@ def target_hash(target: TargetImages) -> str:
 class EnsembleStore:
     """An open store; what is written to `visits` and `records` is in the file."""
 
-    def __init__(self, layout: StoreLayout, content: npt.NDArray[np.uint8], mapping: mmap.mmap | None) -> None:
+    def __init__(self, layout: StoreLayout, content: npt.NDArray[np.uint8], mapping: mmap.mmap | None = None) -> None:
         self.layout = layout
         self.content = content
         """The whole file, bytes."""
@@ -121,11 +121,6 @@ class EnsembleStore:
         self.records: npt.NDArray[Any] = content[layout.records_start :].view(layout.record)
         """I records."""
         self._mapping = mapping
-
-    @staticmethod
-    def in_memory(layout: StoreLayout) -> EnsembleStore:
-        """An empty store without a file."""
-        return EnsembleStore(layout, np.zeros(layout.file_bytes, np.uint8), None)
 
     @staticmethod
     def create(path: Path, layout: StoreLayout) -> EnsembleStore:
@@ -156,7 +151,7 @@ class EnsembleStore:
         self.content[:_HEADER_BYTES] = np.frombuffer(_header(self.layout, iteration), np.uint8)
 
     def expect(self, indices: npt.NDArray[np.int64]) -> None:
-        """Let the system read some images' records ahead; returns at once."""
+        """Let the system read some images' records ahead; returns at once, from any thread."""
         if self._mapping is None or not hasattr(mmap, "MADV_WILLNEED"):
             return
         for index in indices:

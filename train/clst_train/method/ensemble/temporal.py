@@ -114,10 +114,6 @@ class TemporalEnsemble:
         """`recall` as an array."""
         return self.recall(indices, torch.device("cpu")).numpy()
 
-    def expect(self, indices: Indices) -> None:
-        """Announce the next images, whose records are then read ahead; returns at once, from any thread."""
-        self.store.expect(indices)
-
     def flush(self) -> None:
         """Wait until every update is in the store."""
         while self._under_way:
