@@ -280,7 +280,7 @@ def build(model: Path, frames: str | None, cuda: str, *, as_json: bool) -> None:
             model, lambda made: frames_to_measure(frames, made.input_hw, made.fit, count=FRAMES), gpu=gpu
         )
     else:
-        from clst_export.tensorrt.bundle import build_bundle
+        from clst_runtime.backends.tensorrt.bundle.device_engine import build_bundle
 
         engine = build_bundle(model, gpu)
         manifest = read_engine(engine)[1]

@@ -12,7 +12,6 @@ from clst_runtime.artifact.onnx_metadata import read_onnx_manifest
 from clst_runtime.backends.base import Frame
 from clst_runtime.backends.tensorrt.build.options import BuildOptions
 from clst_runtime.backends.tensorrt.build.verification import Expected, check_frames, onnx_class_maps
-from clst_runtime.backends.tensorrt.bundle.device_engine import build_bundle
 from clst_runtime.backends.tensorrt.bundle.format import (
     BASELINE,
     BASELINE_EXPECTED,
@@ -22,7 +21,6 @@ from clst_runtime.backends.tensorrt.bundle.format import (
     MODEL,
     Bundle,
     BundledModel,
-    read_bundle,
 )
 from clst_runtime.backends.tensorrt.library import Library
 from clst_runtime.errors import ModelFileError
@@ -30,8 +28,6 @@ from clst_runtime.imaging.image_files import write_png
 from clst_runtime.system.files.atomic import folder_written_whole, write_text
 from clst_runtime.system.files.hashing import file_sha256
 from clst_runtime.system.files.paths import check_new_folder
-
-__all__ = ["build_bundle", "read_bundle", "write_bundle"]
 
 README = """\
 {network}, {rows}x{columns}, {precision}: a model on its way to the device that runs it.

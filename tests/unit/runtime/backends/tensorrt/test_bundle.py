@@ -9,10 +9,12 @@ from click.testing import CliRunner
 
 from clst_export.cli.export import main as export
 from clst_export.inspection import describe, facts_of
-from clst_export.tensorrt.bundle import build_bundle, read_bundle, write_bundle
+from clst_export.tensorrt.bundle import write_bundle
 from clst_runtime.backends import open_model
 from clst_runtime.backends.tensorrt.build import engine as build_module
 from clst_runtime.backends.tensorrt.build.options import BuildOptions
+from clst_runtime.backends.tensorrt.bundle.device_engine import build_bundle
+from clst_runtime.backends.tensorrt.bundle.format import read_bundle
 from clst_runtime.backends.tensorrt.bundle.proving import device_name
 from clst_runtime.backends.tensorrt.sidecar import read_engine
 from clst_runtime.errors import BudgetNotHeld, ConfigError, DataError, MissingDependency, ModelFileError
@@ -287,7 +289,7 @@ def test_clst_run_on_a_bundle_where_no_tensorrt_is_ends_with_one_line_and_code_5
 def test_building_needs_neither_torch_nor_onnx(bundle):
     code = FORBID.format(names=("torch", "onnx", "onnxruntime", "clst_train", "cv2", "tensorrt"))
     code += (
-        "from pathlib import Path\nfrom clst_export.tensorrt.bundle import build_bundle\n"
+        "from pathlib import Path\nfrom clst_runtime.backends.tensorrt.bundle.device_engine import build_bundle\n"
         "import clst_runtime.backends.tensorrt.build.engine\n"
         "from clst_runtime.errors import MissingDependency\n"
         "try: build_bundle(Path(sys.argv[1]))\n"
@@ -305,7 +307,7 @@ def test_torch_planted_in_the_builder_is_found(bundle, tmp_path):
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
     with (tmp_path / "runtime/clst_runtime/backends/tensorrt/build/engine.py").open("a") as stream:
         stream.write("\nimport torch\n")
-    code = FORBID.format(names=("torch",)) + "import clst_export.tensorrt.bundle"
+    code = FORBID.format(names=("torch",)) + "import clst_runtime.backends.tensorrt.build.engine"
     done = child(code, paths=[tmp_path / "runtime", tmp_path / "export"])
     assert "forbidden: torch" in done.stderr
 

@@ -2,10 +2,10 @@
 
 import pytest
 
-from clst_export.tensorrt.bundle import build_bundle
 from clst_runtime.backends.cuda.options import GpuOptions
 from clst_runtime.backends.tensorrt.bundle import comparison
 from clst_runtime.backends.tensorrt.bundle.comparison import time_alternately
+from clst_runtime.backends.tensorrt.bundle.device_engine import build_bundle
 from tests.fakes.cuda import FakeCuda
 from tests.unit.runtime.backends.tensorrt.conftest import FP16, INT8
 

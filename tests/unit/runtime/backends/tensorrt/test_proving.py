@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from clst_export.inspection import describe, facts_of
-from clst_export.tensorrt.bundle import build_bundle, write_bundle
+from clst_export.tensorrt.bundle import write_bundle
 from clst_runtime.backends import open_model
 from clst_runtime.backends.cuda.device import CudaFailed, GpuOutOfMemory, cuda_failure
 from clst_runtime.backends.tensorrt.build.options import BuildOptions
+from clst_runtime.backends.tensorrt.bundle.device_engine import build_bundle
 from clst_runtime.backends.tensorrt.runner import TrtBackend
 from clst_runtime.backends.tensorrt.sidecar import read_engine
 from clst_runtime.errors import BudgetNotHeld, ClstError, DataError, MissingDependency, ModelFileError

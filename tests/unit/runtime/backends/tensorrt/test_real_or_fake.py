@@ -5,9 +5,10 @@ import time
 import numpy as np
 import pytest
 
-from clst_export.tensorrt.bundle import build_bundle, write_bundle
+from clst_export.tensorrt.bundle import write_bundle
 from clst_runtime.backends import open_model
 from clst_runtime.backends.tensorrt.build.engine import check_can_build
+from clst_runtime.backends.tensorrt.bundle.device_engine import build_bundle
 from clst_runtime.backends.tensorrt.bundle.proof import read_proof
 from clst_runtime.backends.tensorrt.sidecar import read_engine, sidecar_path
 from clst_runtime.errors import MissingDependency, ModelFileError

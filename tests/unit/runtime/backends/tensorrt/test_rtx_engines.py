@@ -8,12 +8,13 @@ from click.testing import CliRunner
 
 from clst_export.cli.export import main as export
 from clst_export.inspection import describe, facts_of
-from clst_export.tensorrt.bundle import build_bundle, write_bundle
+from clst_export.tensorrt.bundle import write_bundle
 from clst_runtime.backends import open_model
 from clst_runtime.backends.tensorrt.build.builder import serialise_engine
 from clst_runtime.backends.tensorrt.build.engine import build_engine, built_engine_note, check_can_build
 from clst_runtime.backends.tensorrt.build.options import BuildOptions
 from clst_runtime.backends.tensorrt.build.progress import BuildProgress
+from clst_runtime.backends.tensorrt.bundle.device_engine import build_bundle
 from clst_runtime.backends.tensorrt.library import Library
 from clst_runtime.backends.tensorrt.sidecar import engine_manifest, read_engine, sidecar_path, write_engine
 from clst_runtime.cli.bench import main as bench

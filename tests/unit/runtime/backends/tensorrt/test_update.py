@@ -8,9 +8,10 @@ import tempfile
 
 import pytest
 
-from clst_export.tensorrt.bundle import build_bundle, write_bundle
+from clst_export.tensorrt.bundle import write_bundle
 from clst_runtime.backends import open_model
 from clst_runtime.backends.cuda.device import cuda_failure
+from clst_runtime.backends.tensorrt.bundle.device_engine import build_bundle
 from clst_runtime.backends.tensorrt.sidecar import read_engine
 from clst_runtime.errors import BudgetNotHeld, ClstError, DataError, ModelFileError
 from tests.conftest import rgb_manifest, write_rgb_model
