@@ -40,12 +40,6 @@ class EventFiles:
             self._writers[stage].add_scalar(name, value, iteration)
         self._writers[stage].flush()
 
-    def close(self) -> None:
-        """Close the files; a later `add` opens new ones."""
-        for writer in self._writers.values():
-            writer.close()
-        self._writers.clear()
-
 
 def check_tensorboard() -> None:
     """Find out before a run whether event files can be written.

@@ -67,7 +67,6 @@ def test_a_resumed_run_shows_no_step_twice_and_hides_none_of_the_other_stage(tmp
         book.add("source", iteration, loss=float(iteration))
     for iteration in (1, 2, 3):
         book.add("adapted", iteration, loss=float(iteration))
-    book.events.close()
     again = Logbook(tmp_path, EventFiles(tmp_path / "tensorboard"))
     again.forget_after("adapted", 1)
     for iteration in (2, 3):

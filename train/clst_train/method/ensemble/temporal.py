@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -34,22 +33,12 @@ _MOST_UNDER_WAY = 2
 """Updates whose cells may still be on their way back from the device."""
 
 
-class Arrival(Protocol):
-    """When a copy from the device has arrived; a CUDA event is one."""
-
-    def query(self) -> bool:
-        """Whether it has."""
-
-    def synchronize(self) -> None:
-        """Wait until it has."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class _UnderWay:
     indices: Indices
     cells: Cells
-    """In host memory, complete once `arrival` says so."""
-    arrival: Arrival | None
+    """In host memory, complete once `arrival` has happened."""
+    arrival: torch.cuda.Event | None
     """None where nothing has to arrive: the device is the CPU."""
 
 
@@ -131,7 +120,8 @@ class TemporalEnsemble:
         """The images' cells on the device, after every earlier update of them."""
         while self._under_way:
             arrival = self._under_way[0].arrival
-            if arrival is not None and len(self._under_way) <= _MOST_UNDER_WAY and not arrival.query():
+            has_room = len(self._under_way) <= _MOST_UNDER_WAY
+            if arrival is not None and has_room and not arrival.query():  # type: ignore[no-untyped-call]
                 break
             self._land_first()
         while any(np.isin(indices, update.indices).any() for update in self._under_way):
@@ -157,7 +147,7 @@ class TemporalEnsemble:
             _UnderWay(indices=indices.copy(), cells=on_host, arrival=self._arrival(cells.values.device))
         )
 
-    def _arrival(self, device: torch.device) -> Arrival | None:
+    def _arrival(self, device: torch.device) -> torch.cuda.Event | None:
         if device.type != "cuda":
             return None
         event: torch.cuda.Event = torch.cuda.Event()  # type: ignore[no-untyped-call]
