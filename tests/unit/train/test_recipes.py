@@ -151,6 +151,7 @@ class AllRoad:
     class manifest:  # noqa: N801
         classes = load_class_list("road16")
         fit = Fit.STRETCH
+        precision = "fp32"
         input_hw = (32, 64)
 
     def predict(self, frame):
