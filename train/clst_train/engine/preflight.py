@@ -18,6 +18,7 @@ from clst_runtime.data.dataset import LabelledDataset
 from clst_runtime.errors import ConfigError
 from clst_runtime.system.numbers import cores_here
 from clst_train.compute.acceleration import accelerate, check_compiler
+from clst_train.compute.cores import on_first_core
 from clst_train.compute.distributed import report
 from clst_train.compute.memory_plan import MemoryPlan, amount, free_bytes, saved_bytes, weight_bytes
 from clst_train.data.cache import cache_bytes
@@ -174,10 +175,11 @@ def expected_seconds(setup: Setup, segmenter: Segmenter, *, trains_source: bool,
     before = torch.get_num_threads()
     torch.set_num_threads(threads_of(setup))
     try:
-        segmenter.train()
-        a_crop = _timed(lambda: step().backward(), setup.device) / 2  # type: ignore[no-untyped-call]
-        segmenter.eval()
-        a_whole = _timed(predict, setup.device)
+        with on_first_core(setup.device.type):  # as the stages train: else a busy machine seems several times as slow
+            segmenter.train()
+            a_crop = _timed(lambda: step().backward(), setup.device) / 2  # type: ignore[no-untyped-call]
+            segmenter.eval()
+            a_whole = _timed(predict, setup.device)
     finally:
         torch.set_num_threads(before)
     found = {}

@@ -3,6 +3,7 @@
 The runs are made in this process, on a few synthetic scenes of 64x64.
 """
 
+import contextlib
 import dataclasses
 import re
 
@@ -163,9 +164,21 @@ def test_a_run_begins_with_a_line_of_device_precision_threads_and_expected_time(
     ("done", "trains_source", "expected"), [(0, True, (80, 32)), (4, True, (48, 32)), (1, False, (None, 24))]
 )
 def test_the_expected_time_is_steps_times_crops_times_what_a_crop_took(monkeypatch, done, trains_source, expected):
-    """Two crops in 2 s, a whole image in 4 s: steps of 8 crops, then steps of 2 pairs, 2 images in every other one."""
+    """Two crops in 2 s, a whole image in 4 s: steps of 8 crops, then steps of 2 pairs, 2 images in every other one.
+
+    Both are timed while the thread is bound as it is in training.
+    """
     seconds = iter([2.0, 4.0])
-    monkeypatch.setattr(preflight, "_timed", lambda work, device: next(seconds))
+    monkeypatch.setattr(preflight, "_timed", lambda work, device: next(seconds) if bound else 0.0)
+    bound = []
+
+    @contextlib.contextmanager
+    def on_first_core(device):
+        bound.append(device)
+        yield
+        bound.clear()
+
+    monkeypatch.setattr(preflight, "on_first_core", on_first_core)
     source, adaptation = SourceConfig(iterations=10, batch=8), AdaptationConfig(iterations=4, batch=2, ensemble_every=2)
     config = Config(source=source, adaptation=adaptation, model=ModelConfig(input_hw=(64, 64)))
     setup = Setup(
