@@ -45,13 +45,16 @@ def conflict(name: str, wheels: Sequence[str]) -> Finding | None:
 
 def examine_numpy() -> Finding:
     """What all others stand on; looked at without importing it."""
-    fault = fault_of("numpy")
+    return _installed("NumPy", "numpy", "pip install numpy", needed=True)
+
+
+def _installed(name: str, module: str, remedy: str, *, needed: bool = False) -> Finding:
+    fault = fault_of(module)
     if fault is not None:
-        return Finding(name="NumPy", state=State.CONFLICT, text=fault[0], hint=fault[1], needed=True)
-    version = package_version("numpy")
-    if version is None:
-        return Finding(name="NumPy", state=State.MISSING, text="not installed", hint="pip install numpy", needed=True)
-    return Finding(name="NumPy", state=State.GOOD, text=version, needed=True)
+        return Finding(name=name, state=State.CONFLICT, text=fault[0], hint=fault[1], needed=needed)
+    if importlib.util.find_spec(module) is None:
+        return Finding(name=name, state=State.MISSING, text="not installed", hint=remedy, needed=needed)
+    return Finding(name=name, state=State.GOOD, text=package_version(module) or "present", needed=needed)
 
 
 def examine_opencv(platform: Platform, run: Runner = run_program) -> list[Finding]:
@@ -196,16 +199,7 @@ def examine_cuda(platform: Platform, run: Runner = run_program) -> list[Finding]
 
 def examine_optional(platform: Platform) -> list[Finding]:
     """What recordings, training, export and plots need; present or not, without importing it."""
-    findings = []
-    for module, (name, need) in OPTIONAL.items():
-        fault = fault_of(module)
-        if fault is not None:
-            findings.append(Finding(name=name, state=State.CONFLICT, text=fault[0], hint=fault[1]))
-        elif importlib.util.find_spec(module) is not None:
-            findings.append(Finding(name=name, state=State.GOOD, text=package_version(module) or "present"))
-        else:
-            findings.append(Finding(name=name, state=State.MISSING, text="not installed", hint=hint(need, platform)))
-    return findings
+    return [_installed(name, module, hint(need, platform)) for module, (name, need) in OPTIONAL.items()]
 
 
 def _broken(name: str, facts: dict[str, Any], remedy: str, *, module: str = "", needed: bool = False) -> Finding:

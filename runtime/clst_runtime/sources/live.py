@@ -234,11 +234,7 @@ class LiveSource(Source):
             self._changed.notify_all()
 
     def _arrival(self, message: dict[str, Any], first: int) -> _Arrival:
-        """A frame that a reader announces; checked here, because the loop that takes it must not fail.
-
-        Raises:
-            Exception: there can be no such frame.
-        """
+        """A frame that a reader announces; checked here, because the loop that takes it must not fail."""
         slot, index, shape = int(message["frame"]), first + int(message["index"]), tuple(message["shape"])
         held = slot in self._borrowed or (self._newest is not None and slot == self._newest.slot)
         if slot not in range(SLOTS) or held or index < self._next_index:

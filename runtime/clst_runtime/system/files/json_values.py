@@ -61,11 +61,7 @@ def read_json_object(path: Path) -> dict[str, Any]:
 
 
 def parse_object(text: str) -> dict[str, Any]:
-    """A JSON object; numbers are finite and names come once in each object.
-
-    Raises:
-        ValueError: it is none.
-    """
+    """A JSON object; numbers are finite and names come once in each object."""
     if len(text) > MOST_BYTES:
         raise ValueError(f"{len(text) >> 20} MiB of text")
     try:
@@ -130,11 +126,7 @@ def shown(value: object) -> str:
 
 
 def field(values: Mapping[str, Any], name: str, check: Callable[[Any], Value]) -> Value:
-    """The value of a field, checked.
-
-    Raises:
-        ValueError: it is missing or of a wrong form.
-    """
+    """The value of a field, which has to be there, checked."""
     if name not in values:
         raise ValueError(f"{name} is missing")
     try:
