@@ -14,7 +14,7 @@ from clst_runtime.backends.onnxruntime.session import OrtBackend
 from clst_runtime.backends.tensorrt.build.check import describe_build_check
 from clst_runtime.data.dataset import LabelledDataset, open_dataset
 from clst_runtime.evaluation.evaluate import evaluate
-from clst_runtime.evaluation.latency.host_to_host import measure_latency
+from clst_runtime.evaluation.latency.host_to_host import Effort, measure_side_by_side
 from clst_runtime.evaluation.parity import compare
 from clst_runtime.imaging.image_files import write_png
 from clst_runtime.imaging.overlay import colourise, contact_sheet
@@ -127,7 +127,8 @@ def _drive(out: Path, model: Path, images: TargetImages) -> str:
         ]
         statistics = run_pipeline(source, backend, sinks)
         frames = [images[index] for index in range(min(8, len(images)))]
-        latency = measure_latency(backend, frames, runs=200, seconds=10.0, warm_up_runs=20).summary_ms()
+        effort = Effort(runs=200, seconds=10.0, warm_up_runs=20)
+        latency = measure_side_by_side([backend], frames, effort)[0].summary_ms()
     return (
         f"{statistics.frames} frames driven; host to host {latency['median']:.1f} ms median, "
         f"{latency['p99']:.1f} ms p99 at {SIZE_HW[0]}x{SIZE_HW[1]} on {machine_facts()['cpu']}"

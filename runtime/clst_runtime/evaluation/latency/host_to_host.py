@@ -54,24 +54,6 @@ class LatencyResult:
         return summarise_ms(self.samples_ns)
 
 
-def measure_latency(
-    backend: Backend,
-    frames: Sequence[Frame],
-    *,
-    runs: int,
-    seconds: float,
-    warm_up_runs: int,
-    warm_up_ms: float = 200.0,
-) -> LatencyResult:
-    """One model alone: warm up, then measure until `runs` runs are done or `seconds` have passed, frames in turn.
-
-    Raises:
-        DataError: there are no frames.
-    """
-    effort = Effort(runs=runs, seconds=seconds, warm_up_runs=warm_up_runs, warm_up_ms=warm_up_ms)
-    return measure_side_by_side([backend], frames, effort)[0]
-
-
 def measure_side_by_side(backends: Sequence[Backend], frames: Sequence[Frame], effort: Effort) -> list[LatencyResult]:
     """Host-to-host latency of models that take turns on the same frames H,W,3.
 
