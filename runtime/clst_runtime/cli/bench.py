@@ -132,11 +132,7 @@ def print_result(options: dict[str, Any], scores: list[Score], facts: dict[str, 
 
 
 def check_budgets(options: dict[str, Any], scores: list[Score]) -> None:
-    """Host-to-host or capture-to-mask latencies against the budgets; engine-only ones never.
-
-    Raises:
-        BudgetNotHeld: one of them does not hold.
-    """
+    """Refuse by BudgetNotHeld what is over the budgets: host-to-host or capture-to-mask, never engine-only."""
     from clst_runtime.evaluation.latency.comparison import Budgets, Level
 
     budgets = Budgets(

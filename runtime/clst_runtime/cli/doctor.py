@@ -56,11 +56,7 @@ def main(context: click.Context, /, verify: Path | None, report: Path, *, as_jso
 
 
 def examine_machine(*, as_json: bool) -> None:
-    """Print the findings.
-
-    Raises:
-        MissingDependency: clst-run cannot work here.
-    """
+    """Print the findings; raise MissingDependency where clst-run cannot work here."""
     from clst_runtime.doctor import examine, lacking
 
     findings = examine()
@@ -85,11 +81,7 @@ def listing(findings: list[Finding]) -> str:
 
 
 def accept_model(model: Path, report: Path, options: dict[str, Any], *, as_json: bool) -> None:
-    """Run the acceptance, write the report, print it shortly.
-
-    Raises:
-        MissingDependency, BudgetNotHeld: by the verdict.
-    """
+    """Run the acceptance, write the report, print it shortly; a verdict that rejects the model is raised."""
     from clst_runtime.evaluation.acceptance.report import brief, report_text, to_json
     from clst_runtime.evaluation.acceptance.run import Plan, accept
     from clst_runtime.system.files.atomic import check_can_write, write_text

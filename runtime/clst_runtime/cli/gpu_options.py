@@ -33,11 +33,7 @@ def gpu_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def gpu_of(options: Mapping[str, Any]) -> GpuOptions:
-    """What they say.
-
-    Raises:
-        ConfigError: an unknown name, or a graph by a library that has none.
-    """
+    """What they say; raises as `GpuOptions`."""
     from clst_runtime.backends.cuda.options import GpuOptions
 
     return GpuOptions(io=options["io"], cuda=options["cuda"], graph=options["cuda_graph"])

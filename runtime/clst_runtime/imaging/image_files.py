@@ -184,9 +184,6 @@ def _decoded(path: Path) -> tuple[Any, Any]:
 def _check_jpeg(path: Path, _changed_ns: int) -> None:
     """Refuse a JPEG with a part missing: libjpeg makes it up, and says so to OpenCV, but not to Pillow. Once a file, as
     it costs a quarter of reading it.
-
-    Raises:
-        DataError: it is damaged.
     """
     cv2, content = require("cv2"), np.fromfile(path, np.uint8)
     _, complaint = overheard(lambda: cv2.imdecode(content, cv2.IMREAD_REDUCED_GRAYSCALE_8))

@@ -101,11 +101,7 @@ class VideoFile:
     """The frames of a video file in order, over damaged places."""
 
     def __init__(self, path: Path) -> None:
-        """Open it.
-
-        Raises:
-            DataError: it is no video that can be read.
-        """
+        """Raises: DataError: it is no video that can be read."""
         reset_decoder_logging()
         self.path = path
         with name_for_opencv(path) as name:

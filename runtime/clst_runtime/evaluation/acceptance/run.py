@@ -119,11 +119,7 @@ class Acceptance:
         return MissingDependency.exit_code if self.failed[0].lacks else BudgetNotHeld.exit_code
 
     def raise_if_rejected(self) -> None:
-        """End the command by the verdict.
-
-        Raises:
-            MissingDependency, BudgetNotHeld: by the first step that failed.
-        """
+        """Raise MissingDependency or BudgetNotHeld by the first step that failed, if one has."""
         if self.failed:
             kind = MissingDependency if self.failed[0].lacks else BudgetNotHeld
             raise kind(f"{self.plan.model}: {self.verdict}; {self.failed[0].text}")

@@ -85,11 +85,7 @@ class Candidate:
         return Candidate(name=text, path=Path(path), backend=backend)
 
     def open(self, *, threads: int | None, timed: bool = False) -> Backend:
-        """The model, ready to predict; `timed` asks for the GPU's own clock, which costs the host a little.
-
-        Raises:
-            What `open_model` raises.
-        """
+        """The model by `open_model`, ready to predict; `timed` asks for the GPU's clock, at a little cost."""
         if timed and self.path.exists() and self.is_engine:
             gpu = self.gpu.without_graph()  # the stages inside a graph cannot be timed
             return (open_bundle if self.path.is_dir() else TrtBackend)(self.path, timed=True, gpu=gpu)
