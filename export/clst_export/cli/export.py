@@ -148,7 +148,7 @@ def produce(
 
     network = trace_network(checkpoint, request, inputs)
     conversion = write_model(network, paths["onnx"], request, log=_log.info)
-    click.echo(report(conversion, paths["onnx"], request.budget), err=options["as_json"])
+    show(report(conversion, paths["onnx"], request.budget), options)
     if options["as_json"]:
         click.echo(conversion.manifest.to_json())
     if "not_checked" in conversion.manifest.build_check:
@@ -163,6 +163,14 @@ def produce(
         make_engine(paths, baseline, inputs, options)
     if "bundle" in paths:
         make_bundle(paths, baseline, inputs, options)
+
+
+def show(text: str, options: dict[str, Any]) -> None:
+    """To standard output, which with --json is for that alone: then it is a message."""
+    if options["as_json"]:
+        _log.info(text)
+    else:
+        click.echo(text)
 
 
 def refuse_contradictions(precision: str, trt: str | None, options: dict[str, Any]) -> None:
@@ -223,7 +231,7 @@ def make_engine(paths: dict[str, Path], baseline: Path | None, inputs: Inputs, o
         paths["onnx"], paths["engine"], options=build_options(options), frames=inputs.frames,
         progress=show_progress(), gpu=gpu, must_compare=options["target"] != "rtx",
     )  # fmt: skip
-    click.echo(f"{paths['engine']}: {built_engine_note(manifest)}", err=options["as_json"])
+    show(f"{paths['engine']}: {built_engine_note(manifest)}", options)
     if options["target"] == "rtx" and manifest.precision == "int8":
         _log.info(
             "its int8 was not timed beside fp16, as its GPU may be any; make that engine too and clst-bench both there"
@@ -233,7 +241,7 @@ def make_engine(paths: dict[str, Path], baseline: Path | None, inputs: Inputs, o
 
         build_baseline(paths["engine"], baseline, paths["baseline_engine"], inputs.frames,
                        options=build_options(options), gpu=gpu,
-                       log=lambda message: click.echo(message, err=options["as_json"]))  # fmt: skip
+                       log=lambda message: show(message, options))  # fmt: skip
 
 
 def make_bundle(paths: dict[str, Path], baseline: Path | None, inputs: Inputs, options: dict[str, Any]) -> None:
@@ -241,8 +249,7 @@ def make_bundle(paths: dict[str, Path], baseline: Path | None, inputs: Inputs, o
     from clst_export.tensorrt.bundle import write_bundle
 
     write_bundle(paths["onnx"], paths["bundle"], inputs.frames, options=build_options(options), baseline=baseline)
-    click.echo(f"{paths['bundle']}: copy it to the device, there: clst-export build {quote(paths['bundle'].name)}",
-               err=options["as_json"])  # fmt: skip
+    show(f"{paths['bundle']}: copy it to the device, there: clst-export build {quote(paths['bundle'].name)}", options)
 
 
 @main.command()

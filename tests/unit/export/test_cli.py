@@ -99,6 +99,12 @@ def test_what_tensorrt_was_not_asked_is_one_line_on_stderr_and_in_the_manifest(c
     assert re.search(f"^build check +{line}$", run("inspect", tmp_path / "m.onnx").output, re.MULTILINE)
 
 
+def test_quiet_with_json_leaves_standard_error_to_warnings(checkpoint, pictures, tmp_path):
+    done = run(checkpoint, "--onnx", "--out", tmp_path / "m.onnx", "--frames", pictures, "--count", 1, "--json", "-q")
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert json.loads(done.stdout)["input_hw"] == [64, 96]
+
+
 def test_a_file_that_tensorrt_refuses_ends_with_6_and_is_kept_as_rejected(checkpoint, pictures, tmp_path, build_check):
     build_check.clear()
     build_check |= {"builder": "TensorRT for RTX", "version": "1.7.1.116", "refused": "cannot parse it: Mish m: no"}
