@@ -71,8 +71,11 @@ def test_an_adapted_network_is_exported_and_segments(run, cameras, tmp_path, mon
         clst.export(run.adapted, tmp_path / "front.onnx")
 
 
-def test_a_run_goes_on_from_python(run):
+def test_a_run_goes_on_from_python(run, caplog):
+    caplog.set_level("INFO")
     assert clst.train(resume=run.path).adapted == run.adapted
+    assert "nothing left to train" in caplog.text
+    assert "memory" not in caplog.text
 
 
 def test_int8_is_asked_for_with_its_images_and_budget(run, cameras, tmp_path, monkeypatch):

@@ -67,7 +67,8 @@ def run_preflight(setup: Setup, *, trains_source: bool, done: int = 0) -> None:
     where = "this machine" if setup.device.type == "cpu" else str(setup.device)
     available = f"{amount(free)} free on {where}" if free is not None else "this system does not report what is free"
     each = f" for each of {setup.ranks.count} processes" if setup.ranks.count > 1 else ""
-    report(f"memory{each}: {'; '.join(plan.line() for plan in plans)}; {available}")
+    if plans:
+        report(f"memory{each}: {'; '.join(plan.line() for plan in plans)}; {available}")
     if setup.validation is not None:
         try_validation(setup, segmenter, setup.validation)
 
