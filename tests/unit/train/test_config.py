@@ -1,4 +1,6 @@
 import dataclasses
+import os
+from pathlib import Path
 
 import pytest
 
@@ -9,12 +11,25 @@ from clst_train.engine.options import configure
 from clst_train.recipes.recipe import config_from_mapping, read_recipe, recipe_names, with_settings
 from clst_train.recipes.settings import sentences, settings_page, settings_toml
 from tests import ROOT
+from tests.contracts.test_layers import child
 from tests.support.command_line import call
 
 
 @pytest.mark.parametrize("name", recipe_names())
 def test_every_shipped_recipe_loads(name):
     assert configure(name, {}).source.iterations >= 1
+
+
+def test_recipes_class_lists_and_old_names_are_read_in_utf_8_whatever_the_locale_is(monkeypatch):
+    for name, value in {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}.items():
+        monkeypatch.setenv(name, value)
+    code = "from clst_train.recipes.recipe import read_recipe, recipe_names\n"
+    code += "from clst_runtime.classes.labels import load_class_list\n"
+    code += "print(*[name for name in recipe_names() if read_recipe(name)], load_class_list('road16').names[0])\n"
+    code += "import clst_runtime.contest\n"
+    done = child(code)
+    assert done.stdout.split() == [*recipe_names(), "road"]
+    assert done.stderr.endswith("clst_runtime.contest is now clst_runtime.evaluation.latency.comparison\n")
 
 
 def test_a_recipe_with_an_unknown_key_offers_the_nearest_and_names_the_place(tmp_path):
@@ -88,6 +103,21 @@ def test_a_recipe_that_is_no_text_and_a_section_that_is_none_are_one_line(tmp_pa
         configure(str(tmp_path / "r.toml"), {})
     with pytest.raises(ConfigError, match="no section"):
         with_settings({"data": 3}, ["data.val=x"])
+
+
+@pytest.mark.parametrize("options", [{"source": "here"}, {"size": "64x96"}, {"settings": ("run.seed=1",)}])
+def test_an_option_on_top_of_a_section_that_is_none_is_one_line(tmp_path, options):
+    path = tmp_path / "r.toml"
+    path.write_text("data = 5\nmodel = [1]\n")
+    with pytest.raises(ConfigError, match=r"data is 5; expected a section"):
+        configure(str(path), options)
+
+
+def test_a_path_that_is_not_in_utf_8_is_refused_before_a_run_folder_is_made(tmp_path):
+    folder = Path(os.fsdecode(bytes(tmp_path) + b"/k\xfcche"))
+    done = call(clst_train, "--source", folder, "--out", tmp_path / "run")
+    assert done.exit_code == 3
+    assert "k\\udcfcche'; give text that can be written in UTF-8" in done.stderr
 
 
 def test_no_such_recipe():

@@ -28,6 +28,7 @@ _OPTION_KEYS = {
     "val_split": ("data", "val_split"),
     "val_mapping": ("data", "val_mapping"),
     "classes": ("model", "classes"),
+    "size": ("model", "input_hw"),
     "seed": ("run", "seed"),
     "device": ("run", "device"),
 }
@@ -41,11 +42,9 @@ def configure(recipe: str, options: Mapping[str, Any]) -> Config:
     """
     values = with_settings(read_recipe(recipe), options.get("settings", ()))
     for name, (section, key) in _OPTION_KEYS.items():
-        if name in options:
-            value = options[name]
-            values.setdefault(section, {})[key] = list(value) if isinstance(value, tuple) else value
-    if "size" in options:
-        values.setdefault("model", {})["input_hw"] = list(parse_size(options["size"]))
+        if name in options and isinstance(values.setdefault(section, {}), dict):  # what is no section is refused below
+            value = parse_size(options[name]) if name == "size" else options[name]
+            values[section][key] = list(value) if isinstance(value, tuple) else value
     return config_from_mapping(values, where=f"recipe {recipe}")
 
 

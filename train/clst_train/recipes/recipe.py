@@ -10,6 +10,7 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from clst_runtime.errors import ConfigError, DataError, did_you_mean
 from clst_runtime.system.files.json_values import read_text
+from clst_runtime.system.files.paths import in_utf_8
 from clst_runtime.system.numbers import is_usable
 from clst_train.config import Config
 
@@ -60,6 +61,8 @@ def _value(value: Any, kind: Any, where: str) -> Any:
         return float(value)
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise ConfigError(f"{where} = {value!r}; expected {kind.__name__}")
+    if isinstance(value, str) and not in_utf_8(value):
+        raise ConfigError(f"{where} = {value!r}; give text that can be written in UTF-8: rename the file or folder")
     return value
 
 
@@ -80,7 +83,7 @@ def read_recipe(name_or_path: str | Path) -> dict[str, Any]:
         raise ConfigError(f"no recipe {name!r}: neither a file nor shipped; {did_you_mean(name, recipe_names())}")
     shipped = resources.files("clst_train") / "recipes" / f"{name}.toml"
     try:
-        return tomllib.loads(shipped.read_text() if name in recipe_names() else read_text(path))
+        return tomllib.loads(shipped.read_text("utf-8") if name in recipe_names() else read_text(path))
     except (DataError, ValueError, RecursionError) as error:  # no text, no TOML, a huge integer, nested too deep
         raise ConfigError(f"recipe {name}: {error}") from error
 
