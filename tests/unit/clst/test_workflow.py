@@ -71,9 +71,15 @@ def test_an_adapted_network_is_exported_and_segments(run, cameras, tmp_path, mon
         clst.export(run.adapted, tmp_path / "front.onnx")
 
 
-def test_a_run_goes_on_from_python(run, caplog):
-    caplog.set_level("INFO")
+def test_a_run_goes_on_from_python(run):
     assert clst.train(resume=run.path).adapted == run.adapted
+
+
+def test_a_run_with_nothing_left_to_train_says_nothing_of_memory(cameras, tmp_path, caplog):
+    run = clst.train(source=cameras / "old", out=tmp_path / "run", recipe="demo", settings=SETTINGS)
+    caplog.clear()
+    caplog.set_level("INFO")
+    assert clst.train(resume=run.path).source == run.source
     assert "nothing left to train" in caplog.text
     assert "memory" not in caplog.text
 
