@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from clst_export import PACKAGES
-from clst_runtime.cli.command import Group, json_option, print_json
+from clst_runtime.cli.command import Group, json_option, print_json, threads_text
 from clst_runtime.cli.gpu_options import cuda_option
 from clst_runtime.system.numbers import Real, Whole
 
@@ -127,7 +127,7 @@ def convert(checkpoint: Path | None, onnx: str | None, trt: str | None, **option
     from clst_export.inputs import collect
     from clst_train.models.checkpoint import load_checkpoint
 
-    _log.info(f"exporting {precision} on cpu, {require('torch').get_num_threads()} threads")
+    _log.info(f"exporting {precision} on cpu, {threads_text(require('torch').get_num_threads())}")
     loaded = load_checkpoint(chosen)
     request, inputs = collect(loaded, precision, options)
     try:

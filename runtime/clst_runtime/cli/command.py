@@ -200,7 +200,7 @@ def log_backend(backend: Backend, threads: int | None) -> None:
 
 def threads_text(threads: int | None) -> str:
     """CPU threads as they were asked for; the default is the backend's."""
-    return f"{threads} threads" if threads else f"threads by default, {cores_here()} cores"
+    return f"{threads} thread{'s' * (threads != 1)}" if threads else f"threads by default, {cores_here()} cores"
 
 
 def command(name: str | None = None, **options: Any) -> Callable[[Callable[..., Any]], Command]:

@@ -1,4 +1,4 @@
-// The page: one WebSocket gives the status twice a second and, when asked by "next", the newest picture.
+// The page: one WebSocket gives the status twice a second and, when asked by "next", the newest image.
 // What is shown may never look newer than it is: without news, or with an old picture, the page says so itself.
 
 import { WINDOW_SECONDS, colourOfCause, drawDrops, drawLatency } from "/charts.js";
@@ -11,9 +11,9 @@ const WORDS = {
   starting: () => "no mask yet: the model warms up or the camera has given nothing",
   ready: () => "masks come in time",
   stale: (run) => (run.deadline_ms !== null && run.deadline_streak > 0
-    ? `${run.deadline_streak} deadlines missed in a row; newest picture ${span(run.newest_age_ms)} old`
-    : `newest picture ${span(run.newest_age_ms)} old`),
-  lost: (run) => `the camera gives nothing (lost ${run.losses} ${run.losses === 1 ? "time" : "times"}); it is being opened again${Number.isFinite(run.newest_age_ms) && run.frames ? `; newest picture ${span(run.newest_age_ms)} old` : ""}`,
+    ? `${run.deadline_streak} deadlines missed in a row; newest image ${span(run.newest_age_ms)} old`
+    : `newest image ${span(run.newest_age_ms)} old`),
+  lost: (run) => `the camera gives nothing (lost ${run.losses} ${run.losses === 1 ? "time" : "times"}); it is being opened again${Number.isFinite(run.newest_age_ms) && run.frames ? `; newest image ${span(run.newest_age_ms)} old` : ""}`,
   behind: () => `the picture here is ${span(pictureAge())} old: the connection to this screen${status?.recording?.active ? ", or the disk that is recorded on," : ""} is slow`,
   unreachable: () => refused || `no word from the program for ${span(performance.now() - lastStatusAt)}: it was killed, or the connection is down; trying again`,
   ended: (run) => `the run is over: ${ENDS[run.end] ?? run.end}; picture and figures are its last`,
@@ -254,7 +254,7 @@ function showFigures() {
 
 const share = (run) => `${run.frames ? ((100 * run.deadline_misses) / run.frames).toFixed(1) : 0} %`;
 
-// A backend that hangs stops the run's own clock; the age of its newest picture goes on.
+// A backend that hangs stops the run's own clock; the age of its newest image goes on.
 function secondsNow(run) {
   const last = rows.frames.at(-1);
   return last ? Math.max(run.seconds, last[0] + (run.newest_age_ms - last[1]) / 1000) : run.seconds;
