@@ -67,7 +67,8 @@ class Logbook:
                         (entry["iteration"], percent * entry[name]) for entry in rows if entry.get(name) is not None
                     ]
                     if points:
-                        axes.plot(*zip(*points, strict=True), label=name, marker="." if name == "miou" else None)
+                        marker = "." if name == "miou" or len(points) == 1 else None  # a line needs two points
+                        axes.plot(*zip(*points, strict=True), label=name, marker=marker)
                 axes.set_title(
                     f"{'Source training' if stage == 'source' else 'Adaptation'}: {('loss', 'quality in %')[row]}"
                 )

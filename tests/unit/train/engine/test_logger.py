@@ -104,3 +104,18 @@ def test_the_curves_show_every_part_of_the_loss_that_was_logged(tmp_path, monkey
     book.draw()
     parts = ["loss", "source", "self_training", "contrastive", "entropy", "distillation"]
     assert shown == [[parts, ["confidence"]]]
+
+
+def test_a_value_that_was_logged_once_is_a_dot_as_a_line_of_one_point_cannot_be_seen(tmp_path, monkeypatch):
+    from matplotlib.figure import Figure
+
+    shown = []
+    monkeypatch.setattr(
+        Figure, "savefig", lambda figure, *_, **__: shown.extend(figure.axes[0].lines + figure.axes[2].lines)
+    )
+    book = Logbook(tmp_path)
+    book.add("source", 5, loss=1.0)
+    book.add("adapted", 1, loss=1.0)
+    book.add("adapted", 2, loss=0.5)
+    book.draw()
+    assert [line.get_marker() for line in shown] == [".", "None"]
