@@ -136,7 +136,7 @@ def test_clst_export_builds_a_lone_engine_again(engine, machine, images, tmp_pat
     assert read_engine(engine)[1].engine["gpu"] == "Thor"
     code, said, told = on(export, "build", engine, "--frames", images, "--json")
     assert json.loads(said)["engine"]["gpu"] == "Thor"
-    for arguments, why in (((engine,), "give --frames"), ((tmp_path, "--frames", images), "pictures of its own")):
+    for arguments, why in (((engine,), "give --frames"), ((tmp_path, "--frames", images), "images of its own")):
         code, _, told = on(export, "build", *arguments)
         assert (code, why in told) == (2, True), told
     code, _, told = on(export, "build", engine, "--frames", tmp_path / "none")
