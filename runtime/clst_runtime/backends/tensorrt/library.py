@@ -5,6 +5,7 @@ The only place that imports TensorRT; `backends/tensorrt/rtx/library.py` is the 
 
 from __future__ import annotations
 
+import gc
 import re
 import threading
 from collections.abc import Sequence
@@ -184,6 +185,9 @@ def start(trt: ModuleType, what: Literal["Builder", "Runtime"], logger: trt.ILog
     Raises:
         MissingDependency: it does not start, which is what happens without a usable GPU.
     """
+    # It logs while it holds a lock. If that ran the garbage collector, an older builder's end would wait for the lock.
+    collects = gc.isenabled()
+    gc.disable()
     try:
         return getattr(trt, what)(logger)
     except (TypeError, RuntimeError) as error:  # TypeError: `factory function returned nullptr`
@@ -191,3 +195,6 @@ def start(trt: ModuleType, what: Literal["Builder", "Runtime"], logger: trt.ILog
             f"{title_of(trt)} cannot start its {what.lower()} ({messages.last_errors()}); it needs an NVIDIA GPU and a "
             "driver that fits; nvidia-smi and clst-doctor show what is there"
         ) from error
+    finally:
+        if collects:
+            gc.enable()

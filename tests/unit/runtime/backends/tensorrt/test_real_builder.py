@@ -4,6 +4,8 @@ import io
 import os
 import resource
 import signal
+import subprocess
+import sys
 import threading
 from types import SimpleNamespace
 
@@ -195,6 +197,34 @@ def test_every_complaint_of_the_parser_stands_in_one_line(real, tmp_path, frames
         build_engine(model, tmp_path / "a.engine", options=BuildOptions(), frames=frames)
     assert "\n" not in error.value.message
     assert names(tmp_path) == ["m.onnx"]
+
+
+COLLECTS = """
+import gc
+from clst_runtime.backends.tensorrt.library import Library, Messages, start
+trt = Library.RTX.load()
+class Logger(trt.ILogger):
+    def __init__(self):
+        trt.ILogger.__init__(self)
+    def log(self, severity, msg):
+        [[] for _ in range(5000)]  # enough for the garbage collector to run
+class Owner: pass
+def leave_a_builder():
+    owner = Owner()
+    owner.itself, owner.logger = owner, Logger()
+    owner.builder = start(trt, "Builder", owner.logger, Messages())
+gc.disable()
+leave_a_builder()
+gc.enable()
+logger = Logger()
+start(trt, "Builder", logger, Messages())
+print("started", gc.isenabled())
+"""
+
+
+def test_a_builder_that_is_garbage_does_not_hang_the_next_one(trt):
+    done = subprocess.run([sys.executable, "-c", COLLECTS], capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout == "started True\n", done.stderr
 
 
 @pytest.mark.parametrize("content", [b"rubbish" * 9, None])
