@@ -73,7 +73,6 @@ def test_a_data_set_that_is_being_written_is_whole_or_absent(tmp_path, name):
 CALLER = """
 import os, signal, sys
 from clst_export import pipeline as convert
-from clst_export.cli import outputs as files_to_make
 from clst_export.cli.export import main
 
 trace = convert.trace
@@ -116,7 +115,8 @@ def test_ctrl_c_while_int8_is_searched_for_leaves_nothing(tmp_path):
         "0.01",
     )
     code, _, errors = interrupted(searching, "clst-export", *arguments, "--out", tmp_path / "out" / "q.onnx",
-                                  environment={"TMPDIR": str(tmp_path / "trials")})  # fmt: skip
+                                  environment={"TMPDIR": str(tmp_path / "trials"),
+                                               "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "torch")})  # fmt: skip
     assert code == 130, errors
     assert errors.splitlines()[-1] == "interrupted"
     assert not (tmp_path / "out").exists()

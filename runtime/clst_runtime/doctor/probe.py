@@ -97,14 +97,14 @@ def probe_provider(name: str) -> dict[str, Any]:
 
 def probe_tensorrt(library: str = "tensorrt") -> dict[str, Any]:
     """Version of TensorRT or of `rtx`, and whether its builder starts, which TensorRT's does with a GPU only."""
-    from clst_runtime.backends.tensorrt.library import Library, Messages, make_logger, start
+    from clst_runtime.backends.tensorrt.library import Library, Messages, make_logger, start_builder
 
     trt = Library(library).load()
     found: dict[str, Any] = {"version": str(trt.__version__)}
     messages = Messages()
     try:
         logger = make_logger(trt, messages)
-        found["starts"] = start(trt, "Builder", logger, messages) is not None
+        found["starts"] = start_builder(trt, logger, messages) is not None
     except (MissingDependency, AttributeError) as error:
         found |= {"starts": False, "why": told_failure(error)}
     return found

@@ -60,8 +60,8 @@ def test_an_engine_is_made_without_a_gpu_and_every_word_says_that_nothing_has_co
     for command in ((drive, engine, "--source", pictures), (bench, engine)):
         code, _, told = on(*command)
         assert code == 5
-        assert told.count("\n") == 1, told
-        assert "this machine has no NVIDIA driver" in told
+        (line,) = [line for line in told.splitlines() if line.startswith("error: ")]
+        assert "this machine has no NVIDIA driver" in line
     code, _, told = on(main, "build", engine, "--frames", pictures)
     assert (code, "this machine has no NVIDIA driver" in told) == (5, True)
     assert (engine.parent / "m.engine.json").is_file()

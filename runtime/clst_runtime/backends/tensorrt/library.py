@@ -8,10 +8,10 @@ from __future__ import annotations
 import gc
 import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import Enum
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from clst_runtime.backends.cuda.device import cuda_failure, out_of_memory
 from clst_runtime.backends.tensorrt.rtx.library import load_rtx
@@ -179,20 +179,33 @@ def make_logger(trt: ModuleType, messages: Messages) -> trt.ILogger:
     return Logger()
 
 
-def start(trt: ModuleType, what: Literal["Builder", "Runtime"], logger: trt.ILogger, messages: Messages) -> Any:
-    """TensorRT's builder or runtime.
+def start_builder(trt: ModuleType, logger: trt.ILogger, messages: Messages) -> trt.Builder:
+    """TensorRT's builder.
 
     Raises:
         MissingDependency: it does not start, which is what happens without a usable GPU.
     """
+    return _started(trt, lambda: trt.Builder(logger), "builder", messages)
+
+
+def start_runtime(trt: ModuleType, logger: trt.ILogger, messages: Messages) -> trt.Runtime:
+    """TensorRT's runtime.
+
+    Raises:
+        MissingDependency: it does not start, which is what happens without a usable GPU.
+    """
+    return _started(trt, lambda: trt.Runtime(logger), "runtime", messages)
+
+
+def _started(trt: ModuleType, factory: Callable[[], Any], what: str, messages: Messages) -> Any:
     # It logs while it holds a lock. If that ran the garbage collector, an older builder's end would wait for the lock.
     collects = gc.isenabled()
     gc.disable()
     try:
-        return getattr(trt, what)(logger)
+        return factory()
     except (TypeError, RuntimeError) as error:  # TypeError: `factory function returned nullptr`
         raise MissingDependency(
-            f"{title_of(trt)} cannot start its {what.lower()} ({messages.last_errors()}); it needs an NVIDIA GPU and a "
+            f"{title_of(trt)} cannot start its {what} ({messages.last_errors()}); it needs an NVIDIA GPU and a "
             "driver that fits; nvidia-smi and clst-doctor show what is there"
         ) from error
     finally:

@@ -24,7 +24,7 @@ from clst_runtime.backends.cuda.graphs import Outputs, drawn_frames, prove_graph
 from clst_runtime.backends.cuda.open import open_cuda
 from clst_runtime.backends.cuda.options import GpuOptions
 from clst_runtime.backends.tensorrt.inspector import EngineSummary, inspect_engine
-from clst_runtime.backends.tensorrt.library import Library, Messages, gpu_failure, make_logger, start, title_of
+from clst_runtime.backends.tensorrt.library import Library, Messages, gpu_failure, make_logger, start_runtime, title_of
 from clst_runtime.backends.tensorrt.rtx.kernels import Kernels, kernels_file
 from clst_runtime.backends.tensorrt.sidecar import HINT, check_gpu, library_of, load_library, proof_warning, read_engine
 from clst_runtime.errors import ClstError, ConfigError, ModelFileError
@@ -113,7 +113,7 @@ class TrtBackend:
         self._logger = make_logger(trt, self._messages)  # kept: TensorRT holds a bare pointer to it
         # Registered after the device was entered, so it runs before the device closes: what TensorRT frees needs CUDA.
         self._closing.callback(self._forget)
-        self._runtime = start(trt, "Runtime", self._logger, self._messages)
+        self._runtime = start_runtime(trt, self._logger, self._messages)
         self._runtime.engine_host_code_allowed = False
         core = self.manifest.engine.get("options", {}).get("dla_core")
         if core is not None:

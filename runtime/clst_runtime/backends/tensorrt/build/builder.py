@@ -24,7 +24,7 @@ from clst_runtime.backends.tensorrt.library import (
     Library,
     Messages,
     make_logger,
-    start,
+    start_builder,
     title_of,
     without_gpu_complaint,
 )
@@ -73,7 +73,7 @@ def serialise_engine(trt: ModuleType, onnx_path: Path, options: BuildOptions, pr
     """
     messages = Messages()
     logger = make_logger(trt, messages)
-    builder = start(trt, "Builder", logger, messages)
+    builder = start_builder(trt, logger, messages)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     started = time.monotonic()
     parser = parse_onnx(trt, network, logger, onnx_path)  # owns weights of the network: it lives until the end

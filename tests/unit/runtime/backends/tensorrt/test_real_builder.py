@@ -19,7 +19,7 @@ from clst_runtime.backends.tensorrt.build.builder import configure, keep_timing_
 from clst_runtime.backends.tensorrt.build.engine import build_engine
 from clst_runtime.backends.tensorrt.build.options import BuildOptions
 from clst_runtime.backends.tensorrt.build.progress import BarProgress, BuildProgress, LineProgress
-from clst_runtime.backends.tensorrt.library import Messages, make_logger, start
+from clst_runtime.backends.tensorrt.library import Messages, make_logger, start_builder
 from clst_runtime.backends.tensorrt.sidecar import engine_manifest, read_engine, write_engine
 from clst_runtime.errors import ClstError, ConfigError, DataError, ModelFileError
 from tests.conftest import rgb_manifest, write_rgb_model
@@ -37,7 +37,7 @@ def asked(trt):
     """A builder and its configuration, TensorRT's own."""
     messages = Messages()
     logger = make_logger(trt, messages)
-    builder = start(trt, "Builder", logger, messages)
+    builder = start_builder(trt, logger, messages)
     return SimpleNamespace(builder=builder, config=builder.create_builder_config(), logger=logger)
 
 
@@ -201,7 +201,7 @@ def test_every_complaint_of_the_parser_stands_in_one_line(real, tmp_path, frames
 
 COLLECTS = """
 import gc
-from clst_runtime.backends.tensorrt.library import Library, Messages, start
+from clst_runtime.backends.tensorrt.library import Library, Messages, start_builder
 trt = Library.RTX.load()
 class Logger(trt.ILogger):
     def __init__(self):
@@ -212,12 +212,12 @@ class Owner: pass
 def leave_a_builder():
     owner = Owner()
     owner.itself, owner.logger = owner, Logger()
-    owner.builder = start(trt, "Builder", owner.logger, Messages())
+    owner.builder = start_builder(trt, owner.logger, Messages())
 gc.disable()
 leave_a_builder()
 gc.enable()
 logger = Logger()
-start(trt, "Builder", logger, Messages())
+start_builder(trt, logger, Messages())
 print("started", gc.isenabled())
 """
 
