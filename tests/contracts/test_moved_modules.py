@@ -38,3 +38,10 @@ def test_what_never_was_is_missing_as_ever_and_the_finder_is_there_once():
     with pytest.raises(ModuleNotFoundError, match="^No module named 'clst_runtime.nothing'$"):
         importlib.import_module("clst_runtime.nothing")
     assert sys.meta_path.count(moved.Moved) == 1
+
+
+@pytest.mark.parametrize(("package", "command"), [("clst_train.cli", "train"), ("clst_export.cli", "export")])
+def test_a_command_that_was_a_module_names_its_new_place(package, command):
+    with pytest.raises(ImportError, match=f"^{package}.main is now {package}.{command}.main$"):
+        importlib.import_module(package).main  # noqa: B018
+    assert not hasattr(importlib.import_module(package), "nothing")
