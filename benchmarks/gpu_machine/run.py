@@ -155,6 +155,8 @@ def wheels(folder: Path, version: str, sets: tuple[str, ...], part_mib: float) -
 @click.option("--out", type=click.Path(path_type=Path), help="Result  [default: benchmarks/results/gpu_<GPU>.json]")
 def run(folder: Path, packages: Path | None, seconds: float, only: tuple[str, ...], out: Path | None) -> None:
     """Run every step on FOLDER, which `prepare` wrote."""
+    if any(argument.partition("=")[0] == "--carried" for argument in sys.argv):
+        click.echo("--carried is now --packages; the old name goes in version 0.2", err=True)
     known = [step.name for step in STEPS]
     for name in only:
         if name not in known:

@@ -97,12 +97,16 @@ def _check_names(checkpoint: Path, paths: Mapping[str, Path]) -> None:
 
 
 def check_given(checkpoint: Path, options: Mapping[str, Any]) -> None:
-    """The checkpoint, the CUDA library, the size and the places of pictures that the command was given.
+    """The checkpoint, the CUDA library, the size and the places of images that the command was given.
 
     Raises:
         ClstError: one is missing or cannot be used.
     """
     check_library(options["cuda"], graphs=False)
+    if checkpoint.is_dir():
+        raise ModelFileError(
+            f"{checkpoint}: not the folder of a run (config.toml, checkpoints/); give one or a .pt file"
+        )
     check_checkpoint(checkpoint)
     if options["size"] is not None:
         parse_size(options["size"])

@@ -115,6 +115,7 @@ CASES = [
     ((*EXPORT, "--bundle", "--timing-cache", "{p}/file/c"), 3, "is a file"),
     (("clst-eval", "{p}/good.pt", "--data", "{p}/none"), 3, "none: no such folder"),
     (("clst-eval", "{p}/cut.pt", "--data", "{p}/old"), 4, "cut.pt is damaged"),
+    (("clst-export", "{p}/empty", "--onnx", "--out", "{p}/x.onnx"), 4, "empty: not the folder of a run"),
     (("clst-eval", "{p}/a_folder.pt", "--data", "{p}/old"), 4, "a folder, where a file is needed"),
     (("clst-parity", "{p}/good.pt", "--checkpoint", "{p}/none.pt", "--data", "{p}/old"), 4, "no such model file"),
     (("clst-parity", "{p}/good.pt", "--checkpoint", "{p}/good.pt", "--data", "{p}/file"), 3, "file: not a folder"),
