@@ -200,15 +200,9 @@ def _open_setup(config: Config, started: Checkpoint | None) -> Setup:
     data, model = config.data, config.model
     if not data.source:
         raise ConfigError("no source images: give --source the labelled images of the old camera")
-    wanted = load_class_list(model.classes) if model.classes else None
-    if started is not None:
-        if wanted is not None and wanted.names != started.classes.names:
-            raise ConfigError(
-                f"model.classes = {model.classes!r} are not the classes of the checkpoint "
-                f"({', '.join(started.classes.names)}), which it keeps; leave --classes out"
-            )
-        wanted = started.classes
-    source = _labelled(data.source, data.source_split, data.source_format, data.mapping, wanted)
+    source = _labelled(
+        data.source, data.source_split, data.source_format, data.mapping, _wanted_classes(model.classes, started)
+    )
     _note(data.source, check_pairs(source, used_hw=config.source_hw))
     if len(source.classes) < 2:
         raise ConfigError(
@@ -245,6 +239,19 @@ def _open_setup(config: Config, started: Checkpoint | None) -> Setup:
         autocast=_autocast(config.run.precision, device),
         ranks=ranks(),
     )
+
+
+def _wanted_classes(name: str, started: Checkpoint | None) -> ClassList | None:
+    """Those of the checkpoint, else those named in the settings; None = the source's own."""
+    wanted = load_class_list(name) if name else None
+    if started is None:
+        return wanted
+    if wanted is not None and wanted.names != started.classes.names:
+        raise ConfigError(
+            f"model.classes = {name!r} are not the classes of the checkpoint "
+            f"({', '.join(started.classes.names)}), which it keeps; leave --classes out"
+        )
+    return started.classes
 
 
 def _check_batches_of_one(setup: Setup) -> None:

@@ -18,6 +18,7 @@ from torch import Tensor
 from clst_runtime.data.subsets import evenly_spread
 from clst_train.compute.cores import on_first_core
 from clst_train.compute.distributed import each_alone, is_split, on_any_rank, report, together, wait_for_all
+from clst_train.config import AdaptationConfig
 from clst_train.data.colours import CHANNELS, COMPARED, colour_shift
 from clst_train.data.fitting import fitted
 from clst_train.data.loading import (
@@ -62,10 +63,7 @@ def adapt(run: Run, resume: Checkpoint | None) -> None:
     run.segmenter.train()
     begin = steps_before_labels(settings.iterations, settings.entropy_first)
     if first < begin:
-        report(
-            f"entropy: self-training begins after {begin} of {settings.iterations} steps, in which the network grows "
-            f"surer of the new camera (adaptation.entropy_first = {settings.entropy_first:g})"
-        )
+        _report_entropy_first(settings, begin)
 
     def make(run: Run, iteration: int) -> tuple[SourceBatch, TargetBatch]:
         batches = both_batches(run, iteration)
@@ -103,6 +101,13 @@ def adapt(run: Run, resume: Checkpoint | None) -> None:
             if stops:
                 raise Stopped
     _finish(run)
+
+
+def _report_entropy_first(settings: AdaptationConfig, begin: int) -> None:
+    report(
+        f"entropy: self-training begins after {begin} of {settings.iterations} steps, in which the network grows "
+        f"surer of the new camera (adaptation.entropy_first = {settings.entropy_first:g})"
+    )
 
 
 def _step(learner: Learner, source: SourceBatch, target: TargetBatch, iteration: int, begin: int) -> StepResult:
