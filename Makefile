@@ -4,7 +4,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-EXTRAS := train,export,ort,headless,dev
+EXTRAS := train,weights,export,ort,headless,dev
 # The index of PyTorch's builds without CUDA. Where it cannot be reached, pip looks in the places of its own configuration.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 

@@ -61,7 +61,7 @@ def prepare(folder: Path, settings: tuple[str, ...]) -> Any:
         if not (folder / look.name).exists():
             counts = {"train": 16, "val": 1}
             write_scenes(folder / look.name, look=look, counts=counts, size_hw=(2 * rows, 2 * columns), seed=seed)
-    run = _run_of(RunFolder(folder / "run"), _open_setup(config, None))
+    run = _run_of(RunFolder(folder / "run"), _open_setup(config, None), begins=True)
     run.segmenter.train()
     return run
 
@@ -75,7 +75,7 @@ def changed(run: Any, *settings: str) -> Any:
     return dataclasses.replace(
         run,
         config=config,
-        segmenter=_network(config, run.classes, run.device).train(),
+        segmenter=_network(config, run.classes, run.device, begins=True).train(),
         autocast=_autocast(config.run.precision, run.device),
     )
 

@@ -7,6 +7,7 @@ Constants of the method are this project's choice, chosen by measurement (docs/m
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,7 +16,13 @@ from clst_runtime.errors import ConfigError, did_you_mean
 from clst_runtime.imaging.geometry import Fit, fit_named
 from clst_runtime.system.numbers import LARGEST_SIDE, MOST_THREADS
 
-NETWORKS = ("ddrnet23_slim", "deeplabv2_resnet101")
+NETWORKS = (
+    "ddrnet23_slim",
+    "deeplabv2_resnet101",
+    "efficientnet_lite0",
+    "efficientnet_lite1",
+    "efficientnet_lite2",
+)
 
 
 Bound = tuple[Callable[[Any], bool], str]
@@ -89,15 +96,19 @@ class ModelConfig:
     """The network and what it segments."""
 
     network: str = "ddrnet23_slim"
-    """`ddrnet23_slim` (real time) or `deeplabv2_resnet101` (the literature's)."""
+    """`ddrnet23_slim`, `efficientnet_lite0`, `efficientnet_lite1`, `efficientnet_lite2` (real time) or
+    `deeplabv2_resnet101` (the literature's)."""
     classes: str = ""
     """A shipped class list or a JSON file; empty = those of the source data set."""
     input_hw: tuple[int, int] = (360, 480)
     """Rows and columns, in pixels, that frames are resized to, in training, export and driving alike."""
     fit: str = "stretch"
     """How frames are resized: `stretch` fills rows and columns, `letterbox` keeps shapes and leaves bars."""
-    backbone_weights: str = ""
-    """State dict with ImageNet weights to start source training from; empty = from scratch."""
+    pretrained: str = "auto"
+    """What source training starts from: `auto` = the network's ImageNet weights where the extra `weights` brings them,
+    else random ones; `none` = random ones; or a file with a state dict."""
+    pretrained_sha256: str = ""
+    """SHA-256 of the file that these weights have to be from; a run writes it here. Empty = any."""
 
     def __post_init__(self) -> None:
         _check(
@@ -106,6 +117,12 @@ class ModelConfig:
             ("input_hw", lambda size: len(size) == 2 and min(size) >= 32, "rows and columns of at least 32"),
             ("input_hw", *_SIDES),
             ("fit", *_one_of(tuple(fit.value for fit in Fit))),
+            ("pretrained", lambda value: value != "", "auto, none or a file of weights"),
+            (
+                "pretrained_sha256",
+                lambda value: not value or re.fullmatch("[0-9a-f]{64}", value) is not None,
+                "64 hexadecimal digits",
+            ),
         )
         if self.network not in NETWORKS:
             raise ConfigError(f"no network {self.network!r}; {did_you_mean(self.network, NETWORKS)}")

@@ -45,8 +45,8 @@ from clst_train.inspection.examples import draw_examples
 from clst_train.method.teachers import open_distiller
 from clst_train.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from clst_train.models.networks import build_segmenter
+from clst_train.models.pretrained import load_pretrained
 from clst_train.models.segmenter import Segmenter
-from clst_train.models.weights import load_imagenet_backbone
 from clst_train.stages.adaptation import adapt
 from clst_train.stages.source import train_source
 
@@ -78,6 +78,8 @@ def _begin_run(recipe: str, out: Path | None, init: Path | None, options: Mappin
         if started is not None:
             config = _as_checkpoint(config, started, options)
         setup = _open_setup(config, started)
+        if started is None:
+            setup = _with_pretrained(setup)
         # What cannot teach is refused before a folder is made
         open_distiller(config.adaptation.distil_from, setup.classes, config.model)
         _check_batches_of_one(setup)
@@ -87,7 +89,7 @@ def _begin_run(recipe: str, out: Path | None, init: Path | None, options: Mappin
     with _with_interrupt_message(folder):
         with together():
             if ranks().first:
-                create_run(folder.path, config)
+                create_run(folder.path, setup.config)
                 if started is not None:
                     save_checkpoint(folder.source, dataclasses.replace(started, training_state=None, stage=SOURCE))
         with _with_resume_hint(folder):
@@ -152,7 +154,7 @@ STAGES = {SOURCE: "source training", ADAPTED: "adaptation"}
 
 def _train(folder: RunFolder, setup: Setup, point: Checkpoint | None) -> RunFolder:
     with together(), each_alone():
-        run = _run_of(folder, setup)
+        run = _run_of(folder, setup, begins=point is None and not folder.source.is_file())
     if is_split():
         synchronise_norms(run.segmenter)
     if not folder.source.is_file():
@@ -175,7 +177,7 @@ def _threads_here(wanted: int) -> int:
     return min(wanted, cores_here())
 
 
-def _run_of(folder: RunFolder, setup: Setup) -> Run:
+def _run_of(folder: RunFolder, setup: Setup, *, begins: bool) -> Run:
     config, rarity = setup.config, setup.config.data.rare_class_sampling
     torch.manual_seed(config.run.seed)  # for the initial weights; batches have generators of their own
     np.random.seed(config.run.seed % 2**32)
@@ -186,7 +188,7 @@ def _run_of(folder: RunFolder, setup: Setup) -> Run:
     return Run(
         **as_fields(Setup, setup),
         folder=folder,
-        segmenter=_network(config, setup.classes, setup.device),
+        segmenter=_network(config, setup.classes, setup.device, begins=begins),
         logbook=_logbook(folder, config) if setup.ranks.first else SilentLogbook(),
         rare=rare_classes(count_classes(setup.source, config.source_hw, config.fit), rarity) if rarity else None,
     )
@@ -324,11 +326,21 @@ def _as_checkpoint(config: Config, started: Checkpoint, options: Mapping[str, An
     return dataclasses.replace(config, model=model)
 
 
-def _network(config: Config, classes: ClassList, device: torch.device) -> Segmenter:
+def _network(config: Config, classes: ClassList, device: torch.device, *, begins: bool) -> Segmenter:
+    """The network on its device; one that begins to be trained has the pretrained weights."""
     segmenter = build_segmenter(config.model.network, len(classes))
-    if config.model.backbone_weights:
-        report(load_imagenet_backbone(segmenter, Path(config.model.backbone_weights)))
+    if begins:
+        load_pretrained(segmenter, config.model)
     return accelerate(segmenter, config.run, device)
+
+
+def _with_pretrained(setup: Setup) -> Setup:
+    """Try the pretrained weights before anything is made, and note the hash of their file in the configuration."""
+    network = build_segmenter(setup.config.model.network, len(setup.classes))
+    model, message = load_pretrained(network, setup.config.model)
+    if message:
+        report(message)
+    return dataclasses.replace(setup, config=dataclasses.replace(setup.config, model=model))
 
 
 def _device(name: str, here: Ranks = ONE_PROCESS) -> torch.device:

@@ -8,7 +8,7 @@ from clst_runtime.errors import ConfigError
 from clst_train.cli.train import main as clst_train
 from clst_train.config import Config
 from clst_train.engine.options import configure
-from clst_train.recipes.recipe import config_from_mapping, read_recipe, recipe_names, with_settings
+from clst_train.recipes.recipe import _note_renamed, config_from_mapping, read_recipe, recipe_names, with_settings
 from clst_train.recipes.settings import sentences, settings_page, settings_toml
 from tests import ROOT
 from tests.contracts.test_layers import child
@@ -30,6 +30,19 @@ def test_recipes_class_lists_and_old_names_are_read_in_utf_8_whatever_the_locale
     done = child(code)
     assert done.stdout.split() == [*recipe_names(), "road"]
     assert done.stderr.endswith("clst_runtime.contest is now clst_runtime.evaluation.latency.comparison\n")
+
+
+def test_an_older_recipes_name_of_the_weights_is_read_and_the_new_one_is_named_once(tmp_path, caplog):
+    path = tmp_path / "r.toml"
+    path.write_text('[model]\nbackbone_weights = "r101.pth"\n')
+    _note_renamed.cache_clear()
+    with caplog.at_level("INFO"):
+        assert configure(str(path), {}).model.pretrained == configure(str(path), {}).model.pretrained == "r101.pth"
+    assert caplog.messages == ["note: model.backbone_weights is called model.pretrained now"]
+    assert configure(str(path), {"settings": ["model.backbone_weights=b.pth"]}).model.pretrained == "b.pth"
+    assert configure(str(path), {"pretrained": "auto"}).model.pretrained == "auto"
+    path.write_text('[model]\nbackbone_weights = ""\n')  # as every older run has it: random weights
+    assert configure(str(path), {}).model.pretrained == "none"
 
 
 def test_a_recipe_with_an_unknown_key_offers_the_nearest_and_names_the_place(tmp_path):

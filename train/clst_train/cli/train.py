@@ -31,6 +31,7 @@ RECIPE = "new_camera"
 @click.option("--format", "source_format", help="Format of the source data set  [default: recognise it]")
 @click.option("--split", help="Split of the source to train on  [default: train]")
 @click.option("--classes", help="The model's classes: a shipped list or JSON file  [default: the source's]")
+@click.option("--pretrained", help="ImageNet weights to start from: auto, none or a file  [default: auto]")
 @click.option("--mapping", type=click.Path(), help="JSON file relating the source's classes to the model's.")
 @click.option("--ignore-mask", type=click.Path(), help="PNG of the new camera; non-zero = bonnet, lens border.")
 @click.option("--val", type=click.Path(), help="Labelled images of the new camera, to report mIoU only.")

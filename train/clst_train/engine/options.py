@@ -28,6 +28,7 @@ _OPTION_KEYS = {
     "val_split": ("data", "val_split"),
     "val_mapping": ("data", "val_mapping"),
     "classes": ("model", "classes"),
+    "pretrained": ("model", "pretrained"),
     "size": ("model", "input_hw"),
     "seed": ("run", "seed"),
     "device": ("run", "device"),
@@ -57,6 +58,8 @@ def check_run(
         ClstError: a setting, a path or the folder to make cannot be used, or is not there any more.
     """
     if resume is None:
+        if init is not None and "pretrained" in options:
+            raise ConfigError("--pretrained is for source training, which --init skips; give one of them")
         config = configure(recipe, options)
         check_threads(config)
         if out is not None:
@@ -82,8 +85,8 @@ def check_settings(config: Config) -> None:
         raise ConfigError(f"run.device = {config.run.device!r}; give auto, cpu, cuda or cuda:N")
     if config.adaptation.distil_from:
         check_checkpoint(Path(config.adaptation.distil_from))
-    if config.model.backbone_weights:
-        check_file(Path(config.model.backbone_weights), "file of weights", ModelFileError)
+    if config.model.pretrained not in ("auto", "none"):
+        check_file(Path(config.model.pretrained), "file of weights", ModelFileError)
 
 
 def check_threads(config: Config) -> None:

@@ -6,24 +6,24 @@ import pickle
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from clst_runtime.errors import ModelFileError
-from clst_train.models.segmenter import Segmenter
 
 
-def load_imagenet_backbone(segmenter: Segmenter, path: Path) -> str:
+def load_imagenet_backbone(segmenter: nn.Module, path: Path, *, least_share: float = 0.5) -> str:
     """Load every weight whose name and shape fit, e.g. torchvision's ResNet-101 state dict; returns a message.
 
     Classifiers (`fc.`, `linear.`) are left out; prefixes `module.` and `model.` are taken off.
 
     Raises:
-        ModelFileError: unreadable, or fewer than half of the network's weights are in it.
+        ModelFileError: unreadable, or fewer than `least_share` of the network's weights are in it.
     """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
-        raise ModelFileError(f"{path} is no readable state dict ({str(error).splitlines()[0][:120]})") from error
+    except (OSError, EOFError, RuntimeError, ValueError, LookupError, pickle.UnpicklingError) as error:
+        reason = next(iter(str(error).splitlines()), "it ends too early")
+        raise ModelFileError(f"{path} is no readable state dict ({reason[:120]})") from error
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]
     if not isinstance(content, dict):
@@ -35,7 +35,7 @@ def load_imagenet_backbone(segmenter: Segmenter, path: Path) -> str:
         for name, value in own.items()
         if isinstance(given.get(name), Tensor) and given[name].shape == value.shape
     }
-    if 2 * len(fitting) < len(own):
+    if len(fitting) < least_share * len(own):
         lacking = next(name for name in own if name not in fitting)
         raise ModelFileError(f"{path}: {len(fitting)} of {len(own)} weights fit this network; {lacking!r} does not")
     segmenter.load_state_dict(fitting, strict=False)

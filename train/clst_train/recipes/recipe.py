@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
@@ -19,7 +21,10 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
+_log = logging.getLogger(__name__)
 Section = TypeVar("Section")
+RENAMED = {("model", "backbone_weights"): "pretrained"}
+"""Settings of older recipes and runs: section and key then, key now."""
 
 
 def config_from_mapping(values: Mapping[str, Any], *, where: str) -> Config:
@@ -83,9 +88,28 @@ def read_recipe(name_or_path: str | Path) -> dict[str, Any]:
         raise ConfigError(f"no recipe {name!r}: neither a file nor shipped; {did_you_mean(name, recipe_names())}")
     shipped = resources.files("clst_train") / "recipes" / f"{name}.toml"
     try:
-        return tomllib.loads(shipped.read_text("utf-8") if name in recipe_names() else read_text(path))
+        values = tomllib.loads(shipped.read_text("utf-8") if name in recipe_names() else read_text(path))
     except (DataError, ValueError, RecursionError) as error:  # no text, no TOML, a huge integer, nested too deep
         raise ConfigError(f"recipe {name}: {error}") from error
+    return {
+        section: dict(_today(section, *entry) for entry in given.items()) if isinstance(given, dict) else given
+        for section, given in values.items()
+    }
+
+
+def _today(section: str, key: str, value: Any) -> tuple[str, Any]:
+    """A setting by its name of today; empty weights, as older runs have them, were random ones."""
+    now = RENAMED.get((section, key))
+    if now is None:
+        return key, value
+    if value != "":
+        _note_renamed(f"{section}.{key}", f"{section}.{now}")
+    return now, value if value != "" else "none"
+
+
+@lru_cache  # settings are read more than once
+def _note_renamed(before: str, now: str) -> None:
+    _log.info(f"note: {before} is called {now} now")
 
 
 def with_settings(values: Mapping[str, Any], settings: Sequence[str]) -> dict[str, Any]:
@@ -106,5 +130,6 @@ def with_settings(values: Mapping[str, Any], settings: Sequence[str]) -> dict[st
             value = text.strip()
         if not isinstance(merged.setdefault(section, {}), dict):
             raise ConfigError(f"--set {setting!r}: the recipe has {section} = {merged[section]!r}, which is no section")
+        key, value = _today(section, key, value)
         merged[section][key] = value
     return merged
