@@ -75,7 +75,7 @@ def changed(run: Any, *settings: str) -> Any:
     return dataclasses.replace(
         run,
         config=config,
-        segmenter=_network(config, run.classes, run.device, begins=True).train(),
+        segmenter=_network(dataclasses.replace(run, config=config), begins=True).train(),
         autocast=_autocast(config.run.precision, run.device),
     )
 

@@ -35,16 +35,10 @@ class TinySegmenter(Segmenter):
         self.head = nn.Conv2d(4, CLASSES, 1)
         self.auxiliary_head = nn.Conv2d(4, CLASSES, 1) if with_auxiliary else None
 
-    def features(self, images):
-        return torch.relu(self.body(self.norm(images)))
-
-    def logits(self, features):
-        return self.head(features)
-
     def training_outputs(self, images):
-        features = self.features(images)
+        features = torch.relu(self.body(self.norm(images)))
         auxiliary = self.auxiliary_head(features) if self.auxiliary_head is not None else None
-        return TrainingOutputs(features=features, logits=self.logits(features), auxiliary=auxiliary)
+        return TrainingOutputs(features=features, logits=self.head(features), auxiliary=auxiliary)
 
 
 def batches(*, seed: int = 0, size: int = 2, ignored: bool = False) -> tuple[SourceBatch, TargetBatch]:

@@ -38,11 +38,11 @@ from clst_train.stages import adaptation_state
 
 
 def in_float64() -> None:
-    build, head, forward = training.build_segmenter, adaptation_state.ProjectionHead, forward_pass.ForwardPass.forward
+    build, head, forward = training.network_of, adaptation_state.ProjectionHead, forward_pass.ForwardPass.forward
 
     network_forward = DDRNetSlim.forward
     DDRNetSlim.forward = lambda self, images: network_forward(self, images.to(self.conv1[0].weight.dtype))
-    training.build_segmenter = lambda *arguments: build(*arguments).double()
+    training.network_of = lambda *arguments: build(*arguments).double()
     adaptation_state.ProjectionHead = lambda *arguments: head(*arguments).double()
     forward_pass.ForwardPass.forward = lambda self, images: forward(self, images.double())
 

@@ -96,8 +96,10 @@ class ModelConfig:
     """The network and what it segments."""
 
     network: str = "ddrnet23_slim"
-    """`ddrnet23_slim`, `efficientnet_lite0`, `efficientnet_lite1`, `efficientnet_lite2` (real time) or
-    `deeplabv2_resnet101` (the literature's)."""
+    """`ddrnet23_slim`, `efficientnet_lite0`, `efficientnet_lite1`, `efficientnet_lite2` (real time),
+    `deeplabv2_resnet101` (the literature's), or your own as `package.module:factory`."""
+    head: str = ""
+    """Path of the classifier layer of a network that is not built in; empty = it is found by itself."""
     classes: str = ""
     """A shipped class list or a JSON file; empty = those of the source data set."""
     input_hw: tuple[int, int] = (360, 480)
@@ -124,8 +126,11 @@ class ModelConfig:
                 "64 hexadecimal digits",
             ),
         )
-        if self.network not in NETWORKS:
-            raise ConfigError(f"no network {self.network!r}; {did_you_mean(self.network, NETWORKS)}")
+        if ":" not in self.network and self.network not in NETWORKS:
+            raise ConfigError(
+                f"no network {self.network!r}; {did_you_mean(self.network, NETWORKS)}, or name your "
+                "own as package.module:factory"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -44,7 +44,7 @@ from clst_train.engine.stopping import Stopped
 from clst_train.inspection.examples import draw_examples
 from clst_train.method.teachers import open_distiller
 from clst_train.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from clst_train.models.networks import build_segmenter
+from clst_train.models.networks import network_of
 from clst_train.models.pretrained import load_pretrained
 from clst_train.models.segmenter import Segmenter
 from clst_train.stages.adaptation import adapt
@@ -100,7 +100,7 @@ def finish_run(folder: RunFolder, config: Config, point: Checkpoint | None) -> R
     """Resume a run from its newest checkpoint, or from its start when it has none."""
     with together(), each_alone():
         started = load_checkpoint(folder.source) if folder.source.is_file() else None
-        setup = _open_setup(config, started)
+        setup = _open_setup(config, started, started or point)
         _check_split(setup)
         stage = SOURCE if started is None else ADAPTED
         done = point.iteration if point is not None and point.stage == stage else 0  # a new stage has no point yet
@@ -188,7 +188,7 @@ def _run_of(folder: RunFolder, setup: Setup, *, begins: bool) -> Run:
     return Run(
         **as_fields(Setup, setup),
         folder=folder,
-        segmenter=_network(config, setup.classes, setup.device, begins=begins),
+        segmenter=_network(setup, begins=begins),
         logbook=_logbook(folder, config) if setup.ranks.first else SilentLogbook(),
         rare=rare_classes(count_classes(setup.source, config.source_hw, config.fit), rarity) if rarity else None,
     )
@@ -198,7 +198,9 @@ def _logbook(folder: RunFolder, config: Config) -> Logbook:
     return Logbook(folder.path, EventFiles(folder.path / "tensorboard") if config.run.tensorboard else None)
 
 
-def _open_setup(config: Config, started: Checkpoint | None) -> Setup:
+def _open_setup(config: Config, started: Checkpoint | None, known: Checkpoint | None = None) -> Setup:
+    """Open what the run is made of; `started` fixes the classes, and `known` (by default it) the architecture."""
+    known = known or started
     data, model = config.data, config.model
     if not data.source:
         raise ConfigError("no source images: give --source the labelled images of the old camera")
@@ -239,6 +241,7 @@ def _open_setup(config: Config, started: Checkpoint | None) -> Setup:
         validation=validation,
         device=device,
         autocast=_autocast(config.run.precision, device),
+        architecture=None if known is None else known.architecture,
         ranks=ranks(),
     )
 
@@ -267,7 +270,7 @@ def _check_batches_of_one(setup: Setup) -> None:
     if min(sizes) > 1:
         return
     rows, columns = (min(pair) for pair in zip(config.crop_hw, config.model.input_hw, strict=True))
-    network = build_segmenter(config.model.network, len(setup.classes)).train()
+    network = network_of(config.model, len(setup.classes), setup.architecture).train()
     try:
         with torch.no_grad():
             network.training_outputs(torch.zeros(1, 3, rows, columns))
@@ -322,21 +325,24 @@ def _as_checkpoint(config: Config, started: Checkpoint, options: Mapping[str, An
         report(f"note: model.fit = {wanted} as asked, though the checkpoint was trained with {own}: shapes will differ")
     elif wanted != own and wanted != ModelConfig().fit:
         report(f"note: model.fit = {own} as the checkpoint has it, not the recipe's {wanted}; --set model.fit={wanted}")
-    model = dataclasses.replace(config.model, network=started.network, input_hw=size, fit=wanted if asked else own)
+    network, head = started.network, started.config.get("model", {}).get("head", "")
+    fit = wanted if asked else own
+    model = dataclasses.replace(config.model, network=network, head=head, input_hw=size, fit=fit)
     return dataclasses.replace(config, model=model)
 
 
-def _network(config: Config, classes: ClassList, device: torch.device, *, begins: bool) -> Segmenter:
+def _network(setup: Setup, *, begins: bool) -> Segmenter:
     """The network on its device; one that begins to be trained has the pretrained weights."""
-    segmenter = build_segmenter(config.model.network, len(classes))
+    config = setup.config
+    segmenter = network_of(config.model, len(setup.classes), setup.architecture)
     if begins:
         load_pretrained(segmenter, config.model)
-    return accelerate(segmenter, config.run, device)
+    return accelerate(segmenter, config.run, setup.device)
 
 
 def _with_pretrained(setup: Setup) -> Setup:
     """Try the pretrained weights before anything is made, and note the hash of their file in the configuration."""
-    network = build_segmenter(setup.config.model.network, len(setup.classes))
+    network = network_of(setup.config.model, len(setup.classes), setup.architecture)
     model, message = load_pretrained(network, setup.config.model)
     if message:
         report(message)

@@ -33,7 +33,7 @@ from clst_train.models.checkpoint import Checkpoint, save_checkpoint
 from clst_train.models.checkpoint_backend import TorchBackend
 from clst_train.models.deployable import Deployable, normalise
 from clst_train.models.networks import build_segmenter
-from clst_train.models.segmenter import Segmenter
+from clst_train.models.segmenter import Segmenter, TrainingOutputs
 from tests.conftest import RGB_CLASSES, rgb_manifest
 
 RED, GREEN, BLUE = range(3)
@@ -54,14 +54,9 @@ class Colours(Segmenter):
             self.undo.weight.copy_(torch.diag(torch.tensor(STD))[:, :, None, None])
             self.undo.bias.copy_(torch.tensor(MEAN))
 
-    def features(self, images):
-        return F.avg_pool2d(images, STRIDE)
-
-    def logits(self, features):
-        return self.undo(features)
-
     def training_outputs(self, images):
-        raise NotImplementedError("nothing to train")
+        features = F.avg_pool2d(images, STRIDE)
+        return TrainingOutputs(features=features, logits=self.undo(features), auxiliary=None)
 
 
 def picture(*stripes):

@@ -199,4 +199,4 @@ def test_a_table_at_zero_still_has_its_lines(tmp_path):
 
 def test_the_literature_s_network_has_a_classifier_for_every_class():
     network = DeepLabV2(16)
-    assert network.logits(torch.zeros(1, network.feature_channels, 2, 2)).shape == (1, 16, 2, 2)
+    assert network.eval()(torch.zeros(1, 3, 16, 16)).shape == (1, 16, 2, 2)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from clst_train.compute.distributed import is_split
 from clst_train.models.segmenter import Segmenter, TrainingOutputs
+from clst_train.models.wrapped import WrappedNetwork
 
 
 class ForwardPass(nn.Module):
@@ -43,5 +44,6 @@ def forward_pass_of(segmenter: Segmenter, projection: nn.Module | None, *, auxil
     # in place what the first one's gradient needs.
     known = inspect.signature(nn.parallel.DistributedDataParallel.__init__).parameters
     setting = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # the older name
-    options: dict[str, Any] = {setting: False}
+    # A network of somebody else's may have parts that no loss reaches
+    options: dict[str, Any] = {setting: False, "find_unused_parameters": isinstance(segmenter, WrappedNetwork)}
     return nn.parallel.DistributedDataParallel(passes, **options)

@@ -15,6 +15,7 @@ from clst_runtime.system.files.paths import check_checkpoint, check_file, check_
 from clst_runtime.system.numbers import cores_here, parse_size
 from clst_train.config import Config
 from clst_train.engine.run_folder import check_new_run, open_run
+from clst_train.models.specification import parse_network
 from clst_train.recipes.recipe import config_from_mapping, read_recipe, with_settings
 
 _OPTION_KEYS = {
@@ -29,6 +30,7 @@ _OPTION_KEYS = {
     "val_mapping": ("data", "val_mapping"),
     "classes": ("model", "classes"),
     "pretrained": ("model", "pretrained"),
+    "network": ("model", "network"),
     "size": ("model", "input_hw"),
     "seed": ("run", "seed"),
     "device": ("run", "device"),
@@ -79,10 +81,13 @@ def check_settings(config: Config) -> None:
     """Settings that name something outside the configuration.
 
     Raises:
-        ConfigError: no such kind of device. ModelFileError: weights are not there.
+        ConfigError: no such network or kind of device. ModelFileError: weights are not there.
     """
     if re.fullmatch(r"[a-z]+(:\d{1,3})?", config.run.device) is None:
         raise ConfigError(f"run.device = {config.run.device!r}; give auto, cpu, cuda or cuda:N")
+    network = parse_network(config.model.network)
+    if config.model.head and not network.library:
+        raise ConfigError(f"model.head = {config.model.head!r} is for networks that are not built in; leave it out")
     if config.adaptation.distil_from:
         check_checkpoint(Path(config.adaptation.distil_from))
     if config.model.pretrained not in ("auto", "none"):

@@ -27,7 +27,7 @@ from clst_train.engine.events import check_tensorboard
 from clst_train.engine.run import Setup, validation_miou
 from clst_train.method.ensemble.store import choose_layout
 from clst_train.method.losses.segmentation import segmentation_loss
-from clst_train.models.networks import build_segmenter
+from clst_train.models.networks import network_of
 from clst_train.models.projection import ProjectionHead
 from clst_train.models.segmenter import Segmenter
 
@@ -56,7 +56,7 @@ def run_preflight(setup: Setup, *, trains_source: bool, done: int = 0) -> None:
         check_compiler()
     if run.tensorboard:
         check_tensorboard()
-    network = build_segmenter(setup.config.model.network, len(setup.classes))
+    network = network_of(setup.config.model, len(setup.classes), setup.architecture)
     segmenter = accelerate(network, dataclasses.replace(run, compile=False), setup.device)
     plans = memory_plans(setup, segmenter, trains_source=trains_source)
     free, host_free = free_bytes(setup.device), free_bytes(torch.device("cpu"))

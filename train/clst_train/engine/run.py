@@ -58,6 +58,8 @@ class Setup:
     """Where the network is."""
     autocast: torch.autocast
     """Precision of the forward passes."""
+    architecture: Mapping[str, Any] | None = None
+    """Of the checkpoint that is gone on with, `Checkpoint.architecture`; None = the network's name says all."""
     ranks: Ranks = ONE_PROCESS
     """Which process this is, of how many; batches are its part of the whole ones."""
 
@@ -96,6 +98,7 @@ class Run(Setup):
             )
         return Checkpoint(
             network=self.config.model.network,
+            architecture=getattr(self.segmenter, "architecture", None),
             classes=self.classes,
             input_hw=self.config.model.input_hw,
             mean=MEAN,

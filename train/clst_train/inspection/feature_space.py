@@ -148,10 +148,13 @@ def cloud_of(segmenter: Segmenter, images: Iterable[ProbeImage], *, minimum_pixe
     classes: list[npt.NDArray[np.int64]] = []
     device = next(segmenter.parameters()).device
     for image in images:
-        features = segmenter.features(normalise(torch.from_numpy(np.ascontiguousarray(image.frame))[None].to(device)))
+        frame = torch.from_numpy(np.ascontiguousarray(image.frame))[None].to(device)
+        outputs = segmenter.training_outputs(normalise(frame))
+        features = outputs.features
         size_hw = (features.shape[2], features.shape[3])
         if image.labels is None:
-            classes_seen = segmenter.logits(features).argmax(dim=1)  # 1,h,w
+            logits = F.interpolate(outputs.logits, size=size_hw, mode="bilinear", align_corners=False)
+            classes_seen = logits.argmax(dim=1)  # 1,h,w
             if image.ignored is not None:
                 hidden = at_stride(torch.from_numpy(image.ignored)[None].to(device), size_hw)
                 classes_seen = classes_seen.masked_fill(hidden, IGNORE_ID)

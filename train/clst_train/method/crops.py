@@ -36,17 +36,17 @@ class ImageAugmentation:
     mirrored: bool = False
     """Whether the image is mirrored left to right."""
 
-    def apply(self, images: Tensor, stride: int) -> Tensor:
-        """Images B,3,H,W augmented; enlarged to multiples of the network's output `stride`."""
+    def apply(self, images: Tensor, multiple: int) -> Tensor:
+        """Images B,3,H,W augmented; enlarged to sizes that are multiples of the network's `multiple`."""
         shown = images.flip(-1) if self.mirrored else images
         if self.zoom == 1:
             return shown
-        size_hw = [stride * round(size * self.zoom / stride) for size in images.shape[-2:]]
+        size_hw = [multiple * round(size * self.zoom / multiple) for size in images.shape[-2:]]
         return F.interpolate(shown, size=size_hw, mode="bilinear", align_corners=False)
 
     def undo(self, maps: Tensor, size_hw: tuple[int, int]) -> Tensor:
         """Maps B,C,h,w of augmented images as maps of the images, for `size_hw` h,w."""
-        if self.zoom != 1:
+        if self.zoom != 1 or maps.shape[-2:] != size_hw:
             maps = F.interpolate(maps, size=size_hw, mode="bilinear", align_corners=False)
         return maps.flip(-1) if self.mirrored else maps
 

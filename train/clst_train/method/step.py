@@ -137,7 +137,7 @@ def _predicted(
     learner: Learner, network: Segmenter, target: TargetBatch, augmentation: ImageAugmentation = UNCHANGED
 ) -> Tensor:
     """B,C,h,w probabilities of the batch's whole images."""
-    images = augmentation.apply(learner.tensor(target.whole), network.output_stride)
+    images = augmentation.apply(learner.tensor(target.whole), network.size_multiple)
     probabilities = probabilities_of(network, images, learner.autocast, learner.statistics)
     return augmentation.undo(probabilities, learner.ensemble.store.layout.size_hw)
 

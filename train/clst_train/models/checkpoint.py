@@ -14,11 +14,11 @@ from torch import Tensor
 
 from clst_runtime.artifact.manifest import channels, input_size
 from clst_runtime.classes.labels import ClassList
-from clst_runtime.errors import ClstError, ModelFileError
+from clst_runtime.errors import ClstError, ConfigError, ModelFileError
 from clst_runtime.imaging.geometry import Fit, fit_named
 from clst_runtime.system.files.atomic import written_whole
 from clst_runtime.system.files.hashing import file_sha256
-from clst_runtime.system.files.json_values import field, mapping, name, one_of, or_none, shown, whole
+from clst_runtime.system.files.json_values import field, mapping, name, one_of, optional, or_none, shown, whole
 from clst_runtime.system.files.paths import check_file
 from clst_runtime.system.numbers import LARGEST_INTEGER
 from clst_train.models.networks import build_segmenter
@@ -32,7 +32,9 @@ class Checkpoint:
     """A trained network, and in a resume file all that training needs to resume."""
 
     network: str
-    """Architecture, as `build_segmenter` names it."""
+    """Its name, as `build_segmenter` takes it."""
+    architecture: dict[str, Any] | None = None
+    """What a network's library needs to build it again, in plain values; None where the name says all."""
     classes: ClassList
     """Its classes in the order of their ids."""
     input_hw: tuple[int, int]
@@ -81,6 +83,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     content = {
         "format": FORMAT,
         "network": checkpoint.network,
+        "architecture": checkpoint.architecture,
         "classes": checkpoint.classes.to_json(),
         "input_hw": list(checkpoint.input_hw),
         "mean": list(checkpoint.mean),
@@ -129,6 +132,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     try:
         return Checkpoint(
             network=field(content, "network", name),
+            architecture=optional(content, "architecture", or_none(mapping)),
             classes=ClassList.from_json(field(content, "classes", mapping), name=path.stem),
             input_hw=field(content, "input_hw", input_size),
             mean=field(content, "mean", channels()),
@@ -165,9 +169,18 @@ def build_from_checkpoint(checkpoint: Checkpoint) -> Segmenter:
     """The network with the checkpoint's weights, in eval mode, on the CPU.
 
     Raises:
-        ModelFileError: the weights do not fit the network.
+        ModelFileError: the network cannot be built here, or the weights do not fit it.
+        MissingDependency: its package is not installed here.
     """
-    segmenter = build_segmenter(checkpoint.network, len(checkpoint.classes))
+    head = checkpoint.config.get("model", {}).get("head", "")
+    try:
+        segmenter = build_segmenter(
+            checkpoint.network, len(checkpoint.classes), head=head, architecture=checkpoint.architecture
+        )
+    except ConfigError as error:
+        raise ModelFileError(
+            f"{checkpoint.path or 'checkpoint'}: its network cannot be built: {error.message}"
+        ) from error
     try:
         segmenter.load_state_dict(checkpoint.segmenter_state)
     except RuntimeError as error:

@@ -179,18 +179,13 @@ class DDRNetSlim(Segmenter):
         context = resize_like(self.spp(self.layer5(F.relu(low_next))), high)
         return high + context, auxiliary
 
-    def features(self, images: Tensor) -> Tensor:
-        """Normalised images N,3,H,W to N,64,H/8,W/8."""
-        return self.final_layer.features(self._fused(images)[0])
-
-    def logits(self, features: Tensor) -> Tensor:
-        """N,64,h,w to N,C,h,w."""
-        return self.final_layer.conv2(features)  # type: ignore[no-any-return]
+    def forward(self, images: Tensor) -> Tensor:
+        """Normalised images N,3,H,W to logits N,C,H/8,W/8."""
+        return self.final_layer(self._fused(images)[0])  # type: ignore[no-any-return]
 
     def training_outputs(self, images: Tensor) -> TrainingOutputs:
         """Features, logits and the auxiliary head's logits, all at stride 8."""
         fused, auxiliary = self._fused(images)
         features = self.final_layer.features(fused)
-        return TrainingOutputs(
-            features=features, logits=self.logits(features), auxiliary=self.auxiliary_head(auxiliary)
-        )
+        logits = self.final_layer.conv2(features)
+        return TrainingOutputs(features=features, logits=logits, auxiliary=self.auxiliary_head(auxiliary))

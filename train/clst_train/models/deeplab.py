@@ -67,19 +67,11 @@ class DeepLabV2(Segmenter):
             if isinstance(branch, nn.Conv2d):
                 nn.init.normal_(branch.weight, std=0.01)
 
-    def features(self, images: Tensor) -> Tensor:
-        """Normalised images N,3,H,W to N,2048,H/8,W/8."""
-        out = self.maxpool(F.relu(self.bn1(self.conv1(images))))
-        return self.layer4(self.layer3(self.layer2(self.layer1(out))))  # type: ignore[no-any-return]
-
-    def logits(self, features: Tensor) -> Tensor:
-        """N,2048,h,w to N,C,h,w."""
-        total = self.classifier[0](features)
-        for branch in list(self.classifier)[1:]:
-            total = total + branch(features)
-        return total  # type: ignore[no-any-return]
-
     def training_outputs(self, images: Tensor) -> TrainingOutputs:
-        """Features and logits; there is no auxiliary head."""
-        features = self.features(images)
-        return TrainingOutputs(features=features, logits=self.logits(features), auxiliary=None)
+        """Features N,2048,H/8,W/8 and logits of normalised images; there is no auxiliary head."""
+        out = self.maxpool(F.relu(self.bn1(self.conv1(images))))
+        features = self.layer4(self.layer3(self.layer2(self.layer1(out))))
+        logits = self.classifier[0](features)
+        for branch in list(self.classifier)[1:]:
+            logits = logits + branch(features)
+        return TrainingOutputs(features=features, logits=logits, auxiliary=None)

@@ -161,19 +161,7 @@ class EfficientNetLiteSegmenter(Segmenter):
         self.classifier = nn.Conv2d(DECODER, class_count, 1)
         initialise(self)
 
-    def features(self, images: Tensor) -> Tensor:
-        """Normalised images N,3,H,W to N,96,H/8,W/8."""
-        return self.decoder(self.encoder(images))  # type: ignore[no-any-return]
-
-    def logits(self, features: Tensor) -> Tensor:
-        """N,96,h,w to N,C,h,w."""
-        return self.classifier(features)  # type: ignore[no-any-return]
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Normalised images N,3,H,W to logits N,C,H/8,W/8."""
-        return self.logits(self.features(images))
-
     def training_outputs(self, images: Tensor) -> TrainingOutputs:
-        """Features and logits; there is no auxiliary head."""
-        features = self.features(images)
-        return TrainingOutputs(features=features, logits=self.logits(features), auxiliary=None)
+        """Features N,96,H/8,W/8 and logits of normalised images; there is no auxiliary head."""
+        features = self.decoder(self.encoder(images))
+        return TrainingOutputs(features=features, logits=self.classifier(features), auxiliary=None)

@@ -1,4 +1,4 @@
-"""The small interface that every network has: features, logits, and what training needs beside them.
+"""The small interface that every network has: logits, and what training needs beside them.
 
 Legend: N images, H rows, W columns of the input; D feature channels, C classes, h,w = H,W / output stride.
 """
@@ -18,9 +18,9 @@ class TrainingOutputs:
     features: Tensor
     """N,D,h,w: f = F(x)."""
     logits: Tensor
-    """N,C,h,w: C(f)."""
+    """N,C,…: C(f), at h,w or finer."""
     auxiliary: Tensor | None
-    """N,C,h,w logits of the auxiliary head, for networks that have one."""
+    """N,C,… logits of the auxiliary head, for networks that have one."""
 
 
 class Segmenter(nn.Module, ABC):
@@ -33,21 +33,23 @@ class Segmenter(nn.Module, ABC):
     class_count: int
     """C."""
 
-    @abstractmethod
-    def features(self, images: Tensor) -> Tensor:
-        """f = F(x): normalised images N,3,H,W to features N,D,h,w."""
+    @property
+    def size_multiple(self) -> int:
+        """What H and W have to be multiples of."""
+        return self.output_stride
 
-    @abstractmethod
-    def logits(self, features: Tensor) -> Tensor:
-        """C(f): features N,D,h,w to class logits N,C,h,w."""
+    def cells_hw(self, input_hw: tuple[int, int], logits_hw: tuple[int, int]) -> tuple[int, int]:
+        """Rows and columns of the cells that pseudo-labels are kept in: the logits', or the features' where coarser."""
+        rows, columns = (-(-size // self.output_stride) for size in input_hw)
+        return min(rows, logits_hw[0]), min(columns, logits_hw[1])
 
     @abstractmethod
     def training_outputs(self, images: Tensor) -> TrainingOutputs:
-        """Features, logits and auxiliary logits of one pass over images N,3,H,W."""
+        """Features, logits and auxiliary logits of one pass over normalised images N,3,H,W."""
 
     def forward(self, images: Tensor) -> Tensor:
-        """C(F(x)): images N,3,H,W to logits N,C,h,w."""
-        return self.logits(self.features(images))
+        """C(F(x)): images N,3,H,W to logits N,C,…."""
+        return self.training_outputs(images).logits
 
 
 def initialise(network: nn.Module) -> None:

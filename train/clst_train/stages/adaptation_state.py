@@ -61,7 +61,7 @@ def learner_of(run: Run, target: TargetImages, resume: Checkpoint | None) -> Lea
         settings,
         images=len(target),
         classes=len(run.classes),
-        size_hw=(probe.shape[2], probe.shape[3]),
+        size_hw=segmenter.cells_hw(run.config.model.input_hw, (probe.shape[2], probe.shape[3])),
         target=target_hash(target),
     )
     projection = ProjectionHead(segmenter.feature_channels, width, width).to(run.device)

@@ -274,14 +274,8 @@ class PerPixel(Segmenter):
         super().__init__()
         self.head = nn.Conv2d(3, 3, 1)
 
-    def features(self, images):
-        return images
-
-    def logits(self, features):
-        return self.head(features)
-
     def training_outputs(self, images):
-        logits = self.logits(images)
+        logits = self.head(images)
         return TrainingOutputs(features=images, logits=logits, auxiliary=logits)
 
 

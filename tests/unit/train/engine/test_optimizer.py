@@ -30,15 +30,9 @@ class OneConvolution(Segmenter):
         super().__init__()
         self.body, self.head = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 3, 1)
 
-    def features(self, images):
-        return torch.relu(self.body(images))
-
-    def logits(self, features):
-        return self.head(features)
-
     def training_outputs(self, images):
-        features = self.features(images)
-        return TrainingOutputs(features=features, logits=self.logits(features), auxiliary=None)
+        features = torch.relu(self.body(images))
+        return TrainingOutputs(features=features, logits=self.head(features), auxiliary=None)
 
 
 def one_weight(value=1.0, rate=0.1):

@@ -24,6 +24,7 @@ from clst_train.inspection.feature_space import (
 )
 from clst_train.models.deployable import normalise
 from clst_train.models.networks import build_segmenter
+from clst_train.models.segmenter import TrainingOutputs
 from clst_train.recipes.recipe import config_from_mapping
 from tests.conftest import write_labelled
 from tests.support.command_line import call
@@ -100,11 +101,8 @@ class Colours(nn.Module):
         super().__init__()
         self.anchor = nn.Parameter(torch.zeros(1))
 
-    def features(self, images):
-        return images
-
-    def logits(self, features):
-        return features
+    def training_outputs(self, images):
+        return TrainingOutputs(features=images, logits=images, auxiliary=None)
 
 
 def test_points_are_means_of_unit_features_by_label_or_by_prediction():

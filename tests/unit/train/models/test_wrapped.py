@@ -1,0 +1,169 @@
+"""Any module as a network: its features, its classifier, and what is refused."""
+
+import copy
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from clst_runtime.classes.labels import load_class_list
+from clst_runtime.errors import ConfigError, MissingDependency, ModelFileError
+from clst_train.models.checkpoint import Checkpoint, build_from_checkpoint, load_checkpoint, save_checkpoint
+from clst_train.models.deployable import MEAN, STD
+from clst_train.models.networks import build_segmenter
+from clst_train.models.wrapped import WrappedNetwork
+from tests.support import foreign
+
+HERE = "tests.support.foreign:"
+
+
+def measured(network, classes=10, size_hw=(64, 96), **options):
+    return build_segmenter(f"{HERE}{network}", classes, input_hw=size_hw, **options)
+
+
+def test_a_unets_features_go_into_its_last_convolution_and_are_averaged_to_stride_4():
+    network = measured("unet?width=6").eval()
+    assert (network.head, network.feature_channels, network.output_stride, network.size_multiple) == (
+        "classifier", 6, 4, 4,
+    )  # fmt: skip
+    images = torch.randn(2, 3, 64, 96)
+    with torch.no_grad():
+        outputs = network.training_outputs(images)
+        assert torch.equal(outputs.logits, network(images))
+    assert outputs.features.shape == (2, 6, 16, 24)
+    assert outputs.logits.shape == (2, 10, 64, 96)
+    assert outputs.auxiliary is None
+    assert network.cells_hw((64, 96), (64, 96)) == (16, 24)
+
+
+def test_features_are_exactly_what_goes_into_the_classifier():
+    network = measured("Plain")
+    images = torch.randn(1, 3, 64, 96)
+    assert (network.output_stride, network.size_multiple) == (4, 4)
+    assert torch.equal(network.training_outputs(images).features, torch.relu(network.network.features(images)))
+
+
+def test_an_auxiliary_head_is_used_and_not_taken_for_the_classifier():
+    """It is called last, but the logits do not depend on it."""
+    network = measured("TwoHeads")
+    assert (network.head, network.feature_channels, network.output_stride) == ("classifier.2", 5, 8)
+    outputs = network.training_outputs(torch.randn(1, 3, 64, 96))
+    assert outputs.auxiliary.shape == outputs.logits.shape == (1, 10, 64, 96)
+    assert not torch.equal(outputs.auxiliary, outputs.logits)
+
+
+def test_weights_keep_their_own_names_and_copies_do_not_share_features():
+    network = measured("Plain")
+    assert set(network.state_dict()) == set(foreign.Plain(10).state_dict())
+    other = copy.deepcopy(network)
+    with torch.no_grad():
+        other.network.features.bias += 100
+    images = torch.zeros(1, 3, 64, 96)
+    assert not torch.equal(other.training_outputs(images).features, network.training_outputs(images).features)
+    other.load_state_dict(network.state_dict())
+    assert torch.equal(other.training_outputs(images).features, network.training_outputs(images).features)
+
+
+def test_a_classifier_that_cannot_be_found_is_named_by_the_user():
+    with pytest.raises(ConfigError, match=r"no layer gives 10 channels.*model\.head.*last"):
+        measured("Folded")
+    network = measured("Folded", head="last")
+    assert (network.feature_channels, network.output_stride) == (6, 8)
+
+
+@pytest.mark.parametrize(
+    ("network", "message"),
+    [
+        ("Softmax", "returns probabilities; return logits"),
+        ("InAList", "returns list; return logits NxCxhxw, or a dict"),
+        ("OneSize", "size has to follow the image's"),
+        ("OnlyAt64x96", "takes images of 64x96 alone"),
+        ("one_class_more", "returns 1x11x16x24 for 10 classes; .* called with the number of classes"),
+        ("broken", r"broken\(10\) failed \(foreign.py, line \d+\): ZeroDivisionError: no weights for that many"),
+        ("unet?depth=3", r"unet\(10, depth=3\) failed.*TypeError.*depth"),
+        ("no_module", "returned list; return a torch.nn.Module"),
+        ("not_callable", "TypeError"),
+        ("missing", "has no 'missing'"),
+    ],
+)
+def test_what_cannot_be_used_is_refused_with_its_reason(network, message):
+    with pytest.raises(ConfigError, match=message):
+        measured(network)
+
+
+def test_a_size_that_fails_names_the_multiple_that_works():
+    with pytest.raises(ConfigError, match=r"cannot take an image of 66x96.*multiples of 4: give --size 64x96"):
+        measured("unet", size_hw=(66, 96))
+
+
+def test_a_failure_names_its_layer():
+    with pytest.raises(ConfigError, match=r"in its layer 'body.1': .*channels"):
+        network = WrappedNetwork(nn.Sequential(), 3, name="mine")
+        network.network.body = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(5, 3, 1))
+        network.network.forward = network.network.body.forward
+        network.measure((32, 32))
+
+
+def test_a_layer_that_is_not_there_lists_the_last_ones():
+    with pytest.raises(ConfigError, match=r"model.head = 'head'.*features, classifier"):
+        measured("Plain", head="head")
+    with pytest.raises(ConfigError, match="is for networks that are not built in"):
+        build_segmenter("ddrnet23_slim", 3, head="conv1")
+
+
+def test_a_layer_that_sees_no_map_is_refused():
+    with pytest.raises(ConfigError, match="nothing goes into 'aux_classifier'|goes into"):
+        WrappedNetwork(SeesNoMap(3), 3, name="mine", head="unused").measure((32, 32))
+
+
+class SeesNoMap(foreign.Plain):
+    def __init__(self, classes):
+        super().__init__(classes)
+        self.unused = nn.Conv2d(6, classes, 1)
+
+
+def test_a_module_of_the_working_folder_is_found(tmp_path, monkeypatch):
+    (tmp_path / "my_network_here.py").write_text("from tests.support.foreign import Plain as build\n")
+    monkeypatch.chdir(tmp_path)
+    assert build_segmenter("my_network_here:build", 3, input_hw=(32, 32)).class_count == 3
+    assert str(tmp_path) not in sys.path
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "message"),
+    [
+        ("import nothing_of_that_name", MissingDependency, "needs nothing_of_that_name, which is not installed"),
+        ("def build(:", ConfigError, "SyntaxError"),
+        ("1/0", ConfigError, r"cannot be imported \(faulty_network.py, line 1\): ZeroDivisionError"),
+    ],
+)
+def test_a_module_that_cannot_be_imported(tmp_path, monkeypatch, text, error, message):
+    (tmp_path / "faulty_network.py").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    sys.modules.pop("faulty_network", None)
+    with pytest.raises(error, match=message):
+        build_segmenter("faulty_network:build", 3)
+
+
+def checkpoint_of(network, classes, state):
+    return Checkpoint(
+        network=network, classes=classes, input_hw=(64, 96), mean=MEAN, std=STD, stage="source", iteration=1,
+        segmenter_state=state,
+    )  # fmt: skip
+
+
+def test_a_checkpoint_is_opened_where_its_package_is_and_names_it_where_it_is_not(tmp_path, monkeypatch):
+    classes = load_class_list("scenes10")
+    network = measured("unet?width=6")
+    path = tmp_path / "own.pt"
+    save_checkpoint(path, checkpoint_of(f"{HERE}unet?width=6", classes, network.state_dict()))
+    images = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        assert torch.equal(build_from_checkpoint(load_checkpoint(path))(images), network.eval()(images))
+    save_checkpoint(path, checkpoint_of("vehicle_package.networks:unet", classes, network.state_dict()))
+    with pytest.raises(MissingDependency, match="no module 'vehicle_package' here"):
+        build_from_checkpoint(load_checkpoint(path))
+    save_checkpoint(path, checkpoint_of(f"{HERE}gone", classes, network.state_dict()))
+    with pytest.raises(ModelFileError, match=r"own.pt: its network cannot be built: .* has no 'gone'"):
+        build_from_checkpoint(load_checkpoint(path))
