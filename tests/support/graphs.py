@@ -1,4 +1,4 @@
-"""Small graphs by the artifact contract, and the two networks, for the tests of precision."""
+"""Small graphs by the artifact contract, and the project's networks, for the tests of precision."""
 
 import functools
 from contextlib import nullcontext
@@ -55,10 +55,18 @@ class Builder:
         return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
 
 
-def chain(weights, bias=None):
-    """frame → first (copies the channels) → ReLU → middle (`weights` 3,3) → ReLU → last (copies) → classes."""
+def chain(weights, bias=None, *, most=None):
+    """frame → first (copies the channels) → ReLU → middle (`weights` 3,3) → ReLU → last (copies) → classes.
+
+    With `most` the first ReLU ends there, as a ReLU6 does at 6.
+    """
     b = Builder()
-    first = b.add("Relu", [b.conv(b.start(), "first", IDENTITY)], "first_relu")
+    first = b.conv(b.start(), "first", IDENTITY)
+    if most is None:
+        first = b.add("Relu", [first], "first_relu")
+    else:
+        bounds = [b.store(name, np.float32(value)) for name, value in (("least", 0), ("most", most))]
+        first = b.add("Clip", [first, *bounds], "first_relu")
     middle = b.add("Relu", [b.conv(first, "middle", weights, bias)], "middle_relu")
     return b.finish(b.conv(middle, "last", IDENTITY))
 
@@ -93,7 +101,7 @@ def frames(count=3, size_hw=SIZE_HW, seed=0):
 def network(name, size_hw=(64, 128), *, with_confidence=False, whole=False):
     """The traced float32 graph of a network of the project, normalised by what random pictures give.
 
-    DeepLabV2 has few channels unless asked for whole: its weights take most of the time of what is done with them.
+    All but DDRNet have few channels unless asked for whole: weights take most of the time of what is done with them.
     """
     from clst_export.graph.trace import trace
     from clst_train.method.batchnorm import estimate_statistics
@@ -101,7 +109,7 @@ def network(name, size_hw=(64, 128), *, with_confidence=False, whole=False):
     from clst_train.models.networks import build_segmenter
 
     torch.manual_seed(0)
-    with narrow_networks() if name == "deeplabv2_resnet101" and not whole else nullcontext():
+    with narrow_networks() if name != "ddrnet23_slim" and not whole else nullcontext():
         segmenter = build_segmenter(name, 3)
     for module in segmenter.modules():
         if isinstance(module, torch.nn.BatchNorm2d):

@@ -94,12 +94,20 @@ class Network:
         ]
 
     def result(self, index: int) -> str:
-        """The tensor that a node gives to the rest: behind its ReLU if that is all that reads it."""
+        """The tensor that a node gives to the rest: behind its ReLU or ReLU6 if that is all that reads it."""
         output: str = self.nodes[index].output[0]
         readers = self.readers.get(output, [])
-        if len(readers) == 1 and self.nodes[readers[0].node].op_type == "Relu":
+        if len(readers) == 1 and self.nodes[readers[0].node].op_type in ("Relu", "Clip"):
             return str(self.nodes[readers[0].node].output[0])
         return output
+
+    def upper_bound(self, name: str) -> float | None:
+        """The largest value of what a Clip from 0 on gives, such as a ReLU6; None for other tensors."""
+        node = self.nodes[self.producers[name]] if name in self.producers else None
+        bounds = [self.constant(bound) for bound in node.input[1:]] if node is not None else []
+        if node is None or node.op_type != "Clip" or len(bounds) < 2 or bounds[0] is None or bounds[1] is None:
+            return None
+        return float(bounds[1]) if float(bounds[0]) == 0.0 else None
 
 
 def quantisable(model: Any) -> tuple[str, ...]:
@@ -162,7 +170,7 @@ def to_int8(model: Any, ranges: Mapping[str, Range], *, target: Target, keep: fr
     for name in read:
         if name not in shared:
             raise ModelFileError(f"tensor {name} has no calibrated range; calibrate this very graph again")
-    grids = {name: _grid(shared[name], target) for name in read}
+    grids = {name: _grid(shared[name], target, most=network.upper_bound(name)) for name in read}
     editor = _Editor(network)
     for index in chosen:
         editor.quantise_weights(index, names[index], grids[network.nodes[index].input[0]], target)
@@ -292,10 +300,16 @@ def _joined(network: Network, ranges: Mapping[str, Range]) -> dict[str, Range]:
     return joined
 
 
-def _grid(span: Range, target: Target) -> Grid:
+def _grid(span: Range, target: Target, *, most: float | None) -> Grid:
+    """The grid of an activation; for the CPU one that reaches no further than `most`.
+
+    Then ONNX Runtime leaves out the Clip before it, and the convolution before that is computed in 8 bits.
+    """
     if target is Target.TENSORRT:
         return Grid(scale=float(scales(np.array([span.largest]), 127)[0]), zero_point=0, kind=np.int8)
     scale = float(scales(np.array([span.high - span.low]), 255)[0])
+    if most is not None and span.low >= 0.0 and 255 * scale > most:
+        scale = float(np.nextafter(np.float16(scale), np.float16(0)))
     return Grid(scale=scale, zero_point=int(np.clip(np.rint(-span.low / scale), 0, 255)), kind=np.uint8)
 
 

@@ -14,13 +14,15 @@ from torch.nn import functional as F
 from clst_export.graph.compatibility import check_compatibility
 from clst_export.graph.trace import check_graph, trace
 from clst_export.quantization.fp16 import measure_ranges, to_fp16
-from clst_export.quantization.int8 import quantisable
+from clst_export.quantization.int8 import attribute, quantisable
 from clst_runtime.backends.tensorrt.build.builder import serialise_engine
 from clst_runtime.backends.tensorrt.build.options import BuildOptions
 from clst_runtime.backends.tensorrt.build.progress import BuildProgress
 from clst_runtime.errors import ModelFileError
 from clst_train.models.deployable import MEAN, STD, Deployable
+from clst_train.models.networks import build_segmenter
 from tests.support.graphs import kinds, node_of, run
+from tests.support.narrow import narrow_networks
 
 SIZE_HW = (32, 48)
 FRAME = np.random.default_rng(0).integers(0, 256, (*SIZE_HW, 3), dtype=np.uint8)
@@ -180,3 +182,23 @@ def test_a_network_that_is_no_one_graph_ends_in_one_line_that_names_the_place_an
     assert [word for word in words if word not in told] == []
     assert "\n" not in told
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("size_hw", "stem_pads"),
+    [((64, 96), [0, 0, 1, 1]), ((75, 96), [1, 0, 1, 1]), ((75, 101), [1, 1, 1, 1])],  # above, left, below, right
+)
+def test_same_padding_is_a_convolutions_own_at_any_size(size_hw, stem_pads):
+    torch.manual_seed(0)
+    with narrow_networks():
+        segmenter = build_segmenter("efficientnet_lite0", 3)
+    deployable = Deployable(segmenter, MEAN, STD, size_hw)
+    model = trace(deployable, size_hw, opset=19, with_confidence=False)
+    check_graph(model, deployable)
+    assert kinds(model)["Pad"] == 0
+    stem = next(node for node in model.graph.node if node.op_type == "Conv")
+    assert attribute(stem, "pads") == stem_pads
+    frame = np.random.default_rng(1).integers(0, 256, (*size_hw, 3), dtype=np.uint8)
+    with torch.no_grad():
+        expected = deployable(torch.from_numpy(frame[None]))
+    assert (run(model, frame)[0] == expected.numpy()).mean() > 0.999

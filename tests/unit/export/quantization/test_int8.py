@@ -92,6 +92,17 @@ def test_no_batch_normalisation_is_left_behind_a_convolution(name):
 # --- grids, counted by hand
 
 
+@pytest.mark.parametrize(("high", "steps"), [(6.0, 1542), (3.0, 771.5)])
+def test_the_grid_of_a_relu6_for_the_cpu_ends_at_6_at_most(high, steps):
+    ranges = chain_ranges(middle=2.0) | {"first_relu": Range(low=0.0, high=high)}
+    model = to_int8(chain(np.eye(3), most=6.0), ranges, target=Target.CPU)
+    # In units of 2^-16, the distance of float16's numbers there: 6 / 255 is 1542.02, rounded up 255 steps end at 6.004;
+    # 3 / 255 is 771.01, and in units of half that size rounded up to 771.5
+    assert stored(model, "first_relu_scale") == np.float32(steps / 2**16)
+    tensorrt = to_int8(chain(np.eye(3), most=6.0), ranges, target=Target.TENSORRT)
+    assert 127 * stored(tensorrt, "first_relu_scale") >= high
+
+
 def test_the_grid_of_a_tensor_for_tensorrt_is_signed_and_centred():
     model = to_int8(chain(np.eye(3)), {"first_relu": Range(low=-10.0, high=63.5)}, target=Target.TENSORRT)
     assert stored(model, "first_relu_scale") == np.float32(0.5)  # 63.5 / 127
@@ -310,6 +321,20 @@ def test_on_the_cpu_onnx_runtime_computes_every_inner_convolution_and_add_in_int
     assert found["QLinearConcat"] == 1
     assert found["Relu"] == 0  # each is part of the convolution, sum or quantisation before it
     assert found["Transpose"] <= 4  # NHWC from the first convolution to the last
+
+
+def test_on_the_cpu_a_relu6_is_part_of_its_int8_convolution(tmp_path):
+    import onnxruntime as ort
+
+    model = network("efficientnet_lite0")
+    ranges = {name: Range(low=min(span.low, 0.0), high=6.0) for name, span in ranges_of(model, 1).items()}
+    options = ort.SessionOptions()
+    options.log_severity_level, options.optimized_model_filepath = 3, str(tmp_path / "optimised.onnx")
+    quantised = to_int8(model, ranges, target=Target.CPU)
+    ort.InferenceSession(quantised.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    found = kinds(onnx.load(str(tmp_path / "optimised.onnx")))
+    assert found["QLinearConv"] == len(quantisable(model))
+    assert (found["Clip"], found["Relu"], found["Pad"]) == (0, 0, 0)
 
 
 @pytest.mark.parametrize("with_confidence", [False, True])

@@ -46,8 +46,8 @@ def insert_pair(model, reader, position, scale=0.5):
         model.graph.node.insert(place, new)
 
 
-@pytest.mark.parametrize("name", ["ddrnet23_slim", "deeplabv2_resnet101"])
-def test_the_graphs_of_both_networks_keep_every_rule_whatever_is_kept(name):
+@pytest.mark.parametrize("name", ["ddrnet23_slim", "deeplabv2_resnet101", "efficientnet_lite0"])
+def test_the_graphs_of_the_networks_keep_every_rule_whatever_is_kept(name):
     model = network(name)
     check_placement(quantised(model))
     check_placement(quantised(model, keep=quantisable(model)[::3]))
