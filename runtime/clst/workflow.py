@@ -30,6 +30,9 @@ def train(
     out: str | Path | None = None,
     recipe: str | Path = RECIPE,
     init: str | Path | None = None,
+    trust_pickle: bool = False,
+    network: str | None = None,
+    classes: str | Path | None = None,
     resume: str | Path | None = None,
     settings: Mapping[str, object] | None = None,
 ) -> RunFolder:
@@ -43,7 +46,10 @@ def train(
         target: images or videos of the new camera; none = stop after source training.
         out: run folder to make; None = `runs/<date>-<time>`.
         recipe: a shipped recipe or a TOML file.
-        init: checkpoint to adapt, instead of source training.
+        init: the old network, instead of source training: a checkpoint, a run's folder, or weights for `network`.
+        trust_pickle: let `init` be a pickled module or TorchScript; unpickling runs any code in the file.
+        network: the network; None = the recipe's, or the checkpoint's.
+        classes: the model's classes in the order of their ids, a shipped list or a JSON file; None = the source's.
         resume: run folder to go on with; give it alone.
         settings: values on top of the recipe, e.g. `{"adaptation.iterations": 100, "data.val": "labelled"}`.
 
@@ -57,6 +63,9 @@ def train(
     options: dict[str, Any] = {
         "source": None if source is None else str(source),
         "target": _places(target),
+        "trust_pickle": trust_pickle or None,
+        "network": network,
+        "classes": None if classes is None else str(classes),
         "settings": tuple(_as_toml(name, value) for name, value in (settings or {}).items()),
     }
     options = {name: value for name, value in options.items() if value not in (None, ())}

@@ -16,6 +16,7 @@ import torch
 from clst_runtime.classes.labels import ClassList, load_class_list
 from clst_runtime.data.dataset import LabelledDataset, open_dataset
 from clst_runtime.errors import ConfigError, DataError, MissingDependency
+from clst_runtime.system.files.paths import newest_result
 from clst_runtime.system.numbers import cores_here
 from clst_runtime.system.optional import require
 from clst_train.compute.acceleration import accelerate, keep_memory, repeat_exactly
@@ -36,6 +37,7 @@ from clst_train.data.sampling import count_classes, rare_classes
 from clst_train.data.target import open_target
 from clst_train.engine.events import EventFiles
 from clst_train.engine.logger import Logbook, SilentLogbook
+from clst_train.engine.old_network import open_old_network
 from clst_train.engine.options import configure
 from clst_train.engine.preflight import run_preflight
 from clst_train.engine.run import ADAPTED, SOURCE, Run, Setup, resume_point
@@ -74,7 +76,7 @@ def start_run(
 def _begin_run(recipe: str, out: Path | None, init: Path | None, options: Mapping[str, Any]) -> RunFolder:
     with together(), each_alone():
         config = configure(recipe, options)
-        started = load_checkpoint(init) if init is not None else None
+        started = _old_network(init, config, options) if init is not None else None
         if started is not None:
             config = _as_checkpoint(config, started, options)
         setup = _open_setup(config, started)
@@ -242,6 +244,7 @@ def _open_setup(config: Config, started: Checkpoint | None, known: Checkpoint | 
         device=device,
         autocast=_autocast(config.run.precision, device),
         architecture=None if known is None else known.architecture,
+        weights_file=None if started is None else started.weights_file,
         ranks=ranks(),
     )
 
@@ -313,13 +316,29 @@ def _note(place: str, remarks: tuple[str, ...]) -> None:
         report(f"note: {place}: {remark}")
 
 
+def _old_network(init: Path, config: Config, options: Mapping[str, Any]) -> Checkpoint:
+    """That of a run's folder, of a checkpoint, or of weights that others trained."""
+    path = newest_result(init)
+    if path != init:
+        report(f"note: the network of {path}")
+    return open_old_network(path, config, trust_pickle=bool(options.get("trust_pickle")))
+
+
 def _as_checkpoint(config: Config, started: Checkpoint, options: Mapping[str, Any]) -> Config:
     """The network and, unless others are asked for, the input size and the fit of the checkpoint that is adapted.
 
     Reports it where the recipe or a setting names another fit.
+
+    Raises:
+        ConfigError: another network is asked for.
     """
+    if config.model.network != started.network and ("network" in options or _is_set("model.network", options)):
+        raise ConfigError(
+            f"model.network = {config.model.network!r} is not the network of the checkpoint ({started.network}), which "
+            "it keeps; leave it out"
+        )
     size = config.model.input_hw if "size" in options else started.input_hw
-    asked = any(setting.partition("=")[0].strip() == "model.fit" for setting in options.get("settings", ()))
+    asked = _is_set("model.fit", options)
     wanted, own = config.model.fit, started.fit.value
     if wanted != own and asked:
         report(f"note: model.fit = {wanted} as asked, though the checkpoint was trained with {own}: shapes will differ")
@@ -329,6 +348,10 @@ def _as_checkpoint(config: Config, started: Checkpoint, options: Mapping[str, An
     fit = wanted if asked else own
     model = dataclasses.replace(config.model, network=network, head=head, input_hw=size, fit=fit)
     return dataclasses.replace(config, model=model)
+
+
+def _is_set(name: str, options: Mapping[str, Any]) -> bool:
+    return any(setting.partition("=")[0].strip() == name for setting in options.get("settings", ()))
 
 
 def _network(setup: Setup, *, begins: bool) -> Segmenter:

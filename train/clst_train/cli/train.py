@@ -26,11 +26,21 @@ RECIPE = "new_camera"
 @click.option("--target", multiple=True, type=click.Path(), help="Images or video of the new camera; repeatable.")
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder to make  [default: runs/<date>-<time>]")
 @click.option("--recipe", default=RECIPE, show_default=True, help="A shipped recipe or a TOML file.")
-@click.option("--init", type=click.Path(path_type=Path), help="Checkpoint to adapt; skips source training.")
+@click.option(
+    "--init",
+    type=click.Path(path_type=Path),
+    help="The old network: a checkpoint, a run, or trained weights of --network; skips source training.",
+)
+@click.option(
+    "--trust-pickle",
+    is_flag=True,
+    default=None,
+    help="Let --init be a pickled module or TorchScript; unpickling runs any code in the file.",
+)
 @click.option("--resume", type=click.Path(path_type=Path), help="Go on with this run folder.")
 @click.option("--format", "source_format", help="Format of the source data set  [default: recognise it]")
 @click.option("--split", help="Split of the source to train on  [default: train]")
-@click.option("--network", help="A built-in network, or your own as package.module:factory  [default: the recipe's]")
+@click.option("--network", help="Built in, or yours as package.module:factory  [default: the recipe's or checkpoint's]")
 @click.option("--classes", help="The model's classes: a shipped list or JSON file  [default: the source's]")
 @click.option("--pretrained", help="ImageNet weights to start from: auto, none or a file  [default: auto]")
 @click.option("--mapping", type=click.Path(), help="JSON file relating the source's classes to the model's.")

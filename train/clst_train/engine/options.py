@@ -10,9 +10,18 @@ from typing import Any
 from clst_runtime.classes.labels import load_class_list
 from clst_runtime.data.dataset import check_dataset, open_dataset
 from clst_runtime.data.inputs import check_place
-from clst_runtime.errors import ConfigError, DataError, ModelFileError
-from clst_runtime.system.files.paths import check_checkpoint, check_file, check_folder
+from clst_runtime.errors import ConfigError, DataError
+from clst_runtime.system.files.paths import (
+    check_checkpoint,
+    check_file,
+    check_folder,
+    check_weights,
+    is_checkpoint,
+    is_safetensors,
+    newest_result,
+)
 from clst_runtime.system.numbers import cores_here, parse_size
+from clst_runtime.system.optional import check_installed
 from clst_train.config import Config
 from clst_train.engine.run_folder import check_new_run, open_run
 from clst_train.models.specification import parse_network
@@ -66,15 +75,34 @@ def check_run(
         check_threads(config)
         if out is not None:
             check_new_run(out)
-        checkpoints = [] if init is None else [init]
+        knows_classes = check_init(init, options)
     else:
         folder, config = open_run(resume)
-        checkpoints = [path for path in (folder.source, folder.resume) if path.exists()]
-    for checkpoint in checkpoints:
-        check_checkpoint(checkpoint)
+        for checkpoint in (folder.source, folder.resume):
+            if checkpoint.exists():
+                check_checkpoint(checkpoint)
+        knows_classes = not folder.source.exists()
     check_settings(config)
-    check_places(config, knows_classes=init is None if resume is None else not folder.source.exists())
+    check_places(config, knows_classes=knows_classes)
     return config
+
+
+def check_init(init: Path | None, options: Mapping[str, Any]) -> bool:
+    """Look at the old network's file; returns whether the configuration, not a checkpoint, says what the classes are.
+
+    Raises:
+        ConfigError: files are to be trusted where there is none. ModelFileError: the file is missing or damaged.
+        MissingDependency: the package safetensors is not installed.
+    """
+    if init is None:
+        if options.get("trust_pickle"):
+            raise ConfigError("--trust-pickle is for the file of --init; give both or neither")
+        return True
+    path = newest_result(init)
+    check_weights(path, "checkpoint or file of weights")
+    if is_safetensors(path):
+        check_installed("safetensors")
+    return not is_checkpoint(path)
 
 
 def check_settings(config: Config) -> None:
@@ -91,7 +119,7 @@ def check_settings(config: Config) -> None:
     if config.adaptation.distil_from:
         check_checkpoint(Path(config.adaptation.distil_from))
     if config.model.pretrained not in ("auto", "none"):
-        check_file(Path(config.model.pretrained), "file of weights", ModelFileError)
+        check_weights(Path(config.model.pretrained))
 
 
 def check_threads(config: Config) -> None:

@@ -27,7 +27,7 @@ from clst_train.engine.logger import Logbook
 from clst_train.engine.optimizer import Descent
 from clst_train.engine.run_folder import RunFolder
 from clst_train.method.batchnorm import estimate_statistics
-from clst_train.models.checkpoint import Checkpoint, load_checkpoint
+from clst_train.models.checkpoint import Checkpoint, WeightsFile, load_checkpoint
 from clst_train.models.checkpoint_backend import segmenter_backend
 from clst_train.models.deployable import MEAN, STD
 from clst_train.models.segmenter import Segmenter
@@ -60,6 +60,8 @@ class Setup:
     """Precision of the forward passes."""
     architecture: Mapping[str, Any] | None = None
     """Of the checkpoint that is gone on with, `Checkpoint.architecture`; None = the network's name says all."""
+    weights_file: WeightsFile | None = None
+    """Where the old network came from, if others trained it."""
     ranks: Ranks = ONE_PROCESS
     """Which process this is, of how many; batches are its part of the whole ones."""
 
@@ -108,6 +110,7 @@ class Run(Setup):
             segmenter_state={name: value.detach().cpu() for name, value in state.items()},
             training_state=training_state,
             config=self.config.to_mapping(),
+            weights_file=self.weights_file,
         )
 
     def hint(self, stage: str) -> str:

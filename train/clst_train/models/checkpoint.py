@@ -18,13 +18,23 @@ from clst_runtime.errors import ClstError, ConfigError, ModelFileError
 from clst_runtime.imaging.geometry import Fit, fit_named
 from clst_runtime.system.files.atomic import written_whole
 from clst_runtime.system.files.hashing import file_sha256
-from clst_runtime.system.files.json_values import field, mapping, name, one_of, optional, or_none, shown, whole
+from clst_runtime.system.files.json_values import field, mapping, name, one_of, optional, or_none, sha256, shown, whole
 from clst_runtime.system.files.paths import check_file
 from clst_runtime.system.numbers import LARGEST_INTEGER
 from clst_train.models.networks import build_segmenter
 from clst_train.models.segmenter import Segmenter
 
 FORMAT = "clst-checkpoint-1"
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightsFile:
+    """A file of another project that a network's weights came from."""
+
+    name: str
+    """Of the file, without its folder."""
+    sha256: str
+    """Of its content."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +63,8 @@ class Checkpoint:
     """Optimiser, projection head, prototypes, the name of the ensemble's snapshot; only in a resume file."""
     config: dict[str, Any] = dataclasses.field(default_factory=dict)
     """The run's configuration."""
+    weights_file: WeightsFile | None = None
+    """Where the old network came from; None where this project trained it."""
     path: Path | None = None
     """The file that it was read from; None for one in memory."""
 
@@ -93,6 +105,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "segmenter_state": checkpoint.segmenter_state,
         "training_state": checkpoint.training_state,
         "config": checkpoint.config,
+        "weights_file": None if checkpoint.weights_file is None else dataclasses.asdict(checkpoint.weights_file),
     }
     with written_whole(path) as temporary:
         try:
@@ -142,6 +155,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
             segmenter_state=field(content, "segmenter_state", _weights),
             training_state=field(content, "training_state", or_none(mapping)),
             config=field(content, "config", _config),
+            weights_file=optional(content, "weights_file", or_none(_weights_file)),
             path=path,
         )
     except (ValueError, ClstError) as error:
@@ -152,6 +166,10 @@ def _weights(value: Any) -> dict[str, Tensor]:
     if not isinstance(value, dict) or not all(isinstance(each, Tensor) for each in value.values()):
         raise ValueError(f"{type(value).__name__}, expected the network's tensors")
     return value
+
+
+def _weights_file(value: Any) -> WeightsFile:
+    return WeightsFile(name=field(mapping(value), "name", name), sha256=field(mapping(value), "sha256", sha256))
 
 
 def _config(value: Any) -> dict[str, Any]:

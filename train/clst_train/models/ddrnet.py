@@ -6,6 +6,8 @@ Legend: N images, H rows, W columns of the input; P = 32 planes.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -139,6 +141,8 @@ class DDRNetSlim(Segmenter):
 
     feature_channels = HEAD_PLANES
     output_stride = 8
+    published_names: ClassVar[dict[str, str]] = {"seghead_extra": "auxiliary_head"}
+    """Parts of names in the published weights that are called otherwise here."""
 
     def __init__(self, class_count: int) -> None:
         super().__init__()

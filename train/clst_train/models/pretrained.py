@@ -13,7 +13,7 @@ from clst_runtime.system.optional import extra
 from clst_train.config import ModelConfig
 from clst_train.models.efficientnet_lite import EfficientNetLiteSegmenter
 from clst_train.models.segmenter import Segmenter
-from clst_train.models.weights import load_imagenet_backbone
+from clst_train.models.weights import load_weights
 
 BUNDLED = {
     "efficientnet_lite0": "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
@@ -72,7 +72,7 @@ def load_pretrained(segmenter: Segmenter, model: ModelConfig) -> tuple[ModelConf
     if path is None:
         return model, message
     if isinstance(segmenter, EfficientNetLiteSegmenter):
-        message = load_imagenet_backbone(segmenter.encoder, path, least_share=1.0)
+        message = load_weights(segmenter.encoder, path, least_share=1.0).line()
     else:
-        message = load_imagenet_backbone(segmenter, path)
+        message = load_weights(segmenter, path).line()
     return dataclasses.replace(model, pretrained_sha256=file_sha256(path)), message

@@ -11,6 +11,8 @@ from clst_runtime.errors import ClstError, DataError, ModelFileError
 from clst_runtime.system.files.atomic import check_can_write
 
 _log = logging.getLogger(__name__)
+CHECKPOINT_MARK = b"clst-checkpoint-"
+"""Stands in every checkpoint of training, followed by the number of its format."""
 
 
 def in_utf_8(text: str) -> bool:
@@ -31,7 +33,19 @@ def check_file(path: Path, what: str = "file", error: type[ClstError] = DataErro
 
 
 def checkpoint_of(path: Path) -> Path:
-    """The newest result of a run whose folder is given: adapted, else source, which is logged; else the path itself.
+    """As `newest_result`; a warning is logged where the run has not adapted.
+
+    Raises:
+        ModelFileError: the run has no result yet.
+    """
+    found = newest_result(path)
+    if found != path and found.stem == "source":
+        _log.warning(f"{path} has no adapted.pt; taking {found}, which knows the old camera only")
+    return found
+
+
+def newest_result(path: Path) -> Path:
+    """The newest result of a run whose folder is given, adapted or else source; else the path itself.
 
     Raises:
         ModelFileError: the run has no result yet.
@@ -45,8 +59,6 @@ def checkpoint_of(path: Path) -> Path:
             f"{path}: the run has no result yet (checkpoints/adapted.pt or source.pt); "
             f"go on with it: clst-train --resume {path}"
         )
-    if found[0].stem == "source":
-        _log.warning(f"{path} has no adapted.pt; taking {found[0]}, which knows the old camera only")
     return found[0]
 
 
@@ -69,6 +81,52 @@ def check_checkpoint(path: Path) -> None:
         raise ModelFileError(f"{path} is no PyTorch checkpoint (its archive is compressed)")
     if damaged is not None:
         raise ModelFileError(f"{path} is damaged (a check sum in it does not hold); copy it again or train again")
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Whether a file was written by training, as far as can be seen without PyTorch."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        pickles = [entry for entry in archive.infolist() if entry.filename.endswith("/data.pkl")]
+        return any(
+            entry.compress_type == zipfile.ZIP_STORED and CHECKPOINT_MARK in archive.read(entry) for entry in pickles
+        )
+
+
+def is_safetensors(path: Path) -> bool:
+    """Whether a file begins as safetensors do: the length of a header in JSON, and the header."""
+    with path.open("rb") as stream:
+        beginning = stream.read(9)
+    return path.suffix == ".safetensors" or (beginning[8:] == b"{" and beginning[5:8] == bytes(3))
+
+
+def is_torchscript(path: Path) -> bool:
+    """Whether a file is an archive with TorchScript's code in it."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any("/code/" in name for name in archive.namelist())
+
+
+def check_weights(path: Path, what: str = "file of weights") -> None:
+    """Refuse, without PyTorch, what cannot be a file of weights, of this or another project; `what` it should be.
+
+    Raises:
+        ModelFileError: missing, a folder, empty, cut short, or a text.
+    """
+    check_file(path, what, ModelFileError)
+    with path.open("rb") as stream:
+        beginning = stream.read(40)
+    if not beginning:
+        raise ModelFileError(f"{path} is empty (0 bytes); copy it again")
+    if beginning.startswith(b"PK"):
+        if not is_torchscript(path):  # in which code is compressed
+            check_checkpoint(path)
+        return
+    line = beginning.splitlines()[0]
+    if not is_safetensors(path) and line.isascii() and line.decode("ascii").isprintable():
+        raise ModelFileError(f"{path} is no file of weights: it begins with {line.decode('ascii')!r}")
 
 
 def check_new_folder(path: Path, *, hint: str, leftovers: Iterable[str] = ()) -> None:

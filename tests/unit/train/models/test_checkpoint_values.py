@@ -41,7 +41,8 @@ def test_a_good_one_is_read(tmp_path):
         {"input_hw": [64, 96.5]}, {"mean": [1.0, float("nan"), 1.0]}, {"std": [1.0, 0.0, 1.0]}, {"stage": "trained"},
         {"iteration": -1}, {"iteration": True}, {"segmenter_state": {"w": 1}}, {"segmenter_state": None},
         {"training_state": 5}, {"config": None}, {"config": {"data": 3}}, {"config": {"data": {"target": "new"}}},
-        {"config": {"data": {"target": [1]}}},
+        {"config": {"data": {"target": [1]}}}, {"weights_file": "w.pth"}, {"weights_file": {"name": "w.pth"}},
+        {"weights_file": {"name": "w.pth", "sha256": "0"}},
     ],
 )  # fmt: skip
 def test_a_value_of_another_form_is_one_line_that_names_it(change, tmp_path):

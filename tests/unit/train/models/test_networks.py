@@ -1,13 +1,11 @@
-import numpy as np
 import pytest
 import torch
 
-from clst_runtime.errors import ConfigError, ModelFileError
+from clst_runtime.errors import ConfigError
 from clst_train.models.deployable import MEAN, STD, Deployable
 from clst_train.models.networks import build_segmenter
 from clst_train.models.projection import ProjectionHead
 from clst_train.models.segmenter import Segmenter, TrainingOutputs
-from clst_train.models.weights import load_imagenet_backbone
 
 
 def parameters(network, *, without="auxiliary_head"):
@@ -91,23 +89,3 @@ def test_nothing_of_the_auxiliary_head_is_deployed_and_the_network_keeps_it():
     deployable = Deployable(network, MEAN, STD, (64, 64))
     assert not [name for name in deployable.state_dict() if "auxiliary" in name]
     assert [name for name in network.state_dict() if "auxiliary" in name]
-
-
-def test_backbone_weights_load_by_torchvisions_names(tmp_path):
-    network = build_segmenter("deeplabv2_resnet101", 2)
-    state = {
-        name: torch.full_like(value, 2) for name, value in network.state_dict().items() if "classifier" not in name
-    }
-    torch.save(state | {"fc.weight": torch.zeros(1000, 2048)}, tmp_path / "r.pth")
-    assert "loaded" in load_imagenet_backbone(network, tmp_path / "r.pth")
-    assert network.layer3[22].conv3.weight.unique().tolist() == [2.0]
-
-
-def test_weights_of_another_network_and_damage_are_refused(tmp_path):
-    network = build_segmenter("ddrnet23_slim", 2)
-    torch.save({"a": torch.zeros(1)}, tmp_path / "a.pth")
-    with pytest.raises(ModelFileError, match="0 of"):
-        load_imagenet_backbone(network, tmp_path / "a.pth")
-    (tmp_path / "b.pth").write_bytes(np.random.default_rng(0).bytes(100))
-    with pytest.raises(ModelFileError, match="no readable"):
-        load_imagenet_backbone(network, tmp_path / "b.pth")

@@ -99,7 +99,8 @@ def test_empty_files_and_other_networks_files_are_refused_in_one_line(tmp_path, 
     part = segmenter.encoder.state_dict()
     del part["_blocks.6._bn2.bias"]  # all but one of its weights
     torch.save(part, tmp_path / "part.pth")
-    for name, message in (("empty", "no readable"), ("decoder", "0 of"), ("part", "'_blocks.6._bn2.bias' does not")):
+    words = {"empty": "0 bytes", "decoder": "tensors fit this network", "part": "'_blocks.6._bn2.bias' is not in it"}
+    for name, message in words.items():
         with pytest.raises(ModelFileError, match=message) as caught:
             load_pretrained(segmenter, ModelConfig(network=NETWORK, pretrained=str(tmp_path / f"{name}.pth")))
         assert "\n" not in caught.value.format_message()
@@ -118,7 +119,7 @@ def test_every_tensor_of_the_real_encoder_is_loaded(network):
     assert set(own) == {name for name in given if not name.startswith(IMAGENET_ONLY)}
     assert all(torch.equal(value, given[name]) for name, value in own.items())
     others = next(name for name in sorted(pretrained.BUNDLED) if name != network)
-    with pytest.raises(ModelFileError, match="weights fit this network"):
+    with pytest.raises(ModelFileError, match="tensors fit this network"):
         load_pretrained(build_segmenter(others, 2), ModelConfig(network=others, pretrained=str(path)))
 
 
