@@ -14,6 +14,7 @@ tests can be seen to fail.
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
 import shutil
@@ -100,10 +101,10 @@ def forked(arguments: list[str], variables: dict[str, str], *, words: str, plain
     child = os.fork()
     if child:
         return child
-    signal.alarm(150)  # one that waits for ever for the others
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     for number, name in ((1, "out"), (2, "err")):
         os.dup2(os.open(f"{words}.{name}", os.O_CREAT | os.O_WRONLY), number)
+    faulthandler.dump_traceback_later(90, exit=True)  # one that waits for ever says where, and exits with 1
     os.environ.update(variables)
     code = 99
     try:

@@ -6,9 +6,11 @@ Outside `torchrun` there is one rank, and everything here is the identity. Legen
 from __future__ import annotations
 
 import gc
+import importlib
 import itertools
 import logging
 import os
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -43,6 +45,7 @@ def process_group(device: torch.device) -> Iterator[Ranks]:
     if here.count == 1:
         yield here
         return
+    importlib.import_module("torch._dynamo")  # a first step would import it: defaults of its arguments keep the group
     distributed.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
     try:
         with together():
@@ -53,9 +56,24 @@ def process_group(device: torch.device) -> Iterator[Ranks]:
                     "share the ensemble's file; start torchrun with --nnodes 1"
                 )
         yield here
+    except BaseException as error:
+        _free_locals(error)
+        raise
     finally:
-        gc.collect()  # a wrapped network in a circle would keep the group's threads to the end of the interpreter
+        # A network in DistributedDataParallel must not be the group's last owner: it joins gloo's threads while it
+        # holds the interpreter's lock, and one of them may need that lock to free a tensor.
+        gc.collect()  # the network may be in a circle of references
         distributed.destroy_process_group()
+
+
+def _free_locals(error: BaseException) -> None:
+    """Clear the locals of the frames that the error, its causes and its contexts keep; tracebacks print as before."""
+    errors: list[BaseException] = [error]
+    for each in errors:  # grows meanwhile
+        traceback.clear_frames(each.__traceback__)
+        errors.extend(
+            reason for reason in (each.__cause__, each.__context__) if reason is not None and reason not in errors
+        )
 
 
 def is_split() -> bool:

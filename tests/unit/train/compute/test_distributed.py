@@ -1,16 +1,18 @@
 """Two gloo processes against one that has the whole batch."""
 
+import faulthandler
 import os
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
 from torch import distributed, nn
 
-from clst_runtime.errors import ConfigError
+from clst_runtime.errors import ConfigError, DataError
 from clst_train.compute.distributed import (
     Ranks,
     averaged_over_ranks,
@@ -60,27 +62,48 @@ def part_of_two(here, rank, folder):
     )  # fmt: skip
 
 
-def one_of_two(rank, folder, port):
-    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1",
-                   "MASTER_PORT": str(port)}  # fmt: skip
+def fail_as_two(rank):
+    """The second rank leaves with an error while a thread of gloo still has a tensor of it, as on a busy machine."""
+    whole = nn.parallel.DistributedDataParallel(network())
+    if rank == 0:
+        time.sleep(0.5)
+    distributed.all_reduce(torch.zeros(1), async_op=rank == 1)
+    raise DataError(f"a damaged image, and {type(whole).__name__} in the frames of this error")
+
+
+def one_of_two(rank, folder, ports):
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1"}
     torch.set_num_threads(1)
+    os.environ["MASTER_PORT"] = ports[0]
     with process_group(torch.device("cpu")) as here:
         part_of_two(here, rank, folder)  # what holds the group is gone when it ends
     assert not distributed.is_initialized()
+    os.environ["MASTER_PORT"] = ports[1]
+    with pytest.raises(DataError), process_group(torch.device("cpu")):
+        fail_as_two(rank)
+    assert not distributed.is_initialized()
+    (folder / f"{rank}.threads").write_text(" ".join(threads()))
+
+
+def threads():
+    return [(task / "comm").read_text().strip() for task in Path("/proc/self/task").iterdir()]
 
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ranks")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    call = [sys.executable, __file__, str(folder), str(port)]
+    with socket.socket() as free, socket.socket() as another:
+        for each in (free, another):
+            each.bind(("127.0.0.1", 0))
+        ports = [str(each.getsockname()[1]) for each in (free, another)]
+    call = [sys.executable, __file__, str(folder), *ports]
     running = [subprocess.Popen([*call, str(rank)], stderr=subprocess.PIPE, text=True) for rank in range(2)]
     for each in running:
         said = each.communicate(timeout=120)[1]
         assert each.returncode == 0, said
-    return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
+    return [
+        torch.load(folder / f"{rank}.pt") | {"threads": (folder / f"{rank}.threads").read_text()} for rank in range(2)
+    ]
 
 
 def test_gradients_and_statistics_are_those_of_the_whole_batch(found):
@@ -99,6 +122,12 @@ def test_gradients_and_statistics_are_those_of_the_whole_batch(found):
 def test_a_total_is_the_sum_and_leaves_the_part_alone(found):
     assert [each["total"].item() for each in found] == [3.0, 3.0]
     assert [each["own"].item() for each in found] == [1.0, 2.0]
+
+
+def test_a_rank_that_leaves_with_an_error_takes_the_threads_of_the_group_along(found):
+    """When the wrapped network was the group's last owner, the two waited for each other and the rank never ended."""
+    for each in found:
+        assert "gloo" not in each["threads"], each["threads"]
 
 
 def test_one_process_is_left_as_it_is(monkeypatch):
@@ -131,4 +160,5 @@ def test_a_batch_that_cannot_be_split_is_refused():
 
 
 if __name__ == "__main__":
-    one_of_two(int(sys.argv[3]), Path(sys.argv[1]), int(sys.argv[2]))
+    faulthandler.dump_traceback_later(60, exit=True)
+    one_of_two(int(sys.argv[4]), Path(sys.argv[1]), sys.argv[2:4])
