@@ -98,11 +98,11 @@ class EfficientNetLite(nn.Module):
                 blocks.append(InvertedResidual(inputs, outputs, kernel=kernel, stride=step, expansion=expansion))
                 inputs = outputs
         self._blocks = nn.ModuleList(blocks)
-        self._taken = (*taken[-2:], len(blocks) - 1)  # the last block at each of the strides 8, 16 and 32
+        self._taken = (*taken[-3:], len(blocks) - 1)  # the last block at each of the strides 4, 8, 16 and 32
         self.channels = tuple(int(blocks[index]._bn2.num_features) for index in self._taken)  # type: ignore[union-attr, arg-type]
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Normalised images N,3,H,W to the maps at stride 8, 16 and 32, with `channels` channels."""
+        """Normalised images N,3,H,W to the maps at stride 4, 8, 16 and 32, with `channels` channels."""
         out, maps = F.relu6(self._bn0(self._conv_stem(images))), []
         for index, block in enumerate(self._blocks):
             out = block(out)
@@ -127,7 +127,7 @@ class Decoder(nn.Module):
 
     def __init__(self, channels: Sequence[int]) -> None:
         super().__init__()
-        fine, middle, coarse = channels
+        _, fine, middle, coarse = channels
         self.fine, self.middle = (
             _normed(nn.Conv2d(fine, DECODER, 1, bias=False)),
             _normed(nn.Conv2d(middle, DECODER, 1, bias=False)),
@@ -141,8 +141,8 @@ class Decoder(nn.Module):
         self.last = _normed(nn.Conv2d(DECODER, DECODER, 3, padding=1, bias=False), nn.ReLU())
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
-        """Maps at stride 8, 16 and 32 to features N,D,H/8,W/8."""
-        fine, middle, coarse = maps
+        """Maps at stride 4, 8, 16 and 32 to features N,D,H/8,W/8."""
+        _, fine, middle, coarse = maps
         context = self.coarse(coarse) + self.mean(coarse.mean(dim=(2, 3), keepdim=True))
         joined = self.joined(F.relu(self.middle(middle) + resize_like(F.relu(context), middle)))
         return self.last(F.relu(self.fine(fine) + resize_like(joined, fine)))  # type: ignore[no-any-return]
