@@ -10,7 +10,7 @@ from typing import Any
 from clst_runtime.classes.labels import load_class_list
 from clst_runtime.data.dataset import check_dataset, open_dataset
 from clst_runtime.data.inputs import check_place
-from clst_runtime.errors import ConfigError, DataError
+from clst_runtime.errors import ConfigError, DataError, ModelFileError
 from clst_runtime.system.files.paths import (
     check_checkpoint,
     check_file,
@@ -99,6 +99,11 @@ def check_init(init: Path | None, options: Mapping[str, Any]) -> bool:
             raise ConfigError("--trust-pickle is for the file of --init; give both or neither")
         return True
     path = newest_result(init)
+    if path.is_dir():
+        raise ModelFileError(
+            f"{path}: a folder, where a file is needed, and no run's (config.toml, checkpoints/); give a checkpoint, a "
+            "file of weights, or a run"
+        )
     check_weights(path, "checkpoint or file of weights")
     if is_safetensors(path):
         check_installed("safetensors")

@@ -79,7 +79,7 @@ def _from_factory(name: NetworkName, class_count: int) -> nn.Module:
     """What `package.module:factory` returns for C classes; modules of the working folder are found, too."""
     module_name, _, path = name.name.partition(":")
     module: Any
-    with _working_folder():
+    with working_folder():
         try:
             module = importlib.import_module(module_name)
         except ModuleNotFoundError as error:
@@ -112,7 +112,7 @@ def _what_is_missing(module: str, error: ModuleNotFoundError) -> str:
 
 
 @contextmanager
-def _working_folder() -> Iterator[None]:
+def working_folder() -> Iterator[None]:
     """Installed commands do not look for modules in the working folder; `python -m` does."""
     here = os.getcwd()
     sys.path.insert(0, here)

@@ -21,9 +21,12 @@ from clst_runtime.errors import ModelFileError
 from clst_runtime.system.files.json_values import read_json_object
 from clst_runtime.system.files.paths import check_weights, is_safetensors, is_torchscript
 from clst_runtime.system.optional import require
+from clst_train.models.networks import working_folder
 
 CLASS_KEYS = ("classes", "class_names", "id2label")
 """Under which names, in any case of letters, projects keep the names of the classes."""
+COMPILED = "_orig_mod."
+"""What `torch.compile` puts into the names of a module's parts."""
 DEEPEST = 8
 """Nested dictionaries are looked into so far."""
 _DAMAGED = (OSError, EOFError, RuntimeError, ValueError, LookupError, pickle.UnpicklingError, zipfile.BadZipFile)
@@ -36,7 +39,8 @@ class Weights:
     path: Path
     """The file."""
     tensors: dict[str, Tensor]
-    """By name; the names of nested dictionaries are joined by dots, e.g. `state_dict.module.conv1.weight`."""
+    """By name; the names of nested dictionaries are joined by dots, e.g. `state_dict.module.conv1.weight`, and what
+    `torch.compile` puts into names is taken out."""
     classes: tuple[str, ...] | None
     """The classes in the order of their ids, where the file or a `config.json` beside it names them."""
 
@@ -101,7 +105,8 @@ def _pickled(path: Path, trusted: bool) -> Any:  # noqa: FBT001
                 "state_dict() alone, or add --trust-pickle if you trust where it comes from"
             ) from error
     try:
-        return torch.load(path, map_location="cpu", weights_only=False)
+        with working_folder(), _quiet():
+            return torch.load(path, map_location="cpu", weights_only=False)
     except Exception as error:  # the file's own code runs here
         raise ModelFileError(
             f"{path} cannot be unpickled ({_line(error)}); run where its Python packages can be imported, or save its "
@@ -153,7 +158,7 @@ def _tensors(value: Any, name: str = "", depth: int = 0) -> Iterator[tuple[str, 
     if isinstance(value, nn.Module):
         value = value.state_dict()
     if isinstance(value, Tensor):
-        yield name, value.detach()
+        yield name.replace(COMPILED, ""), value.detach()
     elif isinstance(value, Mapping) and depth < DEEPEST:
         for key, each in value.items():
             yield from _tensors(each, f"{name}.{key}" if name else str(key), depth + 1)
@@ -176,7 +181,7 @@ def _as_names(value: Any) -> tuple[str, ...] | None:
         try:
             value = json.loads(value)
         except ValueError:
-            value = [each.strip() for each in value.split(",")]
+            value = [each.strip() for each in value.split(",")] if "," in value else None
     if isinstance(value, Mapping):
         by_id = {str(key): each for key, each in value.items()}
         value = [by_id.get(str(index)) for index in range(len(by_id))]

@@ -1,12 +1,15 @@
-"""A run's folder in the place of a checkpoint."""
+"""What can be told of a checkpoint's path without PyTorch, and a run's folder in its place."""
+
+import zipfile
 
 import pytest
+import torch
 
 from clst_export.cli.export import main as clst_export
 from clst_runtime.cli.evaluate import main as clst_eval
 from clst_runtime.cli.parity import main as clst_parity
 from clst_runtime.errors import ModelFileError
-from clst_runtime.system.files.paths import checkpoint_of
+from clst_runtime.system.files.paths import check_weights, checkpoint_of, is_checkpoint, is_safetensors
 from tests.conftest import write_labelled
 from tests.support.command_line import call
 
@@ -53,3 +56,34 @@ def test_commands_refuse_a_folder_without_checkpoints_in_one_line(run, tmp_path,
         assert done.exit_code == 4, done.stderr
         assert done.stderr.count("\n") == 1
         assert done.stderr.startswith("error: ")
+
+
+def test_a_checkpoint_of_training_is_told_from_other_weights(tmp_path):
+    torch.save({"format": "clst-checkpoint-1"}, tmp_path / "ours.pt")
+    torch.save({"format": "another"}, tmp_path / "theirs.pt")
+    (tmp_path / "text.pt").write_text("clst-checkpoint-1")
+    found = [is_checkpoint(tmp_path / f"{name}.pt") for name in ("ours", "theirs", "text")]
+    assert found == [True, False, False]
+
+
+def test_safetensors_are_known_by_their_beginning_or_their_name(tmp_path):
+    (tmp_path / "w.bin").write_bytes((2).to_bytes(8, "little") + b"{}")
+    (tmp_path / "empty.safetensors").touch()
+    (tmp_path / "pickle.pth").write_bytes(b"\x80\x02}q\x00.")
+    found = [is_safetensors(tmp_path / name) for name in ("w.bin", "empty.safetensors", "pickle.pth")]
+    assert found == [True, True, False]
+
+
+def test_what_cannot_be_weights_is_refused_without_pytorch(tmp_path):
+    (tmp_path / "page.pth").write_text("<!DOCTYPE html>\n<html>")
+    (tmp_path / "empty.pth").touch()
+    with zipfile.ZipFile(tmp_path / "small.pth", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", bytes(1000))
+    cases = {
+        "page.pth": "begins with '<!DOCTYPE html>'", "empty.pth": "(0 bytes)", "small.pth": "archive is compressed",
+        "none.pth": "no such file of weights",
+    }  # fmt: skip
+    for name, words in cases.items():
+        with pytest.raises(ModelFileError) as caught:
+            check_weights(tmp_path / name)
+        assert words in caught.value.message

@@ -7,11 +7,13 @@ import pytest
 import torch
 
 import clst
+from clst_runtime.classes.labels import load_class_list
 from clst_runtime.errors import ConfigError
 from clst_train.cli.train import main as clst_train
 from clst_train.models.checkpoint import load_checkpoint
 from clst_train.models.networks import build_segmenter
 from tests.support.command_line import call
+from tests.support.foreign import TwoHeads
 
 pytestmark = pytest.mark.usefixtures("narrow", "no_pictures")
 SETTINGS = (
@@ -171,6 +173,25 @@ def test_a_pickled_module_is_taken_on_demand_alone(cameras, tmp_path):
     assert done.exit_code == 0, done.stderr
     line = refused(cameras, tmp_path / "none", "--trust-pickle", code=3)
     assert "--trust-pickle is for the file of --init" in line
+
+
+def test_a_network_of_one_s_own_goes_in_as_it_is(cameras, tmp_path):
+    """A factory's network, half floats, names of the classes in the metadata, no auxiliary head."""
+    safetensors = pytest.importorskip("safetensors.torch")
+    theirs = {name: each for name, each in TwoHeads(10).half().state_dict().items() if "aux" not in name}
+    names = load_class_list("scenes10").names
+    file = tmp_path / "theirs.safetensors"
+    safetensors.save_file(theirs, file, metadata={"id2label": json.dumps(dict(enumerate(names)))})
+    asked = ("--init", file, "--network", "tests.support.foreign:TwoHeads", "--classes", "scenes10")
+    done = started(cameras, tmp_path / "out", *asked)
+    assert done.exit_code == 0, done.stderr
+    assert "theirs.safetensors: 10 of 12 tensors loaded, from float16; random: aux_classifier (2)\n" in done.stderr
+    assert "bicycle (as the file names them)\n" in done.stderr
+    source = load_checkpoint(tmp_path / "out" / "checkpoints" / "source.pt")
+    assert torch.equal(source.segmenter_state["classifier.2.bias"], theirs["classifier.2.bias"].float())
+    safetensors.save_file(theirs, file, metadata={"id2label": json.dumps(dict(enumerate(reversed(names))))})
+    line = refused(cameras, tmp_path / "none", *asked, code=3)
+    assert "theirs.safetensors names class 0 'bicycle', scenes10 names it 'road'; give --classes" in line
 
 
 def test_init_and_resume_are_not_given_together(run, official):

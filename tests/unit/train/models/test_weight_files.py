@@ -1,8 +1,10 @@
 """Files of weights are read as people save them; nothing in them runs unless it is asked for."""
 
+import importlib
 import json
 import os
 import pickle
+import sys
 import warnings
 
 import numpy as np
@@ -49,6 +51,11 @@ def test_nested_dictionaries_give_joined_names_and_what_is_no_tensor_is_left_out
     assert sorted(found) == ["model.module.a", "state_dict.conv.bias", "state_dict.conv.weight"]
 
 
+def test_what_torch_compile_puts_into_names_is_taken_out(tmp_path):
+    state = {"_orig_mod.a": torch.zeros(1), "backbone._orig_mod.b": torch.zeros(1)}
+    assert sorted(read_weights(saved(tmp_path / "w.pth", {"model": state})).tensors) == ["model.a", "model.backbone.b"]
+
+
 @pytest.mark.parametrize(
     "entry",
     [
@@ -62,6 +69,13 @@ def test_nested_dictionaries_give_joined_names_and_what_is_no_tensor_is_left_out
 )
 def test_the_names_of_classes_are_found_where_projects_write_them(tmp_path, entry):
     assert read_weights(saved(tmp_path / "w.pth", {"state_dict": STATE, **entry})).classes == ("road", "sky")
+
+
+@pytest.mark.parametrize(
+    "value", [19, "cityscapes", "19", [1, 2], [], {}, {"name": "road19"}, {"0": "road", "2": "sky"}]
+)
+def test_what_is_no_list_of_names_names_no_classes(tmp_path, value):
+    assert read_weights(saved(tmp_path / "w.pth", {"state_dict": STATE, "classes": value})).classes is None
 
 
 def test_a_config_beside_the_file_names_the_classes_and_placeholders_are_no_names(tmp_path):
@@ -156,6 +170,19 @@ def test_a_pickled_module_whose_package_is_not_here_is_refused(tmp_path):
         read_weights(tmp_path / "m.pth", trust_pickle=True)
 
 
+def test_a_module_s_package_is_looked_for_in_the_working_folder(tmp_path, monkeypatch):
+    (tmp_path / "their_network.py").write_text("from torch.nn import Conv2d\n\nclass Theirs(Conv2d):\n    pass\n")
+    monkeypatch.setitem(sys.modules, "their_network", None)
+    monkeypatch.delitem(sys.modules, "their_network")
+    with monkeypatch.context() as patch:
+        patch.syspath_prepend(tmp_path)
+        theirs = importlib.import_module("their_network").Theirs(1, 1, 1)
+    saved(tmp_path / "m.pt", theirs)
+    monkeypatch.delitem(sys.modules, "their_network")
+    monkeypatch.chdir(tmp_path)
+    assert sorted(read_weights(tmp_path / "m.pt", trust_pickle=True).tensors) == ["bias", "weight"]
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_torchscript_is_read_on_demand_alone(tmp_path):
     torch.jit.trace(Conv(), torch.zeros(1, 1, 2, 2)).save(str(tmp_path / "m.pt"))
@@ -180,7 +207,7 @@ def test_safetensors_with_the_names_of_classes_in_their_metadata(tmp_path):
 
 
 def test_without_its_package_a_safetensors_file_names_it(tmp_path, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "safetensors", None)
+    monkeypatch.setitem(sys.modules, "safetensors", None)
     (tmp_path / "w").write_bytes((2).to_bytes(8, "little") + b"{}")
     with pytest.raises(MissingDependency, match=r"safetensors cannot be imported .*; pip install safetensors"):
         read_weights(tmp_path / "w")

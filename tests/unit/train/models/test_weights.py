@@ -40,7 +40,8 @@ def checked(report, classes=THREE):
 
 
 @pytest.mark.parametrize(
-    "prefix", ["", "module.", "model.", "_orig_mod.", "state_dict.module.model.", "model_state_dict.", "ema."]
+    "prefix",
+    ["", "module.", "model.", "backbone.", "network.", "state_dict.module.model.", "model_state_dict.", "ema."],
 )
 def test_a_prefix_of_the_file_s_names_is_taken_off(prefix):
     network, others = Tiny(), Tiny()
