@@ -20,22 +20,26 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from clst_train.compute.distributed import is_split, moments
 
 
-def _layers(network: nn.Module) -> list[_BatchNorm]:
-    return [module for module in network.modules() if isinstance(module, _BatchNorm)]
+def statistics_layers(network: nn.Module) -> list[_BatchNorm]:
+    """The layers whose running statistics predictions are made with; one that keeps none normalises by each image."""
+    return [each for each in network.modules() if isinstance(each, _BatchNorm) and each.running_mean is not None]
 
 
 @torch.no_grad()
 def estimate_statistics(network: nn.Module, batches: Iterable[Tensor]) -> int:
     """Replace all running statistics by their mean over `batches` (each N,3,H,W, normalised); no weight changes.
 
-    Each layer averages over the batches with equal weight (momentum None). Returns the number of batches; with none the
-    statistics stay as they were, and so do those of a layer that never had two values a channel (pooling of one image).
+    Each layer averages over the batches with equal weight (momentum None), the others work as in prediction. Returns
+    the number of batches; with none, or no such layer, all stays as it was, and so do the statistics of a layer that
+    never had two values a channel (pooling of one image).
     """
-    layers, was_training, count = _layers(network), network.training, 0
+    layers, was_training, count = statistics_layers(network), network.training, 0
     momenta = [layer.momentum for layer in layers]
     before: list[dict[str, Tensor]] = []
-    network.train()
-    for batch in batches:
+    network.eval()  # dropout would change what the layers see
+    for layer in layers:
+        layer.train()
+    for batch in batches if layers else ():
         if count == 0:
             before = [{name: value.clone() for name, value in layer.named_buffers()} for layer in layers]
             for layer in layers:
@@ -63,8 +67,9 @@ class FollowedStatistics:
     def __init__(self, network: nn.Module, momentum: float) -> None:
         """Begin with the network's running statistics."""
         self.momentum = momentum
-        self.means = [layer.running_mean.clone() for layer in _layers(network) if layer.running_mean is not None]
-        self.variances = [layer.running_var.clone() for layer in _layers(network) if layer.running_var is not None]
+        layers = statistics_layers(network)
+        self.means = [layer.running_mean.clone() for layer in layers if layer.running_mean is not None]
+        self.variances = [layer.running_var.clone() for layer in layers if layer.running_var is not None]
 
     def begin_anew(self, network: nn.Module) -> None:
         """Take the network's running statistics again."""
@@ -73,7 +78,7 @@ class FollowedStatistics:
     @contextmanager
     def used_by(self, network: nn.Module) -> Iterator[None]:
         """Inside, the network predicts with these statistics and moves them; its own stay as they are."""
-        layers, was_training = _layers(network), network.training
+        layers, was_training = statistics_layers(network), network.training
         own = [(layer.running_mean, layer.running_var) for layer in layers]
         network.eval()
         hooks = []

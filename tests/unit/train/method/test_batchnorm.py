@@ -25,6 +25,33 @@ def test_no_batches_leave_the_statistics_as_they_were():
     assert network[0].running_mean.item() == 7.0
 
 
+def test_layers_without_running_statistics_are_left_out():
+    """The first layer keeps none, so that the statistics of the second are not taken for its own."""
+    network = nn.Sequential(nn.BatchNorm2d(1, affine=False, track_running_stats=False), nn.BatchNorm2d(1)).train()
+    statistics = FollowedStatistics(network, 1.0)
+    with torch.no_grad(), statistics.used_by(network):
+        network(torch.tensor([[[[1.0, 3.0]]]]))
+    assert statistics.means[0].item() == pytest.approx(0.0, abs=1e-6)  # of the first layer's output
+    assert network.training
+    estimate_statistics(network, [torch.tensor([[[[1.0, 3.0]]]])])
+    assert network[1].running_var.item() == pytest.approx(2.0, abs=1e-3)  # of −1 and 1
+
+
+def test_statistics_are_estimated_without_dropout():
+    network = nn.Sequential(nn.Dropout(0.9), nn.BatchNorm2d(1)).train()
+    estimate_statistics(network, [torch.full((2, 1, 8, 8), 3.0)])
+    assert network[1].running_mean.item() == pytest.approx(3.0)
+    assert network[0].training
+
+
+def test_without_such_layers_no_image_is_looked_at():
+    def batches():
+        raise AssertionError
+        yield
+
+    assert estimate_statistics(nn.Sequential(nn.GroupNorm(1, 1)), batches()) == 0
+
+
 def test_a_batch_for_the_statistics_is_no_stretch_of_the_drive():
     """Images 0 … 19, each of that grey; every one once, in an order that mixes them and is always the same."""
     drive = [np.full((2, 2, 3), index, np.uint8) for index in range(20)]
