@@ -158,7 +158,8 @@ def _train(folder: RunFolder, setup: Setup, point: Checkpoint | None) -> RunFold
     with together(), each_alone():
         run = _run_of(folder, setup, begins=point is None and not folder.source.is_file())
     if is_split():
-        synchronise_norms(run.segmenter)
+        with together():
+            synchronise_norms(run.segmenter)
     if not folder.source.is_file():
         train_source(run, point if point is not None and point.stage == SOURCE else None)
     with together():

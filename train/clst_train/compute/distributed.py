@@ -24,6 +24,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from clst_runtime.errors import ClstError, ConfigError, DataError
 from clst_train.compute.ranks import Ranks, ranks
+from clst_train.models.ddrnet import PooledNorm
 
 _log = logging.getLogger(__name__)
 TIMEOUT = timedelta(minutes=60)
@@ -218,8 +219,8 @@ class SynchronisedNorm(_BatchNorm):
         """Any number of dimensions from two on."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """N,D,… to N,D,…; in eval mode the running statistics are used."""
-        if not self.training or not is_split():
+        """N,D,… to N,D,…; in eval mode the running statistics are used, where there are any."""
+        if not is_split() or not (self.training or self.running_mean is None):
             return self._alone(input)
         axes = [axis for axis in range(input.dim()) if axis != 1]
         shape = [1, -1, *[1] * (input.dim() - 2)]
@@ -231,7 +232,9 @@ class SynchronisedNorm(_BatchNorm):
         # Running statistics keep the unbiased variance n/(n−1), as PyTorch's BatchNorm does
         self._move(mean.detach(), variance.detach() * (count / (count - 1)))
         normal = centred * torch.rsqrt(variance + self.eps).view(shape)
-        return (normal * self.weight.view(shape) + self.bias.view(shape)).to(input.dtype)
+        if self.affine:
+            normal = normal * self.weight.view(shape) + self.bias.view(shape)
+        return normal.to(input.dtype)
 
     def _alone(self, input: Tensor) -> Tensor:
         """As in one process. A channel with a single value has no variance and uses the running statistics."""
@@ -266,18 +269,41 @@ def _summed(values: Tensor) -> Tensor:
     return summed
 
 
+PLAIN_FORWARDS = (_BatchNorm.forward, nn.SyncBatchNorm.forward, PooledNorm.forward)
+"""What `SynchronisedNorm` computes, too; a subclass with a forward pass of its own may do anything else beside it."""
+
+
 def synchronise_norms(network: nn.Module) -> None:
-    """Replace every BatchNorm in place by one over all ranks; names and values of the state dict stay."""
-    for name, child in network.named_children():
-        if isinstance(child, _BatchNorm) and not isinstance(child, SynchronisedNorm):
-            norm = SynchronisedNorm(child.num_features, child.eps, child.momentum, affine=True)
-            norm.weight, norm.bias = child.weight, child.bias
-            norm.running_mean, norm.running_var = child.running_mean, child.running_var
-            norm.num_batches_tracked = child.num_batches_tracked
-            norm.train(child.training)
-            setattr(network, name, norm)
-        else:
-            synchronise_norms(child)
+    """Replace every BatchNorm in place by one over all ranks; names and values of the state dict stay.
+
+    Raises:
+        ConfigError: one of them has a forward pass of its own, which nothing can replace.
+    """
+    places = [
+        (parent, name, child)
+        for parent in network.modules()
+        for name, child in parent._modules.items()
+        if isinstance(child, _BatchNorm) and not isinstance(child, SynchronisedNorm)
+    ]
+    strange = next((child for *_, child in places if type(child).forward not in PLAIN_FORWARDS), None)
+    if strange is not None:
+        raise ConfigError(
+            f"the network's {type(strange).__name__} is a BatchNorm with a forward pass of its own, which is not for "
+            "several processes together; train in one, or put torch.nn.BatchNorm2d in its place"
+        )
+    made: dict[_BatchNorm, SynchronisedNorm] = {}  # one layer may stand in several places
+    for parent, name, child in places:
+        if child not in made:
+            made[child] = _synchronised(child)
+        parent._modules[name] = made[child]
+
+
+def _synchronised(norm: _BatchNorm) -> SynchronisedNorm:
+    made = SynchronisedNorm(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
+    made.weight, made.bias = norm.weight, norm.bias
+    made.running_mean, made.running_var = norm.running_mean, norm.running_var
+    made.num_batches_tracked = norm.num_batches_tracked
+    return made.train(norm.training)
 
 
 def averaged_over_ranks(values: dict[str, Any]) -> dict[str, Any]:

@@ -153,6 +153,29 @@ def test_synchronised_norms_keep_names_values_and_the_running_statistics():
     assert torch.equal(plain[1].running_var, changed[1].running_var)
 
 
+def test_a_norm_of_another_kind_keeps_its_kind_and_one_in_two_places_stays_one():
+    norm, bare = nn.BatchNorm2d(3), nn.BatchNorm2d(3, affine=False, track_running_stats=False)
+    net = nn.Sequential(norm, nn.Sequential(norm), bare).train()
+    names = set(net.state_dict())
+    images = batch()[:, [0, 1, 1]]
+    before = net(images)
+    synchronise_norms(net)
+    assert type(net[0]).__name__ == type(net[2]).__name__ == "SynchronisedNorm"
+    assert net[0] is net[1][0]
+    assert set(net.state_dict()) == names
+    torch.testing.assert_close(net(images), before)
+
+
+class NormAndRelu(nn.BatchNorm2d):
+    def forward(self, images):
+        return super().forward(images).relu()
+
+
+def test_a_norm_with_a_forward_pass_of_its_own_is_refused():
+    with pytest.raises(ConfigError, match="the network's NormAndRelu is a BatchNorm with a forward pass of its own"):
+        synchronise_norms(nn.Sequential(nn.BatchNorm2d(2), NormAndRelu(2)))
+
+
 def test_a_batch_that_cannot_be_split_is_refused():
     assert Ranks(rank=1, count=2).part(4, where="b") == slice(2, 4)
     with pytest.raises(ConfigError, match=r"adaptation.batch = 3 cannot be split over 2 processes"):
