@@ -173,7 +173,8 @@ def frames_of(work: Path) -> list[Any]:
 
 def graphs_of(segmenter: Any, frames: Sequence[Any]) -> dict[str, Any]:
     """Float32, INT8 for the CPU and INT8 for TensorRT."""
-    from clst_export.graph.trace import check_graph, trace
+    from clst_export.graph.compatibility import check_compatibility
+    from clst_export.graph.trace import trace
     from clst_export.precision import Target
     from clst_export.quantization.calibration import Method, calibrate
     from clst_export.quantization.int8 import activations, to_int8
@@ -182,7 +183,7 @@ def graphs_of(segmenter: Any, frames: Sequence[Any]) -> dict[str, Any]:
 
     deployable = Deployable(segmenter.to(memory_format=torch.contiguous_format), MEAN, STD, LATENCY_HW)
     model = trace(deployable, LATENCY_HW, opset=19, with_confidence=False)
-    check_graph(model, deployable)
+    check_compatibility(model)
     ranges = calibrate(model, frames[:CALIBRATED], activations(model), [Method.MAX])[Method.MAX]
     tensorrt = to_int8(model, ranges, target=Target.TENSORRT)
     check_placement(tensorrt)

@@ -19,7 +19,7 @@ import torch
 from clst_export.camera_reference import measure_domain
 from clst_export.graph.compatibility import check_compatibility
 from clst_export.graph.model_file import opened
-from clst_export.graph.trace import check_graph, deployable_of, trace
+from clst_export.graph.trace import deployable_of, trace
 from clst_export.precision import Precision, Target
 from clst_export.quantization.calibration import Method, Range, calibrate, frames_digest
 from clst_export.quantization.fp16 import Fp16Result, measure_ranges, to_fp16
@@ -139,7 +139,7 @@ def trace_network(checkpoint: Checkpoint, request: Request, inputs: Inputs) -> T
     """
     deployable, manifest = deployable_of(checkpoint, request.input_hw, with_confidence=request.with_confidence)
     graph = trace(deployable, manifest.input_hw, opset=request.opset, with_confidence=request.with_confidence)
-    check_graph(graph, deployable)
+    check_compatibility(graph)
     reference = TorchBackend(deployable, manifest, torch.device("cpu"))
     evaluator = Evaluator(reference, inputs.frames, inputs.labels, inputs.contents)
     return TracedNetwork(deployable=deployable, manifest=manifest, graph=graph, inputs=inputs, evaluator=evaluator)
@@ -166,7 +166,7 @@ def write_model(network: TracedNetwork, out: Path, request: Request, *, log: Log
             reduced = _to_fp16(network)
         case Precision.INT8:
             reduced = _Quantiser(network, request, log).reduce()
-    if request.precision is not Precision.FP32:  # that one has been checked by `check_graph`
+    if request.precision is not Precision.FP32:  # that one has been checked when it was traced
         check_compatibility(reduced.model)
     manifest = dataclasses.replace(network.manifest, precision=request.precision.value, calibration=reduced.calibration)
     reference = network.inputs.reference

@@ -33,10 +33,15 @@ for 10.15 (in it), so that 10.3 has them; the release notes of 11.0 take none aw
 flow (If, Loop, Scan and the recurrent layers, no straight graph), random numbers, NonMaxSuppression, NonZero and
 RoiAlign (shapes that depend on values or no use here), Dropout (training), Scatter and Upsample (gone from ONNX's own
 opset 19)."""
-RESIZE = {"mode": "linear", "coordinate_transformation_mode": "half_pixel", "keep_aspect_ratio_policy": "stretch"}
-"""The one kind of Resize our networks have: PyTorch's bilinear with align_corners=False."""
+RESIZE = {
+    "mode": ("linear", "nearest"),
+    "coordinate_transformation_mode": ("half_pixel", "pytorch_half_pixel", "align_corners", "asymmetric"),
+    "keep_aspect_ratio_policy": ("stretch",),
+}
+"""What that list says of Resize: PyTorch's nearest, and bilinear with either align_corners."""
 RESIZE_DEFAULTS = {"mode": "nearest", "coordinate_transformation_mode": "half_pixel"}
-TRAINING_ONLY = ("projection", "auxiliary")
+TRAINING_ONLY = ("projection", "auxiliary_head")
+"""Parts of a network by the names that `clst_train` gives them. Deeper in a network these words mean something else."""
 QUANTISERS = ("QuantizeLinear", "DequantizeLinear")
 
 
@@ -159,12 +164,12 @@ def _check_restrictions(node: Any, constants: dict[str, Any]) -> None:
 
 def _check_resize(node: Any, constants: dict[str, Any], types: dict[str, TensorType]) -> None:
     attributes = RESIZE_DEFAULTS | _attributes(node)
-    for name, wanted in RESIZE.items():
-        found = attributes.get(name, wanted)
-        if found != wanted:
+    for name, allowed in RESIZE.items():
+        found = attributes.get(name, allowed[0])
+        if found not in allowed:
             raise ModelFileError(
-                f"{_name(node)} has {name}={found}, expected {wanted}; use F.interpolate(size=…, mode='bilinear', "
-                "align_corners=False)"
+                f"{_name(node)} has {name}={found}, TensorRT takes {' or '.join(allowed)}; use F.interpolate with "
+                "mode='bilinear' or 'nearest'"
             )
     if attributes.get("antialias", 0) or attributes.get("exclude_outside", 0) or "axes" in attributes:
         raise ModelFileError(f"{_name(node)} has antialias, exclude_outside or axes; TensorRT takes a plain Resize")
@@ -178,7 +183,8 @@ def _check_resize(node: Any, constants: dict[str, Any], types: dict[str, TensorT
     exact = all(Fraction(factor) * size == result for factor, size, result in zip(values, before, after, strict=True))
     if scales and not exact:
         raise ModelFileError(
-            f"{_name(node)}: scales {values} do not give {after} of {before} exactly; give the sizes instead"
+            f"{_name(node)}: scales {values} do not give {after} of {before} exactly, so engines may compute another "
+            "size or other places; use F.interpolate with size=… or recompute_scale_factor=True"
         )
 
 
@@ -242,7 +248,8 @@ def _check_uint8_inside(model: Any, types: dict[str, TensorType]) -> None:
 
 
 def _check_weights(model: Any) -> None:
-    foreign = [entry.name for entry in model.graph.initializer if any(part in entry.name for part in TRAINING_ONLY)]
+    paths = [entry.name.removeprefix("segmenter.") for entry in model.graph.initializer]
+    foreign = [path for path in paths if path.split(".")[0] in TRAINING_ONLY]
     if foreign:
         raise ModelFileError(
             f"training-only weights in the graph: {foreign[0]} ({len(foreign)} in all); export the Deployable network"

@@ -17,10 +17,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
+from torch._decomp import get_decompositions
 
-from clst_export.graph.compatibility import check_compatibility, refuse_too_large
+from clst_export.graph.compatibility import refuse_too_large
 from clst_runtime.artifact.manifest import Manifest
 from clst_runtime.errors import ModelFileError
 from clst_train.models.checkpoint import Checkpoint, build_from_checkpoint
@@ -29,7 +29,8 @@ from clst_train.models.deployable import Deployable
 IR_VERSION = 9
 """Of the file format: the one that came with these opsets, so that no older reader refuses the file."""
 CONVOLUTIONS = ("Conv", "ConvTranspose")
-WEIGHTED = ("Conv", "BatchNormalization")  # the operators that our networks have weights in
+WRITTEN_OUT = (torch.ops.aten.mish.default, torch.ops.aten.gelu.default)
+"""What opset 19 or 20 has an operator for that TensorRT 10.3 may lack: written by simpler ones instead."""
 
 
 def deployable_of(
@@ -110,7 +111,10 @@ def _captured(deployable: Deployable, size: tuple[int, int]) -> torch.export.Exp
     # the normalisation's mean as a Gather.
     frame = torch.zeros(1, 3, *size, dtype=torch.uint8).permute(0, 2, 3, 1)
     try:
-        return torch.export.export(deployable, (frame,), strict=False)
+        program = torch.export.export(deployable, (frame,), strict=False)
+        if any(node.target in WRITTEN_OUT for node in program.graph.nodes):
+            program = program.run_decompositions(get_decompositions(WRITTEN_OUT))
+        return program
     except RuntimeError as error:
         where = f"the network cannot be exported: {_place(error)}"
         if "data-dependent" in str(error):
@@ -176,21 +180,3 @@ def _bare(model: Any) -> Any:
         entry.doc_string = ""
     model.ir_version = IR_VERSION
     return model
-
-
-def check_graph(model: Any, deployable: Deployable) -> None:
-    """The graph is one that engines can build, and holds no weight beyond the deployable network's.
-
-    Raises:
-        ModelFileError: it is not so.
-    """
-    check_compatibility(model)
-    known = dict(deployable.segmenter.named_parameters()) | dict(deployable.segmenter.named_buffers())
-    elements = sum(value.numel() for value in known.values())
-    weights = {name for node in model.graph.node if node.op_type in WEIGHTED for name in node.input[1:]}
-    stored = sum(int(np.prod(entry.dims)) for entry in model.graph.initializer if entry.name in weights)
-    # Folding BatchNorm leaves one bias per convolution, so an exported graph never holds more than the network.
-    if stored > elements:
-        raise ModelFileError(
-            f"the graph holds {stored} weights, the network {elements}; export the Deployable network alone"
-        )

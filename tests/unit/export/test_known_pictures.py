@@ -16,7 +16,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from clst_export import pipeline as conversion
-from clst_export.graph.trace import check_graph, trace
+from clst_export.graph.compatibility import check_compatibility
+from clst_export.graph.trace import trace
 from clst_export.pipeline import Inputs, Request, convert
 from clst_export.precision import Precision
 from clst_export.quantization.fp16 import measure_ranges, to_fp16
@@ -25,7 +26,7 @@ from clst_export.verification.ties import count_ties
 from clst_runtime.artifact.manifest import METADATA_KEY
 from clst_runtime.backends.onnxruntime.session import OrtBackend
 from clst_runtime.data.dataset import open_dataset
-from clst_runtime.errors import BudgetNotHeld, ModelFileError
+from clst_runtime.errors import BudgetNotHeld
 from clst_runtime.evaluation.parity import compare
 from clst_runtime.imaging.image_files import write_png
 from clst_train.method.batchnorm import estimate_statistics
@@ -117,7 +118,7 @@ def colour_graph(fault=nothing, *, half=False):
     """The graph of the colour network with a fault; `half`: in float16."""
     network = deployable()
     model = trace(network, SIZE_HW, opset=19, with_confidence=False)
-    check_graph(model, network)
+    check_compatibility(model)
     fault(model)
     return to_fp16(model, ranges=measure_ranges(model, [ALL_RED, STRIPES])).model if half else model
 
@@ -202,12 +203,6 @@ def counted_columns(frame):
     )
 
 
-@pytest.mark.parametrize("mode", ["align_corners", "asymmetric"])
-def test_the_graph_check_tells_a_shifted_resize_before_any_picture(mode):
-    with pytest.raises(ModelFileError, match=f"Resize .* has coordinate_transformation_mode={mode}"):
-        check_graph(colour_graph(shift(mode.encode(), which=-1)), deployable())
-
-
 def test_a_grey_picture_cannot_tell_swapped_colours(tmp_path):
     """Why the picture must be red: on grey the same fault goes through every gate."""
     grey = picture((24, (128, 128, 128)))
@@ -273,7 +268,7 @@ def test_a_fault_in_a_real_network_stops_its_export(plant, checkpoint, tmp_path,
         return model
 
     monkeypatch.setattr(conversion, "trace", faulty)
-    monkeypatch.setattr(conversion, "check_graph", lambda model, network: None)  # the pixels alone must tell it
+    monkeypatch.setattr(conversion, "check_compatibility", lambda model: None)  # the pixels alone must tell it
     with pytest.raises(BudgetNotHeld, match="m.onnx differs from PyTorch"):
         export(checkpoint, tmp_path / "m.onnx")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["m.rejected.json", "m.rejected.onnx"]

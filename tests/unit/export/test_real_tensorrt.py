@@ -11,7 +11,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from clst_export.cli.report import report
-from clst_export.graph.compatibility import check_compatibility
+from clst_export.graph.compatibility import RESIZE, SUPPORTED, check_compatibility
 from clst_export.graph.trace import deployable_of
 from clst_export.inspection import convolution_types, describe, facts_of
 from clst_export.pipeline import Inputs, Request, convert
@@ -116,6 +116,22 @@ def test_every_network_in_every_precision_is_parsed_and_built(trt, parsed, tmp_p
     assert parsed.layers["DEQUANTIZE"] == kinds(model)["DequantizeLinear"]
     weights = sum(numpy_helper.to_array(entry).nbytes for entry in model.graph.initializer)
     assert 0.9 * weights < len(plan) < 3 * weights + 2_000_000
+
+
+def test_every_operator_that_the_graph_check_lets_pass_is_one_that_the_parser_reads(trt):
+    logger = trt.Logger(trt.Logger.ERROR)
+    builder = trt.Builder(logger)
+    parser = trt.OnnxParser(builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)), logger)
+    assert [name for name in sorted(SUPPORTED) if not parser.supports_operator(name)] == []
+
+
+@pytest.mark.parametrize("coordinates", RESIZE["coordinate_transformation_mode"])
+@pytest.mark.parametrize("mode", RESIZE["mode"])
+def test_every_kind_of_resize_that_the_graph_check_lets_pass_is_built(trt, tmp_path, mode, coordinates):
+    plant = resize(mode=mode, coordinate_transformation_mode=coordinates)
+    model, path = planted(tmp_path, plant, small("fp32"))
+    assert refused_by_us(model) is None
+    assert len(built(trt, path)) > 0
 
 
 @needs_rounding

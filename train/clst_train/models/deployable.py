@@ -58,7 +58,9 @@ class Deployable(nn.Module):
 
     def logits(self, frame: Tensor) -> Tensor:
         """Frame uint8 N,H,W,3 to logits N,C,H,W at full size."""
-        logits = self.segmenter(normalise(frame, self.mean, self.std))
+        logits: Tensor = self.segmenter(normalise(frame, self.mean, self.std))
+        if logits.shape[-2:] == self.input_hw:
+            return logits
         return F.interpolate(logits, size=self.input_hw, mode="bilinear", align_corners=False)
 
     def forward(self, frame: Tensor) -> Tensor | tuple[Tensor, Tensor]:

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from clst_export.graph.compatibility import check_compatibility
-from clst_export.graph.trace import check_graph, trace
+from clst_export.graph.trace import trace
 from clst_export.quantization.fp16 import measure_ranges, to_fp16
 from clst_export.quantization.int8 import attribute, quantisable
 from clst_runtime.backends.tensorrt.build.builder import serialise_engine
@@ -66,13 +66,57 @@ def decoder():
 
 def test_a_network_whose_sizes_follow_from_shapes_is_one_static_graph_that_says_the_same(decoder):
     deployable, model = decoder
-    check_graph(model, deployable)
+    check_compatibility(model)
     assert kinds(model)["AveragePool"] == kinds(model)["ReduceMean"] == 1
     assert not kinds(model).keys() & {"Shape", "Gather", "Constant", "Identity", "BatchNormalization"}
     with torch.inference_mode():
         expected = deployable(torch.from_numpy(FRAME)[None]).numpy()
     assert len(np.unique(expected)) > 1
     assert (run(model, FRAME)[0] == expected).mean() > 0.999
+
+
+class SharesAConvolution(nn.Module):
+    """One convolution on two scales, each with a normalisation of its own: folded, these are two convolutions."""
+
+    def __init__(self):
+        super().__init__()
+        self.shared, self.norms = nn.Conv2d(3, 4, 3, padding=1), nn.ModuleList(nn.BatchNorm2d(4) for _ in range(2))
+        self.head = nn.Conv2d(4, 3, 1)
+
+    def forward(self, images):
+        large, small = (norm(self.shared(each)) for norm, each in zip(self.norms, self.scales(images), strict=True))
+        return self.head(large + F.interpolate(small, scale_factor=2))
+
+    def scales(self, images):
+        return images, F.max_pool2d(images, 2)
+
+
+def test_a_convolution_may_be_shared_and_sizes_may_be_doubled_by_the_nearest_pixel():
+    model = exported(deployed(SharesAConvolution))
+    check_compatibility(model)
+    assert kinds(model)["Conv"] == 3
+
+
+@pytest.mark.parametrize("opset", [19, 20])
+@pytest.mark.parametrize("activation", [nn.Mish, nn.GELU])
+def test_an_activation_that_some_tensorrt_lacks_is_written_by_operators_that_all_have(activation, opset):
+    deployable = deployed(nn.Sequential(nn.Conv2d(3, 4, 1), activation(), nn.Conv2d(4, 3, 1)))
+    model = exported(deployable, opset)
+    check_compatibility(model)
+    assert not {"Mish", "Gelu"} & kinds(model).keys()
+    (written,) = (node for node in model.graph.node if node.op_type in ("Softplus", "Erf"))
+    assert written.name.startswith("/segmenter/segmenter.1/")
+    expected = deployable.logits(torch.from_numpy(FRAME)[None]).detach().numpy()
+    np.testing.assert_allclose(run(model, FRAME, [last_float(model)])[0], expected, rtol=1e-3, atol=1e-5)
+
+
+def test_logits_that_have_the_input_s_size_are_not_resized():
+    assert kinds(exported(deployed(nn.Conv2d(3, 3, 1))))["Resize"] == 0
+
+
+def last_float(model):
+    """The tensor that the winner is taken of."""
+    return next(node.input[0] for node in model.graph.node if node.op_type == "ArgMax")
 
 
 class Attends(nn.Module):
@@ -95,7 +139,7 @@ class Attends(nn.Module):
 def test_a_transformer_is_exported_in_float32_and_float16_and_built_by_tensorrt(trt, tmp_path):
     deployable = deployed(Attends)
     model = exported(deployable)
-    check_graph(model, deployable)
+    check_compatibility(model)
     assert kinds(model)["LayerNormalization"] == kinds(model)["InstanceNormalization"] == 1
     with torch.inference_mode():
         expected = deployable(torch.from_numpy(FRAME)[None]).numpy()
@@ -194,7 +238,7 @@ def test_same_padding_is_a_convolutions_own_at_any_size(size_hw, stem_pads):
         segmenter = build_segmenter("efficientnet_lite0", 3)
     deployable = Deployable(segmenter, MEAN, STD, size_hw)
     model = trace(deployable, size_hw, opset=19, with_confidence=False)
-    check_graph(model, deployable)
+    check_compatibility(model)
     assert kinds(model)["Pad"] == 0
     stem = next(node for node in model.graph.node if node.op_type == "Conv")
     assert attribute(stem, "pads") == stem_pads
