@@ -41,9 +41,10 @@ class WrappedNetwork(Segmenter):
             architecture: what its library needs to build it again, in plain values; goes into checkpoints.
 
         Raises:
-            ConfigError: there is no layer of that name.
+            ConfigError: there is no layer of that name, or as `check_module` says.
         """
         super().__init__()
+        check_module(network, name)
         self.network, self.class_count, self.name, self.head = network, class_count, name, head
         self.architecture = architecture
         self.multiple = 1
@@ -95,7 +96,7 @@ class WrappedNetwork(Segmenter):
             auxiliary = output.get("aux")
         if not isinstance(found, Tensor):
             held = f" of {', '.join(map(str, output))}" if isinstance(output, Mapping) else ""
-            kind = f"{type(output).__name__}{held}"
+            kind = f"{type(output).__name__}{held}" + " in training" * self.training
             raise ConfigError(
                 f"{self.name} returns {kind}; return logits NxCxhxw, or a dict that holds them as 'out' or 'logits'"
             )
@@ -147,7 +148,8 @@ class WrappedNetwork(Segmenter):
                 failure, layer = error, layers[-1] if layers else ""
         where = f", in its layer {layer!r}" if layer else ""
         hint = ""
-        larger = [multiple for multiple in MULTIPLES if any(size % multiple for size in size_hw)]
+        is_taken = self._logits_hw(size_hw) is not None  # then it is not the size that it fails by
+        larger = [multiple for multiple in MULTIPLES if not is_taken and any(size % multiple for size in size_hw)]
         if multiple := next((each for each in larger if self._logits_hw(_odd_multiples(size_hw, each))), None):
             rows, columns = (multiple * max(1, round(size / multiple)) for size in size_hw)
             hint = f"; it needs rows and columns in multiples of {multiple}: give --size {_by((rows, columns))}"
@@ -224,6 +226,11 @@ def find_head(network: WrappedNetwork, images: Tensor) -> str:
     try:
         with torch.enable_grad():
             logits = network.eval()(images.detach().clone().requires_grad_())
+            if not logits.requires_grad:
+                raise ConfigError(
+                    f"{network.name}: no gradient leads from its logits to its weights; leave torch.no_grad() and "
+                    "detach() out of its forward pass"
+                )
             needed = [
                 torch.autograd.grad(logits.sum(), output, retain_graph=True, allow_unused=True)[0] is not None
                 for _, output in calls
@@ -240,6 +247,40 @@ def find_head(network: WrappedNetwork, images: Tensor) -> str:
             f"layer by --set model.head=PATH (its last ones: {last})"
         )
     return found[-1]
+
+
+def check_module(network: nn.Module, name: str) -> None:
+    """Refuse a module that cannot be trained here or kept in a checkpoint.
+
+    Raises:
+        ConfigError: it is one of TorchScript or compiled, has no weights, only frozen ones or some that are not
+            float32, or state that is no tensor.
+    """
+    if isinstance(network, torch.jit.ScriptModule):
+        raise ConfigError(f"{name} is a TorchScript module, whose layers cannot be looked into; return the nn.Module")
+    if hasattr(network, "_orig_mod"):
+        raise ConfigError(f"{name} is compiled; return the module as it was before, and set run.compile=true")
+    weights = dict(network.named_parameters())
+    for path, each in weights.items():
+        if each.is_meta:
+            raise ConfigError(f"{name}: {path!r} is on the device meta and so without values; make it on the CPU")
+        if each.dtype != torch.float32:
+            kind = str(each.dtype).removeprefix("torch.")
+            raise ConfigError(
+                f"{name}: {path!r} is {kind}; return the network in float32 (network.float()), run.precision says "
+                "what it computes in"
+            )
+    if not any(each.requires_grad for each in weights.values()):
+        why = (
+            f"all of its {len(weights)} weights are frozen (requires_grad is False)" if weights else "it has no weights"
+        )
+        raise ConfigError(f"{name} cannot be trained: {why}")
+    other = next((path for path, each in network.state_dict().items() if not isinstance(each, Tensor)), None)
+    if other is not None:
+        raise ConfigError(
+            f"{name}: {other!r} in its state_dict() is no tensor, and a checkpoint holds nothing else; leave "
+            "get_extra_state() out, or return a tensor from it"
+        )
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import copy
 import sys
+from collections import OrderedDict
 
 import pytest
 import torch
@@ -92,6 +93,67 @@ def test_what_cannot_be_used_is_refused_with_its_reason(network, message):
         measured(network)
 
 
+def double(classes):
+    return foreign.Plain(classes).double()
+
+
+def frozen(classes):
+    return foreign.Plain(classes).requires_grad_(False)
+
+
+def without_values(classes):
+    return foreign.Plain(classes).to("meta")
+
+
+def scripted(classes):
+    return torch.jit.trace(foreign.Plain(classes), torch.zeros(1, 3, 64, 96))
+
+
+def compiled(classes):
+    return torch.compile(foreign.Plain(classes))
+
+
+class WithExtraState(foreign.Plain):
+    def get_extra_state(self):
+        return {"version": 3}
+
+
+class WithoutGradient(foreign.Plain):
+    @torch.no_grad()
+    def forward(self, images):
+        return super().forward(images)
+
+
+class ListInTraining(foreign.Plain):
+    def forward(self, images):
+        return [super().forward(images)] if self.training else super().forward(images)
+
+
+@pytest.mark.parametrize(
+    ("factory", "message"),
+    [
+        (double, r"mine: 'features.weight' is float64; return the network in float32 \(network.float\(\)\)"),
+        (frozen, r"mine cannot be trained: all of its 4 weights are frozen \(requires_grad is False\)"),
+        (lambda classes: nn.Identity(), "mine cannot be trained: it has no weights"),
+        (without_values, "mine: 'features.weight' is on the device meta and so without values"),
+        (scripted, "mine is a TorchScript module, .*; return the nn.Module"),
+        (compiled, "mine is compiled; return the module as it was before, and set run.compile=true"),
+        (WithExtraState, r"mine: '_extra_state' in its state_dict\(\) is no tensor"),
+        (WithoutGradient, r"mine: no gradient leads from its logits to its weights; leave torch.no_grad\(\)"),
+    ],
+)
+def test_a_module_that_cannot_be_trained_or_kept_is_refused(factory, message):
+    with pytest.raises(ConfigError, match=f"^{message}"):
+        WrappedNetwork(factory(3), 3, name="mine").measure((66, 96))
+
+
+def test_what_it_returns_in_training_alone_is_said_so():
+    network = WrappedNetwork(ListInTraining(3), 3, name="mine")
+    network.measure((64, 96))
+    with pytest.raises(ConfigError, match="mine returns list in training; return logits NxCxhxw"):
+        network.train().training_outputs(torch.zeros(2, 3, 64, 96))
+
+
 def test_a_size_that_fails_names_the_multiple_that_works():
     with pytest.raises(ConfigError, match=r"cannot take an image of 66x96.*multiples of 4: give --size 64x96"):
         measured("unet", size_hw=(66, 96))
@@ -99,10 +161,8 @@ def test_a_size_that_fails_names_the_multiple_that_works():
 
 def test_a_failure_names_its_layer():
     with pytest.raises(ConfigError, match=r"in its layer 'body.1': .*channels"):
-        network = WrappedNetwork(nn.Sequential(), 3, name="mine")
-        network.network.body = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(5, 3, 1))
-        network.network.forward = network.network.body.forward
-        network.measure((32, 32))
+        body = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(5, 3, 1))
+        WrappedNetwork(nn.Sequential(OrderedDict(body=body)), 3, name="mine").measure((32, 32))
 
 
 def test_a_layer_that_is_not_there_lists_the_last_ones():
