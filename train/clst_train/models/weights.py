@@ -114,7 +114,7 @@ def fit_weights(network: nn.Module, weights: Weights, *, least_share: float = 0.
     if len(report.loaded) < least_share * total:
         raise ModelFileError(
             f"{weights.path}: {len(report.loaded)} of {total} tensors fit this network, {report.first_lacking()}; give "
-            "its own weights, or name their network"
+            "its own weights, or name theirs by --network"
         )
     network.load_state_dict(
         {name: _converted(weights, key, own[name]) for name, key in fitting.items()},
@@ -145,9 +145,10 @@ def check_complete(report: LoadReport, network: str, classes: ClassList, *, hint
             f"list of its {found} classes in the order of their ids, or {hint}"
         )
     if lacking:
+        total = len(report.loaded) + len(report.random)
         raise ModelFileError(
-            f"{path}: {len(lacking)} tensors of {network} would stay random, {report.first_lacking()}; give its own "
-            f"weights, or {hint}"
+            f"{path}: {len(lacking)} of {total} tensors of {network} would stay random, {report.first_lacking()}; give "
+            f"its own weights, or {hint}"
         )
     if report.classes is None:
         return

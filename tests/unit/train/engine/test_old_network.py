@@ -12,6 +12,7 @@ from clst_runtime.errors import ConfigError
 from clst_train.cli.train import main as clst_train
 from clst_train.models.checkpoint import load_checkpoint
 from clst_train.models.networks import build_segmenter
+from tests.support.broken_off import broken_off_after_two_steps
 from tests.support.command_line import call
 from tests.support.foreign import TwoHeads
 
@@ -81,6 +82,18 @@ def test_both_checkpoints_say_which_file_the_old_network_came_from(run, official
         assert file.sha256 == hashlib.sha256(official.read_bytes()).hexdigest()
 
 
+def test_a_resumed_run_still_says_it(official, cameras, tmp_path):
+    out = tmp_path / "out"
+    with broken_off_after_two_steps():
+        more = ("--set", "adaptation.iterations=3", "--set", "run.checkpoint_every=2")
+        started(cameras, out, "--init", official, *TEN, *more)
+    assert not (out / "checkpoints" / "adapted.pt").exists()
+    done = call(clst_train, "--resume", out)
+    assert done.exit_code == 0, done.stderr
+    assert "tensors loaded" not in done.stderr  # the file is not read again
+    assert load_checkpoint(out / "checkpoints" / "adapted.pt").weights_file.name == "ddrnet.pth"
+
+
 def test_a_run_s_folder_is_taken_by_its_newest_result(run, cameras, tmp_path):
     out = tmp_path / "out"
     done = started(cameras, out, "--init", run[0])
@@ -130,7 +143,7 @@ def test_another_number_of_classes_says_both_and_what_to_do(official, cameras, t
     [
         (
             {"layer4__0__conv1__weight": None},
-            "1 tensors of ddrnet23_slim would stay random, 'layer4.0.conv1.weight' is",
+            "1 of 289 tensors of ddrnet23_slim would stay random, 'layer4.0.conv1.weight'",
         ),
         ({"conv1__0__bias": torch.full((4,), float("nan"))}, "'state_dict.model.conv1.0.bias' has values that are no"),
         ({"conv1__0__bias": torch.zeros(4, dtype=torch.int64)}, "'state_dict.model.conv1.0.bias' is int64"),

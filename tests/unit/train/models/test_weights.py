@@ -127,7 +127,7 @@ def test_another_number_of_classes_is_refused_with_both_numbers():
 def test_a_missing_classifier_is_no_old_network():
     report = fit_weights(Tiny(), weights_of(given(classifier__weight=None, classifier__bias=None)))
     with pytest.raises(
-        ModelFileError, match=r"2 tensors of tiny would stay random, 'classifier.weight' is not in it;.*or"
+        ModelFileError, match=r"2 of 10 tensors of tiny would stay random, 'classifier.weight' is not in it;.*or"
     ):
         checked(report)
 
