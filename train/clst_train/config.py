@@ -97,7 +97,8 @@ class ModelConfig:
 
     network: str = "ddrnet23_slim"
     """`ddrnet23_slim`, `efficientnet_lite0`, `efficientnet_lite1`, `efficientnet_lite2` (real time),
-    `deeplabv2_resnet101` (the literature's), or your own as `package.module:factory`."""
+    `deeplabv2_resnet101` (the literature's), your own as `package.module:factory`, or another library's as
+    `hf:OWNER/NAME` (docs/networks.md)."""
     head: str = ""
     """Path of the classifier layer of a network that is not built in; empty = it is found by itself."""
     classes: str = ""
@@ -108,7 +109,7 @@ class ModelConfig:
     """How frames are resized: `stretch` fills rows and columns, `letterbox` keeps shapes and leaves bars."""
     pretrained: str = "auto"
     """What source training starts from: `auto` = the network's ImageNet weights where the extra `weights` brings them,
-    else random ones; `none` = random ones; or a file with a state dict."""
+    those that another library's name means, else random ones; `none` = random ones; or a file with a state dict."""
     pretrained_sha256: str = ""
     """SHA-256 of the file that these weights have to be from; a run writes it here. Empty = any."""
 

@@ -360,14 +360,14 @@ def _network(setup: Setup, *, begins: bool) -> Segmenter:
     config = setup.config
     segmenter = network_of(config.model, len(setup.classes), setup.architecture)
     if begins:
-        load_pretrained(segmenter, config.model)
+        load_pretrained(segmenter, config.model, setup.classes.names)
     return accelerate(segmenter, config.run, setup.device)
 
 
 def _with_pretrained(setup: Setup) -> Setup:
     """Try the pretrained weights before anything is made, and note the hash of their file in the configuration."""
     network = network_of(setup.config.model, len(setup.classes), setup.architecture)
-    model, message = load_pretrained(network, setup.config.model)
+    model, message = load_pretrained(network, setup.config.model, setup.classes.names)
     if message:
         report(message)
     return dataclasses.replace(setup, config=dataclasses.replace(setup.config, model=model))

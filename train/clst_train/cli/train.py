@@ -40,7 +40,11 @@ RECIPE = "new_camera"
 @click.option("--resume", type=click.Path(path_type=Path), help="Go on with this run folder.")
 @click.option("--format", "source_format", help="Format of the source data set  [default: recognise it]")
 @click.option("--split", help="Split of the source to train on  [default: train]")
-@click.option("--network", help="Built in, or yours as package.module:factory  [default: the recipe's or checkpoint's]")
+@click.option(
+    "--network",
+    help="Built in, yours as package.module:factory, or a library's, e.g. hf:OWNER/NAME  [default: the recipe's or "
+    "checkpoint's]",
+)
 @click.option("--classes", help="The model's classes: a shipped list or JSON file  [default: the source's]")
 @click.option("--pretrained", help="ImageNet weights to start from: auto, none or a file  [default: auto]")
 @click.option("--mapping", type=click.Path(), help="JSON file relating the source's classes to the model's.")

@@ -14,10 +14,12 @@ from clst_runtime.system.files.paths import is_checkpoint
 from clst_train.compute.distributed import report
 from clst_train.config import Config
 from clst_train.engine.run import SOURCE
+from clst_train.models.adapters import huggingface
 from clst_train.models.checkpoint import Checkpoint, WeightsFile, load_checkpoint
 from clst_train.models.deployable import MEAN, STD
 from clst_train.models.networks import network_of
-from clst_train.models.weight_files import read_weights
+from clst_train.models.specification import parse_network
+from clst_train.models.weight_files import Weights, read_weights
 from clst_train.models.weights import check_complete, fit_weights
 
 
@@ -36,7 +38,7 @@ def open_old_network(path: Path, config: Config, *, trust_pickle: bool = False) 
     """
     if is_checkpoint(path):
         return load_checkpoint(path)
-    model, weights = config.model, read_weights(path, trust_pickle=trust_pickle)
+    model, weights = config.model, _weights(path, config.model.network, trust_pickle=trust_pickle)
     if not model.classes:
         named = f"; the file names {', '.join(weights.classes)}" if weights.classes else ""
         raise ConfigError(
@@ -65,3 +67,10 @@ def open_old_network(path: Path, config: Config, *, trust_pickle: bool = False) 
         config=config.to_mapping(),
         weights_file=WeightsFile(name=printable(path.name), sha256=file_sha256(path)),
     )
+
+
+def _weights(path: Path, network: str, *, trust_pickle: bool) -> Weights:
+    name = parse_network(network)
+    if name.library == "hf" and path.name in huggingface.WEIGHTS and path.with_name(huggingface.CONFIG).is_file():
+        return huggingface.read(name, path.parent).weights
+    return read_weights(path, trust_pickle=trust_pickle)

@@ -24,7 +24,7 @@ from clst_runtime.system.numbers import cores_here, parse_size
 from clst_runtime.system.optional import check_installed
 from clst_train.config import Config
 from clst_train.engine.run_folder import check_new_run, open_run
-from clst_train.models.specification import parse_network
+from clst_train.models.specification import check_library, parse_network
 from clst_train.recipes.recipe import config_from_mapping, read_recipe, with_settings
 
 _OPTION_KEYS = {
@@ -119,6 +119,7 @@ def check_settings(config: Config) -> None:
     if re.fullmatch(r"[a-z]+(:\d{1,3})?", config.run.device) is None:
         raise ConfigError(f"run.device = {config.run.device!r}; give auto, cpu, cuda or cuda:N")
     network = parse_network(config.model.network)
+    check_library(network)
     if config.model.head and not network.library:
         raise ConfigError(f"model.head = {config.model.head!r} is for networks that are not built in; leave it out")
     if config.adaptation.distil_from:

@@ -1,9 +1,10 @@
-"""ImageNet weights to start from: a file, or those of an installed package. Nothing is ever downloaded."""
+"""Weights to start from: a file, those of an installed package, or what a name of another library's network brings."""
 
 from __future__ import annotations
 
 import dataclasses
 import importlib.util
+from collections.abc import Sequence
 from pathlib import Path
 
 from clst_runtime.errors import ConfigError, MissingDependency, ModelFileError
@@ -11,9 +12,14 @@ from clst_runtime.system.files.hashing import file_sha256
 from clst_runtime.system.files.paths import check_file
 from clst_runtime.system.optional import extra
 from clst_train.config import ModelConfig
+from clst_train.models.adapters import huggingface
+from clst_train.models.adapters.library import Normalisation
+from clst_train.models.deployable import MEAN, STD
 from clst_train.models.efficientnet_lite import EfficientNetLiteSegmenter
 from clst_train.models.segmenter import Segmenter
-from clst_train.models.weights import load_weights
+from clst_train.models.specification import ADAPTERS, NetworkName, parse_network
+from clst_train.models.weight_files import Weights
+from clst_train.models.weights import fit_weights, is_auxiliary, load_weights, plain_name
 
 BUNDLED = {
     "efficientnet_lite0": "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
@@ -61,13 +67,22 @@ def _not_installed(model: ModelConfig) -> str:
     return f"note: {model.network} starts from random weights: its ImageNet weights are not installed; {hint}"
 
 
-def load_pretrained(segmenter: Segmenter, model: ModelConfig) -> tuple[ModelConfig, str]:
-    """Load the weights that the settings mean; returns the settings with the file's hash, and a line or "".
+def load_pretrained(segmenter: Segmenter, model: ModelConfig, classes: Sequence[str] = ()) -> tuple[ModelConfig, str]:
+    """Load the weights that the settings mean; returns the settings with the file's hash, and a message or "".
+
+    Args:
+        segmenter: changed in place.
+        model: the settings.
+        classes: names of the model's classes, by which a classifier that comes with the weights is kept or not.
 
     Raises:
-        ModelFileError: the file cannot be read, or is of another network.
+        ModelFileError: the file cannot be read or found, or is of another network.
+        MissingDependency: the network's library is not installed.
         What `find_pretrained` raises.
     """
+    name = parse_network(model.network)
+    if model.pretrained == "auto" and name.library in ADAPTERS:
+        return _load_from_library(segmenter, model, name, classes)
     path, message = find_pretrained(model)
     if path is None:
         return model, message
@@ -76,3 +91,48 @@ def load_pretrained(segmenter: Segmenter, model: ModelConfig) -> tuple[ModelConf
     else:
         message = load_weights(segmenter, path).line()
     return dataclasses.replace(model, pretrained_sha256=file_sha256(path)), message
+
+
+def _load_from_library(
+    segmenter: Segmenter, model: ModelConfig, name: NetworkName, classes: Sequence[str]
+) -> tuple[ModelConfig, str]:
+    found = huggingface.read(name)
+    own = "" if found.file is None else file_sha256(found.file)
+    if model.pretrained_sha256 not in ("", own):
+        what = f"{found.file} has SHA-256 {own[:12]}…" if own else f"{name.text} has no single file"
+        raise ModelFileError(f"{what}, expected {model.pretrained_sha256[:12]}…: damaged, or other weights")
+    weights, classifier = _for_classes(found.weights, segmenter, classes)
+    lines = (fit_weights(segmenter, weights).line(), classifier, _normalisation_note(found.normalisation))
+    return dataclasses.replace(model, pretrained_sha256=own), "\n".join(line for line in lines if line)
+
+
+def _for_classes(weights: Weights, segmenter: Segmenter, classes: Sequence[str]) -> tuple[Weights, str]:
+    """The weights without a classifier of other or unknown classes, and a line about it."""
+    head = getattr(segmenter, "head", "")
+    given = weights.tensors.get(f"{head}.weight")
+    if given is None:
+        return weights, ""
+    count, names = given.shape[0], weights.classes
+    if count != segmenter.class_count:
+        reason = ""
+    elif names is None:
+        reason = "; the weights do not name their classes"
+    else:
+        pairs = enumerate(zip(names, classes, strict=False))
+        other = next((each for each in pairs if plain_name(each[1][0]) != plain_name(each[1][1])), None)
+        if other is None and len(names) == len(classes):
+            return weights, f"its classifier stays: the weights name the same {count} classes in the same order"
+        reason = f"; class {other[0]} is {other[1][0]!r} there, {other[1][1]!r} here" if other else ""
+    parent = head.rpartition(".")[0]
+    layers = {key.rpartition(".")[0] for key, value in weights.tensors.items() if value.shape[:1] == (count,)}
+    beside = {layer for layer in layers if layer.rpartition(".")[0] == parent or is_auxiliary(layer)}
+    kept = {key: value for key, value in weights.tensors.items() if key.rpartition(".")[0] not in beside}
+    line = f"classifier of {count} classes replaced by a new one of {segmenter.class_count}{reason}"
+    return dataclasses.replace(weights, tensors=kept), line
+
+
+def _normalisation_note(given: Normalisation | None) -> str:
+    if given is None or max(abs(a - b) for a, b in zip((*given[0], *given[1]), (*MEAN, *STD), strict=True)) < 0.5:
+        return ""
+    shown = [", ".join(f"{each:.4g}" for each in values) for values in given]
+    return f"note: these weights were trained on images of mean {shown[0]} and deviation {shown[1]}"

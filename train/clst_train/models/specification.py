@@ -11,10 +11,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from clst_runtime.errors import ConfigError, did_you_mean
+from clst_runtime.system.optional import check_installed
 from clst_train.config import NETWORKS
 
-ADAPTERS: tuple[str, ...] = ()
-"""What stands before the colon for networks of other libraries; anything else is a Python module."""
+ADAPTERS = {
+    "hf": "transformers",
+    "smp": "segmentation_models_pytorch",
+    "torchvision": "torchvision",
+    "timm": "timm",
+}
+"""What stands before the colon for networks of other libraries, with the library; anything else is a Python module."""
 _CONSTANTS = {"true": True, "false": False, "none": None, "null": None}
 
 
@@ -53,6 +59,16 @@ def parse_network(text: str) -> NetworkName:
         known = "".join(f", or {library}:NAME" for library in ADAPTERS)
         raise ConfigError(f"model.network = {text!r}: give package.module:factory{known}")
     return NetworkName(text=text, library="python", name=place, options=options)
+
+
+def check_library(name: NetworkName) -> None:
+    """Look for the library that a network is from, without importing it.
+
+    Raises:
+        MissingDependency: it is not installed.
+    """
+    if name.library in ADAPTERS:
+        check_installed(ADAPTERS[name.library])
 
 
 def _option(part: str, text: str) -> tuple[str, Any]:

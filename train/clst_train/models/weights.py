@@ -158,7 +158,7 @@ def check_complete(report: LoadReport, network: str, classes: ClassList, *, hint
             f"({', '.join(classes.names)}); give --classes a list with the names of the file"
         )
     for index, (theirs, ours) in enumerate(zip(report.classes, classes.names, strict=True)):
-        if _plain(theirs) != _plain(ours):
+        if plain_name(theirs) != plain_name(ours):
             raise ConfigError(
                 f"{path} names class {index} {theirs!r}, {classes.name} names it {ours!r}; give --classes a list with "
                 f"the names of the file in their order ({', '.join(report.classes)})"
@@ -319,7 +319,7 @@ def _telling_depth(names: Iterable[str]) -> int:
     return next((depth for depth in range(1, 4) if len({tuple(each[:depth]) for each in parts}) > 1), 1)
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
     """A class's name without case, and with spaces between its words."""
     return " ".join(name.casefold().replace("_", " ").replace("-", " ").split())
 

@@ -1,9 +1,12 @@
 """How networks are named."""
 
+import sys
+
 import pytest
 
-from clst_runtime.errors import ConfigError
-from clst_train.models.specification import parse_network
+from clst_runtime.errors import ConfigError, MissingDependency
+from clst_runtime.system import optional
+from clst_train.models.specification import ADAPTERS, check_library, parse_network
 
 
 def test_a_built_in_network_and_a_factory_with_arguments():
@@ -13,6 +16,25 @@ def test_a_built_in_network_and_a_factory_with_arguments():
     assert found.options == {
         "width": 32, "rate": 0.5, "norm": "group", "bias": False, "sizes": (2, 3), "head": None,
     }  # fmt: skip
+
+
+def test_networks_of_other_libraries_are_named_as_their_users_know_them():
+    found = parse_network("hf:nvidia/segformer-b0-finetuned-cityscapes-1024-1024?revision=main")
+    assert (found.library, found.name) == ("hf", "nvidia/segformer-b0-finetuned-cityscapes-1024-1024")
+    assert parse_network("hf:./my-segformer").name == "./my-segformer"
+    found = parse_network("smp:Unet?encoder=resnet34&weights=imagenet")
+    assert (found.library, found.name, found.options) == (
+        "smp", "Unet", {"encoder": "resnet34", "weights": "imagenet"},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("library", ADAPTERS)
+def test_a_library_that_is_not_installed_is_found_in_the_first_second(library, monkeypatch):
+    monkeypatch.setattr(optional.importlib.util, "find_spec", lambda module: None)
+    monkeypatch.setitem(sys.modules, ADAPTERS[library], None)
+    with pytest.raises(MissingDependency, match=rf"{ADAPTERS[library]} cannot be imported.*\[{library}\]"):
+        check_library(parse_network(f"{library}:anything"))
+    check_library(parse_network("ddrnet23_slim"))
 
 
 @pytest.mark.parametrize(
@@ -26,6 +48,7 @@ def test_a_built_in_network_and_a_factory_with_arguments():
         (":build", "package.module:factory"),
         ("module:build?width", "'width' after the question mark; give key=value"),
         ("module:build?2=3", "give key=value"),
+        ("hf:", "package.module:factory, or hf:NAME"),
     ],
 )
 def test_what_is_no_name(text, message):
