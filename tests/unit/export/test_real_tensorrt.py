@@ -32,12 +32,12 @@ from tests.support.graphs import frames as random_frames
 from tests.support.graphs import kinds, network, node_of, residual
 from tests.unit.export.conftest import needs_rounding
 
-SLIM, DEEP = "ddrnet23_slim", "deeplabv2_resnet101"
-SIZES_HW = {SLIM: (64, 128), DEEP: (32, 64)}
+SLIM, DEEP, LITE = "ddrnet23_slim", "deeplabv2_resnet101", "efficientnet_lite0"
+SIZES_HW = {SLIM: (64, 128), DEEP: (32, 64), LITE: (64, 128)}
 FLAVOURS = ("fp32", "fp16", "int8", "int8, some kept")
 KEPT = {SLIM: {"conv1.3", "final_layer.conv1"}}
 CASES = [(SLIM, flavour, False) for flavour in FLAVOURS] + [(SLIM, flavour, True) for flavour in FLAVOURS[:3]]
-CASES += [(DEEP, flavour, False) for flavour in FLAVOURS[:3]]  # each takes seconds; its end is the same
+CASES += [(name, flavour, False) for name in (DEEP, LITE) for flavour in FLAVOURS[:3]]  # each takes seconds
 
 
 def traced(name, confidence):
@@ -115,7 +115,7 @@ def test_every_network_in_every_precision_is_parsed_and_built(trt, parsed, tmp_p
     assert parsed.layers["QUANTIZE"] == kinds(model)["QuantizeLinear"]
     assert parsed.layers["DEQUANTIZE"] == kinds(model)["DequantizeLinear"]
     weights = sum(numpy_helper.to_array(entry).nbytes for entry in model.graph.initializer)
-    assert 0.9 * weights < len(plan) < 3 * weights + 2_000_000
+    assert 0.9 * weights < len(plan) < 4 * weights + 2_000_000  # it may hold INT8 weights as float32
 
 
 def test_every_operator_that_the_graph_check_lets_pass_is_one_that_the_parser_reads(trt):
