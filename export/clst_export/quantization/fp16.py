@@ -26,6 +26,7 @@ from clst_runtime.system.optional import require
 LARGEST = 65504.0
 HEADROOM = 4.0  # frames that were not measured may reach further
 SMALLEST_NORMAL = 2.0**-14  # subnormals below it lose one bit of precision with every halving
+ROUNDING = 2.0**-11  # the largest share of a normal number that is rounded away
 MAX_LOSS = 2.0**-9  # of a channel's weights: four times what rounding a normal number can cost
 PREPROCESSING = ("Cast", "Transpose", "Sub", "Div", "Mul", "Add")
 MULTIPLIERS = {"Conv": 1, "ConvTranspose": 1, "BatchNormalization": 1, "Gemm": 1, "MatMul": 1, "Mul": 1, "Div": 1}
@@ -166,7 +167,7 @@ def _preprocessing(graph: Any) -> Iterator[str]:
 
 
 def _first_convolutions(graph: Any, floats: set[str]) -> Iterator[str]:
-    """Names of the convolutions that read the normalised frame, and of their ReLU.
+    """Names of the convolutions that read the normalised frame, and of their ReLU or ReLU6.
 
     0–255 are exact in float16, normalised values are not: in a dark image one of the 255 steps is only nine steps of
     float16, and on a flat surface every pixel gets the same rounding error, which does not average out.
@@ -179,7 +180,9 @@ def _first_convolutions(graph: Any, floats: set[str]) -> Iterator[str]:
         if node.op_type in PREPROCESSING and source in pixels | normalised:
             rounds = source in normalised or any(name in floats for name in node.input[1:])
             (normalised if rounds else pixels).update(node.output)
-        elif (node.op_type == "Conv" and source in normalised) or (node.op_type == "Relu" and source in convolved):
+        elif (node.op_type == "Conv" and source in normalised) or (
+            node.op_type in ("Relu", "Clip") and source in convolved
+        ):
             convolved.update(node.output if node.op_type == "Conv" else ())
             yield node.name
 
@@ -225,7 +228,7 @@ def _weight_reason(node: Any, constants: Mapping[str, Array], ranges: Mapping[st
             raise ModelFileError(f"{node.name}: {name} holds {largest}; the weights are broken, train again")
         # What is added may vanish beside what it is added to; what multiplies may not.
         multiplies = MULTIPLIERS.get(node.op_type) == position
-        lost = _lost_channels(_channels(node, constants[name]), reach) if multiplies else 0
+        lost = _lost_channels(_channels(node, constants[name]), reach, _offsets(node, constants)) if multiplies else 0
         if lost:
             return f"{lost} channels of {name} are so small that float16 rounds them away"
     return None
@@ -239,16 +242,24 @@ def _channels(node: Any, values: Array) -> Array:
     return exact.reshape(-1, 1) if node.op_type == "BatchNormalization" else exact.reshape(1, -1)
 
 
-def _lost_channels(channels: Array, reach: float) -> int:
+def _offsets(node: Any, constants: Mapping[str, Array]) -> Array | float:
+    """Of a convolution what it adds to each channel, as an absolute value; 0 for other nodes."""
+    bias = constants.get(node.input[2]) if node.op_type == "Conv" and len(node.input) > 2 else None
+    return 0.0 if bias is None else np.abs(bias.astype(np.float64))
+
+
+def _lost_channels(channels: Array, reach: float, offsets: Array | float) -> int:
     """How many channels lose more than `MAX_LOSS` of themselves.
 
-    A channel whose whole contribution to the output stays below float16's normal numbers does not count. Training
-    switches channels off in this way; only their bias reaches the output then.
+    A channel whose whole contribution to the output stays below float16's normal numbers does not count, nor one that
+    loses less than float16 takes from the result by rounding its offset. Training switches channels off in this way;
+    only their bias reaches the output then.
     """
     whole = np.abs(channels).sum(axis=1)
     lost = np.abs(channels.astype(np.float16).astype(np.float64) - channels).sum(axis=1)
     alive = whole * max(reach, 1.0) >= SMALLEST_NORMAL
-    return int((alive & (lost > MAX_LOSS * whole)).sum())
+    matters = lost * max(reach, 1.0) > ROUNDING * offsets
+    return int((alive & matters & (lost > MAX_LOSS * whole)).sum())
 
 
 def _with_quantised_inputs(graph: Any, kept: dict[str, str]) -> dict[str, str]:

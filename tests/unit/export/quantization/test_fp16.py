@@ -192,6 +192,16 @@ def test_weights_that_float16_rounds_away_stay_float32_unless_their_channel_is_d
     assert set(dead.kept_fp32) == BORDER_NODES
 
 
+@pytest.mark.parametrize(("bias", "stays"), [(-1.0, False), (1e-3, True)])
+def test_small_weights_beside_a_bias_that_float16_rounds_by_more_do_not_count(bias, stays):
+    small = DIAGONAL * np.array([1, 3.3e-7, 1], np.float32).reshape(3, 1, 1, 1)
+    values = {"w": small, "b": np.array([0, bias, 0], np.float32)}
+    model = graph_of([helper.make_node("Conv", ["image", "w", "b"], ["logits"], name="logits")], values)
+    # 3.3e-7 becomes 6 · 2^-24 = 3.58e-7, times 200 that is 5.5e-6 too much; 1 is rounded by up to 2^-11 = 4.9e-4
+    result = to_fp16(model, ranges=measure_ranges(model, [RED_GREEN_BLUE]))
+    assert ("logits" in result.kept_fp32) == stays
+
+
 def test_a_weight_beyond_65504_stays_float32():
     frame = RED_GREEN_BLUE // 200  # ones and zeros
     body = [helper.make_node("Mul", ["image", "less"], ["low"], name="less"), convolution("logits", "low", "w")]
