@@ -37,7 +37,7 @@ from clst_train.data.sampling import count_classes, rare_classes
 from clst_train.data.target import open_target
 from clst_train.engine.events import EventFiles
 from clst_train.engine.logger import Logbook, SilentLogbook
-from clst_train.engine.old_network import open_old_network
+from clst_train.engine.old_network import open_old_network, report_on_source
 from clst_train.engine.options import configure
 from clst_train.engine.preflight import run_preflight
 from clst_train.engine.run import ADAPTED, SOURCE, Run, Setup, resume_point
@@ -87,6 +87,8 @@ def _begin_run(recipe: str, out: Path | None, init: Path | None, options: Mappin
         _check_batches_of_one(setup)
         _check_split(setup)
         run_preflight(setup, trains_source=started is None)
+        if started is not None and started.path is None and ranks().first:
+            report_on_source(started, setup.source, setup.device)
     folder = RunFolder(out or from_first(Path("runs") / time.strftime("%Y%m%d-%H%M%S")))
     with _with_interrupt_message(folder):
         with together():

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from clst_runtime.classes.labels import load_class_list
+from clst_runtime.data.dataset import LabelledDataset
 from clst_runtime.errors import ConfigError
+from clst_runtime.evaluation.confusion import ConfusionMatrix
+from clst_runtime.evaluation.evaluate import predict_at
 from clst_runtime.system.files.hashing import file_sha256
 from clst_runtime.system.files.json_values import printable
 from clst_runtime.system.files.paths import is_checkpoint
@@ -15,12 +21,17 @@ from clst_train.compute.distributed import report
 from clst_train.config import Config
 from clst_train.engine.run import SOURCE
 from clst_train.models.adapters import huggingface
-from clst_train.models.checkpoint import Checkpoint, WeightsFile, load_checkpoint
+from clst_train.models.checkpoint import Checkpoint, WeightsFile, build_from_checkpoint, load_checkpoint
+from clst_train.models.checkpoint_backend import segmenter_backend
 from clst_train.models.deployable import MEAN, STD
 from clst_train.models.networks import network_of
 from clst_train.models.specification import parse_network
 from clst_train.models.weight_files import Weights, read_weights
 from clst_train.models.weights import check_complete, fit_weights
+
+_log = logging.getLogger(__name__)
+TRIED_IMAGES = 8
+"""Labelled images that foreign weights are tried on."""
 
 
 def open_old_network(path: Path, config: Config, *, trust_pickle: bool = False) -> Checkpoint:
@@ -74,3 +85,48 @@ def _weights(path: Path, network: str, *, trust_pickle: bool) -> Weights:
     if name.library == "hf" and path.name in huggingface.WEIGHTS and path.with_name(huggingface.CONFIG).is_file():
         return huggingface.read(name, path.parent).weights
     return read_weights(path, trust_pickle=trust_pickle)
+
+
+def report_on_source(started: Checkpoint, source: LabelledDataset, device: torch.device) -> None:
+    """Report the mIoU of foreign weights on a few images of the old camera, and classes that seem to be exchanged.
+
+    Nothing else shows an order of classes, or a normalisation, that is not the file's.
+    """
+    backend = segmenter_backend(
+        build_from_checkpoint(started).to(device),
+        network=started.network,
+        classes=started.classes,
+        input_hw=started.input_hw,
+        fit=started.fit,
+    )
+    confusion = ConfusionMatrix(len(started.classes))
+    indices = np.unique(np.linspace(0, len(source) - 1, TRIED_IMAGES).round().astype(int))
+    for index in indices:
+        sample = source[int(index)]
+        confusion.update(sample.labels, predict_at(backend, sample.image))
+    report(
+        f"old network: {100 * confusion.miou():.1f} mIoU on {len(indices)} images of the old camera; if you know it "
+        "for more, look at --classes, --size and the normalisation"
+    )
+    names = started.classes.names
+    exchanged = [f"{names[label]} where it says {names[said]}" for said, label in exchanged_classes(confusion.matrix)]
+    if exchanged:
+        _log.warning(f"the labels say {', '.join(exchanged)}; is --classes in the order of the file's ids?")
+
+
+def exchanged_classes(counts: npt.NDArray[np.int64]) -> list[tuple[int, int]]:
+    """Classes that a network confuses as if their order were another one: its id, and that of most labels there.
+
+    More than half of the pixels that get an id carry one other label, and the pixels that get that label's id carry
+    mostly a third one (or the first). A weak network mistakes rare classes for common ones, which is not this.
+
+    Args:
+        counts: C,C of pixels (truth, prediction).
+    """
+    predicted = counts.sum(axis=0)
+    mostly = {
+        said: int(counts[:, said].argmax())
+        for said in range(len(counts))
+        if predicted[said] and 2 * counts[:, said].max() > predicted[said]
+    }
+    return [(said, label) for said, label in mostly.items() if label != said and mostly.get(label, label) != label]

@@ -2,14 +2,19 @@
 
 import hashlib
 import json
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+from torch import nn
 
 import clst
-from clst_runtime.classes.labels import load_class_list
+from clst_runtime.classes.labels import ClassList, load_class_list
 from clst_runtime.errors import ConfigError
+from clst_runtime.imaging.geometry import Fit
 from clst_train.cli.train import main as clst_train
+from clst_train.engine import old_network
 from clst_train.models.checkpoint import load_checkpoint
 from clst_train.models.networks import build_segmenter
 from tests.support.broken_off import broken_off_after_two_steps
@@ -73,6 +78,58 @@ def test_foreign_weights_are_adapted_without_source_training(run, official):
     assert (source.stage, source.network, source.input_hw) == ("source", "ddrnet23_slim", (64, 96))
     for name in ("conv1.0.weight", "final_layer.conv2.bias", "spp.scale4.1.running_var"):
         assert torch.equal(source.segmenter_state[name], given[f"model.{name}"])
+
+
+def test_it_is_tried_on_labelled_images_of_the_old_camera(run):
+    line = next(line for line in run[1].splitlines() if line.startswith("old network: "))
+    assert " mIoU on 4 images of the old camera; if you know it for more, look at --classes, --size and the" in line
+
+
+class Backend:
+    """Answers what the function says."""
+
+    def __init__(self, predict):
+        self._predict = predict
+        self.manifest = SimpleNamespace(input_hw=(4, 4), fit=Fit.STRETCH)
+
+    def predict(self, frame):
+        return SimpleNamespace(classes=self._predict(frame[..., 0]))
+
+
+def test_exchanged_classes_are_named(monkeypatch, capsys):
+    """The labels are the images; the network says class 1 for 2 and 2 for 1."""
+    names = ("road", "person", "car")
+    classes = ClassList(name="three", names=names, colours=((0, 0, 0), (1, 1, 1), (2, 2, 2)))
+    image = np.array([[0, 0, 1, 1], [0, 0, 1, 1], [2, 2, 1, 0], [2, 2, 1, 0]], np.uint8)
+    sample = SimpleNamespace(image=np.repeat(image[..., None], 3, axis=2), labels=image)
+    monkeypatch.setattr(old_network, "build_from_checkpoint", lambda started: nn.Identity())
+    told = []
+    for order in ([0, 1, 2], [0, 2, 1]):
+        backend = Backend(lambda classes, order=order: np.array(order, np.uint8)[classes])
+        monkeypatch.setattr(old_network, "segmenter_backend", lambda segmenter, backend=backend, **facts: backend)
+        started = SimpleNamespace(network="n", classes=classes, input_hw=(4, 4), fit=Fit.STRETCH)
+        old_network.report_on_source(started, [sample] * 20, torch.device("cpu"))
+        told.append(capsys.readouterr().err)
+    assert told[0].startswith("old network: 100.0 mIoU on 8 images")
+    assert told[0].count("\n") == 1
+    assert told[1].startswith("old network: 33.3 mIoU on 8 images")
+    assert "the labels say car where it says person, person where it says car; is --classes in the" in told[1]
+
+
+@pytest.mark.parametrize(
+    ("counts", "exchanged"),
+    [
+        ([[9, 0, 0], [0, 9, 0], [0, 0, 9]], []),
+        ([[0, 9, 0], [9, 0, 0], [0, 0, 9]], [(0, 1), (1, 0)]),
+        ([[0, 9, 0], [0, 0, 9], [9, 0, 0]], [(0, 2), (1, 0), (2, 1)]),
+        ([[90, 9, 9], [0, 1, 0], [0, 0, 1]], []),  # a weak network sees rare classes in the road
+        ([[0, 5, 0], [0, 4, 0], [0, 0, 9]], []),  # and never says road
+        ([[4, 5, 0], [5, 4, 1], [0, 0, 9]], [(0, 1), (1, 0)]),
+        ([[0, 0, 0], [0, 0, 0], [0, 0, 0]], []),
+    ],
+)
+def test_another_order_of_classes_is_told_from_weakness(counts, exchanged):
+    assert old_network.exchanged_classes(np.array(counts)) == exchanged
 
 
 def test_both_checkpoints_say_which_file_the_old_network_came_from(run, official):
