@@ -33,6 +33,7 @@ def train(
     trust_pickle: bool = False,
     network: str | None = None,
     classes: str | Path | None = None,
+    pretrained: str | Path | None = None,
     resume: str | Path | None = None,
     settings: Mapping[str, object] | None = None,
 ) -> RunFolder:
@@ -50,6 +51,7 @@ def train(
         trust_pickle: let `init` be a pickled module or TorchScript; unpickling runs any code in the file.
         network: the network; None = the recipe's, or the checkpoint's.
         classes: the model's classes in the order of their ids, a shipped list or a JSON file; None = the source's.
+        pretrained: weights that source training starts from: `auto`, `none` or a file; None = the recipe's.
         resume: run folder to go on with; give it alone.
         settings: values on top of the recipe, e.g. `{"adaptation.iterations": 100, "data.val": "labelled"}`.
 
@@ -66,6 +68,7 @@ def train(
         "trust_pickle": trust_pickle or None,
         "network": network,
         "classes": None if classes is None else str(classes),
+        "pretrained": None if pretrained is None else str(pretrained),
         "settings": tuple(_as_toml(name, value) for name, value in (settings or {}).items()),
     }
     options = {name: value for name, value in options.items() if value not in (None, ())}

@@ -274,5 +274,7 @@ def test_from_python_the_same_options_are_there(official, cameras, tmp_path, mon
     places = {"source": cameras / "old", "out": tmp_path / "out", "init": official}
     with pytest.raises(ConfigError, match="has 10 classes, road19 has 19"):
         clst.train(**places, network="ddrnet23_slim", classes="road19")
+    with pytest.raises(ConfigError, match="--pretrained is for source training, which --init skips"):
+        clst.train(**places, pretrained=official)
     with pytest.raises(ConfigError, match="--trust-pickle is for"):
         clst.train(source=cameras / "old", out=tmp_path / "out", trust_pickle=True)
