@@ -76,11 +76,11 @@ SETTINGS = (
 
 def parts(base: Any) -> dict[str, list[str]]:
     """Names of the nodes that a careful user leaves alone: `first`, `last` convolutions, `normalisations`, `tail`."""
-    from clst_export.quantization.int8 import Network, convolution_names, quantisable
+    from clst_export.quantization.int8 import Network, layer_names, quantisable
 
     network = Network(base)
     inner = set(quantisable(base))
-    outer = [index for index, name in convolution_names(network).items() if name not in inner]
+    outer = [index for index, name in layer_names(network).items() if name not in inner]
     begins = next(index for index in outer)
     first = [node.name for node in network.nodes[: begins + 1]]
     readers = [network.nodes[edge.node] for edge in network.readers[network.nodes[begins].output[0]]]
@@ -236,12 +236,12 @@ class Comparison:
 
     def facts(self, path: Path, model: Any, *, for_cpu: bool = False) -> dict[str, Any]:
         """All that is reported of a chosen file."""
-        from clst_export.inspection import convolution_types
+        from clst_export.inspection import layer_types
         from clst_export.quantization.placement import placement_problems
         from clst_runtime.backends.tensorrt.build.check import check_build
 
         found = {"bytes": path.stat().st_size, "claim": self.compared(path, "claim").to_json()}
-        found |= {"hygiene": incompatibility(model), "convolutions": dict(Counter(convolution_types(model)))}
+        found |= {"hygiene": incompatibility(model), "convolutions": dict(Counter(layer_types(model, "Conv")))}
         return found if for_cpu else found | {"placement": placement_problems(model), "rtx": check_build(path)}
 
 

@@ -69,33 +69,36 @@ def _plain(manifest: Manifest) -> dict[str, Any]:
 
 
 def _graph(path: Path) -> dict[str, Any]:
-    """Operators and how many convolutions compute in which type; nothing where the package onnx is missing."""
+    """Operators, and how many layers compute in which type; nothing where the package onnx is missing."""
     if importlib.util.find_spec("onnx") is None:
         return {}
     onnx = require("onnx")
     model = onnx.load(str(path))
     return {
         "operators": dict(Counter(node.op_type for node in model.graph.node).most_common()),
-        "convolutions": dict(Counter(convolution_types(model))),
+        "convolutions": dict(Counter(layer_types(model, "Conv"))),
+        "linear_layers": dict(Counter(layer_types(model, "MatMul"))),
         "opset": max(entry.version for entry in model.opset_import),
     }
 
 
-def convolution_types(model: Any) -> list[str]:
-    """`int8`, `fp16` or `fp32` for each convolution, by what its weights are."""
-    onnx = require("onnx")
+def layer_types(model: Any, kind: str) -> list[str]:
+    """`int8`, `fp16` or `fp32` for each Conv or MatMul with stored weights, by what these are."""
+    float16 = require("onnx").TensorProto.FLOAT16
     kinds = {entry.name: entry.data_type for entry in model.graph.initializer}
     makers = {name: node for node in model.graph.node for name in node.output}
     found = []
     for node in model.graph.node:
-        if node.op_type == "Conv":
-            maker = makers.get(node.input[1])
-            while maker is not None and maker.op_type == "Cast":
-                maker = makers.get(maker.input[0])
-            if maker is not None and maker.op_type == "DequantizeLinear":
-                found.append("int8")
-            else:
-                found.append("fp16" if kinds.get(node.input[1]) == onnx.TensorProto.FLOAT16 else "fp32")
+        if node.op_type != kind:
+            continue
+        weights = node.input[1]
+        while weights in makers and makers[weights].op_type == "Cast":
+            weights = makers[weights].input[0]
+        maker = makers.get(weights)
+        if maker is not None and maker.op_type == "DequantizeLinear" and maker.input[0] in kinds:
+            found.append("int8")
+        elif maker is None or kind == "Conv":  # a Conv may compute its weights, a MatMul of two activations is no layer
+            found.append("fp16" if kinds.get(node.input[1]) == float16 else "fp32")
     return found
 
 
@@ -117,8 +120,10 @@ def describe(facts: dict[str, Any]) -> str:
     rows.append(["confidence", "second output" if manifest["has_confidence"] else "no"])
     rows.append(["checkpoint", manifest["source_checkpoint_sha256"]])
     rows.append(["made with", ", ".join(f"{name} {version}" for name, version in manifest["tool_versions"].items())])
-    if "convolutions" in facts:
-        rows.append(["convolutions", ", ".join(f"{count} {kind}" for kind, count in facts["convolutions"].items())])
+    for name in ("convolutions", "linear_layers"):
+        if facts.get(name):
+            counts = ", ".join(f"{count} {kind}" for kind, count in facts[name].items())
+            rows.append([name.replace("_", " "), counts])
     for name in ("parity", "calibration", "engine"):
         rows.extend([f"{name} {key}", _short(value)] for key, value in _selected(name, manifest[name]).items())
     rows.extend(_build_check(manifest["build_check"]))

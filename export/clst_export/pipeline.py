@@ -25,7 +25,7 @@ from clst_export.quantization.calibration import Method, Range, calibrate, frame
 from clst_export.quantization.fp16 import Fp16Result, measure_ranges, to_fp16
 from clst_export.quantization.int8 import activations, quantisable, to_int8
 from clst_export.quantization.placement import check_placement
-from clst_export.quantization.search import BudgetResult, convolution_macs, search
+from clst_export.quantization.search import BudgetResult, layer_macs, search
 from clst_export.verification.evaluator import Comparison, Evaluator
 from clst_export.verification.gate import BOUNDS, Bounds, verify_and_save
 from clst_runtime.artifact.manifest import Manifest
@@ -38,7 +38,7 @@ from clst_train.models.checkpoint_backend import TorchBackend
 from clst_train.models.deployable import Deployable
 
 ROUGH_FRAMES = 8
-"""Frames that a single convolution's sensitivity is measured on."""
+"""Frames that a single layer's sensitivity is measured on."""
 RANGE_FRAMES = 32
 """Frames that the ranges for FP16 are measured on."""
 Log = Callable[[str], None]
@@ -63,7 +63,7 @@ class Request:
     bounds: Bounds | None = None
     """What the parity gate requires; None = `gate.BOUNDS` of the precision."""
     budget: float | None = None
-    """INT8: what may be lost, 0 … 1 (mIoU with labels, else pixels that agree); convolutions are kept in higher
+    """INT8: what may be lost, 0 … 1 (mIoU with labels, else pixels that agree); layers are kept in higher
     precision until it holds. None = everything is quantised and the gate decides."""
 
 
@@ -214,7 +214,7 @@ class _Quantiser:
         kept: frozenset[str] = frozenset() if budget is None else budget.chosen.kept
         if budget is not None and not budget.holds:
             raise BudgetNotHeld(
-                f"INT8 loses {100 * budget.chosen.comparison.drop:.3f} points with {len(kept)} convolutions kept in "
+                f"INT8 loses {100 * budget.chosen.comparison.drop:.3f} points with {len(kept)} layers kept in "
                 f"higher precision, {100 * (request.budget or 0):.3f} allowed; use fp16, or allow more"
             )
         facts = self._facts(best, methods, kept)
@@ -244,16 +244,16 @@ class _Quantiser:
         return to_fp16(model, ranges=measure_ranges(model, self.frames[:RANGE_FRAMES]))
 
     def _search(self, ranges: Mapping[str, Range], budget: float) -> BudgetResult:
-        """A convolution's own loss is measured with the rest in FP32, the budget on the graph as it is written."""
+        """A layer's own loss is measured with the rest in FP32, the budget on the graph as it is written."""
 
         def as_written(kept: frozenset[str]) -> Comparison:
             model = self._graph(ranges, kept)
             for_tensorrt = self.request.target is Target.TENSORRT
             return self._measure(self._rest_to_fp16(model).model if for_tensorrt else model, self.evaluator)
 
-        self.log("measuring which convolutions INT8 hurts")
+        self.log("measuring which layers INT8 hurts")
         return search(
-            convolution_macs(self.base),
+            layer_macs(self.base),
             as_written,
             lambda kept: self._measure(self._graph(ranges, kept), self.rough),
             budget,

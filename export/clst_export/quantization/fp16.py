@@ -29,6 +29,10 @@ SMALLEST_NORMAL = 2.0**-14  # subnormals below it lose one bit of precision with
 ROUNDING = 2.0**-11  # the largest share of a normal number that is rounded away
 MAX_LOSS = 2.0**-9  # of a channel's weights: four times what rounding a normal number can cost
 PREPROCESSING = ("Cast", "Transpose", "Sub", "Div", "Mul", "Add")
+MOVING = ("Pad", "Slice", "Split", "Concat", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "SpaceToDepth", "Resize")
+"""What may stand between the normalised frame and the layer that reads it; values stay what they are, or are mixed."""
+LAYERS = ("Conv", "MatMul", "Gemm")
+ACTIVATIONS = ("Relu", "Clip", "LeakyRelu", "HardSwish")
 MULTIPLIERS = {"Conv": 1, "ConvTranspose": 1, "BatchNormalization": 1, "Gemm": 1, "MatMul": 1, "Mul": 1, "Div": 1}
 Array = npt.NDArray[Any]
 
@@ -89,7 +93,7 @@ def _with_maxima(model: Any) -> tuple[Any, list[str]]:
 def to_fp16(model: Any, *, ranges: Mapping[str, float]) -> Fp16Result:
     """Convert a float32 graph, or the rest of a graph with QuantizeLinear and DequantizeLinear nodes, to float16.
 
-    Float32 stay: the normalisation of 0–255 and the convolution that reads it, the casts of class ids, nodes that read
+    Float32 stay: the normalisation of 0–255 and the layer that reads it, the casts of class ids, nodes that read
     or write a tensor whose range leaves no headroom below 65504 or lies below float16's normal numbers, nodes whose
     weights or scales float16 cannot hold, and with a node also the DequantizeLinear nodes in front of it.
 
@@ -98,7 +102,8 @@ def to_fp16(model: Any, *, ranges: Mapping[str, float]) -> Fp16Result:
         ranges: the result of `measure_ranges` for this graph.
 
     Raises:
-        ModelFileError: a range is missing or not finite.
+        ModelFileError: a range is missing, or the network's result is not finite. Other tensors may hold infinity, as
+            the mask of an attention does; they stay float32.
     """
     converted = require("onnx").ModelProto()
     converted.CopyFrom(model)
@@ -128,11 +133,12 @@ def _name_nodes(graph: Any) -> None:
 
 
 def _check_ranges(graph: Any, floats: set[str], ranges: Mapping[str, float]) -> None:
+    results = {node.input[0] for node in graph.node if node.op_type == "ArgMax"}
     for node in graph.node:
         for name in node.output:
             if name in floats and name not in ranges:
                 raise ModelFileError(f"no range of tensor {name} ({node.name}); measure the ranges on this very graph")
-            if name in floats and not math.isfinite(ranges[name]):
+            if name in floats and (math.isnan(ranges[name]) or (name in results and math.isinf(ranges[name]))):
                 raise ModelFileError(
                     f"{node.name} gives {ranges[name]} in float32 already; the weights are broken, train again"
                 )
@@ -148,11 +154,11 @@ def _nodes_to_keep(graph: Any, floats: set[str], ranges: Mapping[str, float]) ->
     for node in graph.node:
         names = [name for name in (*node.input, *node.output) if name in floats]
         reasons = [_range_reason(name, ranges[name]) for name in names if name in ranges]
-        reasons += [_scale_reason(node, constants), _weight_reason(node, constants, ranges)]
+        reasons += [_type_reason(node, floats), _scale_reason(node, constants), _weight_reason(node, constants, ranges)]
         reason = next(filter(None, reasons), None)
         if reason is not None:
             kept.setdefault(node.name, reason)
-    first = dict.fromkeys(_first_convolutions(graph, floats), "reads the normalised frame, whose steps float16 rounds")
+    first = dict.fromkeys(_first_layers(graph, floats), "reads the normalised frame, whose steps float16 rounds")
     kept = first | kept
     return _with_quantised_inputs(graph, kept)
 
@@ -166,8 +172,8 @@ def _preprocessing(graph: Any) -> Iterator[str]:
             yield node.name
 
 
-def _first_convolutions(graph: Any, floats: set[str]) -> Iterator[str]:
-    """Names of the convolutions that read the normalised frame, and of their ReLU or ReLU6.
+def _first_layers(graph: Any, floats: set[str]) -> Iterator[str]:
+    """Names of the layers that read the normalised frame, of what pads or cuts it for them, and of their activations.
 
     0–255 are exact in float16, normalised values are not: in a dark image one of the 255 steps is only nine steps of
     float16, and on a flat surface every pixel gets the same rounding error, which does not average out.
@@ -180,10 +186,13 @@ def _first_convolutions(graph: Any, floats: set[str]) -> Iterator[str]:
         if node.op_type in PREPROCESSING and source in pixels | normalised:
             rounds = source in normalised or any(name in floats for name in node.input[1:])
             (normalised if rounds else pixels).update(node.output)
-        elif (node.op_type == "Conv" and source in normalised) or (
-            node.op_type in ("Relu", "Clip") and source in convolved
-        ):
-            convolved.update(node.output if node.op_type == "Conv" else ())
+        elif node.op_type in MOVING and normalised.intersection(node.input):
+            normalised.update(node.output)
+            yield node.name
+        elif node.op_type in LAYERS and source in normalised:
+            convolved.update(node.output)
+            yield node.name
+        elif node.op_type in ACTIVATIONS and source in convolved:
             yield node.name
 
 
@@ -202,6 +211,12 @@ def _range_reason(name: str, largest: float) -> str | None:
     if 0.0 < largest < SMALLEST_NORMAL:
         return f"{name} reaches only {largest:.3g}, below float16's normal numbers"
     return None
+
+
+def _type_reason(node: Any, floats: set[str]) -> str | None:
+    """Why a node that reads no float32 gives some: its type stands in an attribute, as of ConstantOfShape."""
+    makes = any(name in floats for name in node.output) and not any(name in floats for name in node.input)
+    return f"{node.op_type} makes float32 of something else" if makes and node.op_type != "Cast" else None
 
 
 def _scale_reason(node: Any, constants: Mapping[str, Array]) -> str | None:
@@ -239,6 +254,8 @@ def _channels(node: Any, values: Array) -> Array:
     exact = values.astype(np.float64)
     if node.op_type == "Conv":
         return exact.reshape(values.shape[0], -1)
+    if node.op_type == "MatMul" and values.ndim == 2:
+        return np.transpose(exact)
     return exact.reshape(-1, 1) if node.op_type == "BatchNormalization" else exact.reshape(1, -1)
 
 

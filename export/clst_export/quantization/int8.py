@@ -3,10 +3,12 @@
 One plan for both: which edges of the graph carry 8 bits. The two targets differ in the type of activations and in how
 much beside the convolutions is quantised:
 
-    TENSORRT  int8, symmetric, zero-point 0; only what convolutions read, and the shortcut of a residual Add.
+    TENSORRT  int8, symmetric, zero-point 0; only what layers read, and the shortcut of a residual Add.
     CPU       uint8 with zero-point; every tensor between the first and the last convolution, because a float
               operator between two INT8 ones costs two conversions of the whole tensor.
 
+A layer is a Conv, or a MatMul of activations with stored weights, as a linear layer is written. Products of two
+activations (attention), normalisations, Softmax and GELU stay in higher precision, and so do ConvTranspose and Gemm.
 Weights are int8 in the file, symmetric per output channel, behind a DequantizeLinear. Every scale is an initialiser of
 its own whose value float16 holds exactly, so that a later conversion of the rest to FP16 changes no quantised value.
 
@@ -24,6 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from clst_export.graph.model_file import drop_unread
+from clst_export.graph.types import infer_types
 from clst_export.precision import Target
 from clst_export.quantization.calibration import Range
 from clst_runtime.errors import ConfigError, ModelFileError, did_you_mean
@@ -31,6 +34,8 @@ from clst_runtime.system.optional import require
 
 WEIGHT_LIMIT = {Target.TENSORRT: 127, Target.CPU: 64}
 """Largest stored weight. Without VNNI, ONNX Runtime adds two products uint8 × int8 in 16 bits: 2 × 255 × 64 fits."""
+OUTPUT_AXIS = {"Conv": 0, "MatMul": 1}
+"""Operators of layers, with the axis of their weights that counts the output channels."""
 FLOAT16_LARGEST = 65504.0
 BETWEEN = frozenset({"Add", "Concat", "Resize", "AveragePool"})
 """Operators whose results are 8 bits on the CPU when all that they read is 8 bits."""
@@ -85,13 +90,14 @@ class Network:
             if name and self.constant(name) is None:
                 yield position, name
 
-    def convolutions(self) -> list[int]:
-        """Positions of the Conv nodes whose weights are constants."""
-        return [
-            index
-            for index, node in enumerate(self.nodes)
-            if node.op_type == "Conv" and self.constant(node.input[1]) is not None
-        ]
+    def layers(self) -> list[int]:
+        """Positions of the Conv and MatMul nodes that multiply activations by constant weights."""
+        return [index for index, node in enumerate(self.nodes) if node.op_type in OUTPUT_AXIS and self._is_layer(node)]
+
+    def _is_layer(self, node: Any) -> bool:
+        weights = self.constant(node.input[1])
+        is_read = self.constant(node.input[0]) is None
+        return is_read and weights is not None and (node.op_type == "Conv" or weights.ndim == 2)
 
     def result(self, index: int) -> str:
         """The tensor that a node gives to the rest: behind its ReLU or ReLU6 if that is all that reads it."""
@@ -111,19 +117,19 @@ class Network:
 
 
 def quantisable(model: Any) -> tuple[str, ...]:
-    """Names of the convolutions that may become INT8, in the graph's order: all but the first and the last ones.
+    """Names of the layers that may become INT8, in the graph's order: all but the first and the last ones.
 
-    First are those with no convolution before them, last those with none behind them (DeepLab's head has four).
+    First are those with no layer before them, last those with none behind them (DeepLab's head has four).
     A name is the module's path in the network, e.g. `layer3.0.conv1`.
     """
     network = Network(model)
-    return tuple(convolution_names(network)[index] for index in _inner_convolutions(network))
+    return tuple(layer_names(network)[index] for index in _inner_layers(network))
 
 
 def activations(model: Any) -> tuple[str, ...]:
     """Names of the tensors whose ranges `to_int8` needs, for either target and whatever is kept."""
     network = Network(model)
-    chosen = _inner_convolutions(network)
+    chosen = _inner_layers(network)
     edges = [*_tensorrt_edges(network, chosen), *_cpu_edges(network, _cpu_nodes(network, chosen))]
     needed = [network.nodes[edge.node].input[edge.position] for edge in edges]
     for inputs, output in _concatenations(network):
@@ -132,7 +138,7 @@ def activations(model: Any) -> tuple[str, ...]:
 
 
 def to_int8(model: Any, ranges: Mapping[str, Range], *, target: Target, keep: frozenset[str] = frozenset()) -> Any:
-    """A new ONNX model of the same function with INT8 convolutions; `model` is not changed.
+    """A new ONNX model of the same function with INT8 layers; `model` is not changed.
 
     For the CPU the weights use 7 of their 8 bits (−64 … 64). On processors without VNNI (AVX2), ONNX Runtime adds pairs
     of products in 16 bits, where 2 × 255 × 127 saturates: a convolution with full-range weights gave 128 for 253 there.
@@ -146,21 +152,21 @@ def to_int8(model: Any, ranges: Mapping[str, Range], *, target: Target, keep: fr
         model: the float32 graph by the artifact contract, an ONNX ModelProto.
         ranges: one for each tensor that `activations` names (others are not looked at).
         target: what will compute it.
-        keep: convolutions, by the names of `quantisable`, that stay in the higher precision.
+        keep: layers, by the names of `quantisable`, that stay in the higher precision.
 
     Raises:
-        ConfigError: `keep` names a convolution that is not quantisable.
+        ConfigError: `keep` names a layer that is not quantisable.
         ModelFileError: a tensor has no range, so it was calibrated on another graph.
     """
     onnx = require("onnx")
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     network = Network(copy)
-    names = convolution_names(network)
-    inner = _inner_convolutions(network)
+    names = layer_names(network)
+    inner = _inner_layers(network)
     known = {names[index] for index in inner}
     for name in sorted(keep - known):
-        raise ConfigError(f"no quantisable convolution {name!r} to keep; {did_you_mean(name, known)}")
+        raise ConfigError(f"no quantisable layer {name!r} to keep; {did_you_mean(name, known)}")
     chosen = [index for index in inner if names[index] not in keep]
     if target is Target.TENSORRT:
         edges, shared = _tensorrt_edges(network, chosen), _joined(network, ranges)
@@ -177,17 +183,18 @@ def to_int8(model: Any, ranges: Mapping[str, Range], *, target: Target, keep: fr
     for edge in edges:
         editor.read_quantised(edge, grids[network.nodes[edge.node].input[edge.position]])
     if chosen and target is Target.CPU:
+        editor.part_biases(chosen)
         editor.finish_channels_last()
         editor.write_out_normalisations()
     return editor.finished()
 
 
-def convolution_names(network: Network) -> dict[int, str]:
-    """Position of each convolution → its module's path, made unique."""
+def layer_names(network: Network) -> dict[int, str]:
+    """Position of each layer → its module's path, made unique."""
     found: dict[int, str] = {}
-    for index in network.convolutions():
+    for index in network.layers():
         node = network.nodes[index]
-        name = _stored_path(node) or _scope(node.name) or f"conv{len(found)}"
+        name = _stored_path(node) or _scope(node.name) or f"{node.op_type.lower()}{len(found)}"
         name = name.removeprefix("segmenter.")
         taken = set(found.values())
         unique, number = name, 2
@@ -214,12 +221,12 @@ def _scope(node_name: str) -> str:
     return ".".join(parts)
 
 
-def _inner_convolutions(network: Network) -> list[int]:
-    """Convolutions that have another one before them and another one behind them."""
-    convolutions = network.convolutions()
-    behind_one = _flood(network, convolutions, forward=True)
-    before_one = _flood(network, convolutions, forward=False)
-    return [index for index in convolutions if index in behind_one and index in before_one]
+def _inner_layers(network: Network) -> list[int]:
+    """Layers that have another one before them and another one behind them."""
+    layers = network.layers()
+    behind_one = _flood(network, layers, forward=True)
+    before_one = _flood(network, layers, forward=False)
+    return [index for index in layers if index in behind_one and index in before_one]
 
 
 def _flood(network: Network, starts: list[int], *, forward: bool) -> set[int]:
@@ -238,9 +245,9 @@ def _flood(network: Network, starts: list[int], *, forward: bool) -> set[int]:
 
 
 def _tensorrt_edges(network: Network, chosen: list[int]) -> list[Edge]:
-    """What TensorRT shall read in INT8: inputs of convolutions, and shortcuts of the Adds fused into them."""
+    """What TensorRT shall read in INT8: inputs of layers, and shortcuts of the Adds fused into convolutions."""
     edges = [Edge(index, 0) for index in chosen]
-    fusable = {network.nodes[index].output[0] for index in chosen}
+    fusable = {network.nodes[index].output[0] for index in chosen if network.nodes[index].op_type == "Conv"}
     for index, node in enumerate(network.nodes):
         if node.op_type != "Add":
             continue
@@ -252,14 +259,19 @@ def _tensorrt_edges(network: Network, chosen: list[int]) -> list[Edge]:
 
 
 def _cpu_nodes(network: Network, chosen: list[int]) -> set[int]:
-    """Nodes that ONNX Runtime's CPU computes in 8 bits: the chosen convolutions and what lies between them."""
+    """Nodes that ONNX Runtime's CPU computes in 8 bits: the chosen layers and what lies between convolutions.
+
+    A MatMul gives float32 there, whatever it reads.
+    """
     quantised = set(chosen)
-    given = {network.result(index) for index in chosen} | {network.nodes[index].output[0] for index in chosen}
+    convolutions = [index for index in chosen if network.nodes[index].op_type == "Conv"]
+    given = {name for index in convolutions for name in (network.result(index), network.nodes[index].output[0])}
     for index, node in enumerate(network.nodes):
         if node.op_type not in BETWEEN:
             continue
         read = [name for _, name in network.activations(index)]
-        if read and all(name in given for name in read):
+        joins = node.op_type in ("Add", "Concat")  # with a constant among its inputs, such a one is computed in float
+        if read and all(name in given for name in read) and (not joins or len(read) == len(node.input)):
             quantised.add(index)
             given |= {network.result(index), node.output[0]}
     return quantised
@@ -269,14 +281,16 @@ def _cpu_edges(network: Network, nodes: set[int]) -> list[Edge]:
     """What carries 8 bits on the CPU: everything that the quantised nodes read, and whoever reads their results."""
     edges = [Edge(index, position) for index in sorted(nodes) for position, _ in network.activations(index)]
     for index in sorted(nodes):
-        edges.extend(network.readers.get(network.result(index), []))
+        if network.nodes[index].op_type != "MatMul":
+            edges.extend(network.readers.get(network.result(index), []))
     return list(dict.fromkeys(edges))
 
 
 def _concatenations(network: Network) -> Iterator[tuple[list[str], str]]:
-    """Inputs and output of each Concat of feature maps (sizes are joined along axis 0)."""
+    """Inputs and output of each Concat of feature maps or tokens, along whatever axis."""
+    types = infer_types(network.model)
     for index, node in enumerate(network.nodes):
-        if node.op_type == "Concat" and attribute(node, "axis") == 1:
+        if node.op_type == "Concat" and types[node.output[0]].kind == require("onnx").TensorProto.FLOAT:
             yield [name for _, name in network.activations(index)], node.output[0]
 
 
@@ -361,13 +375,17 @@ class _Editor:
         return read
 
     def quantise_weights(self, index: int, name: str, read: Grid, target: Target) -> None:
-        """Weights O,I,h,w to int8 per output channel; for the CPU also the bias O to int32, on the products' grid."""
+        """Weights O,I,… of a Conv or I,O of a MatMul to int8 per output channel.
+
+        For the CPU also a convolution's bias O to int32, on the products' grid.
+        """
         node = self._network.nodes[index]
         weights = self._network.constant(node.input[1])
         if weights is None:
             raise AssertionError(f"{name} has no constant weights")
-        limit = WEIGHT_LIMIT[target]
-        steps = scales(np.abs(weights).reshape(len(weights), -1).max(axis=1), limit)
+        limit, axis = WEIGHT_LIMIT[target], OUTPUT_AXIS[node.op_type]
+        others = tuple(each for each in range(weights.ndim) if each != axis)
+        steps = scales(np.abs(weights).max(axis=others), limit)
         bias = self._network.constant(node.input[2]) if len(node.input) > 2 and node.input[2] else None
         if bias is not None and target is Target.CPU:
             # The bias is stored in units of input scale × weight scale. A dead channel's tiny weight scale would make
@@ -375,20 +393,30 @@ class _Editor:
             steps = np.maximum(steps, (np.abs(bias) / (read.scale * 2.0**30)).astype(np.float32))
             products = (steps * np.float32(read.scale)).astype(np.float32)
             node.input[2] = self._dequantised(f"{name}.bias", np.rint(bias / products).astype(np.int32), products)
-        stored = np.clip(np.rint(weights / steps[:, None, None, None]), -limit, limit).astype(np.int8)
-        node.input[1] = self._dequantised(f"{name}.weight", stored, steps)
+        stored = np.clip(np.rint(weights / np.expand_dims(steps, others)), -limit, limit).astype(np.int8)
+        node.input[1] = self._dequantised(f"{name}.weight", stored, steps, axis)
 
-    def _dequantised(self, name: str, stored: npt.NDArray[Any], steps: npt.NDArray[np.float32]) -> str:
+    def _dequantised(self, name: str, stored: npt.NDArray[Any], steps: npt.NDArray[np.float32], axis: int = 0) -> str:
         inputs = [
             self._store(f"{name}_quantized", stored),
             self._store(f"{name}_scale", steps),
             self._store(f"{name}_zero_point", np.zeros(len(steps), stored.dtype)),
         ]
         node = self._onnx.helper.make_node(
-            "DequantizeLinear", inputs, [f"{name}_dequantized"], name=f"{name}_DequantizeLinear", axis=0
+            "DequantizeLinear", inputs, [f"{name}_dequantized"], name=f"{name}_DequantizeLinear", axis=axis
         )
         self._added.setdefault(-1, []).append(node)
         return f"{name}_dequantized"
+
+    def part_biases(self, chosen: list[int]) -> None:
+        """The bias of a MatMul as 1,1,O: ONNX Runtime makes a float32 Gemm of the two where it is a vector."""
+        network = self._network
+        outputs = {network.nodes[index].output[0] for index in chosen if network.nodes[index].op_type == "MatMul"}
+        for node in [node for node in network.nodes if node.op_type == "Add" and outputs & set(node.input)]:
+            for position, name in enumerate(node.input):
+                bias = network.constant(name)
+                if bias is not None and bias.ndim == 1:
+                    node.input[position] = self._store(f"{node.output[0]}_bias", bias[None, None])
 
     def finish_channels_last(self) -> None:
         """Resize and ArgMax over the last axis: the same classes but for ties, in half the time on a CPU."""

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from clst_export.quantization.int8 import Network, attribute
+from clst_export.quantization.int8 import OUTPUT_AXIS, Network, attribute
 from clst_runtime.errors import ModelFileError
 from clst_runtime.system.optional import require
 
@@ -34,7 +34,7 @@ def check_placement(model: Any) -> None:
 def placement_problems(model: Any) -> list[str]:
     """A message for every rule that an ONNX ModelProto breaks."""
     network = Network(model)
-    rules = (_grids, _pairs, _convolutions, _fusions, _adds, _concatenations, _other_readers, _tail)
+    rules = (_grids, _pairs, _layers, _fusions, _adds, _concatenations, _other_readers, _tail)
     return [problem for rule in rules for problem in rule(network)]
 
 
@@ -100,27 +100,30 @@ def _dequantised(network: Network, name: str) -> Any:
     return node if node is not None and node.op_type == DEQUANTISE else None
 
 
-def _convolutions(network: Network) -> Iterator[str]:
-    """A convolution reads INT8 on both its inputs or on none; weights per output channel on axis 0; bias float."""
+def _layers(network: Network) -> Iterator[str]:
+    """A layer reads INT8 on both its inputs or on none; weights per output channel; a convolution's bias is float."""
     for node in network.nodes:
-        if node.op_type != "Conv":
+        if node.op_type not in OUTPUT_AXIS:
             continue
         values, weights = (_dequantised(network, name) for name in node.input[:2])
         if (values is None) != (weights is None):
             only = "weights" if values is None else "input"
             yield f"{node.name}: only its {only} is quantised, must be both or neither"
-        if weights is not None:
-            scale = network.constant(weights.input[1])
-            channels = network.constant(_source(network, weights))
-            if (
-                attribute(weights, "axis") != 0
-                or channels is None
-                or scale is None
-                or scale.shape != channels.shape[:1]
-            ):
-                yield f"{node.name}: weight scales are not per output channel on axis 0"
+        if weights is not None and not _per_channel(network, weights, OUTPUT_AXIS[node.op_type]):
+            yield f"{node.name}: weight scales are not per output channel on axis {OUTPUT_AXIS[node.op_type]}"
         if len(node.input) > 2 and _dequantised(network, node.input[2]) is not None:
             yield f"{node.name}: Q/DQ on its bias, must be float"
+
+
+def _per_channel(network: Network, weights: Any, axis: int) -> bool:
+    """Whether a DQ of stored weights has one scale for each place of an axis."""
+    scale, stored = network.constant(weights.input[1]), network.constant(_source(network, weights))
+    return (
+        attribute(weights, "axis") == axis
+        and scale is not None
+        and stored is not None
+        and (scale.shape == stored.shape[axis : axis + 1])
+    )
 
 
 def _fusions(network: Network) -> Iterator[str]:
@@ -171,13 +174,13 @@ def _concatenations(network: Network) -> Iterator[str]:
 
 
 def _other_readers(network: Network) -> Iterator[str]:
-    """Only convolutions, Adds and Concats read INT8; not Resize (linear has no INT8 form), ArgMax, normalisations."""
+    """Only layers, Adds and Concats read INT8; not Resize (linear has no INT8 form), ArgMax, normalisations."""
     for name in network.readers:
         pair = _dequantised(network, name)
         if pair is None:
             continue
         for reader in _readers(network, name):
-            if reader.op_type not in ("Conv", "Add", "Concat", "Relu", "Clip"):
+            if reader.op_type not in (*OUTPUT_AXIS, "Add", "Concat", "Relu", "Clip"):
                 yield f"{pair.name}: read by {reader.op_type} {reader.name}, which must stay in higher precision"
 
 

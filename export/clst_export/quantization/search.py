@@ -1,10 +1,11 @@
-"""INT8 within a budget: the fewest convolutions are taken back to higher precision until what is lost holds.
+"""INT8 within a budget: the fewest layers are taken back to higher precision until what is lost holds.
 
-Legend: one trial = one graph with some convolutions kept in higher precision, measured on held-out frames.
+Legend: one trial = one graph with some layers kept in higher precision, measured on held-out frames.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from clst_export.graph.types import infer_types
-from clst_export.quantization.int8 import Network, convolution_names, quantisable
+from clst_export.quantization.int8 import OUTPUT_AXIS, Network, layer_names, quantisable
 from clst_export.verification.evaluator import Comparison
 from clst_runtime.system.files.atomic import written_whole
 from clst_runtime.system.optional import require
@@ -30,7 +31,7 @@ class Trial:
     """One measured point of the curve."""
 
     kept: frozenset[str]
-    """Convolutions in higher precision."""
+    """Layers in higher precision."""
     comparison: Comparison
     """What was measured on the held-out frames."""
     cost: float
@@ -42,14 +43,14 @@ class BudgetResult:
     """What the search found."""
 
     chosen: Trial
-    """The trial with the fewest kept convolutions that holds; if none holds, the one that loses least."""
+    """The trial with the fewest kept layers that holds; if none holds, the one that loses least."""
     holds: bool
     """Whether the budget holds."""
     sensitivities: Mapping[str, float]
-    """Share of pixels that change when a convolution alone is quantised, most sensitive first; empty when nothing
+    """Share of pixels that change when a layer alone is quantised, most sensitive first; empty when nothing
     had to be kept."""
     curve: tuple[Trial, ...]
-    """Every measured trial, by the number of kept convolutions."""
+    """Every measured trial, by the number of kept layers."""
 
 
 def search(
@@ -59,15 +60,15 @@ def search(
     max_drop: float,
     log: Callable[[str], None] = lambda message: None,
 ) -> BudgetResult:
-    """Find the fewest convolutions to keep.
+    """Find the fewest layers to keep.
 
-    Everything is quantised first; if that holds, nothing is kept. Else each convolution is quantised alone (`rough`,
+    Everything is quantised first; if that holds, nothing is kept. Else each layer is quantised alone (`rough`,
     on few frames) and the most sensitive are kept, as many as needed by bisection; then each of those is quantised
     again, least sensitive first, wherever the budget still holds.
 
     Args:
-        macs: multiply-accumulate operations of each convolution that can be quantised.
-        trial: measures a graph that keeps these convolutions, on all held-out frames.
+        macs: multiply-accumulate operations of each layer that can be quantised.
+        trial: measures a graph that keeps these layers, on all held-out frames.
         rough: the same on few frames.
         max_drop: what may be lost, 0 … 1, as `Comparison.drop` counts it.
         log: called with one line for each trial.
@@ -122,27 +123,28 @@ def _prune(chosen: Trial, order: Sequence[str], measured: Callable[[frozenset[st
     return chosen
 
 
-def convolution_macs(model: Any) -> dict[str, int]:
-    """Multiply-accumulate operations of each convolution that can be quantised, by its name."""
+def layer_macs(model: Any) -> dict[str, int]:
+    """Multiply-accumulate operations of each layer that can be quantised, by its name."""
     network, types, wanted = Network(model), infer_types(model), set(quantisable(model))
     macs = {}
-    for index, name in convolution_names(network).items():
+    for index, name in layer_names(network).items():
         if name in wanted:
             node = network.nodes[index]
-            weights = np.asarray(network.constant(node.input[1]))  # output channels, input channels / groups, kernel
-            rows, columns = (types[node.output[0]].shape or (1, 0, 0, 0))[2:]  # static in every exported graph
-            macs[name] = weights.size * rows * columns
+            weights = np.asarray(network.constant(node.input[1]))
+            channels = weights.shape[OUTPUT_AXIS[node.op_type]]
+            outputs = math.prod(types[node.output[0]].shape or (0,))  # static in every exported graph
+            macs[name] = weights.size * outputs // channels
     return macs
 
 
 def arithmetic_cost(macs: Mapping[str, int], kept: frozenset[str]) -> float:
-    """Estimated arithmetic of the convolutions in `macs`, 1 = all of them in FP16."""
+    """Estimated arithmetic of the layers in `macs`, 1 = all of them in FP16."""
     total = sum(macs.values())
     return sum(count * (1.0 if name in kept else INT8_COST) for name, count in macs.items()) / total if total else 1.0
 
 
 def curve_table(result: BudgetResult) -> str:
-    """The curve as a table: kept convolutions, accuracy and estimated cost."""
+    """The curve as a table: kept layers, accuracy and estimated cost."""
     labelled = result.chosen.comparison.labelled
     rows = []
     for each in result.curve:
@@ -151,7 +153,7 @@ def curve_table(result: BudgetResult) -> str:
         rows.append(
             [str(len(each.kept)), percent(accuracy, 3), percent(each.comparison.drop, 3), f"{each.cost:.3f}", mark]
         )
-    headers = ["kept convolutions", "mIoU %" if labelled else "pixels equal %", "points lost", "estimated cost", ""]
+    headers = ["kept layers", "mIoU %" if labelled else "pixels equal %", "points lost", "estimated cost", ""]
     return format_table(headers, rows)
 
 
@@ -166,7 +168,7 @@ def draw_curve(result: BudgetResult, path: Path, *, max_drop: float) -> None:
         axes.bar(range(len(names)), [100 * result.sensitivities[name] for name in names], color=colours)
         axes.set_xticks(range(len(names)), names, rotation=90, fontsize=6)
         axes.set_ylabel("pixels changed alone, %")
-        axes.set_title("sensitivity of each convolution (red: kept in higher precision)")
+        axes.set_title("sensitivity of each layer (red: kept in higher precision)")
     with written_whole(path) as temporary:
         figure.savefig(temporary, dpi=120)
 
@@ -176,7 +178,7 @@ def _draw_points(axes: Any, result: BudgetResult, max_drop: float) -> None:
     axes.plot(counts, [100 * each.comparison.drop for each in result.curve], "o-", label="points lost")
     axes.axhline(100 * max_drop, color="grey", linestyle="--", label="budget")
     axes.plot(len(result.chosen.kept), 100 * result.chosen.comparison.drop, "r*", markersize=15, label="chosen")
-    axes.set_xlabel("convolutions kept in higher precision")
+    axes.set_xlabel("layers kept in higher precision")
     axes.set_ylabel("mIoU lost, points" if result.chosen.comparison.labelled else "pixels that differ, %")
     axes.legend(loc="upper center")
     other = axes.twinx()

@@ -8,7 +8,7 @@ import pytest
 
 from clst_export import pipeline as conversion
 from clst_export.cli.report import report
-from clst_export.inspection import convolution_types, facts_of
+from clst_export.inspection import facts_of, layer_types
 from clst_export.pipeline import Inputs, Request, convert, merit
 from clst_export.precision import Precision, Target
 from clst_export.quantization.calibration import Method
@@ -53,15 +53,15 @@ def test_fp16_halves_the_file_and_says_the_same(checkpoint, frames, tmp_path):
         sizes[precision] = out.stat().st_size
     assert 0.45 < sizes[Precision.FP16] / sizes[Precision.FP32] < 0.6
     assert done.comparison.agreement > 0.99  # random weights: many near ties
-    assert convolution_types(onnx.load(out))[:2] == ["fp32", "fp16"]  # the first reads the normalised frame
-    assert set(convolution_types(onnx.load(out))[1:]) == {"fp16"}
+    assert layer_types(onnx.load(out), "Conv")[:2] == ["fp32", "fp16"]  # the first reads the normalised frame
+    assert set(layer_types(onnx.load(out), "Conv")[1:]) == {"fp16"}
 
 
 @needs_rounding
 def test_int8_for_tensorrt_has_int8_convolutions_in_an_fp16_rest(checkpoint, frames, tmp_path):
     inputs = Inputs(frames=frames[:2], calibration=frames[4:8])
     done = convert(checkpoint, tmp_path / "q.onnx", int8(methods=tuple(Method)), inputs)
-    kinds = convolution_types(onnx.load(tmp_path / "q.onnx"))
+    kinds = layer_types(onnx.load(tmp_path / "q.onnx"), "Conv")
     assert kinds[0] == "fp32"
     assert set(kinds[1:]) == {"int8", "fp16"}
     assert kinds.count("int8") == done.manifest.calibration["quantised"]
@@ -86,7 +86,7 @@ def test_int8_for_the_cpu_keeps_the_rest_in_fp32(checkpoint, frames, tmp_path):
     done = convert(
         checkpoint, tmp_path / "c.onnx", int8(Target.CPU), Inputs(frames=frames[:2], calibration=frames[4:8])
     )
-    assert set(convolution_types(onnx.load(tmp_path / "c.onnx"))) == {"int8", "fp32"}
+    assert set(layer_types(onnx.load(tmp_path / "c.onnx"), "Conv")) == {"int8", "fp32"}
     assert done.manifest.calibration["target"] == "cpu"
 
 
@@ -109,7 +109,7 @@ def test_a_budget_keeps_what_it_must_and_the_report_shows_the_curve(checkpoint, 
     assert 0 < len(kept) < len(done.budget.sensitivities)
     assert done.budget.chosen.comparison.drop <= 0.8 * lost
     assert done.manifest.calibration["kept"] == sorted(kept)
-    assert convolution_types(onnx.load(tmp_path / "b.onnx")).count("int8") == 53 - len(kept)
+    assert layer_types(onnx.load(tmp_path / "b.onnx"), "Conv").count("int8") == 53 - len(kept)
     told = report(done, tmp_path / "b.onnx", 0.8 * lost)
     assert "kept convolutions" in told
     assert (tmp_path / "b.curve.png").is_file()

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from clst_export.cli.report import report
 from clst_export.graph.compatibility import RESIZE, SUPPORTED, check_compatibility
 from clst_export.graph.trace import deployable_of
-from clst_export.inspection import convolution_types, describe, facts_of
+from clst_export.inspection import describe, facts_of, layer_types
 from clst_export.pipeline import Inputs, Request, convert
 from clst_export.precision import Precision, Target
 from clst_export.quantization.calibration import Method, calibrate
@@ -108,7 +108,7 @@ def test_every_network_in_every_precision_is_parsed_and_built(trt, parsed, tmp_p
     classes = [(each, "UINT8", (1, *size_hw)) for each in ("classes", "confidence")[: 1 + confidence]]
     assert parsed.ports == [("frame", "UINT8", (1, *size_hw, 3)), *classes]
     # Strongly typed: as many convolutions of each type, and as many Q and DQ, as the graph says.
-    types = Counter(convolution_types(model))
+    types = Counter(layer_types(model, "Conv"))
     assert parsed.convolutions == +Counter(FLOAT=types["fp32"], HALF=types["fp16"] + types["int8"])
     inner = len(quantisable(traced(name, confidence)))
     assert types["int8"] == {"int8": inner, "int8, some kept": inner - 2}.get(flavour, 0)

@@ -13,8 +13,11 @@ from torch.nn import functional as F
 
 from clst_export.graph.compatibility import check_compatibility
 from clst_export.graph.trace import trace
+from clst_export.precision import Target
+from clst_export.quantization.calibration import Method, calibrate
 from clst_export.quantization.fp16 import measure_ranges, to_fp16
-from clst_export.quantization.int8 import attribute, quantisable
+from clst_export.quantization.int8 import activations, attribute, quantisable, to_int8
+from clst_export.quantization.placement import check_placement
 from clst_runtime.backends.tensorrt.build.builder import serialise_engine
 from clst_runtime.backends.tensorrt.build.options import BuildOptions
 from clst_runtime.backends.tensorrt.build.progress import BuildProgress
@@ -136,7 +139,7 @@ class Attends(nn.Module):
         return self.head(tokens.transpose(1, 2).reshape(count, channels, rows, columns))
 
 
-def test_a_transformer_is_exported_in_float32_and_float16_and_built_by_tensorrt(trt, tmp_path):
+def test_a_transformer_is_exported_in_every_precision_and_built_by_tensorrt(trt, tmp_path):
     deployable = deployed(Attends)
     model = exported(deployable)
     check_compatibility(model)
@@ -148,7 +151,14 @@ def test_a_transformer_is_exported_in_float32_and_float16_and_built_by_tensorrt(
     half = to_fp16(model, ranges=measure_ranges(model, [FRAME])).model
     check_compatibility(half)
     assert (run(half, FRAME)[0] == expected).mean() > 0.98
-    for index, graph in enumerate((model, half)):
+    assert quantisable(model) == ("attention",)  # what makes queries, keys and values; what follows it is a Gemm
+    ranges = calibrate(model, [FRAME], activations(model), [Method.MAX])[Method.MAX]
+    whole = to_int8(model, ranges, target=Target.TENSORRT)
+    check_placement(whole)
+    whole = to_fp16(whole, ranges=measure_ranges(whole, [FRAME])).model
+    check_compatibility(whole)
+    assert (run(whole, FRAME, disable_quant_qdq="1")[0] == expected).mean() > 0.95
+    for index, graph in enumerate((model, half, whole)):
         onnx.save(graph, str(tmp_path / f"{index}.onnx"))
         assert serialise_engine(trt, tmp_path / f"{index}.onnx", BuildOptions(), BuildProgress()).plan
 

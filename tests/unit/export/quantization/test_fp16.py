@@ -281,6 +281,66 @@ def test_ranges_of_another_graph_and_broken_weights_are_refused():
             to_fp16(model, ranges=ranges | {"logits": value})
 
 
+def test_a_mask_of_minus_infinity_stays_float32_and_the_rest_does_not():
+    """As attention hides places: what is infinite on the way need not be in the result."""
+    body = [
+        helper.make_node("Less", ["image", "limit"], ["hidden"], name="less"),
+        helper.make_node("Where", ["hidden", "mask", "image"], ["masked"], name="where"),
+        helper.make_node("Softmax", ["masked"], ["shares"], name="softmax", axis=1),
+        convolution("logits", "shares", "w"),
+    ]
+    weights = {"limit": np.float32(100), "mask": np.float32(-np.inf), "w": DIAGONAL}
+    model = graph_of(body, weights)
+    result = to_fp16(model, ranges=measure_ranges(model, [RED_GREEN_BLUE]))
+    assert set(result.kept_fp32) == BORDER_NODES | {"where", "softmax"}
+    assert "masked reaches inf" in result.kept_fp32["softmax"]
+    assert classes_of(result.model, RED_GREEN_BLUE).tolist() == [[0, 1, 2]]
+
+
+def test_a_node_whose_type_stands_in_an_attribute_stays_float32():
+    zero = helper.make_tensor("zero", FLOAT, [1], [0.5])
+    body = [
+        helper.make_node("ConstantOfShape", ["shape"], ["halves"], name="fill", value=zero),
+        helper.make_node("Mul", ["image", "halves"], ["logits"], name="mul"),
+    ]
+    model = graph_of(body, {"shape": np.array([1, 3, 1, 3])})
+    result = to_fp16(model, ranges=measure_ranges(model, [RED_GREEN_BLUE]))
+    assert result.kept_fp32["fill"] == "ConstantOfShape makes float32 of something else"
+    assert classes_of(result.model, RED_GREEN_BLUE).tolist() == [[0, 1, 2]]
+
+
+@pytest.mark.parametrize("activation", ["Relu", "HardSwish"])
+def test_the_first_layer_stays_float32_also_where_the_frame_is_padded_for_it(activation):
+    body = [
+        helper.make_node("Sub", ["image", "mean"], ["centred"], name="sub"),
+        helper.make_node("Pad", ["centred", "pads"], ["padded"], name="pad"),
+        convolution("first", "padded", "w"),
+        helper.make_node(activation, ["first"], ["active"], name="activation"),
+        helper.make_node("Slice", ["active", "one", "four", "last"], ["cut"], name="slice"),
+        convolution("logits", "cut", "w"),
+    ]
+    weights = {"mean": np.float32(100), "pads": np.array([0, 0, 0, 1, 0, 0, 0, 0]), "w": DIAGONAL}
+    weights |= {"one": np.array([1]), "four": np.array([4]), "last": np.array([3])}
+    model = graph_of(body, weights)
+    result = to_fp16(model, ranges=measure_ranges(model, [RED_GREEN_BLUE]))
+    assert set(result.kept_fp32) == BORDER_NODES | {"sub", "pad", "first", "activation"}
+    assert classes_of(result.model, RED_GREEN_BLUE).tolist() == [[0, 1, 2]]
+
+
+def test_a_column_of_a_linear_layer_that_float16_would_round_away_keeps_it_float32():
+    body = [
+        helper.make_node("Transpose", ["image"], ["pixels"], name="last", perm=[0, 2, 3, 1]),
+        helper.make_node("Relu", ["pixels"], ["active"], name="relu"),
+        helper.make_node("MatMul", ["active", "w"], ["product"], name="linear"),
+        helper.make_node("Transpose", ["product"], ["logits"], name="first", perm=[0, 3, 1, 2]),
+    ]
+    weights = np.eye(3, dtype=np.float32)
+    weights[1, 1] = 1.34e-6  # 22.5 steps of float16
+    model = graph_of(body, {"w": weights})
+    kept = to_fp16(model, ranges=measure_ranges(model, [RED_GREEN_BLUE * 0 + 255])).kept_fp32
+    assert kept["linear"] == "1 channels of w are so small that float16 rounds them away"
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_a_single_value_that_is_no_number_is_seen_in_the_ranges_wherever_it_stands(value):
     # x · 1 + 0 for red and green, x · 1 + value for blue: the last of the three channels only

@@ -11,6 +11,7 @@ from clst_export.quantization.placement import placement_problems
 from clst_runtime.errors import ConfigError, ModelFileError
 from tests.support.graphs import (
     IDENTITY,
+    SIZE_HW,
     Builder,
     chain,
     frames,
@@ -164,6 +165,74 @@ def test_scales_are_rounded_up_to_what_float16_holds():
     assert found[4] > 0  # a tensor that was always 0
 
 
+LINEAR = np.array([[1.27, 0.0, 0.1], [-0.5, 2.54, 0.1], [0.0, -1.0, -0.1]], np.float32)  # inputs, outputs
+ATTENDED = ("one", "two")
+
+
+def linear(weights=LINEAR):
+    """frame → first → attention of the pixels to each other → linear layer with bias → last → classes."""
+    b = Builder()
+    first = b.add("Relu", [b.conv(b.start(), "first", IDENTITY / 64)], "first_relu")
+    tokens = b.add("Reshape", [first, b.store("flat", np.array([1, 3, 128]))], "tokens")
+    turned = b.add("Transpose", [tokens], "turned", perm=[0, 2, 1])
+    shares = b.add("Softmax", [b.add("MatMul", [turned, tokens], "one")], "shares", axis=-1)
+    mixed = b.add("MatMul", [shares, turned], "two")
+    product = b.add("MatMul", [mixed, b.store("stored", weights)], "product")
+    b.nodes[-1].name = "/segmenter/block/block.0/mlp/MatMul"
+    summed = b.add("Add", [product, b.store("bias", np.array([0.5, 0.0, -0.5], np.float32))], "summed")
+    columns = b.add("Transpose", [summed], "columns", perm=[0, 2, 1])
+    back = b.add("Reshape", [columns, b.store("square", np.array([1, 3, *SIZE_HW]))], "back")
+    return b.finish(b.conv(back, "last", IDENTITY))
+
+
+def test_a_linear_layer_is_quantised_by_its_columns_and_attention_is_not():
+    model = linear()
+    assert quantisable(model) == ("block.0.mlp",)
+    quantised = to_int8(model, {"two": Range(low=-63.5, high=10.0)}, target=Target.TENSORRT)
+    assert stored(quantised, "two_scale") == np.float32(0.5)
+    name = "block.0.mlp.weight"
+    np.testing.assert_allclose(stored(quantised, f"{name}_scale"), [0.01, 0.02, 0.1 / 127], rtol=1e-3)
+    found = stored(quantised, f"{name}_quantized")
+    assert found[:, 0].tolist() == [127, -50, 0]
+    assert found[:, 2].tolist() == [127, 127, -127]
+    assert attribute(node_of(quantised, f"{name}_dequantized"), "axis") == 1
+    assert all(reads_quantised(quantised, each) == [False, False] for each in ATTENDED)
+    assert placement_problems(quantised) == []
+
+
+@pytest.mark.parametrize("target", Target)
+def test_an_int8_linear_layer_says_nearly_the_same(target):
+    model = linear()
+    quantised = to_int8(model, ranges_of(model), target=target)
+    onnx.checker.check_model(quantised, full_check=True)
+    for frame in frames(2):
+        (found,), (expected,) = (run(each, frame, ["summed"], **UNFUSED) for each in (quantised, model))
+        assert 0 < np.abs(found - expected).max() < 0.1
+
+
+def test_on_the_cpu_onnx_runtime_multiplies_a_linear_layer_in_int8(tmp_path):
+    import onnxruntime as ort
+
+    quantised = to_int8(linear(), ranges_of(linear()), target=Target.CPU)
+    options = ort.SessionOptions()
+    options.log_severity_level, options.optimized_model_filepath = 3, str(tmp_path / "optimised.onnx")
+    ort.InferenceSession(quantised.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    found = kinds(onnx.load(str(tmp_path / "optimised.onnx")))
+    assert (found["MatMulIntegerToFloat"], found["Gemm"]) == (1, 0)
+
+
+def test_weights_of_a_convolution_over_one_axis_keep_their_shape():
+    b = Builder()
+    first = b.conv(b.start(), "first", IDENTITY)
+    rows = b.add("Reshape", [first, b.store("line", np.array([1, 3, 128]))], "rows")
+    b.add("Conv", [rows, b.store("segmenter.middle.weight", np.eye(3, dtype=np.float32)[:, :, None])], "middle")
+    square = b.add("Reshape", ["middle", b.store("square", np.array([1, 3, *SIZE_HW]))], "square_again")
+    model = to_int8(
+        b.finish(b.conv(square, "last", IDENTITY)), {"rows": Range(low=0, high=127)}, target=Target.TENSORRT
+    )
+    assert stored(model, "middle.weight_quantized").tolist() == (127 * np.eye(3))[:, :, None].tolist()
+
+
 # --- arithmetic
 
 
@@ -304,6 +373,22 @@ def test_for_tensorrt_a_concat_of_concats_also_has_one_scale():
     ranges = {name: Range(low=0.0, high=high) for name, high in highs.items()}
     quantised = to_int8(model, ranges, target=Target.TENSORRT)
     assert stored(quantised, "first_relu_scale") == stored(quantised, "outer_scale") == 2.0
+    assert placement_problems(quantised) == []
+
+
+def test_for_tensorrt_tokens_that_are_joined_have_one_scale():
+    b = Builder()
+    first = b.add("Relu", [b.conv(b.start(), "first", IDENTITY)], "first_relu")
+    tokens = b.add("Reshape", [first, b.store("flat", np.array([1, 128, 3]))], "tokens")
+    one = b.add("MatMul", [tokens, b.store("w1", IDENTITY)], "one")
+    both = b.add("Concat", [tokens, one], "both", axis=-1)
+    two = b.add("MatMul", [both, b.store("w2", np.eye(6, 3, dtype=np.float32))], "two")
+    back = b.add("Reshape", [two, b.store("square", np.array([1, 3, *SIZE_HW]))], "back")
+    model = b.finish(b.conv(back, "last", IDENTITY))
+    ranges = {"tokens": 1.0, "one": 254.0, "both": 254.0}
+    ranges = {name: Range(low=0.0, high=high) for name, high in ranges.items()}
+    quantised = to_int8(model, ranges, target=Target.TENSORRT)
+    assert stored(quantised, "tokens_scale") == stored(quantised, "both_scale") == 2.0
     assert placement_problems(quantised) == []
 
 

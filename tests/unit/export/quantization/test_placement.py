@@ -9,7 +9,7 @@ from clst_export.quantization.calibration import Method, calibrate
 from clst_export.quantization.int8 import activations, quantisable, to_int8
 from clst_export.quantization.placement import check_placement, placement_problems
 from clst_runtime.errors import ModelFileError
-from tests.support.graphs import chain, frames, network, node_of, residual
+from tests.support.graphs import Builder, chain, frames, network, node_of, residual
 
 
 def quantised(model=None, target=Target.TENSORRT, keep=()):
@@ -151,6 +151,17 @@ def test_weights_with_one_scale_or_another_axis_are_found():
     model = quantised()
     node_of(model, "mix.weight_dequantized").attribute[0].i = 1
     assert words in problems(model)
+
+
+def test_rows_of_a_linear_layer_s_weights_with_scales_of_their_own_are_found():
+    b = Builder()
+    pixels = b.add("Transpose", [b.conv(b.start(), "first", np.eye(3))], "tokens", perm=[0, 2, 3, 1])
+    product = b.add("MatMul", [pixels, b.store("w", np.eye(3, dtype=np.float32))], "product")
+    turned = b.add("Transpose", [product], "turned", perm=[0, 3, 1, 2])
+    model = quantised(b.finish(b.conv(turned, "last", np.eye(3))))
+    assert placement_problems(model) == []
+    node_of(model, node_of(model, "product").input[1]).attribute[0].i = 0
+    assert "product_node: weight scales are not per output channel on axis 1" in problems(model)
 
 
 def test_activations_with_several_scales_are_found():
