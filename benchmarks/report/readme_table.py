@@ -12,7 +12,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from benchmarks.export import precision, quantizers
+from benchmarks.export import networks, precision, quantizers
 from benchmarks.record import RESULTS, markdown
 
 ROOT = RESULTS.parents[1]
@@ -165,6 +165,8 @@ def further_lines() -> list[str]:
             body, runs = ablation_lines(result), [result]
         elif path == quantizers.RESULT:
             body, runs = quantizers.show(result), result["networks"]
+        elif path == networks.RESULT:
+            body, runs = networks.show(result), result["networks"]
         else:
             continue
         where = dict.fromkeys(measured_where(each, path.stem) for each in runs)

@@ -80,7 +80,7 @@ def main() -> None:
 @click.option("--calib-method", type=click.Choice(["best", "max", "percentile", "entropy"]), default="best",
               show_default=True, help="int8: method of its ranges; best compares all on held-out frames.")  # fmt: skip
 @click.option("--max-miou-drop", type=Real(0, 100),
-              help="int8: lose no more points, keeping the fewest convolutions in higher precision.")  # fmt: skip
+              help="int8: lose no more points, keeping the fewest layers in higher precision.")  # fmt: skip
 @click.option("--min-agreement", type=Real(0, 100), help="Smallest share of equal pixels, in %.")
 @click.option("--bundle", is_flag=True, help="Make a folder to copy to the device, which builds the engine there.")
 @click.option("--workspace-mib", type=Whole(1), help="TensorRT: memory for tactics.")

@@ -71,7 +71,7 @@ class Manifest:
     parity: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """What was measured against PyTorch at export: frames, agreement, difference in mIoU when labels were given."""
     calibration: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    """INT8: method, number of frames, SHA-256 over them, and the convolutions kept in a higher precision."""
+    """INT8: method, number of frames, SHA-256 over them, and the layers kept in a higher precision."""
     engine: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """TensorRT engines: GPU, compute capability, TensorRT version, SHA-256 of the engine and of its ONNX file."""
     build_check: Mapping[str, Any] = dataclasses.field(default_factory=dict)
