@@ -285,7 +285,7 @@ def peak(folder: Path, settings: tuple[str, ...], stage: str) -> dict[str, float
     from clst_train.engine.preflight import memory_plans
     from clst_train.engine.run import loaded
     from clst_train.stages.adaptation import both_batches
-    from clst_train.stages.source import _batch, partial_losses
+    from clst_train.stages.source import labelled_crops, partial_losses
 
     run = prepare(folder, settings)
     held = (resident_bytes() or 0) / 2**20
@@ -293,7 +293,7 @@ def peak(folder: Path, settings: tuple[str, ...], stage: str) -> dict[str, float
         torch.cuda.reset_peak_memory_stats()
     if stage == "source":
         descent = _descent(run, [run.segmenter])
-        for iteration, batch in loaded(run, _batch, 0, 4):
+        for iteration, batch in loaded(run, labelled_crops, 0, 4):
             for loss in partial_losses(run, batch):
                 descent.backward(loss)
             descent.step(iteration)

@@ -90,6 +90,18 @@ class Folded(nn.Module):
         return F.pixel_shuffle(self.last(self.features(images)), 2)
 
 
+class DropoutUNet(UNet):
+    """Draws random numbers in training, and has parts that the logits do not depend on, or that are frozen."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__(classes)
+        self.unused = nn.Linear(3, 2)
+        self.down1[0].weight.requires_grad_(False)  # type: ignore[union-attr]
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return super().forward(F.dropout(images, 0.2, self.training))
+
+
 class WithoutBatchNorm(Plain):
     """Nothing whose statistics could be estimated."""
 

@@ -340,6 +340,8 @@ class RunConfig:
     CPU always does."""
     compile: bool = False
     """Compile the network's passes with `torch.compile`; needs a C++ compiler, and minutes at the start."""
+    check_export: bool = True
+    """Try at the start whether clst-export could write a network that is not built in, and refuse it where not."""
     threads: int = 0
     """CPU threads; 0 = PyTorch's choice."""
     loaders: int = 1

@@ -51,6 +51,7 @@ from clst_train.models.pretrained import load_pretrained
 from clst_train.models.segmenter import Segmenter
 from clst_train.stages.adaptation import adapt
 from clst_train.stages.source import train_source
+from clst_train.stages.trial import try_network
 
 
 def start_run(
@@ -86,6 +87,7 @@ def _begin_run(recipe: str, out: Path | None, init: Path | None, options: Mappin
         open_distiller(config.adaptation.distil_from, setup.classes, config.model)
         _check_batches_of_one(setup)
         _check_split(setup)
+        try_network(setup, trains_source=started is None, exports=True)
         run_preflight(setup, trains_source=started is None)
         if started is not None and started.path is None and ranks().first:
             report_on_source(started, setup.source, setup.device)
@@ -108,6 +110,7 @@ def finish_run(folder: RunFolder, config: Config, point: Checkpoint | None) -> R
         _check_split(setup)
         stage = SOURCE if started is None else ADAPTED
         done = point.iteration if point is not None and point.stage == stage else 0  # a new stage has no point yet
+        try_network(setup, trains_source=started is None, exports=False)
         run_preflight(setup, trains_source=started is None, done=done)
     with _with_resume_hint(folder):
         return _train(folder, setup, point)
@@ -163,7 +166,8 @@ def _train(folder: RunFolder, setup: Setup, point: Checkpoint | None) -> RunFold
         with together():
             synchronise_norms(run.segmenter)
     if not folder.source.is_file():
-        train_source(run, point if point is not None and point.stage == SOURCE else None)
+        with torch.random.fork_rng(devices=[]):  # the projection head's first weights follow from the run's seed alone
+            train_source(run, point if point is not None and point.stage == SOURCE else None)
     with together():
         run.segmenter.load_state_dict(load_checkpoint(folder.source).segmenter_state)
     if run.target is not None and not folder.adapted.is_file():

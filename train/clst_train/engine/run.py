@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -148,6 +149,12 @@ def loaded(run: Run, make: Callable[[Run, int], Batch], first: int, iterations: 
         return pinned(batch) if on_cuda else batch
 
     return alike(prefetched(prepare, first, iterations, loaders=run.config.run.loaders))
+
+
+def seed_step(run: Run, stage: str, iteration: int) -> None:
+    """Make what a network draws by itself (dropout) a function of the iteration, as batches are; of each rank's own."""
+    entropy = [run.config.run.seed, list(SECTIONS).index(stage), iteration, run.ranks.rank]
+    torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1)[0]))
 
 
 def files_of(run: Run, make: Callable[[Run, int], object], iteration: int) -> list[str]:

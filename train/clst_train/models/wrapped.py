@@ -6,8 +6,7 @@ of the features, h,w their rows and columns.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -15,13 +14,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clst_runtime.errors import ConfigError
+from clst_train.models.failures import FAILURES, failing_layer, reason
 from clst_train.models.segmenter import Segmenter, TrainingOutputs
 
 FINEST_STRIDE = 4
 """Features of a finer stride are averaged to this one: pseudo-labels and prototypes need no more, and take 16 times
 the memory at full size."""
-FAILURES = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, AssertionError)
-"""What a network raises that cannot take an image."""
 MULTIPLES = (1, 2, 4, 8, 16, 32, 64)
 """What the rows and columns of an input may have to be multiples of."""
 
@@ -141,20 +139,19 @@ class WrappedNetwork(Segmenter):
             self.train(was_training)
 
     def _outputs_at(self, size_hw: tuple[int, int]) -> TrainingOutputs:
-        with torch.no_grad(), failing_layer(self.network) as layers:
+        with torch.no_grad(), failing_layer(self.network) as work:
             try:
                 return self.training_outputs(self._empty(size_hw))
             except FAILURES as error:
-                failure, layer = error, layers[-1] if layers else ""
-        where = f", in its layer {layer!r}" if layer else ""
+                failure, where = error, work.place(error)
         hint = ""
         is_taken = self._logits_hw(size_hw) is not None  # then it is not the size that it fails by
         larger = [multiple for multiple in MULTIPLES if not is_taken and any(size % multiple for size in size_hw)]
         if multiple := next((each for each in larger if self._logits_hw(_odd_multiples(size_hw, each))), None):
             rows, columns = (multiple * max(1, round(size / multiple)) for size in size_hw)
             hint = f"; it needs rows and columns in multiples of {multiple}: give --size {_by((rows, columns))}"
-        line = next(iter(str(failure).strip().splitlines()), type(failure).__name__)[:160]
-        raise ConfigError(f"{self.name} cannot take an image of {_by(size_hw)}{where}: {line}{hint}") from failure
+        why = reason(failure)
+        raise ConfigError(f"{self.name} cannot take an image of {_by(size_hw)}{where}: {why}{hint}") from failure
 
     def _empty(self, size_hw: tuple[int, int]) -> Tensor:
         device = next((each.device for each in self.parameters()), torch.device("cpu"))
@@ -281,22 +278,3 @@ def check_module(network: nn.Module, name: str) -> None:
             f"{name}: {other!r} in its state_dict() is no tensor, and a checkpoint holds nothing else; leave "
             "get_extra_state() out, or return a tensor from it"
         )
-
-
-@contextmanager
-def failing_layer(network: nn.Module) -> Iterator[list[str]]:
-    """Inside, the list holds the paths of the modules at work; after an error, of those that did not finish."""
-    at_work: list[str] = []
-
-    def leaves(*_: object) -> None:
-        at_work.pop()
-
-    hooks = []
-    for path, module in network.named_modules():
-        hooks.append(module.register_forward_pre_hook(lambda *_, path=path: at_work.append(path)))
-        hooks.append(module.register_forward_hook(leaves))
-    try:
-        yield at_work
-    finally:
-        for hook in hooks:
-            hook.remove()

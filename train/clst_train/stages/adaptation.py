@@ -32,7 +32,7 @@ from clst_train.data.loading import (
 from clst_train.data.target import TargetImages
 from clst_train.engine.optimizer import Descent, adamw, set_rate
 from clst_train.engine.progress import with_progress
-from clst_train.engine.run import ADAPTED, Run, loaded, log_step, needed
+from clst_train.engine.run import ADAPTED, Run, loaded, log_step, needed, seed_step
 from clst_train.engine.schedule import ramp, steps_before_labels
 from clst_train.engine.stopping import Stopped, asked, finishing_steps
 from clst_train.inspection.diagnostics import START_IMAGES, CollapseWatch, Diagnostics
@@ -74,6 +74,7 @@ def adapt(run: Run, resume: Checkpoint | None) -> None:
     with finishing_steps(), on_first_core(run.device.type):
         for iteration, (source, unlabelled) in with_progress(run, ADAPTED, batches, settings.iterations):
             set_rate(descent.optimiser, settings.learning_rate, iteration, settings.iterations)
+            seed_step(run, ADAPTED, iteration)
             if iteration == begin:
                 _begin_labels(run, learner, anew=begin > 0)
             result = _step(learner, source, unlabelled, iteration, begin)
@@ -125,15 +126,7 @@ def _begun(run: Run, resume: Checkpoint | None) -> AdaptationState:
     if resume is None and settings.statistics_first:
         _estimate_target_statistics(run)
     learner = learner_of(run, target, resume)
-    modules = [run.segmenter, learner.projection]
-    parameters = [parameter for module in modules for parameter in module.parameters()]
-    rate, decay = settings.learning_rate, settings.weight_decay
-    optimiser = adamw(parameters, learning_rate=rate, weight_decay=decay, device=run.device)
-    state = AdaptationState(
-        learner=learner,
-        descent=Descent(optimiser, modules, run.device, scaled=run.scaled),
-        diagnostics=diagnostics_of(run, learner),
-    )
+    state = AdaptationState(learner=learner, descent=descent_of(run, learner), diagnostics=diagnostics_of(run, learner))
     if resume is not None:
         restore_state(run, state, resume)
     elif settings.teacher != "none":
@@ -144,6 +137,15 @@ def _begun(run: Run, resume: Checkpoint | None) -> AdaptationState:
     with together():
         run.logbook.forget_after(ADAPTED, resume.iteration if resume is not None else 0)
     return state
+
+
+def descent_of(run: Run, learner: Learner) -> Descent:
+    """The optimiser of network and projection head."""
+    settings, modules = run.config.adaptation, [run.segmenter, learner.projection]
+    parameters = [parameter for module in modules for parameter in module.parameters()]
+    rate, decay = settings.learning_rate, settings.weight_decay
+    optimiser = adamw(parameters, learning_rate=rate, weight_decay=decay, device=run.device)
+    return Descent(optimiser, modules, run.device, scaled=run.scaled)
 
 
 def takes_colours(run: Run) -> bool:

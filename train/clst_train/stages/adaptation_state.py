@@ -53,23 +53,29 @@ def diagnostics_of(run: Run, learner: Learner) -> Diagnostics:
 
 def learner_of(run: Run, target: TargetImages, resume: Checkpoint | None) -> Learner:
     """Everything that a step reads or changes; the ensemble as `resume` has it, or empty."""
-    settings, segmenter = with_ensemble_interval(run.config.adaptation, len(target)), run.segmenter
+    settings = with_ensemble_interval(run.config.adaptation, len(target))
+    layout = store_layout(run, settings, images=len(target), target=target_hash(target))
+    return new_learner(run, settings, _store(run, layout, resume))
+
+
+def store_layout(run: Run, settings: AdaptationConfig, *, images: int, target: str) -> StoreLayout:
+    """What the ensemble of so many images is kept in, by a prediction of the network."""
+    size_hw = run.config.model.input_hw
     with torch.no_grad():
-        probe = segmenter.eval()(torch.zeros(1, 3, *run.config.model.input_hw, device=run.device))
-    width = settings.projection_width
-    layout = choose_layout(
-        settings,
-        images=len(target),
-        classes=len(run.classes),
-        size_hw=segmenter.cells_hw(run.config.model.input_hw, (probe.shape[2], probe.shape[3])),
-        target=target_hash(target),
-    )
+        probe = run.segmenter.eval()(torch.zeros(1, 3, *size_hw, device=run.device))
+    cells_hw = run.segmenter.cells_hw(size_hw, (probe.shape[2], probe.shape[3]))
+    return choose_layout(settings, images=images, classes=len(run.classes), size_hw=cells_hw, target=target)
+
+
+def new_learner(run: Run, settings: AdaptationConfig, store: EnsembleStore) -> Learner:
+    """A learner whose first step is still to come, with its ensemble in `store`."""
+    segmenter, width = run.segmenter, settings.projection_width
     projection = ProjectionHead(segmenter.feature_channels, width, width).to(run.device)
     return Learner(
         segmenter=segmenter,
         projection=projection,
         prototypes=Prototypes(len(run.classes), width, settings.prototype_momentum, run.device),
-        ensemble=TemporalEnsemble(_store(run, layout, resume), settings.ensemble_momentum),
+        ensemble=TemporalEnsemble(store, settings.ensemble_momentum),
         settings=settings,
         device=run.device,
         autocast=run.autocast,

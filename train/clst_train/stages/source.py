@@ -20,7 +20,7 @@ from clst_train.compute.ranks import Ranks
 from clst_train.data.loading import SourceBatch, source_batch
 from clst_train.engine.optimizer import Descent, adamw, set_rate
 from clst_train.engine.progress import with_progress
-from clst_train.engine.run import SOURCE, Run, loaded, log_step
+from clst_train.engine.run import SOURCE, Run, loaded, log_step, seed_step
 from clst_train.engine.stopping import Stopped, asked, finishing_steps
 from clst_train.method.losses.segmentation import segmentation_loss
 from clst_train.models.checkpoint import Checkpoint, save_checkpoint
@@ -30,14 +30,8 @@ from clst_train.models.deployable import normalise_in_training
 def train_source(run: Run, resume: Checkpoint | None) -> None:
     """Supervised training on the old camera; ends with `checkpoints/source.pt`."""
     settings, segmenter = run.config.source, run.segmenter
-    optimiser = adamw(
-        segmenter.parameters(),
-        learning_rate=settings.learning_rate,
-        weight_decay=settings.weight_decay,
-        device=run.device,
-    )
-    descent = Descent(optimiser, [segmenter], run.device, scaled=run.scaled)
-    first = 0
+    descent = descent_of(run)
+    optimiser, first = descent.optimiser, 0
     if resume is not None and resume.training_state is not None:
         first = resume.iteration
         segmenter.load_state_dict(resume.segmenter_state)
@@ -47,17 +41,18 @@ def train_source(run: Run, resume: Checkpoint | None) -> None:
         run.logbook.forget_after(SOURCE, first)
     segmenter.train()
     passes = forward_pass_of(segmenter, None, auxiliary_weight=settings.auxiliary_weight)
-    batches = loaded(run, _batch, first, settings.iterations)
+    batches = loaded(run, labelled_crops, first, settings.iterations)
     with finishing_steps(), on_first_core(run.device.type):
         for iteration, batch in with_progress(run, SOURCE, batches, settings.iterations):
             set_rate(optimiser, settings.learning_rate, iteration, settings.iterations)
+            seed_step(run, SOURCE, iteration)
             for loss in partial_losses(run, batch, passes):
                 descent.backward(loss)
             values = {"loss": descent.step(iteration)}
             done, stops = iteration + 1, on_any_rank(asked())
             log_step(
-                run, SOURCE, done, values, iterations=settings.iterations, batches=None, descent=descent, make=_batch,
-                stops=stops,
+                run, SOURCE, done, values, iterations=settings.iterations, batches=None, descent=descent,
+                make=labelled_crops, stops=stops,
             )  # fmt: skip
             if stops or done % run.config.run.checkpoint_every == 0 or done == settings.iterations:
                 state = {"optimiser": optimiser.state_dict(), "descent": descent.state_dict()}
@@ -71,7 +66,16 @@ def train_source(run: Run, resume: Checkpoint | None) -> None:
             save_checkpoint(run.folder.source, run.checkpoint(SOURCE, settings.iterations))
 
 
-def _batch(run: Run, iteration: int) -> SourceBatch:
+def descent_of(run: Run) -> Descent:
+    """The optimiser of the network."""
+    settings, segmenter = run.config.source, run.segmenter
+    rate, decay = settings.learning_rate, settings.weight_decay
+    optimiser = adamw(segmenter.parameters(), learning_rate=rate, weight_decay=decay, device=run.device)
+    return Descent(optimiser, [segmenter], run.device, scaled=run.scaled)
+
+
+def labelled_crops(run: Run, iteration: int) -> SourceBatch:
+    """The crops of one iteration; this rank's part of them."""
     settings = run.config.source
     places = _places(settings.batch, settings.accumulate, run.ranks)
     return source_batch(run.source, run.config, settings.batch, 0, iteration, run.rare, places=places.tolist())
