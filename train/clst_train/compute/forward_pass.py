@@ -6,6 +6,7 @@ Legend: N images, H rows, W columns; P projection channels, h,w at output stride
 from __future__ import annotations
 
 import inspect
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -18,13 +19,17 @@ from clst_train.models.wrapped import WrappedNetwork
 class ForwardPass(nn.Module):
     """Segmenter and projection head in one pass; several of them may come before one backward pass."""
 
-    def __init__(self, segmenter: Segmenter, projection: nn.Module | None = None) -> None:
+    def __init__(
+        self, segmenter: Segmenter, projection: nn.Module | None = None, *, keeps_auxiliary: bool = True
+    ) -> None:
         super().__init__()
-        self.segmenter, self.projection = segmenter, projection
+        self.segmenter, self.projection, self.keeps_auxiliary = segmenter, projection, keeps_auxiliary
 
     def forward(self, images: Tensor) -> tuple[TrainingOutputs, Tensor | None]:
         """Images N,3,H,W to the training outputs and the projections N,P,h,w; None without a projection head."""
         outputs = self.segmenter.training_outputs(images)
+        if not self.keeps_auxiliary:
+            outputs = replace(outputs, auxiliary=None)
         return outputs, None if self.projection is None else self.projection(outputs.features)
 
 
@@ -34,9 +39,9 @@ def forward_pass_of(segmenter: Segmenter, projection: nn.Module | None, *, auxil
     Every parameter needs a gradient in each step there, or the ranks wait for one another: an auxiliary head whose
     loss does not count is left out.
     """
-    passes = ForwardPass(segmenter, projection)
     if not is_split():
-        return passes
+        return ForwardPass(segmenter, projection)
+    passes = ForwardPass(segmenter, projection, keeps_auxiliary=auxiliary_weight > 0)
     head = getattr(segmenter, "auxiliary_head", None)
     if head is not None:
         head.requires_grad_(auxiliary_weight > 0)

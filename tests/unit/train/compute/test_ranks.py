@@ -237,6 +237,13 @@ def test_parts_of_an_accumulated_batch_hold_the_same_images_as_in_one_process():
     assert _places(8, 2, Ranks()).tolist() == list(range(8))
 
 
+def test_a_network_of_one_s_own_is_trained_by_two_processes(cameras, start, tmp_path):
+    """Its auxiliary head counts in source training alone, so no gradient reaches it in the adaptation."""
+    arguments = (*SMALL, *places(cameras), "--out", tmp_path / "run", "--network", "tests.support.foreign:TwoHeads")
+    codes, _, errors = start((*arguments, "--set", "run.check_export=false"), count=2, plain=True)
+    assert codes == [0, 0], errors
+
+
 def test_the_parts_of_all_ranks_are_the_whole_batch(cameras):
     """Pictures, crops and mixing masks; five images of a batch of eight: source crops stay with their targets."""
     from types import SimpleNamespace
