@@ -4,8 +4,8 @@
 
 A NETWORK is named as for `clst-train --network`: `benchmarks.export.families:unet`, `hf:nvidia/segformer-b0`, … Each is
 trained for some steps on synthetic scenes, so that its class maps say something, and then exported by clst-export's own
-conversion with its own bounds. Whether TensorRT for RTX builds a file is part of the gate. The CPU's time of INT8 is
-measured beside float32's, interleaved in one process with one thread, as a ratio.
+conversion with its own bounds. Whether TensorRT for RTX builds a file is part of the gate. INT8's processor time is
+measured beside float32's, interleaved in one process with one thread, as a ratio; other programs do not count in it.
 The result goes to benchmarks/results/networks_export.json; networks that are there already are replaced by name.
 """
 
@@ -137,7 +137,8 @@ def measure(network: str, work: Path, options: dict[str, Any]) -> dict[str, Any]
     timed = [flavour for flavour in ("fp32", "int8-cpu") if files[flavour].is_file()]
     if len(timed) == 2:
         pair = [files[flavour] for flavour in timed]
-        samples = latencies(pair, ready.inputs.frames, rounds=options["rounds"], threads=1)
+        rounds, clock = options["rounds"], time.process_time_ns
+        samples = latencies(pair, ready.inputs.frames, rounds=rounds, threads=1, clock=clock)
         medians = [statistics.median(each) for each in samples]
         found |= {"fp32_ms": round(medians[0] / 1e6, 2), "int8_cpu_speed": round(medians[0] / medians[1], 2)}
     return found
@@ -151,7 +152,7 @@ def show(result: dict[str, Any]) -> list[str]:
     rows, columns = first["input_hw"]
     return [
         f"Networks of other making at {rows}x{columns}, trained for {first['steps']} steps on synthetic scenes, by the "
-        "exporter's own gates. INT8 for the CPU is timed with one thread beside fp32 in one process.",
+        "exporter's own gates. INT8 for the CPU is timed beside fp32 in one process: processor time of one thread.",
         "",
         *markdown(headers, (cells(one, each) for one in result["networks"] for each in one["flavours"])),
     ]
