@@ -6,7 +6,7 @@ Each row is EfficientNet-Lite0 with its ImageNet weights and another decoder. Th
 CamVid's drive 0016E5; it is scored on the drive 0006R0. Both are of the train split: neither the pairs' test images nor
 their new camera are seen. All rows have the same batches. A row that is in FOLDER is not trained again. Then all
 networks are traced at 256x512, INT8 for the CPU and for TensorRT is written, and latency is taken in interleaved
-rounds, on one thread. Where TensorRT for RTX is installed, its builder gets the float32 and the INT8 file.
+rounds, on one thread. Where TensorRT for RTX is installed, its builder gets the built-in networks.
 The result goes to benchmarks/results/decoders.json.
 """
 
@@ -31,6 +31,7 @@ from benchmarks.adaptation.pairs import drives_of
 from benchmarks.performance.rounds import interleaved, ratio
 from benchmarks.record import RESULTS, markdown, provenance, write_result
 
+RESULT = RESULTS / "decoders.json"
 NETWORK, BASE = "efficientnet_lite0", "ddrnet23_slim"
 TRAINED_ON, SCORED_ON = ("0016E5",), ("0006R0",)
 LATENCY_HW = (256, 512)
@@ -52,6 +53,8 @@ class Row:
     """Whether the mean of the coarsest map is added."""
     full: tuple[int, ...] = (8,)
     """Strides at which the 3×3 is a full convolution; elsewhere it is a depthwise one and a 1×1."""
+    pretrained: str = "auto"
+    """What the encoder starts from, as `model.pretrained`."""
 
 
 ROWS = {
@@ -60,10 +63,11 @@ ROWS = {
     "128 channels": Row(width=128),
     "without mean": Row(mean=False),
     "depthwise 3x3 alone": Row(full=()),
-    "full 3x3 alone": Row(full=(16, 8)),
     "stride 4": Row(stride=4, full=()),
-    "stride 4, full 3x3 at 8": Row(stride=4, full=(8,)),
+    "random weights": Row(pretrained="none"),
 }
+BUILT_IN = (BASE, "efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
+"""Networks whose latency is taken beside the rows', with random weights."""
 
 
 def normed(convolution: nn.Conv2d) -> list[nn.Module]:
@@ -106,25 +110,23 @@ class RowDecoder(nn.Module):
         return torch.as_tensor(out)
 
 
-def network_of(row: Row | None, class_count: int, *, pretrained: str = "auto") -> Any:
-    """The row's network with the ImageNet weights, or the base."""
+def network_of(row: Row, class_count: int) -> Any:
+    """The row's network with the ImageNet weights."""
     from clst_train.config import ModelConfig
     from clst_train.models.networks import build_segmenter
     from clst_train.models.pretrained import load_pretrained
     from clst_train.models.segmenter import initialise
 
-    segmenter: Any = build_segmenter(BASE if row is None else NETWORK, class_count)
-    if row is None:
-        return segmenter
+    segmenter: Any = build_segmenter(NETWORK, class_count)
     segmenter.decoder = RowDecoder(segmenter.encoder.channels, row)
     segmenter.classifier = nn.Conv2d(row.width, class_count, 1)
     segmenter.feature_channels, segmenter.output_stride = row.width, row.stride
     initialise(segmenter)
-    load_pretrained(segmenter, ModelConfig(network=NETWORK, pretrained=pretrained))
+    load_pretrained(segmenter, ModelConfig(network=NETWORK, pretrained=row.pretrained))
     return segmenter
 
 
-def trained(work: Path, name: str, row: Row | None, settings: tuple[str, ...], *, pretrained: str = "auto") -> Any:
+def trained(work: Path, name: str, row: Row, settings: tuple[str, ...]) -> Any:
     """Train a row as clst-train trains a source network, or take what an earlier call left; score it."""
     import dataclasses
 
@@ -140,7 +142,7 @@ def trained(work: Path, name: str, row: Row | None, settings: tuple[str, ...], *
     config = configure("new_camera", {**options, "val_split": "train"})
     run = _run_of(folder, _open_setup(config, None), begins=False)
     torch.manual_seed(config.run.seed)
-    segmenter = network_of(row, len(run.classes), pretrained=pretrained)
+    segmenter = network_of(row, len(run.classes))
     figures = folder.path / "figures.json"
     if figures.is_file():
         segmenter.load_state_dict(load_checkpoint(folder.source).segmenter_state)
@@ -256,6 +258,8 @@ def agreement(sessions: dict[tuple[str, str], Any], name: str, frames: Sequence[
 @click.option("--seed", default=1, show_default=True)
 def main(names: tuple[str, ...], data: Path, work: Path, steps: int, rounds: int, seed: int) -> None:
     """Train, export and time the rows."""
+    from clst_train.models.networks import build_segmenter
+
     torch.set_num_threads(1)
     drives_of(data, work / "trained_on", TRAINED_ON, ("train",))
     drives_of(data, work / "scored_on", SCORED_ON, ("train",))
@@ -274,37 +278,46 @@ def main(names: tuple[str, ...], data: Path, work: Path, steps: int, rounds: int
         click.echo(f"{name}: {figures['miou']:.2f}", err=True)
     frames = frames_of(work)
     result = {name: figures for name, (_, figures) in found.items()}
-    networks = {BASE: network_of(None, 11).eval(), **{name: segmenter for name, (segmenter, _) in found.items()}}
+    networks = {name: build_segmenter(name, 11).eval() for name in BUILT_IN}
+    networks |= {name: segmenter for name, (segmenter, _) in found.items()}
     sessions: dict[tuple[str, str], Any] = {}
     for name, segmenter in networks.items():
         graphs = graphs_of(segmenter, frames)
         sessions |= {(name, kind): session_of(graphs[kind]) for kind in ("fp32", "int8-cpu")}
-        built = {kind: layers_built(graphs[kind], work / "model.onnx") for kind in ("fp32", "int8")}
         entry = result.setdefault(name, {})
-        entry |= {"nodes": len(graphs["fp32"].graph.node), "tensorrt_rtx_layers": built}
+        entry["nodes"] = len(graphs["fp32"].graph.node)
+        if name in BUILT_IN:
+            kinds = ("fp32", "int8")
+            entry["tensorrt_rtx_layers"] = {kind: layers_built(graphs[kind], work / "model.onnx") for kind in kinds}
+        click.echo(f"{name} is traced", err=True)
     for (name, kind), figures in latencies(sessions, frames[0], rounds).items():
         result[name].setdefault("latency", {})[kind] = figures
     for name in wanted:
         result[name]["int8_cpu_agreement"] = agreement(sessions, name, frames)
     out = {**provenance(), "settings": list(settings), "trained_on": TRAINED_ON, "scored_on": SCORED_ON,
            "latency_hw": LATENCY_HW, "latency_threads": 1, "rounds": rounds, "rows": result}  # fmt: skip
-    write_result(RESULTS / "decoders.json", out)
-    click.echo("\n".join(table(result)))
+    write_result(RESULT, out)
+    click.echo("\n".join(show(out)))
 
 
-def table(result: dict[str, Any]) -> list[str]:
-    """The rows for people."""
-    headers = ("decoder", "its parameters", "mIoU", "fp32", "INT8", "pixels alike")
-    lines = []
-    for name, entry in result.items():
-        times = [f"{entry['latency'][kind]['ratio']:.2f}" for kind in ("fp32", "int8-cpu")]
-        trained_figures = (
-            (f"{entry['decoder_parameters']:,}", f"{entry['miou']:.2f}", *times,
-             f"{100 * entry['int8_cpu_agreement']:.2f} %")
-            if "miou" in entry else ("", "", *times, "")
-        )  # fmt: skip
-        lines.append((name, *trained_figures))
-    return markdown(headers, lines)
+def show(result: dict[str, Any]) -> list[str]:
+    """The rows as tables."""
+    rows: dict[str, dict[str, Any]] = result["rows"]
+
+    def ratios(entry: dict[str, Any]) -> list[str]:
+        return [f"{entry['latency'][kind]['ratio']:.2f}" for kind in ("fp32", "int8-cpu")]
+
+    return [
+        *markdown(("network", "fp32", "INT8"), ((f"`{name}`", *ratios(rows[name])) for name in BUILT_IN)),
+        *markdown(
+            ("decoder", "its parameters", "mIoU", "fp32", "INT8", "pixels alike"),
+            (
+                (name, f"{entry['decoder_parameters']:,}", f"{entry['miou']:.1f}", *ratios(entry),
+                 f"{100 * entry['int8_cpu_agreement']:.1f} %")
+                for name, entry in rows.items() if "miou" in entry
+            ),
+        ),
+    ]  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Write the tables of measured numbers from the committed result files into README.md and docs/measurements.md.
+"""Write the tables of measured numbers from the committed result files into README.md and the documents.
 
 python -m benchmarks.report.readme_table
 
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.export import networks, precision, quantizers
+from benchmarks.performance import decoders
 from benchmarks.record import RESULTS, markdown
 
 ROOT = RESULTS.parents[1]
@@ -174,6 +175,12 @@ def further_lines() -> list[str]:
     return lines[:-1]
 
 
+def decoder_lines() -> list[str]:
+    """Latency of the built-in networks, and the decoders that were compared."""
+    result = json.loads(decoders.RESULT.read_text())
+    return [*decoders.show(result), measured_where(result, decoders.RESULT.stem)]
+
+
 def blocks() -> dict[Path, list[str]]:
     """What stands between the two marks in each file."""
     results = [(path.stem, json.loads(path.read_text())) for path in sorted(RESULTS.glob("*.json"))]
@@ -181,6 +188,7 @@ def blocks() -> dict[Path, list[str]]:
     return {
         ROOT / "README.md": readme_lines(pairs),
         ROOT / "docs" / "measurements.md": [*pair_lines(pairs), *further_lines()],
+        ROOT / "docs" / "networks.md": decoder_lines(),
     }
 
 
@@ -191,7 +199,7 @@ def replaced(text: str, lines: list[str]) -> str:
 
 
 def main() -> None:
-    """Write both files."""
+    """Write the files."""
     for path, lines in blocks().items():
         path.write_text(replaced(path.read_text(), lines))
 

@@ -127,13 +127,9 @@ class Decoder(nn.Module):
 
     def __init__(self, channels: Sequence[int]) -> None:
         super().__init__()
-        _, fine, middle, coarse = channels
-        self.fine, self.middle = (
-            _normed(nn.Conv2d(fine, DECODER, 1, bias=False)),
-            _normed(nn.Conv2d(middle, DECODER, 1, bias=False)),
+        self.fine, self.middle, self.coarse = (
+            _normed(nn.Conv2d(count, DECODER, 1, bias=False)) for count in channels[1:]
         )
-        self.coarse = _normed(nn.Conv2d(coarse, DECODER, 1, bias=False))
-        self.mean = nn.Conv2d(coarse, DECODER, 1)  # without BatchNorm: a batch of one has one value a channel
         self.joined = nn.Sequential(
             nn.Conv2d(DECODER, DECODER, 3, padding=1, groups=DECODER, bias=False),
             *_normed(nn.Conv2d(DECODER, DECODER, 1, bias=False), nn.ReLU()),
@@ -143,8 +139,7 @@ class Decoder(nn.Module):
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """Maps at stride 4, 8, 16 and 32 to features N,D,H/8,W/8."""
         _, fine, middle, coarse = maps
-        context = self.coarse(coarse) + self.mean(coarse.mean(dim=(2, 3), keepdim=True))
-        joined = self.joined(F.relu(self.middle(middle) + resize_like(F.relu(context), middle)))
+        joined = self.joined(F.relu(self.middle(middle) + resize_like(F.relu(self.coarse(coarse)), middle)))
         return self.last(F.relu(self.fine(fine) + resize_like(joined, fine)))  # type: ignore[no-any-return]
 
 
