@@ -10,7 +10,7 @@ from torch import nn
 
 from clst_runtime.errors import ConfigError
 from clst_train.config import ModelConfig
-from clst_train.models.adapters import factory, huggingface
+from clst_train.models.adapters import factory, huggingface, smp, timm_encoders, torchvision_models
 from clst_train.models.ddrnet import DDRNetSlim
 from clst_train.models.deeplab import DeepLabV2
 from clst_train.models.efficientnet_lite import SCALES, EfficientNetLiteSegmenter
@@ -79,5 +79,11 @@ def _of_others(
     match name.library:
         case "hf":
             return huggingface.build(name, class_count, architecture)
+        case "smp":
+            return smp.build(name, class_count), architecture
+        case "torchvision":
+            return torchvision_models.build(name, class_count), architecture
+        case "timm":
+            return timm_encoders.build(name, class_count), architecture
         case _:
             return factory.build(name, class_count), architecture

@@ -12,8 +12,8 @@ from clst_runtime.system.files.hashing import file_sha256
 from clst_runtime.system.files.paths import check_file
 from clst_runtime.system.optional import extra
 from clst_train.config import ModelConfig
-from clst_train.models.adapters import huggingface
-from clst_train.models.adapters.library import Normalisation
+from clst_train.models.adapters import huggingface, smp, timm_encoders, torchvision_models
+from clst_train.models.adapters.library import LibraryWeights, Normalisation
 from clst_train.models.deployable import MEAN, STD
 from clst_train.models.efficientnet_lite import EfficientNetLiteSegmenter
 from clst_train.models.segmenter import Segmenter
@@ -96,14 +96,44 @@ def load_pretrained(segmenter: Segmenter, model: ModelConfig, classes: Sequence[
 def _load_from_library(
     segmenter: Segmenter, model: ModelConfig, name: NetworkName, classes: Sequence[str]
 ) -> tuple[ModelConfig, str]:
-    found = huggingface.read(name)
+    found = _read(name)
+    if found is None and model.pretrained_sha256:
+        raise ConfigError(f"model.pretrained_sha256 is of no file: {name.text} names no weights")
+    if found is None:
+        return model, f"note: {name.text} starts from random weights: it names none ({_NAMING[name.library]})"
     own = "" if found.file is None else file_sha256(found.file)
     if model.pretrained_sha256 not in ("", own):
         what = f"{found.file} has SHA-256 {own[:12]}…" if own else f"{name.text} has no single file"
         raise ModelFileError(f"{what}, expected {model.pretrained_sha256[:12]}…: damaged, or other weights")
     weights, classifier = _for_classes(found.weights, segmenter, classes)
-    lines = (fit_weights(segmenter, weights).line(), classifier, _normalisation_note(found.normalisation))
+    lines = (
+        fit_weights(segmenter, weights, least_share=ENCODER_SHARE).line(),
+        classifier,
+        _normalisation_note(found.normalisation),
+    )
     return dataclasses.replace(model, pretrained_sha256=own), "\n".join(line for line in lines if line)
+
+
+ENCODER_SHARE = 0.1
+"""Of a network's tensors, the share that an encoder has at least; a large decoder's are many."""
+_NAMING = {
+    "smp": "e.g. ?weights=imagenet",
+    "torchvision": "e.g. ?weights=DEFAULT or ?weights_backbone=DEFAULT",
+    "timm": "?pretrained=true",
+}
+
+
+def _read(name: NetworkName) -> LibraryWeights | None:
+    """The weights that a name of another library's network brings; None where it names none."""
+    match name.library:
+        case "hf":
+            return huggingface.read(name)
+        case "smp":
+            return smp.read(name)
+        case "torchvision":
+            return torchvision_models.read(name)
+        case _:
+            return timm_encoders.read(name)
 
 
 def _for_classes(weights: Weights, segmenter: Segmenter, classes: Sequence[str]) -> tuple[Weights, str]:

@@ -172,6 +172,7 @@ class WrappedNetwork(Segmenter):
         Raises:
             ConfigError: no other size than the input's can be, or the logits' size does not follow the image's.
         """
+        unlike = None
         for multiple in MULTIPLES:
             size_hw = _odd_multiples(input_hw, multiple)
             found = self._logits_hw(size_hw)
@@ -179,11 +180,14 @@ class WrappedNetwork(Segmenter):
                 continue
             expected = [cells * size / whole for cells, size, whole in zip(logits_hw, size_hw, input_hw, strict=True)]
             if any(abs(cells - wanted) > 2 for cells, wanted in zip(found, expected, strict=True)):
-                raise ConfigError(
+                unlike = unlike or (
                     f"{self.name} returns logits of {_by(found)} for an image of {_by(size_hw)}, and of "
                     f"{_by(logits_hw)} for {_by(input_hw)}: their size has to follow the image's"
                 )
+                continue
             return multiple
+        if unlike is not None:
+            raise ConfigError(unlike)
         raise ConfigError(
             f"{self.name} takes images of {_by(input_hw)} alone; training shows it crops and enlarged images, so let "
             "its sizes follow from the image's"

@@ -159,6 +159,11 @@ def test_a_size_that_fails_names_the_multiple_that_works():
         measured("unet", size_hw=(66, 96))
 
 
+def test_logits_that_are_larger_at_odd_sizes_alone_need_multiples():
+    """33 rows are 9 cells of 4 pixels, which are 36 rows again."""
+    assert measured("Enlarged").size_multiple == 4
+
+
 def test_a_failure_names_its_layer():
     with pytest.raises(ConfigError, match=r"in its layer 'body.1': .*channels"):
         body = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(5, 3, 1))

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import inspect
+import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
-from clst_runtime.errors import ClstError, ConfigError, MissingDependency, ModelFileError
+from clst_runtime.errors import ClstError, ConfigError, MissingDependency, ModelFileError, did_you_mean
 from clst_runtime.system.machine import package_version
 from clst_runtime.system.optional import require
 from clst_train.models.adapters.factory import first_line
@@ -17,6 +19,10 @@ from clst_train.models.weight_files import Weights
 
 Normalisation = tuple[tuple[float, float, float], tuple[float, float, float]]
 """Mean and standard deviation of the three channels, on the 0–255 scale."""
+OFFLINE = "HF_HUB_OFFLINE"
+"""Environment variable of Hugging Face's hub, where timm and segmentation_models_pytorch have their weights: nothing is
+downloaded unless it is 0. Without a network they would go on trying for minutes."""
+ALLOW_DOWNLOAD = f"set {OFFLINE}=0 once to let the library download them, or give --pretrained none or a file"
 Returned = TypeVar("Returned")
 
 
@@ -38,6 +44,7 @@ def import_library(module: str) -> ModuleType:
     Raises:
         MissingDependency: it is not installed, or does not fit the PyTorch that is.
     """
+    os.environ.setdefault(OFFLINE, "1")
     try:
         return require(module)
     except MissingDependency:
@@ -69,30 +76,41 @@ def called(name: NetworkName, what: str, call: Callable[[], Returned]) -> Return
 
 
 def fetched(name: NetworkName, call: Callable[[], Returned], *, instead: str) -> Returned:
-    """What the library's call returns, which may download weights that the user named.
+    """What the library's call returns, which reads the weights that the name brings.
 
     Raises:
-        ModelFileError: it raised anything; the message has its first line, and what to do instead.
+        ModelFileError: they are not there; the message says what to do instead.
+        ConfigError: it raised anything else; the message has its first line.
     """
     try:
         return call()
     except ClstError:
         raise
-    except Exception as error:
+    except OSError as error:
         raise ModelFileError(
-            f"the weights of {name.text} cannot be read or fetched ({first_line(error)}); {instead}"
+            f"the weights of {name.text} are not on this machine, or damaged ({type(error).__name__}); {instead}"
         ) from error
+    except Exception as error:
+        raise ConfigError(f"the weights of {name.text} cannot be read: {first_line(error)}") from error
 
 
-def refuse_options(name: NetworkName, refused: Mapping[str, str]) -> None:
-    """Raises:
-    ConfigError: the name has an option that is not the user's to choose; `refused` has the reasons.
+def check_options(name: NetworkName, call: Callable[..., Any], refused: Mapping[str, str], *own: str) -> None:
+    """Refuse arguments that the library would ignore, or that are not the user's to choose.
+
+    Args:
+        name: of the network, with the arguments.
+        call: what is called with them; arguments that it only takes as `**kwargs` are refused.
+        refused: arguments that it has, and why they are left out.
+        own: what the name can have besides.
+
+    Raises:
+        ConfigError: the name has another argument.
     """
-    for option, reason in refused.items():
-        if option in name.options:
-            raise ConfigError(f"{name.text}: leave out {option}; {reason}")
-
-
-def only_below(tensors: Mapping[str, Any], prefixes: Iterable[str]) -> dict[str, Any]:
-    """The tensors whose names begin with one of these."""
-    return {name: value for name, value in tensors.items() if name.startswith(tuple(prefixes))}
+    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    parameters = inspect.signature(call).parameters
+    known = [*own, *(each for each, value in parameters.items() if value.kind in kinds and each not in refused)]
+    for option in name.options:
+        if option in refused:
+            raise ConfigError(f"{name.text}: leave {option} out: {refused[option]}")
+        if option not in known:
+            raise ConfigError(f"{name.text}: it has no argument {option!r}; {did_you_mean(option, known)}")
