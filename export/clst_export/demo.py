@@ -43,6 +43,13 @@ _log = logging.getLogger(__name__)
 
 SIZE_HW = (160, 320)
 DRIVE_FRAMES = 60
+STATISTICS_IMAGES = 256
+COMPARED = """\
+The new camera sits higher, has a wider lens, flatter and bluer colours, more noise and blur, darker corners and haze,
+and sees a quarter of its scenes at night. Its {count} test images are other scenes than those of any training.
+  source only  trained on the old camera's labels
+  statistics   the same, its BatchNorm statistics estimated on unlabelled images of the new camera
+  adapted      the same, adapted to them by CLST; then as the exported ONNX file"""
 
 
 def run_demo(out: Path, *, scenes: int, settings: Sequence[str]) -> str:
@@ -92,7 +99,7 @@ def _compare(out: Path, folder: RunFolder, model: Path, data: LabelledDataset, i
         OrtBackend(model) as exported,
     ):
         before = evaluate(source, data)
-        statistics = evaluate(statistics_backend(folder, images, 256), data)
+        statistics = evaluate(statistics_backend(folder, images, STATISTICS_IMAGES), data)
         parity = compare(adapted, exported, data)
         rows = []
         for index in range(0, len(data), max(1, len(data) // 5)):
@@ -113,7 +120,8 @@ def _compare(out: Path, folder: RunFolder, model: Path, data: LabelledDataset, i
     ]
     lines.append(["mIoU", *(percent(result.miou) for result in results)])
     table = format_table(["IoU % on the new camera", "source only", "statistics", "adapted", "adapted, ONNX"], lines)
-    return f"{table}\n{percent(parity.agreement, 3)} % of pixels agree between PyTorch and ONNX Runtime"
+    agreement = f"{percent(parity.agreement, 3)} % of pixels agree between PyTorch and ONNX Runtime"
+    return f"{COMPARED.format(count=len(data))}\n\n{table}\n{agreement}"
 
 
 def _drive(out: Path, model: Path, images: TargetImages) -> str:

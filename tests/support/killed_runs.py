@@ -159,7 +159,7 @@ def main(source: str, target: str, out: Path) -> None:
     ddrnet.PLANES, ddrnet.SPP_PLANES = 4, 8  # every layer, an eighth of the channels
     Logbook.draw = training.draw_examples = lambda *arguments: None  # pictures take longer than these few steps
     whole = out / "whole"
-    options = {"source": source, "target": (target,), "settings": SETTINGS, "size": "64x96"}
+    options = {"source": source, "target": (target,), "settings": SETTINGS, "size": "64x96", "network": "ddrnet23_slim"}
     started = time.perf_counter()
     end = in_child(lambda: start_run(recipe="demo", out=whole, init=None, resume=None, options=options))
     unbroken_s = time.perf_counter() - started

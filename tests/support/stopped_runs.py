@@ -104,6 +104,7 @@ def main(source: str, target: str, val: str, out: Path) -> None:
     Logbook.draw = lambda *arguments: None  # pictures take longer than these few steps
     training.draw_examples = training.run_preflight = lambda *_, **__: None
     given = ["--recipe", "demo", "--source", source, "--target", target, "--val", val, "--size", "64x96"]
+    given += ["--network", "ddrnet23_slim"]
     given += [part for setting in SETTINGS for part in ("--set", setting)]
     ends = [in_child(out / "words", [*given, "--out", str(out / "whole")])]
     for trap in [*TRAPS, lambda: None]:

@@ -59,9 +59,9 @@ def test_the_literature_s_settings_are_what_the_recipes_ship(name, source_hw, cl
 
 def test_a_new_camera_is_learnt_with_the_real_time_network():
     config = configure("new_camera", {})
-    assert config.model.network == "ddrnet23_slim"
+    assert (config.model.network, config.model.pretrained) == ("efficientnet_lite0", "auto")
     assert not config.model.classes, "the classes are those of the user's own labels"
-    assert all(edge % 64 == 0 for edge in (*config.model.input_hw, *config.crop_hw)), "DDRNet's deepest stride"
+    assert all(edge % 64 == 0 for edge in (*config.model.input_hw, *config.crop_hw)), "also DDRNet's deepest stride"
     assert all(crop < whole for crop, whole in zip(config.crop_hw, config.model.input_hw, strict=True))
     assert config.source.iterations >= 2 * config.adaptation.iterations
 

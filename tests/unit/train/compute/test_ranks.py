@@ -25,7 +25,8 @@ from tests.support.shell import shell
 
 STEPS = 3
 SMALL = (
-    *("--recipe", "demo", "--size", "64x96", "--set", "augmentation.crop_hw=[64,64]", "--set", "source.batch=4"),
+    *("--recipe", "demo", "--network", "ddrnet23_slim", "--size", "64x96"),
+    *("--set", "augmentation.crop_hw=[64,64]", "--set", "source.batch=4"),
     *("--set", "source.iterations=2", "--set", f"adaptation.iterations={STEPS}", "--set", "adaptation.batch=4"),
     *("--set", "run.log_every=1", "--set", "run.checkpoint_every=1", "--set", "run.precision=fp32"),
 )

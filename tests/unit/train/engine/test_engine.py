@@ -42,7 +42,12 @@ SMALL = (
 
 
 def train(cameras, out, *settings, target=True, **more):
-    options = {"source": str(cameras / "old"), "size": "64x64", "settings": (*SMALL, *settings), **more}
+    options = {
+        "source": str(cameras / "old"),
+        "network": "ddrnet23_slim",
+        "size": "64x64",
+        "settings": (*SMALL, *settings),
+    } | more
     if target:
         options["target"] = (str(cameras / "new" / "images" / "train"),)
     return start_run(recipe="demo", out=out, init=None, resume=None, options=options)

@@ -153,7 +153,7 @@ def test_a_run_without_a_teacher_logs_no_pseudo_labels(cameras, source, tmp_path
     assert entries[-1]["confidence"] is None
 
 
-FAST = "adaptation.learning_rate=1e-2"
+FAST = ("adaptation.learning_rate=1e-2", "adaptation.entropy_first=0", "adaptation.start_share=0")
 
 
 def weights_of(folder):
@@ -164,8 +164,8 @@ def weights_of(folder):
 
 def test_with_a_start_share_a_run_ends_between_the_network_it_was_given_and_the_one_it_made(cameras, source, tmp_path):
     """Half-way, weight by weight, with the statistics that this network has of the target."""
-    made = weights_of(adapted(cameras, source, tmp_path / "made", (FAST,)).adapted)
-    result = adapted(cameras, source, tmp_path / "joined", (FAST, "adaptation.start_share=0.5")).adapted
+    made = weights_of(adapted(cameras, source, tmp_path / "made", FAST).adapted)
+    result = adapted(cameras, source, tmp_path / "joined", (*FAST, "adaptation.start_share=0.5")).adapted
     given, joined = weights_of(source), weights_of(result)
     assert any(not torch.equal(given[name], made[name]) for name in made)
     for name in made:
@@ -188,7 +188,7 @@ def test_what_is_scored_at_the_end_of_a_run_is_its_result(cameras, source, tmp_p
         return score(segmenter, *others)
 
     monkeypatch.setattr(run_module, "validation_miou", noted)
-    settings = (FAST, "adaptation.start_share=0.5")
+    settings = (*FAST, "adaptation.start_share=0.5")
     result = weights_of(adapted(cameras, source, tmp_path / "run", settings, val=str(cameras / "new")).adapted)
     assert scored[-1].keys() == result.keys()
     for name, value in scored[-1].items():
@@ -204,7 +204,7 @@ def test_with_entropy_first_the_start_is_where_labels_begin(cameras, source, tmp
         begin(self, one)
 
     monkeypatch.setattr(StartWeights, "begin", noted)
-    settings = (FAST, "adaptation.entropy_first=0.5", "adaptation.start_share=0.5")
+    settings = (*FAST, "adaptation.entropy_first=0.5", "adaptation.start_share=0.5")
     adapted(cameras, source, tmp_path / "run", settings)
     assert len(begun) == 1
     assert any(not torch.equal(value, given[name]) for name, value in begun[0].items())
