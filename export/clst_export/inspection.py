@@ -124,7 +124,7 @@ def describe(facts: dict[str, Any]) -> str:
         if facts.get(name):
             counts = ", ".join(f"{count} {kind}" for kind, count in facts[name].items())
             rows.append([name.replace("_", " "), counts])
-    for name in ("parity", "calibration", "engine"):
+    for name in ("provenance", "parity", "calibration", "engine"):
         rows.extend([f"{name} {key}", _short(value)] for key, value in _selected(name, manifest[name]).items())
     rows.extend(_build_check(manifest["build_check"]))
     width = max(len(row[0]) for row in rows)

@@ -351,9 +351,8 @@ def _as_checkpoint(config: Config, started: Checkpoint, options: Mapping[str, An
         report(f"note: model.fit = {wanted} as asked, though the checkpoint was trained with {own}: shapes will differ")
     elif wanted != own and wanted != ModelConfig().fit:
         report(f"note: model.fit = {own} as the checkpoint has it, not the recipe's {wanted}; --set model.fit={wanted}")
-    network, head = started.network, started.config.get("model", {}).get("head", "")
     fit = wanted if asked else own
-    model = dataclasses.replace(config.model, network=network, head=head, input_hw=size, fit=fit)
+    model = dataclasses.replace(config.model, network=started.network, head=started.head, input_hw=size, fit=fit)
     return dataclasses.replace(config, model=model)
 
 

@@ -52,6 +52,7 @@ def deployable_of(
     )
     manifest = Manifest(
         network=checkpoint.network,
+        provenance=checkpoint.provenance,
         input_hw=size,
         fit=checkpoint.fit,
         mean=checkpoint.mean,

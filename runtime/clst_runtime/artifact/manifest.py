@@ -43,7 +43,10 @@ class Manifest:
     format_version: int = FORMAT_VERSION
     """Version of this form; another one is refused."""
     network: str
-    """Architecture, e.g. `ddrnet23_slim`."""
+    """Its name in training with its options, e.g. `ddrnet23_slim` or `vehicle.networks:unet?width=32`."""
+    provenance: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """What network and weights came from, as far as is known: `package` with its version, `head`,
+    `pretrained_sha256`, `weights_file` and `weights_sha256` of a file of another project."""
     input_hw: tuple[int, int]
     """Rows and columns of the frame, uint8 1,H,W,3."""
     colour_order: str = "RGB"
@@ -179,9 +182,14 @@ def _versions(value: Any) -> dict[str, str]:
     return {tool: field(value, tool, name) for tool in mapping(value)}
 
 
+def _provenance(value: Any) -> dict[str, str]:
+    return {key: field(value, key, sha256 if key.endswith("_sha256") else name) for key in mapping(value)}
+
+
 CHECKS: Mapping[str, Callable[[Any], Any]] = {
     "format_version": one_of(FORMAT_VERSION),
     "network": name,
+    "provenance": _provenance,
     "input_hw": input_size,
     "colour_order": one_of("RGB"),
     "fit": _fit,

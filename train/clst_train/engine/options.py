@@ -75,14 +75,14 @@ def check_run(
         check_threads(config)
         if out is not None:
             check_new_run(out)
-        knows_classes = check_init(init, options)
+        knows_classes, begins = check_init(init, options), init is None
     else:
         folder, config = open_run(resume)
-        for checkpoint in (folder.source, folder.resume):
-            if checkpoint.exists():
-                check_checkpoint(checkpoint)
-        knows_classes = not folder.source.exists()
-    check_settings(config)
+        found = [checkpoint for checkpoint in (folder.source, folder.resume) if checkpoint.exists()]
+        for checkpoint in found:
+            check_checkpoint(checkpoint)
+        knows_classes, begins = folder.source not in found, not found
+    check_settings(config, begins=begins)
     check_places(config, knows_classes=knows_classes)
     return config
 
@@ -110,21 +110,26 @@ def check_init(init: Path | None, options: Mapping[str, Any]) -> bool:
     return not is_checkpoint(path)
 
 
-def check_settings(config: Config) -> None:
+def check_settings(config: Config, *, begins: bool = True) -> None:
     """Settings that name something outside the configuration.
+
+    Of a run that goes on with a checkpoint, the network's module is left to whoever opens that, and pretrained weights
+    are not needed.
 
     Raises:
         ConfigError: no such network or kind of device. ModelFileError: weights are not there.
+        MissingDependency: a network's module is not installed.
     """
     if re.fullmatch(r"[a-z]+(:\d{1,3})?", config.run.device) is None:
         raise ConfigError(f"run.device = {config.run.device!r}; give auto, cpu, cuda or cuda:N")
     network = parse_network(config.model.network)
-    check_library(network)
+    if begins or network.library != "python":
+        check_library(network)
     if config.model.head and not network.library:
         raise ConfigError(f"model.head = {config.model.head!r} is for networks that are not built in; leave it out")
     if config.adaptation.distil_from:
         check_checkpoint(Path(config.adaptation.distil_from))
-    if config.model.pretrained not in ("auto", "none"):
+    if begins and config.model.pretrained not in ("auto", "none"):
         check_weights(Path(config.model.pretrained))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import pickle
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,22 @@ from torch import Tensor
 
 from clst_runtime.artifact.manifest import channels, input_size
 from clst_runtime.classes.labels import ClassList
-from clst_runtime.errors import ClstError, ConfigError, ModelFileError
+from clst_runtime.errors import ClstError, ConfigError, MissingDependency, ModelFileError
 from clst_runtime.imaging.geometry import Fit, fit_named
 from clst_runtime.system.files.atomic import written_whole
 from clst_runtime.system.files.hashing import file_sha256
-from clst_runtime.system.files.json_values import field, mapping, name, one_of, optional, or_none, sha256, shown, whole
+from clst_runtime.system.files.json_values import (
+    field,
+    mapping,
+    name,
+    one_of,
+    optional,
+    or_none,
+    printable,
+    sha256,
+    shown,
+    whole,
+)
 from clst_runtime.system.files.paths import check_file
 from clst_runtime.system.numbers import LARGEST_INTEGER
 from clst_train.models.networks import build_segmenter
@@ -72,6 +84,24 @@ class Checkpoint:
     def sha256(self) -> str:
         """SHA-256 of that file; zeros for one in memory."""
         return "0" * 64 if self.path is None else file_sha256(self.path)
+
+    @property
+    def head(self) -> str:
+        """Path of the network's classifier layer, where a setting named it."""
+        return str(self.config.get("model", {}).get("head", ""))
+
+    @property
+    def provenance(self) -> dict[str, str]:
+        """What the network and its weights came from, as far as is known; it goes into manifests."""
+        origin = self.architecture or {}
+        known = {
+            "head": self.head,
+            "package": printable(f"{origin['package']} {origin.get('version', '')}") if "package" in origin else "",
+            "pretrained_sha256": self.config.get("model", {}).get("pretrained_sha256", ""),
+            "weights_file": self.weights_file.name if self.weights_file else "",
+            "weights_sha256": self.weights_file.sha256 if self.weights_file else "",
+        }
+        return {key: value for key, value in known.items() if value}
 
     @property
     def fit(self) -> Fit:
@@ -173,10 +203,13 @@ def _weights_file(value: Any) -> WeightsFile:
 
 
 def _config(value: Any) -> dict[str, Any]:
-    """Sections of settings; of them the places of the target are read again."""
+    """Sections of settings; of them the places of the target and what the network came from are read again."""
     sections = mapping(value)
     for section in sections:
         field(sections, section, mapping)
+    for key, check in (("head", name), ("pretrained_sha256", sha256)):
+        if sections.get("model", {}).get(key, "") != "":
+            field(sections["model"], key, check)
     target = sections.get("data", {}).get("target", [])
     if not isinstance(target, (list, tuple)) or not all(isinstance(place, str) for place in target):
         raise ValueError(f"{shown(target)} in data.target, expected places")
@@ -190,20 +223,51 @@ def build_from_checkpoint(checkpoint: Checkpoint) -> Segmenter:
         ModelFileError: the network cannot be built here, or the weights do not fit it.
         MissingDependency: its package is not installed here.
     """
-    head = checkpoint.config.get("model", {}).get("head", "")
+    where = checkpoint.path or "checkpoint"
     try:
         segmenter = build_segmenter(
-            checkpoint.network, len(checkpoint.classes), head=head, architecture=checkpoint.architecture
+            checkpoint.network, len(checkpoint.classes), head=checkpoint.head, architecture=checkpoint.architecture
         )
+    except MissingDependency as error:
+        raise MissingDependency(f"{where}: {error.message}") from error
     except ConfigError as error:
-        raise ModelFileError(
-            f"{checkpoint.path or 'checkpoint'}: its network cannot be built: {error.message}"
-        ) from error
+        raise ModelFileError(f"{where}: its network cannot be built: {error.message}") from error
     try:
         segmenter.load_state_dict(checkpoint.segmenter_state)
     except RuntimeError as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        changed = _changed_since(checkpoint.architecture, getattr(segmenter, "architecture", None))
         raise ModelFileError(
-            f"weights do not fit {checkpoint.network} with {len(checkpoint.classes)} classes: {lines[-1][:160]}"
+            f"{where}: weights do not fit {checkpoint.network} with {len(checkpoint.classes)} classes{changed}: "
+            f"{_differences(checkpoint.segmenter_state, segmenter.state_dict()) or str(error).splitlines()[-1][:160]}"
         ) from error
     return segmenter.eval()
+
+
+def _changed_since(before: Mapping[str, Any] | None, now: Mapping[str, Any] | None) -> str:
+    """The versions of a network's package, where they differ; else, of a network that is not built in, a hint."""
+    versions = [f"{each['package']} {each.get('version')}" for each in (before, now) if each and "package" in each]
+    if len(set(versions)) == 2:
+        return f" (trained with {versions[0]}, here is {versions[1]})"
+    return " (its code has changed since it was trained)" if now is not None else ""
+
+
+def _differences(given: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
+    """Tensors of a checkpoint and of a network that differ in name or shape, each kind with its first ones."""
+    found = {
+        "only in the checkpoint": [key for key in given if key not in own],
+        "only in the network": [key for key in own if key not in given],
+        "of another shape": [
+            f"{key} (trained {_by(given[key])}, here {_by(own[key])})"
+            for key in own
+            if key in given and given[key].shape != own[key].shape
+        ],
+    }
+    return "; ".join(
+        f"{kind}: {', '.join(keys[:3])}{f' and {len(keys) - 3} more' if len(keys) > 3 else ''}"
+        for kind, keys in found.items()
+        if keys
+    )
+
+
+def _by(value: Tensor) -> str:
+    return "x".join(map(str, value.shape)) or "one value"

@@ -86,4 +86,4 @@ def _of_others(
         case "timm":
             return timm_encoders.build(name, class_count), architecture
         case _:
-            return factory.build(name, class_count), architecture
+            return factory.build(name, class_count, architecture or {})

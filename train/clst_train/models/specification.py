@@ -6,11 +6,17 @@ Known without PyTorch, so that a misspelt name is refused in the first second.
 from __future__ import annotations
 
 import ast
+import importlib.util
+import os
 import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from clst_runtime.errors import ConfigError, did_you_mean
+from clst_runtime.errors import ConfigError, MissingDependency, did_you_mean
+from clst_runtime.system.files.json_values import MOST_LETTERS
 from clst_runtime.system.optional import check_installed
 from clst_train.config import NETWORKS
 
@@ -21,6 +27,8 @@ ADAPTERS = {
     "timm": "timm",
 }
 """What stands before the colon for networks of other libraries, with the library; anything else is a Python module."""
+NO_NETWORKS = frozenset({*sys.stdlib_module_names, "__main__", "torch"})
+"""Packages that have no factories of networks, but functions that harm: a checkpoint names what is called."""
 _CONSTANTS = {"true": True, "false": False, "none": None, "null": None}
 
 
@@ -42,8 +50,11 @@ def parse_network(text: str) -> NetworkName:
     """Split a network's name; nothing is imported.
 
     Raises:
-        ConfigError: it is no built-in network's, and not of the form `module:factory` or `library:name`.
+        ConfigError: it is no built-in network's, and not of the form `module:factory` or `library:name`; or its
+            module has no networks.
     """
+    if len(text) > MOST_LETTERS or not text.isprintable():
+        raise ConfigError(f"model.network = {text[:60]!r}…: give at most {MOST_LETTERS} printable characters")
     place, _, query = text.partition("?")
     before, colon, after = place.partition(":")
     options = dict(_option(part, text) for part in query.split("&") if part)
@@ -58,17 +69,41 @@ def parse_network(text: str) -> NetworkName:
     if re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*", place) is None:
         known = "".join(f", or {library}:NAME" for library in ADAPTERS)
         raise ConfigError(f"model.network = {text!r}: give package.module:factory{known}")
+    package = place.partition(":")[0].partition(".")[0]
+    if package in NO_NETWORKS:
+        kind = "PyTorch's own" if package == "torch" else "of Python's standard library"
+        raise ConfigError(f"model.network = {text!r}: {package} is {kind}, and no network; name your module otherwise")
     return NetworkName(text=text, library="python", name=place, options=options)
 
 
 def check_library(name: NetworkName) -> None:
-    """Look for the library that a network is from, without importing it.
+    """Look for the library or module that a network is from, without importing it.
 
     Raises:
-        MissingDependency: it is not installed.
+        MissingDependency: it is not installed, and does not lie in the working folder.
     """
     if name.library in ADAPTERS:
         check_installed(ADAPTERS[name.library])
+    elif name.library:
+        top = re.split(r"[.:]", name.name)[0]
+        with working_folder():
+            found = importlib.util.find_spec(top)
+        if found is None:
+            raise MissingDependency(
+                f"{name.text}: no module {top!r} here; install its package, or start where {top} lies"
+            )
+
+
+@contextmanager
+def working_folder() -> Iterator[None]:
+    """Installed commands do not look for modules in the working folder, but `python -m` does; inside, they do."""
+    here = os.getcwd()
+    sys.path.insert(0, here)
+    try:
+        yield
+    finally:
+        if here in sys.path:
+            sys.path.remove(here)
 
 
 def _option(part: str, text: str) -> tuple[str, Any]:

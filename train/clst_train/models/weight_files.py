@@ -21,7 +21,7 @@ from clst_runtime.errors import ModelFileError
 from clst_runtime.system.files.json_values import read_json_object
 from clst_runtime.system.files.paths import check_weights, is_safetensors, is_torchscript
 from clst_runtime.system.optional import require
-from clst_train.models.adapters.factory import working_folder
+from clst_train.models.specification import working_folder
 
 CLASS_KEYS = ("classes", "class_names", "id2label")
 """Under which names, in any case of letters, projects keep the names of the classes."""

@@ -74,11 +74,12 @@ class WrappedNetwork(Segmenter):
         if len(seen) != 1 or seen[0].dim() != 4:
             shapes = ", ".join("x".join(map(str, each.shape)) for each in seen) or "nothing"
             raise ConfigError(
-                f"model.head: {shapes} goes into {self.head!r} of {self.name} in one pass, expected one map NxDxhxw; "
-                "name the layer that the last features go into"
+                f"model.head: {shapes} goes into {self.head!r} of {self.name} in one pass, expected one map NxDxhxw, "
+                "or NxhxwxD into a Linear layer; name the layer that the last features go into"
             )
-        finer = FINEST_STRIDE * seen[0].shape[2] // images.shape[2]
-        features = F.avg_pool2d(seen[0], finer) if finer > 1 else seen[0]
+        features = seen[0].permute(0, 3, 1, 2) if isinstance(layer, nn.Linear) else seen[0]
+        finer = FINEST_STRIDE * features.shape[2] // images.shape[2]
+        features = F.avg_pool2d(features, finer) if finer > 1 else features
         return TrainingOutputs(features=features, logits=logits, auxiliary=auxiliary)
 
     def _read(self, output: Any) -> tuple[Tensor, Tensor | None]:
@@ -205,7 +206,9 @@ def _by(size_hw: tuple[int, int]) -> str:
 
 
 def find_head(network: WrappedNetwork, images: Tensor) -> str:
-    """Path of the classifier: the last convolution or linear layer to C channels that the logits depend on.
+    """Path of the classifier: the last layer from a map to C channels that the logits depend on.
+
+    Convolutions take maps N,D,h,w, linear layers N,h,w,D.
 
     Raises:
         ConfigError: there is none; name it by model.head.
@@ -213,9 +216,10 @@ def find_head(network: WrappedNetwork, images: Tensor) -> str:
     calls: list[tuple[str, Tensor]] = []
 
     def noting(path: str) -> Any:
-        def hook(_: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-            is_map = inputs and isinstance(inputs[0], Tensor) and inputs[0].dim() == 4
-            if is_map and isinstance(output, Tensor) and output.dim() == 4 and output.shape[1] == network.class_count:
+        def hook(layer: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+            maps = [each for each in (*inputs[:1], output) if isinstance(each, Tensor) and each.dim() == 4]
+            channels = 3 if isinstance(layer, nn.Linear) else 1
+            if len(maps) == 2 and output.shape[channels] == network.class_count:
                 calls.append((path, output))
 
         return hook

@@ -103,6 +103,7 @@ def test_another_format_version_is_refused_with_both_numbers():
         {"parity": {"bounds": {"min_agreement": "0.9"}}}, {"parity": {"miou": []}}, {"calibration": 1}, {"domain": "x"},
         {"build_check": "yes"}, {"build_check": {"version": 1}}, {"build_check": {"layers": {"CONVOLUTION": "55"}}},
         {"build_check": {"layers": {}}}, {"build_check": {"layers": {}, "seconds": "2"}},
+        {"provenance": "a"}, {"provenance": {"weights_file": 3}}, {"provenance": {"weights_sha256": "0"}},
         {"engine": {"gpu": 3}}, {"engine": {"engine_bytes": -1}}, {"engine": {"onnx_sha256": "ff"}},
     ],
 )  # fmt: skip
@@ -127,6 +128,15 @@ def test_a_letterbox_survives_and_files_from_before_it_stretch():
     assert Manifest.from_json(json.dumps(old), where="x") == rgb_manifest()
     del old["fit"]
     assert Manifest.from_json(json.dumps(old), where="x").fit is Fit.STRETCH
+
+
+def test_names_of_networks_with_quotes_and_other_letters_survive_and_older_files_say_nothing_of_provenance():
+    odd = "réseaux.straße:Netz?label='a \"b\" <c>'&width=3"
+    manifest = rgb_manifest(network=odd, provenance={"package": "nets 1.2", "weights_sha256": "a" * 64})
+    assert Manifest.from_json(manifest.to_json(), where="x") == manifest
+    old = json.loads(manifest.to_json())
+    del old["provenance"]
+    assert Manifest.from_json(json.dumps(old), where="x").provenance == {}
 
 
 def test_files_from_before_the_build_check_were_not_checked():

@@ -42,12 +42,19 @@ def test_a_good_one_is_read(tmp_path):
         {"iteration": -1}, {"iteration": True}, {"segmenter_state": {"w": 1}}, {"segmenter_state": None},
         {"training_state": 5}, {"config": None}, {"config": {"data": 3}}, {"config": {"data": {"target": "new"}}},
         {"config": {"data": {"target": [1]}}}, {"weights_file": "w.pth"}, {"weights_file": {"name": "w.pth"}},
-        {"weights_file": {"name": "w.pth", "sha256": "0"}},
+        {"weights_file": {"name": "w.pth", "sha256": "0"}}, {"architecture": 3},
     ],
 )  # fmt: skip
 def test_a_value_of_another_form_is_one_line_that_names_it(change, tmp_path):
     with pytest.raises(ModelFileError, match=f"c.pt: the checkpoint is damaged .({next(iter(change))} is|class list)"):
         load_checkpoint(saved(tmp_path / "c.pt", **change))
+
+
+@pytest.mark.parametrize("model", [{"head": 3}, {"head": "a\n"}, {"pretrained_sha256": "0"}])
+def test_what_goes_into_manifests_is_checked(model, tmp_path):
+    with pytest.raises(ModelFileError, match=f"damaged .config is {next(iter(model))} is"):
+        load_checkpoint(saved(tmp_path / "c.pt", config={"model": model}))
+    load_checkpoint(saved(tmp_path / "c.pt", config={"model": dict.fromkeys(model, "")}))
 
 
 def test_a_missing_value_is_named(tmp_path):

@@ -1,5 +1,6 @@
 """How networks are named."""
 
+import importlib
 import sys
 
 import pytest
@@ -46,6 +47,13 @@ def test_a_library_that_is_not_installed_is_found_in_the_first_second(library, m
         ("my-package:net", "package.module:factory"),
         ("module:", "package.module:factory"),
         (":build", "package.module:factory"),
+        ("os:abort", "os is of Python's standard library"),
+        ("builtins:eval", "builtins is of Python's standard library"),
+        ("importlib.util:find_spec", "importlib is of Python's standard library"),
+        ("__main__:main", "__main__ is of Python's standard library"),
+        ("torch.hub:load", "torch is PyTorch's own"),
+        ("a:b?" + "x=1&" * 60, "at most 200 printable characters"),
+        ("a:b?x=\n", "at most 200 printable characters"),
         ("module:build?width", "'width' after the question mark; give key=value"),
         ("module:build?2=3", "give key=value"),
         ("hf:", "package.module:factory, or hf:NAME"),
@@ -54,3 +62,14 @@ def test_a_library_that_is_not_installed_is_found_in_the_first_second(library, m
 def test_what_is_no_name(text, message):
     with pytest.raises(ConfigError, match=message):
         parse_network(text)
+
+
+def test_a_module_is_looked_for_in_packages_and_in_the_working_folder_and_not_imported(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(MissingDependency, match="no module 'road_nets_here' here; .* start where road_nets_here lies"):
+        check_library(parse_network("road_nets_here.small:unet"))
+    (tmp_path / "road_nets_here.py").write_text("1/0")
+    importlib.invalidate_caches()
+    check_library(parse_network("road_nets_here.small:unet"))
+    check_library(parse_network("numpy:zeros"))
+    assert str(tmp_path) not in sys.path

@@ -10,7 +10,14 @@ from torch import nn
 
 from clst_runtime.classes.labels import load_class_list
 from clst_runtime.errors import ConfigError, MissingDependency, ModelFileError
-from clst_train.models.checkpoint import Checkpoint, build_from_checkpoint, load_checkpoint, save_checkpoint
+from clst_train.models.adapters import factory
+from clst_train.models.checkpoint import (
+    Checkpoint,
+    WeightsFile,
+    build_from_checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+)
 from clst_train.models.deployable import MEAN, STD
 from clst_train.models.networks import build_segmenter
 from clst_train.models.wrapped import WrappedNetwork
@@ -43,6 +50,19 @@ def test_features_are_exactly_what_goes_into_the_classifier():
     images = torch.randn(1, 3, 64, 96)
     assert (network.output_stride, network.size_multiple) == (4, 4)
     assert torch.equal(network.training_outputs(images).features, torch.relu(network.network.features(images)))
+
+
+def test_features_of_a_linear_classifier_have_their_channels_brought_forward():
+    network = measured("ChannelsLast")
+    images = torch.randn(1, 3, 64, 96)
+    assert (network.head, network.feature_channels, network.output_stride) == ("classifier", 6, 4)
+    outputs = network.training_outputs(images)
+    assert torch.equal(outputs.features, network.network.features(images))
+    assert outputs.logits.shape == (1, 10, 16, 24)
+
+
+def test_a_factory_may_be_a_partial_of_one():
+    assert measured("small_unet").feature_channels == 2
 
 
 def test_an_auxiliary_head_is_used_and_not_taken_for_the_classifier():
@@ -84,7 +104,13 @@ def test_a_classifier_that_cannot_be_found_is_named_by_the_user():
         ("broken", r"broken\(10\) failed \(foreign.py, line \d+\): ZeroDivisionError: no weights for that many"),
         ("unet?depth=3", r"unet\(10, depth=3\) failed.*TypeError.*depth"),
         ("no_module", "returned list; return a torch.nn.Module"),
-        ("not_callable", "TypeError"),
+        ("not_callable", "not_callable is int; name a function or class that makes a network"),
+        ("made_already", "made_already is Plain; name a function or class that makes a network"),
+        ("os.abort", "os.abort is posix.abort, which makes no network"),
+        ("os.environ.clear", "which makes no network"),
+        ("functools.partial", "functools.partial, which makes no network"),
+        ("torch.hub.load", "torch.hub.load, which makes no network"),
+        ("os.sys.path.append", "append is builtin_function_or_method; name a function or class"),
         ("missing", "has no 'missing'"),
     ],
 )
@@ -211,10 +237,10 @@ def test_a_module_that_cannot_be_imported(tmp_path, monkeypatch, text, error, me
         build_segmenter("faulty_network:build", 3)
 
 
-def checkpoint_of(network, classes, state):
+def checkpoint_of(network, classes, state, **values):
     return Checkpoint(
         network=network, classes=classes, input_hw=(64, 96), mean=MEAN, std=STD, stage="source", iteration=1,
-        segmenter_state=state,
+        segmenter_state=state, **values,
     )  # fmt: skip
 
 
@@ -232,3 +258,76 @@ def test_a_checkpoint_is_opened_where_its_package_is_and_names_it_where_it_is_no
     save_checkpoint(path, checkpoint_of(f"{HERE}gone", classes, network.state_dict()))
     with pytest.raises(ModelFileError, match=r"own.pt: its network cannot be built: .* has no 'gone'"):
         build_from_checkpoint(load_checkpoint(path))
+
+
+@pytest.mark.parametrize(
+    ("origin", "hint"),
+    [
+        ({"package": "vehicle-nets", "version": "1.2"}, "it came from the package vehicle-nets 1.2; install that"),
+        ({"folder": "working folder"}, "vehicle_nets lay in the folder that training was started in; start there"),
+        ({}, "install its package, or start where vehicle_nets lies"),
+        (None, "install its package, or start where vehicle_nets lies"),
+        ({"package": 7}, "it came from the package 7; install that"),
+    ],
+)
+def test_a_missing_module_is_said_to_be_where_it_was(origin, hint):
+    checkpoint = checkpoint_of("vehicle_nets.road:unet", load_class_list("scenes10"), {}, architecture=origin)
+    with pytest.raises(MissingDependency, match=f"checkpoint: .*no module 'vehicle_nets' here; {hint}"):
+        build_from_checkpoint(checkpoint)
+
+
+def test_where_a_module_came_from_is_kept(tmp_path, monkeypatch):
+    for name in ("lies_here", "lies_in_a_package"):
+        (tmp_path / f"{name}.py").write_text("from tests.support.foreign import Plain as build\n")
+    monkeypatch.chdir(tmp_path)
+    assert build_segmenter("lies_here:build", 3).architecture == {"folder": "working folder"}
+    monkeypatch.setattr(factory, "_package_of", lambda top: "pytest" if top == "lies_in_a_package" else None)
+    found = build_segmenter("lies_in_a_package:build", 3).architecture
+    assert found == {"package": "pytest", "version": pytest.__version__}
+    assert measured("Plain").architecture == {}  # tests/ lies in no package, and not in this folder
+
+
+@pytest.mark.parametrize(
+    ("network", "words"),
+    [
+        ("Plain", "only in the checkpoint: down1.0.weight, down1.0.bias, down1.1.weight and"),
+        ("Plain", "only in the network: features.weight, features.bias$"),
+        ("unet?width=5", r"of another shape: down1.0.weight \(trained 4x3x3x3, here 5x3x3x3\), .* and 28 more"),
+    ],
+)
+def test_a_factory_that_has_changed_says_which_tensors_differ(network, words):
+    state = foreign.unet(10).state_dict()
+    state.pop("classifier.weight"), state.pop("classifier.bias")
+    state |= {name: value for name, value in foreign.Plain(10).state_dict().items() if name.startswith("classifier")}
+    if network != "Plain":
+        state = foreign.unet(10).state_dict()
+    checkpoint = checkpoint_of(f"{HERE}{network}", load_class_list("scenes10"), state)
+    with pytest.raises(ModelFileError, match=f"its code has changed since it was trained.*{words}"):
+        build_from_checkpoint(checkpoint)
+
+
+def test_versions_of_a_package_that_differ_are_named_with_the_tensors():
+    state = foreign.Plain(9).state_dict()
+    checkpoint = checkpoint_of(
+        f"{HERE}Plain", load_class_list("scenes10"), state, architecture={"package": "nets", "version": "1"}
+    )
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(ModelFileError) as caught:
+        patch.setattr(factory, "_origin_of", lambda module: {"package": "nets", "version": "2"})
+        build_from_checkpoint(checkpoint)
+    assert "with 10 classes (trained with nets 1, here is nets 2): of another shape: classifier.weight" in str(
+        caught.value
+    )
+
+
+def test_provenance_is_what_is_known_and_old_checkpoints_have_none():
+    classes = load_class_list("scenes10")
+    assert checkpoint_of("ddrnet23_slim", classes, {}).provenance == {}
+    full = checkpoint_of(
+        f"{HERE}Plain", classes, {}, architecture={"package": "nets", "version": "1.2"},
+        config={"model": {"head": "classifier", "pretrained_sha256": "a" * 64}},
+        weights_file=WeightsFile(name="old.pth", sha256="b" * 64),
+    )  # fmt: skip
+    assert full.provenance == {
+        "head": "classifier", "package": "nets 1.2", "pretrained_sha256": "a" * 64, "weights_file": "old.pth",
+        "weights_sha256": "b" * 64,
+    }  # fmt: skip

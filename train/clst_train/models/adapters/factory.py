@@ -3,43 +3,45 @@
 from __future__ import annotations
 
 import importlib
-import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from functools import cache, partial
+from importlib.metadata import packages_distributions, version
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from clst_runtime.errors import ConfigError, MissingDependency
-from clst_train.models.specification import NetworkName
+from clst_train.models.specification import NO_NETWORKS, NetworkName, working_folder
 
 
-def build(name: NetworkName, class_count: int) -> nn.Module:
-    """What `package.module:factory` returns for C classes; modules of the working folder are found, too.
+def build(name: NetworkName, class_count: int, origin: Mapping[str, Any]) -> tuple[nn.Module, dict[str, str]]:
+    """What `package.module:factory` returns for C classes, and where its module comes from.
+
+    Modules of the working folder are found, too.
+
+    Args:
+        name: of the network, with the factory's options.
+        class_count: C.
+        origin: where the module of a checkpoint came from; empty = not known.
 
     Raises:
         MissingDependency: the module, or one that it needs, is not here.
         ConfigError: the module or the factory raises anything, or returns no network.
     """
     module_name, _, path = name.name.partition(":")
-    module: Any
     with working_folder():
         try:
             module = importlib.import_module(module_name)
         except ModuleNotFoundError as error:
-            raise MissingDependency(f"{name.text}: {_what_is_missing(module_name, error)}") from error
+            raise MissingDependency(f"{name.text}: {_what_is_missing(module_name, error, origin)}") from error
         except Exception as error:
             what = f"{module_name} cannot be imported{_where(error)}: {first_line(error)}"
             raise ConfigError(f"{name.text}: {what}") from error
-    found = module
-    for part in path.split("."):
-        if not hasattr(found, part):
-            raise ConfigError(f"{name.text}: {module_name} has no {path!r}")
-        found = getattr(found, part)
+    factory = _factory_in(module, path, name.text)
     try:
-        built = found(class_count, **name.options)
+        built = factory(class_count, **name.options)
     except Exception as error:
         raise ConfigError(
             f"{name.text}: {path}({class_count}{''.join(f', {k}={v!r}' for k, v in name.options.items())}) failed"
@@ -47,26 +49,62 @@ def build(name: NetworkName, class_count: int) -> nn.Module:
         ) from error
     if not isinstance(built, nn.Module):
         raise ConfigError(f"{name.text}: {path} returned {type(built).__name__}; return a torch.nn.Module")
-    return built
+    return built, _origin_of(module_name)
 
 
-def _what_is_missing(module: str, error: ModuleNotFoundError) -> str:
+def _factory_in(module: Any, path: str, where: str) -> Callable[..., Any]:
+    """The function or class at a path of attributes.
+
+    Raises:
+        ConfigError: there is none, or one of a package that has no networks, which a checkpoint must not have called.
+    """
+    found = module
+    for part in path.split("."):
+        if not hasattr(found, part):
+            raise ConfigError(f"{where}: {module.__name__} has no {path!r}")
+        found = getattr(found, part)
+    inner = found
+    while isinstance(inner, partial):
+        inner = inner.func
+    home = getattr(inner, "__module__", None)
+    if isinstance(found, nn.Module) or not callable(found) or not isinstance(home, str):
+        raise ConfigError(
+            f"{where}: {path} is {type(found).__name__}; name a function or class that makes a network for a number "
+            "of classes"
+        )
+    if home.partition(".")[0] in NO_NETWORKS:
+        raise ConfigError(f"{where}: {path} is {home}.{getattr(inner, '__name__', path)}, which makes no network")
+    return found  # type: ignore[no-any-return]
+
+
+def _origin_of(module_name: str) -> dict[str, str]:
+    """Its installed package with the version, or the working folder; empty where neither is known."""
+    top = module_name.partition(".")[0]
+    if (package := _package_of(top)) is not None:
+        return {"package": package, "version": version(package)}
+    spec = sys.modules[top].__spec__
+    places = [spec.origin or "", *(spec.submodule_search_locations or ())] if spec is not None else []
+    here = Path.cwd().resolve()
+    return {"folder": "working folder"} if here in [Path(place).resolve().parent for place in places if place] else {}
+
+
+@cache
+def _package_of(top: str) -> str | None:
+    return next(iter(packages_distributions().get(top, ())), None)
+
+
+def _what_is_missing(module: str, error: ModuleNotFoundError, origin: Mapping[str, Any]) -> str:
     lacking = error.name or "a module"
-    if f"{module}.".startswith(f"{lacking}."):
-        return f"no module {lacking!r} here; install its package, or start where {lacking.split('.')[0]} lies"
-    return f"{module} needs {lacking}, which is not installed here"
-
-
-@contextmanager
-def working_folder() -> Iterator[None]:
-    """Installed commands do not look for modules in the working folder; `python -m` does."""
-    here = os.getcwd()
-    sys.path.insert(0, here)
-    try:
-        yield
-    finally:
-        if here in sys.path:
-            sys.path.remove(here)
+    if not f"{module}.".startswith(f"{lacking}."):
+        return f"{module} needs {lacking}, which is not installed here"
+    top = lacking.partition(".")[0]
+    if "package" in origin:
+        hint = f"it came from the package {origin['package']} {origin.get('version', '')}".rstrip() + "; install that"
+    elif "folder" in origin:
+        hint = f"{top} lay in the folder that training was started in; start there, or install it as a package"
+    else:
+        hint = f"install its package, or start where {top} lies"
+    return f"no module {lacking!r} here; {hint}"
 
 
 def _where(error: BaseException) -> str:
