@@ -49,7 +49,7 @@ def train(
         recipe: a shipped recipe or a TOML file.
         init: the old network, instead of source training: a checkpoint, a run's folder, or weights for `network`.
         trust_pickle: let `init` be a pickled module or TorchScript; unpickling runs any code in the file.
-        network: the network; None = the recipe's, or the checkpoint's.
+        network: a built-in network, or your own as `package.module:factory`; None = the recipe's, or the checkpoint's.
         classes: the model's classes in the order of their ids, a shipped list or a JSON file; None = the source's.
         pretrained: weights that source training starts from: `auto`, `none` or a file; None = the recipe's.
         resume: run folder to go on with; give it alone.

@@ -123,6 +123,13 @@ def test_contributing_has_the_steps_of_each_wish_and_names_the_same_room(wish):
     assert all((ROOT / each).exists() for each in named)
 
 
+def test_a_network_of_one_s_own_needs_no_change_here_and_its_page_shows_the_example():
+    assert "[your own network](docs/own_network.md)" in README
+    assert "(docs/own_network.md)" in (ROOT / "CONTRIBUTING.md").read_text().partition("### A network\n")[2]
+    page = (ROOT / "docs" / "own_network.md").read_text()
+    assert f"```python\n{(ROOT / 'examples' / 'small_unet.py').read_text()}```" in page
+
+
 @pytest.mark.parametrize("path", documents(), ids=lambda path: path.name)
 def test_every_command_of_a_page_is_understood(path):
     for words in commands_of(path):

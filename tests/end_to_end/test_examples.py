@@ -62,8 +62,9 @@ def test_02_segments_each_frame_of_a_video(folder):
     assert told == ["red: 100.0 % of the frame"] * 2 + ["red: 0.0 % of the frame"]
 
 
-def test_03_adapts_and_exports(narrow, tmp_path, monkeypatch, capsys):
-    """The text as it stands, but that its 2000 steps of 384x640 are 2 of 64x96."""
+@pytest.fixture
+def adapting(narrow, tmp_path, monkeypatch):
+    """A folder with both cameras, where 2000 steps of 384x640 are 2 of 64x96; gives the new camera's images."""
     real = clst.train
     monkeypatch.setattr("clst_export.verification.gate.check_build", lambda path, report: {"not_checked": "slow"})
 
@@ -76,12 +77,28 @@ def test_03_adapts_and_exports(narrow, tmp_path, monkeypatch, capsys):
     images = [read_image(path) for path in sorted((tmp_path / "new" / "images" / "train").glob("*.png"))]
     write_avi(tmp_path / "new_camera.mp4", [jpeg(image) for image in images], (64, 96))
     monkeypatch.chdir(tmp_path)
+    return images
+
+
+def test_03_adapts_and_exports(adapting, capsys):
     runpy.run_path(str(EXAMPLES / "03_adapt.py"), run_name="__main__")
     assert re.fullmatch(
         r"front\.onnx: (100\.00|99\.\d\d) % of the pixels equal PyTorch's", capsys.readouterr().out.strip()
     )
     with clst.load_model("front.onnx") as model:
-        assert model.segment(images[0]).classes.shape == (64, 96)
+        assert model.segment(adapting[0]).classes.shape == (64, 96)
+
+
+def test_07_trains_and_exports_a_network_of_one_s_own(adapting, capsys):
+    shutil.copy(EXAMPLES / "small_unet.py", "small_unet.py")
+    runpy.run_path(str(EXAMPLES / "07_own_network.py"), run_name="__main__")
+    assert re.fullmatch(
+        r"small_unet:SmallUNet\?width=24: (100\.00|99\.\d\d) % of the pixels equal PyTorch's",
+        capsys.readouterr().out.strip(),
+    )
+    with clst.load_model("own.onnx") as model:
+        assert model.manifest.precision == "fp16"
+        assert model.segment(adapting[0]).classes.shape == (64, 96)
 
 
 @pytest.mark.parametrize("size_hw", [(30, 50), (50, 30), (16, 31), SIZE_HW])
@@ -169,4 +186,4 @@ def test_the_table_of_ports_says_what_the_model_has(tmp_path):
 def test_the_readme_lists_every_example():
     listed = [re.fullmatch(r"\[(.+)\]\(\1\)", row[0])[1] for row in rows("# Examples")]
     assert listed == sorted(path.name for path in EXAMPLES.iterdir() if path.name[0].isdigit())
-    assert [name[:2] for name in listed] == ["01", "02", "03", "04", "05", "06"]
+    assert [name[:2] for name in listed] == ["01", "02", "03", "04", "05", "06", "07"]

@@ -1,6 +1,7 @@
 """A network of the user's own from training to an ONNX file, and its checkpoint where its module is not."""
 
 import json
+import shutil
 import sys
 
 import pytest
@@ -17,7 +18,9 @@ from clst_runtime.errors import MissingDependency
 from clst_train.cli.data import main as clst_data
 from clst_train.cli.train import main as clst_train
 from clst_train.models.checkpoint import load_checkpoint
+from tests import ROOT
 from tests.support.command_line import call
+from tests.support.documents import commands_of, entry_point
 from tests.unit.clst.test_workflow import SETTINGS
 
 MODULE = "nétz_d_essai"
@@ -46,6 +49,27 @@ def made(cameras, tmp_path_factory):
         )
         clst.export(run.adapted, folder / "own.onnx", frames=target)
     return run, folder / "own.onnx"
+
+
+def test_the_commands_of_the_page_lead_from_a_module_to_masks(cameras, tmp_path, monkeypatch):
+    """As they stand, but for fewer steps and a smaller size."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(ROOT / "examples" / "small_unet.py", tmp_path)
+    monkeypatch.setattr("clst_export.verification.gate.check_build", lambda path, report: {"not_checked": "slow"})
+    train, export, run, *_ = commands_of(ROOT / "docs" / "own_network.md")
+    places = {"OLD_CAMERA": cameras / "old", "NEW_CAMERA": cameras / "new" / "images" / "train", "360x480": "64x96",
+              "0": cameras / "new" / "images" / "val"}  # fmt: skip
+    small = {"clst-train": ["--recipe", "demo", *settings()], "clst-export": [], "clst-run": ["--no-video"]}
+    for name, *words in (train, export, run):
+        done = call(entry_point(name), *(places.get(word, word) for word in words), *small[name])
+        assert done.exit_code == 0, done.output
+    assert read_onnx_manifest(tmp_path / "own.onnx").network == "small_unet:SmallUNet?width=24"
+
+
+def settings():
+    """Of a run of two steps, for the command."""
+    values = {name: value for name, value in SETTINGS.items() if name != "model.input_hw"}
+    return [f"--set={name}={list(v) if isinstance(v, tuple) else str(v).lower()}" for name, v in values.items()]
 
 
 @pytest.fixture
@@ -82,8 +106,7 @@ def test_the_file_holds_no_folder_of_this_machine(made):
 def commands(checkpoint, run, model, cameras):
     """Every command that opens a checkpoint, each with what it needs besides."""
     old, new = cameras / "old", cameras / "new"
-    start = ("--source", old, "--target", new / "images" / "train", "--recipe", "demo")
-    small = [f"--set={name}={list(v) if isinstance(v, tuple) else str(v).lower()}" for name, v in SETTINGS.items()]
+    start = ("--source", old, "--target", new / "images" / "train", "--recipe", "demo", "--size", "64x96", *settings())
     return {
         "export": (clst_export, "convert", checkpoint, "--onnx"),
         "eval": (clst_eval, checkpoint, "--data", new),
@@ -92,8 +115,8 @@ def commands(checkpoint, run, model, cameras):
         "bench": (clst_bench, checkpoint),
         "doctor": (clst_doctor, "--verify", checkpoint, "--data", new, "--seconds", "1"),
         "features": (clst_data, "features", run.path, "--out", "features"),
-        "init": (clst_train, *start, *small, "--init", checkpoint, "--out", "again"),
-        "distil": (clst_train, *start, *small, f"--set=adaptation.distil_from={str(checkpoint)!r}", "--out", "taught"),
+        "init": (clst_train, *start, "--init", checkpoint, "--out", "again"),
+        "distil": (clst_train, *start, f"--set=adaptation.distil_from={str(checkpoint)!r}", "--out", "taught"),
         "resume": (clst_train, "--resume", run.path),
     }
 
