@@ -206,10 +206,12 @@ def check_file(bench: Bench, step: Step) -> None:
         step.values["sha256"] = file_sha256(path)
         step.text += f", SHA-256 {step.values['sha256'][:12]}…"
     if manifest is not None:
+        step.text += f"; network {manifest.network}, {manifest.precision}"
         step.values["manifest"] = {
             "network": manifest.network, "precision": manifest.precision, "input_hw": list(manifest.input_hw),
             "classes": list(manifest.classes.names), "checkpoint_sha256": manifest.source_checkpoint_sha256,
-            "tool_versions": dict(manifest.tool_versions), "engine": dict(manifest.engine),
+            "provenance": dict(manifest.provenance), "tool_versions": dict(manifest.tool_versions),
+            "engine": dict(manifest.engine),
         }  # fmt: skip
 
 

@@ -66,6 +66,8 @@ def test_a_model_that_says_what_it_said_at_export_is_accepted(tmp_path):
     }
     assert found.exit_code == 0
     assert found.verdict == "accepted, but not judged: memory"
+    assert "; network brightest_channel, fp32" in found.steps[0].text
+    assert found.steps[0].values["manifest"]["provenance"] == {}
     live = next(step for step in found.steps if step.name == "live run")
     assert live.values["replayed_fps"] == 30.0
     assert live.values["statistics"]["frames"] >= 5
