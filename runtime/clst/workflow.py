@@ -62,13 +62,11 @@ def train(
         ConfigError, DataError, ModelFileError: a setting, a data set or a checkpoint cannot be used; what can be known
             without PyTorch is found before it is imported. MissingDependency: the extra `train` is not installed.
     """
+    texts = {"source": source, "network": network, "classes": classes, "pretrained": pretrained}
     options: dict[str, Any] = {
-        "source": None if source is None else str(source),
+        **{name: None if value is None else str(value) for name, value in texts.items()},
         "target": _places(target),
         "trust_pickle": trust_pickle or None,
-        "network": network,
-        "classes": None if classes is None else str(classes),
-        "pretrained": None if pretrained is None else str(pretrained),
         "settings": tuple(_as_toml(name, value) for name, value in (settings or {}).items()),
     }
     options = {name: value for name, value in options.items() if value not in (None, ())}
