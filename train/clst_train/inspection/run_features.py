@@ -21,6 +21,8 @@ from clst_train.inspection.feature_space import ProbeImage, Stage, cloud_of, lab
 from clst_train.method.batchnorm import estimate_statistics
 from clst_train.models.checkpoint import Checkpoint, build_from_checkpoint, load_checkpoint
 from clst_train.models.deployable import normalise
+from clst_train.models.segmenter import Segmenter
+from clst_train.models.wrapped import WrappedNetwork
 
 
 def stages_of_run(
@@ -57,7 +59,7 @@ def stages_of_run(
         new = list(labelled_images(dataset, before.input_hw, count, before.fit))
     else:
         new = _new_images(target or config.data.target, before, count)
-    first, second = build_from_checkpoint(before), build_from_checkpoint(load_checkpoint(folder.adapted))
+    first, second = _network(before), _network(load_checkpoint(folder.adapted))
     # The adapted network's statistics are the new camera's. In training the prototypes were means of features under
     # the old camera's own, so its images get theirs back here.
     of_old = copy.deepcopy(second)
@@ -72,6 +74,14 @@ def stages_of_run(
         for title, for_old, for_new in (("before adaptation", first, first), ("after adaptation", of_old, second))
     ]
     return stages[0], stages[1], classes
+
+
+def _network(checkpoint: Checkpoint) -> Segmenter:
+    """The checkpoint's network, whose features are asked for beside its logits."""
+    network = build_from_checkpoint(checkpoint)
+    if isinstance(network, WrappedNetwork):
+        network.measure(checkpoint.input_hw)
+    return network
 
 
 def _batches(images: Sequence[ProbeImage]) -> Iterator[Tensor]:

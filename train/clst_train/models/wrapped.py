@@ -229,7 +229,7 @@ def find_head(network: WrappedNetwork, images: Tensor) -> str:
     hooks = [layer.register_forward_hook(noting(path)) for path, layer in layers]
     was_training = network.training
     try:
-        with torch.enable_grad():
+        with torch.inference_mode(False), torch.enable_grad():
             logits = network.eval()(images.detach().clone().requires_grad_())
             if not logits.requires_grad:
                 raise ConfigError(

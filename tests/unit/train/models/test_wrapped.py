@@ -86,6 +86,13 @@ def test_weights_keep_their_own_names_and_copies_do_not_share_features():
     assert torch.equal(other.training_outputs(images).features, network.training_outputs(images).features)
 
 
+def test_the_classifier_is_found_where_no_gradient_is_wanted():
+    network = build_segmenter(f"{HERE}Plain", 3).eval()
+    with torch.inference_mode():
+        outputs = network.training_outputs(torch.zeros(2, 3, 32, 32))
+    assert (network.head, outputs.features.shape) == ("classifier", (2, 6, 8, 8))
+
+
 def test_a_classifier_that_cannot_be_found_is_named_by_the_user():
     with pytest.raises(ConfigError, match=r"no layer gives 10 channels.*model\.head.*last"):
         measured("Folded")

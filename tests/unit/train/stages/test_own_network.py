@@ -5,6 +5,8 @@ import shutil
 import pytest
 import torch
 
+from clst_runtime.cli.evaluate import main as clst_eval
+from clst_train.cli.data import main as clst_data
 from clst_train.cli.train import main as clst_train
 from clst_train.engine.run_folder import open_run
 from clst_train.models.checkpoint import load_checkpoint
@@ -58,3 +60,15 @@ def test_frozen_and_unused_weights_stay(run):
     for name in ("down1.0.weight", "unused.weight"):
         assert torch.equal(source[name], adapted[name])
     assert not torch.equal(source["down1.0.bias"], adapted["down1.0.bias"])
+
+
+def test_its_run_is_evaluated_shown_in_feature_space_and_learnt_from(run, cameras, tmp_path):
+    result = run / "checkpoints" / "adapted.pt"
+    for command, arguments in (
+        (clst_eval, (result, "--data", cameras / "new")),
+        (clst_data, ("features", run, "--out", tmp_path / "features.png")),
+    ):
+        done = call(command, *arguments)
+        assert done.exit_code == 0, done.stderr
+    taught = ("--set", f"adaptation.distil_from={result}", "--set", "source.iterations=1")
+    trained(cameras, tmp_path / "student", *taught, "--set", "adaptation.iterations=1")
