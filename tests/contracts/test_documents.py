@@ -189,6 +189,14 @@ def test_the_times_of_the_readme_follow_from_the_measured_steps():
     )
 
 
+def test_the_demo_s_numbers_in_the_readme_are_those_of_its_result_file():
+    result = json.loads((ROOT / "benchmarks/results/demo.json").read_text())
+    text = " ".join(README.split())
+    found = re.search(r"old network has ([\d.]+) % mIoU .*? it has ([\d.]+) %, and after CLST ([\d.]+) %", text)
+    assert found.groups() == tuple(f"{result['miou'][name]:.1f}" for name in ("source", "batchnorm", "clst"))
+    assert re.search(r"takes (\d+) minutes of processor time", text)[1] == f"{result['processor_seconds'] / 60:.0f}"
+
+
 def test_no_entry_of_the_changelog_is_there_twice():
     """Merges that keep the lines of both sides bring old ones back."""
     entries = re.findall(r"^- (.{60})", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
