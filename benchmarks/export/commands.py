@@ -23,7 +23,7 @@ import click
 
 from benchmarks.record import RESULTS, markdown, provenance, write_result
 
-RESULT = "networks_by_commands.json"
+RESULT = RESULTS / "networks_by_commands.json"
 PRECISIONS = ("fp32", "fp16", "int8")
 LIBRARIES = ("torch", "torchvision", "transformers", "segmentation_models_pytorch", "timm", "onnx", "onnxruntime")
 SETTINGS = ("model.pretrained=none", "source.batch=2", "adaptation.batch=2", "run.threads=1")
@@ -87,7 +87,12 @@ def measure(network: str, work: Path, *, python: str, size: str, steps: int) -> 
 def show(result: dict[str, Any]) -> list[str]:
     """The figures as a Markdown table."""
     headers = ("network", "file", "pixels equal", "MiB", "built by TensorRT for RTX", "PyTorch")
-    return markdown(headers, (cells(one, each) for one in result["networks"] for each in one["exports"]))
+    asked = "From `clst-train` to `clst-export`: {steps} steps of each stage from random weights, at {input}."
+    return [
+        asked.format(**result["networks"][0]),
+        "",
+        *markdown(headers, (cells(one, each) for one in result["networks"] for each in one["exports"])),
+    ]
 
 
 def cells(network: dict[str, Any], each: dict[str, Any]) -> tuple[str, ...]:
@@ -108,15 +113,14 @@ def cells(network: dict[str, Any], each: dict[str, Any]) -> tuple[str, ...]:
 @click.option("--steps", default=10, show_default=True, help="Steps of each stage.")
 def main(networks: tuple[str, ...], work: Path, python: str, size: str, steps: int) -> None:
     """Train, adapt and export NETWORKS."""
-    path = RESULTS / RESULT
     for look in ("old", "new"):
         if not (work / look).is_dir():
             scenes = ["scenes", str(work / look), "--look", look, "--size", size, "--count", "12", "--val-count", "4"]
             subprocess.run([str(Path(python).parent / "clst-data"), *scenes], check=True)
     for network in networks:
-        known = json.loads(path.read_text())["networks"] if path.is_file() else []
         found = {**provenance(), **measure(network, work, python=python, size=size, steps=steps)}
-        write_result(path, {"networks": [*(each for each in known if each["network"] != network), found]})
+        known = json.loads(RESULT.read_text())["networks"] if RESULT.is_file() else []
+        write_result(RESULT, {"networks": [*(each for each in known if each["network"] != network), found]})
         click.echo("\n".join(show({"networks": [found]})))
 
 

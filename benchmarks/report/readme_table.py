@@ -12,7 +12,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from benchmarks.export import networks, precision, quantizers
+from benchmarks.export import commands, networks, precision, quantizers
 from benchmarks.performance import decoders
 from benchmarks.record import RESULTS, markdown
 
@@ -166,6 +166,8 @@ def further_lines() -> list[str]:
             body, runs = ablation_lines(result), [result]
         elif path == quantizers.RESULT:
             body, runs = quantizers.show(result), result["networks"]
+        elif path == commands.RESULT:
+            body, runs = commands.show(result), result["networks"]
         elif path == networks.RESULT:
             body, runs = networks.show(result), result["networks"]
         else:
