@@ -305,7 +305,9 @@ def with_statistics(checkpoint: Path, pair: Pair) -> Path:
         content = load_checkpoint(checkpoint)
         segmenter, settings = build_from_checkpoint(content), AdaptationConfig()
         images = open_target(pair.target, input_hw=content.input_hw, fit=content.fit)
-        batches = statistics_batches(images, count=settings.statistics_images, size=settings.batch)
+        batches = statistics_batches(
+            segmenter.normalisation, images, count=settings.statistics_images, size=settings.batch
+        )
         estimate_statistics(segmenter, batches)
         save_checkpoint(out, dataclasses.replace(content, segmenter_state=segmenter.state_dict()))
     return out

@@ -55,7 +55,9 @@ def train(segmenter: Any, steps: int, input_hw: tuple[int, int]) -> float:
     segmenter.train()
     for _ in range(steps):
         chosen = torch.randint(TRAINED_ON, (BATCH,))
-        logits = F.interpolate(segmenter(normalise(images[chosen])), size=input_hw, mode="bilinear")
+        logits = F.interpolate(
+            segmenter(normalise(images[chosen], segmenter.normalisation)), size=input_hw, mode="bilinear"
+        )
         loss = F.cross_entropy(logits, labels[chosen], ignore_index=255)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -69,8 +71,8 @@ def traced(network: str, segmenter: Any, input_hw: tuple[int, int]) -> Any:
     from clst_export.pipeline import Inputs, Request, trace_network
     from clst_export.precision import Precision
     from clst_runtime.classes.labels import load_class_list
+    from clst_train.config import MEAN, STD
     from clst_train.models.checkpoint import Checkpoint
-    from clst_train.models.deployable import MEAN, STD
 
     checkpoint = Checkpoint(
         network=network, classes=load_class_list("scenes10"), input_hw=input_hw, mean=MEAN, std=STD, stage="source",

@@ -181,9 +181,9 @@ def graphs_of(segmenter: Any, frames: Sequence[Any]) -> dict[str, Any]:
     from clst_export.quantization.calibration import Method, calibrate
     from clst_export.quantization.int8 import activations, to_int8
     from clst_export.quantization.placement import check_placement
-    from clst_train.models.deployable import MEAN, STD, Deployable
+    from clst_train.models.deployable import Deployable
 
-    deployable = Deployable(segmenter.to(memory_format=torch.contiguous_format), MEAN, STD, LATENCY_HW)
+    deployable = Deployable(segmenter.to(memory_format=torch.contiguous_format), LATENCY_HW)
     model = trace(deployable, LATENCY_HW, opset=19, with_confidence=False)
     check_compatibility(model)
     ranges = calibrate(model, frames[:CALIBRATED], activations(model), [Method.MAX])[Method.MAX]

@@ -58,8 +58,8 @@ def exported(folder: Path, size_hw: tuple[int, int]) -> Path:
     from clst_export.pipeline import Inputs, Request, convert
     from clst_export.precision import Precision
     from clst_runtime.classes.labels import load_class_list
+    from clst_train.config import MEAN, STD
     from clst_train.models.checkpoint import Checkpoint, save_checkpoint
-    from clst_train.models.deployable import MEAN, STD
     from clst_train.models.networks import build_segmenter
 
     torch.manual_seed(0)

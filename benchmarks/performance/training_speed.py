@@ -114,7 +114,9 @@ def plain_step(run: Any) -> Callable[[int, Any], None]:
         losses = []
         for images in (source.images, target.crops):
             with run.autocast:
-                outputs = run.segmenter.training_outputs(normalise(torch.from_numpy(images).to(run.device)))
+                outputs = run.segmenter.training_outputs(
+                    normalise(torch.from_numpy(images).to(run.device), run.segmenter.normalisation)
+                )
             losses.append(segmentation_loss(outputs.logits, labels[: len(images)]))
         descent.descend(losses[0] + losses[1], iteration)
 

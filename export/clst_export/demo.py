@@ -86,7 +86,7 @@ def statistics_backend(folder: RunFolder, images: TargetImages, count: int) -> T
     """The source network with nothing but its BatchNorm statistics estimated on target images."""
     checkpoint = load_checkpoint(folder.source)
     segmenter = build_from_checkpoint(checkpoint)
-    estimate_statistics(segmenter, statistics_batches(images, count=count, size=4))
+    estimate_statistics(segmenter, statistics_batches(segmenter.normalisation, images, count=count, size=4))
     return segmenter_backend(
         segmenter.eval(), network=checkpoint.network, classes=checkpoint.classes, input_hw=checkpoint.input_hw
     )

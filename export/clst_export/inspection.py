@@ -116,6 +116,8 @@ def describe(facts: dict[str, Any]) -> str:
     rows.append(["network", f"{manifest['network']}, {manifest['precision']}"])
     rows.append(["input", f"{manifest['input_hw'][0]}x{manifest['input_hw'][1]} {manifest['colour_order']} uint8, "
                  f"frames of another size: {manifest['fit']}"])  # fmt: skip
+    numbers = (", ".join(f"{value:g}" for value in manifest[name]) for name in ("mean", "std"))
+    rows.append(["normalisation", "mean {}; std {}; network in {}".format(*numbers, manifest["channels"].upper())])
     rows.append(["classes", ", ".join(manifest["classes"]["names"])])
     rows.append(["confidence", "second output" if manifest["has_confidence"] else "no"])
     rows.append(["checkpoint", manifest["source_checkpoint_sha256"]])

@@ -10,7 +10,7 @@ import torch
 from clst_export import PACKAGES
 from clst_runtime.errors import ModelFileError
 from clst_runtime.system.optional import check_installed, require
-from clst_train.models.deployable import MEAN, STD, Deployable
+from clst_train.models.deployable import Deployable
 from clst_train.models.segmenter import Segmenter
 
 
@@ -31,7 +31,7 @@ def check_network(segmenter: Segmenter, input_hw: tuple[int, int]) -> None:
     from clst_export.graph.trace import trace
     from clst_runtime.backends.tensorrt.build.check import check_build, describe_build_check
 
-    deployable = Deployable(segmenter, MEAN, STD, input_hw)
+    deployable = Deployable(segmenter, input_hw)
     deployable = deployable.cpu().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     graph = trace(deployable, input_hw, opset=OPSETS[0], with_confidence=False)
     check_compatibility(graph)

@@ -17,7 +17,8 @@ from clst_runtime.backends.tensorrt.build.builder import serialise_engine
 from clst_runtime.backends.tensorrt.build.options import BuildOptions
 from clst_runtime.backends.tensorrt.build.progress import BuildProgress
 from clst_train.method.batchnorm import estimate_statistics
-from clst_train.models.deployable import MEAN, STD, Deployable, normalise
+from clst_train.models.deployable import Deployable, normalise
+from clst_train.models.normalisation import IMAGENET
 from tests.support.graphs import frames, run
 
 SIZE_HW = (32, 64)
@@ -44,8 +45,9 @@ def test_every_precision_says_what_pytorch_says_and_tensorrt_builds_it(trt, fami
     torch.manual_seed(0)
     network = build().eval()
     images = frames(2, SIZE_HW)
-    estimate_statistics(network, [normalise(torch.from_numpy(np.stack(images)))])
-    deployable = Deployable(network, MEAN, STD, SIZE_HW)
+    estimate_statistics(network, [normalise(torch.from_numpy(np.stack(images)), IMAGENET)])
+    network.normalisation = IMAGENET
+    deployable = Deployable(network, SIZE_HW)
     model = trace(deployable, SIZE_HW, opset=19, with_confidence=False)
     assert len(quantisable(model)) == layers
     ranges = calibrate(model, images, activations(model), [Method.MAX])[Method.MAX]

@@ -105,8 +105,9 @@ def network(name, size_hw=(64, 128), *, with_confidence=False, whole=False):
     """
     from clst_export.graph.trace import trace
     from clst_train.method.batchnorm import estimate_statistics
-    from clst_train.models.deployable import MEAN, STD, Deployable, normalise
+    from clst_train.models.deployable import Deployable, normalise
     from clst_train.models.networks import build_segmenter
+    from clst_train.models.normalisation import IMAGENET
 
     torch.manual_seed(0)
     with narrow_networks() if name != "ddrnet23_slim" and not whole else nullcontext():
@@ -115,8 +116,8 @@ def network(name, size_hw=(64, 128), *, with_confidence=False, whole=False):
         if isinstance(module, torch.nn.BatchNorm2d):
             torch.nn.init.uniform_(module.weight, 0.5, 1.5)
             torch.nn.init.normal_(module.bias, std=0.2)
-    estimate_statistics(segmenter, [normalise(torch.from_numpy(np.stack(frames(2, size_hw))))])
-    deployable = Deployable(segmenter.eval(), MEAN, STD, size_hw, with_confidence=with_confidence)
+    estimate_statistics(segmenter, [normalise(torch.from_numpy(np.stack(frames(2, size_hw))), IMAGENET)])
+    deployable = Deployable(segmenter.eval(), size_hw, with_confidence=with_confidence)
     return trace(deployable, size_hw, opset=19, with_confidence=with_confidence)
 
 

@@ -23,6 +23,9 @@ NETWORKS = (
     "efficientnet_lite1",
     "efficientnet_lite2",
 )
+MEAN = (123.675, 116.28, 103.53)  # ImageNet, 0–255 scale, RGB
+STD = (58.395, 57.12, 57.375)
+ORDERS = ("rgb", "bgr")
 
 
 Bound = tuple[Callable[[Any], bool], str]
@@ -105,6 +108,12 @@ class ModelConfig:
     """A shipped class list or a JSON file; empty = those of the source data set."""
     input_hw: tuple[int, int] = (360, 480)
     """Rows and columns, in pixels, that frames are resized to, in training, export and driving alike."""
+    mean: tuple[float, float, float] = MEAN
+    """What is subtracted from a frame's channels, on the 0–255 scale and in the network's order of channels."""
+    std: tuple[float, float, float] = STD
+    """What they are divided by then, on the same scale and in the same order."""
+    channels: str = "rgb"
+    """The order of channels that the network takes, `rgb` or `bgr`; frames of any camera are brought to it."""
     fit: str = "stretch"
     """How frames are resized: `stretch` fills rows and columns, `letterbox` keeps shapes and leaves bars."""
     pretrained: str = "auto"
@@ -119,6 +128,9 @@ class ModelConfig:
             "model",
             ("input_hw", lambda size: len(size) == 2 and min(size) >= 32, "rows and columns of at least 32"),
             ("input_hw", *_SIDES),
+            ("mean", lambda mean: min(mean) >= 0 and max(mean) <= 255, "three numbers from 0 to 255"),
+            ("std", lambda std: min(std) > 0, "three positive numbers, on the 0–255 scale"),
+            ("channels", *_one_of(ORDERS)),
             ("fit", *_one_of(tuple(fit.value for fit in Fit))),
             ("pretrained", lambda value: value != "", "auto, none or a file of weights"),
             (
@@ -132,6 +144,15 @@ class ModelConfig:
                 f"no network {self.network!r}; {did_you_mean(self.network, NETWORKS)}, or name your "
                 "own as package.module:factory"
             )
+        for name, values, below_1 in (
+            ("mean", self.mean, 0 < max(self.mean) <= 1),
+            ("std", self.std, max(self.std) < 1),
+        ):
+            if below_1:
+                raise ConfigError(
+                    f"model.{name} = {list(values)} looks like the 0–1 scale; on the 0–255 scale it is "
+                    f"{[round(255 * value, 3) for value in values]}"
+                )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -337,13 +337,14 @@ def _as_checkpoint(config: Config, started: Checkpoint, options: Mapping[str, An
     Reports it where the recipe or a setting names another fit.
 
     Raises:
-        ConfigError: another network is asked for.
+        ConfigError: another network or normalisation is asked for.
     """
     if config.model.network != started.network and ("network" in options or _is_set("model.network", options)):
         raise ConfigError(
             f"model.network = {config.model.network!r} is not the network of the checkpoint ({started.network}), which "
             "it keeps; leave it out"
         )
+    _check_normalisation(config, started, options)
     size = config.model.input_hw if "size" in options else started.input_hw
     asked = _is_set("model.fit", options)
     wanted, own = config.model.fit, started.fit.value
@@ -352,8 +353,21 @@ def _as_checkpoint(config: Config, started: Checkpoint, options: Mapping[str, An
     elif wanted != own and wanted != ModelConfig().fit:
         report(f"note: model.fit = {own} as the checkpoint has it, not the recipe's {wanted}; --set model.fit={wanted}")
     fit = wanted if asked else own
-    model = dataclasses.replace(config.model, network=started.network, head=started.head, input_hw=size, fit=fit)
+    kept: dict[str, Any] = {"network": started.network, "head": started.head, "input_hw": size, "fit": fit}
+    kept |= {"mean": started.mean, "std": started.std, "channels": started.channels}
+    model = dataclasses.replace(config.model, **kept)
     return dataclasses.replace(config, model=model)
+
+
+def _check_normalisation(config: Config, started: Checkpoint, options: Mapping[str, Any]) -> None:
+    for name in ("mean", "std", "channels"):
+        wanted, own = getattr(config.model, name), getattr(started, name)
+        if wanted != own and (_is_set(f"model.{name}", options) or wanted != getattr(ModelConfig(), name)):
+            asked, kept = (list(value) if isinstance(value, tuple) else value for value in (wanted, own))
+            raise ConfigError(
+                f"model.{name} = {asked}, but the network of the checkpoint was trained with {kept} and keeps it; "
+                "leave it out"
+            )
 
 
 def _is_set(name: str, options: Mapping[str, Any]) -> bool:

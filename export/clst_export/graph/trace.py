@@ -47,9 +47,7 @@ def deployable_of(
         ModelFileError: the weights do not fit the network.
     """
     size = input_hw or checkpoint.input_hw
-    deployable = Deployable(
-        build_from_checkpoint(checkpoint), checkpoint.mean, checkpoint.std, size, with_confidence=with_confidence
-    )
+    deployable = Deployable(build_from_checkpoint(checkpoint), size, with_confidence=with_confidence)
     manifest = Manifest(
         network=checkpoint.network,
         provenance=checkpoint.provenance,
@@ -57,6 +55,7 @@ def deployable_of(
         fit=checkpoint.fit,
         mean=checkpoint.mean,
         std=checkpoint.std,
+        channels=checkpoint.channels,
         classes=checkpoint.classes,
         has_confidence=with_confidence,
         source_checkpoint_sha256=checkpoint.sha256,

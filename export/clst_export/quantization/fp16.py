@@ -28,7 +28,7 @@ HEADROOM = 4.0  # frames that were not measured may reach further
 SMALLEST_NORMAL = 2.0**-14  # subnormals below it lose one bit of precision with every halving
 ROUNDING = 2.0**-11  # the largest share of a normal number that is rounded away
 MAX_LOSS = 2.0**-9  # of a channel's weights: four times what rounding a normal number can cost
-PREPROCESSING = ("Cast", "Transpose", "Sub", "Div", "Mul", "Add")
+PREPROCESSING = ("Cast", "Transpose", "Gather", "Sub", "Div", "Mul", "Add")
 MOVING = ("Pad", "Slice", "Split", "Concat", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "SpaceToDepth", "Resize")
 """What may stand between the normalised frame and the layer that reads it; values stay what they are, or are mixed."""
 LAYERS = ("Conv", "MatMul", "Gemm")

@@ -57,6 +57,8 @@ class Manifest:
     """Per-channel mean on the 0–255 scale; applied inside the graph, here for information."""
     std: tuple[float, float, float]
     """Per-channel standard deviation on the 0–255 scale; applied inside the graph."""
+    channels: str = "rgb"
+    """Order of the network's own channels, and of mean and std: `rgb` or `bgr`; turned inside the graph."""
     classes: ClassList
     """The classes in the order of their ids."""
     ignore_id: int = 255
@@ -195,6 +197,7 @@ CHECKS: Mapping[str, Callable[[Any], Any]] = {
     "fit": _fit,
     "mean": channels(),
     "std": channels(0.0),
+    "channels": one_of("rgb", "bgr"),
     "ignore_id": one_of(IGNORE_ID),
     "precision": name,  # another one is refused where it matters: who builds an engine may give a bound for it
     "has_confidence": truth,

@@ -12,10 +12,12 @@ from clst_export.graph.trace import trace
 from clst_export.verification import gate
 from clst_runtime.backends.onnxruntime.session import rounds_float16
 from clst_runtime.classes.labels import load_class_list
+from clst_train.config import MEAN, STD
 from clst_train.method.batchnorm import estimate_statistics
 from clst_train.models.checkpoint import Checkpoint, save_checkpoint
-from clst_train.models.deployable import MEAN, STD, normalise
+from clst_train.models.deployable import normalise
 from clst_train.models.networks import build_segmenter
+from clst_train.models.normalisation import IMAGENET
 from clst_train.synthetic.camera_looks import LOOKS
 from clst_train.synthetic.scenes import draw_scene
 
@@ -34,7 +36,7 @@ _graphs = {}
 def _trace_once(deployable, size, **options):
     """`trace`, which takes seconds, but only once for each network and its options."""
     forward = type(deployable.segmenter).forward  # a test may give it another
-    facts = [forward, deployable.mean, deployable.std, size, sorted(options.items())]
+    facts = [forward, deployable.segmenter.normalisation, size, sorted(options.items())]
     key = hashlib.sha256(repr(facts).encode())
     for name, value in deployable.state_dict().items():
         key.update(name.encode() + value.numpy().tobytes())
@@ -67,7 +69,7 @@ def write_checkpoint(path):
     classes = load_class_list("scenes10")
     network = build_segmenter("ddrnet23_slim", len(classes))
     frames = [torch.from_numpy(scene(index)[0]) for index in range(8)]
-    estimate_statistics(network, [normalise(torch.stack(frames))])
+    estimate_statistics(network, [normalise(torch.stack(frames), IMAGENET)])
     content = {"network": "ddrnet23_slim", "classes": classes, "input_hw": SIZE_HW, "mean": MEAN, "std": STD}
     save_checkpoint(path, Checkpoint(**content, stage="adapted", iteration=1, segmenter_state=network.state_dict()))
     return path

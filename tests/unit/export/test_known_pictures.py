@@ -34,6 +34,7 @@ from clst_train.models.checkpoint import Checkpoint, save_checkpoint
 from clst_train.models.checkpoint_backend import TorchBackend
 from clst_train.models.deployable import Deployable, normalise
 from clst_train.models.networks import build_segmenter
+from clst_train.models.normalisation import Normalisation
 from clst_train.models.segmenter import Segmenter, TrainingOutputs
 from tests.conftest import RGB_CLASSES, rgb_manifest
 
@@ -47,6 +48,7 @@ class Colours(Segmenter):
     """The logits of classes red, green and blue are the picture's channels 0–255, averaged over 4x4 pixels."""
 
     feature_channels, output_stride, class_count = 3, STRIDE, 3
+    normalisation = Normalisation(MEAN, STD)
 
     def __init__(self):
         super().__init__()
@@ -111,7 +113,7 @@ def nothing(model):
 
 
 def deployable():
-    return Deployable(Colours(), MEAN, STD, SIZE_HW)
+    return Deployable(Colours(), SIZE_HW)
 
 
 def colour_graph(fault=nothing, *, half=False):
@@ -196,6 +198,18 @@ def test_a_planted_fault_gives_the_wrong_classes_and_both_gates_tell_it(fault, c
     assert "% of pixels agree" in told[1]
 
 
+@pytest.mark.parametrize("half", [False, True])
+def test_a_network_that_takes_bgr_turns_the_channels_in_its_graph(half, tmp_path, monkeypatch):
+    """Its first channel, and so its first class, is blue; both gates hold."""
+    monkeypatch.setattr(Colours, "normalisation", Normalisation(MEAN, STD, "bgr"))
+    frame = picture((8, (255, 0, 0)), (8, (0, 255, 0)), (8, (0, 0, 255)))
+    with backend_of(colour_graph(half=half), tmp_path / "m.onnx") as backend:
+        assert backend.predict(ALL_RED).classes.tolist() == [[BLUE] * 24] * SIZE_HW[0]
+        assert set(backend.predict(frame).classes[:, :6].ravel()) == {BLUE}
+        assert set(backend.predict(frame).classes[:, 18:].ravel()) == {RED}
+        assert holds_at_export(count_ties(deployable(), backend, [ALL_RED, frame]))
+
+
 def counted_columns(frame):
     """The classes of a row as counted by hand above."""
     return {ALL_RED.tobytes(): [RED] * 24, STRIPES.tobytes(): [RED] * 4 + [BLUE] * 20}.get(
@@ -216,7 +230,7 @@ def checkpoint(narrow, tmp_path_factory):
     path = tmp_path_factory.mktemp("checkpoint") / "ddrnet.pt"
     torch.manual_seed(1)
     segmenter = build_segmenter("ddrnet23_slim", 3)
-    estimate_statistics(segmenter, [normalise(torch.from_numpy(np.stack(coloured_frames())), MEAN, STD)])
+    estimate_statistics(segmenter, [normalise(torch.from_numpy(np.stack(coloured_frames())), Normalisation(MEAN, STD))])
     save_checkpoint(
         path,
         Checkpoint(

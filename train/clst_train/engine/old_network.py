@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from pathlib import Path
 
@@ -23,7 +24,6 @@ from clst_train.engine.run import SOURCE
 from clst_train.models.adapters import huggingface
 from clst_train.models.checkpoint import Checkpoint, WeightsFile, build_from_checkpoint, load_checkpoint
 from clst_train.models.checkpoint_backend import segmenter_backend
-from clst_train.models.deployable import MEAN, STD
 from clst_train.models.networks import network_of
 from clst_train.models.specification import parse_network
 from clst_train.models.weight_files import Weights, read_weights
@@ -70,8 +70,7 @@ def open_old_network(path: Path, config: Config, *, trust_pickle: bool = False) 
         architecture=getattr(network, "architecture", None),
         classes=classes,
         input_hw=model.input_hw,
-        mean=MEAN,
-        std=STD,
+        **dataclasses.asdict(network.normalisation),
         stage=SOURCE,
         iteration=0,
         segmenter_state=network.state_dict(),

@@ -30,7 +30,6 @@ from clst_train.engine.run_folder import RunFolder
 from clst_train.method.batchnorm import estimate_statistics
 from clst_train.models.checkpoint import Checkpoint, WeightsFile, load_checkpoint
 from clst_train.models.checkpoint_backend import segmenter_backend
-from clst_train.models.deployable import MEAN, STD
 from clst_train.models.segmenter import Segmenter
 
 SOURCE, ADAPTED = "source", "adapted"
@@ -104,8 +103,7 @@ class Run(Setup):
             architecture=getattr(self.segmenter, "architecture", None),
             classes=self.classes,
             input_hw=self.config.model.input_hw,
-            mean=MEAN,
-            std=STD,
+            **dataclasses.asdict(self.segmenter.normalisation),
             stage=stage,
             iteration=iteration,
             segmenter_state={name: value.detach().cpu() for name, value in state.items()},

@@ -149,7 +149,7 @@ def cloud_of(segmenter: Segmenter, images: Iterable[ProbeImage], *, minimum_pixe
     device = next(segmenter.parameters()).device
     for image in images:
         frame = torch.from_numpy(np.ascontiguousarray(image.frame))[None].to(device)
-        outputs = segmenter.training_outputs(normalise(frame))
+        outputs = segmenter.training_outputs(normalise(frame, segmenter.normalisation))
         features = outputs.features
         size_hw = (features.shape[2], features.shape[3])
         if image.labels is None:

@@ -21,6 +21,7 @@ from clst_train.inspection.feature_space import ProbeImage, Stage, cloud_of, lab
 from clst_train.method.batchnorm import estimate_statistics
 from clst_train.models.checkpoint import Checkpoint, build_from_checkpoint, load_checkpoint
 from clst_train.models.deployable import normalise
+from clst_train.models.normalisation import Normalisation
 from clst_train.models.segmenter import Segmenter
 from clst_train.models.wrapped import WrappedNetwork
 
@@ -63,7 +64,7 @@ def stages_of_run(
     # The adapted network's statistics are the new camera's. In training the prototypes were means of features under
     # the old camera's own, so its images get theirs back here.
     of_old = copy.deepcopy(second)
-    estimate_statistics(of_old, _batches(old))
+    estimate_statistics(of_old, _batches(old, of_old.normalisation))
     least = config.adaptation.minimum_pixels
     stages = [
         Stage(
@@ -84,12 +85,12 @@ def _network(checkpoint: Checkpoint) -> Segmenter:
     return network
 
 
-def _batches(images: Sequence[ProbeImage]) -> Iterator[Tensor]:
+def _batches(images: Sequence[ProbeImage], by: Normalisation) -> Iterator[Tensor]:
     """Images as normalised batches of 2 or more; a single one stays alone."""
     size = 4
     for start in range(0, max(1, len(images) - 1), size):
         frames = [torch.from_numpy(image.frame) for image in images[start : start + size]]
-        yield normalise(torch.stack(frames))
+        yield normalise(torch.stack(frames), by)
 
 
 def _old_images(

@@ -62,7 +62,7 @@ class Learner:
 
     def tensor(self, frames: np.ndarray) -> Tensor:
         """B,K,L,3 uint8 frames as normalised B,3,K,L on the device."""
-        return normalise_in_training(self.plain(frames))
+        return normalise_in_training(self.plain(frames), self.segmenter.normalisation)
 
     def plain(self, values: np.ndarray) -> Tensor:
         """Any array as it is, on the device."""

@@ -205,7 +205,7 @@ def _further_terms(
     if settings.entropy_weight > 0:
         yield "entropy", settings.entropy_weight, entropy_loss(logits, cells)
     if learner.distiller is not None:
-        temperature, whole = settings.distil_temperature, learner.tensor(target.whole)
+        temperature, whole = settings.distil_temperature, learner.plain(target.whole)
         of_images = learner.distiller.probabilities(whole, temperature, learner.autocast)
         taught = through_crops(of_images, target.geometries, size_hw)
         yield "distillation", settings.distil_weight, distillation_loss(logits, taught, cells, temperature)

@@ -21,6 +21,7 @@ from clst_train.config import ModelConfig
 from clst_train.data.target import SHAPE_TOLERANCE
 from clst_train.method.batchnorm import FollowedStatistics
 from clst_train.models.checkpoint import build_from_checkpoint, load_checkpoint
+from clst_train.models.deployable import normalise_in_training
 from clst_train.models.segmenter import Segmenter
 
 
@@ -70,8 +71,9 @@ class Distiller:
         self.sha256 = sha256
 
     @torch.no_grad()
-    def probabilities(self, images: Tensor, temperature: float, autocast: torch.autocast) -> Tensor:
-        """Softened probabilities B,C,h,w of normalised whole images B,3,H,W, at the size it was trained for."""
+    def probabilities(self, frames: Tensor, temperature: float, autocast: torch.autocast) -> Tensor:
+        """Softened probabilities B,C,h,w of whole frames B,H,W,3 uint8 RGB, at the size it was trained for."""
+        images = normalise_in_training(frames, self.network.normalisation)
         if images.shape[-2:] != self.input_hw:
             images = F.interpolate(images, size=self.input_hw, mode="bilinear", align_corners=False)
         with autocast:

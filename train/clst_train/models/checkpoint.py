@@ -33,7 +33,9 @@ from clst_runtime.system.files.json_values import (
 )
 from clst_runtime.system.files.paths import check_file
 from clst_runtime.system.numbers import LARGEST_INTEGER
+from clst_train.config import ORDERS
 from clst_train.models.networks import build_segmenter
+from clst_train.models.normalisation import Normalisation
 from clst_train.models.segmenter import Segmenter
 
 FORMAT = "clst-checkpoint-1"
@@ -62,9 +64,11 @@ class Checkpoint:
     input_hw: tuple[int, int]
     """Rows and columns of its input."""
     mean: tuple[float, float, float]
-    """Per-channel mean on the 0–255 scale."""
+    """Per-channel mean on the 0–255 scale, in the network's order of channels."""
     std: tuple[float, float, float]
     """Per-channel standard deviation on the 0–255 scale."""
+    channels: str = "rgb"
+    """The network's order of channels, `rgb` or `bgr`."""
     stage: str
     """`source` or `adapted`."""
     iteration: int
@@ -130,6 +134,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "input_hw": list(checkpoint.input_hw),
         "mean": list(checkpoint.mean),
         "std": list(checkpoint.std),
+        "channels": checkpoint.channels,
         "stage": checkpoint.stage,
         "iteration": checkpoint.iteration,
         "segmenter_state": checkpoint.segmenter_state,
@@ -180,6 +185,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
             input_hw=field(content, "input_hw", input_size),
             mean=field(content, "mean", channels()),
             std=field(content, "std", channels(0.0)),
+            channels=optional(content, "channels", one_of(*ORDERS)) or "rgb",
             stage=field(content, "stage", one_of("source", "adapted")),
             iteration=field(content, "iteration", whole(0, LARGEST_INTEGER)),
             segmenter_state=field(content, "segmenter_state", _weights),
@@ -240,6 +246,7 @@ def build_from_checkpoint(checkpoint: Checkpoint) -> Segmenter:
             f"{where}: weights do not fit {checkpoint.network} with {len(checkpoint.classes)} classes{changed}: "
             f"{_differences(checkpoint.segmenter_state, segmenter.state_dict()) or str(error).splitlines()[-1][:160]}"
         ) from error
+    segmenter.normalisation = Normalisation(checkpoint.mean, checkpoint.std, checkpoint.channels)
     return segmenter.eval()
 
 

@@ -5,6 +5,7 @@ Legend: H rows, W columns of the model's input.
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import torch
@@ -15,7 +16,7 @@ from clst_runtime.backends.base import Frame, Prediction, check_frame
 from clst_runtime.classes.labels import ClassList
 from clst_runtime.imaging.geometry import Fit
 from clst_train.models.checkpoint import build_from_checkpoint, load_checkpoint
-from clst_train.models.deployable import MEAN, STD, Deployable
+from clst_train.models.deployable import Deployable
 from clst_train.models.segmenter import Segmenter
 
 
@@ -60,13 +61,12 @@ def segmenter_backend(
         network=network,
         input_hw=input_hw,
         fit=fit,
-        mean=MEAN,
-        std=STD,
+        **dataclasses.asdict(segmenter.normalisation),
         classes=classes,
         source_checkpoint_sha256=sha256,
         tool_versions={"torch": torch.__version__},
     )
-    return TorchBackend(Deployable(segmenter, MEAN, STD, input_hw), manifest, device)
+    return TorchBackend(Deployable(segmenter, input_hw), manifest, device)
 
 
 def open_checkpoint(path: Path, *, input_hw: tuple[int, int] | None = None) -> TorchBackend:

@@ -12,28 +12,29 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from clst_train.models.normalisation import Normalisation
 from clst_train.models.segmenter import Segmenter
 
-MEAN = (123.675, 116.28, 103.53)  # ImageNet, 0–255 scale, RGB
-STD = (58.395, 57.12, 57.375)
 
-
-def normalise(frames: Tensor, mean: tuple[float, float, float] = MEAN, std: tuple[float, float, float] = STD) -> Tensor:
-    """RGB frames N,H,W,3 uint8 to normalised N,3,H,W float32."""
+def normalise(frames: Tensor, by: Normalisation) -> Tensor:
+    """RGB frames N,H,W,3 uint8 to normalised N,3,H,W float32, in the network's order of channels."""
     images = frames.float().permute(0, 3, 1, 2)  # in this order: TensorRT moves no uint8
-    offset = torch.tensor(mean, device=images.device).view(1, 3, 1, 1)
-    return (images - offset) / torch.tensor(std, device=images.device).view(1, 3, 1, 1)
+    if by.channels == "bgr":
+        images = images.index_select(1, torch.tensor([2, 1, 0], device=images.device))
+    offset = torch.tensor(by.mean, device=images.device).view(1, 3, 1, 1)
+    return (images - offset) / torch.tensor(by.std, device=images.device).view(1, 3, 1, 1)
 
 
-def normalise_in_training(frames: Tensor) -> Tensor:
+def normalise_in_training(frames: Tensor, by: Normalisation) -> Tensor:
     """`normalise` by constants that stay on the device: a step that sends them anew waits for it. Not to be traced."""
-    offset, scale = _constants(frames.device)
-    return (frames.permute(0, 3, 1, 2).float() - offset) / scale
+    offset, scale = _constants(by, frames.device)
+    images = frames.permute(0, 3, 1, 2).float()
+    return ((images.flip(1) if by.channels == "bgr" else images) - offset) / scale
 
 
 @lru_cache(maxsize=16)
-def _constants(device: torch.device) -> tuple[Tensor, Tensor]:
-    offset, scale = (torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (MEAN, STD))
+def _constants(by: Normalisation, device: torch.device) -> tuple[Tensor, Tensor]:
+    offset, scale = (torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (by.mean, by.std))
     return offset, scale
 
 
@@ -43,8 +44,6 @@ class Deployable(nn.Module):
     def __init__(
         self,
         segmenter: Segmenter,
-        mean: tuple[float, float, float],
-        std: tuple[float, float, float],
         input_hw: tuple[int, int],
         *,
         with_confidence: bool = False,
@@ -53,12 +52,12 @@ class Deployable(nn.Module):
         self.segmenter = copy.deepcopy(segmenter).eval()
         if hasattr(self.segmenter, "auxiliary_head"):
             del self.segmenter.auxiliary_head
-        self.mean, self.std, self.input_hw, self.with_confidence = mean, std, input_hw, with_confidence
+        self.input_hw, self.with_confidence = input_hw, with_confidence
         self.eval()
 
     def logits(self, frame: Tensor) -> Tensor:
         """Frame uint8 N,H,W,3 to logits N,C,H,W at full size."""
-        logits: Tensor = self.segmenter(normalise(frame, self.mean, self.std))
+        logits: Tensor = self.segmenter(normalise(frame, self.segmenter.normalisation))
         if logits.shape[-2:] == self.input_hw:
             return logits
         return F.interpolate(logits, size=self.input_hw, mode="bilinear", align_corners=False)

@@ -14,6 +14,7 @@ from clst_train.models.adapters import factory, huggingface, smp, timm_encoders,
 from clst_train.models.ddrnet import DDRNetSlim
 from clst_train.models.deeplab import DeepLabV2
 from clst_train.models.efficientnet_lite import SCALES, EfficientNetLiteSegmenter
+from clst_train.models.normalisation import Normalisation
 from clst_train.models.segmenter import Segmenter
 from clst_train.models.specification import NetworkName, parse_network
 from clst_train.models.wrapped import WrappedNetwork
@@ -67,9 +68,11 @@ def network_of(model: ModelConfig, class_count: int, architecture: Mapping[str, 
     Raises:
         ConfigError, MissingDependency, ModelFileError: as `build_segmenter` says.
     """
-    return build_segmenter(
+    segmenter = build_segmenter(
         model.network, class_count, head=model.head, input_hw=model.input_hw, architecture=architecture
     )
+    segmenter.normalisation = Normalisation(model.mean, model.std, model.channels)
+    return segmenter
 
 
 def _of_others(

@@ -14,7 +14,6 @@ from clst_runtime.system.optional import extra
 from clst_train.config import ModelConfig
 from clst_train.models.adapters import huggingface, smp, timm_encoders, torchvision_models
 from clst_train.models.adapters.library import LibraryWeights, Normalisation
-from clst_train.models.deployable import MEAN, STD
 from clst_train.models.efficientnet_lite import EfficientNetLiteSegmenter
 from clst_train.models.segmenter import Segmenter
 from clst_train.models.specification import ADAPTERS, NetworkName, parse_network
@@ -109,7 +108,7 @@ def _load_from_library(
     lines = (
         fit_weights(segmenter, weights, least_share=ENCODER_SHARE).line(),
         classifier,
-        _normalisation_note(found.normalisation),
+        _normalisation_note(found.normalisation, segmenter),
     )
     return dataclasses.replace(model, pretrained_sha256=own), "\n".join(line for line in lines if line)
 
@@ -161,8 +160,12 @@ def _for_classes(weights: Weights, segmenter: Segmenter, classes: Sequence[str])
     return dataclasses.replace(weights, tensors=kept), line
 
 
-def _normalisation_note(given: Normalisation | None) -> str:
-    if given is None or max(abs(a - b) for a, b in zip((*given[0], *given[1]), (*MEAN, *STD), strict=True)) < 0.5:
+def _normalisation_note(given: Normalisation | None, segmenter: Segmenter) -> str:
+    used = (*segmenter.normalisation.mean, *segmenter.normalisation.std)
+    if given is None or max(abs(a - b) for a, b in zip((*given[0], *given[1]), used, strict=True)) < 0.5:
         return ""
-    shown = [", ".join(f"{each:.4g}" for each in values) for values in given]
-    return f"note: these weights were trained on images of mean {shown[0]} and deviation {shown[1]}"
+    mean, std = (", ".join(f"{each:.4g}" for each in values) for values in given)
+    return (
+        f"note: these weights were trained on images of mean {mean} and deviation {std}; give "
+        f"--set model.mean='[{mean}]' --set model.std='[{std}]'"
+    )

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from clst_train.models.normalisation import IMAGENET, Normalisation
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingOutputs:
@@ -32,6 +34,8 @@ class Segmenter(nn.Module, ABC):
     """H / h."""
     class_count: int
     """C."""
+    normalisation: Normalisation = IMAGENET
+    """How a camera frame becomes one of its images."""
 
     @property
     def size_multiple(self) -> int:

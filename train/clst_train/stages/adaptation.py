@@ -42,6 +42,7 @@ from clst_train.method.learner import Learner
 from clst_train.method.step import StepResult, adaptation_step
 from clst_train.models.checkpoint import Checkpoint, save_checkpoint
 from clst_train.models.deployable import normalise
+from clst_train.models.normalisation import Normalisation
 from clst_train.stages.adaptation_state import (
     AdaptationState,
     diagnostics_of,
@@ -201,18 +202,20 @@ def _estimate_target_statistics(run: Run) -> None:
 def target_batches(run: Run) -> Iterator[Tensor]:
     """Whole target images as normalised batches for BatchNorm statistics, on the run's device."""
     settings = run.config.adaptation
-    batches = statistics_batches(needed(run.target), count=settings.statistics_images, size=settings.batch)
+    batches = statistics_batches(
+        run.segmenter.normalisation, needed(run.target), count=settings.statistics_images, size=settings.batch
+    )
     return (batch.to(run.device) for batch in batches)
 
 
-def statistics_batches(target: TargetImages, *, count: int, size: int) -> Iterator[Tensor]:
+def statistics_batches(by: Normalisation, target: TargetImages, *, count: int, size: int) -> Iterator[Tensor]:
     """At most `count` whole images, evenly spread over the set, as normalised batches size,3,H,W of at least two.
 
     In a fixed random order: consecutive frames of a drive are nearly equal, so a batch of them would not represent the
     camera.
     """
     for chosen in _groups(len(target), count, size):
-        yield normalise(torch.stack([torch.from_numpy(target[index]) for index in chosen]))
+        yield normalise(torch.stack([torch.from_numpy(target[index]) for index in chosen]), by)
 
 
 def _groups(length: int, count: int, size: int) -> Iterator[list[int]]:
@@ -234,7 +237,7 @@ def _start_batches(run: Run) -> Iterator[tuple[Tensor, Tensor | None]]:
         if any(each is not None for each in ignored):
             whole = [np.zeros(size_hw, bool) if each is None else each for each in ignored]
             covered = torch.from_numpy(np.stack(whole)).to(run.device)
-        yield normalise(frames.to(run.device)), covered
+        yield normalise(frames.to(run.device), run.segmenter.normalisation), covered
 
 
 def _log_diagnostics(run: Run, diagnostics: Diagnostics, watch: CollapseWatch, done: int) -> dict[str, Any]:

@@ -101,7 +101,8 @@ def partial_losses(run: Run, batch: SourceBatch, passes: nn.Module | None = None
     for part, share in zip(parts, shares, strict=True):
         rows = slice(int(part[0]), int(part[-1]) + 1)
         labels = torch.from_numpy(batch.labels[rows]).to(run.device, non_blocking=True).long()
-        images = normalise_in_training(torch.from_numpy(batch.images[rows]).to(run.device, non_blocking=True))
+        frames = torch.from_numpy(batch.images[rows]).to(run.device, non_blocking=True)
+        images = normalise_in_training(frames, run.segmenter.normalisation)
         with run.autocast:
             outputs, _ = passes(images)
         loss = segmentation_loss(outputs.logits, labels)

@@ -11,7 +11,7 @@ from clst_export.graph.compatibility import SUPPORTED, check_compatibility
 from clst_export.graph.trace import trace
 from clst_export.quantization.fp16 import measure_ranges, to_fp16
 from clst_runtime.errors import ModelFileError
-from clst_train.models.deployable import MEAN, STD, Deployable
+from clst_train.models.deployable import Deployable
 from clst_train.models.networks import build_segmenter
 from tests.conftest import write_rgb_model
 from tests.support.narrow import narrow_networks
@@ -37,7 +37,7 @@ def built(network):
 @pytest.mark.parametrize("network", ["ddrnet23_slim", "deeplabv2_resnet101", "efficientnet_lite0"])
 def test_every_network_passes_in_float32_and_in_float16(network, with_confidence):
     with narrow_networks():
-        deployable = Deployable(built(network), MEAN, STD, SIZE_HW, with_confidence=with_confidence)
+        deployable = Deployable(built(network), SIZE_HW, with_confidence=with_confidence)
     model = trace(deployable, SIZE_HW, opset=19 if with_confidence else 20, with_confidence=with_confidence)
     check_compatibility(model)
     converted = to_fp16(model, ranges=measure_ranges(model, [FRAME])).model
@@ -350,7 +350,7 @@ def test_weights_beyond_what_protobuf_can_count_are_refused():
 
 
 def test_a_network_that_no_onnx_file_can_hold_is_refused_before_it_is_traced(monkeypatch):
-    deployable = Deployable(built("ddrnet23_slim"), MEAN, STD, SIZE_HW)
+    deployable = Deployable(built("ddrnet23_slim"), SIZE_HW)
     monkeypatch.setattr(compatibility, "MAX_BYTES", 2**24)
     monkeypatch.setattr(torch.onnx, "export", None)
     with pytest.raises(ModelFileError, match=r"the graph has 0\.02 GiB"):

@@ -22,8 +22,9 @@ from clst_runtime.backends.tensorrt.build.builder import serialise_engine
 from clst_runtime.backends.tensorrt.build.options import BuildOptions
 from clst_runtime.backends.tensorrt.build.progress import BuildProgress
 from clst_runtime.errors import ModelFileError
-from clst_train.models.deployable import MEAN, STD, Deployable
+from clst_train.models.deployable import Deployable
 from clst_train.models.networks import build_segmenter
+from clst_train.models.normalisation import IMAGENET
 from tests.support.graphs import kinds, node_of, run
 from tests.support.narrow import narrow_networks
 
@@ -54,7 +55,9 @@ class Decoder(nn.Module):
 
 def deployed(segmenter):
     torch.manual_seed(0)
-    return Deployable(segmenter() if isinstance(segmenter, type) else segmenter, MEAN, STD, SIZE_HW)
+    network = segmenter() if isinstance(segmenter, type) else segmenter
+    network.normalisation = IMAGENET
+    return Deployable(network, SIZE_HW)
 
 
 def exported(deployable, opset=19):
@@ -246,7 +249,7 @@ def test_same_padding_is_a_convolutions_own_at_any_size(size_hw, stem_pads):
     torch.manual_seed(0)
     with narrow_networks():
         segmenter = build_segmenter("efficientnet_lite0", 3)
-    deployable = Deployable(segmenter, MEAN, STD, size_hw)
+    deployable = Deployable(segmenter, size_hw)
     model = trace(deployable, size_hw, opset=19, with_confidence=False)
     check_compatibility(model)
     assert kinds(model)["Pad"] == 0

@@ -12,8 +12,9 @@ from clst_export.graph.trace import trace
 from clst_export.quantization.fp16 import measure_ranges, to_fp16
 from clst_runtime.errors import DataError, ModelFileError
 from clst_train.method.batchnorm import estimate_statistics
-from clst_train.models.deployable import MEAN, STD, Deployable, normalise
+from clst_train.models.deployable import Deployable, normalise
 from clst_train.models.networks import build_segmenter
+from clst_train.models.normalisation import IMAGENET
 from clst_train.synthetic.camera_looks import LOOKS
 from clst_train.synthetic.scenes import draw_scene
 
@@ -378,8 +379,8 @@ def ddrnet():
     frames = [draw_scene(rng, LOOKS["new"], size)[0] for _ in range(8)]
     torch.manual_seed(0)
     segmenter = build_segmenter("ddrnet23_slim", 10)
-    estimate_statistics(segmenter, [normalise(torch.from_numpy(np.stack(frames[:4])))])
-    deployable = Deployable(segmenter, MEAN, STD, size)
+    estimate_statistics(segmenter, [normalise(torch.from_numpy(np.stack(frames[:4])), IMAGENET)])
+    deployable = Deployable(segmenter, size)
     return deployable, trace(deployable, size, opset=19, with_confidence=False), frames
 
 

@@ -26,6 +26,7 @@ from clst_train.engine.run import SOURCE, Run, Setup, files_of, log_step, not_fi
 from clst_train.engine.run_folder import RunFolder, open_run
 from clst_train.models.checkpoint import load_checkpoint
 from clst_train.models.networks import build_segmenter
+from clst_train.models.normalisation import Normalisation
 from clst_train.models.segmenter import Segmenter, TrainingOutputs
 from clst_train.recipes.recipe import config_from_mapping
 from clst_train.stages import source as source_stage
@@ -319,6 +320,19 @@ def test_parts_of_a_batch_sum_to_its_loss_and_gradient(tmp_path, accumulate):
         found[parts] = total, run.segmenter.head.weight.grad
     assert found[1][0] == pytest.approx(found[accumulate][0], rel=1e-6)
     assert torch.allclose(found[1][1], found[accumulate][1], atol=1e-6)
+
+
+def test_source_training_gives_a_network_its_own_mean_deviation_and_order_of_channels(tmp_path):
+    """Of red 10, green 20 and blue 30: (30 − 1) / 1, (20 − 2) / 2, (10 − 3) / 5."""
+    images = np.full((2, 4, 4, 3), (10, 20, 30), np.uint8)
+    batch = SourceBatch(images=images, labels=np.zeros((2, 4, 4), np.uint8), mixing=np.zeros((2, 4, 4), bool))
+    run, seen = a_run(tmp_path, batch=2), []
+    run.segmenter.normalisation = Normalisation((1.0, 2.0, 3.0), (1.0, 2.0, 5.0), "bgr")
+    run.segmenter.head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    list(source_stage.partial_losses(run, batch))
+    torch.testing.assert_close(seen[0][0, :, 0, 0], torch.tensor([29.0, 9.0, 1.4]))
+    saved = run.checkpoint(SOURCE, 1)
+    assert (saved.mean, saved.std, saved.channels) == ((1.0, 2.0, 3.0), (1.0, 2.0, 5.0), "bgr")
 
 
 def test_a_batch_without_a_label_has_a_loss_of_zero(tmp_path):

@@ -168,6 +168,34 @@ def test_another_network_than_the_checkpoint_s_is_refused(run, cameras, tmp_path
         assert "model.network = 'deeplabv2_resnet101' is not the network of the checkpoint (ddrnet23_slim)" in line
 
 
+BGR = ("model.channels=bgr", "model.mean=[103.53,116.28,123.675]", "model.std=[57.375,57.12,58.395]")
+
+
+def test_a_network_that_takes_bgr_is_adapted_as_its_rgb_twin_and_keeps_its_order(run, official, cameras, tmp_path):
+    """Its first convolution reads the channels the other way round; the first step's losses differ by roundings."""
+    turned = torch.load(official)["state_dict"]["model.conv1.0.weight"].flip(1)
+    weights = changed(official, tmp_path / "bgr.pth", conv1__0__weight=turned)
+    done = started(
+        cameras, tmp_path / "bgr", "--init", weights, *TEN, *(word for setting in BGR for word in ("--set", setting))
+    )
+    assert done.exit_code == 0, done.stderr
+    logs = [
+        [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+        for out in (run[0], tmp_path / "bgr")
+    ]
+    first, second = (next(entry["loss"] for entry in log if "loss" in entry) for log in logs)
+    assert first == pytest.approx(second, rel=1e-3)
+    adapted = tmp_path / "bgr" / "checkpoints" / "adapted.pt"
+    assert (load_checkpoint(adapted).channels, load_checkpoint(adapted).mean[0]) == ("bgr", 103.53)
+    again = started(cameras, tmp_path / "again", "--init", adapted)  # its own, without being asked
+    assert again.exit_code == 0, again.stderr
+    assert load_checkpoint(tmp_path / "again" / "checkpoints" / "adapted.pt").channels == "bgr"
+    line = refused(cameras, tmp_path / "out", "--init", adapted, "--set", "model.channels=rgb", code=3)
+    assert "model.channels = rgb, but the network of the checkpoint was trained with bgr and keeps it" in line
+    line = refused(cameras, tmp_path / "out", "--init", run[0], "--set", BGR[1], code=3)
+    assert "model.mean = [103.53, 116.28, 123.675], but the network of the checkpoint was trained with [123" in line
+
+
 def changed(official, path, **changes):
     """The official file with other tensors under `state_dict.model`; None takes one out."""
     content = torch.load(official)

@@ -174,7 +174,7 @@ def test_with_a_start_share_a_run_ends_between_the_network_it_was_given_and_the_
     content = load_checkpoint(result)
     network = build_from_checkpoint(content)
     target = open_target((str(cameras / "new" / "images" / "train"),), input_hw=content.input_hw, fit=content.fit)
-    estimate_statistics(network, statistics_batches(target, count=256, size=2))
+    estimate_statistics(network, statistics_batches(network.normalisation, target, count=256, size=2))
     for name, value in network.state_dict().items():
         torch.testing.assert_close(value, content.segmenter_state[name], rtol=1e-4, atol=1e-5)
 

@@ -24,6 +24,7 @@ from clst_train.inspection.feature_space import (
 )
 from clst_train.models.deployable import normalise
 from clst_train.models.networks import build_segmenter
+from clst_train.models.normalisation import IMAGENET
 from clst_train.models.segmenter import TrainingOutputs
 from clst_train.recipes.recipe import config_from_mapping
 from tests.conftest import write_labelled
@@ -110,7 +111,7 @@ def test_points_are_means_of_unit_features_by_label_or_by_prediction():
     frame[..., 0] = 255  # red everywhere: the strongest channel
     frame[:, 2:, 1] = 200
     labels = np.array([[0, 0, 1, 255]] * 2, np.uint8)
-    features = normalise(torch.from_numpy(frame)[None])[0].permute(1, 2, 0).numpy()
+    features = normalise(torch.from_numpy(frame)[None], IMAGENET)[0].permute(1, 2, 0).numpy()
     unit = features / np.linalg.norm(features, axis=2, keepdims=True)
     found = cloud_of(Colours(), [ProbeImage(frame, labels)], minimum_pixels=2)
     assert found.classes.tolist() == [0, 1]

@@ -5,6 +5,7 @@ from torch import nn
 
 from clst_train.method.batchnorm import FollowedStatistics, estimate_statistics
 from clst_train.models.deployable import normalise
+from clst_train.models.normalisation import IMAGENET
 from clst_train.stages.adaptation import statistics_batches
 
 
@@ -55,9 +56,11 @@ def test_without_such_layers_no_image_is_looked_at():
 def test_a_batch_for_the_statistics_is_no_stretch_of_the_drive():
     """Images 0 … 19, each of that grey; every one once, in an order that mixes them and is always the same."""
     drive = [np.full((2, 2, 3), index, np.uint8) for index in range(20)]
-    found = [torch.cat([b[:, 0, 0, 0] for b in statistics_batches(drive, count=20, size=4)]) for _ in range(2)]
+    found = [
+        torch.cat([b[:, 0, 0, 0] for b in statistics_batches(IMAGENET, drive, count=20, size=4)]) for _ in range(2)
+    ]
     assert torch.equal(found[0], found[1])
-    greys = [normalise(torch.from_numpy(image[None]))[0, 0, 0, 0].item() for image in drive]
+    greys = [normalise(torch.from_numpy(image[None]), IMAGENET)[0, 0, 0, 0].item() for image in drive]
     order = [greys.index(value) for value in found[0].tolist()]
     assert sorted(order) == list(range(20))
     assert all(max(order[k : k + 4]) - min(order[k : k + 4]) >= 8 for k in range(0, 20, 4))
@@ -65,8 +68,8 @@ def test_a_batch_for_the_statistics_is_no_stretch_of_the_drive():
 
 def test_fewer_images_for_the_statistics_are_spread_over_the_whole_set():
     drive = [np.full((2, 2, 3), index, np.uint8) for index in range(20)]
-    batches = list(statistics_batches(drive, count=4, size=2))
-    expected = normalise(torch.from_numpy(np.stack([drive[index] for index in (0, 5, 10, 15)])))
+    batches = list(statistics_batches(IMAGENET, drive, count=4, size=2))
+    expected = normalise(torch.from_numpy(np.stack([drive[index] for index in (0, 5, 10, 15)])), IMAGENET)
     assert torch.equal(torch.cat(batches).sort(dim=0).values, expected)
 
 

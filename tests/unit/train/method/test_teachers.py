@@ -9,15 +9,16 @@ from torch.nn import functional as F
 
 from clst_runtime.classes.labels import ClassList
 from clst_runtime.errors import ConfigError, ModelFileError
-from clst_train.config import AdaptationConfig, ModelConfig
+from clst_train.config import MEAN, STD, AdaptationConfig, ModelConfig
 from clst_train.data.augment import Geometry
 from clst_train.method.batchnorm import FollowedStatistics
 from clst_train.method.crops import student_crops
 from clst_train.method.step import adaptation_step, confidence_weights
 from clst_train.method.teachers import Distiller, MeanTeacher, SoftLabels, open_distiller, probabilities_of
 from clst_train.models.checkpoint import Checkpoint, save_checkpoint
-from clst_train.models.deployable import MEAN, STD, normalise_in_training
+from clst_train.models.deployable import normalise_in_training
 from clst_train.models.networks import build_segmenter
+from clst_train.models.normalisation import IMAGENET
 from tests.support.tiny import SIZE_HW, TinySegmenter, batches, learner, observed
 
 
@@ -275,7 +276,8 @@ def test_what_is_hidden_is_learnt_from_its_label_all_the_same():
     plain = adaptation_step(two, source, target, target_weight=1.0)
     assert torch.equal(masked.pseudo_labels, plain.pseudo_labels)
     assert (one.ensemble.read(target.indices) == two.ensemble.read(target.indices)).all()
-    mean = normalise_in_training(torch.from_numpy(target.crops)).mean((2, 3), keepdim=True).expand(2, 3, 4, 6)
+    mean = normalise_in_training(torch.from_numpy(target.crops), IMAGENET)
+    mean = mean.mean((2, 3), keepdim=True).expand(2, 3, 4, 6)
     grey = two.segmenter.train().training_outputs(mean).logits.detach()
     expected = F.cross_entropy(grey, plain.pseudo_labels)
     assert masked.parts["self_training"].item() == pytest.approx(expected.item(), abs=1e-5)
@@ -345,7 +347,7 @@ def test_a_distiller_sees_the_images_at_its_own_size():
     seen = []
     network.register_forward_pre_hook(lambda _, inputs: seen.append(tuple(inputs[0].shape)))
     p = Distiller(network, (8, 12), "").probabilities(
-        torch.randn(2, 3, 4, 6), 1.0, torch.autocast("cpu", enabled=False)
+        torch.zeros(2, 4, 6, 3, dtype=torch.uint8), 1.0, torch.autocast("cpu", enabled=False)
     )
     assert seen == [(2, 3, 8, 12)]
     assert p.shape == (2, 3, 8, 12)

@@ -7,9 +7,9 @@ from clst_export.graph.trace import deployable_of
 from clst_runtime.classes.labels import ClassList
 from clst_runtime.errors import ModelFileError
 from clst_runtime.imaging.geometry import Fit
+from clst_train.config import MEAN, STD
 from clst_train.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from clst_train.models.checkpoint_backend import open_checkpoint
-from clst_train.models.deployable import MEAN, STD
 from clst_train.models.networks import build_segmenter
 from clst_train.recipes.recipe import config_from_mapping
 from clst_train.training import _as_checkpoint

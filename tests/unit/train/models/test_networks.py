@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from clst_runtime.errors import ConfigError
-from clst_train.models.deployable import MEAN, STD, Deployable
+from clst_train.config import MEAN, STD
+from clst_train.models.deployable import Deployable
 from clst_train.models.networks import build_segmenter
 from clst_train.models.projection import ProjectionHead
 from clst_train.models.segmenter import Segmenter, TrainingOutputs
@@ -73,19 +74,19 @@ class ChannelReader(Segmenter):
 def test_a_red_image_is_red_through_the_deployable_network(channel):
     frame = torch.zeros(1, 4, 6, 3, dtype=torch.uint8)
     frame[..., channel] = 9
-    classes = Deployable(ChannelReader(), MEAN, STD, (4, 6))(frame)
+    classes = Deployable(ChannelReader(), (4, 6))(frame)
     assert classes.dtype == torch.uint8
     assert classes.unique().tolist() == [channel]
 
 
 def test_confidence_is_the_winners_probability():
     frame = torch.zeros(1, 2, 2, 3, dtype=torch.uint8)
-    _, confidence = Deployable(ChannelReader(), MEAN, STD, (2, 2), with_confidence=True)(frame)
+    _, confidence = Deployable(ChannelReader(), (2, 2), with_confidence=True)(frame)
     assert confidence.unique().tolist() == [85]  # a third of 255
 
 
 def test_nothing_of_the_auxiliary_head_is_deployed_and_the_network_keeps_it():
     network = build_segmenter("ddrnet23_slim", 3)
-    deployable = Deployable(network, MEAN, STD, (64, 64))
+    deployable = Deployable(network, (64, 64))
     assert not [name for name in deployable.state_dict() if "auxiliary" in name]
     assert [name for name in network.state_dict() if "auxiliary" in name]

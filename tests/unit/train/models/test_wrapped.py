@@ -10,6 +10,7 @@ from torch import nn
 
 from clst_runtime.classes.labels import load_class_list
 from clst_runtime.errors import ConfigError, MissingDependency, ModelFileError
+from clst_train.config import MEAN, STD
 from clst_train.models.adapters import factory
 from clst_train.models.checkpoint import (
     Checkpoint,
@@ -18,7 +19,6 @@ from clst_train.models.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
-from clst_train.models.deployable import MEAN, STD
 from clst_train.models.networks import build_segmenter
 from clst_train.models.wrapped import WrappedNetwork
 from tests.support import foreign
