@@ -218,7 +218,7 @@ def test_what_foreign_class_ids_mean_is_asked(official, cameras, tmp_path):
 
 
 def test_another_number_of_classes_says_both_and_what_to_do(official, cameras, tmp_path):
-    line = refused(cameras, tmp_path / "out", "--init", official, "--classes", "road19", code=3)
+    line = refused(cameras, tmp_path / "out", "--init", official, *TEN[:2], "--classes", "road19", code=3)
     assert f"{official} has 10 classes, road19 has 19 (road, " in line
     assert "give --classes a list of its 10 classes in the order of their ids, or start source training from" in line
 

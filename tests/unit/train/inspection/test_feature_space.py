@@ -97,6 +97,7 @@ class Colours(nn.Module):
     """A stand-in for a network whose features are the image's three channels; class = the strongest."""
 
     feature_channels, output_stride, class_count = 3, 1, 3
+    normalisation = IMAGENET
 
     def __init__(self):
         super().__init__()
