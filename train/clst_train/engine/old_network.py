@@ -22,11 +22,13 @@ from clst_train.compute.distributed import report
 from clst_train.config import Config
 from clst_train.engine.run import SOURCE
 from clst_train.models.adapters import huggingface
+from clst_train.models.adapters.library import LibraryWeights
 from clst_train.models.checkpoint import Checkpoint, WeightsFile, build_from_checkpoint, load_checkpoint
 from clst_train.models.checkpoint_backend import segmenter_backend
 from clst_train.models.networks import network_of
+from clst_train.models.pretrained import normalisation_note
 from clst_train.models.specification import parse_network
-from clst_train.models.weight_files import Weights, read_weights
+from clst_train.models.weight_files import read_weights
 from clst_train.models.weights import check_complete, fit_weights
 
 _log = logging.getLogger(__name__)
@@ -49,7 +51,8 @@ def open_old_network(path: Path, config: Config, *, trust_pickle: bool = False) 
     """
     if is_checkpoint(path):
         return load_checkpoint(path)
-    model, weights = config.model, _weights(path, config.model.network, trust_pickle=trust_pickle)
+    model, found = config.model, _weights(path, config.model.network, trust_pickle=trust_pickle)
+    weights = found.weights
     if not model.classes:
         named = f"; the file names {', '.join(weights.classes)}" if weights.classes else ""
         raise ConfigError(
@@ -63,6 +66,8 @@ def open_old_network(path: Path, config: Config, *, trust_pickle: bool = False) 
     hint = f"start source training from these weights: --pretrained {path} in the place of --init"
     check_complete(loaded, model.network, classes, hint=hint)
     report(loaded.line())
+    if note := normalisation_note(found.normalisation, network.normalisation):
+        report(note)
     named = "as the file names them" if loaded.classes else "the file does not name them, so this is not checked"
     report(f"class ids 0 to {len(classes) - 1} of {path.name} are taken as {', '.join(classes.names)} ({named})")
     return Checkpoint(
@@ -79,11 +84,11 @@ def open_old_network(path: Path, config: Config, *, trust_pickle: bool = False) 
     )
 
 
-def _weights(path: Path, network: str, *, trust_pickle: bool) -> Weights:
+def _weights(path: Path, network: str, *, trust_pickle: bool) -> LibraryWeights:
     name = parse_network(network)
     if name.library == "hf" and path.name in huggingface.WEIGHTS and path.with_name(huggingface.CONFIG).is_file():
-        return huggingface.read(name, path.parent).weights
-    return read_weights(path, trust_pickle=trust_pickle)
+        return huggingface.read(name, path.parent)
+    return LibraryWeights(weights=read_weights(path, trust_pickle=trust_pickle))
 
 
 def report_on_source(started: Checkpoint, source: LabelledDataset, device: torch.device) -> None:

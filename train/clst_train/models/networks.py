@@ -11,6 +11,7 @@ from torch import nn
 from clst_runtime.errors import ConfigError
 from clst_train.config import ModelConfig
 from clst_train.models.adapters import factory, huggingface, smp, timm_encoders, torchvision_models
+from clst_train.models.adapters.library import library_of
 from clst_train.models.ddrnet import DDRNetSlim
 from clst_train.models.deeplab import DeepLabV2
 from clst_train.models.efficientnet_lite import SCALES, EfficientNetLiteSegmenter
@@ -77,16 +78,16 @@ def network_of(model: ModelConfig, class_count: int, architecture: Mapping[str, 
 
 def _of_others(
     name: NetworkName, class_count: int, architecture: Mapping[str, Any] | None
-) -> tuple[nn.Module, Mapping[str, Any] | None]:
+) -> tuple[nn.Module, Mapping[str, Any]]:
     """A network that is not built in, and what to remember of its architecture."""
     match name.library:
         case "hf":
             return huggingface.build(name, class_count, architecture)
         case "smp":
-            return smp.build(name, class_count), architecture
+            return smp.build(name, class_count), library_of(smp.MODULE)
         case "torchvision":
-            return torchvision_models.build(name, class_count), architecture
+            return torchvision_models.build(name, class_count), library_of(torchvision_models.MODULE)
         case "timm":
-            return timm_encoders.build(name, class_count), architecture
+            return timm_encoders.build(name, class_count), library_of(timm_encoders.MODULE)
         case _:
             return factory.build(name, class_count, architecture or {})

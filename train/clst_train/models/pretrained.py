@@ -7,14 +7,17 @@ import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+
 from clst_runtime.errors import ConfigError, MissingDependency, ModelFileError
 from clst_runtime.system.files.hashing import file_sha256
 from clst_runtime.system.files.paths import check_file
 from clst_runtime.system.optional import extra
 from clst_train.config import ModelConfig
 from clst_train.models.adapters import huggingface, smp, timm_encoders, torchvision_models
-from clst_train.models.adapters.library import LibraryWeights, Normalisation
+from clst_train.models.adapters.library import LibraryWeights
 from clst_train.models.efficientnet_lite import EfficientNetLiteSegmenter
+from clst_train.models.normalisation import Normalisation
 from clst_train.models.segmenter import Segmenter
 from clst_train.models.specification import ADAPTERS, NetworkName, parse_network
 from clst_train.models.weight_files import Weights
@@ -95,7 +98,8 @@ def load_pretrained(segmenter: Segmenter, model: ModelConfig, classes: Sequence[
 def _load_from_library(
     segmenter: Segmenter, model: ModelConfig, name: NetworkName, classes: Sequence[str]
 ) -> tuple[ModelConfig, str]:
-    found = _read(name)
+    with torch.random.fork_rng(devices=[]):  # libraries make a network to read it into; a resumed run does not
+        found = _read(name)
     if found is None and model.pretrained_sha256:
         raise ConfigError(f"model.pretrained_sha256 is of no file: {name.text} names no weights")
     if found is None:
@@ -108,7 +112,7 @@ def _load_from_library(
     lines = (
         fit_weights(segmenter, weights, least_share=ENCODER_SHARE).line(),
         classifier,
-        _normalisation_note(found.normalisation, segmenter),
+        normalisation_note(found.normalisation, segmenter.normalisation),
     )
     return dataclasses.replace(model, pretrained_sha256=own), "\n".join(line for line in lines if line)
 
@@ -160,11 +164,14 @@ def _for_classes(weights: Weights, segmenter: Segmenter, classes: Sequence[str])
     return dataclasses.replace(weights, tensors=kept), line
 
 
-def _normalisation_note(given: Normalisation | None, segmenter: Segmenter) -> str:
-    used = (*segmenter.normalisation.mean, *segmenter.normalisation.std)
-    if given is None or max(abs(a - b) for a, b in zip((*given[0], *given[1]), used, strict=True)) < 0.5:
+def normalisation_note(given: Normalisation | None, used: Normalisation) -> str:
+    """A line where weights were trained on images of another mean or deviation than is used; else ""."""
+    if given is None:
         return ""
-    mean, std = (", ".join(f"{each:.4g}" for each in values) for values in given)
+    pairs = zip((*given.mean, *given.std), (*used.mean, *used.std), strict=True)
+    if max(abs(theirs - ours) for theirs, ours in pairs) < 0.5:
+        return ""
+    mean, std = (", ".join(f"{each:.4g}" for each in values) for values in (given.mean, given.std))
     return (
         f"note: these weights were trained on images of mean {mean} and deviation {std}; give "
         f"--set model.mean='[{mean}]' --set model.std='[{std}]'"

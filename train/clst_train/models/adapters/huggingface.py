@@ -16,7 +16,8 @@ from torch import nn
 from clst_runtime.errors import ConfigError, ModelFileError
 from clst_runtime.system.files.json_values import number, read_json_object, several
 from clst_train.models.adapters.factory import first_line
-from clst_train.models.adapters.library import LibraryWeights, Normalisation, called, import_library
+from clst_train.models.adapters.library import LibraryWeights, called, import_library, library_of
+from clst_train.models.normalisation import Normalisation
 from clst_train.models.specification import NetworkName
 from clst_train.models.weight_files import Weights
 
@@ -36,7 +37,7 @@ def build(
         architecture: the configuration as a checkpoint has it; None = read it from the cache or the folder.
 
     Returns:
-        The network and its configuration in plain values.
+        The network, and its configuration in plain values with the library's version.
 
     Raises:
         ModelFileError: the configuration is not on this machine. ConfigError: it is of no network that segments.
@@ -51,13 +52,14 @@ def build(
             lambda: transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False),
         )
     else:
-        config = called(name, "cannot be built", lambda: transformers.AutoConfig.for_model(**architecture))
+        known = {key: value for key, value in architecture.items() if key not in library_of(MODULE)}
+        config = called(name, "cannot be built", lambda: transformers.AutoConfig.for_model(**known))
     if getattr(config, "use_pretrained_backbone", False):
         config.use_pretrained_backbone = False  # it would be fetched; the weights bring the backbone's
     if class_count != config.num_labels:
         config.num_labels = class_count
     network = called(name, "cannot be built", lambda: _from_config(name, transformers, config))
-    return network, json.loads(config.to_json_string(use_diff=False))
+    return network, json.loads(config.to_json_string(use_diff=False)) | library_of(MODULE)
 
 
 def _from_config(name: NetworkName, transformers: Any, config: Any) -> nn.Module:
@@ -153,4 +155,4 @@ def _normalisation(file: Path) -> Normalisation | None:
         )
     except (LookupError, TypeError, ValueError, ZeroDivisionError) as error:
         raise ModelFileError(f"{file}: no usable image_mean and image_std ({error})") from error
-    return mean, std  # type: ignore[return-value]
+    return Normalisation(mean, std)  # type: ignore[arg-type]

@@ -14,11 +14,10 @@ from clst_runtime.errors import ClstError, ConfigError, MissingDependency, Model
 from clst_runtime.system.machine import package_version
 from clst_runtime.system.optional import require
 from clst_train.models.adapters.factory import first_line
+from clst_train.models.normalisation import Normalisation
 from clst_train.models.specification import NetworkName
 from clst_train.models.weight_files import Weights
 
-Normalisation = tuple[tuple[float, float, float], tuple[float, float, float]]
-"""Mean and standard deviation of the three channels, on the 0–255 scale."""
 OFFLINE = "HF_HUB_OFFLINE"
 """Environment variable of Hugging Face's hub, where timm and segmentation_models_pytorch have their weights: nothing is
 downloaded unless it is 0. Without a network they would go on trying for minutes."""
@@ -54,6 +53,11 @@ def import_library(module: str) -> ModuleType:
             f"{module} {package_version(module) or ''} does not work with torch {package_version('torch')} "
             f"({first_line(error)}); install the pair that belongs together"
         ) from error
+
+
+def library_of(module: str) -> dict[str, str]:
+    """What a checkpoint keeps of a library: its name and its version here."""
+    return {"package": module, "version": package_version(module) or ""}
 
 
 def called(name: NetworkName, what: str, call: Callable[[], Returned]) -> Returned:

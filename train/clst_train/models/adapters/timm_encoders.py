@@ -19,13 +19,19 @@ from clst_train.models.adapters.library import (
     import_library,
 )
 from clst_train.models.efficientnet_lite import DECODER, Decoder
+from clst_train.models.normalisation import Normalisation
 from clst_train.models.segmenter import initialise
 from clst_train.models.specification import NetworkName
 from clst_train.models.weight_files import Weights
 
 MODULE = "timm"
 STRIDES = (4, 8, 16, 32)
-_REFUSED = {"features_only": "it always is", "out_indices": "the strides 4 to 32 are taken", "in_chans": "it is 3"}
+_REFUSED = {
+    "features_only": "it always is",
+    "out_indices": "the strides 4 to 32 are taken",
+    "in_chans": "it is 3",
+    "checkpoint_path": "give a file by --pretrained",
+}
 
 
 class EncoderWithDecoder(nn.Module):
@@ -90,9 +96,8 @@ def read(name: NetworkName) -> LibraryWeights | None:
     encoder = fetched(name, lambda: _encoder(name, pretrained=True), instead=ALLOW_DOWNLOAD)
     tensors = {f"encoder.{key}": value for key, value in encoder.state_dict().items()}
     mean, std = (tuple(255 * each for each in encoder.pretrained_cfg[key]) for key in ("mean", "std"))
-    return LibraryWeights(
-        weights=Weights(path=Path(name.text), tensors=tensors, classes=None), normalisation=(mean, std)
-    )
+    weights = Weights(path=Path(name.text), tensors=tensors, classes=None)
+    return LibraryWeights(weights=weights, normalisation=Normalisation(mean, std))
 
 
 def _encoder(name: NetworkName, *, pretrained: bool) -> Any:

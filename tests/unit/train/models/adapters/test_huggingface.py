@@ -220,14 +220,19 @@ def test_without_transformers_its_extra_is_named(monkeypatch):
         build_segmenter("hf:owner/name", 3)
 
 
-def test_a_trained_network_is_adapted_as_it_is(save, tmp_path):
+def test_a_trained_network_is_adapted_as_it_is(save, tmp_path, caplog):
+    caplog.set_level("INFO")
     save(tmp_path / "mine", NAMES)
+    preprocessor = {"image_mean": [0.5] * 3, "image_std": [0.25] * 3}
+    (tmp_path / "mine" / "preprocessor_config.json").write_text(json.dumps(preprocessor))
     (tmp_path / "classes.json").write_text(json.dumps({"names": ["road", "traffic light", "sky"]}))
     config = Config(model=model_of(tmp_path / "mine", classes=str(tmp_path / "classes.json")))
     started = open_old_network(tmp_path / "mine" / "model.safetensors", config)
     assert sums(started.segmenter_state) == sums(saved(tmp_path / "mine"))
     assert torch.equal(classifier(started.segmenter_state), classifier(saved(tmp_path / "mine")))
     assert started.architecture["model_type"] in ("tiny", "segformer")
+    assert started.provenance["package"].startswith("transformers")
+    assert "trained on images of mean 127.5, 127.5, 127.5 and deviation 63.75, 63.75, 63.75" in caplog.text
     (tmp_path / "classes.json").write_text(json.dumps({"names": ["road", "sky", "traffic light"]}))
     with pytest.raises(ConfigError, match="names class 1 'traffic_light', .* names it 'sky'"):
         open_old_network(tmp_path / "mine" / "model.safetensors", config)

@@ -48,6 +48,23 @@ def test_an_encoder_of_timm_gets_the_light_decoder_and_names_its_weights():
     assert (values(network, "encoder.") == {0.25}, message) == (False, "")
 
 
+@pytest.mark.parametrize("network", ["timm:small?pretrained=true", "smp:Unet?weights=imagenet"])
+def test_reading_weights_leaves_the_runs_random_numbers(network):
+    """A run that is resumed after source training reads none, and draws its projection head all the same."""
+    model = ModelConfig(network=network, input_hw=(64, 96))
+    segmenter, before = network_of(model, 3), torch.get_rng_state()
+    load_pretrained(segmenter, model, CLASSES)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(
+    ("network", "library"),
+    [("timm:small", "timm"), ("smp:Unet", "segmentation_models_pytorch"), ("torchvision:lraspp_tiny", "torchvision")],
+)
+def test_a_checkpoint_is_to_name_the_library(network, library):
+    assert build_segmenter(network, 3).architecture["package"] == library
+
+
 def test_maps_with_channels_last_are_turned():
     torch.manual_seed(0)
     network = build_segmenter("timm:small", 3).eval()
@@ -110,6 +127,7 @@ def test_an_auxiliary_head_of_torchvision_is_trained():
         ("timm:nothing", ConfigError, r"timm:nothing cannot be built: RuntimeError: Unknown model"),
         ("timm:coarse", ConfigError, "maps have strides 8, 16, 32; 4, 8, 16 and 32 are needed"),
         ("timm:small?out_indices=(1,2)", ConfigError, "leave out_indices out"),
+        ("timm:small?checkpoint_path=a.pth", ConfigError, "leave checkpoint_path out: give a file by --pretrained"),
         ("timm:small?height=3", ConfigError, "cannot be built: TypeError.*height"),
         ("timm:other?pretrained=true", ModelFileError, "not on this machine.*HF_HUB_OFFLINE=0"),
         ("smp:Unte", ConfigError, "did you mean 'Unet'"),
