@@ -353,8 +353,10 @@ def _as_checkpoint(config: Config, started: Checkpoint, options: Mapping[str, An
     elif wanted != own and wanted != ModelConfig().fit:
         report(f"note: model.fit = {own} as the checkpoint has it, not the recipe's {wanted}; --set model.fit={wanted}")
     fit = wanted if asked else own
-    kept: dict[str, Any] = {"network": started.network, "head": started.head, "input_hw": size, "fit": fit}
+    head = config.model.head if _is_set("model.head", options) else started.head
+    kept: dict[str, Any] = {"network": started.network, "head": head, "input_hw": size, "fit": fit}
     kept |= {"mean": started.mean, "std": started.std, "channels": started.channels}
+    kept["pretrained_sha256"] = started.pretrained_sha256
     model = dataclasses.replace(config.model, **kept)
     return dataclasses.replace(config, model=model)
 

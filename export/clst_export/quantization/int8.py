@@ -195,7 +195,7 @@ def layer_names(network: Network) -> dict[int, str]:
     for index in network.layers():
         node = network.nodes[index]
         name = _stored_path(node) or _scope(node.name) or f"{node.op_type.lower()}{len(found)}"
-        name = name.removeprefix("segmenter.")
+        name = name.removeprefix("segmenter.").removeprefix("network.")
         taken = set(found.values())
         unique, number = name, 2
         while unique in taken:

@@ -34,6 +34,7 @@ from clst_runtime.system.files.json_values import (
 from clst_runtime.system.files.paths import check_file
 from clst_runtime.system.numbers import LARGEST_INTEGER
 from clst_train.config import ORDERS
+from clst_train.models.failures import reason
 from clst_train.models.networks import build_segmenter
 from clst_train.models.normalisation import Normalisation
 from clst_train.models.segmenter import Segmenter
@@ -95,13 +96,18 @@ class Checkpoint:
         return str(self.config.get("model", {}).get("head", ""))
 
     @property
+    def pretrained_sha256(self) -> str:
+        """Of the file of weights that source training started from; empty = random weights, or not known."""
+        return str(self.config.get("model", {}).get("pretrained_sha256", ""))
+
+    @property
     def provenance(self) -> dict[str, str]:
         """What the network and its weights came from, as far as is known; it goes into manifests."""
         origin = self.architecture or {}
         known = {
             "head": self.head,
             "package": printable(f"{origin['package']} {origin.get('version', '')}") if "package" in origin else "",
-            "pretrained_sha256": self.config.get("model", {}).get("pretrained_sha256", ""),
+            "pretrained_sha256": self.pretrained_sha256,
             "weights_file": self.weights_file.name if self.weights_file else "",
             "weights_sha256": self.weights_file.sha256 if self.weights_file else "",
         }
@@ -172,8 +178,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
                 f"{path} holds Python objects, as torch.save(network) writes them, which could run any program when "
                 "they are read; give a checkpoint of clst-train"
             ) from error
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ModelFileError(f"{path} is damaged or no PyTorch checkpoint ({reason[:120]})") from error
+        raise ModelFileError(f"{path} is damaged or no PyTorch checkpoint ({reason(error)})") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         found = content.get("format") if isinstance(content, dict) else type(content).__name__
         raise ModelFileError(f"{path}: checkpoint format {found!r}, expected {FORMAT!r}; train it with clst-train")

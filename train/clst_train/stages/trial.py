@@ -38,6 +38,7 @@ from clst_train.models.failures import FAILURES, failing_step, reason
 from clst_train.models.networks import network_of
 from clst_train.models.segmenter import Segmenter
 from clst_train.models.specification import parse_network
+from clst_train.models.wrapped import WrappedNetwork
 from clst_train.stages.adaptation import both_batches, descent_of, target_batches
 from clst_train.stages.adaptation_state import new_learner, store_layout
 from clst_train.stages.source import descent_of as source_descent_of
@@ -134,6 +135,9 @@ def _hint(error: BaseException, run: Run, images: tuple[int, ...]) -> str:
         return "; give it two crops or more at a time (source.batch, adaptation.batch, target images)"
     if run.autocast._enabled and any(kind in text for kind in ("BFloat16", "Half", "dtype")):
         return f"; it does so in {run.autocast.fast_dtype}: set run.precision=fp32"
+    multiple = run.segmenter.multiple if isinstance(run.segmenter, WrappedNetwork) else 1
+    if any(size % multiple for size in images[2:]):
+        return f"; it needs rows and columns in multiples of {multiple}: set augmentation.crop_hw"
     if images and any(size > own for size, own in zip(images[2:], largest, strict=True)):
         return "; if it cannot take larger images, set adaptation.ensemble_zoom=1"
     return ""

@@ -123,13 +123,13 @@ def test_every_tensor_of_the_real_encoder_is_loaded(network):
         load_pretrained(build_segmenter(others, 2), ModelConfig(network=others, pretrained=str(path)))
 
 
-def source_training(cameras, out, *settings):
+def source_training(cameras, out, *settings, init=None):
     small = (
         *("model.input_hw=[64,96]", "augmentation.crop_hw=[64,64]", "source.iterations=2", "source.batch=2"),
         *("run.precision=fp32", "run.threads=1", f"model.network={NETWORK}", "source.learning_rate=1e-12"),
     )
     options = {"source": str(cameras / "old"), "settings": (*small, *settings)}
-    return start_run(recipe="demo", out=out, init=None, resume=None, options=options)
+    return start_run(recipe="demo", out=out, init=init, resume=None, options=options)
 
 
 def test_a_run_starts_from_the_weights_and_records_their_hash(package, cameras, tmp_path, no_pictures):
@@ -140,6 +140,8 @@ def test_a_run_starts_from_the_weights_and_records_their_hash(package, cameras, 
     assert open_run(folder.path)[1].model.pretrained_sha256 == expected
     stem = trained.segmenter_state["encoder._conv_stem.weight"]
     assert torch.allclose(stem, torch.full_like(stem, 0.5))
+    again = source_training(cameras, tmp_path / "again", f"model.pretrained_sha256={'0' * 64!r}", init=folder.source)
+    assert open_run(again.path)[1].model.pretrained_sha256 == expected  # of what it was trained from, not of a setting
 
 
 def test_weights_that_do_not_fit_are_refused_before_anything_is_made(package, cameras, tmp_path):

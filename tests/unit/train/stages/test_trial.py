@@ -56,6 +56,12 @@ def test_what_fails_in_one_pass_is_refused_by_it(cameras, tmp_path, network, set
     assert ("in place" in line) == (network == "InPlace")
 
 
+def test_crops_of_a_size_that_it_does_not_take_are_named(cameras, tmp_path):
+    line = refused(cameras, tmp_path / "run", "foreign:UNet", "augmentation.crop_hw=[62,62]")
+    assert " fails in source training of 2 images of 62x62" in line
+    assert line.endswith("; it needs rows and columns in multiples of 4: set augmentation.crop_hw")
+
+
 def test_what_the_settings_never_ask_for_is_not_tried(cameras, tmp_path):
     done = start(cameras, tmp_path / "run", "faulty:OnlyToItsSize", "adaptation.ensemble_zoom=1")
     assert done.exit_code == 0, done.stderr
