@@ -86,8 +86,8 @@ def measure(network: str, work: Path, *, python: str, size: str, steps: int) -> 
 
 def show(result: dict[str, Any]) -> list[str]:
     """The figures as a Markdown table."""
-    headers = ("network", "file", "pixels equal", "MiB", "built by TensorRT for RTX", "PyTorch")
-    asked = "From `clst-train` to `clst-export`: {steps} steps of each stage from random weights, at {input}."
+    headers = ("network", "steps", "file", "pixels equal", "MiB", "built by TensorRT for RTX", "PyTorch")
+    asked = "From `clst-train` to `clst-export`: some steps of each stage from random weights, at {input}."
     return [
         asked.format(**result["networks"][0]),
         "",
@@ -97,12 +97,11 @@ def show(result: dict[str, Any]) -> list[str]:
 
 def cells(network: dict[str, Any], each: dict[str, Any]) -> tuple[str, ...]:
     """One file's line."""
-    torch = network["versions"]["torch"]
+    of, torch = (network["network"], str(network["steps"]), each["precision"]), network["versions"]["torch"]
     if each["exit_code"] != 0:
-        return (network["network"], each["precision"], f"refused: {each['error']}", "", "", torch)
+        return (*of, f"refused: {each['error']}", "", "", torch)
     built = f"{each['layers']} layers" if each["layers"] else "not asked"
-    agreement, size = f"{100 * each['agreement']:.2f} %", f"{each['bytes'] / 2**20:.1f}"
-    return (network["network"], each["precision"], agreement, size, built, torch)
+    return (*of, f"{100 * each['agreement']:.2f} %", f"{each['bytes'] / 2**20:.1f}", built, torch)
 
 
 @click.command()

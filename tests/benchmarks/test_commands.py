@@ -12,8 +12,8 @@ def test_of_a_command_that_fails_the_last_line_is_kept():
 
 
 def test_a_line_of_a_file_that_is_proved_and_of_one_that_is_refused():
-    network = {"network": "smp:Unet", "versions": {"torch": "2.14.1"}}
+    network = {"network": "smp:Unet", "steps": 10, "versions": {"torch": "2.14.1"}}
     proved = {"precision": "fp16", "exit_code": 0, "agreement": 0.99996, "bytes": 3 << 19, "layers": 89}
-    assert cells(network, proved) == ("smp:Unet", "fp16", "100.00 %", "1.5", "89 layers", "2.14.1")
+    assert cells(network, proved) == ("smp:Unet", "10", "fp16", "100.00 %", "1.5", "89 layers", "2.14.1")
     refused = {"precision": "int8", "exit_code": 6, "error": "error: b"}
-    assert cells(network, refused)[2] == "refused: error: b"
+    assert cells(network, refused)[3] == "refused: error: b"
