@@ -92,8 +92,9 @@ def two(cameras, tmp_path_factory):
     done = shell("torchrun", "--nproc-per-node", "2", *arguments, environment=environment)
     assert done.returncode == 0, done.stderr
     assert done.stdout == f"{out / 'checkpoints' / 'adapted.pt'}\n"
-    for words in ("memory for each of 2 processes: ", "source 2/2", f"adapted {STEPS}/{STEPS}"):
-        assert done.stderr.count(words) == 1, done.stderr
+    assert done.stderr.count("memory for each of 2 processes: ") == 1, done.stderr
+    for stage in ("source 2/2", f"adapted {STEPS}/{STEPS}"):  # on a busy machine progress repeats its last line
+        assert len({line for line in done.stderr.splitlines() if line.startswith(stage)}) == 1, done.stderr
     return out
 
 
