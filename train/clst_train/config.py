@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from clst_runtime.errors import ConfigError, did_you_mean
+from clst_runtime.errors import ConfigError
 from clst_runtime.imaging.geometry import Fit, fit_named
 from clst_runtime.system.numbers import LARGEST_SIDE, MOST_THREADS
 
@@ -139,11 +139,6 @@ class ModelConfig:
                 "64 hexadecimal digits",
             ),
         )
-        if ":" not in self.network and self.network not in NETWORKS:
-            raise ConfigError(
-                f"no network {self.network!r}; {did_you_mean(self.network, NETWORKS)}, or name your "
-                "own as package.module:factory"
-            )
         for name, values, below_1 in (
             ("mean", self.mean, 0 < max(self.mean) <= 1),
             ("std", self.std, max(self.std) < 1),

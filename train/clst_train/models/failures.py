@@ -26,6 +26,12 @@ def reason(error: BaseException) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__)[:LONGEST]
 
 
+def first_line(error: BaseException) -> str:
+    """Kind and first line of an error."""
+    line = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    return f"{type(error).__name__}: {line[:LONGEST]}".removesuffix(": ")
+
+
 @dataclass
 class Work:
     """What a network is doing."""

@@ -7,6 +7,7 @@ of the features, h,w their rows and columns.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -215,18 +216,15 @@ def find_head(network: WrappedNetwork, images: Tensor) -> str:
     """
     calls: list[tuple[str, Tensor]] = []
 
-    def noting(path: str) -> Any:
-        def hook(layer: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-            maps = [each for each in (*inputs[:1], output) if isinstance(each, Tensor) and each.dim() == 4]
-            channels = 3 if isinstance(layer, nn.Linear) else 1
-            if len(maps) == 2 and output.shape[channels] == network.class_count:
-                calls.append((path, output))
-
-        return hook
+    def noted(path: str, layer: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        maps = [each for each in (*inputs[:1], output) if isinstance(each, Tensor) and each.dim() == 4]
+        channels = 3 if isinstance(layer, nn.Linear) else 1
+        if len(maps) == 2 and output.shape[channels] == network.class_count:
+            calls.append((path, output))
 
     kinds = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
     layers = [(path, layer) for path, layer in network.network.named_modules() if isinstance(layer, kinds)]
-    hooks = [layer.register_forward_hook(noting(path)) for path, layer in layers]
+    hooks = [layer.register_forward_hook(partial(noted, path)) for path, layer in layers]
     was_training = network.training
     try:
         with torch.inference_mode(False), torch.enable_grad():

@@ -131,7 +131,7 @@ def test_a_long_trial_is_reported(cameras, tmp_path, monkeypatch):
     assert "note: tests.support.foreign:Plain was tried for " in done.stderr
 
 
-def test_built_in_networks_are_not_tried(monkeypatch, cameras, tmp_path):
+def test_built_in_networks_are_not_tried(narrow, monkeypatch, cameras, tmp_path):
     monkeypatch.setattr(trial, "_small", None)
     places = ("--source", cameras / "old", "--out", tmp_path / "run")
     assert call(clst_train, *SMALL, *places, "--network", "ddrnet23_slim").exit_code == 0

@@ -13,6 +13,7 @@ from typing import Any
 from torch import nn
 
 from clst_runtime.errors import ConfigError, MissingDependency
+from clst_train.models.failures import first_line
 from clst_train.models.specification import NO_NETWORKS, NetworkName, working_folder
 
 
@@ -112,9 +113,3 @@ def _where(error: BaseException) -> str:
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
     return "" if trace is None else f" ({Path(trace.tb_frame.f_code.co_filename).name}, line {trace.tb_lineno})"
-
-
-def first_line(error: BaseException) -> str:
-    """Kind and first line of an error."""
-    line = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-    return f"{type(error).__name__}: {line[:160]}".removesuffix(": ")

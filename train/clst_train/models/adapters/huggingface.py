@@ -15,8 +15,8 @@ from torch import nn
 
 from clst_runtime.errors import ConfigError, ModelFileError
 from clst_runtime.system.files.json_values import number, read_json_object, several
-from clst_train.models.adapters.factory import first_line
 from clst_train.models.adapters.library import LibraryWeights, called, import_library, library_of
+from clst_train.models.failures import first_line
 from clst_train.models.normalisation import Normalisation
 from clst_train.models.specification import NetworkName
 from clst_train.models.weight_files import Weights

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from clst_runtime.errors import ClstError, ConfigError, MissingDependency, ModelFileError, did_you_mean
 from clst_runtime.system.machine import package_version
 from clst_runtime.system.optional import require
-from clst_train.models.adapters.factory import first_line
+from clst_train.models.failures import first_line
 from clst_train.models.normalisation import Normalisation
 from clst_train.models.specification import NetworkName
 from clst_train.models.weight_files import Weights
