@@ -93,6 +93,7 @@ CASES = [
     ((*TRAIN, "--pretrained", "{p}/none"), 4, "none: no such file of weights"),
     ((*TRAIN, "--pretrained", "{p}/empty"), 4, "empty: a folder, where a file is needed"),
     ((*TRAIN, "--pretrained", "none", "--init", "{p}/good.pt"), 3, "give one of them"),
+    ((*TRAIN, "--set", "model.pretrained=none", "--init", "{p}/good.pt"), 3, "give one of them"),
     ((*TRAIN, "--set", "model.backbone_weights={p}/none"), 4, "none: no such file of weights"),
     ((*TRAIN, "--set", "model.pretrained_sha256=abc"), 3, "give 64 hexadecimal digits"),
     ((*TRAIN, "--set", "adaptation.distil_from={p}/cut.pt"), 4, "cut.pt is damaged"),

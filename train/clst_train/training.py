@@ -38,7 +38,7 @@ from clst_train.data.target import open_target
 from clst_train.engine.events import EventFiles
 from clst_train.engine.logger import Logbook, SilentLogbook
 from clst_train.engine.old_network import open_old_network, report_on_source
-from clst_train.engine.options import configure
+from clst_train.engine.options import configure, is_set
 from clst_train.engine.preflight import run_preflight
 from clst_train.engine.run import ADAPTED, SOURCE, Run, Setup, resume_point
 from clst_train.engine.run_folder import RunFolder, create_run, open_run
@@ -339,21 +339,21 @@ def _as_checkpoint(config: Config, started: Checkpoint, options: Mapping[str, An
     Raises:
         ConfigError: another network or normalisation is asked for.
     """
-    if config.model.network != started.network and ("network" in options or _is_set("model.network", options)):
+    if config.model.network != started.network and ("network" in options or is_set("model.network", options)):
         raise ConfigError(
             f"model.network = {config.model.network!r} is not the network of the checkpoint ({started.network}), which "
             "it keeps; leave it out"
         )
     _check_normalisation(config, started, options)
     size = config.model.input_hw if "size" in options else started.input_hw
-    asked = _is_set("model.fit", options)
+    asked = is_set("model.fit", options)
     wanted, own = config.model.fit, started.fit.value
     if wanted != own and asked:
         report(f"note: model.fit = {wanted} as asked, though the checkpoint was trained with {own}: shapes will differ")
     elif wanted != own and wanted != ModelConfig().fit:
         report(f"note: model.fit = {own} as the checkpoint has it, not the recipe's {wanted}; --set model.fit={wanted}")
     fit = wanted if asked else own
-    head = config.model.head if _is_set("model.head", options) else started.head
+    head = config.model.head if is_set("model.head", options) else started.head
     kept: dict[str, Any] = {"network": started.network, "head": head, "input_hw": size, "fit": fit}
     kept |= {"mean": started.mean, "std": started.std, "channels": started.channels}
     kept["pretrained_sha256"] = started.pretrained_sha256
@@ -364,16 +364,12 @@ def _as_checkpoint(config: Config, started: Checkpoint, options: Mapping[str, An
 def _check_normalisation(config: Config, started: Checkpoint, options: Mapping[str, Any]) -> None:
     for name in ("mean", "std", "channels"):
         wanted, own = getattr(config.model, name), getattr(started, name)
-        if wanted != own and (_is_set(f"model.{name}", options) or wanted != getattr(ModelConfig(), name)):
+        if wanted != own and (is_set(f"model.{name}", options) or wanted != getattr(ModelConfig(), name)):
             asked, kept = (list(value) if isinstance(value, tuple) else value for value in (wanted, own))
             raise ConfigError(
                 f"model.{name} = {asked}, but the network of the checkpoint was trained with {kept} and keeps it; "
                 "leave it out"
             )
-
-
-def _is_set(name: str, options: Mapping[str, Any]) -> bool:
-    return any(setting.partition("=")[0].strip() == name for setting in options.get("settings", ()))
 
 
 def _network(setup: Setup, *, begins: bool) -> Segmenter:

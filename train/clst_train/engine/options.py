@@ -60,6 +60,11 @@ def configure(recipe: str, options: Mapping[str, Any]) -> Config:
     return config_from_mapping(values, where=f"recipe {recipe}")
 
 
+def is_set(name: str, options: Mapping[str, Any]) -> bool:
+    """Whether `--set` gives a setting, e.g. `model.fit`."""
+    return any(setting.partition("=")[0].strip() == name for setting in options.get("settings", ()))
+
+
 def check_run(
     recipe: str, out: Path | None, init: Path | None, resume: Path | None, options: Mapping[str, Any]
 ) -> Config:
@@ -69,7 +74,7 @@ def check_run(
         ClstError: a setting, a path or the folder to make cannot be used, or is not there any more.
     """
     if resume is None:
-        if init is not None and "pretrained" in options:
+        if init is not None and ("pretrained" in options or is_set("model.pretrained", options)):
             raise ConfigError("--pretrained is for source training, which --init skips; give one of them")
         config = configure(recipe, options)
         check_threads(config)
