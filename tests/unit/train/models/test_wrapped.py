@@ -1,6 +1,7 @@
 """Any module as a network: its features, its classifier, and what is refused."""
 
 import copy
+import inspect
 import sys
 from collections import OrderedDict
 
@@ -242,6 +243,46 @@ def test_a_module_that_cannot_be_imported(tmp_path, monkeypatch, text, error, me
     sys.modules.pop("faulty_network", None)
     with pytest.raises(error, match=message):
         build_segmenter("faulty_network:build", 3)
+
+
+def leaves(classes):
+    sys.exit(0)
+
+
+def meddles(classes):
+    print("made by a factory")
+    torch.set_default_dtype(torch.float64)
+    torch.set_grad_enabled(False)
+    torch.set_num_threads(3)
+    return foreign.Plain(classes).float()
+
+
+def test_a_factory_that_ends_the_program_is_an_error(tmp_path, monkeypatch):
+    with pytest.raises(ConfigError, match=r"leaves\(3\) failed .*: SystemExit: 0"):
+        build_segmenter(f"{__name__}:leaves", 3)
+    (tmp_path / "leaving_network.py").write_text("raise SystemExit('no licence')\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="leaving_network cannot be imported .*: SystemExit: no licence"):
+        build_segmenter("leaving_network:build", 3)
+
+
+def needs_more(classes):
+    return nn.Conv2d(3, classes, 0, padding="nothing")  # the line that the message names
+
+
+def test_a_factory_that_fails_inside_of_pytorch_is_named_by_its_own_line():
+    line = inspect.getsourcelines(needs_more)[1] + 1
+    with pytest.raises(ConfigError, match=rf"needs_more\(3\) failed \(test_wrapped.py, line {line}\): ValueError"):
+        build_segmenter(f"{__name__}:needs_more", 3)
+
+
+def test_what_a_factory_prints_and_sets_does_not_reach_the_results_and_the_run(capsys):
+    threads = torch.get_num_threads()
+    build_segmenter(f"{__name__}:meddles", 3)
+    assert capsys.readouterr() == ("", "made by a factory\n")
+    assert (torch.get_default_dtype(), torch.is_grad_enabled(), torch.get_num_threads()) == (
+        torch.float32, True, threads,
+    )  # fmt: skip
 
 
 def checkpoint_of(network, classes, state, **values):

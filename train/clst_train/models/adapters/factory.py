@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable, Mapping
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
 from functools import cache, partial
 from importlib.metadata import packages_distributions, version
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from clst_runtime.errors import ConfigError, MissingDependency
 from clst_train.models.failures import first_line
 from clst_train.models.specification import NO_NETWORKS, NetworkName, working_folder
+
+_PYTORCH = str(Path(torch.__file__).parent)
 
 
 def build(name: NetworkName, class_count: int, origin: Mapping[str, Any]) -> tuple[nn.Module, dict[str, str]]:
@@ -32,18 +37,19 @@ def build(name: NetworkName, class_count: int, origin: Mapping[str, Any]) -> tup
         ConfigError: the module or the factory raises anything, or returns no network.
     """
     module_name, _, path = name.name.partition(":")
-    with working_folder():
+    with working_folder(), _kept_apart():
         try:
             module = importlib.import_module(module_name)
         except ModuleNotFoundError as error:
             raise MissingDependency(f"{name.text}: {_what_is_missing(module_name, error, origin)}") from error
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             what = f"{module_name} cannot be imported{_where(error)}: {first_line(error)}"
             raise ConfigError(f"{name.text}: {what}") from error
     factory = _factory_in(module, path, name.text)
     try:
-        built = factory(class_count, **name.options)
-    except Exception as error:
+        with _kept_apart():
+            built = factory(class_count, **name.options)
+    except (Exception, SystemExit) as error:
         raise ConfigError(
             f"{name.text}: {path}({class_count}{''.join(f', {k}={v!r}' for k, v in name.options.items())}) failed"
             f"{_where(error)}: {first_line(error)}"
@@ -51,6 +57,18 @@ def build(name: NetworkName, class_count: int, origin: Mapping[str, Any]) -> tup
     if not isinstance(built, nn.Module):
         raise ConfigError(f"{name.text}: {path} returned {type(built).__name__}; return a torch.nn.Module")
     return built, _origin_of(module_name)
+
+
+@contextmanager
+def _kept_apart() -> Iterator[None]:
+    """What is printed inside goes to standard error, and PyTorch's settings are afterwards as they were before."""
+    dtype, threads = torch.get_default_dtype(), torch.get_num_threads()
+    with redirect_stdout(sys.stderr), torch.set_grad_enabled(torch.is_grad_enabled()):
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(dtype)
+            torch.set_num_threads(threads)
 
 
 def _factory_in(module: Any, path: str, where: str) -> Callable[..., Any]:
@@ -109,7 +127,7 @@ def _what_is_missing(module: str, error: ModuleNotFoundError, origin: Mapping[st
 
 
 def _where(error: BaseException) -> str:
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    return "" if trace is None else f" ({Path(trace.tb_frame.f_code.co_filename).name}, line {trace.tb_lineno})"
+    """The innermost line of a traceback that is not PyTorch's."""
+    frames = [(frame.f_code.co_filename, line) for frame, line in traceback.walk_tb(error.__traceback__)]
+    own = [each for each in frames if not each[0].startswith(_PYTORCH)] or frames
+    return f" ({Path(own[-1][0]).name}, line {own[-1][1]})" if own else ""
