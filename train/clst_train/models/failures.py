@@ -13,7 +13,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-FAILURES = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, AssertionError)
+FAILURES = (
+    RuntimeError, ValueError, TypeError, LookupError, AttributeError, AssertionError, ArithmeticError, OSError,
+    ImportError, SystemExit,
+)  # fmt: skip
 """What a network raises that cannot take an image."""
 LONGEST = 160
 """Characters of a reason that are shown."""

@@ -7,7 +7,6 @@ Legend: N images, H rows, W columns.
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import time
 from collections.abc import Callable, Iterator
@@ -72,7 +71,6 @@ def try_network(setup: Setup, *, trains_source: bool, exports: bool) -> None:
         synchronise_norms(network)
     _note_frozen(network, name)
     _note_statistics(network, setup)
-    _check_copy(network, name)
     run = _small(setup, network)
     with _refused(run, "prediction"):
         _try_prediction(run)
@@ -165,15 +163,6 @@ def _note_statistics(network: Segmenter, setup: Setup) -> None:
             f"note: {setup.config.model.network} has no BatchNorm with running statistics, so there is nothing to "
             "estimate on the new camera: adaptation.statistics_first and statistics_last are skipped"
         )
-
-
-def _check_copy(network: Segmenter, name: str) -> None:
-    try:
-        copy.deepcopy(network)
-    except FAILURES as error:
-        raise ConfigError(
-            f"{name} cannot be copied by copy.deepcopy, as validation, teachers and export do: {reason(error)}"
-        ) from error
 
 
 def _try_prediction(run: Run) -> None:

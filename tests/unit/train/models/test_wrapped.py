@@ -285,6 +285,36 @@ def test_what_a_factory_prints_and_sets_does_not_reach_the_results_and_the_run(c
     )  # fmt: skip
 
 
+KEPT = foreign.Plain(3)
+
+
+def kept(classes):
+    return KEPT
+
+
+def test_a_factory_that_returns_one_module_again_and_again_gives_each_run_its_own_weights():
+    first, second = build_segmenter(f"{__name__}:kept", 3), build_segmenter(f"{__name__}:kept", 3)
+    with torch.no_grad():
+        next(first.parameters()).fill_(7.0)
+    assert not (next(second.parameters()) == 7.0).any()
+    assert not (next(KEPT.parameters()) == 7.0).any()
+
+
+class Stops(foreign.Plain):
+    def __init__(self, classes, error):
+        super().__init__(classes)
+        self.error = {"exit": SystemExit, "file": OSError, "import": ImportError, "zero": ZeroDivisionError}[error]
+
+    def forward(self, images):
+        raise self.error(f"by {self.error.__name__}")
+
+
+@pytest.mark.parametrize("error", ["exit", "file", "import", "zero"])
+def test_whatever_a_forward_pass_ends_by_is_said_with_its_line(error):
+    with pytest.raises(ConfigError, match=r"cannot take an image of 64x96, at `raise self.error.*: by \w+$"):
+        build_segmenter(f"{__name__}:Stops?error={error}", 3, input_hw=(64, 96))
+
+
 def checkpoint_of(network, classes, state, **values):
     return Checkpoint(
         network=network, classes=classes, input_hw=(64, 96), mean=MEAN, std=STD, stage="source", iteration=1,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import sys
 import traceback
@@ -16,7 +17,7 @@ import torch
 from torch import nn
 
 from clst_runtime.errors import ConfigError, MissingDependency
-from clst_train.models.failures import first_line
+from clst_train.models.failures import FAILURES, first_line, reason
 from clst_train.models.specification import NO_NETWORKS, NetworkName, working_folder
 
 _PYTORCH = str(Path(torch.__file__).parent)
@@ -34,7 +35,7 @@ def build(name: NetworkName, class_count: int, origin: Mapping[str, Any]) -> tup
 
     Raises:
         MissingDependency: the module, or one that it needs, is not here.
-        ConfigError: the module or the factory raises anything, or returns no network.
+        ConfigError: the module or the factory raises anything, or returns no network or one that cannot be copied.
     """
     module_name, _, path = name.name.partition(":")
     with working_folder(), _kept_apart():
@@ -56,7 +57,21 @@ def build(name: NetworkName, class_count: int, origin: Mapping[str, Any]) -> tup
         ) from error
     if not isinstance(built, nn.Module):
         raise ConfigError(f"{name.text}: {path} returned {type(built).__name__}; return a torch.nn.Module")
-    return built, _origin_of(module_name)
+    return _own_copy(built, name.text), _origin_of(module_name)
+
+
+def _own_copy(network: nn.Module, name: str) -> nn.Module:
+    """Its copy, since a factory may return one module each time: the run would go on with the weights of its trial.
+
+    Raises:
+        ConfigError: it cannot be copied.
+    """
+    try:
+        return copy.deepcopy(network)
+    except FAILURES as error:
+        raise ConfigError(
+            f"{name} cannot be copied by copy.deepcopy, as validation, teachers and export do: {reason(error)}"
+        ) from error
 
 
 @contextmanager
