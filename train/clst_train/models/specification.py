@@ -57,7 +57,10 @@ def parse_network(text: str) -> NetworkName:
         raise ConfigError(f"model.network = {text[:60]!r}…: give at most {MOST_LETTERS} printable characters")
     place, _, query = text.partition("?")
     before, colon, after = place.partition(":")
-    options = dict(_option(part, text) for part in query.split("&") if part)
+    pairs = [_option(part, text) for part in query.split("&") if part]
+    options = dict(pairs)
+    if len(options) < len(pairs):
+        raise ConfigError(f"model.network = {text!r}: give each argument after the question mark once")
     if not colon:
         if place not in NETWORKS or options:
             raise ConfigError(

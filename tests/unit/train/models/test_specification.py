@@ -56,6 +56,7 @@ def test_a_library_that_is_not_installed_is_found_in_the_first_second(library, m
         ("a:b?x=\n", "at most 200 printable characters"),
         ("module:build?width", "'width' after the question mark; give key=value"),
         ("module:build?2=3", "give key=value"),
+        ("module:build?width=3&width=4", "give each argument after the question mark once"),
         ("hf:", "package.module:factory, or hf:NAME"),
     ],
 )

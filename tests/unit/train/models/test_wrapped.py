@@ -276,6 +276,11 @@ def test_a_factory_that_fails_inside_of_pytorch_is_named_by_its_own_line():
         build_segmenter(f"{__name__}:needs_more", 3)
 
 
+def test_a_call_that_the_factory_does_not_take_names_no_line_of_this_project():
+    with pytest.raises(ConfigError, match=r"leaves\(3, width=4\) failed: TypeError: leaves\(\) got an unexpected"):
+        build_segmenter(f"{__name__}:leaves?width=4", 3)
+
+
 def test_what_a_factory_prints_and_sets_does_not_reach_the_results_and_the_run(capsys):
     threads = torch.get_num_threads()
     build_segmenter(f"{__name__}:meddles", 3)

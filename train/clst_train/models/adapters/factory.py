@@ -142,7 +142,7 @@ def _what_is_missing(module: str, error: ModuleNotFoundError, origin: Mapping[st
 
 
 def _where(error: BaseException) -> str:
-    """The innermost line of a traceback that is not PyTorch's."""
+    """The innermost line of a traceback that is neither PyTorch's nor this module's."""
     frames = [(frame.f_code.co_filename, line) for frame, line in traceback.walk_tb(error.__traceback__)]
-    own = [each for each in frames if not each[0].startswith(_PYTORCH)] or frames
+    own = [each for each in frames if not each[0].startswith((_PYTORCH, __file__))]
     return f" ({Path(own[-1][0]).name}, line {own[-1][1]})" if own else ""
