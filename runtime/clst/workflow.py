@@ -62,6 +62,11 @@ def train(
         ConfigError, DataError, ModelFileError: a setting, a data set or a checkpoint cannot be used; what can be known
             without PyTorch is found before it is imported. MissingDependency: the extra `train` is not installed.
     """
+    if not isinstance(network, (str, type(None))):
+        kind = type(network).__name__
+        raise ConfigError(
+            f"network is a {kind}; give a name, 'package.module:factory': checkpoints keep it to build the network"
+        )
     texts = {"source": source, "network": network, "classes": classes, "pretrained": pretrained}
     options: dict[str, Any] = {
         **{name: None if value is None else str(value) for name, value in texts.items()},

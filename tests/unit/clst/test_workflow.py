@@ -124,6 +124,12 @@ def test_settings_that_cannot_be_are_refused(given, words):
     assert words in str(caught.value)
 
 
+def test_a_network_is_named_and_not_handed_over(cameras):
+    for network, kind in ((torch.nn.Identity(), "Identity"), (torch.nn.Conv2d, "type")):
+        with pytest.raises(ConfigError, match=f"network is a {kind}; give a name, 'package.module:factory'"):
+            clst.train(source=cameras / "old", network=network)
+
+
 def test_places_that_are_missing_are_refused(tmp_path):
     with pytest.raises(DataError, match="none"):
         clst.train(source=tmp_path / "none")

@@ -73,6 +73,11 @@ def parse_network(text: str) -> NetworkName:
         known = "".join(f", or {library}:NAME" for library in ADAPTERS)
         raise ConfigError(f"model.network = {text!r}: give package.module:factory{known}")
     package = place.partition(":")[0].partition(".")[0]
+    if package == "__main__":
+        raise ConfigError(
+            f"model.network = {text!r}: other programs cannot import the program that is running; put the factory "
+            "into a file of its own, and name that"
+        )
     if package in NO_NETWORKS:
         kind = "PyTorch's own" if package == "torch" else "of Python's standard library"
         raise ConfigError(f"model.network = {text!r}: {package} is {kind}, and no network; name your module otherwise")

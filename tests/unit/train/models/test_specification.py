@@ -50,7 +50,7 @@ def test_a_library_that_is_not_installed_is_found_in_the_first_second(library, m
         ("os:abort", "os is of Python's standard library"),
         ("builtins:eval", "builtins is of Python's standard library"),
         ("importlib.util:find_spec", "importlib is of Python's standard library"),
-        ("__main__:main", "__main__ is of Python's standard library"),
+        ("__main__:main", "put the factory into a file of its own"),
         ("torch.hub:load", "torch is PyTorch's own"),
         ("a:b?" + "x=1&" * 60, "at most 200 printable characters"),
         ("a:b?x=\n", "at most 200 printable characters"),
