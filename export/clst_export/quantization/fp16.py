@@ -28,6 +28,7 @@ HEADROOM = 4.0  # frames that were not measured may reach further
 SMALLEST_NORMAL = 2.0**-14  # subnormals below it lose one bit of precision with every halving
 ROUNDING = 2.0**-11  # the largest share of a normal number that is rounded away
 MAX_LOSS = 2.0**-9  # of a channel's weights: four times what rounding a normal number can cost
+MAX_SHIFT = 2.0**-10  # of a convolution's range: twice what rounding the largest value itself can cost
 PREPROCESSING = ("Cast", "Transpose", "Gather", "Sub", "Div", "Mul", "Add")
 MOVING = ("Pad", "Slice", "Split", "Concat", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "SpaceToDepth", "Resize")
 """What may stand between the normalised frame and the layer that reads it; values stay what they are, or are mixed."""
@@ -95,7 +96,8 @@ def to_fp16(model: Any, *, ranges: Mapping[str, float]) -> Fp16Result:
 
     Float32 stay: the normalisation of 0–255 and the layer that reads it, the casts of class ids, nodes that read
     or write a tensor whose range leaves no headroom below 65504 or lies below float16's normal numbers, nodes whose
-    weights or scales float16 cannot hold, and with a node also the DequantizeLinear nodes in front of it.
+    weights or scales float16 cannot hold, convolutions that their rounded weights would shift, and with a node also
+    the DequantizeLinear nodes in front of it.
 
     Args:
         model: an ONNX ModelProto by the artifact contract; it is not changed.
@@ -158,6 +160,7 @@ def _nodes_to_keep(graph: Any, floats: set[str], ranges: Mapping[str, float]) ->
         reason = next(filter(None, reasons), None)
         if reason is not None:
             kept.setdefault(node.name, reason)
+    kept = dict.fromkeys(_shifted(graph, constants, ranges), "its weights cancel each other, rounding shifts it") | kept
     first = dict.fromkeys(_first_layers(graph, floats), "reads the normalised frame, whose steps float16 rounds")
     kept = first | kept
     return _with_quantised_inputs(graph, kept)
@@ -277,6 +280,42 @@ def _lost_channels(channels: Array, reach: float, offsets: Array | float) -> int
     alive = whole * max(reach, 1.0) >= SMALLEST_NORMAL
     matters = lost * max(reach, 1.0) > ROUNDING * offsets
     return int((alive & matters & (lost > MAX_LOSS * whole)).sum())
+
+
+def _shifted(graph: Any, constants: Mapping[str, Array], ranges: Mapping[str, float]) -> Iterator[str]:
+    """Names of convolutions that rounded weights shift by more than `MAX_SHIFT`, and of their activations.
+
+    Depthwise filters of published weights have large weights that cancel each other, in front of a ReLU6 that cuts
+    the result to 6. Behind it little is left beside the errors of the weights, and they do not average out.
+    """
+    readers: dict[str, list[Any]] = {}
+    for node in graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    for node in graph.node:
+        if node.op_type != "Conv" or node.input[1] not in constants or node.input[0] not in ranges:
+            continue
+        after = [reader for reader in readers.get(node.output[0], ()) if reader.op_type in ACTIVATIONS]
+        activations = after if len(after) == len(readers.get(node.output[0], ())) == 1 else []
+        result = (activations or [node])[0].output[0]
+        if _shift(node, constants, ranges[node.input[0]]) > MAX_SHIFT * ranges[result] > 0.0:
+            yield from (each.name for each in (node, *activations))
+
+
+def _shift(node: Any, constants: Mapping[str, Array], reach: float) -> float:
+    """By how much rounding its weights and bias moves a convolution on a flat surface, root mean square over channels.
+
+    There all weights of a filter read one value, at most `reach`: their errors add up. Those of other filters do not.
+    """
+    total = 0.0
+    for position, size in ((1, reach), (2, 1.0)):
+        if len(node.input) > position and node.input[position] in constants:
+            exact = constants[node.input[position]].astype(np.float64)
+            with np.errstate(over="ignore", invalid="ignore"):
+                errors = exact.astype(np.float16).astype(np.float64) - exact
+                filters = errors.reshape(*errors.shape[:2], -1).sum(axis=-1)
+                total += float(np.square(size * filters).sum()) / exact.shape[0]
+    return math.sqrt(total)
 
 
 def _with_quantised_inputs(graph: Any, kept: dict[str, str]) -> dict[str, str]:

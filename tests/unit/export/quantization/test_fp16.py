@@ -203,6 +203,38 @@ def test_small_weights_beside_a_bias_that_float16_rounds_by_more_do_not_count(bi
     assert ("logits" in result.kept_fp32) == stays
 
 
+def cancelling_filters(*, cut):
+    """A flat image of 100 gives 100 · 0.014 = 1.4 inside and 0 at the border; the classes are 1.4 against 1."""
+    row = np.array([20.007, -40.0, 20.007], np.float32)  # float16 holds 20, −40, 20: a sum of 0
+    last = np.zeros((3, 3, 1, 1), np.float32)
+    last[0, 0] = 1.0
+    weights = {"w": np.tile(row, (3, 1)).reshape(3, 1, 1, 3), "last": last, "bias": np.float32([0, 1, -1])}
+    filters = helper.make_node("Conv", ["image", "w"], ["filters"], name="filters", group=3, pads=[0, 1, 0, 1])
+    cutting = helper.make_node("Clip", ["filters", "zero", "six"], ["cutting"], name="cutting")
+    body = [
+        filters,
+        *([cutting] if cut else []),
+        convolution("logits", "cutting" if cut else "filters", "last", "bias"),
+    ]
+    return graph_of(body, weights | ({"zero": np.float32(0), "six": np.float32(6)} if cut else {}), size_hw=(1, 5))
+
+
+def test_a_convolution_whose_large_weights_cancel_stays_float32_with_the_activation_that_cuts_it():
+    model, frame = cancelling_filters(cut=True), np.full((1, 5, 3), 100, np.uint8)
+    converted = to_fp16(model, ranges=measure_ranges(model, [frame]))
+    assert classes_of(model, frame).tolist() == [[1, 0, 0, 0, 1]]
+    assert classes_of(converted.model, frame).tolist() == [[1, 0, 0, 0, 1]]
+    assert converted.kept_fp32.keys() - BORDER_NODES == {"filters", "cutting"}
+    assert "rounding" in converted.kept_fp32["filters"]
+
+
+def test_where_nothing_cuts_the_result_the_same_shift_is_small_beside_its_range():
+    model, frame = cancelling_filters(cut=False), np.full((1, 5, 3), 100, np.uint8)
+    ranges = measure_ranges(model, [frame])  # at the border −20 · 100 stays; 1.4 is less than 2000 / 1024
+    assert ranges["filters"] == pytest.approx(1999.3)
+    assert to_fp16(model, ranges=ranges).kept_fp32.keys() == BORDER_NODES
+
+
 def test_a_weight_beyond_65504_stays_float32():
     frame = RED_GREEN_BLUE // 200  # ones and zeros
     body = [helper.make_node("Mul", ["image", "less"], ["low"], name="less"), convolution("logits", "low", "w")]
