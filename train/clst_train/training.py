@@ -45,7 +45,7 @@ from clst_train.engine.run_folder import RunFolder, create_run, open_run
 from clst_train.engine.stopping import Stopped
 from clst_train.inspection.examples import draw_examples
 from clst_train.method.teachers import open_distiller
-from clst_train.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from clst_train.models.checkpoint import Checkpoint, build_from_checkpoint, load_checkpoint, save_checkpoint
 from clst_train.models.networks import network_of
 from clst_train.models.pretrained import load_pretrained
 from clst_train.models.segmenter import Segmenter
@@ -108,6 +108,8 @@ def finish_run(folder: RunFolder, config: Config, point: Checkpoint | None) -> R
         started = load_checkpoint(folder.source) if folder.source.is_file() else None
         setup = _open_setup(config, started, started or point)
         _check_split(setup)
+        if (last := point or started) is not None:
+            build_from_checkpoint(last)  # the module that it names may have changed since
         stage = SOURCE if started is None else ADAPTED
         done = point.iteration if point is not None and point.stage == stage else 0  # a new stage has no point yet
         try_network(setup, trains_source=started is None, exports=False)

@@ -54,6 +54,18 @@ def test_a_resumed_run_draws_the_same_dropout(run, tmp_path, stage):
         assert torch.equal(value, second[name]), name
 
 
+def test_a_run_whose_network_has_changed_is_not_resumed(run, tmp_path, monkeypatch):
+    half = tmp_path / "half"
+    shutil.copytree(run, half)
+    (half / "checkpoints" / "adapted.pt").unlink()
+    monkeypatch.setattr(foreign, "DropoutUNet", foreign.Plain)
+    done = call(clst_train, "--resume", half)
+    line = done.stderr.splitlines()[-1]
+    assert done.exit_code == 4
+    assert line.startswith(f"error: {half}/checkpoints/resume.pt: weights do not fit tests.support.foreign:DropoutUNet")
+    assert "(its code has changed since it was trained): only in the checkpoint: down1.0.weight" in line
+
+
 def test_frozen_and_unused_weights_stay(run):
     source, adapted = (weights(run / "checkpoints" / f"{stage}.pt") for stage in ("source", "adapted"))
     assert set(source) == set(foreign.DropoutUNet(10).state_dict())
