@@ -114,8 +114,8 @@ def network_of(row: Row, class_count: int) -> Any:
     """The row's network with the ImageNet weights."""
     from clst_train.config import ModelConfig
     from clst_train.models.networks import build_segmenter
-    from clst_train.models.pretrained import load_pretrained
     from clst_train.models.segmenter import initialise
+    from clst_train.models.weights.pretrained import load_pretrained
 
     segmenter: Any = build_segmenter(NETWORK, class_count)
     segmenter.decoder = RowDecoder(segmenter.encoder.channels, row)

@@ -28,7 +28,7 @@ from clst_train.engine.logger import Logbook
 from clst_train.engine.run import resume_point
 from clst_train.engine.run_folder import open_run
 from clst_train.method.ensemble import snapshot
-from clst_train.models import ddrnet
+from clst_train.models.built_in import ddrnet
 from clst_train.stages import adaptation_state
 from clst_train.training import finish_run, start_run
 

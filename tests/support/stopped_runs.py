@@ -23,7 +23,7 @@ from clst_train import training
 from clst_train.cli.train import main as clst_train
 from clst_train.engine import run
 from clst_train.engine.logger import Logbook
-from clst_train.models import ddrnet
+from clst_train.models.built_in import ddrnet
 from clst_train.stages import adaptation as adaptation_stage
 from clst_train.stages import source as source_stage
 

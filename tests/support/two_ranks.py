@@ -32,8 +32,8 @@ from clst_train.compute import forward_pass
 from clst_train.engine.logger import Logbook
 from clst_train.method import prototypes
 from clst_train.method.losses import contrastive, entropy, segmentation
-from clst_train.models import ddrnet
-from clst_train.models.ddrnet import DDRNetSlim
+from clst_train.models.built_in import ddrnet
+from clst_train.models.built_in.ddrnet import DDRNetSlim
 from clst_train.stages import adaptation as adaptation_stage
 from clst_train.stages import adaptation_state
 

@@ -47,8 +47,8 @@ from clst_train.inspection.examples import draw_examples
 from clst_train.method.teachers import open_distiller
 from clst_train.models.checkpoint import Checkpoint, build_from_checkpoint, load_checkpoint, save_checkpoint
 from clst_train.models.networks import network_of
-from clst_train.models.pretrained import load_pretrained
 from clst_train.models.segmenter import Segmenter
+from clst_train.models.weights.pretrained import load_pretrained
 from clst_train.stages.adaptation import adapt
 from clst_train.stages.source import train_source
 from clst_train.stages.trial import try_network

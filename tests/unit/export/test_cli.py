@@ -13,7 +13,7 @@ from clst_export.quantization.calibration import frames_digest
 from clst_runtime.artifact.onnx_metadata import read_onnx_manifest
 from clst_runtime.data.subsets import evenly_spread
 from clst_runtime.imaging.image_files import read_image, write_png
-from clst_train.models.ddrnet import DDRNetSlim
+from clst_train.models.built_in.ddrnet import DDRNetSlim
 from tests.conftest import write_labelled, write_rgb_model
 from tests.support.shell import shell
 

@@ -17,8 +17,8 @@ from clst_train.cli.train import main as clst_train
 from clst_train.data.headers import check_images, read_header
 from clst_train.data.target import open_target
 from clst_train.method.batchnorm import estimate_statistics
+from clst_train.models.built_in.ddrnet import PooledNorm
 from clst_train.models.checkpoint import load_checkpoint
-from clst_train.models.ddrnet import PooledNorm
 from tests.support.command_line import call
 from tests.support.miniature import write_cityscapes, write_synthia
 

@@ -17,8 +17,8 @@ from clst_runtime.imaging.image_files import read_label
 from clst_train.cli.train import main as clst_train
 from clst_train.data.loading import source_batch
 from clst_train.engine.options import configure
+from clst_train.models.built_in.deeplab import DeepLabV2
 from clst_train.models.checkpoint import load_checkpoint
-from clst_train.models.deeplab import DeepLabV2
 from clst_train.recipes.recipe import config_from_mapping
 from tests.conftest import write_labelled
 from tests.support.command_line import call

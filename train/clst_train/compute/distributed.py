@@ -24,7 +24,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from clst_runtime.errors import ClstError, ConfigError, DataError
 from clst_train.compute.ranks import Ranks, ranks
-from clst_train.models.ddrnet import PooledNorm
+from clst_train.models.built_in.ddrnet import PooledNorm
 
 _log = logging.getLogger(__name__)
 TIMEOUT = timedelta(minutes=60)

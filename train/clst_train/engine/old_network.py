@@ -26,10 +26,10 @@ from clst_train.models.adapters.library import LibraryWeights
 from clst_train.models.checkpoint import Checkpoint, WeightsFile, build_from_checkpoint, load_checkpoint
 from clst_train.models.checkpoint_backend import segmenter_backend
 from clst_train.models.networks import network_of
-from clst_train.models.pretrained import normalisation_note
 from clst_train.models.specification import parse_network
-from clst_train.models.weight_files import read_weights
-from clst_train.models.weights import check_complete, fit_weights
+from clst_train.models.weights.files import read_weights
+from clst_train.models.weights.fitting import check_complete, fit_weights
+from clst_train.models.weights.pretrained import normalisation_note
 
 _log = logging.getLogger(__name__)
 TRIED_IMAGES = 8

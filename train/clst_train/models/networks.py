@@ -12,9 +12,9 @@ from clst_runtime.errors import ConfigError
 from clst_train.config import ModelConfig
 from clst_train.models.adapters import factory, huggingface, smp, timm_encoders, torchvision_models
 from clst_train.models.adapters.library import library_of
-from clst_train.models.ddrnet import DDRNetSlim
-from clst_train.models.deeplab import DeepLabV2
-from clst_train.models.efficientnet_lite import SCALES, EfficientNetLiteSegmenter
+from clst_train.models.built_in.ddrnet import DDRNetSlim
+from clst_train.models.built_in.deeplab import DeepLabV2
+from clst_train.models.built_in.efficientnet_lite import SCALES, EfficientNetLiteSegmenter
 from clst_train.models.normalisation import Normalisation
 from clst_train.models.segmenter import Segmenter
 from clst_train.models.specification import NetworkName, parse_network

@@ -266,7 +266,7 @@ def test_a_pickled_module_is_taken_on_demand_alone(cameras, tmp_path):
     torch.manual_seed(2)
     torch.save(build_segmenter("ddrnet23_slim", 10), tmp_path / "m.pt")
     line = refused(cameras, tmp_path / "out", "--init", tmp_path / "m.pt", *TEN)
-    assert "holds Python objects (clst_train.models.ddrnet.DDRNetSlim), which could run any program" in line
+    assert "holds Python objects (clst_train.models.built_in.ddrnet.DDRNetSlim), which could run any program" in line
     done = started(cameras, tmp_path / "out", "--init", tmp_path / "m.pt", "--trust-pickle", *TEN)
     assert done.exit_code == 0, done.stderr
     line = refused(cameras, tmp_path / "none", "--trust-pickle", code=3)

@@ -19,7 +19,7 @@ from clst_train.models.adapters.library import LibraryWeights, called, import_li
 from clst_train.models.failures import first_line
 from clst_train.models.normalisation import Normalisation
 from clst_train.models.specification import NetworkName
-from clst_train.models.weight_files import Weights
+from clst_train.models.weights.files import Weights
 
 MODULE = "transformers"
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")

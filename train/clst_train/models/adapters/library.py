@@ -16,7 +16,7 @@ from clst_runtime.system.optional import require
 from clst_train.models.failures import first_line
 from clst_train.models.normalisation import Normalisation
 from clst_train.models.specification import NetworkName
-from clst_train.models.weight_files import Weights
+from clst_train.models.weights.files import Weights
 
 OFFLINE = "HF_HUB_OFFLINE"
 """Environment variable of Hugging Face's hub, where timm and segmentation_models_pytorch have their weights: nothing is

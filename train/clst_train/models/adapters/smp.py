@@ -19,7 +19,7 @@ from clst_train.models.adapters.library import (
     import_library,
 )
 from clst_train.models.specification import NetworkName
-from clst_train.models.weight_files import Weights
+from clst_train.models.weights.files import Weights
 
 MODULE = "segmentation_models_pytorch"
 _REFUSED = {

@@ -18,11 +18,11 @@ from clst_train.models.adapters.library import (
     fetched,
     import_library,
 )
-from clst_train.models.efficientnet_lite import DECODER, Decoder
+from clst_train.models.built_in.efficientnet_lite import DECODER, Decoder
 from clst_train.models.normalisation import Normalisation
 from clst_train.models.segmenter import initialise
 from clst_train.models.specification import NetworkName
-from clst_train.models.weight_files import Weights
+from clst_train.models.weights.files import Weights
 
 MODULE = "timm"
 STRIDES = (4, 8, 16, 32)

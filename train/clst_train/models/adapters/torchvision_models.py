@@ -12,7 +12,7 @@ from torch import nn
 from clst_runtime.errors import ConfigError, ModelFileError, did_you_mean
 from clst_train.models.adapters.library import LibraryWeights, called, check_options, fetched, import_library
 from clst_train.models.specification import NetworkName
-from clst_train.models.weight_files import Weights
+from clst_train.models.weights.files import Weights
 
 MODULE = "torchvision"
 NAMED = ("weights", "weights_backbone")

@@ -12,7 +12,7 @@ from clst_runtime.system.files.hashing import file_sha256
 from clst_train.config import Config, ModelConfig
 from clst_train.engine.old_network import open_old_network
 from clst_train.models.networks import build_segmenter, network_of
-from clst_train.models.pretrained import load_pretrained
+from clst_train.models.weights.pretrained import load_pretrained
 from tests.fakes import libraries
 
 NAMES = ("road", "traffic_light", "sky")

@@ -9,7 +9,7 @@ import torch
 from clst_runtime.errors import ConfigError, MissingDependency, ModelFileError
 from clst_train.config import ModelConfig
 from clst_train.models.networks import build_segmenter, network_of
-from clst_train.models.pretrained import load_pretrained
+from clst_train.models.weights.pretrained import load_pretrained
 from tests.fakes import libraries
 
 CLASSES = ("road", "traffic light", "sky")

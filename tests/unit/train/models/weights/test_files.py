@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from clst_runtime.errors import DataError, MissingDependency, ModelFileError
-from clst_train.models.weight_files import read_weights
+from clst_train.models.weights.files import read_weights
 
 STATE = {"conv.weight": torch.arange(3.0), "conv.bias": torch.ones(1)}
 

@@ -16,12 +16,12 @@ from clst_runtime.system.optional import extra
 from clst_train.config import ModelConfig
 from clst_train.models.adapters import huggingface, smp, timm_encoders, torchvision_models
 from clst_train.models.adapters.library import LibraryWeights
-from clst_train.models.efficientnet_lite import EfficientNetLiteSegmenter
+from clst_train.models.built_in.efficientnet_lite import EfficientNetLiteSegmenter
 from clst_train.models.normalisation import Normalisation
 from clst_train.models.segmenter import Segmenter
 from clst_train.models.specification import ADAPTERS, NetworkName, parse_network
-from clst_train.models.weight_files import Weights
-from clst_train.models.weights import fit_weights, is_auxiliary, load_weights, plain_name
+from clst_train.models.weights.files import Weights
+from clst_train.models.weights.fitting import fit_weights, is_auxiliary, load_weights, plain_name
 
 BUNDLED = {
     "efficientnet_lite0": "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",

@@ -8,8 +8,8 @@ from torch.nn import functional as F
 from clst_runtime.classes.labels import ClassList
 from clst_runtime.errors import ConfigError, ModelFileError
 from clst_train.models.networks import build_segmenter
-from clst_train.models.weight_files import Weights
-from clst_train.models.weights import check_complete, fit_weights, load_weights
+from clst_train.models.weights.files import Weights
+from clst_train.models.weights.fitting import check_complete, fit_weights, load_weights
 
 
 class Tiny(nn.Module):

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from clst_train.models.ddrnet import resize_like
+from clst_train.models.built_in.ddrnet import resize_like
 from clst_train.models.segmenter import Segmenter, TrainingOutputs, initialise
 
 STAGES = (

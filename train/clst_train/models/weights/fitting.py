@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from clst_runtime.classes.labels import ClassList
 from clst_runtime.errors import ConfigError, ModelFileError
-from clst_train.models.weight_files import Weights, read_weights
+from clst_train.models.weights.files import Weights, read_weights
 
 MOST_PREFIXES = 5
 """Parts of a name that can be a prefix, e.g. `state_dict.module.model.`."""

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from clst_train.models.efficientnet_lite import SCALES, SameConv, same_padding
+from clst_train.models.built_in.efficientnet_lite import SCALES, SameConv, same_padding
 from clst_train.models.networks import build_segmenter
 from tests.support.narrow import narrow_networks
 

@@ -8,10 +8,10 @@ import torch
 from clst_runtime.errors import ConfigError, MissingDependency, ModelFileError
 from clst_train.config import ModelConfig
 from clst_train.engine.run_folder import open_run
-from clst_train.models import pretrained
 from clst_train.models.checkpoint import load_checkpoint
 from clst_train.models.networks import build_segmenter
-from clst_train.models.pretrained import bundled_weights, find_pretrained, load_pretrained
+from clst_train.models.weights import pretrained
+from clst_train.models.weights.pretrained import bundled_weights, find_pretrained, load_pretrained
 from clst_train.training import start_run
 from tests.support.narrow import narrow_networks
 
