@@ -14,7 +14,8 @@ def narrow_networks() -> Iterator[None]:
 
     Wherever this process builds one. An installed package of weights fits none of them, so there is none.
     """
-    from clst_train.models.built_in import ddrnet, deeplab, efficientnet_lite, pretrained
+    from clst_train.models.built_in import ddrnet, deeplab, efficientnet_lite
+    from clst_train.models.weights import pretrained
 
     with pytest.MonkeyPatch.context() as patch:
         for module, name, planes in ((ddrnet, "PLANES", 4), (ddrnet, "SPP_PLANES", 8), (deeplab, "PLANES", 4)):
