@@ -62,11 +62,7 @@ def train(
         ConfigError, DataError, ModelFileError: a setting, a data set or a checkpoint cannot be used; what can be known
             without PyTorch is found before it is imported. MissingDependency: the extra `train` is not installed.
     """
-    if not isinstance(network, (str, type(None))):
-        kind = type(network).__name__
-        raise ConfigError(
-            f"network is a {kind}; give a name, 'package.module:factory': checkpoints keep it to build the network"
-        )
+    _check_is_name(network)
     texts = {"source": source, "network": network, "classes": classes, "pretrained": pretrained}
     options: dict[str, Any] = {
         **{name: None if value is None else str(value) for name, value in texts.items()},
@@ -88,6 +84,14 @@ def train(
 
     with heeding_signals():
         return start_run(recipe=str(recipe), out=run_folder, init=started, resume=broken_off, options=options)
+
+
+def _check_is_name(network: object) -> None:
+    if not isinstance(network, (str, type(None))):
+        kind = type(network).__name__
+        raise ConfigError(
+            f"network is a {kind}; give a name, 'package.module:factory': checkpoints keep it to build the network"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -186,8 +186,11 @@ def test_an_export_has_the_defaults_of_the_command():
 
 
 def test_an_interrupt_stops_a_run_and_signals_are_as_before(cameras, tmp_path, monkeypatch):
-    before = signal.getsignal(signal.SIGINT)
-    monkeypatch.setattr("clst_train.training.start_run", lambda **_: signal.raise_signal(signal.SIGINT))
-    with pytest.raises(KeyboardInterrupt):
-        clst.train(source=cameras / "old")
-    assert signal.getsignal(signal.SIGINT) is before
+    as_started = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
+    try:
+        monkeypatch.setattr("clst_train.training.start_run", lambda **_: signal.raise_signal(signal.SIGINT))
+        with pytest.raises(KeyboardInterrupt):
+            clst.train(source=cameras / "old")
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, as_started)

@@ -51,9 +51,18 @@ def connect(sink, count=1):
     """Readers that the sink knows of."""
     before, readers = len(sink.readers), [unconnected(sink) for _ in range(count)]
     for reader in readers:
-        reader.connect(sink.address)
+        assert until(lambda reader=reader: connected(reader, sink.address))
     assert until(lambda: len(sink.readers) == before + count)
     return readers
+
+
+def connected(reader, address):
+    """False for a moment while the server starts: its queue is short until then."""
+    try:
+        reader.connect(address)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def unconnected(sink):
