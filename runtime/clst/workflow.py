@@ -64,8 +64,7 @@ def train(
     """
     _check_is_name(network)
     texts = {"source": source, "network": network, "classes": classes, "pretrained": pretrained}
-    options: dict[str, Any] = {
-        **{name: None if value is None else str(value) for name, value in texts.items()},
+    options: dict[str, Any] = {name: None if value is None else str(value) for name, value in texts.items()} | {
         "target": _places(target),
         "trust_pickle": trust_pickle or None,
         "settings": tuple(_as_toml(name, value) for name, value in (settings or {}).items()),
@@ -77,13 +76,13 @@ def train(
     from clst_train.engine.options import check_run
     from clst_train.engine.stopping import heeding_signals
 
-    run_folder, started, broken_off = _path(out), _path(init), _path(resume)
-    check_run(str(recipe), run_folder, started, broken_off, options)
+    places = {"out": _path(out), "init": _path(init), "resume": _path(resume)}
+    check_run(str(recipe), **places, options=options)
     require("torch")
     from clst_train.training import start_run
 
     with heeding_signals():
-        return start_run(recipe=str(recipe), out=run_folder, init=started, resume=broken_off, options=options)
+        return start_run(recipe=str(recipe), **places, options=options)
 
 
 def _check_is_name(network: object) -> None:

@@ -51,18 +51,20 @@ def connect(sink, count=1):
     """Readers that the sink knows of."""
     before, readers = len(sink.readers), [unconnected(sink) for _ in range(count)]
     for reader in readers:
-        assert until(lambda reader=reader: connected(reader, sink.address))
+        connect_to(sink.address, reader)
     assert until(lambda: len(sink.readers) == before + count)
     return readers
 
 
-def connected(reader, address):
-    """False for a moment while the server starts: its queue is short until then."""
-    try:
-        reader.connect(address)
-    except BlockingIOError:
-        return False
-    return True
+def connect_to(address, reader):
+    """The queue of a server of Unix sockets is short for a moment, while it starts."""
+    end = time.monotonic() + 5
+    while True:
+        try:
+            return reader.connect(address)
+        except BlockingIOError:
+            assert time.monotonic() < end
+            time.sleep(0.005)
 
 
 def unconnected(sink):
