@@ -12,6 +12,7 @@ import torch
 
 from clst_runtime.classes.labels import load_class_list
 from clst_runtime.data.dataset import LabelledDataset
+from clst_runtime.data.subsets import evenly_spread
 from clst_runtime.errors import ConfigError
 from clst_runtime.evaluation.confusion import ConfusionMatrix
 from clst_runtime.evaluation.evaluate import predict_at
@@ -104,9 +105,9 @@ def report_on_source(started: Checkpoint, source: LabelledDataset, device: torch
         fit=started.fit,
     )
     confusion = ConfusionMatrix(len(started.classes))
-    indices = np.unique(np.linspace(0, len(source) - 1, TRIED_IMAGES).round().astype(int))
+    indices = evenly_spread(len(source), TRIED_IMAGES, centred=True)
     for index in indices:
-        sample = source[int(index)]
+        sample = source[index]
         confusion.update(sample.labels, predict_at(backend, sample.image))
     report(
         f"old network: {100 * confusion.miou():.1f} mIoU on {len(indices)} images of the old camera; if you know it "
