@@ -34,7 +34,7 @@ from clst_train.config import Config, ModelConfig
 from clst_train.data.cache import as_fields, cached
 from clst_train.data.headers import check_pairs
 from clst_train.data.sampling import count_classes, rare_classes
-from clst_train.data.target import open_target
+from clst_train.data.target import TargetImages, open_target
 from clst_train.engine.events import EventFiles
 from clst_train.engine.logger import Logbook, SilentLogbook
 from clst_train.engine.old_network import open_old_network, report_on_source
@@ -224,17 +224,7 @@ def _open_setup(config: Config, started: Checkpoint | None, known: Checkpoint | 
             f"{source.classes.name} has one class ({source.classes.names[0]}): every pixel would be that; give two or "
             "more, e.g. one for all the rest"
         )
-    target = None
-    if data.target:
-        target = open_target(
-            data.target,
-            input_hw=model.input_hw,
-            fit=config.fit,
-            ignore_mask=data.ignore_mask,
-            every=data.target_every,
-        )
-        for remark in target.remarks:
-            report(f"note: {remark}")
+    target = _target(config) if data.target else None
     validation = None
     if data.val:
         validation = _labelled(data.val, data.val_split, data.val_format, data.val_mapping, source.classes)
@@ -256,6 +246,20 @@ def _open_setup(config: Config, started: Checkpoint | None, known: Checkpoint | 
         weights_file=None if started is None else started.weights_file,
         ranks=ranks(),
     )
+
+
+def _target(config: Config) -> TargetImages:
+    data = config.data
+    target = open_target(
+        data.target,
+        input_hw=config.model.input_hw,
+        fit=config.fit,
+        ignore_mask=data.ignore_mask,
+        every=data.target_every,
+    )
+    for remark in target.remarks:
+        report(f"note: {remark}")
+    return target
 
 
 def _wanted_classes(name: str, started: Checkpoint | None) -> ClassList | None:
