@@ -90,7 +90,7 @@ CASES = [
     ((*TRAIN, "--set", "model.network=ddrnet"), 3, "did you mean 'ddrnet23_slim'"),
     ((*TRAIN, "--network", "no_module_of_this_name:unet"), 5, "no module 'no_module_of_this_name' here"),
     ((*TRAIN, "--network", "os:abort"), 3, "os is of Python's standard library"),
-    ((*TRAIN, "--pretrained", "{p}/none"), 4, "none: no such file of weights"),
+    ((*TRAIN, "--pretrained", "{p}/none"), 4, "none: no such file of weights; --pretrained takes auto, none or a file"),
     ((*TRAIN, "--pretrained", "{p}/empty"), 4, "empty: a folder, where a file is needed"),
     ((*TRAIN, "--pretrained", "none", "--init", "{p}/good.pt"), 3, "give one of them"),
     ((*TRAIN, "--set", "model.pretrained=none", "--init", "{p}/good.pt"), 3, "give one of them"),
