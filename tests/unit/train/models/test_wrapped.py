@@ -163,6 +163,7 @@ class ListInTraining(foreign.Plain):
         return [super().forward(images)] if self.training else super().forward(images)
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*deprecated:DeprecationWarning")
 @pytest.mark.parametrize(
     ("factory", "message"),
     [
