@@ -116,6 +116,14 @@ def verify_and_save(
     return comparison, manifest
 
 
+UNSURE = "or train longer: a network that is unsure rounds to other classes"
+HINTS = {
+    "fp16": f"; take fp32, {UNSURE}",
+    "int8": f"; take fp16, keep layers in higher precision by --max-miou-drop, {UNSURE}",
+}
+"""What to try when a file of that precision differs from PyTorch."""
+
+
 def _rejected_paths(out: Path) -> tuple[Path, Path]:
     """Where a file that does not hold is kept, and its report."""
     return out.with_suffix(".rejected.onnx"), out.with_suffix(".rejected.json")
@@ -128,4 +136,5 @@ def _rejected(temporary: Path, out: Path, manifest: Manifest, failures: Sequence
     write_text(report, json.dumps({**manifest.parity, "build_check": manifest.build_check}, indent=1) + "\n")
     refused = f"is refused: {describe_build_check(manifest.build_check)}"
     reason = f"differs from PyTorch: {'; '.join(failures)}" if failures else refused
-    return BudgetNotHeld(f"{out.name} {reason}; kept as {rejected} with its report beside it")
+    hint = HINTS.get(manifest.precision, "") if failures else ""
+    return BudgetNotHeld(f"{out.name} {reason}; kept as {rejected} with its report beside it{hint}")

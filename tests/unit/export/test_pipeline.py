@@ -129,7 +129,7 @@ def test_labels_turn_agreement_into_miou(checkpoint, frames, tmp_path):
 def test_what_does_not_hold_gets_no_name_but_is_kept_with_its_report(checkpoint, frames, tmp_path):
     bounds = Bounds(min_agreement=1.0, max_miou_drop=0.0)
     inputs = Inputs(frames=frames[:2], calibration=frames[4:6])
-    with pytest.raises(BudgetNotHeld, match=r"q.onnx differs from PyTorch: .* % of pixels agree, 100.000 % asked"):
+    with pytest.raises(BudgetNotHeld, match=r"q.onnx differs .* agree, 100.000 % asked; kept as .*; take fp16, keep"):
         convert(checkpoint, tmp_path / "q.onnx", int8(bounds=bounds), inputs)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["q.rejected.json", "q.rejected.onnx"]
     assert json.loads((tmp_path / "q.rejected.json").read_text())["holds"] is False
