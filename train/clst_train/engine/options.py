@@ -135,7 +135,7 @@ def check_settings(config: Config, *, begins: bool = True) -> None:
     if config.adaptation.distil_from:
         check_checkpoint(Path(config.adaptation.distil_from))
     if begins and config.model.pretrained not in ("auto", "none"):
-        check_weights(Path(config.model.pretrained))
+        check_weights(Path(config.model.pretrained), "file of weights; --pretrained takes auto, none or a file")
 
 
 def check_threads(config: Config) -> None:

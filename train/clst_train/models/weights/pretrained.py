@@ -23,8 +23,6 @@ from clst_train.models.specification import ADAPTERS, NetworkName, parse_network
 from clst_train.models.weights.files import Weights
 from clst_train.models.weights.fitting import fit_weights, is_auxiliary, load_weights, plain_name
 
-WEIGHTS_FILE = "file of weights; --pretrained takes auto, none or a file"
-"""What is missing where `model.pretrained` names no file."""
 BUNDLED = {
     "efficientnet_lite0": "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
     "efficientnet_lite1": "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
@@ -56,7 +54,7 @@ def find_pretrained(model: ModelConfig) -> tuple[Path | None, str]:
         expected = expected or BUNDLED.get(model.network, "")
     elif model.pretrained != "none":
         path = Path(model.pretrained)
-        check_file(path, WEIGHTS_FILE, ModelFileError)
+        check_file(path, "file of weights", ModelFileError)
     if path is None and expected:
         raise ConfigError(f"model.pretrained_sha256 is of no file: model.pretrained = {model.pretrained!r} has none")
     if path is not None and expected and (own := file_sha256(path)) != expected:
