@@ -243,9 +243,8 @@ def measure_seed(
     base = ["--recipe", "new_camera", "--size", pair.size, "--seed", str(seed)]
     base += settings_of((*options["settings"], *steps))
     source = work / pair.name / f"seed{seed}" / "source"
-    own = pair.own_validation.as_validation() if pair.own_validation else []
     checkpoint = source / "checkpoints" / "source.pt"
-    seconds = workers.trainings.submit(train, source, [*base, *pair.source.as_source(), *own], checkpoint).result()
+    seconds = workers.trainings.submit(train, source, [*base, *pair.source.as_source()], checkpoint).result()
     found = {
         "source": workers.scoring.submit(scored, checkpoint, pair, seconds),
         "batchnorm": workers.scoring.submit(scored, with_statistics(checkpoint, pair), pair, None),
@@ -254,10 +253,9 @@ def measure_seed(
     def made(name: str) -> Future[Found]:
         method, out = METHODS[name], work / pair.name / f"seed{seed}" / name
         labelled = (pair.oracle if method.oracle else pair.source).as_source()
-        target = [part for place in pair.target for part in ("--target", place)]
-        patch = method.patch.replace("CLASSES", str(pair.class_count())) if method.patch else ""
+        patch = method.patch.replace("CLASSES", str(len(pair.classes()))) if method.patch else ""
         settings = tuple(each.replace("TEACHER", str(options["teacher"])) for each in method.settings)
-        arguments = [*base, *labelled, *target, "--init", str(checkpoint), *settings_of(settings)]
+        arguments = [*base, *labelled, "--target", str(pair.target), "--init", str(checkpoint), *settings_of(settings)]
         result = out / "checkpoints" / "adapted.pt"
         seconds = train(out, arguments, result, patch)
         export = options["export"] and name == "clst"
@@ -276,8 +274,8 @@ def scored(checkpoint: Path, pair: Pair, seconds: float | None, *, export: bool 
     kept, seen = checkpoint.with_suffix(".confusions.npy"), checkpoint.with_suffix(".seen.npy")
     if not kept.is_file():
         np.save(kept, confusions(checkpoint, pair.test))
-    if not seen.is_file() and not oracle and pair.oracle != pair.source:
-        np.save(seen, confusions(checkpoint, pair.oracle, most=MOST_SEEN))
+    if not seen.is_file() and not (oracle and pair.choice == pair.oracle):
+        np.save(seen, confusions(checkpoint, pair.choice, most=MOST_SEEN))
     of_seen = np.load(seen) if seen.is_file() else None
     onnx = exported(checkpoint.parents[1], checkpoint, pair) if export else None
     return Found(matrices=np.load(kept), seen=of_seen, seconds=seconds, exported=onnx)
@@ -304,7 +302,7 @@ def with_statistics(checkpoint: Path, pair: Pair) -> Path:
     if not out.is_file():
         content = load_checkpoint(checkpoint)
         segmenter, settings = build_from_checkpoint(content), AdaptationConfig()
-        images = open_target(pair.target, input_hw=content.input_hw, fit=content.fit)
+        images = open_target((str(pair.target),), input_hw=content.input_hw, fit=content.fit)
         batches = statistics_batches(
             segmenter.normalisation, images, count=settings.statistics_images, size=settings.batch
         )
@@ -325,7 +323,7 @@ def exported(out: Path, checkpoint: Path, pair: Pair) -> dict[str, float]:
     model = out / "model.onnx"
     with open_checkpoint(checkpoint) as reference:
         manifest = reference.manifest
-        images = open_target(pair.target, input_hw=manifest.input_hw, fit=manifest.fit)
+        images = open_target((str(pair.target),), input_hw=manifest.input_hw, fit=manifest.fit)
         places = range(min(8, len(images)))
         material = Inputs(frames=[images[at] for at in places], contents=[images.content(at) for at in places])
         convert(checkpoint, model, Request(precision=Precision.FP32), material)
@@ -407,7 +405,7 @@ def shift_of(pair: Pair) -> list[float]:
     from clst_train.data.target import open_target
 
     rows, columns = (int(part) for part in pair.size.split("x"))
-    source, target = pair.source.open(), open_target(pair.target, input_hw=(rows, columns))
+    source, target = pair.source.open(), open_target((str(pair.target),), input_hw=(rows, columns))
     old = (resize_frame(source[place].image, (rows, columns)) for place in evenly_spread(len(source), COMPARED))
     new = Subset(target, evenly_spread(len(target), COMPARED))
     return [float(value) for value in colour_shift(old, new)]

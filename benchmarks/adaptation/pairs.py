@@ -1,14 +1,40 @@
-"""The camera changes that are measured: which images are the old camera's, the new one's, and the test's."""
+"""The changes of camera that are measured: which images are the old camera's and the new one's, which a choice may
+read, and which are the test's.
+
+CamVid's three drives: `0001TP` at dusk (124 frames, one a second), `0006R0` (101) and `0016E5` (204) by day. Its split
+`val`, 101 frames of 6.7 seconds, serves nothing here. IDD-Lite names its files `<drive>_<frame>`; its `train` and `val`
+share no drive.
+
+| pair | old camera | new camera, unlabelled | choice | test |
+|---|---|---|---|---|
+| `camera-…` | half of IDD-Lite's drives | other drives, re-imaged | 120 frames of further drives, re-imaged | `val`'s \
+33 drives, re-imaged |
+| `camera-none` | the same | the same drives as they are: the null test | as they are | as they are |
+| `light-dusk-to-day` | `0001TP` | `0016E5` | its labels | `0006R0` |
+| `light-day-to-dusk` | `0006R0`, `0016E5` | first half of `0001TP` | its labels | the other half of that drive |
+| `country-idd-to-camvid` | IDD-Lite's `train` | `0016E5` | its labels | `0006R0` |
+| `country-camvid-to-idd` | CamVid's three drives | IDD-Lite's `train` | its labels | `val` |
+| `synthetic-to-camvid` | drawn scenes | `0016E5` | its labels | `0006R0` |
+
+CamVid is left out of `camera-…`: one drive by day is left beside the source's, too few for target and test.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import click
+
+from clst_runtime.system.files.atomic import write_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,11 +56,6 @@ class Labelled:
         more += ["--mapping", self.mapping] if self.mapping else []
         return ["--source", str(self.root), "--split", self.split, *more]
 
-    def as_validation(self) -> list[str]:
-        """Options of clst-train that report on it."""
-        more = ["--val-mapping", self.mapping] if self.mapping else []
-        return ["--val", str(self.root), "--val-split", self.split, *more]
-
     def open(self, classes: Any = None) -> Any:
         """The data set in the runtime's terms."""
         from clst_runtime.classes.labels import load_class_list
@@ -48,7 +69,7 @@ class Labelled:
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
-    """One camera change."""
+    """One change of camera."""
 
     name: str
     """Of the result file."""
@@ -58,30 +79,47 @@ class Pair:
     """Input size HxW of the network."""
     source: Labelled
     """The old camera."""
-    own_validation: Labelled | None
-    """Held-out images of the old camera: shows when source training stops improving."""
-    target: tuple[str, ...]
-    """Unlabelled images of the new camera."""
     oracle: Labelled
-    """Their labels, for the oracle alone."""
+    """The new camera's images that are adapted to; their labels are for the oracles, and for the choice where it is the
+    same split."""
+    choice: Labelled
+    """Labelled images of the new camera that choices may read: of a recipe, a checkpoint, an oracle."""
     test: Labelled
-    """Other labelled images of the new camera: the score."""
+    """Whole drives of the new camera that nothing has read: the score."""
+    stretch: int = 0
+    """Frames, by their numbers, that count as one of the test's stretches; 0 = a whole drive."""
     headline: tuple[str, ...] = ()
     """Classes whose mean is the score; empty = all."""
     merged: tuple[tuple[str, ...], ...] = ()
     """Groups of classes that both cameras' labels separate in the same way, where single classes are not; a second
     score."""
 
+    @property
+    def target(self) -> Path:
+        """The new camera's images, to be read without labels."""
+        return self.oracle.root / "images" / self.oracle.split
+
     def classes(self) -> tuple[str, ...]:
         """Names of the pair's classes."""
         return tuple(self.source.open().classes.names)
 
-    def class_count(self) -> int:
-        """How many there are."""
-        return len(self.classes())
 
-
-SYNTHETIC_FOR_CAMVID = {"train": 400, "val": 50}
+DUSK, DAY = ("0001TP",), ("0006R0", "0016E5")
+CAMVID_SPLITS = {
+    "dusk": (DUSK, ("train", "test")),
+    "dusk_first": (DUSK, ("train",)),
+    "dusk_second": (DUSK, ("test",)),
+    "day": (DAY, ("train",)),
+    "day_target": (("0016E5",), ("train",)),
+    "day_test": (("0006R0",), ("train",)),
+    "all": ((*DUSK, *DAY), ("train", "test")),
+}
+"""CamVid by its drives: each split's drives, and the splits of the data set that they are taken from."""
+CAMVID_STRETCH = 300
+"""CamVid's cameras gave 30 frames a second: after ten seconds a car is in another part of the street."""
+SOURCE_SHARE, CHOICE_FRAMES = 0.5, 120
+"""Of IDD-Lite's `train`: what is the old camera's, and how many frames a choice may read."""
+SYNTHETIC_FOR_CAMVID = {"train": 400}
 """Synthetic scenes of the old camera."""
 LABELLED_ALIKE = ("road", "sidewalk", "building", "pole", "traffic sign", "vegetation", "sky", "person", "car")
 CAMVID_AS_SYNTHETIC = {
@@ -91,7 +129,6 @@ CAMVID_AS_SYNTHETIC = {
     "bicyclist": None,
 }
 """CamVid's classes as those of synthetic scenes; its bicyclists include the rider, synthetic bicycles have none."""
-DAY, DUSK = ("0006R0", "0016E5"), ("0001TP",)
 ALIKE = ("drivable", "living things", "vehicles", "far objects", "sky")
 """The groups that CamVid and IDD-Lite label alike; walls, kerbs and verges differ by definition."""
 MERGED = (
@@ -106,35 +143,93 @@ IDD-Lite calls most ground beside the lane drivable; its walls are road-side obj
 unlabelled image shows such a rule, and it costs the five groups as well, whose pixels it moves."""
 
 
-def drives_of(data: Path, out: Path, drives: tuple[str, ...], splits: tuple[str, ...]) -> Path:
-    """Links below `out` to the frames of some of CamVid's drives."""
-    for split in splits:
-        for kind, suffix in (("images", "jpg"), ("labels", "png")):
-            folder = out / kind / split
-            folder.mkdir(parents=True, exist_ok=True)
-            for path in sorted((data / kind / split).glob(f"*.{suffix}")):
-                link = folder / path.name
-                if path.stem.startswith(drives) and not link.exists():
-                    link.symlink_to(path.resolve())
-    (out / "classes.json").write_text((data / "classes.json").read_text())
+def drive_of(stem: str) -> str:
+    """The drive that a frame of CamVid or IDD-Lite belongs to."""
+    return stem.partition("_")[0]
+
+
+def stretch_of(stem: str, frames: int) -> str:
+    """The stretch of a drive that a frame belongs to: `frames` by its number, or all where that is 0."""
+    number = stem.rpartition("_")[2].lstrip("f")
+    return f"{drive_of(stem)}/{int(number) // frames}" if frames else drive_of(stem)
+
+
+def link_drives(data: Path, out: Path, split: str, drives: Iterable[str], of: Iterable[str]) -> None:
+    """Make the split `split` of `out`: links to the frames of some drives in the splits `of` of a data set."""
+    wanted = set(drives)
+    for kind, suffix in (("images", "jpg"), ("labels", "png")):
+        folder = out / kind / split
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in (path for part in of for path in (data / kind / part).glob(f"*.{suffix}")):
+            if drive_of(path.stem) in wanted:
+                with suppress(FileExistsError):  # linked before, or by another process just now
+                    (folder / path.name).symlink_to(path.resolve())
+    write_text(out / "classes.json", (data / "classes.json").read_text())
+
+
+def shared_out(stems: Iterable[str]) -> dict[str, list[str]]:
+    """IDD-Lite's drives as `source`, `choice` and `target`, in the order of the SHA-256 of their names.
+
+    The first that hold half of the frames are the source's, the next 120 frames are for choices.
+    """
+    frames: dict[str, int] = {}
+    for stem in stems:
+        frames[drive_of(stem)] = frames.get(drive_of(stem), 0) + 1
+    limits = {"source": SOURCE_SHARE * sum(frames.values()), "choice": CHOICE_FRAMES}
+    found: dict[str, list[str]] = {"source": [], "choice": [], "target": []}
+    for drive in sorted(frames, key=lambda name: sha256(name.encode()).hexdigest()):
+        part = next((each for each in limits if sum(frames[name] for name in found[each]) < limits[each]), "target")
+        found[part].append(drive)
+    return found
+
+
+def idd_by_drive(work: Path, data: Path | None) -> Path:
+    """IDD-Lite as `source`, `target`, `choice` and `test`, which share no drive."""
+    idd, out = _needed(data) / "idd_lite", work / "idd_by_drive"
+    stems = {part: [path.stem for path in (idd / "images" / part).glob("*.jpg")] for part in ("train", "val")}
+    for split, drives in shared_out(stems["train"]).items():
+        link_drives(idd, out, split, drives, ("train",))
+    link_drives(idd, out, "test", {drive_of(stem) for stem in stems["val"]}, ("val",))
     return out
 
 
-def synthetic(work: Path, data: Path | None) -> Pair:
-    """Synthetic scenes with two looks, as clst-demo makes them; needs no data."""
-    from clst_train.synthetic.camera_looks import LOOKS
-    from clst_train.synthetic.scenes import write_scenes
+def camvid_by_drive(work: Path, data: Path | None) -> Path:
+    """CamVid in the splits of `CAMVID_SPLITS`."""
+    out = work / "camvid_by_drive"
+    for split, (drives, of) in CAMVID_SPLITS.items():
+        link_drives(_needed(data) / "camvid", out, split, drives, of)
+    return out
 
-    for seed, look in enumerate(LOOKS.values()):
-        folder = work / "drawn_scenes" / look.name
-        if not (folder / "classes.json").exists():
-            write_scenes(folder, look=look, counts={"train": 200, "val": 50}, size_hw=(160, 320), seed=seed)
-    old, new = work / "drawn_scenes" / "old", work / "drawn_scenes" / "new"
+
+def re_imaged(old: Path, new: Path, severity: str) -> Path:
+    """What another camera would have seen of the new camera's part of IDD-Lite; made once."""
+    if not (new / "classes.json").is_file():
+        command = [sys.executable, "-c", "from clst_train.cli.data import main; main()", "camera", str(old)]
+        parts = [part for split in ("target", "choice", "test") for part in ("--split", split)]
+        subprocess.run([*command, "--camera", severity, "--out", str(new), *parts], check=True)
+    return new
+
+
+def camera(severity: str, work: Path, data: Path | None) -> Pair:
+    """The same kind of drives through another camera, or through the same one as the null test."""
+    old = idd_by_drive(work, data)
+    new = old if severity == "none" else re_imaged(old, work / f"idd_camera_{severity}", severity)
+    change = "null test: the same camera" if severity == "none" else f"another camera, {severity}"
     return Pair(
-        name="drawn", title="synthetic scenes, old → new camera, 10 classes", size="160x320",
-        source=Labelled(root=old, split="train"), own_validation=Labelled(root=old, split="val"),
-        target=(str(new / "images" / "train"),), oracle=Labelled(root=new, split="train"),
-        test=Labelled(root=new, split="val"),
+        name=f"camera_{severity}", title=f"{change}, IDD-Lite, 7 classes", size="224x320",
+        source=Labelled(root=old, split="source"), oracle=Labelled(root=new, split="target"),
+        choice=Labelled(root=new, split="choice"), test=Labelled(root=new, split="test"),
+    )  # fmt: skip
+
+
+def light(source: str, target: str, test: str, title: str, work: Path, data: Path | None) -> Pair:
+    """CamVid in another light."""
+    root = camvid_by_drive(work, data)
+    seen = Labelled(root=root, split=target)
+    return Pair(
+        name=f"light_{title.replace(' ', '_')}", title=f"CamVid, {title}, 11 classes", size="240x320",
+        stretch=CAMVID_STRETCH, source=Labelled(root=root, split=source), oracle=seen, choice=seen,
+        test=Labelled(root=root, split=test),
     )  # fmt: skip
 
 
@@ -143,88 +238,50 @@ def synthetic_to_camvid(work: Path, data: Path | None) -> Pair:
     from clst_train.synthetic.camera_looks import OLD
     from clst_train.synthetic.scenes import write_scenes
 
-    camvid, scenes, relation = _needed(data) / "camvid", work / "drawn_for_camvid", work / "camvid_to_drawn.json"
+    camvid, scenes, relation = camvid_by_drive(work, data), work / "drawn_scenes", work / "camvid_to_drawn.json"
     if not (scenes / "classes.json").exists():
         write_scenes(scenes, look=OLD, counts=SYNTHETIC_FOR_CAMVID, size_hw=(240, 320), seed=1)
     relation.write_text(json.dumps({"map": CAMVID_AS_SYNTHETIC}))
-    related = {"classes": "scenes10", "mapping": str(relation)}
+    seen, test = (
+        Labelled(root=camvid, split=split, classes="scenes10", mapping=str(relation))
+        for split in ("day_target", "day_test")
+    )
     return Pair(
-        name="drawn_to_camvid", title="synthetic scenes → CamVid, 9 classes", size="240x320", headline=LABELLED_ALIKE,
-        source=Labelled(root=scenes, split="train"), own_validation=Labelled(root=scenes, split="val"),
-        target=(str(camvid / "images" / "train"),), oracle=Labelled(root=camvid, split="train", **related),
-        test=Labelled(root=camvid, split="val", **related),
+        name="synthetic_to_camvid", title="synthetic scenes → CamVid, 9 classes", size="240x320",
+        headline=LABELLED_ALIKE, stretch=CAMVID_STRETCH, source=Labelled(root=scenes, split="train"), oracle=seen,
+        choice=seen, test=test,
     )  # fmt: skip
 
 
-def camvid_dusk(work: Path, data: Path | None) -> Pair:
-    """CamVid by day → at dusk; the score is that of the other half of the drive at dusk."""
-    camvid = _needed(data) / "camvid"
-    day = drives_of(camvid, work / "camvid_day", DAY, ("train", "val"))
-    dusk = drives_of(camvid, work / "camvid_at_dusk", DUSK, ("train", "test"))
+def country(way: str, work: Path, data: Path | None) -> Pair:
+    """India → Cambridge (`idd-to-camvid`) or the other way: another camera, other streets, other labelling rules."""
+    folder, camvid = _needed(data), camvid_by_drive(work, data)
+    idd = {split: Labelled(root=folder / "idd_lite", split=split) for split in ("train", "val")}
+    drives = {
+        split: Labelled(root=camvid, split=split, classes=str(folder / "idd_lite" / "classes.json"),
+                        mapping=str(folder / "camvid_to_idd7.json")) for split in ("day_target", "day_test", "all")
+    }  # fmt: skip
+    there = way == "idd-to-camvid"
+    seen = drives["day_target"] if there else idd["train"]
     return Pair(
-        name="camvid_dusk", title="CamVid by day → at dusk, 11 classes", size="240x320",
-        source=Labelled(root=day, split="train"), own_validation=Labelled(root=day, split="val"),
-        target=(str(dusk / "images" / "train"),), oracle=Labelled(root=dusk, split="train"),
-        test=Labelled(root=dusk, split="test"),
-    )  # fmt: skip
-
-
-def camvid_dusk_to_day(work: Path, data: Path | None) -> Pair:
-    """The other way: 62 labelled frames at dusk → by day, two other drives."""
-    pair = camvid_dusk(work, data)
-    return Pair(
-        name="camvid_dusk_to_day", title="CamVid at dusk → by day, 11 classes", size=pair.size,
-        source=pair.oracle, own_validation=pair.test, target=(str(pair.source.root / "images" / "train"),),
-        oracle=pair.source, test=Labelled(root=pair.source.root, split="val"),
-    )  # fmt: skip
-
-
-def same_camera(work: Path, data: Path | None) -> Pair:
-    """The null test: the unlabelled images are the old camera's own; adaptation should gain about nothing."""
-    pair = camvid_dusk(work, data)
-    images = str(pair.source.root / "images" / "train")
-    return Pair(
-        name="camvid_same", title="null test: CamVid by day → by day", size=pair.size, source=pair.source,
-        own_validation=pair.own_validation, target=(images,), oracle=pair.source,
-        test=Labelled(root=pair.source.root, split="val"),
-    )  # fmt: skip
-
-
-def idd_to_camvid(work: Path, data: Path | None) -> Pair:
-    """India → Cambridge, another camera."""
-    folder = _needed(data)
-    idd, camvid = folder / "idd_lite", folder / "camvid"
-    related = {"classes": str(idd / "classes.json"), "mapping": str(folder / "camvid_to_idd7.json")}
-    return Pair(
-        name="idd_to_camvid", title="IDD-Lite → CamVid, 5 of 7 groups", size="240x320", headline=ALIKE, merged=MERGED,
-        source=Labelled(root=idd, split="train"), own_validation=Labelled(root=idd, split="val"),
-        target=(str(camvid / "images" / "train"),), oracle=Labelled(root=camvid, split="train", **related),
-        test=Labelled(root=camvid, split="val", **related),
-    )  # fmt: skip
-
-
-def camvid_to_idd(work: Path, data: Path | None) -> Pair:
-    """Cambridge → India, another camera."""
-    there = idd_to_camvid(work, data)
-    return Pair(
-        name="camvid_to_idd", title="CamVid → IDD-Lite, 5 of 7 groups", size="240x320", headline=ALIKE, merged=MERGED,
-        source=there.oracle, own_validation=there.test, target=(str(there.source.root / "images" / "train"),),
-        oracle=there.source, test=Labelled(root=there.source.root, split="val"),
+        name=f"country_{way.replace('-', '_')}",
+        title=f"{'IDD-Lite → CamVid' if there else 'CamVid → IDD-Lite'}, 5 of 7 groups", size="240x320",
+        headline=ALIKE, merged=MERGED, stretch=CAMVID_STRETCH if there else 0,
+        source=idd["train"] if there else drives["all"], oracle=seen, choice=seen,
+        test=drives["day_test"] if there else idd["val"],
     )  # fmt: skip
 
 
 def _needed(data: Path | None) -> Path:
     if data is None:
-        raise click.UsageError("this pair needs --data, the folder that holds camvid/ and idd_lite/")
+        raise click.UsageError("a pair needs --data, the folder that holds camvid/ and idd_lite/")
     return data
 
 
 PAIRS: dict[str, Callable[[Path, Path | None], Pair]] = {
-    "drawn": synthetic,
-    "drawn-to-camvid": synthetic_to_camvid,
-    "camvid-dusk": camvid_dusk,
-    "camvid-dusk-to-day": camvid_dusk_to_day,
-    "camvid-same": same_camera,
-    "idd-to-camvid": idd_to_camvid,
-    "camvid-to-idd": camvid_to_idd,
+    **{f"camera-{severity}": partial(camera, severity) for severity in ("none", "mild", "middle", "severe")},
+    "light-dusk-to-day": partial(light, "dusk", "day_target", "day_test", "dusk to day"),
+    "light-day-to-dusk": partial(light, "day", "dusk_first", "dusk_second", "day to dusk"),
+    **{f"country-{way}": partial(country, way) for way in ("idd-to-camvid", "camvid-to-idd")},
+    "synthetic-to-camvid": synthetic_to_camvid,
 }

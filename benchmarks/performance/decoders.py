@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.adaptation.pairs import drives_of
+from benchmarks.adaptation.pairs import link_drives
 from benchmarks.performance.rounds import interleaved, ratio
 from benchmarks.record import RESULTS, markdown, provenance, write_result
 
@@ -261,8 +261,8 @@ def main(names: tuple[str, ...], data: Path, work: Path, steps: int, rounds: int
     from clst_train.models.networks import build_segmenter
 
     torch.set_num_threads(1)
-    drives_of(data, work / "trained_on", TRAINED_ON, ("train",))
-    drives_of(data, work / "scored_on", SCORED_ON, ("train",))
+    link_drives(data, work / "trained_on", "train", TRAINED_ON, ("train",))
+    link_drives(data, work / "scored_on", "train", SCORED_ON, ("train",))
     settings = (
         *("model.input_hw=[240,320]", "augmentation.crop_hw=[128,192]", f"source.iterations={steps}", "run.threads=1"),
         *("source.batch=8", "run.log_every=10", f"run.checkpoint_every={steps}", f"run.seed={seed}"),

@@ -34,7 +34,7 @@ def test_no_other_row_trains_as_clst_itself_does():
 )
 def test_a_wrong_option_is_one_line_and_nothing_is_made(tmp_path, arguments, message):
     work = tmp_path / "work"
-    result = CliRunner().invoke(adaptation.main, ["drawn", "--work", str(work), *arguments])
+    result = CliRunner().invoke(adaptation.main, ["camera-none", "--work", str(work), *arguments])
     assert result.exit_code == 2
     assert message in result.output
     assert not work.exists()

@@ -61,7 +61,7 @@ def test_no_recovery_without_an_oracle_of_the_same_seeds_that_is_better():
 
 def test_the_score_is_over_the_headline_classes_and_all_classes_stand_beside_it():
     here = Labelled(root=Path(), split="val")
-    pair = Pair(name="p", title="p", size="8x8", source=here, own_validation=None, target=(), oracle=here, test=here,
+    pair = Pair(name="p", title="p", size="8x8", source=here, oracle=here, choice=here, test=here,
                 headline=("b",))  # fmt: skip
     rows = {
         name: Row(title=name, seeds=[1], matrices=[np.stack([HALF])], seconds=[None]) for name in ("source", "clst")
@@ -83,21 +83,21 @@ def test_the_second_score_is_of_the_merged_groups():
     """Truth b: two of four taken for c, which is its group; truth a: one of four taken for b."""
     counts = np.array([[[3, 1, 0], [0, 2, 2], [0, 0, 4]]])
     here = Labelled(root=Path(), split="val")
-    pair = Pair(name="p", title="p", size="8x8", source=here, own_validation=None, target=(), oracle=here, test=here,
+    pair = Pair(name="p", title="p", size="8x8", source=here, oracle=here, choice=here, test=here,
                 headline=("a", "b"), merged=(("a",), ("b", "c")))  # fmt: skip
     rows = {name: Row(title=name, seeds=[1], matrices=[counts], seconds=[None]) for name in ("source", "clst")}
     found = merged_summary(pair, rows, ("a", "b", "c"))
     assert found["clst"]["miou"] == [pytest.approx(100 * (3 / 4 + 8 / 9) / 2)]
     assert found["clst"]["iou"] == [{"a": 0.75, "b + c": pytest.approx(8 / 9)}]
     assert found["source"]["clst_ahead"]["mean"] == 0
-    plain = Pair(name="p", title="p", size="8x8", source=here, own_validation=None, target=(), oracle=here, test=here)
+    plain = Pair(name="p", title="p", size="8x8", source=here, oracle=here, choice=here, test=here)
     assert merged_summary(plain, rows, ("a", "b", "c")) == {}
 
 
 def test_images_adapted_to_have_a_score_of_their_own_where_no_label_of_them_was_learnt():
     """Test images: all right; images adapted to: 2/4 and 4/6, merged all right."""
     here = Labelled(root=Path(), split="val")
-    pair = Pair(name="p", title="p", size="8x8", source=here, own_validation=None, target=(), oracle=here, test=here,
+    pair = Pair(name="p", title="p", size="8x8", source=here, oracle=here, choice=here, test=here,
                 headline=("a",), merged=(("a", "b"), ("c",)))  # fmt: skip
     rows = {
         name: Row(title=name, seeds=[1], matrices=[RIGHT[None]], seen=[HALF[None]], seconds=[None])
@@ -116,6 +116,6 @@ def test_images_adapted_to_have_a_score_of_their_own_where_no_label_of_them_was_
 
 def test_without_labels_of_the_images_adapted_to_there_is_no_such_score():
     here = Labelled(root=Path(), split="val")
-    pair = Pair(name="p", title="p", size="8x8", source=here, own_validation=None, target=(), oracle=here, test=here)
+    pair = Pair(name="p", title="p", size="8x8", source=here, oracle=here, choice=here, test=here)
     rows = {name: Row(title=name, seeds=[1], matrices=[HALF[None]], seconds=[None]) for name in ("source", "clst")}
     assert "seen" not in summary(pair, rows, ("a", "b", "c"))["clst"]
