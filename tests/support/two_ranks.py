@@ -8,7 +8,8 @@ pictures are drawn.
 
 In float32 the pooled layers of DDRNet, which normalise over the four values of a batch, turn a rounding of 1e-7 into
 per cents of the gradient. COPY_AT names a folder: the run is copied there when step 2 of the adaptation is saved.
-STOP_AT is a step of the adaptation in which the second process is asked to end. FAULT names what to break, so that the
+STOP_AT is a step of the adaptation in which the second process is asked to end. LATE is how many seconds the first one
+takes to say what is wrong. FAULT names what to break, so that the
 tests can be seen to fail.
 """
 
@@ -16,10 +17,12 @@ from __future__ import annotations
 
 import faulthandler
 import json
+import logging
 import os
 import shutil
 import signal
 import sys
+import time
 import traceback
 from pathlib import Path
 
@@ -70,6 +73,16 @@ def asked_to_end(step: int) -> None:
     adaptation_stage.set_rate = trap
 
 
+def saying_errors_late(seconds: float) -> None:
+    error = logging.Logger.error
+
+    def late(*arguments: object, **options: object) -> None:
+        time.sleep(seconds)
+        error(*arguments, **options)
+
+    logging.Logger.error = late
+
+
 def local_mean(sums: torch.Tensor, count: torch.Tensor) -> torch.Tensor:
     return sums / count.clamp_min(1.0)
 
@@ -94,6 +107,8 @@ def as_asked() -> None:
         copying(Path(os.environ["COPY_AT"]))
     if "STOP_AT" in os.environ and os.environ.get("RANK") == "1":
         asked_to_end(int(os.environ["STOP_AT"]))
+    if "LATE" in os.environ and os.environ.get("RANK") == "0":
+        saying_errors_late(float(os.environ["LATE"]))
 
 
 def forked(arguments: list[str], variables: dict[str, str], *, words: str, plain: bool) -> int:

@@ -24,7 +24,6 @@ from clst_train.compute.distributed import (
     each_alone,
     from_first,
     is_split,
-    process_group,
     report,
     synchronise_norms,
     together,
@@ -38,7 +37,7 @@ from clst_train.data.target import TargetImages, open_target
 from clst_train.engine.events import EventFiles
 from clst_train.engine.logger import Logbook, SilentLogbook
 from clst_train.engine.old_network import open_old_network, report_on_source
-from clst_train.engine.options import configure, is_set
+from clst_train.engine.options import check_run, configure, is_set
 from clst_train.engine.preflight import run_preflight
 from clst_train.engine.run import ADAPTED, SOURCE, Run, Setup, resume_point
 from clst_train.engine.run_folder import RunFolder, create_run, open_run
@@ -57,21 +56,23 @@ from clst_train.stages.trial import try_network
 def start_run(
     *, recipe: str, out: Path | None, init: Path | None, resume: Path | None, options: Mapping[str, Any]
 ) -> RunFolder:
-    """Train as the options say, in this process or together with those that torchrun started beside it.
+    """Train as the options say, in this process or together with those of the process group.
 
     Returns the finished run's folder.
 
     Raises:
         ClstError: a setting, a data set or a checkpoint cannot be used; nothing is made then.
     """
-    with process_group(torch.device("cuda" if torch.cuda.is_available() else "cpu")):
-        if resume is None:
-            return _begin_run(recipe, out, init, options)
-        with _with_interrupt_message(RunFolder(resume)):
-            with together():
-                folder, config = open_run(resume)
-                point = resume_point(folder)
-            return finish_run(folder, config, point)
+    if is_split():
+        with together():
+            check_run(recipe, out, init, resume, options)
+    if resume is None:
+        return _begin_run(recipe, out, init, options)
+    with _with_interrupt_message(RunFolder(resume)):
+        with together():
+            folder, config = open_run(resume)
+            point = resume_point(folder)
+        return finish_run(folder, config, point)
 
 
 def _begin_run(recipe: str, out: Path | None, init: Path | None, options: Mapping[str, Any]) -> RunFolder:

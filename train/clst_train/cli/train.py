@@ -14,7 +14,6 @@ from clst_runtime.system.numbers import SEED
 from clst_train import PACKAGES
 
 if TYPE_CHECKING:
-    from clst_train.config import Config
     from clst_train.engine.run_folder import RunFolder
 
 _log = logging.getLogger(__name__)
@@ -117,22 +116,29 @@ def run(recipe: str, out: Path | None, init: Path | None, resume: Path | None, o
     """
     from clst_runtime.system.optional import check_installed, require
     from clst_train.compute.cores import bind_threads, use_all_cores
+    from clst_train.compute.ranks import ranks
+    from clst_train.engine.options import check_run
 
     check_installed(*PACKAGES)
-    if check_first(recipe, out, init, resume, options).run.threads == 0:
+    # What can be found wrong before PyTorch is imported, which takes seconds; several processes find it together
+    if ranks().count == 1 and check_run(recipe, out, init, resume, options).run.threads == 0:
         bind_threads()
     for module in PACKAGES:
         require(module)
     use_all_cores()
-    from clst_train.compute.distributed import reported_by_first
+    from clst_train.compute.distributed import is_agreed, process_group, wait_for_all
     from clst_train.training import start_run
 
-    try:
-        return start_run(recipe=recipe, out=out, init=init, resume=resume, options=options)
-    except ClstError as error:
-        if reported_by_first(error):
+    with process_group():
+        try:
+            return start_run(recipe=recipe, out=out, init=init, resume=resume, options=options)
+        except ClstError as error:
+            if not is_agreed(error):
+                raise
+            if ranks().first:
+                _log.error(error.line())
+            wait_for_all()  # torchrun ends all others as soon as one has ended
             raise click.exceptions.Exit(error.exit_code) from error
-        raise
 
 
 def print_result(folder: RunFolder, *, as_json: bool) -> None:
@@ -147,25 +153,3 @@ def print_result(folder: RunFolder, *, as_json: bool) -> None:
     scores = {stage: None if miou is None else miou / 100 for stage, miou in logged.items()}  # None: no known class
     print_json({"run": str(folder.path), **{stage: str(checkpoints[stage]) if stage in checkpoints else None
                 for stage in ("source", "adapted")}, "miou": scores})  # fmt: skip
-
-
-def check_first(
-    recipe: str, out: Path | None, init: Path | None, resume: Path | None, options: dict[str, Any]
-) -> Config:
-    """What can be found wrong before PyTorch is imported, which takes seconds; of several processes the first tells it.
-
-    Returns:
-        The run's configuration.
-
-    Raises:
-        ClstError: a setting, a path or the folder to make cannot be used.
-    """
-    from clst_train.compute.ranks import ranks
-    from clst_train.engine.options import check_run
-
-    try:
-        return check_run(recipe, out, init, resume, options)
-    except ClstError as error:
-        if not ranks().first:
-            raise click.exceptions.Exit(error.exit_code) from error
-        raise

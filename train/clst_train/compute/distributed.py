@@ -34,7 +34,7 @@ _ALONE: ContextVar[bool] = ContextVar("each_alone", default=False)
 
 
 @contextmanager
-def process_group(device: torch.device) -> Iterator[Ranks]:
+def process_group() -> Iterator[Ranks]:
     """Join the other processes; leave them at the end.
 
     Tensors on a CUDA device go by NCCL; tensors on the CPU and messages go by gloo, so that no GPU waits for those.
@@ -47,7 +47,8 @@ def process_group(device: torch.device) -> Iterator[Ranks]:
         yield here
         return
     importlib.import_module("torch._dynamo")  # a first step would import it: defaults of its arguments keep the group
-    distributed.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
+    backends = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    distributed.init_process_group(backends, timeout=TIMEOUT)
     try:
         with together():
             beside = int(os.environ.get("LOCAL_WORLD_SIZE", here.count))
@@ -135,12 +136,12 @@ def alike(items: Iterator[Item]) -> Iterator[Item]:
         yield found[0]
 
 
-def reported_by_first(error: BaseException) -> bool:
-    """Whether the first process, which is another one, reports this error."""
+def is_agreed(error: BaseException) -> bool:
+    """Whether all ranks raise this error, so that the first can report it for all."""
     reason: BaseException | None = error
     while reason is not None and not isinstance(reason, _Agreed):
         reason = reason.__cause__
-    return reason is not None and not ranks().first
+    return reason is not None
 
 
 def report(line: str) -> None:

@@ -75,11 +75,11 @@ def one_of_two(rank, folder, ports):
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1"}
     torch.set_num_threads(1)
     os.environ["MASTER_PORT"] = ports[0]
-    with process_group(torch.device("cpu")) as here:
+    with process_group() as here:
         part_of_two(here, rank, folder)  # what holds the group is gone when it ends
     assert not distributed.is_initialized()
     os.environ["MASTER_PORT"] = ports[1]
-    with pytest.raises(DataError), process_group(torch.device("cpu")):
+    with pytest.raises(DataError), process_group():
         fail_as_two(rank)
     assert not distributed.is_initialized()
     (folder / f"{rank}.threads").write_text(" ".join(threads()))
@@ -133,7 +133,7 @@ def test_a_rank_that_leaves_with_an_error_takes_the_threads_of_the_group_along(f
 def test_one_process_is_left_as_it_is(monkeypatch):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     assert ranks() == Ranks(rank=0, count=1, local=0)
-    with process_group(torch.device("cpu")) as here:
+    with process_group() as here:
         assert here.first
         assert not is_split()
         assert here.part(3, where="batch") == slice(0, 3)

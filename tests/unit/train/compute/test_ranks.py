@@ -6,7 +6,6 @@ import shutil
 import socket
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -222,10 +221,10 @@ def test_a_damaged_image_of_one_rank_ends_all_with_one_line(cameras, start, tmp_
     assert errors[1] == ""
 
 
-def test_torchrun_starts_the_command_and_hands_on_that_it_failed(cameras, tmp_path):
-    program = Path(sys.executable).with_name("clst-train")
+def test_torchrun_hands_on_that_the_command_failed_however_late_the_first_process_says_why(cameras, tmp_path):
+    """torchrun ends the others as soon as one has failed."""
     arguments = (*SMALL, *places(cameras), "--source", "nowhere", "--out", tmp_path / "run")
-    done = shell("torchrun", "--nproc-per-node", "2", "--no-python", program, *arguments)
+    done = shell("torchrun", "--nproc-per-node", "2", PROGRAM, *arguments, environment={"LATE": "1"})
     assert done.returncode != 0
     assert [line for line in done.stderr.splitlines() if line.startswith("error: ")] == [
         "error: nowhere: no such folder"
