@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from clst_runtime.classes.labels import IGNORE_ID, ClassList, LabelMapping, load_mapping, relate, unrelated
 from clst_runtime.data.formats import Files, Format, files_of_split, find_format, shared_labels
+from clst_runtime.data.inputs import names_below
 from clst_runtime.data.subsets import Subset, evenly_spread
 from clst_runtime.errors import DataError
 from clst_runtime.imaging.image_files import is_turned, read_image
@@ -71,6 +72,10 @@ class LabelledDataset:
             raise DataError(other_size(pair, image.shape[:2], labels.shape))
         name = str(pair.image.relative_to(self.root))
         return Sample(name=name, image=image, labels=labels)
+
+    def own_names(self) -> list[str]:
+        """A name of its own for each sample, for files that are made of it."""
+        return names_below([pair.image for pair in self.files])
 
     def spread(self, count: int) -> LabelledDataset:
         """At most `count` of the samples, evenly spread.

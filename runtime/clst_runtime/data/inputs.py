@@ -152,6 +152,12 @@ def _results_of(folder: Path) -> str | None:
     return next((what for signs, _, what in RESULTS if all((folder / sign).exists() for sign in signs)), None)
 
 
+def names_below(paths: Sequence[Path]) -> list[str]:
+    """`own_names` by the paths below the folder that they have in common."""
+    above = os.path.commonpath([path.parent for path in paths])
+    return own_names([path.relative_to(above) for path in paths])
+
+
 def own_names(paths: Sequence[Path]) -> list[str]:
     """A name for each path, with `/` between folders; no two are equal, whatever the case of their letters.
 

@@ -176,7 +176,7 @@ def test_a_recipe_may_begin_with_a_mark_and_one_in_utf_16_is_refused_in_words(tm
 def test_every_setting_has_a_sentence_of_its_own_in_one_place():
     for field in dataclasses.fields(Config):
         kind = type(getattr(Config(), field.name))
-        known = sentences()[kind.__name__]
+        known = sentences(kind)
         assert set(known) == {"", *(each.name for each in dataclasses.fields(kind))}
         assert all(text.endswith(".") for text in known.values())
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -109,7 +108,6 @@ def convert(
     """Write the labelled data set FOLDER to OUT in the folder layout, with class ids as labels."""
     from clst_runtime.classes.labels import load_class_list
     from clst_runtime.data.dataset import open_dataset
-    from clst_runtime.data.inputs import own_names
     from clst_runtime.imaging.image_files import write_png
     from clst_runtime.system.files.atomic import folder_written_whole, write_text
     from clst_runtime.system.files.paths import check_new_folder
@@ -121,14 +119,41 @@ def convert(
     ]
     with folder_written_whole(out) as made:
         for split, dataset in zip(splits, datasets, strict=True):
-            images = [pair.image for pair in dataset.files]
-            above = os.path.commonpath([image.parent for image in images])
-            for index, name in enumerate(own_names([image.relative_to(above) for image in images])):
+            for index, name in enumerate(dataset.own_names()):
                 sample = dataset[index]
                 write_png(made / "images" / split / f"{name}.png", sample.image)
                 write_png(made / "labels" / split / f"{name}.png", sample.labels)
             write_text(made / "classes.json", json.dumps(dataset.classes.to_json(), indent=1) + "\n")
             click.echo(f"{split}: {len(dataset)} images")
+
+
+@main.command()
+@click.argument("root", type=click.Path(path_type=Path))
+@click.option("--camera", required=True, help="mild, middle, severe or a TOML file.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder to write; it must be new.")
+@click.option("--split", "splits", multiple=True, help="Split; repeatable  [default: train and val, where there]")
+@click.option("--format", "form", help="Format of ROOT  [default: recognise it]")
+@click.option("--seed", default=1, show_default=True, type=SEED, help="Seed of noise and compression.")
+@json_option()
+def camera(
+    root: Path, camera: str, out: Path, splits: tuple[str, ...], form: str | None, seed: int, *, as_json: bool
+) -> None:
+    """Write ROOT as another camera would have taken it to OUT, in the folder layout; labels follow exactly.
+
+    ROOT is a labelled data set or a folder of images.
+    """
+    from clst_train.data.reimaged import reimage_folder
+    from clst_train.synthetic.camera_model import find_camera
+
+    made = reimage_folder(root, out, find_camera(camera), splits=splits, format=form, seed=seed)
+    if as_json:
+        counts = {split: {"images": each.images, "outside": each.outside} for split, each in made.items()}
+        print_json({"folder": str(out), "splits": counts})
+        return
+    for split, each in made.items():
+        kind = "images with labels" if each.labelled else "images without labels"
+        click.echo(f"{split}: {each.images} {kind}, {each.outside:.2%} of the pixels outside the old images")
+    click.echo(str(out))
 
 
 @main.command()

@@ -37,10 +37,20 @@ def config_from_mapping(values: Mapping[str, Any], *, where: str) -> Config:
     for name in values:
         if name not in sections:
             raise ConfigError(f"{where}: unknown section {name!r}; {did_you_mean(name, sections)}")
-    return Config(**{name: _section(kind, values.get(name, {}), f"{where}: {name}") for name, kind in sections.items()})
+    return Config(
+        **{
+            name: section_from_mapping(kind, values.get(name, {}), f"{where}: {name}")
+            for name, kind in sections.items()
+        }
+    )
 
 
-def _section(kind: type[Section], values: Any, where: str) -> Section:
+def section_from_mapping(kind: type[Section], values: Any, where: str) -> Section:
+    """A dataclass of settings from the values of a TOML file; `where` begins messages.
+
+    Raises:
+        ConfigError: an unknown key (the nearest is offered), or a value of another type.
+    """
     if not isinstance(values, Mapping):
         raise ConfigError(f"{where} is {values!r}; expected a section of key = value lines")
     known = get_type_hints(kind)

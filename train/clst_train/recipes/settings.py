@@ -7,10 +7,9 @@ import dataclasses
 import inspect
 import json
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
-from clst_train import config as module
 from clst_train.config import Config
 
 WIDTH = 118
@@ -35,16 +34,21 @@ def settings_page() -> str:
     return PAGE + "".join(blocks)
 
 
-def sentences() -> dict[str, dict[str, str]]:
-    """By the name of a class in config.py: what each of its fields means; "" = the class itself.
+def values_toml(section: Any) -> str:
+    """The values of one dataclass of settings, each below its sentence."""
+    known = sentences(type(section))
+    return "".join(
+        f"{_comment(known.get(key, ''))}{key} = {_toml(value)}\n" for key, value in dataclasses.asdict(section).items()
+    )
 
-    Empty where config.py itself is not installed.
-    """
+
+def sentences(kind: type) -> dict[str, str]:
+    """What each field of a dataclass of settings means; "" = the class itself. Empty where its source is not there."""
     try:
-        tree = ast.parse(inspect.getsource(module))
+        tree = ast.parse(textwrap.dedent(inspect.getsource(kind)))
     except OSError:
         return {}
-    return {node.name: dict(_sentences(node)) for node in tree.body if isinstance(node, ast.ClassDef)}
+    return dict(_sentences(tree.body[0])) if isinstance(tree.body[0], ast.ClassDef) else {}
 
 
 def _sentences(section: ast.ClassDef) -> Iterator[tuple[str, str]]:
@@ -58,16 +62,9 @@ def _sentences(section: ast.ClassDef) -> Iterator[tuple[str, str]]:
 
 def _sections(config: Config) -> Iterator[tuple[str, str]]:
     """Name and text of each."""
-    known, values = sentences(), config.to_mapping()
     for field in dataclasses.fields(Config):
-        own = known.get(type(getattr(config, field.name)).__name__, {})
-        yield field.name, "".join(_lines(field.name, values[field.name], own))
-
-
-def _lines(name: str, values: Mapping[str, Any], own: Mapping[str, str]) -> Iterator[str]:
-    yield f"{_comment(own.get('', ''))}[{name}]\n"
-    for key, value in values.items():
-        yield f"{_comment(own.get(key, ''))}{key} = {_toml(value)}\n"
+        section = getattr(config, field.name)
+        yield field.name, f"{_comment(sentences(type(section)).get('', ''))}[{field.name}]\n{values_toml(section)}"
 
 
 def _comment(text: str) -> str:
@@ -76,7 +73,7 @@ def _comment(text: str) -> str:
 
 def _toml(value: Any) -> str:
     """A text, number, truth value or a list of them."""
-    if isinstance(value, list):
+    if isinstance(value, (list, tuple)):
         return f"[{', '.join(map(_toml, value))}]"
     if isinstance(value, float):
         return repr(value)
