@@ -160,7 +160,6 @@ METHODS = {
     ),
     "one_scale": Method(title="CLST, crops at one scale", settings=("augmentation.scale=[1.0,1.0]",)),
     "no_warm_up": Method(title="CLST without warm-up of the target loss", settings=("adaptation.target_warm_up=0",)),
-    "rare": Method(title="CLST + rare-class sampling", settings=("data.rare_class_sampling=0.1",)),
     "distilled": Method(title="CLST + distillation", settings=("adaptation.distil_from=TEACHER",)),
     "shuffled": Method(title="control: shuffled pseudo-labels", patch=SHUFFLE),
 }  # fmt: skip

@@ -50,7 +50,7 @@ SETTINGS = (
         "augmentation.flip=false",
     ),
     *("augmentation.target_colours=0.5", "augmentation.least_colour_shift=0.1", "run.cache_mib=4"),
-    *("data.rare_class_sampling=0.1", "adaptation.ensemble_every=2"),
+    "adaptation.ensemble_every=2",
 )
 
 

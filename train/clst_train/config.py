@@ -79,8 +79,6 @@ class DataConfig:
     """Which of their splits."""
     val_mapping: str = ""
     """JSON file that relates their classes to the model's."""
-    rare_class_sampling: float = 0.0
-    """Temperature T of rare-class sampling of source images, P(c) ∝ exp((1 − f_c)/T), e.g. 0.1; 0 = off."""
     source_hw: tuple[int, int] = (0, 0)
     """Rows and columns, in pixels, that source images are resized to before cropping; [0, 0] = model.input_hw."""
 
@@ -90,7 +88,7 @@ class DataConfig:
             "data",
             ("source_hw", lambda size: size == (0, 0) or min(size) >= 32, "rows and columns of at least 32, or [0, 0]"),
             ("source_hw", *_SIDES),
-            ("target_every rare_class_sampling", *_FROM_0),
+            ("target_every", *_FROM_0),
         )
 
 

@@ -32,7 +32,6 @@ from clst_train.compute.ranks import ONE_PROCESS, Ranks, ranks
 from clst_train.config import Config, ModelConfig
 from clst_train.data.cache import as_fields, cached
 from clst_train.data.headers import check_pairs
-from clst_train.data.sampling import count_classes, rare_classes
 from clst_train.data.target import TargetImages, open_target
 from clst_train.engine.events import EventFiles
 from clst_train.engine.logger import Logbook, SilentLogbook
@@ -70,7 +69,7 @@ def start_run(
         return _begin_run(recipe, out, init, options)
     with _with_interrupt_message(RunFolder(resume)):
         with together():
-            folder, config = open_run(resume)
+            folder, config = open_run(resume, resumes=True)
             point = resume_point(folder)
         return finish_run(folder, config, point)
 
@@ -190,7 +189,7 @@ def _threads_here(wanted: int) -> int:
 
 
 def _run_of(folder: RunFolder, setup: Setup, *, begins: bool) -> Run:
-    config, rarity = setup.config, setup.config.data.rare_class_sampling
+    config = setup.config
     torch.manual_seed(config.run.seed)  # for the initial weights; batches have generators of their own
     np.random.seed(config.run.seed % 2**32)
     keep_memory()
@@ -202,7 +201,6 @@ def _run_of(folder: RunFolder, setup: Setup, *, begins: bool) -> Run:
         folder=folder,
         segmenter=_network(setup, begins=begins),
         logbook=_logbook(folder, config) if setup.ranks.first else SilentLogbook(),
-        rare=rare_classes(count_classes(setup.source, config.source_hw, config.fit), rarity) if rarity else None,
     )
 
 

@@ -22,7 +22,6 @@ from clst_train.config import AugmentationConfig, Config
 from clst_train.data.augment import Geometry, draw_geometry, hiding_mask, mixing_mask, vary_colours
 from clst_train.data.colours import colours_of, with_colours
 from clst_train.data.fitting import fitted
-from clst_train.data.sampling import RareClasses, geometry_showing
 from clst_train.data.target import TargetImages
 
 SOURCE_STREAM, TARGET_STREAM = 1, 2
@@ -111,16 +110,15 @@ def source_batch(
     batch: int,
     stage: int,
     iteration: int,
-    rare: RareClasses | None = None,
     *,
     places: Sequence[int] | None = None,
     colours_from: Sequence[npt.NDArray[np.uint8]] | None = None,
 ) -> SourceBatch:
     """The labelled crops of one iteration; `stage` is 0 in source training and 1 in adaptation.
 
-    The images come in random order, or `rare` draws a class and an image that shows it. Only the crops at `places` of
-    the batch are made, each identical to the one in the whole batch; None = all. `colours_from` are whole target
-    images without padding, one for each crop made, whose colours it may take on (`augmentation.target_colours`).
+    Only the crops at `places` of the batch are made, each identical to the one in the whole batch; None = all.
+    `colours_from` are whole target images without padding, one for each crop made, whose colours it may take on
+    (`augmentation.target_colours`).
     """
     images, labels, masks = [], [], []
     augmentation = config.augmentation if stage else config.source_augmentation
@@ -128,13 +126,9 @@ def source_batch(
     indices = positions(seed, SOURCE_STREAM, len(dataset), batch, iteration)
     for made, place in enumerate(range(batch) if places is None else places):
         rng = _rng(seed, SOURCE_STREAM, iteration, place)
-        chosen, position = rare.draw(rng) if rare is not None else (None, int(indices[place]))
-        sample = fitted(dataset[position], config.source_hw, config.fit)
+        sample = fitted(dataset[int(indices[place])], config.source_hw, config.fit)
         image, classes = sample.image, sample.labels
-        if chosen is None:
-            geometry = draw_geometry(rng, augmentation, config.source_hw, config.crop_hw)
-        else:
-            geometry = geometry_showing(rng, chosen, classes, augmentation, config.crop_hw)
+        geometry = draw_geometry(rng, augmentation, config.source_hw, config.crop_hw)
         shown = geometry.image(image)
         if colours_from is not None and rng.random() < augmentation.target_colours:
             shown = with_colours(

@@ -82,7 +82,7 @@ def check_run(
             check_new_run(out)
         knows_classes, begins = check_init(init, options), init is None
     else:
-        folder, config = open_run(resume)
+        folder, config = open_run(resume, resumes=True)
         found = [checkpoint for checkpoint in (folder.source, folder.resume) if checkpoint.exists()]
         for checkpoint in found:
             check_checkpoint(checkpoint)

@@ -22,7 +22,6 @@ from clst_train.compute.ranks import ONE_PROCESS, Ranks
 from clst_train.config import Config
 from clst_train.data.loading import prefetched
 from clst_train.data.provenance import recorded
-from clst_train.data.sampling import RareClasses
 from clst_train.data.target import TargetImages
 from clst_train.engine.logger import Logbook
 from clst_train.engine.optimizer import Descent
@@ -76,8 +75,6 @@ class Run(Setup):
     """The network, on its device; changed in place."""
     logbook: Logbook
     """The run's log."""
-    rare: RareClasses | None = None
-    """Draws source images by their rarest classes; None = in random order."""
     takes_colours: bool = False
     """Whether source crops of the adaptation may take on the target's colours."""
 

@@ -15,7 +15,7 @@ from clst_runtime.errors import ConfigError
 from clst_runtime.system.files.atomic import write_text
 from clst_runtime.system.files.paths import check_new_folder
 from clst_train.config import Config
-from clst_train.recipes.recipe import config_from_mapping, read_recipe
+from clst_train.recipes.recipe import config_from_mapping, read_recipe, removed_settings
 from clst_train.recipes.settings import settings_toml
 
 
@@ -85,13 +85,22 @@ def create_run(path: Path, config: Config) -> RunFolder:
     return folder
 
 
-def open_run(path: Path) -> tuple[RunFolder, Config]:
-    """An earlier run and its configuration.
+def open_run(path: Path, *, resumes: bool = False) -> tuple[RunFolder, Config]:
+    """An earlier run and its configuration, without an older version's settings that are gone.
 
     Raises:
-        ConfigError: it is not a run folder, or its configuration is damaged.
+        ConfigError: it is not a run folder, its configuration is damaged, or it has such settings and `resumes`.
     """
     folder = RunFolder(path)
     if not folder.config.is_file():
         raise ConfigError(f"{path} is no run folder: it has no config.toml; give the --out folder of an earlier run")
-    return folder, config_from_mapping(read_recipe(folder.config), where=str(folder.config))
+    values = read_recipe(folder.config)
+    for name in (gone := removed_settings(values)):
+        section, _, key = name.partition(".")
+        del values[section][key]
+    if gone and resumes:
+        raise ConfigError(
+            f"{path} was begun by an older version of clst, with {gone[0]}, which is gone; go on with that version, or "
+            f"adapt its network anew: --init {path}"
+        )
+    return folder, config_from_mapping(values, where=str(folder.config))

@@ -207,8 +207,8 @@ class CollapseWatch:
         ]
         if gone:
             lines["vanished"] = (
-                f"{', '.join(gone)} vanished from the pseudo-labels; train the source model longer, try "
-                "data.rare_class_sampling = 0.1, or lower adaptation.self_training_weight"
+                f"{', '.join(gone)} vanished from the pseudo-labels; train the source model longer, or lower "
+                "adaptation.self_training_weight"
             )
         most = max(range(len(shares)), key=lambda index: shares[index])
         if shares[most] > self.DOMINANT >= self.start[most]:

@@ -25,24 +25,38 @@ _log = logging.getLogger(__name__)
 Section = TypeVar("Section")
 RENAMED = {("model", "backbone_weights"): "pretrained"}
 """Settings of older recipes and runs: section and key then, key now."""
+REMOVED = {
+    "data.rare_class_sampling": "drawing rare classes more often gained nothing",
+}
+"""Settings of older recipes and runs that are gone: why, or what holds in their place."""
 
 
 def config_from_mapping(values: Mapping[str, Any], *, where: str) -> Config:
     """Check a recipe's values and fill in the defaults; `where` names it in messages.
 
     Raises:
-        ConfigError: an unknown section or key (the nearest name is offered), or a value that cannot be used.
+        ConfigError: an unknown section or key (the nearest name is offered), one that is gone, or a value that cannot
+            be used.
     """
     sections = get_type_hints(Config)
     for name in values:
         if name not in sections:
             raise ConfigError(f"{where}: unknown section {name!r}; {did_you_mean(name, sections)}")
+    if gone := removed_settings(values):
+        others = f", {', '.join(gone[1:])} too" if gone[1:] else ""
+        raise ConfigError(f"{where}: {gone[0]} is gone: {REMOVED[gone[0]]}; leave it out{others}")
     return Config(
         **{
             name: section_from_mapping(kind, values.get(name, {}), f"{where}: {name}")
             for name, kind in sections.items()
         }
     )
+
+
+def removed_settings(values: Mapping[str, Any]) -> list[str]:
+    """Those of a recipe's or an older run's settings that are gone, as `section.key`."""
+    sections = {name: given for name, given in values.items() if isinstance(given, Mapping)}
+    return [name for section, given in sections.items() for key in given if (name := f"{section}.{key}") in REMOVED]
 
 
 def section_from_mapping(kind: type[Section], values: Any, where: str) -> Section:

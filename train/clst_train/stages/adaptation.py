@@ -269,5 +269,5 @@ def both_batches(run: Run, iteration: int) -> tuple[SourceBatch, TargetBatch]:
         own = [target.content(int(index)) for index in unlabelled.indices]
         colours_from = [content.of(image) for content, image in zip(own, unlabelled.whole, strict=True)]
         colours_from += [_without_padding(target, int(others[place % paired])) for place in places[len(colours_from) :]]
-    crops = source_batch(run.source, run.config, size, 1, iteration, run.rare, places=places, colours_from=colours_from)
+    crops = source_batch(run.source, run.config, size, 1, iteration, places=places, colours_from=colours_from)
     return crops, unlabelled

@@ -78,7 +78,7 @@ def labelled_crops(run: Run, iteration: int) -> SourceBatch:
     """The crops of one iteration; this rank's part of them."""
     settings = run.config.source
     places = _places(settings.batch, settings.accumulate, run.ranks)
-    return source_batch(run.source, run.config, settings.batch, 0, iteration, run.rare, places=places.tolist())
+    return source_batch(run.source, run.config, settings.batch, 0, iteration, places=places.tolist())
 
 
 def _places(batch: int, parts: int, ranks: Ranks) -> npt.NDArray[np.int64]:

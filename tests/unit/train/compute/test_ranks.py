@@ -33,7 +33,7 @@ EVERY_TERM = (
     *("--set", "source.accumulate=2", "--set", "adaptation.ensemble_every=2", "--set", "adaptation.class_balance=0.5"),
     *("--set", "adaptation.distribution_alignment=1", "--set", "augmentation.masked_crops=0.5"),
     *("--set", "adaptation.entropy_weight=0.1", "--set", "adaptation.pseudo_label_weighting=confident_share"),
-    *("--set", "adaptation.confidence_threshold=0.2", "--set", "data.rare_class_sampling=0.1"),
+    *("--set", "adaptation.confidence_threshold=0.2"),
     *("--set", "adaptation.entropy_first=0.3", "--set", "adaptation.start_share=0.2"),  # the first step
     *("--set", "source.learning_rate=1e-6", "--set", "adaptation.learning_rate=1e-6"),
 )
@@ -257,7 +257,7 @@ def test_the_parts_of_all_ranks_are_the_whole_batch(cameras):
     config = config_from_mapping(values, where="test")
     files = sorted((cameras / "new" / "images" / "train").iterdir())[:4]
     target = TargetImages(paths=tuple(files), video_frames={}, input_hw=(64, 96))
-    run = {"config": config, "target": target, "source": open_dataset(cameras / "old", split="train"), "rare": None}
+    run = {"config": config, "target": target, "source": open_dataset(cameras / "old", split="train")}
     run["takes_colours"] = True
     whole, *parts = (
         both_batches(SimpleNamespace(**run, ranks=ranks), 5)

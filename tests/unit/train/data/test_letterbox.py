@@ -16,7 +16,6 @@ from clst_train.data import loading
 from clst_train.data.cache import cached
 from clst_train.data.fitting import fitted
 from clst_train.data.loading import source_batch, target_batch
-from clst_train.data.sampling import count_classes
 from clst_train.data.target import open_target
 from clst_train.method.ensemble.store import target_hash
 from clst_train.recipes.recipe import config_from_mapping
@@ -166,12 +165,6 @@ def test_the_cache_keeps_letterboxed_target_images(tmp_path):
         assert (kept.ignored(index) == plain.ignored(index)).all()
 
 
-def test_only_the_picture_s_pixels_are_counted(tmp_path):
-    """Of 16×32 half is red, less 4 unlabelled pixels, half blue, none green."""
-    assert count_classes(old_camera(tmp_path, count=1), BOX, LETTERBOX).tolist() == [[252, 0, 256]]
-    assert count_classes(old_camera(tmp_path, count=1), BOX).tolist() == [[504, 0, 512]]
-
-
 def test_the_same_colours_in_another_shape_are_no_other_colours(tmp_path, capsys):
     """Dark pictures of both cameras; with its bright padding the wide one would be told from the square one."""
     root = write_labelled(tmp_path / "old", count=3, size_hw=(16, 16))
@@ -200,7 +193,6 @@ def test_colours_are_taken_over_from_picture_to_picture(tmp_path, monkeypatch):
         source=open_dataset(root, split="val"),
         target=new_camera(tmp_path, (4, 16), (16, 4)),
         takes_colours=True,
-        rare=None,
         ranks=ONE_PROCESS,
     )
     adaptation_stage.both_batches(run, 0)

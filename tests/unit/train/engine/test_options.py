@@ -31,7 +31,7 @@ OPTIONS = {
         *("adaptation.confidence_threshold=0.2", "adaptation.entropy_weight=0.1", "augmentation.aspect=0.2"),
     ),
     "ensemble": (
-        *("adaptation.ensemble_every=0", "data.rare_class_sampling=0.1", "adaptation.class_balance=0.5"),
+        *("adaptation.ensemble_every=0", "adaptation.class_balance=0.5"),
         *("adaptation.distribution_alignment=1", "augmentation.masked_crops=0.5"),
         *("adaptation.auxiliary_weight=0.4", "adaptation.distil_weight=0.5", "adaptation.distil_temperature=2.0"),
     ),
