@@ -21,6 +21,13 @@ def provenance() -> dict[str, Any]:
     return {"date": time.strftime("%Y-%m-%d"), "commit": commit.strip(), "machine": machine_facts()}
 
 
+def machine_text(result: dict[str, Any]) -> str:
+    """The machine of a `provenance` in words."""
+    machine = result["machine"]
+    gpus = [text.split(",")[0] for text in machine["gpus"]]
+    return f"{', '.join([*gpus, machine['cpu']])}, {machine['cores']} cores"
+
+
 def write_result(path: Path, result: dict[str, Any]) -> None:
     """Write a result file, whole or not at all."""
     write_text(path, json.dumps(result, indent=1) + "\n")

@@ -22,8 +22,6 @@ CamVid is left out of `camera-…`: one drive by day is left beside the source's
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -183,9 +181,9 @@ def shared_out(stems: Iterable[str]) -> dict[str, list[str]]:
     return found
 
 
-def idd_by_drive(work: Path, data: Path | None) -> Path:
+def idd_by_drive(work: Path, data: Path) -> Path:
     """IDD-Lite as `source`, `target`, `choice` and `test`, which share no drive."""
-    idd, out = _needed(data) / "idd_lite", work / "idd_by_drive"
+    idd, out = data / "idd_lite", work / "idd_by_drive"
     stems = {part: [path.stem for path in (idd / "images" / part).glob("*.jpg")] for part in ("train", "val")}
     for split, drives in shared_out(stems["train"]).items():
         link_drives(idd, out, split, drives, ("train",))
@@ -193,24 +191,32 @@ def idd_by_drive(work: Path, data: Path | None) -> Path:
     return out
 
 
-def camvid_by_drive(work: Path, data: Path | None) -> Path:
+def camvid_by_drive(work: Path, data: Path) -> Path:
     """CamVid in the splits of `CAMVID_SPLITS`."""
     out = work / "camvid_by_drive"
     for split, (drives, of) in CAMVID_SPLITS.items():
-        link_drives(_needed(data) / "camvid", out, split, drives, of)
+        link_drives(data / "camvid", out, split, drives, of)
     return out
 
 
 def re_imaged(old: Path, new: Path, severity: str) -> Path:
-    """What another camera would have seen of the new camera's part of IDD-Lite; made once."""
-    if not (new / "classes.json").is_file():
-        command = [sys.executable, "-c", "from clst_train.cli.data import main; main()", "camera", str(old)]
-        parts = [part for split in ("target", "choice", "test") for part in ("--split", split)]
-        subprocess.run([*command, "--camera", severity, "--out", str(new), *parts], check=True)
+    """What another camera would have seen of the new camera's part of IDD-Lite; made once.
+
+    Raises:
+        UsageError: it was made when the camera of this name was another one.
+    """
+    from clst_train.data.reimaged import reimage_folder
+    from clst_train.synthetic.camera_model import find_camera
+
+    wanted = find_camera(severity)
+    if not new.is_dir():
+        reimage_folder(old, new, wanted, splits=("target", "choice", "test"))
+    if find_camera(new / "camera.toml") != wanted:
+        raise click.UsageError(f"{new} was made when the camera {severity} was another; give another --work")
     return new
 
 
-def camera(severity: str, work: Path, data: Path | None) -> Pair:
+def camera(severity: str, work: Path, data: Path) -> Pair:
     """The same kind of drives through another camera, or through the same one as the null test."""
     old = idd_by_drive(work, data)
     new = old if severity == "none" else re_imaged(old, work / f"idd_camera_{severity}", severity)
@@ -222,7 +228,7 @@ def camera(severity: str, work: Path, data: Path | None) -> Pair:
     )  # fmt: skip
 
 
-def light(source: str, target: str, test: str, title: str, work: Path, data: Path | None) -> Pair:
+def light(source: str, target: str, test: str, title: str, work: Path, data: Path) -> Pair:
     """CamVid in another light."""
     root = camvid_by_drive(work, data)
     seen = Labelled(root=root, split=target)
@@ -233,7 +239,7 @@ def light(source: str, target: str, test: str, title: str, work: Path, data: Pat
     )  # fmt: skip
 
 
-def synthetic_to_camvid(work: Path, data: Path | None) -> Pair:
+def synthetic_to_camvid(work: Path, data: Path) -> Pair:
     """Synthetic scenes → Cambridge: a crude simulator in the place of the old camera."""
     from clst_train.synthetic.camera_looks import OLD
     from clst_train.synthetic.scenes import write_scenes
@@ -241,7 +247,7 @@ def synthetic_to_camvid(work: Path, data: Path | None) -> Pair:
     camvid, scenes, relation = camvid_by_drive(work, data), work / "drawn_scenes", work / "camvid_to_drawn.json"
     if not (scenes / "classes.json").exists():
         write_scenes(scenes, look=OLD, counts=SYNTHETIC_FOR_CAMVID, size_hw=(240, 320), seed=1)
-    relation.write_text(json.dumps({"map": CAMVID_AS_SYNTHETIC}))
+    write_text(relation, json.dumps({"map": CAMVID_AS_SYNTHETIC}))
     seen, test = (
         Labelled(root=camvid, split=split, classes="scenes10", mapping=str(relation))
         for split in ("day_target", "day_test")
@@ -253,13 +259,13 @@ def synthetic_to_camvid(work: Path, data: Path | None) -> Pair:
     )  # fmt: skip
 
 
-def country(way: str, work: Path, data: Path | None) -> Pair:
+def country(way: str, work: Path, data: Path) -> Pair:
     """India → Cambridge (`idd-to-camvid`) or the other way: another camera, other streets, other labelling rules."""
-    folder, camvid = _needed(data), camvid_by_drive(work, data)
-    idd = {split: Labelled(root=folder / "idd_lite", split=split) for split in ("train", "val")}
+    camvid = camvid_by_drive(work, data)
+    idd = {split: Labelled(root=data / "idd_lite", split=split) for split in ("train", "val")}
     drives = {
-        split: Labelled(root=camvid, split=split, classes=str(folder / "idd_lite" / "classes.json"),
-                        mapping=str(folder / "camvid_to_idd7.json")) for split in ("day_target", "day_test", "all")
+        split: Labelled(root=camvid, split=split, classes=str(data / "idd_lite" / "classes.json"),
+                        mapping=str(data / "camvid_to_idd7.json")) for split in ("day_target", "day_test", "all")
     }  # fmt: skip
     there = way == "idd-to-camvid"
     seen = drives["day_target"] if there else idd["train"]
@@ -272,13 +278,7 @@ def country(way: str, work: Path, data: Path | None) -> Pair:
     )  # fmt: skip
 
 
-def _needed(data: Path | None) -> Path:
-    if data is None:
-        raise click.UsageError("a pair needs --data, the folder that holds camvid/ and idd_lite/")
-    return data
-
-
-PAIRS: dict[str, Callable[[Path, Path | None], Pair]] = {
+PAIRS: dict[str, Callable[[Path, Path], Pair]] = {
     **{f"camera-{severity}": partial(camera, severity) for severity in ("none", "mild", "middle", "severe")},
     "light-dusk-to-day": partial(light, "dusk", "day_target", "day_test", "dusk to day"),
     "light-day-to-dusk": partial(light, "day", "dusk_first", "dusk_second", "day to dusk"),

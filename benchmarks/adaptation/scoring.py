@@ -1,8 +1,11 @@
-"""IoU from counts per image, and whether a difference is more than the choice of test images. Legend: C classes."""
+"""IoU from counts, and whether a difference is more than the choice of test images or of seeds.
+
+Legend: N images, S stretches of drives, C classes, R resamples.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +13,16 @@ import numpy as np
 import numpy.typing as npt
 
 from clst_runtime.data.subsets import evenly_spread
-from clst_runtime.evaluation.confusion import ConfusionMatrix, iou, mean_of_known
+from clst_runtime.evaluation.confusion import ConfusionMatrix, iou
 from clst_runtime.system.numbers import finite_or_none
 
 RESAMPLES = 2000
 Counts = npt.NDArray[np.int64]
+Values = npt.NDArray[np.float64]
 
 
 def confusions(checkpoint: Path, test: Any, *, most: int | None = None) -> Counts:
-    """Images,C,C counts (truth, prediction) of a checkpoint on a labelled set, at the labels' own size.
+    """N,C,C counts (truth, prediction) of a checkpoint on a labelled set, at the labels' own size.
 
     Of all images, or of at most `most`, evenly spread.
     """
@@ -35,9 +39,13 @@ def confusions(checkpoint: Path, test: Any, *, most: int | None = None) -> Count
     return np.stack(found)
 
 
-def mean_iou(matrix: Counts, classes: Sequence[int]) -> float:
-    """Mean over some classes, 0 … 1, leaving out those that do not occur."""
-    return mean_of_known(iou(matrix)[list(classes)])
+def mean_iou(counts: Counts, classes: Sequence[int]) -> Values:
+    """Points of mIoU of counts …,C,C over some classes, leaving out those that do not occur; NaN where none does."""
+    hits = np.diagonal(counts, axis1=-2, axis2=-1)
+    union = (counts.sum(-1) + counts.sum(-2) - hits)[..., list(classes)]
+    each = hits[..., list(classes)] / np.maximum(union, 1)  # a class that does not occur has 0
+    known = (union > 0).sum(-1)
+    return np.where(known > 0, 100 * each.sum(-1) / np.maximum(known, 1), np.nan)
 
 
 def per_class(matrix: Counts, names: Sequence[str]) -> dict[str, float | None]:
@@ -45,33 +53,77 @@ def per_class(matrix: Counts, names: Sequence[str]) -> dict[str, float | None]:
     return dict(zip(names, map(finite_or_none, iou(matrix)), strict=True))
 
 
-def merged(matrix: Counts, groups: Sequence[Sequence[int]]) -> Counts:
+def merged(counts: Counts, groups: Sequence[Sequence[int]]) -> Counts:
     """Counts …,C,C of classes as …,G,G of groups of them: what lies in one group is right."""
-    of_class = np.zeros((matrix.shape[-1], len(groups)), np.int64)
+    of_class = np.zeros((counts.shape[-1], len(groups)), np.int64)
     for place, members in enumerate(groups):
         of_class[list(members), place] = 1
-    return np.asarray(of_class.T @ matrix @ of_class, np.int64)
+    return np.asarray(of_class.T @ counts @ of_class, np.int64)
 
 
-def bootstrap_difference(
-    ours: Sequence[Counts], theirs: Sequence[Counts], classes: Sequence[int], *, resamples: int = RESAMPLES
-) -> dict[str, Any]:
-    """How many points of mIoU `ours` is ahead: the mean over seeds, and 95 % of it over resampled test images.
+def by_stretch(counts: Counts, stretches: Sequence[str]) -> Counts:
+    """Counts N,C,C of images, each of which belongs to a stretch, as S,C,C."""
+    names = sorted(set(stretches))
+    found = np.zeros((len(names), *counts.shape[1:]), np.int64)
+    np.add.at(found, [names.index(each) for each in stretches], counts)
+    return found
 
-    Both are lists over the same seeds of images,C,C counts of the same images; each resample takes the same images for
-    both and for all seeds, so that what is hard for both cancels. `seeds` are the differences of the single seeds,
-    whose pairs share a source network; `low` and `high` know nothing of how far those scatter.
+
+def spread(values: Sequence[float]) -> float | None:
+    """Sample standard deviation (n − 1); None of a single value."""
+    return float(np.std(values, ddof=1)) if len(values) > 1 else None
+
+
+def difference(ours: Mapping[int, Counts], theirs: Mapping[int, Counts], classes: Sequence[int]) -> dict[str, Any]:
+    """How many points of mIoU `ours` is ahead, over the seeds that both have.
+
+    Both are S,C,C counts by seed, of the same stretches. `seeds` are the single seeds' differences, whose networks
+    share a source network, `mean` and `std` theirs. `low` to `high` holds 95 % of the mean over resampled stretches:
+    neighbouring frames show the same street, so frames would make it too narrow. Each resample takes the same
+    stretches of both and of all seeds.
     """
-    rng, count = np.random.default_rng(0), len(ours[0])
+    seeds = sorted(ours.keys() & theirs.keys())
+    count = len(ours[seeds[0]])
+    drawn = np.random.default_rng(0).multinomial(count, [1 / count] * count, size=RESAMPLES)  # R,S
 
-    def differences(weights: npt.NDArray[np.int64]) -> list[float]:
-        sums = [(np.tensordot(weights, a, 1), np.tensordot(weights, b, 1)) for a, b in zip(ours, theirs, strict=True)]
-        return [100 * (mean_iou(a, classes) - mean_iou(b, classes)) for a, b in sums]
+    def ahead(weights: npt.NDArray[Any]) -> Values:
+        """Of each seed and row of weights."""
+        ways = [[mean_iou(np.tensordot(weights, each[seed], 1), classes) for seed in seeds] for each in (ours, theirs)]
+        return np.asarray(ways[0]) - np.asarray(ways[1])
 
-    means = [
-        float(np.mean(differences(np.bincount(rng.integers(count, size=count), minlength=count))))
-        for _ in range(resamples)
-    ]
-    low, high = np.percentile(means, [2.5, 97.5])
-    seeds = differences(np.ones(count, np.int64))
-    return {"mean": float(np.mean(seeds)), "low": float(low), "high": float(high), "seeds": seeds}
+    each = ahead(np.ones((1, count), np.int64))[:, 0].tolist()
+    low, high = np.percentile(ahead(drawn).mean(0), [2.5, 97.5])
+    return {"mean": float(np.mean(each)), "std": spread(each), "seeds": each, "low": float(low), "high": float(high)}
+
+
+def recovered(values: Mapping[str, Mapping[int, float]], name: str, oracle: str) -> float | None:
+    """(row − source) / (oracle − source), of means over the seeds that all three have."""
+    if not all(each in values for each in (oracle, "source", name)):
+        return None
+    seeds = values[name].keys() & values["source"].keys() & values[oracle].keys()
+    if not seeds:
+        return None
+    source, best, reached = (np.mean([values[each][seed] for seed in seeds]) for each in ("source", oracle, name))
+    return float((reached - source) / (best - source)) if best > source else None
+
+
+def score(counts: Mapping[str, Mapping[int, Counts]], classes: Sequence[int]) -> dict[str, dict[str, Any]]:
+    """mIoU of each row and seed in points, mean and spread, from counts S,C,C by row and seed."""
+    found = {}
+    for name, seeds in counts.items():
+        values = [float(mean_iou(each.sum(0), classes)) for each in seeds.values()]
+        found[name] = {"miou": values, "miou_mean": float(np.mean(values)), "miou_std": spread(values)}
+    return found
+
+
+def compared(
+    counts: Mapping[str, Mapping[int, Counts]], classes: Sequence[int], oracle: str
+) -> dict[str, dict[str, Any]]:
+    """`score`, what each row recovers of the way to the oracle, and how far CLST is ahead of it."""
+    found = score(counts, classes)
+    values = {name: dict(zip(counts[name], each["miou"], strict=True)) for name, each in found.items()}
+    for name, each in found.items():
+        each["recovery"] = recovered(values, name, oracle)
+        if name != "clst" and counts[name].keys() & counts.get("clst", {}).keys():
+            each["clst_ahead"] = difference(counts["clst"], counts[name], classes)
+    return found

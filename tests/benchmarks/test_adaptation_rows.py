@@ -1,40 +1,127 @@
 """Rows of benchmarks/adaptation/compare.py: what each trains with, and the messages for wrong options."""
 
+import json
+
 import pytest
+import torch
 from click.testing import CliRunner
 
+import clst_train.method.step as step
 from benchmarks.adaptation import compare as adaptation
+from benchmarks.adaptation.methods import EXTRAS, METHODS, SHUFFLE, Method, extras_of
+from benchmarks.adaptation.pairs import Labelled, Pair
+from clst_train.config import AdaptationConfig
 from clst_train.engine.options import configure
 
 
-def config_of(method: adaptation.Method):
-    settings = tuple(each.replace("TEACHER", "teacher.pt") for each in method.settings)
-    return configure("new_camera", {"source": "old", "target": ("new",), "settings": settings})
+def config_of(method: Method):
+    return configure("new_camera", {"source": "old", "target": ("new",), "settings": method.settings})
 
 
-@pytest.mark.parametrize("name", sorted(adaptation.METHODS))
+def a_job(work, method="clst", **more):
+    old, new = Labelled(root=work, split="old"), Labelled(root=work, split="new")
+    pair = Pair(name="p", title="p", size="64x96", source=old, oracle=new, choice=new, test=old)
+    given = {"seed": 2, "source_steps": 30, "steps": 10, "oracle_times": 4, "settings": ("run.threads=2",)} | more
+    return adaptation.Job(pair=pair, work=work, method=method, **given)
+
+
+@pytest.mark.parametrize("name", sorted(METHODS))
 def test_every_row_trains_with_settings_that_exist(name):
-    assert config_of(adaptation.METHODS[name]).adaptation.iterations > 0
+    assert config_of(METHODS[name]).adaptation.iterations > 0
 
 
-def test_no_other_row_trains_as_clst_itself_does():
-    own = config_of(adaptation.METHODS["clst"])
-    assert [name for name, method in adaptation.METHODS.items() if config_of(method) == own and not method.patch] == [
-        "clst"
-    ]
+def test_no_two_adaptations_train_alike():
+    adapted = {name: each for name, each in METHODS.items() if name not in ("source", "statistics", "oracle_long")}
+    seen = [(config_of(method), method.oracle, method.patch) for method in adapted.values()]
+    assert all(seen.index(each) == place for place, each in enumerate(seen)), list(adapted)
+
+
+def test_an_extra_is_what_a_recipe_switches_on_and_not_how_strong_it_is():
+    recipe = {
+        "adaptation": {"class_mix": True, "batch": 2, "learning_rate": 1e-4, "statistics_momentum": 0.5},
+        "augmentation": {"masked_crops": 0.5, "target_colours": 0.0, "crop_share": 0.8},
+        "source": {"colour": 0.5},
+    }
+    assert extras_of(recipe) == {
+        "class_mix": "adaptation.class_mix=false",
+        "masked_crops": "augmentation.masked_crops=0.0",
+    }
+
+
+def test_ensemble_and_contrast_alone_are_the_recipe_without_any_extra():
+    plain, whole = config_of(METHODS["both"]), config_of(METHODS["clst"])
+    assert EXTRAS
+    for _, setting in EXTRAS:
+        section, key = setting.partition("=")[0].split(".")
+        assert not getattr(getattr(plain, section), key) or getattr(getattr(plain, section), key) == "none"
+        assert getattr(getattr(whole, section), key)
+    assert plain.adaptation.teacher == "ensemble"
+    assert plain.adaptation.contrastive_weight == AdaptationConfig().contrastive_weight
+
+
+def test_the_rival_with_all_extras_differs_from_clst_by_its_teacher_alone():
+    whole, rival = (config_of(METHODS[name]).to_mapping() for name in ("clst", "mean_teacher_full"))
+    rival["adaptation"]["teacher"] = "ensemble"
+    assert rival == whole
+
+
+def test_the_control_gives_every_pixel_the_next_class(monkeypatch):
+    labels = torch.tensor([[0, 2, 255]])
+    monkeypatch.setattr(step, "pseudo_labels_of", lambda *_: labels)
+    exec(SHUFFLE.replace("CLASSES", "3"), {})
+    assert step.pseudo_labels_of().tolist() == [[1, 0, 255]]
+
+
+@pytest.fixture
+def data(tmp_path):
+    """A folder that holds both data sets' names and little more."""
+    for name in ("camvid", "idd_lite"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        (tmp_path / "data" / name / "classes.json").write_text("{}")
+    return tmp_path / "data"
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [
-        (["--methods", "clst,clts"], "unknown methods clts"),
-        (["--methods", "distilled"], "needs --teacher"),
-        (["--size", "240"], "not rows x columns"),
-    ],
+    [(["--methods", "clst,clts"], "unknown methods clts"), (["--size", "240"], "not rows x columns")],
 )
-def test_a_wrong_option_is_one_line_and_nothing_is_made(tmp_path, arguments, message):
+def test_a_wrong_option_is_one_line_and_nothing_is_made(tmp_path, data, arguments, message):
     work = tmp_path / "work"
-    result = CliRunner().invoke(adaptation.main, ["camera-none", "--work", str(work), *arguments])
+    result = CliRunner().invoke(adaptation.main, ["camera-none", "--work", str(work), "--data", str(data), *arguments])
     assert result.exit_code == 2
     assert message in result.output
     assert not work.exists()
+
+
+def test_a_folder_without_the_data_sets_is_one_line(tmp_path, data):
+    (data / "idd_lite" / "classes.json").unlink()
+    result = CliRunner().invoke(adaptation.main, ["camera-none", "--work", str(tmp_path / "work"), "--data", str(data)])
+    assert result.exit_code == 2
+    assert "idd_lite with classes.json" in " ".join(result.output.split())
+
+
+def test_a_kept_network_of_other_settings_is_refused(tmp_path):
+    job = a_job(tmp_path)
+    job.network.parent.mkdir(parents=True)
+    facts = job.network.with_suffix(".json")
+    facts.write_text(json.dumps({"settings": job.all_settings()}))
+    adaptation.check_kept(job)
+    facts.write_text(json.dumps({"settings": [*job.all_settings(), "run.threads=1"]}))
+    with pytest.raises(adaptation.click.UsageError, match=r"other settings \(run\.threads=1\)"):
+        adaptation.check_kept(job)
+
+
+def test_all_of_a_networks_settings_are_kept_with_it(tmp_path):
+    common = ["model.input_hw=[64,96]", "run.threads=2"]
+    assert a_job(tmp_path).all_settings() == [*common, "adaptation.iterations=10", "run.seed=2"]
+    assert a_job(tmp_path, "source").all_settings() == [*common, "source.iterations=30", "run.seed=2"]
+    assert a_job(tmp_path, "oracle_long").all_settings() == [*common, "source.iterations=120", "run.seed=2"]
+
+
+def test_only_oracles_train_on_the_new_cameras_labels(tmp_path):
+    splits = {}
+    for name in METHODS:
+        arguments = a_job(tmp_path, name).arguments()
+        splits[name] = arguments[arguments.index("--split") + 1]
+        assert ("--init" in arguments) == (name not in ("source", "oracle_long"))
+    assert {name for name, split in splits.items() if split == "new"} == {"oracle", "oracle_long"}

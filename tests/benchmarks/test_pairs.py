@@ -1,6 +1,7 @@
 """Which images each change of camera learns from, lets choices read and is scored on."""
 
 import json
+import re
 from collections import Counter
 
 import numpy as np
@@ -27,8 +28,9 @@ IDD_TRAIN = tuple(f"{drive}_{frame}" for drive in range(1, 9) for frame in (10, 
 
 
 @pytest.fixture
-def data(tmp_path):
+def data(tmp_path, monkeypatch):
     """CamVid and IDD-Lite in little, labelled by the last class below a row of the first."""
+    monkeypatch.setattr(pairs, "CHOICE_FRAMES", 3)
     for name, classes, splits in (
         (
             "camvid",
@@ -89,9 +91,8 @@ def drives(labelled):
     return {drive_of(stem) for stem in stems(labelled)}
 
 
-@pytest.mark.parametrize("severity", ["none"])
-def test_source_target_choice_and_test_of_another_camera_share_no_drive(severity, data, tmp_path, monkeypatch):
-    monkeypatch.setattr(pairs, "CHOICE_FRAMES", 3)
+@pytest.mark.parametrize("severity", ["none", "middle"])
+def test_source_target_choice_and_test_of_another_camera_share_no_drive(severity, data, tmp_path):
     pair = PAIRS[f"camera-{severity}"](tmp_path / "work", data)
     parts = [drives(each) for each in (pair.source, pair.oracle, pair.choice, pair.test)]
     assert [len(part) for part in parts] == [4, 2, 2, 2], "half of eight; three frames need two drives; the rest; val"
@@ -100,6 +101,17 @@ def test_source_target_choice_and_test_of_another_camera_share_no_drive(severity
     assert targets(pair) == stems(pair.oracle)
     again = PAIRS[f"camera-{severity}"](tmp_path / "work", data)
     assert stems(again.source) == stems(pair.source), "made once, and found again"
+    old, new = pair.source.open().classes.names, pair.test.open().classes.names
+    assert old == new
+    assert (pair.test.root == pair.source.root) == (severity == "none")
+
+
+def test_images_of_another_camera_of_that_name_are_refused(data, tmp_path):
+    pair = PAIRS["camera-mild"](tmp_path / "work", data)
+    camera = pair.test.root / "camera.toml"
+    camera.write_text(re.sub(r"(?m)^gamma = .*", "gamma = 1.125", camera.read_text()))
+    with pytest.raises(UsageError, match="the camera mild was another"):
+        PAIRS["camera-mild"](tmp_path / "work", data)
 
 
 def test_drives_are_shared_out_whole_and_always_in_the_same_way():
@@ -128,9 +140,3 @@ def test_synthetic_scenes_are_scored_on_the_nine_classes_that_camvid_labels_alik
     assert set(CAMVID_AS_SYNTHETIC.values()) - {None} == set(LABELLED_ALIKE) <= set(classes.names)
     labels = pair.test.open(classes)[0].labels  # the miniature's pixels are bicyclists below a row of sky
     assert (labels[1:] == 255).all()
-
-
-@pytest.mark.parametrize("name", sorted(PAIRS))
-def test_a_pair_without_its_data_is_refused_in_one_line(name, tmp_path):
-    with pytest.raises(UsageError, match="needs --data"):
-        PAIRS[name](tmp_path, None)

@@ -1,75 +1,96 @@
 """The arithmetic of the tables, on counts that can be done by hand."""
 
+import json
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
 
-from benchmarks.adaptation.compare import Row, merged_summary, recovery, summary
+from benchmarks.adaptation import compare
+from benchmarks.adaptation.compare import Rows, best_oracle, summary, table, write
 from benchmarks.adaptation.pairs import Labelled, Pair
-from benchmarks.adaptation.scoring import bootstrap_difference, mean_iou, merged, per_class
-from clst_runtime.evaluation.confusion import iou
+from benchmarks.adaptation.scoring import (
+    by_stretch,
+    compared,
+    difference,
+    mean_iou,
+    merged,
+    per_class,
+    recovered,
+    score,
+    spread,
+)
 
 RIGHT = np.array([[4, 0, 0], [0, 4, 0], [0, 0, 0]])  # class 2 does not occur
 HALF = np.array([[2, 2, 0], [0, 4, 0], [0, 0, 0]])  # 2/4 and 4/6
+GAP = 100 - 100 * (0.5 + 4 / 6) / 2
 
 
 def test_iou_by_hand_and_a_class_that_does_not_occur_is_left_out():
-    assert iou(HALF)[:2].tolist() == [0.5, pytest.approx(4 / 6)]
-    assert np.isnan(iou(HALF)[2])
-    assert mean_iou(HALF, [0, 1, 2]) == pytest.approx((0.5 + 4 / 6) / 2)
-    assert mean_iou(HALF, [1]) == pytest.approx(4 / 6)
+    assert mean_iou(HALF, [0, 1, 2]) == pytest.approx(50 * (0.5 + 4 / 6))
+    assert mean_iou(HALF, [1]) == pytest.approx(400 / 6)
+    assert np.isnan(mean_iou(HALF, [2]))
+    assert mean_iou(np.stack([HALF, RIGHT]), [0, 1]).tolist() == pytest.approx([100 - GAP, 100])
     assert per_class(HALF, ["a", "b", "c"]) == {"a": 0.5, "b": pytest.approx(4 / 6), "c": None}
 
 
+def test_the_spread_is_that_of_a_sample():
+    """Deviations −1, 0, 1: their squares over two, not three."""
+    assert spread([1.0, 2.0, 3.0]) == 1.0
+    assert spread([1.0]) is None
+
+
+def test_images_of_one_stretch_are_counted_together():
+    counts = np.stack([HALF, RIGHT, RIGHT])
+    assert by_stretch(counts, ["b", "a", "b"]).tolist() == [RIGHT.tolist(), (HALF + RIGHT).tolist()]
+
+
 def test_the_difference_of_a_method_from_itself_is_nothing_in_every_resample():
-    images = np.stack([RIGHT, HALF, HALF])
-    assert bootstrap_difference([images], [images], [0, 1], resamples=50) == {
-        "mean": 0, "low": 0, "high": 0, "seeds": [0],
-    }  # fmt: skip
+    each = {1: np.stack([RIGHT, HALF, HALF])}
+    assert difference(each, each, [0, 1]) == {"mean": 0, "std": None, "low": 0, "high": 0, "seeds": [0]}
 
 
-def test_equal_images_leave_no_doubt_and_seeds_are_averaged():
+def test_equal_stretches_leave_no_doubt_and_seeds_are_paired():
     right, half = np.stack([RIGHT] * 4), np.stack([HALF] * 4)
-    gap = 100 - 100 * (0.5 + 4 / 6) / 2
-    found = bootstrap_difference([right, half], [half, half], [0, 1], resamples=50)
-    assert [found[key] for key in ("mean", "low", "high")] == pytest.approx([gap / 2] * 3)
-    assert found["seeds"] == pytest.approx([gap, 0])
+    found = difference({1: right, 2: half, 3: right}, {2: half, 1: half}, [0, 1])
+    assert [found[key] for key in ("mean", "low", "high")] == pytest.approx([GAP / 2] * 3)
+    assert found["seeds"] == pytest.approx([GAP, 0]), "of the two seeds that both have"
+    assert found["std"] == pytest.approx(GAP / 2**0.5)
 
 
-def test_a_gain_on_one_image_of_two_is_in_doubt():
-    """Sampled twice, the first image gives the whole gap; the second gives none."""
-    ours, theirs = np.stack([RIGHT, RIGHT]), np.stack([HALF, RIGHT])
-    found = bootstrap_difference([ours], [theirs], [0, 1], resamples=400)
+def test_a_gain_on_one_stretch_of_two_is_in_doubt_however_many_images_it_has():
+    """Drawn twice, the first stretch gives the whole gap; the second gives none."""
+    ours, theirs = np.stack([RIGHT] * 40), np.stack([HALF] * 20 + [RIGHT] * 20)
+    places = ["a"] * 20 + ["b"] * 20
+    found = difference({1: by_stretch(ours, places)}, {1: by_stretch(theirs, places)}, [0, 1])
     assert found["low"] == 0
-    assert found["high"] == pytest.approx(100 - 100 * (0.5 + 4 / 6) / 2)
+    assert found["high"] == pytest.approx(GAP)
     assert 0 < found["mean"] < found["high"]
 
 
 @pytest.mark.parametrize(("adapted", "expected"), [(30.0, 0.5), (20.0, 0.0), (15.0, -0.25), (40.0, 1.0)])
-def test_recovery_is_the_share_of_the_way_to_the_oracle(adapted, expected):
-    found = {"source": [20.0], "oracle": [40.0], "clst": [adapted]}
-    assert recovery(found, "clst") == pytest.approx(expected)
+def test_recovered_is_the_share_of_the_way_to_the_oracle(adapted, expected):
+    found = {"source": {1: 20.0, 2: 90.0}, "oracle": {1: 40.0}, "clst": {1: adapted, 2: 0.0}}
+    assert recovered(found, "clst", "oracle") == pytest.approx(expected)
 
 
-def test_no_recovery_without_an_oracle_of_the_same_seeds_that_is_better():
-    found = {"source": [20.0], "clst": [30.0]}
-    assert recovery(found, "clst") is None
-    assert recovery(found | {"oracle": [20.0]}, "clst") is None
-    assert recovery(found | {"oracle": [40.0, 40.0]}, "clst") is None
+def test_nothing_is_recovered_without_an_oracle_of_the_same_seeds_that_is_better():
+    found = {"source": {1: 20.0}, "clst": {1: 30.0}}
+    assert recovered(found, "clst", "oracle") is None
+    assert recovered(found | {"oracle": {1: 20.0}}, "clst", "oracle") is None
+    assert recovered(found | {"oracle": {2: 40.0}}, "clst", "oracle") is None
 
 
-def test_the_score_is_over_the_headline_classes_and_all_classes_stand_beside_it():
-    here = Labelled(root=Path(), split="val")
-    pair = Pair(name="p", title="p", size="8x8", source=here, oracle=here, choice=here, test=here,
-                headline=("b",))  # fmt: skip
-    rows = {
-        name: Row(title=name, seeds=[1], matrices=[np.stack([HALF])], seconds=[None]) for name in ("source", "clst")
-    }
-    found = summary(pair, rows, ("a", "b", "c"))
-    assert found["clst"]["miou"] == [pytest.approx(400 / 6)]
-    assert found["clst"]["miou_all_classes"] == [pytest.approx(50 * (0.5 + 4 / 6))]
-    assert found["source"]["clst_ahead"]["mean"] == 0
+def test_every_row_has_its_score_and_clsts_lead():
+    right, half = np.stack([RIGHT] * 2), np.stack([HALF] * 2)
+    found = compared({"source": {1: half, 2: half}, "clst": {1: right, 2: half}}, [0, 1], "oracle")
+    assert found["clst"]["miou"] == pytest.approx([100, 100 - GAP])
+    assert found["clst"]["miou_std"] == pytest.approx(GAP / 2**0.5)
+    assert found["source"]["clst_ahead"]["mean"] == pytest.approx(GAP / 2)
+    assert "clst_ahead" not in found["clst"]
+    assert "clst_ahead" not in compared({"source": {1: half}}, [0, 1], "oracle")["source"]
+    assert score({"source": {1: half}}, [0])["source"] == {"miou": [50.0], "miou_mean": 50.0, "miou_std": None}
 
 
 def test_classes_that_are_merged_count_as_one():
@@ -79,43 +100,74 @@ def test_classes_that_are_merged_count_as_one():
     assert merged(np.stack([RIGHT, HALF]), [[0], [1, 2]]).tolist() == [[[4, 0], [0, 4]], [[2, 2], [0, 4]]]
 
 
-def test_the_second_score_is_of_the_merged_groups():
+def pair_of(**more):
+    here = Labelled(root=Path(), split="val")
+    return Pair(name="p", title="P", size="8x8", source=here, oracle=here, choice=here, test=here, **more)
+
+
+def rows_of(test, choice=None):
+    """One image, which is a stretch, and one seed."""
+    each = {name: {1: counts[None]} for name, counts in test.items()}
+    runs = {name: [{"seed": 1, "commit": "abc"}] for name in test}
+    return Rows(runs=runs, test=each, choice={name: {1: counts[None]} for name, counts in (choice or {}).items()})
+
+
+def test_the_score_is_over_the_headline_classes_and_the_merged_groups_stand_beside_it():
     """Truth b: two of four taken for c, which is its group; truth a: one of four taken for b."""
-    counts = np.array([[[3, 1, 0], [0, 2, 2], [0, 0, 4]]])
-    here = Labelled(root=Path(), split="val")
-    pair = Pair(name="p", title="p", size="8x8", source=here, oracle=here, choice=here, test=here,
-                headline=("a", "b"), merged=(("a",), ("b", "c")))  # fmt: skip
-    rows = {name: Row(title=name, seeds=[1], matrices=[counts], seconds=[None]) for name in ("source", "clst")}
-    found = merged_summary(pair, rows, ("a", "b", "c"))
-    assert found["clst"]["miou"] == [pytest.approx(100 * (3 / 4 + 8 / 9) / 2)]
-    assert found["clst"]["iou"] == [{"a": 0.75, "b + c": pytest.approx(8 / 9)}]
-    assert found["source"]["clst_ahead"]["mean"] == 0
-    plain = Pair(name="p", title="p", size="8x8", source=here, oracle=here, choice=here, test=here)
-    assert merged_summary(plain, rows, ("a", "b", "c")) == {}
+    counts = np.array([[3, 1, 0], [0, 2, 2], [0, 0, 4]])
+    pair = pair_of(headline=("b",), merged=(("a",), ("b", "c")))
+    rows = rows_of({"source": counts, "clst": counts}, {"clst": RIGHT})
+    found = summary(pair, rows, {}, ("a", "b", "c"))
+    assert found["methods"]["clst"]["miou"] == [pytest.approx(40)]
+    assert found["methods"]["clst"]["choice"]["miou"] == [100.0]
+    assert "choice" not in found["methods"]["source"]
+    assert found["methods"]["source"]["iou"] == [{"a": 0.75, "b": pytest.approx(0.4), "c": pytest.approx(4 / 6)}]
+    assert found["merged"]["clst"]["miou"] == [pytest.approx(50 * (3 / 4 + 8 / 9))]
+    assert found["merged"]["clst"]["choice"]["miou"] == [100.0]
+    assert "merged" not in summary(pair_of(), rows, {}, ("a", "b", "c"))
 
 
-def test_images_adapted_to_have_a_score_of_their_own_where_no_label_of_them_was_learnt():
-    """Test images: all right; images adapted to: 2/4 and 4/6, merged all right."""
-    here = Labelled(root=Path(), split="val")
-    pair = Pair(name="p", title="p", size="8x8", source=here, oracle=here, choice=here, test=here,
-                headline=("a",), merged=(("a", "b"), ("c",)))  # fmt: skip
-    rows = {
-        name: Row(title=name, seeds=[1], matrices=[RIGHT[None]], seen=[HALF[None]], seconds=[None])
-        for name in ("source", "clst")
-    }
-    rows["oracle"] = Row(title="oracle", seeds=[1], matrices=[RIGHT[None]], seconds=[None])
-    found, second = summary(pair, rows, ("a", "b", "c")), merged_summary(pair, rows, ("a", "b", "c"))
-    assert found["clst"]["miou"] == [100.0]
-    assert found["clst"]["seen"]["miou"] == [50.0]
-    assert found["source"]["seen"]["clst_ahead"]["mean"] == 0
-    assert second["clst"]["seen"]["miou"] == [100.0]
-    assert "seen" not in found["oracle"]
-    assert "seen" not in second["oracle"]
-    assert found["clst"]["seen"]["recovery"] is None
+def test_the_oracle_is_the_best_on_the_choice_split_or_where_it_has_learnt_that_the_longest_trained():
+    test = {"oracle": RIGHT, "oracle_long": HALF, "clst": RIGHT}
+    steps = {"oracle": 600, "oracle_long": 3000}
+    assert best_oracle(pair_of(), rows_of(test, {"oracle": HALF, "oracle_long": RIGHT}), steps, [0, 1]) == "oracle_long"
+    assert best_oracle(pair_of(), rows_of(test, {"oracle": RIGHT, "oracle_long": HALF}), steps, [0, 1]) == "oracle"
+    assert best_oracle(pair_of(), rows_of(test), steps, [0, 1]) == "oracle_long"
+    assert best_oracle(pair_of(), rows_of({"oracle": RIGHT}), steps, [0, 1]) == "oracle"
+    assert best_oracle(pair_of(), rows_of({"clst": RIGHT}), steps, [0, 1]) == "oracle"
 
 
-def test_without_labels_of_the_images_adapted_to_there_is_no_such_score():
-    here = Labelled(root=Path(), split="val")
-    pair = Pair(name="p", title="p", size="8x8", source=here, oracle=here, choice=here, test=here)
-    rows = {name: Row(title=name, seeds=[1], matrices=[HALF[None]], seconds=[None]) for name in ("source", "clst")}
-    assert "seen" not in summary(pair, rows, ("a", "b", "c"))["clst"]
+@pytest.fixture
+def at_commit(monkeypatch):
+    """Sets the commit that a result file is of."""
+
+    def sets(commit):
+        monkeypatch.setattr(compare, "provenance", lambda: {"commit": commit})
+
+    return sets
+
+
+def test_a_later_run_adds_rows_replaces_its_own_and_marks_those_of_another_commit(tmp_path, at_commit, capsys):
+    path, facts = tmp_path / "p.json", {"name": "p", "title": "P", "steps": 5}
+    classes = ("a", "b", "c")
+    at_commit("abc")
+    write(path, facts, summary(pair_of(), rows_of({"source": HALF, "clst": HALF}), {}, classes))
+    assert "at commit" not in capsys.readouterr().out
+    later = rows_of({"clst": RIGHT, "oracle": RIGHT})
+    for runs in later.runs.values():
+        runs[0]["commit"] = "def"
+    at_commit("def")
+    write(path, facts, summary(pair_of(), later, {"oracle": 5}, classes))
+    result = json.loads(path.read_text())
+    assert {name: row["miou"] for name, row in result["methods"].items()} == {
+        "source": [pytest.approx(100 - GAP)], "clst": [100.0], "oracle": [100.0],
+    }  # fmt: skip
+    assert [line.partition(" ")[0] for line in table(result) if "at commit abc" in line] == ["source"]
+
+
+def test_rows_of_another_measurement_are_refused(tmp_path, at_commit):
+    path, rows = tmp_path / "p.json", rows_of({"source": HALF})
+    at_commit("abc")
+    write(path, {"name": "p", "title": "P", "steps": 5}, summary(pair_of(), rows, {}, ("a", "b", "c")))
+    with pytest.raises(click.UsageError, match="another steps; give --name"):
+        write(path, {"name": "p", "title": "P", "steps": 6}, summary(pair_of(), rows, {}, ("a", "b", "c")))
