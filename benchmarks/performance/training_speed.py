@@ -266,7 +266,7 @@ def measure_loading(run: Any, step: Callable[[int, Any], None], rounds: int, ste
     """Images a second of loading alone and of loading and training together, by loader threads and cache."""
     from clst_train.data.cache import cached
 
-    source, target = cached(run.source, run.target, mib=1024, source_hw=run.config.source_hw, fit=run.config.fit)
+    source, target = cached(run.source, run.target, mib=1024, input_hw=run.config.model.input_hw, fit=run.config.fit)
     kept = dataclasses.replace(run, source=source, target=target)
     loading(kept, 8, 1)  # fills the cache
     ways = {"1 thread": (run, 1), "2 threads": (run, 2), "1 thread, cache": (kept, 1)}

@@ -63,7 +63,6 @@ CASES = [
     ((*TRAIN, "--source", "{p}/file"), 3, "file: not a folder"),
     ((*TRAIN, "--source", "{p}/empty"), 3, "empty: no known layout"),
     ((*TRAIN, "--split", "tain"), 3, "'tain'"),
-    ((*TRAIN, "--format", "citscapes"), 3, "did you mean 'cityscapes'"),
     ((*TRAIN, "--target", "{p}/none"), 3, "none: no such folder, image or video"),
     ((*TRAIN, "--target", "{p}/file"), 3, "file: not an image or video"),
     ((*TRAIN, "--target", "{p}/empty"), 3, "empty: no image in it"),

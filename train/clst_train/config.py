@@ -55,12 +55,10 @@ def _check(section: object, where: str, *rules: tuple[str, Callable[[Any], bool]
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """Data sets: places, formats, splits."""
+    """Data sets: places, splits, classes."""
 
     source: str = ""
     """Folder of the labelled old camera."""
-    source_format: str = ""
-    """Its format; empty = recognise it."""
     source_split: str = "train"
     """Which of its splits to train on."""
     mapping: str = ""
@@ -73,23 +71,13 @@ class DataConfig:
     """PNG of the new camera's size; non-zero pixels (bonnet, lens border) are never learned from."""
     val: str = ""
     """Labelled images to report mIoU on while training; never used to choose a checkpoint."""
-    val_format: str = ""
-    """Their format; empty = recognise it."""
     val_split: str = "val"
     """Which of their splits."""
     val_mapping: str = ""
     """JSON file that relates their classes to the model's."""
-    source_hw: tuple[int, int] = (0, 0)
-    """Rows and columns, in pixels, that source images are resized to before cropping; [0, 0] = model.input_hw."""
 
     def __post_init__(self) -> None:
-        _check(
-            self,
-            "data",
-            ("source_hw", lambda size: size == (0, 0) or min(size) >= 32, "rows and columns of at least 32, or [0, 0]"),
-            ("source_hw", *_SIDES),
-            ("target_every", *_FROM_0),
-        )
+        _check(self, "data", ("target_every", *_FROM_0))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -421,13 +409,8 @@ class Config:
 
     @property
     def fit(self) -> Fit:
-        """How images of another size are resized to `source_hw` or `model.input_hw`."""
+        """How images of another size are resized to `model.input_hw`."""
         return fit_named(self.model.fit)
-
-    @property
-    def source_hw(self) -> tuple[int, int]:
-        """Rows and columns that source images are resized to."""
-        return self.data.source_hw if min(self.data.source_hw) > 0 else self.model.input_hw
 
     def to_mapping(self) -> dict[str, Any]:
         """Plain values in sections, the form of a recipe."""

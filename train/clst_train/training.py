@@ -214,10 +214,8 @@ def _open_setup(config: Config, started: Checkpoint | None, known: Checkpoint | 
     data, model = config.data, config.model
     if not data.source:
         raise ConfigError("no source images: give --source the labelled images of the old camera")
-    source = _labelled(
-        data.source, data.source_split, data.source_format, data.mapping, _wanted_classes(model.classes, started)
-    )
-    _note(data.source, check_pairs(source, used_hw=config.source_hw))
+    source = _labelled(data.source, data.source_split, data.mapping, _wanted_classes(model.classes, started))
+    _note(data.source, check_pairs(source, used_hw=model.input_hw))
     if len(source.classes) < 2:
         raise ConfigError(
             f"{source.classes.name} has one class ({source.classes.names[0]}): every pixel would be that; give two or "
@@ -226,11 +224,9 @@ def _open_setup(config: Config, started: Checkpoint | None, known: Checkpoint | 
     target = _target(config) if data.target else None
     validation = None
     if data.val:
-        validation = _labelled(data.val, data.val_split, data.val_format, data.val_mapping, source.classes)
+        validation = _labelled(data.val, data.val_split, data.val_mapping, source.classes)
         _note(data.val, check_pairs(validation, used_hw=model.input_hw))
-    kept_source, kept_target = cached(
-        source, target, mib=config.run.cache_mib, source_hw=config.source_hw, fit=config.fit
-    )
+    kept_source, kept_target = cached(source, target, mib=config.run.cache_mib, input_hw=model.input_hw, fit=config.fit)
     device = _device(config.run.device, ranks())
     repeat_exactly(config.run, device)
     return Setup(
@@ -315,10 +311,9 @@ def _check_split(setup: Setup) -> None:
             here.part(len(target), where="adaptation.batch is more than the target images, whose number")
 
 
-def _labelled(place: str, split: str, form: str, mapping: str, classes: ClassList | None) -> LabelledDataset:
-    dataset = open_dataset(
-        Path(place), split=split, format=form or None, classes=classes, mapping_file=Path(mapping) if mapping else None
-    )
+def _labelled(place: str, split: str, mapping: str, classes: ClassList | None) -> LabelledDataset:
+    file = Path(mapping) if mapping else None
+    dataset = open_dataset(Path(place), split=split, classes=classes, mapping_file=file)
     _note(place, dataset.remarks)
     return dataset
 

@@ -293,7 +293,7 @@ def find_format(root: Path, name: str | None = None) -> Format:
         if next(root.glob(each.looks_for.replace(".png", ".[pP][nN][gG]")), None) is not None:
             return each
     text = "; ".join(f"{each.name}: {each.looks_for}" for each in FORMATS.values())
-    raise DataError(f"{root}: no known layout (looked for {text}); give --format, or convert it to the folder layout")
+    raise DataError(f"{root}: no known layout (looked for {text}); convert it to the folder layout")
 
 
 def files_of_split(form: Format, root: Path, split: str) -> list[Files]:

@@ -15,11 +15,9 @@ from clst_runtime.evaluation.evaluate import EvaluationResult, evaluate
 from clst_runtime.imaging.geometry import Fit
 from clst_runtime.imaging.image_files import read_label
 from clst_train.cli.train import main as clst_train
-from clst_train.data.loading import source_batch
 from clst_train.engine.options import configure
 from clst_train.models.built_in.deeplab import DeepLabV2
 from clst_train.models.checkpoint import load_checkpoint
-from clst_train.recipes.recipe import config_from_mapping
 from tests.conftest import write_labelled
 from tests.support.command_line import call
 from tests.support.miniature import write_cityscapes, write_gta5, write_synthia
@@ -27,7 +25,7 @@ from tests.support.miniature import write_cityscapes, write_gta5, write_synthia
 pytestmark = pytest.mark.usefixtures("narrow", "no_pictures")
 TINY = (
     *("--set", "source.iterations=1", "--set", "adaptation.iterations=1", "--set", "run.precision=fp32"),
-    *("--set", "model.input_hw=[32,64]", "--set", "data.source_hw=[36,64]", "--set", "augmentation.crop_hw=[32,32]"),
+    *("--set", "model.input_hw=[32,64]", "--set", "augmentation.crop_hw=[32,32]"),
 )
 
 
@@ -41,13 +39,9 @@ def places(tmp_path_factory):
     }
 
 
-@pytest.mark.parametrize(
-    ("name", "source_hw", "classes"),
-    [("gta5_to_cityscapes", (720, 1280), 19), ("synthia_to_cityscapes", (760, 1280), 16)],
-)
-def test_the_literature_s_settings_are_what_the_recipes_ship(name, source_hw, classes):
+@pytest.mark.parametrize(("name", "classes"), [("gta5_to_cityscapes", 19), ("synthia_to_cityscapes", 16)])
+def test_the_literature_s_settings_are_what_the_recipes_ship(name, classes):
     config = configure(name, {})
-    assert config.source_hw == source_hw
     assert (config.model.input_hw, config.crop_hw) == ((512, 1024), (512, 512))
     assert config.model.network == "deeplabv2_resnet101"
     assert len(load_class_list(config.model.classes)) == classes
@@ -99,20 +93,6 @@ def test_labels_of_the_miniatures_mean_the_drawn_classes(places):
         found = {data.classes.names[i] for i in np.unique(first.labels) if i < 255}
         assert found <= set(drawn), place
         assert {"road", "sky"} <= found, place
-
-
-def test_source_images_are_brought_to_their_own_size_before_the_crop(places):
-    """A view without zoom, mirror or colours of a source as large as the crop is the image itself, resized once."""
-    values = {
-        "data": {"source_hw": [36, 64]},
-        "model": {"input_hw": [40, 64]},
-        "augmentation": {"crop_hw": [36, 64], "scale": [1, 1], "flip": False, "colour": 0, "blur": 0},
-    }
-    config = config_from_mapping(values, where="x")
-    data = open_dataset(places["gta5"], split="all")
-    batch = source_batch(data, config, 4, 0, 0)
-    assert batch.images.shape == (4, 36, 64, 3)
-    assert config_from_mapping({"model": {"input_hw": [32, 64]}}, where="x").source_hw == (32, 64)
 
 
 def test_means_over_19_16_and_13_classes_counted_by_hand():

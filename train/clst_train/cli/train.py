@@ -37,7 +37,6 @@ RECIPE = "new_camera"
     help="Let --init be a pickled module or TorchScript; unpickling runs any code in the file.",
 )
 @click.option("--resume", type=click.Path(path_type=Path), help="Go on with this run folder.")
-@click.option("--format", "source_format", help="Format of the source data set  [default: recognise it]")
 @click.option("--split", help="Split of the source to train on  [default: train]")
 @click.option(
     "--network",

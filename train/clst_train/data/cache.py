@@ -66,15 +66,15 @@ def cached(
     target: TargetImages | None,
     *,
     mib: int,
-    source_hw: tuple[int, int],
+    input_hw: tuple[int, int],
     fit: Fit = Fit.STRETCH,
 ) -> tuple[LabelledDataset, TargetImages | None]:
     """Both data sets with what fits into `mib` MiB kept in memory, source samples first; unchanged with 0."""
     if mib == 0:
         return source, target
-    size = 4 * source_hw[0] * source_hw[1]  # 3 bytes of image and 1 of label each
+    size = 4 * input_hw[0] * input_hw[1]  # 3 bytes of image and 1 of label each
     room = min(len(source), mib * MIB // size)
-    source = CachedDataset(**as_fields(LabelledDataset, source), input_hw=source_hw, fit=fit, room=room)
+    source = CachedDataset(**as_fields(LabelledDataset, source), input_hw=input_hw, fit=fit, room=room)
     if target is not None:
         left = mib * MIB - room * size
         target = CachedTarget(

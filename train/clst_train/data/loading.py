@@ -126,15 +126,15 @@ def source_batch(
     indices = positions(seed, SOURCE_STREAM, len(dataset), batch, iteration)
     for made, place in enumerate(range(batch) if places is None else places):
         rng = _rng(seed, SOURCE_STREAM, iteration, place)
-        sample = fitted(dataset[int(indices[place])], config.source_hw, config.fit)
+        sample = fitted(dataset[int(indices[place])], config.model.input_hw, config.fit)
         image, classes = sample.image, sample.labels
-        geometry = draw_geometry(rng, augmentation, config.source_hw, config.crop_hw)
+        geometry = draw_geometry(rng, augmentation, config.model.input_hw, config.crop_hw)
         shown = geometry.image(image)
         if colours_from is not None and rng.random() < augmentation.target_colours:
             shown = with_colours(
                 shown, colours_of(sample.content.of(image)), colours_of(colours_from[made]), rng.uniform()
             )
-        padding = _padding(sample.content, config.source_hw)
+        padding = _padding(sample.content, config.model.input_hw)
         images.append(_varied(rng, shown, augmentation, geometry, padding))
         labels.append(geometry.classes(classes))
         masks.append(mixing_mask(rng, labels[-1], IGNORE_ID))

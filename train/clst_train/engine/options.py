@@ -30,7 +30,6 @@ from clst_train.recipes.recipe import config_from_mapping, read_recipe, with_set
 _OPTION_KEYS = {
     "source": ("data", "source"),
     "target": ("data", "target"),
-    "source_format": ("data", "source_format"),
     "split": ("data", "source_split"),
     "mapping": ("data", "mapping"),
     "ignore_mask": ("data", "ignore_mask"),
@@ -168,16 +167,16 @@ def check_places(config: Config, *, knows_classes: bool) -> None:
     if data.val_mapping and not data.val:
         raise ConfigError(f"data.val_mapping = {data.val_mapping!r} is for images of the new camera; give --val")
     wanted = load_class_list(config.model.classes) if config.model.classes else None
-    for place, split, form, mapping in (
-        (data.source, data.source_split, data.source_format or None, data.mapping),
-        (data.val, data.val_split, data.val_format or None, data.val_mapping),
+    for place, split, mapping in (
+        (data.source, data.source_split, data.mapping),
+        (data.val, data.val_split, data.val_mapping),
     ):
         file = Path(mapping) if mapping else None
         if place and knows_classes:
-            found = open_dataset(Path(place), split=split, format=form, classes=wanted, mapping_file=file)
+            found = open_dataset(Path(place), split=split, classes=wanted, mapping_file=file)
             wanted = found.classes
         elif place:
-            check_dataset(Path(place), split=split, format=form, mapping_file=file)
+            check_dataset(Path(place), split=split, mapping_file=file)
     for name in data.target:
         check_place(Path(name))
     if data.ignore_mask:

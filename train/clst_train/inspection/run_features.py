@@ -99,16 +99,14 @@ def _old_images(
     place = source or config.data.source
     if not place:
         raise ConfigError("no source images: give --source the labelled images of the old camera")
-    own = source is None or source == config.data.source  # format and mapping are the run's only for its own source
+    own = source is None or source == config.data.source  # split and mapping are the run's only for its own source
     dataset = open_dataset(
         Path(place),
         split=split or (config.data.source_split if own else "train"),
-        format=(config.data.source_format or None) if own else None,
         classes=before.classes,
         mapping_file=Path(config.data.mapping) if own and config.data.mapping else None,
     )
-    size_hw = config.data.source_hw if min(config.data.source_hw) > 0 else before.input_hw
-    return list(labelled_images(dataset, size_hw, count, before.fit))
+    return list(labelled_images(dataset, before.input_hw, count, before.fit))
 
 
 def _new_images(target: Sequence[str], before: Checkpoint, count: int) -> list[ProbeImage]:

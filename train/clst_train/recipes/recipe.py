@@ -26,6 +26,9 @@ Section = TypeVar("Section")
 RENAMED = {("model", "backbone_weights"): "pretrained"}
 """Settings of older recipes and runs: section and key then, key now."""
 REMOVED = {
+    "data.source_format": "the layout of a data set is recognised",
+    "data.val_format": "the layout of a data set is recognised",
+    "data.source_hw": "source images are brought to model.input_hw",
     "data.rare_class_sampling": "drawing rare classes more often gained nothing",
 }
 """Settings of older recipes and runs that are gone: why, or what holds in their place."""

@@ -154,7 +154,7 @@ def takes_colours(run: Run) -> bool:
     settings = run.config.augmentation
     if settings.target_colours == 0 or settings.least_colour_shift == 0:
         return settings.target_colours > 0
-    source, target, size = run.source, needed(run.target), run.config.source_hw
+    source, target, size = run.source, needed(run.target), run.config.model.input_hw
     with together(), each_alone():
         read = (fitted(source[place], size, run.config.fit) for place in evenly_spread(len(source), COMPARED))
         old = (sample.content.of(sample.image) for sample in read)

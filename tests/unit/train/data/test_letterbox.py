@@ -53,7 +53,7 @@ def test_a_setting_names_the_fit_and_an_unknown_one_is_refused():
 @pytest.mark.parametrize("cache_mib", [0, 1])
 def test_source_padding_has_no_label_and_stays_grey_whatever_the_colours_become(tmp_path, cache_mib):
     """8×16 in 32×32 is 16×32, in rows 8–23; its first pixel, unlabelled, is one of 2×2."""
-    source, _ = cached(old_camera(tmp_path), None, mib=cache_mib, source_hw=BOX, fit=LETTERBOX)
+    source, _ = cached(old_camera(tmp_path), None, mib=cache_mib, input_hw=BOX, fit=LETTERBOX)
     for _ in range(2):  # the second time from the cache
         batch = source_batch(source, settings(colour=0.5, blur=1.0), 2, 0, 0)
         for image, labels, mixing in zip(batch.images, batch.labels, batch.mixing, strict=True):
@@ -70,7 +70,7 @@ def test_source_padding_has_no_label_and_stays_grey_whatever_the_colours_become(
 
 def test_the_cache_changes_no_letterboxed_batch(tmp_path):
     plain, config = old_camera(tmp_path, count=3), settings(scale=[0.75, 1.5], flip=True, aspect=0.2)
-    kept, _ = cached(plain, None, mib=1, source_hw=BOX, fit=LETTERBOX)
+    kept, _ = cached(plain, None, mib=1, input_hw=BOX, fit=LETTERBOX)
     for iteration in range(4):
         one, two = (source_batch(each, config, 2, 0, iteration) for each in (plain, kept))
         assert (one.images == two.images).all()
@@ -159,7 +159,7 @@ def test_frames_of_a_video_keep_their_shape_too(tmp_path):
 
 def test_the_cache_keeps_letterboxed_target_images(tmp_path):
     plain = new_camera(tmp_path, (8, 16), (16, 8))
-    _, kept = cached(old_camera(tmp_path / "old", count=1), plain, mib=1, source_hw=BOX, fit=LETTERBOX)
+    _, kept = cached(old_camera(tmp_path / "old", count=1), plain, mib=1, input_hw=BOX, fit=LETTERBOX)
     for index in (0, 1, 0):
         assert (kept[index] == plain[index]).all()
         assert (kept.ignored(index) == plain.ignored(index)).all()

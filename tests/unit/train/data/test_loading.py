@@ -88,7 +88,7 @@ def test_source_training_may_have_a_strength_of_colours_of_its_own(tmp_path):
     plain += ["model.input_hw=[32,64]", "augmentation.crop_hw=[0,0]", "augmentation.crop_share=1.0"]
     settings = [*plain, "augmentation.colour=0.9", "source.colour=0.0"]
     config = config_from_mapping(with_settings(read_recipe("demo"), settings), where="test")
-    pictures = {fitted(dataset[place], config.source_hw, config.fit).image.tobytes() for place in range(2)}
+    pictures = {fitted(dataset[place], config.model.input_hw, config.fit).image.tobytes() for place in range(2)}
     assert {image.tobytes() for image in source_batch(dataset, config, 2, 0, 0).images} == pictures
     assert not {image.tobytes() for image in source_batch(dataset, config, 2, 1, 0).images} & pictures
     assert config.source_augmentation.colour == 0.0
@@ -218,7 +218,7 @@ def test_the_cache_keeps_what_fits_and_changes_no_batch(tmp_path):
     """A sample of 32x32 is 4096 bytes: 1 MiB holds all; of six images and a room of two, two are kept."""
     plain = labelled(tmp_path, 6)
     config = config_from_mapping({"model": {"input_hw": [32, 32]}}, where="test")
-    whole, _ = cached(plain, None, mib=1, source_hw=(32, 32))
+    whole, _ = cached(plain, None, mib=1, input_hw=(32, 32))
     some = CachedDataset(**as_fields(LabelledDataset, plain), input_hw=(32, 32), room=2)
     for iteration in range(6):
         expected = source_batch(plain, config, 2, 0, iteration)
@@ -233,7 +233,7 @@ def test_the_cache_keeps_what_fits_and_changes_no_batch(tmp_path):
 
 
 def test_a_kept_sample_is_not_read_again(tmp_path):
-    dataset, _ = cached(labelled(tmp_path, 1), None, mib=1, source_hw=(32, 32))
+    dataset, _ = cached(labelled(tmp_path, 1), None, mib=1, input_hw=(32, 32))
     first = dataset[0]
     dataset.files[0].image.unlink()
     assert dataset[0] is first
@@ -247,12 +247,12 @@ def test_the_room_goes_to_the_source_first_and_the_rest_to_the_target(tmp_path):
         noise = np.random.default_rng(index).integers(0, 256, (40, 48, 3), dtype=np.uint8)
         write_png(tmp_path / "new" / f"{index}.png", noise)
     source, target = labelled(tmp_path, 3), open_target([str(tmp_path / "new")], input_hw=(256, 256))
-    kept_source, kept_target = cached(source, target, mib=1, source_hw=(256, 256))
+    kept_source, kept_target = cached(source, target, mib=1, input_hw=(256, 256))
     assert (kept_source.room, kept_target.room) == (3, 1)
     assert (kept_target[0] == target[0]).all()
     assert (kept_target[2] == target[2]).all()
     assert list(kept_target.kept) == [0]
-    assert cached(source, target, mib=0, source_hw=(256, 256)) == (source, target)
+    assert cached(source, target, mib=0, input_hw=(256, 256)) == (source, target)
 
 
 def test_target_from_folders_pictures_and_videos(tmp_path):
