@@ -82,7 +82,8 @@ class Job:
         source = self.source_steps * (self.oracle_times if self.method == "oracle_long" else 1)
         steps = f"source.iterations={source}" if self.is_first_stage else f"adaptation.iterations={self.steps}"
         size = f"model.input_hw=[{rows},{columns}]"
-        return [size, *self.settings, steps, f"run.seed={self.seed}", *METHODS[self.method].settings]
+        common = [each for each in self.settings if self.is_first_stage or not each.startswith("model.pretrained")]
+        return [size, *common, steps, f"run.seed={self.seed}", *METHODS[self.method].settings]
 
     def arguments(self) -> list[str]:
         """Of clst-train."""
@@ -136,7 +137,9 @@ def trained(job: Job) -> Path:
     given = ["--resume", str(out)] if (out / "config.toml").is_file() else [*job.arguments(), "--out", str(out)]
     patch = METHODS[job.method].patch.replace("CLASSES", str(len(job.pair.classes())))
     program = f"{patch}\nimport sys\nfrom clst_train.cli.train import main\nmain(sys.argv[1:])"
-    subprocess.run([sys.executable, "-c", program, *given], check=True)
+    code = subprocess.run([sys.executable, "-c", program, *given], check=False).returncode
+    if code:
+        raise RuntimeError(f"clst-train ended with exit code {code}; its lines stand above")
     return out / "checkpoints" / ("source.pt" if job.is_first_stage else "adapted.pt")
 
 
@@ -196,12 +199,12 @@ def found_rows(pair: Pair, work: Path, seeds: int) -> Rows:
 
 def best_oracle(pair: Pair, rows: Rows, steps: dict[str, int], classes: Sequence[int]) -> str:
     """The oracle that recovery is measured by: the best on the choice split where no oracle has learnt that, else the
-    one with the most steps on the labels.
+    one with the most steps on the labels. Empty where there is none.
     """
     there = [name for name in rows.test if METHODS[name].oracle]
     if all(name in rows.choice for name in there):
         values = score({name: rows.choice[name] for name in there}, classes)
-        return max(there, key=lambda name: float(values[name]["miou_mean"]), default="oracle")
+        return max(there, key=lambda name: float(values[name]["miou_mean"]), default="")
     return max(there, key=lambda name: steps[name])
 
 
@@ -260,7 +263,7 @@ def write(path: Path, facts: dict[str, Any], found: dict[str, Any]) -> None:
 
 def table(result: dict[str, Any]) -> list[str]:
     """A line for each row; a commit that is not the file's stands behind it."""
-    lines = [f"{result['title']}; recovered of the way to {result['oracle']}"]
+    lines = [result["title"] + (f"; recovered of the way to {oracle}" if (oracle := result["oracle"]) else "")]
     for name, row in result["methods"].items():
         spread = "" if row["miou_std"] is None else f" ± {row['miou_std']:.2f}"
         share = "" if row["recovery"] is None else f"recovered {100 * row['recovery']:4.0f} %"

@@ -118,6 +118,12 @@ def test_all_of_a_networks_settings_are_kept_with_it(tmp_path):
     assert a_job(tmp_path, "oracle_long").all_settings() == [*common, "source.iterations=120", "run.seed=2"]
 
 
+def test_weights_to_start_from_are_for_source_training_alone(tmp_path):
+    settings = ("model.pretrained=none",)
+    assert "model.pretrained=none" in a_job(tmp_path, "oracle_long", settings=settings).all_settings()
+    assert "model.pretrained=none" not in a_job(tmp_path, settings=settings).all_settings()
+
+
 def test_only_oracles_train_on_the_new_cameras_labels(tmp_path):
     splits = {}
     for name in METHODS:
