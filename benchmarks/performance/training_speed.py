@@ -127,7 +127,7 @@ def _descent(run: Any, modules: list[Any]) -> Any:
     from clst_train.engine.optimizer import Descent, adamw
 
     parameters = [parameter for module in modules for parameter in module.parameters()]
-    optimiser = adamw(parameters, learning_rate=1e-4, weight_decay=0.01, device=run.device)
+    optimiser = adamw(parameters, learning_rate=1e-4, device=run.device)
     return Descent(optimiser, modules, run.device, scaled=run.scaled)
 
 
@@ -287,7 +287,7 @@ def peak(folder: Path, settings: tuple[str, ...], stage: str) -> dict[str, float
     from clst_train.engine.preflight import memory_plans
     from clst_train.engine.run import loaded
     from clst_train.stages.adaptation import both_batches
-    from clst_train.stages.source import labelled_crops, partial_losses
+    from clst_train.stages.source import labelled_crops, supervised_loss
 
     run = prepare(folder, settings)
     held = (resident_bytes() or 0) / 2**20
@@ -296,8 +296,7 @@ def peak(folder: Path, settings: tuple[str, ...], stage: str) -> dict[str, float
     if stage == "source":
         descent = _descent(run, [run.segmenter])
         for iteration, batch in loaded(run, labelled_crops, 0, 4):
-            for loss in partial_losses(run, batch):
-                descent.backward(loss)
+            descent.backward(supervised_loss(run, batch))
             descent.step(iteration)
     else:
         step = clst_step(run)
@@ -312,11 +311,10 @@ def peak(folder: Path, settings: tuple[str, ...], stage: str) -> dict[str, float
 
 
 def measure_peaks(folder: Path, settings: tuple[str, ...]) -> dict[str, Any]:
-    """Peak memory of both stages, each in a process of its own, and of source training in two parts."""
+    """Peak memory of both stages, each in a process of its own."""
     found = {}
     for name, stage, more in (
         ("source", "source", ()),
-        ("source, accumulate=2", "source", ("source.accumulate=2",)),
         ("adapted", "adapted", ()),
     ):
         given = [part for setting in (*settings, *more) for part in ("--set", setting)]

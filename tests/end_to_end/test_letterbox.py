@@ -47,7 +47,6 @@ SETTINGS = (
         "run.checkpoint_every=4",
         "run.precision=fp32",
         "run.threads=1",
-        "augmentation.flip=false",
     ),
     *("augmentation.target_colours=0.5", "augmentation.least_colour_shift=0.1", "run.cache_mib=4"),
     "adaptation.ensemble_every=2",

@@ -71,18 +71,6 @@ class OnlyInFloat32(Plain):
         return filled
 
 
-class PooledNorm(Plain):
-    """BatchNorm of one value an image."""
-
-    def __init__(self, classes: int) -> None:
-        super().__init__(classes)
-        self.norm = nn.BatchNorm1d(6)
-
-    def forward(self, images: torch.Tensor) -> object:
-        features = self.features(images)
-        return self.classifier(features * self.norm(features.mean((2, 3)))[..., None, None])
-
-
 class NotCopied(Plain):
     def __init__(self, classes: int) -> None:
         super().__init__(classes)

@@ -26,6 +26,8 @@ NETWORKS = (
 MEAN = (123.675, 116.28, 103.53)  # ImageNet, 0–255 scale, RGB
 STD = (58.395, 57.12, 57.375)
 ORDERS = ("rgb", "bgr")
+CROP_SHARE = 0.8
+"""Of the input's rows and columns in a crop: two views of an image differ, and most of it is in both."""
 
 
 Bound = tuple[Callable[[Any], bool], str]
@@ -144,27 +146,15 @@ class SourceConfig:
     """Optimiser steps."""
     batch: int = 8
     """Images a step."""
-    accumulate: int = 1
-    """Parts of a batch, computed one after another; saves memory, and BatchNorm sees each part by itself."""
     learning_rate: float = 1e-3
     """Peak of the AdamW learning rate; linear warm-up, then polynomial decay."""
-    weight_decay: float = 0.01
-    """AdamW weight decay."""
-    auxiliary_weight: float = 0.4
-    """Weight of the auxiliary head's loss, for networks that have one."""
-    colour: float = -1.0
-    """Strength of colour changes in this stage, e.g. 0.5 for a network that tolerates other light; −1 =
-    augmentation.colour."""
 
     def __post_init__(self) -> None:
         _check(
             self,
             "source",
-            ("colour", lambda value: value == -1 or 0 <= value < 1, "0 up to below 1, or -1"),
             ("iterations batch", *_FROM_1),
-            ("accumulate", lambda n: n >= 1 and self.batch % n == 0, f"a divisor of source.batch = {self.batch}"),
             ("learning_rate", *_ABOVE_0),
-            ("weight_decay auxiliary_weight", *_FROM_0),
         )
 
 
@@ -286,23 +276,16 @@ class AugmentationConfig:
     """How training images are augmented."""
 
     crop_hw: tuple[int, int] = (0, 0)
-    """Rows and columns of a training crop, in pixels; [0, 0] = `crop_share` of the model's input size."""
-    crop_share: float = 1.0
-    """Crop size as a share of the input size, to multiples of 32 pixels, where `crop_hw` is [0, 0]; 1 = all of it."""
+    """Rows and columns of a training crop, in pixels; [0, 0] = 0.8 of the model's input size, in multiples of 32."""
     scale: tuple[float, float] = (0.75, 1.5)
     """Smallest and largest factor of the random zoom."""
-    flip: bool = True
-    """Mirror half of the images."""
     colour: float = 0.25
-    """Strength of brightness, contrast, saturation and colour balance changes, 0 to below 1; 0 = none."""
-    blur: float = 0.3
-    """Probability of a Gaussian blur."""
+    """Strength of changes of brightness, contrast, saturation and colour balance, twice that in source training; 0 =
+    none, and no blur."""
     target_colours: float = 0.0
     """Probability that a source crop of the adaptation takes on the colours of its target image, to a random degree."""
     least_colour_shift: float = 0.0
     """Smallest difference of the cameras' mean colours, in units of their spread, for `target_colours`; 0 = always."""
-    aspect: float = 0.0
-    """Random stretch of rows against columns, at most by the factor 1 + aspect either way; 0 = none."""
     masked_crops: float = 0.0
     """Probability that squares of a target crop are hidden, so that the network learns to use context; 0 = none is."""
     masked_share: float = 0.5
@@ -315,10 +298,8 @@ class AugmentationConfig:
             self,
             "augmentation",
             ("scale", lambda s: 0.05 <= s[0] <= s[1] <= 20, "a smallest and a largest zoom, from 0.05 to 20"),
-            ("crop_share", lambda share: 0 < share <= 1, "above 0 up to 1"),
-            ("colour", *_BELOW_1),
-            ("aspect", *_SHARE),
-            ("target_colours blur masked_crops", *_PROBABILITY),
+            ("colour", lambda strength: 0 <= strength < 0.5, "0 up to below 0.5"),
+            ("target_colours masked_crops", *_PROBABILITY),
             ("least_colour_shift", *_FROM_0),
             ("masked_share", _BELOW_1[0], "a probability below 1, else nothing is seen"),
             ("masked_square", _FROM_0[0], "pixels, or 0 for a sixth of the crop"),
@@ -387,25 +368,16 @@ class Config:
         if crop[0] > whole[0] or crop[1] > whole[1]:
             raise ConfigError(
                 f"augmentation.crop_hw = {list(crop)} is larger than model.input_hw = {list(whole)}; give less, "
-                "or [0, 0] and augmentation.crop_share"
+                "or [0, 0]"
             )
 
     @property
     def crop_hw(self) -> tuple[int, int]:
         """Rows and columns of a training crop."""
-        given, share = self.augmentation.crop_hw, self.augmentation.crop_share
-        if min(given) > 0:
-            return given
-        rows, columns = (
-            size if share == 1 else min(size, max(32, 32 * round(share * size / 32))) for size in self.model.input_hw
-        )
+        if min(self.augmentation.crop_hw) > 0:
+            return self.augmentation.crop_hw
+        rows, columns = (min(size, max(32, 32 * round(CROP_SHARE * size / 32))) for size in self.model.input_hw)
         return rows, columns
-
-    @property
-    def source_augmentation(self) -> AugmentationConfig:
-        """Augmentation of source training."""
-        own = self.source.colour
-        return self.augmentation if own < 0 else dataclasses.replace(self.augmentation, colour=own)
 
     @property
     def fit(self) -> Fit:

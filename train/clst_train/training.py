@@ -293,7 +293,7 @@ def _check_batches_of_one(setup: Setup) -> None:
 
 
 def _check_split(setup: Setup) -> None:
-    """Every rank gets an equal part of each batch, and of each part of one.
+    """Every rank gets an equal part of each batch.
 
     Raises:
         ConfigError: a batch cannot be split so, or a setting is not for several processes.
@@ -303,8 +303,7 @@ def _check_split(setup: Setup) -> None:
         return
     if config.run.compile:
         raise ConfigError(f"run.compile is not for {here.count} processes together; set run.compile=false")
-    whole = config.source.batch // config.source.accumulate
-    here.part(whole, where="source.batch" if config.source.accumulate == 1 else "source.batch / source.accumulate")
+    here.part(config.source.batch, where="source.batch")
     if target is not None:
         here.part(config.adaptation.batch, where="adaptation.batch")
         if len(target) < config.adaptation.batch:

@@ -67,7 +67,7 @@ def test_a_recipe_with_an_unknown_key_offers_the_nearest_and_names_the_place(tmp
         ({"run": {"threads": 100000}}, "1024 at most"),
         ({"run": {"seed": -1}}, "give 0 or more"),
         ({"model": {"input_hw": [32, 1 << 40]}}, "up to 16384"),
-        ({"source": {"weight_decay": -0.1}}, "give 0 or more"),
+        ({"source": {"learning_rate": 0.0}}, "give a positive number"),
         ({"augmentation": {"scale": [0.5, 1e9]}}, "from 0.05 to 20"),
     ],
 )
@@ -107,7 +107,6 @@ def test_no_numeric_setting_takes_a_number_that_is_none(section, key, usual, tmp
 
 def test_there_are_numeric_settings_in_every_section():
     assert {section for section, _, _ in NUMERIC} == {field.name for field in dataclasses.fields(Config)}
-    assert len(NUMERIC) > 50
 
 
 def test_a_recipe_that_is_no_text_and_a_section_that_is_none_are_one_line(tmp_path):
@@ -139,24 +138,19 @@ def test_no_such_recipe():
 
 
 @pytest.mark.parametrize(
-    ("share", "input_hw", "crop"),
-    [
-        (1.0, [100, 200], (100, 200)),
-        (0.8, [384, 640], (320, 512)),
-        (0.8, [240, 320], (192, 256)),
-        (0.9, [40, 50], (32, 32)),
-    ],
+    ("input_hw", "crop"),
+    [([384, 640], (320, 512)), ([240, 320], (192, 256)), ([40, 50], (32, 32)), ([63, 64], (63, 64))],
 )
-def test_a_crop_is_a_share_of_the_input_in_multiples_of_32(share, input_hw, crop):
-    """0.8 of 384 is 307.2, nearest 320; of 240 is 192; 0.9 of 40 is 36 and of 50 is 45, both nearest 32."""
-    values = {"model": {"input_hw": input_hw}, "augmentation": {"crop_share": share}}
-    assert config_from_mapping(values, where="test").crop_hw == crop
+def test_a_crop_is_0_8_of_the_input_in_multiples_of_32(input_hw, crop):
+    """Of 384 that is 307.2, nearest 320; of 240 it is 192; of 40 and 50, 32 and 40, both nearest 32.
+
+    50.4 of 63 is nearest 64, more than there is.
+    """
+    assert config_from_mapping({"model": {"input_hw": input_hw}}, where="test").crop_hw == crop
 
 
-def test_a_share_never_gives_more_than_the_image_and_a_larger_crop_is_refused():
-    values = {"model": {"input_hw": [50, 50]}, "augmentation": {"crop_share": 0.97}}  # 48.5, nearest 64
-    assert config_from_mapping(values, where="test").crop_hw == (50, 50)
-    values["augmentation"] = {"crop_hw": [32, 64]}
+def test_a_crop_larger_than_the_image_is_refused():
+    values = {"model": {"input_hw": [50, 50]}, "augmentation": {"crop_hw": [32, 64]}}
     with pytest.raises(ConfigError, match=r"crop_hw = \[32, 64\] is larger than model.input_hw = \[50, 50\]"):
         config_from_mapping(values, where="test")
 

@@ -14,7 +14,7 @@ from clst_train.engine.options import configure
 from clst_train.engine.run_folder import open_run
 from clst_train.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from clst_train.models.networks import build_segmenter
-from clst_train.recipes.recipe import REMOVED, RENAMED, config_from_mapping, read_recipe
+from clst_train.recipes.recipe import REMOVED, RENAMED, config_from_mapping, read_recipe, removed_settings
 from tests import ROOT
 from tests.conftest import RGB_CLASSES, write_labelled
 from tests.support.command_line import call
@@ -64,7 +64,8 @@ def test_an_older_run_can_be_looked_at_but_not_gone_on_with(tmp_path):
     assert open_run(run)[1].data.source == "old"
     done = call(clst_train, "--resume", run)
     assert done.exit_code == 3
-    assert f"begun by an older version of clst, with {next(iter(REMOVED))}, which is gone" in done.stderr
+    first = removed_settings(read_recipe(OLDER))[0]
+    assert f"begun by an older version of clst, with {first}, which is gone" in done.stderr
     assert done.stderr.count("\n") == 1
 
 

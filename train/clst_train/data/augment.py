@@ -16,6 +16,10 @@ from clst_runtime.system.optional import require
 from clst_train.config import AugmentationConfig
 
 Image = npt.NDArray[np.uint8]
+MIRRORED = 0.5
+"""Share of crops that are mirrored: a street's mirror image is a street."""
+BLURRED = 0.3
+"""Share of images that are blurred: another lens is less sharp, but most views should stay as they are."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,29 +59,21 @@ def draw_geometry(
     low, high = settings.scale
     zoom = float(np.exp(rng.uniform(np.log(low), np.log(high))))
     zoom = max(zoom, crop_hw[0] / input_hw[0], crop_hw[1] / input_hw[1])
-    taller = 1.0  # rows against columns; both change by its root, so that the area stays
-    if settings.aspect > 0:
-        limit = float(np.log1p(settings.aspect))
-        taller = float(np.exp(rng.uniform(-limit, limit) / 2))
-    zoomed = (
-        max(crop_hw[0], round(input_hw[0] * zoom * taller)),
-        max(crop_hw[1], round(input_hw[1] * zoom / taller)),
-    )
+    zoomed = (max(crop_hw[0], round(input_hw[0] * zoom)), max(crop_hw[1], round(input_hw[1] * zoom)))
     return Geometry(
         zoomed_hw=zoomed,
         top=int(rng.integers(zoomed[0] - crop_hw[0] + 1)),
         left=int(rng.integers(zoomed[1] - crop_hw[1] + 1)),
         crop_hw=crop_hw,
-        mirrored=settings.flip and bool(rng.random() < 0.5),
+        mirrored=bool(rng.random() < MIRRORED),
     )
 
 
-def vary_colours(rng: np.random.Generator, image: Image, settings: AugmentationConfig) -> Image:
+def vary_colours(rng: np.random.Generator, image: Image, strength: float) -> Image:
     """Random brightness, contrast, saturation, colour balance and blur of an RGB image H,W,3."""
-    strength = settings.colour
     brightness, contrast, saturation = rng.uniform(1 - strength, 1 + strength, 3)
     balance = rng.uniform(1 - strength / 3, 1 + strength / 3, 3) * brightness
-    blurred, sigma = rng.random() < settings.blur, rng.uniform(0.3, 1.3)
+    blurred, sigma = strength > 0 and rng.random() < BLURRED, rng.uniform(0.3, 1.3)
     cv2 = require("cv2")
     if strength > 0:
         # All of it is one affine map of a pixel's colour, so that it is rounded and clipped once.

@@ -25,6 +25,8 @@ from clst_train.data.fitting import fitted
 from clst_train.data.target import TargetImages
 
 SOURCE_STREAM, TARGET_STREAM = 1, 2
+COLOUR_OF_SOURCE_TRAINING = 2.0
+"""How much stronger colours change there: the network relies less on its own camera's light."""
 Batch = TypeVar("Batch")
 
 
@@ -88,12 +90,12 @@ def _rng(seed: int, stream: int, iteration: int, place: int) -> np.random.Genera
 def _varied(
     rng: np.random.Generator,
     shown: npt.NDArray[np.uint8],
-    settings: AugmentationConfig,
+    strength: float,
     geometry: Geometry,
     padding: npt.NDArray[np.bool_] | None,
 ) -> npt.NDArray[np.uint8]:
     """A crop K,L,3 in other colours; padding H,W keeps the grey it has in deployment."""
-    varied = vary_colours(rng, shown, settings)
+    varied = vary_colours(rng, shown, strength)
     if padding is None:
         return varied
     outside = geometry.classes(padding.astype(np.uint8)) > 0  # K,L
@@ -121,7 +123,8 @@ def source_batch(
     (`augmentation.target_colours`).
     """
     images, labels, masks = [], [], []
-    augmentation = config.augmentation if stage else config.source_augmentation
+    augmentation = config.augmentation
+    strength = augmentation.colour * (1.0 if stage else COLOUR_OF_SOURCE_TRAINING)
     seed = config.run.seed * 2 + stage
     indices = positions(seed, SOURCE_STREAM, len(dataset), batch, iteration)
     for made, place in enumerate(range(batch) if places is None else places):
@@ -135,7 +138,7 @@ def source_batch(
                 shown, colours_of(sample.content.of(image)), colours_of(colours_from[made]), rng.uniform()
             )
         padding = _padding(sample.content, config.model.input_hw)
-        images.append(_varied(rng, shown, augmentation, geometry, padding))
+        images.append(_varied(rng, shown, strength, geometry, padding))
         labels.append(geometry.classes(classes))
         masks.append(mixing_mask(rng, labels[-1], IGNORE_ID))
     return SourceBatch(images=np.stack(images), labels=np.stack(labels), mixing=np.stack(masks))
@@ -157,7 +160,7 @@ def target_batch(target: TargetImages, config: Config, iteration: int, *, part: 
         whole.append(target[index])
         geometries.append(draw_geometry(rng, settings, config.model.input_hw, config.crop_hw))
         padding, ignored = _padding(target.content(index), config.model.input_hw), target.ignored(index)
-        crops.append(_varied(rng, geometries[-1].image(whole[-1]), settings, geometries[-1], padding))
+        crops.append(_varied(rng, geometries[-1].image(whole[-1]), settings.colour, geometries[-1], padding))
         covered.append(nothing if ignored is None else ignored)
         hidden.append(hiding_mask(rng, config.crop_hw, settings))
     return TargetBatch(

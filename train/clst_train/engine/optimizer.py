@@ -98,8 +98,16 @@ class Descent:
         self._skipped.fill_(int(state.get("skipped", 0)))
 
 
+WEIGHT_DECAY = 0.01
+"""AdamW's usual one."""
+
+
 def adamw(
-    parameters: Iterable[nn.Parameter], *, learning_rate: float, weight_decay: float, device: torch.device
+    parameters: Iterable[nn.Parameter],
+    *,
+    learning_rate: float,
+    device: torch.device,
+    weight_decay: float = WEIGHT_DECAY,
 ) -> torch.optim.AdamW:
     """The optimiser of both stages, all of its arithmetic in one kernel (where there is one).
 

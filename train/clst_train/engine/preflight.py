@@ -82,13 +82,12 @@ def memory_plans(setup: Setup, segmenter: Segmenter, *, trains_source: bool) -> 
     plans = []
     if trains_source:
         batch = config.source.batch // setup.ranks.count
-        part = batch // config.source.accumulate
         plans.append(
             MemoryPlan(
                 stage="source training",
-                crops=part,
+                crops=batch,
                 weights=weight_bytes([segmenter]),
-                activations=activation_bytes(setup, segmenter, None, count=part, setting="source.batch"),
+                activations=activation_bytes(setup, segmenter, None, count=batch, setting="source.batch"),
                 batches=ahead * batch * 5 * crop,  # image 3, labels 1, mixing 1
                 ensemble=0,
                 images=images,
@@ -132,11 +131,6 @@ def activation_bytes(
     segmenter.train()
     try:
         return saved_bytes(training_pass(setup, segmenter, projection, tried), list(modules)) * count // tried
-    except ValueError as error:
-        raise ConfigError(
-            f"{setting}: {count} crop of {setup.config.crop_hw[0]}x{setup.config.crop_hw[1]} at a time is too little "
-            f"for the BatchNorm of {setup.config.model.network} ({error}); give it 2 or more"
-        ) from error
     except RuntimeError as error:
         raise _as_config_error(error, setup, setting) from error
 
@@ -267,8 +261,8 @@ def check_fit(plan: MemoryPlan, device: torch.device, *, free: int | None, host_
     for size, available, place in needs:
         if available is not None and size > available:
             raise ConfigError(
-                f"{plan.line()} does not fit into the {amount(available)} that are free on {place}; lower the batch "
-                "(or raise source.accumulate), augmentation.crop_hw, run.cache_mib or the number of target images"
+                f"{plan.line()} does not fit into the {amount(available)} that are free on {place}; lower the batch, "
+                "augmentation.crop_hw, run.cache_mib or the number of target images"
             )
 
 

@@ -26,6 +26,14 @@ Section = TypeVar("Section")
 RENAMED = {("model", "backbone_weights"): "pretrained"}
 """Settings of older recipes and runs: section and key then, key now."""
 REMOVED = {
+    "source.accumulate": "lower source.batch where memory is short",
+    "source.weight_decay": "it is 0.01",
+    "source.auxiliary_weight": "it is 0.4",
+    "source.colour": "it is twice augmentation.colour",
+    "augmentation.crop_share": "crops are 0.8 of the input size, or augmentation.crop_hw",
+    "augmentation.flip": "half of the crops are mirrored",
+    "augmentation.blur": "three images of ten are blurred, none with augmentation.colour = 0",
+    "augmentation.aspect": "it was never used",
     "data.source_format": "the layout of a data set is recognised",
     "data.val_format": "the layout of a data set is recognised",
     "data.source_hw": "source images are brought to model.input_hw",

@@ -41,7 +41,7 @@ from clst_train.models.wrapped import WrappedNetwork
 from clst_train.stages.adaptation import both_batches, descent_of, target_batches
 from clst_train.stages.adaptation_state import new_learner, store_layout
 from clst_train.stages.source import descent_of as source_descent_of
-from clst_train.stages.source import labelled_crops, partial_losses
+from clst_train.stages.source import labelled_crops, supervised_loss
 
 CHECKS = "clst.checks"
 """Entry points of floors above: `export` takes a network and H,W, and raises what keeps it from being exported."""
@@ -93,7 +93,7 @@ def _small(setup: Setup, network: Segmenter) -> Run:
     source, adaptation = config.source, config.adaptation
     small = dataclasses.replace(
         config,
-        source=dataclasses.replace(source, batch=min(2, source.batch // source.accumulate), accumulate=1),
+        source=dataclasses.replace(source, batch=min(2, source.batch)),
         adaptation=dataclasses.replace(
             adaptation, batch=min(2, adaptation.batch), ensemble_every=1, statistics_images=2
         ),
@@ -129,8 +129,6 @@ def _hint(error: BaseException, run: Run, images: tuple[int, ...]) -> str:
         return "; lower model.input_hw or augmentation.crop_hw"
     if "inplace" in text:
         return "; compute it without changing a tensor in place"
-    if "more than 1 value per channel" in text:
-        return "; give it two crops or more at a time (source.batch, adaptation.batch, target images)"
     if run.autocast._enabled and any(kind in text for kind in ("BFloat16", "Half", "dtype")):
         return f"; it does so in {run.autocast.fast_dtype}: set run.precision=fp32"
     multiple = run.segmenter.multiple if isinstance(run.segmenter, WrappedNetwork) else 1
@@ -189,8 +187,7 @@ def _try_source(run: Run) -> None:
     """A step of source training."""
     descent = source_descent_of(run)
     run.segmenter.train()
-    for loss in partial_losses(run, labelled_crops(run, 0)):
-        descent.backward(loss)
+    descent.backward(supervised_loss(run, labelled_crops(run, 0)))
     descent.step(0)
     _check_finite(run, descent, "source training")
 

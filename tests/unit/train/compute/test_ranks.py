@@ -17,7 +17,6 @@ from clst_train.data.target import TargetImages
 from clst_train.method.ensemble.store import EnsembleStore, StoreLayout
 from clst_train.models.checkpoint import load_checkpoint
 from clst_train.recipes.recipe import config_from_mapping
-from clst_train.stages.source import _places
 from tests import ROOT
 from tests.support.miniature import drawn_cameras
 from tests.support.shell import shell
@@ -30,7 +29,7 @@ SMALL = (
     *("--set", "run.log_every=1", "--set", "run.checkpoint_every=1", "--set", "run.precision=fp32"),
 )
 EVERY_TERM = (
-    *("--set", "source.accumulate=2", "--set", "adaptation.ensemble_every=2", "--set", "adaptation.class_balance=0.5"),
+    *("--set", "adaptation.ensemble_every=2", "--set", "adaptation.class_balance=0.5"),
     *("--set", "adaptation.distribution_alignment=1", "--set", "augmentation.masked_crops=0.5"),
     *("--set", "adaptation.entropy_weight=0.1", "--set", "adaptation.pseudo_label_weighting=confident_share"),
     *("--set", "adaptation.confidence_threshold=0.2"),
@@ -230,12 +229,6 @@ def test_torchrun_hands_on_that_the_command_failed_however_late_the_first_proces
         "error: nowhere: no such folder"
     ]
     assert not (tmp_path / "run").exists()
-
-
-def test_parts_of_an_accumulated_batch_hold_the_same_images_as_in_one_process():
-    """Of a batch of 8 in two parts, 0-3 and 4-7, rank 1 of 2 has the later half of each."""
-    assert _places(8, 2, Ranks(rank=1, count=2)).tolist() == [2, 3, 6, 7]
-    assert _places(8, 2, Ranks()).tolist() == list(range(8))
 
 
 def test_a_network_of_one_s_own_is_trained_by_two_processes(cameras, start, tmp_path):

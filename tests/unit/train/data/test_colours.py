@@ -72,7 +72,7 @@ def bright(tmp_path):
 
 
 def colour_config(share: float):
-    augmentation = {"target_colours": share, "colour": 0.0, "blur": 0.0, "scale": [1.0, 1.0]}
+    augmentation = {"target_colours": share, "colour": 0.0, "scale": [1.0, 1.0], "crop_hw": [32, 32]}
     values = {"model": {"input_hw": [32, 32]}, "augmentation": augmentation}
     return config_from_mapping(values, where="test")
 

@@ -12,7 +12,7 @@ from clst_runtime.errors import ConfigError, DataError
 from clst_runtime.imaging.geometry import PADDING_RGB, Content, Fit
 from clst_runtime.imaging.image_files import write_png
 from clst_train.compute.ranks import ONE_PROCESS
-from clst_train.data import loading
+from clst_train.data import augment, loading
 from clst_train.data.cache import cached
 from clst_train.data.fitting import fitted
 from clst_train.data.loading import source_batch, target_batch
@@ -26,8 +26,15 @@ from tests.conftest import write_labelled
 BOX, LETTERBOX = (32, 32), Fit.LETTERBOX
 
 
+@pytest.fixture(autouse=True)
+def unmirrored(monkeypatch):
+    """Every crop is blurred and none mirrored."""
+    monkeypatch.setattr(augment, "MIRRORED", 0.0)
+    monkeypatch.setattr(augment, "BLURRED", 1.0)
+
+
 def settings(**augmentation):
-    plain = {"scale": [1.0, 1.0], "flip": False}
+    plain = {"scale": [1.0, 1.0], "crop_hw": list(BOX)}
     values = {"model": {"input_hw": list(BOX), "fit": "letterbox"}, "adaptation": {"batch": 3}}
     return config_from_mapping({**values, "augmentation": plain | augmentation}, where="test")
 
@@ -55,7 +62,7 @@ def test_source_padding_has_no_label_and_stays_grey_whatever_the_colours_become(
     """8×16 in 32×32 is 16×32, in rows 8–23; its first pixel, unlabelled, is one of 2×2."""
     source, _ = cached(old_camera(tmp_path), None, mib=cache_mib, input_hw=BOX, fit=LETTERBOX)
     for _ in range(2):  # the second time from the cache
-        batch = source_batch(source, settings(colour=0.5, blur=1.0), 2, 0, 0)
+        batch = source_batch(source, settings(colour=0.4), 2, 0, 0)
         for image, labels, mixing in zip(batch.images, batch.labels, batch.mixing, strict=True):
             padding = np.ones(BOX, bool)
             padding[8:24] = False
@@ -69,7 +76,7 @@ def test_source_padding_has_no_label_and_stays_grey_whatever_the_colours_become(
 
 
 def test_the_cache_changes_no_letterboxed_batch(tmp_path):
-    plain, config = old_camera(tmp_path, count=3), settings(scale=[0.75, 1.5], flip=True, aspect=0.2)
+    plain, config = old_camera(tmp_path, count=3), settings(scale=[0.75, 1.5], colour=0.4)
     kept, _ = cached(plain, None, mib=1, input_hw=BOX, fit=LETTERBOX)
     for iteration in range(4):
         one, two = (source_batch(each, config, 2, 0, iteration) for each in (plain, kept))
@@ -101,7 +108,7 @@ def test_each_target_image_has_the_padding_of_its_own_size(tmp_path):
 
 def test_a_target_batch_ignores_padding_in_its_crops_and_whole_images(tmp_path):
     target = new_camera(tmp_path, (8, 16), (16, 8), (5, 5))
-    batch = target_batch(target, settings(colour=0.5, blur=1.0), 0)
+    batch = target_batch(target, settings(colour=0.4), 0)
     assert sorted(batch.indices.tolist()) == [0, 1, 2]
     for place, index in enumerate(batch.indices):
         expected = target.ignored(int(index))
@@ -116,7 +123,7 @@ def test_a_target_batch_ignores_padding_in_its_crops_and_whole_images(tmp_path):
 
 def test_padding_follows_the_crop(tmp_path):
     """Zoomed twice, 64×64 has padding in rows 0–15 and 48–63; a crop of 32 rows sees what is left of it."""
-    target, config = new_camera(tmp_path, (8, 16), (8, 16), (8, 16)), settings(scale=[2.0, 2.0], colour=0.5)
+    target, config = new_camera(tmp_path, (8, 16), (8, 16), (8, 16)), settings(scale=[2.0, 2.0], colour=0.4)
     tops = set()
     for iteration in range(4):
         batch = target_batch(target, config, iteration)
@@ -189,7 +196,7 @@ def test_colours_are_taken_over_from_picture_to_picture(tmp_path, monkeypatch):
 
     monkeypatch.setattr(loading, "with_colours", with_colours)
     run = SimpleNamespace(
-        config=settings(target_colours=1.0, colour=0.0, blur=0.0),
+        config=settings(target_colours=1.0, colour=0.0),
         source=open_dataset(root, split="val"),
         target=new_camera(tmp_path, (4, 16), (16, 4)),
         takes_colours=True,

@@ -8,9 +8,9 @@ from clst_runtime.data.dataset import LabelledDataset, open_dataset
 from clst_runtime.errors import ConfigError, DataError
 from clst_runtime.imaging.image_files import write_png
 from clst_train.config import AugmentationConfig
+from clst_train.data import loading
 from clst_train.data.augment import Geometry, draw_geometry, hiding_mask, mixing_mask, vary_colours
 from clst_train.data.cache import CachedDataset, as_fields, cache_bytes, cached
-from clst_train.data.fitting import fitted
 from clst_train.data.loading import positions, prefetched, source_batch, target_batch
 from clst_train.data.target import open_target
 from clst_train.recipes.recipe import config_from_mapping, read_recipe, with_settings
@@ -42,7 +42,7 @@ def test_a_crop_always_fits():
 
 def test_no_colour_change_leaves_the_image():
     image = np.random.default_rng(0).integers(0, 255, (4, 4, 3), np.uint8)
-    same = vary_colours(np.random.default_rng(1), image, AugmentationConfig(colour=0.0, blur=0.0))
+    same = vary_colours(np.random.default_rng(1), image, 0.0)
     assert (same == image).all()
 
 
@@ -76,23 +76,31 @@ class Given:
 def test_colours_change_by_brightness_contrast_saturation_and_balance(strengths, balance, expected):
     """Counted by hand, the strengths in this order."""
     image = np.array([[[30, 60, 90], [10, 20, 60]]], np.uint8)
-    varied = vary_colours(Given(strengths, balance), image, AugmentationConfig(colour=0.5, blur=0.0))
+    varied = vary_colours(Given(strengths, balance), image, 0.5)
     assert varied.dtype == np.uint8
     assert np.abs(varied[0].astype(int) - expected).max() <= 1  # OpenCV's fixed point
 
 
-def test_source_training_may_have_a_strength_of_colours_of_its_own(tmp_path):
-    """With 0 there its crops are the picture's own pixels; the adaptation goes by `augmentation.colour`."""
+def test_source_training_varies_colours_twice_as_much(tmp_path, monkeypatch):
     dataset = open_dataset(write_labelled(tmp_path, count=2), split="val")
-    plain = ["augmentation.scale=[1.0,1.0]", "augmentation.blur=0.0", "augmentation.flip=false"]
-    plain += ["model.input_hw=[32,64]", "augmentation.crop_hw=[0,0]", "augmentation.crop_share=1.0"]
-    settings = [*plain, "augmentation.colour=0.9", "source.colour=0.0"]
+    settings = ["augmentation.colour=0.2", "model.input_hw=[32,64]", "augmentation.crop_hw=[32,64]"]
+    config, strengths = config_from_mapping(with_settings(read_recipe("demo"), settings), where="test"), []
+    monkeypatch.setattr(loading, "vary_colours", lambda rng, image, strength: strengths.append(strength) or image)
+    for stage in (0, 1):
+        source_batch(dataset, config, 1, stage, 0)
+    assert strengths == [0.4, 0.2]
+
+
+def test_without_colour_changes_a_crop_is_the_picture_s_own_pixels_or_their_mirror(tmp_path):
+    dataset = open_dataset(write_labelled(tmp_path, count=2, size_hw=(32, 64)), split="val")
+    settings = ["augmentation.scale=[1.0,1.0]", "augmentation.colour=0", "model.input_hw=[32,64]"]
+    settings.append("augmentation.crop_hw=[32,64]")
     config = config_from_mapping(with_settings(read_recipe("demo"), settings), where="test")
-    pictures = {fitted(dataset[place], config.model.input_hw, config.fit).image.tobytes() for place in range(2)}
-    assert {image.tobytes() for image in source_batch(dataset, config, 2, 0, 0).images} == pictures
-    assert not {image.tobytes() for image in source_batch(dataset, config, 2, 1, 0).images} & pictures
-    assert config.source_augmentation.colour == 0.0
-    assert config_from_mapping(with_settings(read_recipe("demo"), plain), where="test").source_augmentation.colour > 0
+    own = dataset[0].image
+    found = [image for i in range(8) for image in source_batch(dataset, config, 2, 0, i).images]
+    mirrored = [np.array_equal(image, own[:, ::-1]) for image in found]
+    assert all(np.array_equal(image, own) or turned for image, turned in zip(found, mirrored, strict=True))
+    assert 0 < sum(mirrored) < 16
 
 
 def test_half_of_the_classes_are_mixed_and_never_the_ignored():
@@ -313,26 +321,7 @@ def test_an_ignore_mask_may_be_smaller_but_not_of_another_shape(tmp_path):
         open_target([str(tmp_path / "a")], input_hw=(8, 8), ignore_mask=str(tmp_path / "mask.png"))
 
 
-def test_a_stretch_changes_rows_against_columns_and_the_crop_still_fits():
-    """Aspect 0.2: rows / columns of the zoomed image against the input's, within 1/1.2 … 1.2, on both sides of 1."""
-    settings, ratios = AugmentationConfig(scale=(1.5, 1.5), aspect=0.2), []
-    for seed in range(100):
-        view = draw_geometry(np.random.default_rng(seed), settings, (200, 300), (160, 200))
-        ratios.append(view.zoomed_hw[0] / 200 / (view.zoomed_hw[1] / 300))
-        assert view.image(np.zeros((200, 300, 3), np.uint8)).shape == (160, 200, 3)
-    assert 1 / 1.21 < min(ratios) < 0.9
-    assert 1.1 < max(ratios) < 1.21
-    tight = AugmentationConfig(scale=(0.2, 0.2), aspect=1.0)
-    for seed in range(20):
-        view = draw_geometry(np.random.default_rng(seed), tight, (20, 30), (20, 30))
-        assert view.crop_hw == (20, 30)
-        assert view.zoomed_hw[0] >= 20
-        assert view.zoomed_hw[1] >= 30
-    with pytest.raises(ConfigError, match="aspect = 2"):
-        AugmentationConfig(aspect=2.0)
-
-
-def test_without_a_stretch_the_picture_keeps_its_shape():
+def test_a_zoomed_picture_keeps_its_shape():
     plain = AugmentationConfig()
     view = draw_geometry(np.random.default_rng(4), plain, (64, 96), (48, 48))
     assert view.zoomed_hw[1] / view.zoomed_hw[0] == pytest.approx(1.5, abs=0.03)

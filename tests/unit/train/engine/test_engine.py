@@ -90,7 +90,7 @@ def test_a_loss_that_is_no_number_stops_the_run_names_its_images_and_leaves_the_
 
 
 FP16 = (
-    *("run.precision=fp16", "adaptation.iterations=4", "source.batch=4", "source.accumulate=2"),
+    *("run.precision=fp16", "adaptation.iterations=4", "source.batch=4"),
     *("augmentation.crop_hw=[32,32]", "source.iterations=3"),
 )
 
@@ -101,7 +101,7 @@ def whole(cameras, tmp_path_factory):
 
 
 @pytest.mark.parametrize("stage", ["source", "adapted"])
-def test_a_run_in_fp16_and_in_parts_is_gone_on_with_to_the_bit(cameras, whole, tmp_path, stage):
+def test_a_run_in_fp16_is_gone_on_with_to_the_bit(cameras, whole, tmp_path, stage):
     with broken_off_after_two_steps(stage):
         train(cameras, tmp_path / "half", *FP16)
     folder, config = open_run(tmp_path / "half")
@@ -139,12 +139,6 @@ def test_what_plainly_cannot_fit_is_refused_before_there_is_a_run(cameras, tmp_p
         ConfigError, match=r"source training: about .* does not fit into the 1 MiB that are free on cpu"
     ):
         train(cameras, tmp_path / "run")
-    assert not (tmp_path / "run").exists()
-
-
-def test_one_crop_at_a_time_is_refused_where_batchnorm_needs_two(cameras, tmp_path):
-    with pytest.raises(ConfigError, match="source.batch: 1 crop of 64x64 at a time is too little"):
-        train(cameras, tmp_path / "run", "source.accumulate=2")
     assert not (tmp_path / "run").exists()
 
 
@@ -285,8 +279,8 @@ class PerPixel(Segmenter):
         return TrainingOutputs(features=images, logits=logits, auxiliary=logits)
 
 
-def a_run(tmp_path, *, accumulate=1, batch=4, precision="fp32", data=None):
-    values = {"source": {"batch": batch, "accumulate": accumulate}, "run": {"precision": precision, "log_every": 1}}
+def a_run(tmp_path, *, batch=4, precision="fp32", data=None):
+    values = {"source": {"batch": batch}, "run": {"precision": precision, "log_every": 1}}
     torch.manual_seed(0)
     return Run(
         config=config_from_mapping({**values, "model": {"input_hw": [32, 32]}}, where="test"),
@@ -302,26 +296,6 @@ def a_run(tmp_path, *, accumulate=1, batch=4, precision="fp32", data=None):
     )
 
 
-@pytest.mark.parametrize("accumulate", [2, 4])
-def test_parts_of_a_batch_sum_to_its_loss_and_gradient(tmp_path, accumulate):
-    """The images have 0, 1, 5 and 16 labelled pixels: a mean of the parts' means would be another loss."""
-    rng = np.random.default_rng(0)
-    labels = rng.integers(0, 3, (4, 4, 4)).astype(np.uint8)
-    for image, count in enumerate((0, 1, 5, 16)):
-        labels[image].reshape(-1)[count:] = 255
-    images = rng.integers(0, 255, (4, 4, 4, 3)).astype(np.uint8)
-    batch = SourceBatch(images=images, labels=labels, mixing=np.zeros((4, 4, 4), bool))
-    found = {}
-    for parts in (1, accumulate):
-        run, total = a_run(tmp_path, accumulate=parts), 0.0
-        for loss in source_stage.partial_losses(run, batch):
-            loss.backward()
-            total += loss.item()
-        found[parts] = total, run.segmenter.head.weight.grad
-    assert found[1][0] == pytest.approx(found[accumulate][0], rel=1e-6)
-    assert torch.allclose(found[1][1], found[accumulate][1], atol=1e-6)
-
-
 def test_source_training_gives_a_network_its_own_mean_deviation_and_order_of_channels(tmp_path):
     """Of red 10, green 20 and blue 30: (30 − 1) / 1, (20 − 2) / 2, (10 − 3) / 5."""
     images = np.full((2, 4, 4, 3), (10, 20, 30), np.uint8)
@@ -329,7 +303,7 @@ def test_source_training_gives_a_network_its_own_mean_deviation_and_order_of_cha
     run, seen = a_run(tmp_path, batch=2), []
     run.segmenter.normalisation = Normalisation((1.0, 2.0, 3.0), (1.0, 2.0, 5.0), "bgr")
     run.segmenter.head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    list(source_stage.partial_losses(run, batch))
+    source_stage.supervised_loss(run, batch)
     torch.testing.assert_close(seen[0][0, :, 0, 0], torch.tensor([29.0, 9.0, 1.4]))
     saved = run.checkpoint(SOURCE, 1)
     assert (saved.mean, saved.std, saved.channels) == ((1.0, 2.0, 3.0), (1.0, 2.0, 5.0), "bgr")
@@ -341,14 +315,7 @@ def test_a_batch_without_a_label_has_a_loss_of_zero(tmp_path):
         labels=np.full((2, 4, 4), 255, np.uint8),
         mixing=np.zeros((2, 4, 4), bool),
     )
-    run = a_run(tmp_path, accumulate=2, batch=2)
-    assert [loss.item() for loss in source_stage.partial_losses(run, blank)] == [0.0, 0.0]
-
-
-@pytest.mark.parametrize(("batch", "accumulate"), [(4, 3), (4, 0), (4, 8)])
-def test_a_batch_is_cut_into_equal_parts_or_not_at_all(tmp_path, batch, accumulate):
-    with pytest.raises(ConfigError, match="give a divisor of source.batch = 4"):
-        a_run(tmp_path, batch=batch, accumulate=accumulate)
+    assert source_stage.supervised_loss(a_run(tmp_path, batch=2), blank).item() == 0.0
 
 
 def test_a_checkpoint_with_a_weight_that_is_no_number_is_never_made(tmp_path):

@@ -28,7 +28,7 @@ SMALL = (
 OPTIONS = {
     "mean_teacher": (
         *("adaptation.teacher=mean_teacher", "adaptation.pseudo_label_weighting=confident_share"),
-        *("adaptation.confidence_threshold=0.2", "adaptation.entropy_weight=0.1", "augmentation.aspect=0.2"),
+        *("adaptation.confidence_threshold=0.2", "adaptation.entropy_weight=0.1"),
     ),
     "ensemble": (
         *("adaptation.ensemble_every=0", "adaptation.class_balance=0.5"),

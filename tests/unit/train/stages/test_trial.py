@@ -44,8 +44,6 @@ def refused(cameras, out, network, *settings, **options):
         ("OnlyToItsSize", (), " fails in adaptation of 1 image of 64x100, in its layer 'positions': no position "
          "there; if it cannot take larger images, set adaptation.ensemble_zoom=1"),
         ("OnlyInFloat32", ("run.precision=bf16",), "bfloat16: set run.precision=fp32"),
-        ("PooledNorm", ("source.accumulate=2",), ", in its layer 'norm': Expected more than 1 value per channel when "
-         "training, got input size torch.Size([1, 6]); give it two crops or more at a time (source.batch"),
         ("NotCopied", (), " cannot be copied by copy.deepcopy, as validation, teachers and export do: cannot pickle"),
     ],
 )  # fmt: skip
