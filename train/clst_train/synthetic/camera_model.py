@@ -54,8 +54,8 @@ class Camera:
     """What red, green and blue of the new sensor each get of the old camera's linear red, green and blue."""
     white_balance: Row = (1.0, 1.0, 1.0)
     """Gain of red, green and blue after the sensor; it also raises their noise."""
-    full_well_electrons: float = 0.0
-    """Electrons of a pixel at full scale, whose square root is the shot noise there; 0 = no noise at all."""
+    full_scale_electrons: float = 0.0
+    """Electrons of a pixel at full scale, at the gain in use; their square root is its shot noise. 0 = no noise."""
     read_noise_electrons: float = 0.0
     """Standard deviation of the noise of reading a pixel, in electrons."""
     gamma: float = 2.2
@@ -69,10 +69,10 @@ class Camera:
             value = getattr(self, name)
             if not can_be_used(value):
                 raise ConfigError(f"camera.{name} = {_shown(value)}; give {hint}")
-        if self.read_noise_electrons > 0 and self.read_noise_electrons >= self.full_well_electrons:
+        if self.read_noise_electrons > 0 and self.read_noise_electrons >= self.full_scale_electrons:
             raise ConfigError(
                 f"camera.read_noise_electrons = {self.read_noise_electrons}; "
-                f"give less than full_well_electrons = {self.full_well_electrons}"
+                f"give less than full_scale_electrons = {self.full_scale_electrons}"
             )
 
 
@@ -94,7 +94,7 @@ _RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("colour_matrix", lambda rows: all(sum(row) > 0 and max(map(abs, row)) <= 100 for row in rows),
      "three rows of three, the sum of each above 0"),
     ("white_balance", lambda gains: all(0 < gain <= 100 for gain in gains), "gains above 0"),
-    ("full_well_electrons", *_within(0, 1e9)),
+    ("full_scale_electrons", *_within(0, 1e9)),
     ("read_noise_electrons", *_within(0, 1e9)),
     ("gamma", *_within(0.1, 10)),
     ("jpeg_quality", lambda value: not value or (len(value) == 2 and 1 <= value[0] <= value[1] <= 100),

@@ -155,7 +155,7 @@ def _fall_off(camera: Camera, rows: int, columns: int) -> Light:
 
 def _with_noise(camera: Camera, light: Light, rng: np.random.Generator) -> Light:
     """Shot noise, whose variance is the number of electrons, and read noise, both as shares of full scale."""
-    full = camera.full_well_electrons
+    full = camera.full_scale_electrons
     if full == 0:
         return light
     variance = light / np.float32(full) + np.float32((camera.read_noise_electrons / full) ** 2)

@@ -141,7 +141,7 @@ def test_colours_pass_through_the_matrix_then_the_gains():
 
 
 def test_noise_is_that_of_electrons_and_of_reading_them():
-    camera = Camera(gamma=1.0, full_well_electrons=400.0, read_noise_electrons=10.0)
+    camera = Camera(gamma=1.0, full_scale_electrons=400.0, read_noise_electrons=10.0)
     taken = expose(camera, np.full((200, 200, 3), 0.5, np.float32), rng()) / 255
     # 200 electrons: √(200 + 100) = 17.3 of 400
     assert taken.std() == pytest.approx(17.32 / 400, rel=0.02)
@@ -212,7 +212,7 @@ def test_a_shipped_camera_written_whole_is_read_as_the_same(tmp_path, name):
         ("white_balance = [1, 0, 1]", "gains above 0"),
         ("colour_matrix = [[1, 0, 0], [0, 0, 0], [0, 0, 1]]", "the sum of each above 0"),
         ("vignetting = 1", "0 up to below 1"),
-        ("read_noise_electrons = 5", "give less than full_well_electrons = 0.0"),
+        ("read_noise_electrons = 5", "give less than full_scale_electrons = 0.0"),
         ("rows = -1", "camera.rows = -1"),
         ("gama = 1", "did you mean 'gamma'"),
         ("[lens]", "camera.lens is unknown"),
