@@ -93,12 +93,17 @@ class Job:
         return [*given, *(part for each in self.all_settings() for part in ("--set", each))]
 
 
+def settings_kept(job: Job) -> list[str] | None:
+    """The settings of the network that is there; None where there is none."""
+    facts = job.network.with_suffix(".json")
+    return json.loads(facts.read_text())["settings"] if facts.is_file() else None
+
+
 def check_kept(job: Job) -> None:
     """Refuse a network that is kept from other settings."""
-    facts = job.network.with_suffix(".json")
-    made = json.loads(facts.read_text())["settings"] if facts.is_file() else job.all_settings()
-    if made != job.all_settings():
-        other = sorted(set(made) ^ set(job.all_settings()))
+    made = settings_kept(job)
+    if made not in (None, job.all_settings()):
+        other = sorted(set(made or ()) ^ set(job.all_settings()))
         raise click.UsageError(
             f"{job.network} was made with other settings ({', '.join(other)}); give another --work, or remove it"
         )
@@ -181,19 +186,18 @@ class Rows:
     """N,C,C of the choice's images; an oracle that has learnt them has none."""
 
 
-def found_rows(pair: Pair, work: Path, seeds: int) -> Rows:
-    """Every row of which a network is scored."""
-    found = Rows(runs={}, test={}, choice={})
+def found_rows(jobs: Sequence[Job]) -> Rows:
+    """Every row of which networks are scored; what was made with other settings is left where it is."""
+    found, pair = Rows(runs={}, test={}, choice={}), jobs[0].pair
     stretches = [stretch_of(Path(each.image).stem, pair.stretch) for each in pair.test.open().files]
-    for name in METHODS:
-        for seed in range(1, seeds + 1):
-            network = work / "networks" / pair.name / f"seed{seed}" / f"{name}.pt"
-            test, choice = network.with_suffix(".test.npy"), network.with_suffix(".choice.npy")
-            if test.is_file():
-                found.runs.setdefault(name, []).append(json.loads(network.with_suffix(".json").read_text()))
-                found.test.setdefault(name, {})[seed] = by_stretch(np.load(test), stretches)
-            if test.is_file() and choice.is_file():
-                found.choice.setdefault(name, {})[seed] = np.load(choice)
+    for job in jobs:
+        test, choice = (job.network.with_suffix(f".{name}.npy") for name in ("test", "choice"))
+        if not test.is_file() or settings_kept(job) != job.all_settings():
+            continue
+        found.runs.setdefault(job.method, []).append(json.loads(job.network.with_suffix(".json").read_text()))
+        found.test.setdefault(job.method, {})[job.seed] = by_stretch(np.load(test), stretches)
+        if choice.is_file():
+            found.choice.setdefault(job.method, {})[job.seed] = np.load(choice)
     return found
 
 
@@ -324,11 +328,12 @@ def main(pair_name: str, work: Path, data: Path, seeds: int, methods: str, **opt
         raise click.UsageError(f"--data {data} lacks {' and '.join(missing)} with classes.json")
     pair = PAIRS[pair_name](work, data)
     pair = dataclasses.replace(pair, size=size or pair.size)
-    jobs = [
+    every = [
         Job(pair=pair, work=work, seed=seed, method=name, source_steps=options["source_steps"], steps=options["steps"],
             oracle_times=options["oracle_times"], settings=options["settings"])
-        for seed in range(1, seeds + 1) for name in dict.fromkeys((*ALWAYS, *names))
+        for seed in range(1, seeds + 1) for name in METHODS
     ]  # fmt: skip
+    jobs = [job for job in every if job.method in (*ALWAYS, *names)]
     facts, path = facts_of(pair, jobs[0]), RESULTS / f"{options['name'] or pair.name}.json"
     earlier_result(path, facts)
     for job in jobs:
@@ -336,7 +341,7 @@ def main(pair_name: str, work: Path, data: Path, seeds: int, methods: str, **opt
     steps = {"oracle": options["steps"], "oracle_long": options["source_steps"] * options["oracle_times"]}
 
     def finished() -> None:
-        if (rows := found_rows(pair, work, seeds)).test:
+        if (rows := found_rows(every)).test:
             write(path, facts, summary(pair, rows, steps, pair.classes()))
 
     failures = run_all(jobs, options["jobs"], finished)

@@ -1,22 +1,9 @@
 """The changes of camera that are measured: which images are the old camera's and the new one's, which a choice may
-read, and which are the test's.
+read, and which are the test's. All pairs stand in a table in docs/measurements.md.
 
 CamVid's three drives: `0001TP` at dusk (124 frames, one a second), `0006R0` (101) and `0016E5` (204) by day. Its split
 `val`, 101 frames of 6.7 seconds, serves nothing here. IDD-Lite names its files `<drive>_<frame>`; its `train` and `val`
 share no drive.
-
-| pair | old camera | new camera, unlabelled | choice | test |
-|---|---|---|---|---|
-| `camera-…` | half of IDD-Lite's drives | other drives, re-imaged | 120 frames of further drives, re-imaged | `val`'s \
-33 drives, re-imaged |
-| `camera-none` | the same | the same drives as they are: the null test | as they are | as they are |
-| `light-dusk-to-day` | `0001TP` | `0016E5` | its labels | `0006R0` |
-| `light-day-to-dusk` | `0006R0`, `0016E5` | first half of `0001TP` | its labels | the other half of that drive |
-| `country-idd-to-camvid` | IDD-Lite's `train` | `0016E5` | its labels | `0006R0` |
-| `country-camvid-to-idd` | CamVid's three drives | IDD-Lite's `train` | its labels | `val` |
-| `synthetic-to-camvid` | drawn scenes | `0016E5` | its labels | `0006R0` |
-
-CamVid is left out of `camera-…`: one drive by day is left beside the source's, too few for target and test.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """The arithmetic of the tables, on counts that can be done by hand."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks.adaptation import compare
-from benchmarks.adaptation.compare import Rows, best_oracle, summary, table, write
+from benchmarks.adaptation.compare import Job, Rows, best_oracle, found_rows, summary, table, write
 from benchmarks.adaptation.pairs import Labelled, Pair
 from benchmarks.adaptation.scoring import (
     by_stretch,
@@ -21,6 +22,7 @@ from benchmarks.adaptation.scoring import (
     score,
     spread,
 )
+from clst_runtime.imaging.image_files import write_png
 
 RIGHT = np.array([[4, 0, 0], [0, 4, 0], [0, 0, 0]])  # class 2 does not occur
 HALF = np.array([[2, 2, 0], [0, 4, 0], [0, 0, 0]])  # 2/4 and 4/6
@@ -171,3 +173,27 @@ def test_rows_of_another_measurement_are_refused(tmp_path, at_commit):
     write(path, {"name": "p", "title": "P", "steps": 5}, summary(pair_of(), rows, {}, ("a", "b", "c")))
     with pytest.raises(click.UsageError, match="another steps; give --name"):
         write(path, {"name": "p", "title": "P", "steps": 6}, summary(pair_of(), rows, {}, ("a", "b", "c")))
+
+
+def test_rows_follow_from_the_networks_that_lie_there_and_were_made_with_the_same_settings(tmp_path):
+    """Two frames of one drive are a stretch; the row of other settings is left where it is."""
+    here = tmp_path / "data"
+    for name in ("1_10", "1_20", "2_10"):
+        write_png(here / "images" / "test" / f"{name}.png", np.zeros((4, 4, 3), np.uint8))
+        write_png(here / "labels" / "test" / f"{name}.png", np.zeros((4, 4), np.uint8))
+    (here / "classes.json").write_text(json.dumps({"names": ["a", "b", "c"]}))
+    pair = replace(pair_of(), test=Labelled(root=here, split="test"))
+    jobs = [
+        Job(pair=pair, work=tmp_path, seed=1, method=name, source_steps=9, steps=9, oracle_times=1, settings=())
+        for name in ("source", "clst", "oracle", "both")
+    ]
+    for job in jobs[:3]:
+        job.network.parent.mkdir(parents=True, exist_ok=True)
+        other = ["run.threads=1"] if job.method == "oracle" else []
+        job.network.with_suffix(".json").write_text(json.dumps({"settings": [*job.all_settings(), *other]}))
+        np.save(job.network.with_suffix(".test.npy"), np.stack([RIGHT, HALF, HALF]))
+    np.save(jobs[1].network.with_suffix(".choice.npy"), np.stack([RIGHT]))
+    found = found_rows(jobs)
+    assert found.test.keys() == found.runs.keys() == {"source", "clst"}
+    assert found.test["clst"][1].tolist() == [(RIGHT + HALF).tolist(), HALF.tolist()]
+    assert found.choice.keys() == {"clst"}
