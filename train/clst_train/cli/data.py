@@ -1,4 +1,4 @@
-"""`clst-data`: check a data set, convert it, make synthetic scenes, draw the feature space of a run."""
+"""`clst-data`: check and convert data sets, take them through another camera, make synthetic scenes, draw features."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @group()
 def main() -> None:
-    """Check a data set, convert it to the folder layout, make synthetic scenes."""
+    """Check a data set, convert it, take it through another camera, make synthetic scenes."""
 
 
 @main.command()
@@ -128,24 +128,40 @@ def convert(
 
 
 @main.command()
-@click.argument("root", type=click.Path(path_type=Path))
+@click.argument("root", required=False, type=click.Path(path_type=Path))
 @click.option("--camera", required=True, help="mild, middle, severe or a TOML file.")
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder to write; it must be new.")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder to write; it must be new.")
 @click.option("--split", "splits", multiple=True, help="Split; repeatable  [default: train and val, where there]")
 @click.option("--format", "form", help="Format of ROOT  [default: recognise it]")
 @click.option("--seed", default=1, show_default=True, type=SEED, help="Seed of noise and compression.")
+@click.option("--settings", "shows_settings", is_flag=True, help="Print the camera's values and their meaning as TOML.")
 @json_option()
 def camera(
-    root: Path, camera: str, out: Path, splits: tuple[str, ...], form: str | None, seed: int, *, as_json: bool
+    root: Path | None,
+    camera: str,
+    out: Path | None,
+    splits: tuple[str, ...],
+    form: str | None,
+    seed: int,
+    *,
+    shows_settings: bool,
+    as_json: bool,
 ) -> None:
     """Write ROOT as another camera would have taken it to OUT, in the folder layout; labels follow exactly.
 
     ROOT is a labelled data set or a folder of images.
     """
-    from clst_train.data.reimaged import reimage_folder
-    from clst_train.synthetic.camera_model import find_camera
+    from clst_train.synthetic.camera_model import camera_toml, find_camera
 
-    made = reimage_folder(root, out, find_camera(camera), splits=splits, format=form, seed=seed)
+    values = find_camera(camera)
+    if shows_settings:
+        click.echo(camera_toml(values), nl=False)
+        return
+    if root is None or out is None:
+        raise click.UsageError("give ROOT, the images, and --out, the folder to write; or --settings alone")
+    from clst_train.data.reimaged import reimage_folder
+
+    made = reimage_folder(root, out, values, splits=splits, format=form, seed=seed)
     if as_json:
         counts = {split: {"images": each.images, "outside": each.outside} for split, each in made.items()}
         print_json({"folder": str(out), "splits": counts})

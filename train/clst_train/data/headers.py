@@ -76,16 +76,24 @@ def check_pairs(dataset: LabelledDataset, *, used_hw: tuple[int, int]) -> tuple[
     Raises:
         DataError: one is no image, or an image and its label have different sizes.
     """
-    sizes: Counter[tuple[int, int]] = Counter()
-    rotated = []
+    headers = check_sizes(dataset)
+    rotated = [pair.image for pair, header in zip(dataset.files, headers, strict=True) if header.rotated]
+    return (*_on_sizes(Counter(header.size_hw for header in headers), used_hw), *orientation_remarks(rotated))
+
+
+def check_sizes(dataset: LabelledDataset) -> list[Header]:
+    """The headers of the images.
+
+    Raises:
+        DataError: one is no image, or an image and its label have different sizes.
+    """
+    images = []
     for pair in dataset.files:
         image, label = read_header(pair.image), read_header(pair.label)
         if image.size_hw != label.size_hw:
             raise DataError(other_size(pair, image.size_hw, label.size_hw))
-        sizes[image.size_hw] += 1
-        if image.rotated:
-            rotated.append(pair.image)
-    return (*_on_sizes(sizes, used_hw), *orientation_remarks(rotated))
+        images.append(image)
+    return images
 
 
 def _size(size_hw: tuple[int, int]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,15 +13,18 @@ import numpy.typing as npt
 
 from clst_runtime.data.dataset import LabelledDataset, open_dataset
 from clst_runtime.data.formats import FORMATS, PARTS, Format, files_of_split, find_format
-from clst_runtime.data.inputs import LAYOUTS, images_of, names_below
+from clst_runtime.data.inputs import LAYOUTS, InputImages, images_of, names_below
 from clst_runtime.errors import DataError
 from clst_runtime.imaging.image_files import read_image, write_png
 from clst_runtime.system.files.atomic import folder_written_whole, write_bytes, write_text
 from clst_runtime.system.files.paths import check_folder, check_new_folder
 from clst_runtime.system.optional import require
 from clst_train.compute.bars import tqdm_options
+from clst_train.data.headers import check_sizes
 from clst_train.synthetic.camera_model import Camera, camera_toml
 from clst_train.synthetic.reimaging import encode, geometry_of, noise_of, take, take_labels
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +76,8 @@ def reimage_folder(
         DataError: `out` is in use; there is no image; a label is missing or of another size. ConfigError: the camera
             does not fit images of this size; no such format.
     """
+    if root.is_file():
+        raise DataError(f"{root}: a file; give a folder of images (of a video: ffmpeg -i VIDEO FOLDER/%05d.png)")
     check_folder(root)
     check_new_folder(out, hint="give another folder")
     parts = _parts(root, splits, format)
@@ -117,6 +123,7 @@ def _part(form: Format, root: Path, split: str) -> Part:
     if not any(pair.label.is_file() for pair in files):
         return _without_labels(tuple(pair.image for pair in files))
     dataset = open_dataset(root, split=split, format=form.name)
+    check_sizes(dataset)
     return Part(images=tuple(pair.image for pair in dataset.files), names=dataset.own_names(), dataset=dataset)
 
 
@@ -126,9 +133,15 @@ def _unlabelled(root: Path, splits: Sequence[str]) -> dict[str, Part]:
     if inside is None:
         if len(splits) > 1:
             raise DataError(f"{root}: a folder without splits; give one --split, the one to write")
-        return {(splits or PARTS)[0]: _without_labels(images_of(root).paths)}
+        return {(splits or PARTS)[0]: _found(images_of(root))}
     found = splits or [split for split in PARTS if any(FORMATS[name].files(root, split) for name in inside)] or PARTS
-    return {split: _without_labels(images_of(root, split=split).paths) for split in found}
+    return {split: _found(images_of(root, split=split)) for split in found}
+
+
+def _found(images: InputImages) -> Part:
+    for remark in images.remarks:
+        _log.info(f"note: {remark}")
+    return _without_labels(images.paths)
 
 
 def _without_labels(images: tuple[Path, ...]) -> Part:

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import numpy as np
@@ -103,6 +104,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(tmp_path):
         (good, ("--camera", "mild", "--split", "day"), 3, "its splits are val"),
         (good, ("--camera", "mild", "--seed", "-1"), 2, "--seed"),
         (good, (), 2, "--camera"),
+        (good / "images/val/0.png", ("--camera", "mild"), 3, "a file; give a folder of images"),
     ):
         done = call(clst_data, "camera", root, "--out", out, *more)
         assert done.exit_code == code, (more, done.stderr)
@@ -124,3 +126,24 @@ def test_some_missing_labels_are_refused(tmp_path):
     (data / "labels/val/0.png").unlink()
     assert reimage_folder(data, tmp_path / "out", Camera())["val"].labelled is False
     assert read_image(tmp_path / "out/images/val/0.png").shape == (8, 16, 3)
+
+
+def test_the_command_prints_a_camera_to_start_a_file_of_ones_own_from(tmp_path):
+    done = call(clst_data, "camera", "--camera", "middle", "--settings")
+    assert done.exit_code == 0, done.stderr
+    (tmp_path / "mine.toml").write_text(done.stdout)
+    assert find_camera(tmp_path / "mine.toml") == find_camera("middle")
+    assert done.stdout.count("\n# ") == len(dataclasses.fields(Camera)) - 1  # a sentence above each value
+    for line in done.stdout.splitlines():
+        assert not line.startswith("#") or len(line) <= 120
+    missing = call(clst_data, "camera", "--camera", "middle")
+    assert missing.exit_code == 2
+    assert "give ROOT" in missing.stderr
+
+
+def test_labels_of_another_size_are_found_before_any_image_is_made(tmp_path, monkeypatch):
+    data = write_labelled(tmp_path / "d", count=3)
+    write_png(data / "labels/val/2.png", np.zeros((3, 3), np.uint8))
+    monkeypatch.setattr("clst_train.data.reimaged.take", lambda *_: pytest.fail("an image was made"))
+    with pytest.raises(DataError, match="2.png is 8x16 but"):
+        reimage_folder(data, tmp_path / "out", Camera())
