@@ -216,20 +216,19 @@ def _whole(step: Callable[[int, Any], None], iteration: int, batch: Any) -> None
 
 
 def measure_manners(run: Any, batches: list[Any], rounds: int, steps: int, *, compiled: bool) -> dict[str, Any]:
-    """A plain step in each layout and precision, as a multiple of the one in fp32 with channels_last=off.
+    """A plain step in each precision, as a multiple of the one in fp32.
 
     A CPU without them computes bf16 and fp16 very slowly, so there only one step a block is.
     """
     on_gpu = run.device.type == "cuda"
     manners: dict[str, tuple[str, ...]] = {
-        "channels_last=off": ("run.channels_last=off", "run.precision=fp32"),
-        "channels_last=on": ("run.channels_last=on", "run.precision=fp32"),
-        "bf16": ("run.channels_last=off", "run.precision=bf16"),
-        "fp16": ("run.channels_last=off", "run.precision=fp16"),
+        "fp32": ("run.precision=fp32",),
+        "bf16": ("run.precision=bf16",),
+        "fp16": ("run.precision=fp16",),
     }
     if compiled:
         precision = "bf16" if on_gpu else "fp32"  # each device's usual one
-        manners[f"{precision}, compile"] = ("run.channels_last=off", f"run.precision={precision}", "run.compile=true")
+        manners[f"{precision}, compile"] = (f"run.precision={precision}", "run.compile=true")
     variants: dict[str, Callable[[], float]] = {}
     first = {}
     for name, settings in manners.items():
@@ -237,25 +236,22 @@ def measure_manners(run: Any, batches: list[Any], rounds: int, steps: int, *, co
         started = time.perf_counter()
         block(step, batches, 2)
         first[name] = round(time.perf_counter() - started, 2)
-        count = steps if on_gpu or name.startswith("channels") or "compile" in name else 1
+        count = steps if on_gpu or name == "fp32" or "compile" in name else 1
         variants[name] = partial(block, step, batches, count)
     values = interleaved(variants, rounds)
     return {
-        "times_of_channels_last=off": {name: ratio(values, name, "channels_last=off") for name in manners},
+        "times_of_fp32": {name: ratio(values, name, "fp32") for name in manners},
         "seconds_of_the_first_two_steps": first,
     }
 
 
 def loading(run: Any, count: int, loaders: int, step: Callable[[int, Any], None] | None = None) -> float:
     """Images a second of loading `count` batches with threads, and of training on them if a step is given."""
-    from clst_train.engine.run import loaded
+    from clst_train.data.loading import prefetched
     from clst_train.stages.adaptation import both_batches
 
-    fed = dataclasses.replace(
-        run, config=dataclasses.replace(run.config, run=dataclasses.replace(run.config.run, loaders=loaders))
-    )
     started = time.perf_counter()
-    for iteration, batch in loaded(fed, both_batches, 0, count):
+    for iteration, batch in prefetched(partial(both_batches, run), 0, count, loaders=loaders):
         if step is not None:
             step(iteration, batch)
     synchronise()
@@ -263,16 +259,11 @@ def loading(run: Any, count: int, loaders: int, step: Callable[[int, Any], None]
 
 
 def measure_loading(run: Any, step: Callable[[int, Any], None], rounds: int, steps: int) -> dict[str, Any]:
-    """Images a second of loading alone and of loading and training together, by loader threads and cache."""
-    from clst_train.data.cache import cached
-
-    source, target = cached(run.source, run.target, mib=1024, input_hw=run.config.model.input_hw, fit=run.config.fit)
-    kept = dataclasses.replace(run, source=source, target=target)
-    loading(kept, 8, 1)  # fills the cache
-    ways = {"1 thread": (run, 1), "2 threads": (run, 2), "1 thread, cache": (kept, 1)}
+    """Images a second of loading alone and of loading and training together, by loader threads."""
+    ways = {"1 thread": 1, "2 threads": 2}
 
     def measured(count: int, step: Callable[[int, Any], None] | None) -> dict[str, Any]:
-        variants = {name: partial(loading, fed, count, loaders, step) for name, (fed, loaders) in ways.items()}
+        variants = {name: partial(loading, run, count, loaders, step) for name, loaders in ways.items()}
         values = interleaved(variants, rounds)
         return {
             "images_a_second": {name: round(statistics.median(v), 2) for name, v in values.items()},

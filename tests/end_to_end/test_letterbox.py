@@ -43,12 +43,11 @@ SETTINGS = (
     ),
     *(
         "run.seed=2",
-        "run.log_every=2",
         "run.checkpoint_every=4",
         "run.precision=fp32",
         "run.threads=1",
     ),
-    *("augmentation.target_colours=0.5", "augmentation.least_colour_shift=0.1", "run.cache_mib=4"),
+    *("augmentation.target_colours=0.5", "augmentation.least_colour_shift=0.1"),
     "adaptation.ensemble_every=2",
 )
 

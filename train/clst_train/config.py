@@ -308,7 +308,7 @@ class AugmentationConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """Device, threads, precision and logging of a run."""
+    """Device, threads, precision and checkpoints of a run."""
 
     seed: int = 1
     """Seed of everything random."""
@@ -316,25 +316,13 @@ class RunConfig:
     """`cpu`, `cuda`, `cuda:1` …; `auto` takes CUDA when there is one."""
     precision: str = "auto"
     """`fp32`, `bf16`, `fp16` (with loss scaling), or `auto`: bf16 where the device computes it natively, else fp32."""
-    channels_last: str = "auto"
-    """`on` keeps weights with their channels innermost, as frames come; `off` leaves them; `auto`: what was faster."""
     deterministic: bool = False
     """On CUDA, use algorithms that give the same bits each time, so that a resumed run equals an unbroken one; slow. A
     CPU always does."""
     compile: bool = False
     """Compile the network's passes with `torch.compile`; needs a C++ compiler, and minutes at the start."""
-    check_export: bool = True
-    """Try at the start whether clst-export could write a network that is not built in, and refuse it where not."""
     threads: int = 0
     """CPU threads; 0 = PyTorch's choice."""
-    loaders: int = 1
-    """Threads that read, resize and augment images ahead of the training."""
-    cache_mib: int = 0
-    """Memory in MiB for decoded images at the model's input size, which are then read once; 0 = none."""
-    tensorboard: bool = False
-    """Write TensorBoard event files beside the log; needs the `tensorboard` package."""
-    log_every: int = 20
-    """Steps between two lines of the log."""
     checkpoint_every: int = 250
     """Steps between two checkpoints to resume from."""
     validate_every: int = 500
@@ -345,10 +333,9 @@ class RunConfig:
             self,
             "run",
             ("precision", *_one_of(("auto", "fp32", "bf16", "fp16"))),
-            ("channels_last", *_one_of(("auto", "on", "off"))),
-            ("log_every checkpoint_every validate_every loaders", *_FROM_1),
-            ("threads cache_mib seed", *_FROM_0),
-            ("threads loaders", lambda count: count <= MOST_THREADS, f"{MOST_THREADS} at most"),
+            ("checkpoint_every validate_every", *_FROM_1),
+            ("threads seed", *_FROM_0),
+            ("threads", lambda count: count <= MOST_THREADS, f"{MOST_THREADS} at most"),
         )
 
 

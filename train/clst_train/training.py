@@ -30,10 +30,9 @@ from clst_train.compute.distributed import (
 )
 from clst_train.compute.ranks import ONE_PROCESS, Ranks, ranks
 from clst_train.config import Config, ModelConfig
-from clst_train.data.cache import as_fields, cached
 from clst_train.data.headers import check_pairs
+from clst_train.data.provenance import as_fields
 from clst_train.data.target import TargetImages, open_target
-from clst_train.engine.events import EventFiles
 from clst_train.engine.logger import Logbook, SilentLogbook
 from clst_train.engine.old_network import open_old_network, report_on_source
 from clst_train.engine.options import check_run, configure, is_set
@@ -200,12 +199,8 @@ def _run_of(folder: RunFolder, setup: Setup, *, begins: bool) -> Run:
         **as_fields(Setup, setup),
         folder=folder,
         segmenter=_network(setup, begins=begins),
-        logbook=_logbook(folder, config) if setup.ranks.first else SilentLogbook(),
+        logbook=Logbook(folder.path) if setup.ranks.first else SilentLogbook(),
     )
-
-
-def _logbook(folder: RunFolder, config: Config) -> Logbook:
-    return Logbook(folder.path, EventFiles(folder.path / "tensorboard") if config.run.tensorboard else None)
 
 
 def _open_setup(config: Config, started: Checkpoint | None, known: Checkpoint | None = None) -> Setup:
@@ -226,14 +221,13 @@ def _open_setup(config: Config, started: Checkpoint | None, known: Checkpoint | 
     if data.val:
         validation = _labelled(data.val, data.val_split, data.val_mapping, source.classes)
         _note(data.val, check_pairs(validation, used_hw=model.input_hw))
-    kept_source, kept_target = cached(source, target, mib=config.run.cache_mib, input_hw=model.input_hw, fit=config.fit)
     device = _device(config.run.device, ranks())
     repeat_exactly(config.run, device)
     return Setup(
         config=config,
         classes=source.classes,
-        source=kept_source,
-        target=kept_target,
+        source=source,
+        target=target,
         validation=validation,
         device=device,
         autocast=_autocast(config.run.precision, device),

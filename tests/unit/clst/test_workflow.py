@@ -31,7 +31,7 @@ SETTINGS = {
     "run.seed": 3,
     "run.precision": "fp32",
     "run.threads": 1,
-    "run.tensorboard": False,
+    "run.deterministic": False,
 }
 
 

@@ -4,6 +4,7 @@ import pytest
 
 from clst_train import training
 from clst_train.engine.logger import Logbook
+from clst_train.stages import trial
 
 
 @pytest.fixture(scope="module")
@@ -12,4 +13,12 @@ def no_pictures():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training, "draw_examples", lambda *arguments: None)
         patch.setattr(Logbook, "draw", lambda self: None)
+        yield
+
+
+@pytest.fixture(scope="module")
+def no_export():
+    """A network that is not built in is not exported before a run, as where clst-export is not installed."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trial, "entry_points", lambda **group: [])
         yield

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("narrow", "no_pictures")
 SMALL = (
     *("--recipe", "demo", "--size", "64x96", "--set", "augmentation.crop_hw=[64,64]", "--set", "source.batch=2"),
     *("--set", "source.iterations=2", "--set", "adaptation.iterations=1", "--set", "adaptation.batch=2"),
-    *("--set", "run.log_every=1", "--set", "run.checkpoint_every=1", "--set", "run.precision=fp32"),
+    *("--set", "run.checkpoint_every=1", "--set", "run.precision=fp32"),
 )
 HW = (64, 96)
 

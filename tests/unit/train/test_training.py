@@ -29,7 +29,7 @@ SMALL = (
     *("--recipe", "demo", "--network", "ddrnet23_slim", "--size", "64x96"),
     *("--set", "augmentation.crop_hw=[64,64]", "--set", "source.batch=2"),
     *("--set", "source.iterations=4", "--set", "adaptation.iterations=4", "--set", "adaptation.batch=2"),
-    *("--set", "run.log_every=1", "--set", "run.checkpoint_every=2", "--set", "run.precision=fp32"),
+    *("--set", "run.checkpoint_every=2", "--set", "run.precision=fp32"),
 )
 
 

@@ -25,9 +25,8 @@ def accelerate(segmenter: Segmenter, settings: RunConfig, device: torch.device) 
         MissingDependency: `run.compile` without a C++ compiler.
     """
     segmenter.to(device)
-    # `auto` is no measurement at the start: after a resume another choice would round differently
-    if settings.channels_last != "off":
-        segmenter.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    # No measurement at the start: after a resume another layout would round differently
+    segmenter.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if settings.compile:
         compile_passes(segmenter)
     return segmenter

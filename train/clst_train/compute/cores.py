@@ -6,6 +6,8 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from clst_runtime.system.numbers import cores_here
+
 WISHES = ("OMP_PROC_BIND", "OMP_PLACES", "OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_CPU_AFFINITY", "GOMP_SPINCOUNT",
           "KMP_AFFINITY", "KMP_BLOCKTIME")  # fmt: skip
 """Who has set one of these has chosen; `torchrun` sets a thread a process."""
@@ -40,3 +42,11 @@ def on_first_core(device: str) -> Iterator[None]:
         yield
     finally:
         use_all_cores()
+
+
+def loader_threads(device: str, processes: int) -> int:
+    """Threads that read and augment images ahead: beside a GPU one for each core of this process, at most 8.
+
+    On a CPU one: the training computes on all cores, and a second one made it no faster.
+    """
+    return 1 if device == "cpu" else max(1, min(8, cores_here() // processes))

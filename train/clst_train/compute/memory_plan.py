@@ -32,8 +32,6 @@ class MemoryPlan:
     """Batches prepared ahead, in the computer's memory."""
     ensemble: int
     """The temporal ensemble of all target images: a file in the run folder, mapped into memory, which gives way."""
-    images: int
-    """Images kept by `run.cache_mib`, in the computer's memory."""
     frames: int
     """Frames of target videos: a file on the disk, of which the system keeps in memory what has room."""
 
@@ -43,7 +41,7 @@ class MemoryPlan:
 
     def on_host(self) -> int:
         """Bytes that lie in the computer's own memory even when the network is on a GPU."""
-        return self.batches + self.images
+        return self.batches
 
     def line(self) -> str:
         """The plan in one line."""
@@ -51,7 +49,6 @@ class MemoryPlan:
             "weights, gradients and optimiser": self.weights,
             f"activations of {self.crops} crops": self.activations,
             "batches ahead": self.batches,
-            "images kept": self.images,
         }
         listed = ", ".join(f"{name} {amount(size)}" for name, size in parts.items() if size)
         files = {"the ensemble": self.ensemble, "frames of videos": self.frames}

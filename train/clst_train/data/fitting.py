@@ -17,9 +17,7 @@ class FittedSample(Sample):
 
 
 def fitted(sample: Sample, size_hw: tuple[int, int], fit: Fit) -> FittedSample:
-    """A sample at H,W = `size_hw`; one that has been brought there already (by the cache) as it is."""
-    if isinstance(sample, FittedSample):
-        return sample
+    """A sample at H,W = `size_hw`."""
     rows, columns = sample.labels.shape
     return FittedSample(
         name=sample.name,

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from clst_runtime.data.dataset import LabelledDataset, Sample
-from clst_train.data.cache import as_fields
 from clst_train.data.target import TargetImages
 
 
@@ -51,3 +51,8 @@ def recorded(
     if target is not None:
         target = RecordedTarget(**as_fields(TargetImages, target), inner=target, record=record)
     return RecordedDataset(**as_fields(LabelledDataset, source), inner=source, record=record), target
+
+
+def as_fields(kind: type, value: Any) -> dict[str, Any]:
+    """The fields of `kind`, a dataclass, with their values in `value`."""
+    return {entry.name: getattr(value, entry.name) for entry in fields(kind)}

@@ -9,7 +9,6 @@ from typing import Any
 
 from clst_runtime.system.files.atomic import written_whole
 from clst_runtime.system.optional import require
-from clst_train.engine.events import EventFiles
 
 SHARES = ("agreement", "confidence")
 """Logged as 0 … 1, plotted in % beside the mIoU."""
@@ -18,11 +17,10 @@ SHARES = ("agreement", "confidence")
 class Logbook:
     """The log of one run folder; it goes on where a resumed run left it."""
 
-    def __init__(self, folder: Path, events: EventFiles | None = None) -> None:
-        """The log in `folder`; `events` gets every entry too, as TensorBoard's event files."""
+    def __init__(self, folder: Path) -> None:
+        """The log in `folder`."""
         self.path = folder / "log.jsonl"
         self.curves = folder / "curves.png"
-        self.events = events
         self.entries: list[dict[str, Any]] = []
         if self.path.is_file():
             self.entries = [json.loads(line) for line in self.path.read_text().splitlines() if line.endswith("}")]
@@ -37,8 +35,6 @@ class Logbook:
         ]
         with written_whole(self.path) as temporary:
             temporary.write_text("".join(json.dumps(entry) + "\n" for entry in self.entries))
-        if self.events is not None:
-            self.events.forget_after(stage, iteration)
 
     def add(self, stage: str, iteration: int, **values: float) -> None:
         """Append one line; a value that is not a number becomes null."""
@@ -47,8 +43,6 @@ class Logbook:
         self.entries.append(entry)
         with self.path.open("a") as stream:
             stream.write(json.dumps(entry) + "\n")
-        if self.events is not None:
-            self.events.add(stage, iteration, values)
 
     def draw(self) -> None:
         """Draw losses and mIoU of both stages as one image."""

@@ -18,12 +18,10 @@ from clst_runtime.data.dataset import LabelledDataset
 from clst_runtime.errors import ConfigError
 from clst_runtime.system.numbers import cores_here
 from clst_train.compute.acceleration import accelerate, check_compiler
-from clst_train.compute.cores import on_first_core
+from clst_train.compute.cores import loader_threads, on_first_core
 from clst_train.compute.distributed import report
 from clst_train.compute.memory_plan import MemoryPlan, amount, free_bytes, saved_bytes, weight_bytes
-from clst_train.data.cache import cache_bytes
 from clst_train.data.target import hides
-from clst_train.engine.events import check_tensorboard
 from clst_train.engine.run import Setup, validation_miou
 from clst_train.method.ensemble.store import choose_layout
 from clst_train.method.losses.segmentation import segmentation_loss
@@ -48,14 +46,12 @@ def run_preflight(setup: Setup, *, trains_source: bool, done: int = 0) -> None:
 
     Raises:
         ConfigError: a batch is too small, the precision has no kernels here, or memory cannot suffice.
-        MissingDependency: the C++ compiler or the tensorboard package is missing, and asked for.
+        MissingDependency: the C++ compiler is missing, and asked for.
         DataError: the labels of the validation images cannot be used.
     """
     run = setup.config.run
     if run.compile:
         check_compiler()
-    if run.tensorboard:
-        check_tensorboard()
     network = network_of(setup.config.model, len(setup.classes), setup.architecture)
     segmenter = accelerate(network, dataclasses.replace(run, compile=False), setup.device)
     plans = memory_plans(setup, segmenter, trains_source=trains_source)
@@ -77,8 +73,8 @@ def memory_plans(setup: Setup, segmenter: Segmenter, *, trains_source: bool) -> 
     """The plan of source training, and of the adaptation where there is a target: what one process needs."""
     config, target = setup.config, setup.target
     (rows, columns), (crop_rows, crop_columns) = config.model.input_hw, config.crop_hw
-    whole, crop, ahead = rows * columns, crop_rows * crop_columns, AHEAD + config.run.loaders
-    images = cache_bytes(setup.source, target)
+    whole, crop = rows * columns, crop_rows * crop_columns
+    ahead = AHEAD + loader_threads(setup.device.type, setup.ranks.count)
     plans = []
     if trains_source:
         batch = config.source.batch // setup.ranks.count
@@ -90,7 +86,6 @@ def memory_plans(setup: Setup, segmenter: Segmenter, *, trains_source: bool) -> 
                 activations=activation_bytes(setup, segmenter, None, count=batch, setting="source.batch"),
                 batches=ahead * batch * 5 * crop,  # image 3, labels 1, mixing 1
                 ensemble=0,
-                images=images,
                 frames=0,
             )
         )
@@ -111,7 +106,6 @@ def memory_plans(setup: Setup, segmenter: Segmenter, *, trains_source: bool) -> 
                 activations=passes * once,
                 batches=ahead * batch * ((4 if hides(target) else 3) * whole + 9 * crop),
                 ensemble=store.file_bytes,
-                images=images,
                 frames=3 * whole * len(target.video_frames),
             )
         )
@@ -262,7 +256,7 @@ def check_fit(plan: MemoryPlan, device: torch.device, *, free: int | None, host_
         if available is not None and size > available:
             raise ConfigError(
                 f"{plan.line()} does not fit into the {amount(available)} that are free on {place}; lower the batch, "
-                "augmentation.crop_hw, run.cache_mib or the number of target images"
+                "augmentation.crop_hw or the number of target images"
             )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from clst_runtime.system.optional import require
 from clst_train.compute.bars import tqdm_options
-from clst_train.engine.run import SOURCE, Run
+from clst_train.engine.run import SOURCE, Run, log_interval
 
 
 def with_progress(
@@ -17,7 +17,7 @@ def with_progress(
 ) -> Iterator[tuple[int, Any]]:
     """The batches, with a progress bar on stderr: newest losses, images a second, time left.
 
-    `wait` is the share of the time in which training waited for the loaders: well above 0, give it more of them.
+    `wait` is the share of the time in which training waited for the threads that load images.
     """
     newest: Callable[[], dict[str, Any]] = lambda: run.logbook.entries[-1] if run.logbook.entries else {}  # noqa: E731
     size = run.config.source.batch if stage == SOURCE else 2 * run.config.adaptation.batch
@@ -28,7 +28,7 @@ def with_progress(
         for iteration, batch in batches:
             waited += time.perf_counter() - asked
             bar.update(iteration - bar.n)
-            if iteration % run.config.run.log_every == 0 and done:
+            if iteration % log_interval(iterations) == 0 and done:
                 shown = {name: f"{value:.3f}" for name, value in newest().items() if isinstance(value, float)}
                 gone = time.perf_counter() - started
                 speed, waiting = f"{done * size / gone:.1f}", f"{100 * waited / gone:.0f}%"

@@ -16,6 +16,7 @@ from clst_runtime.classes.labels import ClassList
 from clst_runtime.data.dataset import LabelledDataset
 from clst_runtime.errors import ClstError
 from clst_runtime.evaluation.evaluate import evaluate
+from clst_train.compute.cores import loader_threads
 from clst_train.compute.distributed import alike, averaged_over_ranks, each_alone, together
 from clst_train.compute.pinning import pinned
 from clst_train.compute.ranks import ONE_PROCESS, Ranks
@@ -143,7 +144,7 @@ def loaded(run: Run, make: Callable[[Run, int], Batch], first: int, iterations: 
         batch = make(run, iteration)
         return pinned(batch) if on_cuda else batch
 
-    return alike(prefetched(prepare, first, iterations, loaders=run.config.run.loaders))
+    return alike(prefetched(prepare, first, iterations, loaders=loader_threads(run.device.type, run.ranks.count)))
 
 
 def seed_step(run: Run, stage: str, iteration: int) -> None:
@@ -158,6 +159,11 @@ def files_of(run: Run, make: Callable[[Run, int], object], iteration: int) -> li
     source, target = recorded(run.source, run.target, read.append)
     make(dataclasses.replace(run, source=source, target=target, ranks=ONE_PROCESS), iteration)
     return read
+
+
+def log_interval(iterations: int) -> int:
+    """Steps between two lines of the log: at most 20, and so few that a stage has about fifty lines."""
+    return max(1, min(20, iterations // 50))
 
 
 def log_step(
@@ -189,10 +195,10 @@ def log_step(
     """
     settings = run.config.run
     last = done == iterations
-    if last or stops or done % settings.log_every == 0 or done % settings.checkpoint_every == 0:
+    if last or stops or done % log_interval(iterations) == 0 or done % settings.checkpoint_every == 0:
         with together():
             stop_if_bad(run, stage, descent, make)
-    if last or done % settings.log_every == 0:
+    if last or done % log_interval(iterations) == 0:
         if descent.skipped is not None:
             values = {**values, "skipped": descent.skipped}
         means = averaged_over_ranks({name: value for name, value in values.items() if isinstance(value, Tensor)})

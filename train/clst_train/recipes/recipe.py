@@ -26,6 +26,12 @@ Section = TypeVar("Section")
 RENAMED = {("model", "backbone_weights"): "pretrained"}
 """Settings of older recipes and runs: section and key then, key now."""
 REMOVED = {
+    "run.channels_last": "weights are always kept channels last",
+    "run.check_export": "an export is tried wherever clst-export is installed",
+    "run.loaders": "beside a GPU there is a loader for each core, at most 8",
+    "run.cache_mib": "images are read anew each time; the system keeps their files in memory",
+    "run.tensorboard": "log.jsonl and curves.png have the values",
+    "run.log_every": "a stage logs about fifty lines at least, and every 20th step",
     "source.accumulate": "lower source.batch where memory is short",
     "source.weight_decay": "it is 0.01",
     "source.auxiliary_weight": "it is 0.4",

@@ -32,7 +32,7 @@ from clst_train.data.loading import (
 from clst_train.data.target import TargetImages
 from clst_train.engine.optimizer import Descent, adamw, set_rate
 from clst_train.engine.progress import with_progress
-from clst_train.engine.run import ADAPTED, Run, loaded, log_step, needed, seed_step
+from clst_train.engine.run import ADAPTED, Run, loaded, log_interval, log_step, needed, seed_step
 from clst_train.engine.schedule import ramp, steps_before_labels
 from clst_train.engine.stopping import Stopped, asked, finishing_steps
 from clst_train.inspection.diagnostics import START_IMAGES, CollapseWatch, Diagnostics
@@ -242,7 +242,8 @@ def _start_batches(run: Run) -> Iterator[tuple[Tensor, Tensor | None]]:
 
 def _log_diagnostics(run: Run, diagnostics: Diagnostics, watch: CollapseWatch, done: int) -> dict[str, Any]:
     """Every n steps: a log line of its own with class shares and prototypes, warnings, and means for the main line."""
-    if done % run.config.run.log_every and done != run.config.adaptation.iterations:
+    iterations = run.config.adaptation.iterations
+    if done % log_interval(iterations) and done != iterations:
         return {}
     means, shares, images = diagnostics.read()
     for line in watch.warnings(means["flip_rate"], shares, images) if run.ranks.first else ():

@@ -22,7 +22,7 @@ from clst_runtime.errors import ClstError, ConfigError, MissingDependency
 from clst_train.compute.acceleration import accelerate
 from clst_train.compute.distributed import report, synchronise_norms
 from clst_train.compute.ranks import ONE_PROCESS
-from clst_train.data.cache import as_fields
+from clst_train.data.provenance import as_fields
 from clst_train.engine.logger import SilentLogbook
 from clst_train.engine.optimizer import Descent
 from clst_train.engine.run import Run, Setup
@@ -80,7 +80,7 @@ def try_network(setup: Setup, *, trains_source: bool, exports: bool) -> None:
     if run.target is not None:
         with _refused(run, "adaptation"):
             _try_adaptation(run)
-    if exports and setup.config.run.check_export and setup.ranks.first:
+    if exports and setup.ranks.first:
         try_export(run.segmenter, name, run.config.model.input_hw)
     seconds = time.perf_counter() - began
     if seconds > LONG_SECONDS:
@@ -243,6 +243,4 @@ def try_export(segmenter: Segmenter, name: str, input_hw: tuple[int, int]) -> No
             report(f"note: whether clst-export can write {name} was not tried: {error.message}")
         except (ClstError, *FAILURES) as error:
             why = error.message if isinstance(error, ClstError) else reason(error)
-            raise ConfigError(
-                f"{name} cannot be exported: {why} (run.check_export=false trains it all the same)"
-            ) from error
+            raise ConfigError(f"{name} cannot be exported: {why}") from error

@@ -61,3 +61,9 @@ def test_threads_that_load_images_have_all_cores_though_the_loop_has_one(monkeyp
         seen = [batch for _, batch in prefetched(lambda _: os.sched_getaffinity(0), 0, 3, loaders=2)]
     assert seen == [every] * 3
     assert os.sched_getaffinity(0) == every
+
+
+def test_beside_a_gpu_each_process_has_a_loader_for_each_of_its_cores_at_most_eight(monkeypatch):
+    monkeypatch.setattr(cores, "cores_here", lambda: 12)
+    assert [cores.loader_threads("cuda", processes) for processes in (1, 2, 16)] == [8, 6, 1]
+    assert cores.loader_threads("cpu", 1) == 1

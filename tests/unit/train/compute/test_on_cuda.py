@@ -24,7 +24,7 @@ pytestmark = [
 ]
 SMALL = (
     *("--recipe", "new_camera", "--size", "64x96", "--set", "source.batch=2", "--set", "source.iterations=4"),
-    *("--set", "adaptation.iterations=8", "--set", "adaptation.batch=2", "--set", "run.log_every=1"),
+    *("--set", "adaptation.iterations=8", "--set", "adaptation.batch=2", "--set"),
 )
 
 

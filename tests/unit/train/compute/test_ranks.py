@@ -26,7 +26,7 @@ SMALL = (
     *("--recipe", "demo", "--network", "ddrnet23_slim", "--size", "64x96"),
     *("--set", "augmentation.crop_hw=[64,64]", "--set", "source.batch=4"),
     *("--set", "source.iterations=2", "--set", f"adaptation.iterations={STEPS}", "--set", "adaptation.batch=4"),
-    *("--set", "run.log_every=1", "--set", "run.checkpoint_every=1", "--set", "run.precision=fp32"),
+    *("--set", "run.checkpoint_every=1", "--set", "run.precision=fp32"),
 )
 EVERY_TERM = (
     *("--set", "adaptation.ensemble_every=2", "--set", "adaptation.class_balance=0.5"),
@@ -234,7 +234,7 @@ def test_torchrun_hands_on_that_the_command_failed_however_late_the_first_proces
 def test_a_network_of_one_s_own_is_trained_by_two_processes(cameras, start, tmp_path):
     """Its auxiliary head counts in source training alone, so no gradient reaches it in the adaptation."""
     arguments = (*SMALL, *places(cameras), "--out", tmp_path / "run", "--network", "tests.support.foreign:TwoHeads")
-    codes, _, errors = start((*arguments, "--set", "run.check_export=false"), count=2, plain=True)
+    codes, _, errors = start(arguments, count=2, plain=True)
     assert codes == [0, 0], errors
 
 

@@ -13,8 +13,6 @@ from clst_runtime.imaging.geometry import PADDING_RGB, Content, Fit
 from clst_runtime.imaging.image_files import write_png
 from clst_train.compute.ranks import ONE_PROCESS
 from clst_train.data import augment, loading
-from clst_train.data.cache import cached
-from clst_train.data.fitting import fitted
 from clst_train.data.loading import source_batch, target_batch
 from clst_train.data.target import open_target
 from clst_train.method.ensemble.store import target_hash
@@ -57,37 +55,19 @@ def test_a_setting_names_the_fit_and_an_unknown_one_is_refused():
         config_from_mapping({"model": {"fit": "pad"}}, where="test")
 
 
-@pytest.mark.parametrize("cache_mib", [0, 1])
-def test_source_padding_has_no_label_and_stays_grey_whatever_the_colours_become(tmp_path, cache_mib):
+def test_source_padding_has_no_label_and_stays_grey_whatever_the_colours_become(tmp_path):
     """8×16 in 32×32 is 16×32, in rows 8–23; its first pixel, unlabelled, is one of 2×2."""
-    source, _ = cached(old_camera(tmp_path), None, mib=cache_mib, input_hw=BOX, fit=LETTERBOX)
-    for _ in range(2):  # the second time from the cache
-        batch = source_batch(source, settings(colour=0.4), 2, 0, 0)
-        for image, labels, mixing in zip(batch.images, batch.labels, batch.mixing, strict=True):
-            padding = np.ones(BOX, bool)
-            padding[8:24] = False
-            assert (image[padding] == PADDING_RGB).all()
-            assert not (image[~padding] == PADDING_RGB).all(axis=1).any()
-            expected = np.full(BOX, 255)
-            expected[8:24, :16], expected[8:24, 16:], expected[8:10, :2] = 0, 2, 255
-            assert labels.tolist() == expected.tolist()
-            assert not mixing[padding].any()
-            assert mixing.any()
-
-
-def test_the_cache_changes_no_letterboxed_batch(tmp_path):
-    plain, config = old_camera(tmp_path, count=3), settings(scale=[0.75, 1.5], colour=0.4)
-    kept, _ = cached(plain, None, mib=1, input_hw=BOX, fit=LETTERBOX)
-    for iteration in range(4):
-        one, two = (source_batch(each, config, 2, 0, iteration) for each in (plain, kept))
-        assert (one.images == two.images).all()
-        assert (one.labels == two.labels).all()
-
-
-def test_a_sample_is_fitted_once(tmp_path):
-    sample = fitted(old_camera(tmp_path)[0], BOX, LETTERBOX)
-    assert sample.content == Content(8, 0, 16, 32)
-    assert fitted(sample, BOX, LETTERBOX) is sample
+    batch = source_batch(old_camera(tmp_path), settings(colour=0.4), 2, 0, 0)
+    for image, labels, mixing in zip(batch.images, batch.labels, batch.mixing, strict=True):
+        padding = np.ones(BOX, bool)
+        padding[8:24] = False
+        assert (image[padding] == PADDING_RGB).all()
+        assert not (image[~padding] == PADDING_RGB).all(axis=1).any()
+        expected = np.full(BOX, 255)
+        expected[8:24, :16], expected[8:24, 16:], expected[8:10, :2] = 0, 2, 255
+        assert labels.tolist() == expected.tolist()
+        assert not mixing[padding].any()
+        assert mixing.any()
 
 
 def test_each_target_image_has_the_padding_of_its_own_size(tmp_path):
@@ -162,14 +142,6 @@ def test_frames_of_a_video_keep_their_shape_too(tmp_path):
     assert [target.content(index) for index in range(3)] == [Content(0, 8, 32, 16), *[Content(8, 0, 16, 32)] * 2]
     assert (target[2][target.ignored(2)] == PADDING_RGB).all()
     assert np.abs(target[2][8:24].astype(int) - 200).max() <= 3
-
-
-def test_the_cache_keeps_letterboxed_target_images(tmp_path):
-    plain = new_camera(tmp_path, (8, 16), (16, 8))
-    _, kept = cached(old_camera(tmp_path / "old", count=1), plain, mib=1, input_hw=BOX, fit=LETTERBOX)
-    for index in (0, 1, 0):
-        assert (kept[index] == plain[index]).all()
-        assert (kept.ignored(index) == plain.ignored(index)).all()
 
 
 def test_the_same_colours_in_another_shape_are_no_other_colours(tmp_path, capsys):

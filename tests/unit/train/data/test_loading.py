@@ -4,13 +4,12 @@ import time
 import numpy as np
 import pytest
 
-from clst_runtime.data.dataset import LabelledDataset, open_dataset
+from clst_runtime.data.dataset import open_dataset
 from clst_runtime.errors import ConfigError, DataError
 from clst_runtime.imaging.image_files import write_png
 from clst_train.config import AugmentationConfig
 from clst_train.data import loading
 from clst_train.data.augment import Geometry, draw_geometry, hiding_mask, mixing_mask, vary_colours
-from clst_train.data.cache import CachedDataset, as_fields, cache_bytes, cached
 from clst_train.data.loading import positions, prefetched, source_batch, target_batch
 from clst_train.data.target import open_target
 from clst_train.recipes.recipe import config_from_mapping, read_recipe, with_settings
@@ -220,47 +219,6 @@ def labelled(tmp_path, count=4):
     from tests.conftest import write_labelled
 
     return open_dataset(write_labelled(tmp_path / "d", count=count, size_hw=(40, 48)), split="val")
-
-
-def test_the_cache_keeps_what_fits_and_changes_no_batch(tmp_path):
-    """A sample of 32x32 is 4096 bytes: 1 MiB holds all; of six images and a room of two, two are kept."""
-    plain = labelled(tmp_path, 6)
-    config = config_from_mapping({"model": {"input_hw": [32, 32]}}, where="test")
-    whole, _ = cached(plain, None, mib=1, input_hw=(32, 32))
-    some = CachedDataset(**as_fields(LabelledDataset, plain), input_hw=(32, 32), room=2)
-    for iteration in range(6):
-        expected = source_batch(plain, config, 2, 0, iteration)
-        for dataset in (whole, some):
-            found = source_batch(dataset, config, 2, 0, iteration)
-            assert (found.images == expected.images).all()
-            assert (found.labels == expected.labels).all()
-    assert sorted(whole.kept) == [0, 1, 2, 3, 4, 5]
-    assert sorted(some.kept) == [0, 1]
-    assert cache_bytes(whole, None) == 6 * 4096
-    assert cache_bytes(some, None) == 2 * 4096
-
-
-def test_a_kept_sample_is_not_read_again(tmp_path):
-    dataset, _ = cached(labelled(tmp_path, 1), None, mib=1, input_hw=(32, 32))
-    first = dataset[0]
-    dataset.files[0].image.unlink()
-    assert dataset[0] is first
-    assert first.image.shape == (32, 32, 3)
-    assert first.labels.shape == (32, 32)
-
-
-def test_the_room_goes_to_the_source_first_and_the_rest_to_the_target(tmp_path):
-    """1 MiB at 256x256: a sample takes 262144 bytes, so 3 samples leave 262144, and a target image takes 196608."""
-    for index in range(3):
-        noise = np.random.default_rng(index).integers(0, 256, (40, 48, 3), dtype=np.uint8)
-        write_png(tmp_path / "new" / f"{index}.png", noise)
-    source, target = labelled(tmp_path, 3), open_target([str(tmp_path / "new")], input_hw=(256, 256))
-    kept_source, kept_target = cached(source, target, mib=1, input_hw=(256, 256))
-    assert (kept_source.room, kept_target.room) == (3, 1)
-    assert (kept_target[0] == target[0]).all()
-    assert (kept_target[2] == target[2]).all()
-    assert list(kept_target.kept) == [0]
-    assert cached(source, target, mib=0, input_hw=(256, 256)) == (source, target)
 
 
 def test_target_from_folders_pictures_and_videos(tmp_path):

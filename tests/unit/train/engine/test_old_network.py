@@ -24,7 +24,7 @@ from tests.support.foreign import TwoHeads
 pytestmark = pytest.mark.usefixtures("narrow", "no_pictures")
 SETTINGS = (
     *("augmentation.crop_hw=[64,64]", "source.batch=2", "source.iterations=1", "adaptation.iterations=1"),
-    *("adaptation.batch=2", "run.log_every=1", "run.precision=fp32", "run.threads=1"),
+    *("adaptation.batch=2", "run.precision=fp32", "run.threads=1"),
 )
 SMALL = ("--size", "64x96", *(word for setting in SETTINGS for word in ("--set", setting)))
 TEN = ("--network", "ddrnet23_slim", "--classes", "scenes10")
@@ -280,8 +280,7 @@ def test_a_network_of_one_s_own_goes_in_as_it_is(cameras, tmp_path):
     names = load_class_list("scenes10").names
     file = tmp_path / "theirs.safetensors"
     safetensors.save_file(theirs, file, metadata={"id2label": json.dumps(dict(enumerate(names)))})
-    asked = ("--init", file, "--network", "tests.support.foreign:TwoHeads", "--classes", "scenes10",
-             "--set", "run.check_export=false")  # fmt: skip
+    asked = ("--init", file, "--network", "tests.support.foreign:TwoHeads", "--classes", "scenes10")
     done = started(cameras, tmp_path / "out", *asked)
     assert done.exit_code == 0, done.stderr
     assert "theirs.safetensors: 10 of 12 tensors loaded, from float16; random: aux_classifier (2)\n" in done.stderr

@@ -23,7 +23,7 @@ from tests.support.broken_off import broken_off_after_two_steps
 pytestmark = pytest.mark.usefixtures("narrow", "no_pictures")
 SMALL = (
     *("augmentation.crop_hw=[64,64]", "adaptation.batch=2", "adaptation.iterations=4", "source.iterations=2"),
-    *("source.batch=2", "run.log_every=1", "run.checkpoint_every=2", "run.precision=fp32", "run.threads=1"),
+    *("source.batch=2", "run.checkpoint_every=2", "run.precision=fp32", "run.threads=1"),
 )
 OPTIONS = {
     "mean_teacher": (

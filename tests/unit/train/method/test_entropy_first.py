@@ -18,7 +18,7 @@ from tests.support.tiny import SIZE_HW, batches, learner, observed
 pytestmark = pytest.mark.usefixtures("narrow", "no_pictures")
 SMALL = (
     *("augmentation.crop_hw=[64,64]", "adaptation.batch=2", "adaptation.iterations=4", "source.iterations=1"),
-    *("source.batch=2", "run.log_every=1", "run.precision=fp32", "run.threads=1", "adaptation.target_warm_up=0.5"),
+    *("source.batch=2", "run.precision=fp32", "run.threads=1", "adaptation.target_warm_up=0.5"),
 )
 
 

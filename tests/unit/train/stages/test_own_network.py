@@ -15,12 +15,12 @@ from tests.support import foreign
 from tests.support.broken_off import broken_off_after_two_steps
 from tests.support.command_line import call
 
-pytestmark = [pytest.mark.usefixtures("no_pictures"), pytest.mark.slow]
+pytestmark = [pytest.mark.usefixtures("no_pictures", "no_export"), pytest.mark.slow]
 SMALL = (
     *("--recipe", "demo", "--size", "64x96", "--set", "augmentation.crop_hw=[64,64]", "--set", "source.batch=2"),
     *("--set", "source.iterations=4", "--set", "adaptation.iterations=4", "--set", "adaptation.batch=2"),
-    *("--set", "run.log_every=1", "--set", "run.checkpoint_every=2", "--set", "run.precision=fp32"),
-    *("--network", "tests.support.foreign:DropoutUNet", "--set", "run.check_export=false"),
+    *("--set", "run.checkpoint_every=2", "--set", "run.precision=fp32"),
+    *("--network", "tests.support.foreign:DropoutUNet"),
 )
 
 

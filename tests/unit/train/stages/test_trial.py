@@ -9,23 +9,22 @@ from clst_train.cli.train import main as clst_train
 from clst_train.stages import trial
 from tests.support.command_line import call
 
-pytestmark = pytest.mark.usefixtures("no_pictures")
+pytestmark = pytest.mark.usefixtures("no_pictures", "no_export")
 SMALL = (
     *("--recipe", "demo", "--size", "64x96", "--set", "augmentation.crop_hw=[64,64]", "--set", "source.batch=2"),
     *("--set", "source.iterations=1", "--set", "adaptation.iterations=1", "--set", "adaptation.batch=2"),
     *("--set", "run.precision=fp32"),
 )
-UNTRIED = ("--set", "run.check_export=false")
 
 
-def start(cameras, out, network, *settings, exports=False):
+def start(cameras, out, network, *settings):
     places = ("--source", cameras / "old", "--target", cameras / "new" / "images" / "train", "--out", out)
-    return call(clst_train, *SMALL, *(() if exports else UNTRIED), *places, "--network", f"tests.support.{network}",
+    return call(clst_train, *SMALL, *places, "--network", f"tests.support.{network}",
                 *(part for each in settings for part in ("--set", each)))  # fmt: skip
 
 
-def refused(cameras, out, network, *settings, **options):
-    done = start(cameras, out, network, *settings, **options)
+def refused(cameras, out, network, *settings):
+    done = start(cameras, out, network, *settings)
     lines = [line for line in done.stderr.splitlines() if not line.startswith("note: ")]
     assert (done.exit_code, len(lines)) == (3, 1), done.stderr
     assert not out.exists()
@@ -80,7 +79,7 @@ def test_a_note_says_what_is_frozen_and_that_there_are_no_statistics(cameras, tm
         ("adaptation.teacher=mean_teacher", "run.precision=bf16", "model.fit=letterbox"),
         ("adaptation.ensemble_view=crops", "adaptation.distribution_alignment=1", "adaptation.auxiliary_weight=0.4"),
         ("adaptation.teacher=none", "adaptation.self_training_weight=0", "adaptation.contrastive_weight=0"),
-        ("run.channels_last=off", "adaptation.batch=1", "source.batch=1", "run.precision=fp16"),
+        ("adaptation.batch=1", "source.batch=1", "run.precision=fp16"),
     ],
 )
 @pytest.mark.parametrize("network", ["unet", "TwoHeads"])
@@ -104,21 +103,16 @@ def exporting(monkeypatch, error=None):
     return asked
 
 
-def test_a_network_that_cannot_be_exported_is_refused_unless_that_is_not_asked(cameras, tmp_path, monkeypatch):
+def test_a_network_that_cannot_be_exported_is_refused(cameras, tmp_path, monkeypatch):
     asked = exporting(monkeypatch, ModelFileError("DFT /segmenter/body/DFT: TensorRT does not import it"))
-    line = refused(cameras, tmp_path / "run", "foreign:Plain", exports=True)
-    assert line == (
-        "foreign:Plain cannot be exported: DFT /segmenter/body/DFT: TensorRT does not import it "
-        "(run.check_export=false trains it all the same)"
-    )
+    line = refused(cameras, tmp_path / "run", "foreign:Plain")
+    assert line == "foreign:Plain cannot be exported: DFT /segmenter/body/DFT: TensorRT does not import it"
     assert asked == [(64, 96)]
-    assert start(cameras, tmp_path / "run", "foreign:Plain").exit_code == 0
-    assert len(asked) == 1
 
 
 def test_where_an_export_is_not_possible_a_note_says_so(cameras, tmp_path, monkeypatch):
     exporting(monkeypatch, MissingDependency("onnx cannot be imported"))
-    done = start(cameras, tmp_path / "run", "foreign:Plain", exports=True)
+    done = start(cameras, tmp_path / "run", "foreign:Plain")
     assert done.exit_code == 0
     assert "note: whether clst-export can write tests.support.foreign:Plain was not tried: onnx cannot" in done.stderr
 
