@@ -94,7 +94,7 @@ CASES = [
     ((*TRAIN, "--pretrained", "none", "--init", "{p}/good.pt"), 3, "give one of them"),
     ((*TRAIN, "--set", "model.pretrained=none", "--init", "{p}/good.pt"), 3, "give one of them"),
     ((*TRAIN, "--set", "model.backbone_weights={p}/none"), 4, "none: no such file of weights"),
-    ((*TRAIN, "--set", "model.pretrained_sha256=abc"), 3, "give 64 hexadecimal digits"),
+    ((*TRAIN, "--set", "model.pretrained_sha256=abc"), 3, "model.pretrained_sha256 is gone: a run keeps the hash"),
     ((*TRAIN, "--set", "adaptation.distil_from={p}/cut.pt"), 4, "cut.pt is damaged"),
     ((*TRAIN, "--set", "source.batch=0"), 3, "give 1 or more"),
     (("clst-train", "--resume", "{p}/none"), 3, "is no run folder"),

@@ -7,7 +7,6 @@ Constants of the method are this project's choice, chosen by measurement (docs/m
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -107,8 +106,6 @@ class ModelConfig:
     pretrained: str = "auto"
     """What source training starts from: `auto` = the network's ImageNet weights where the extra `weights` brings them,
     those that another library's name means, else random ones; `none` = random ones; or a file with a state dict."""
-    pretrained_sha256: str = ""
-    """SHA-256 of the file that these weights have to be from; a run writes it here. Empty = any."""
 
     def __post_init__(self) -> None:
         _check(
@@ -121,11 +118,6 @@ class ModelConfig:
             ("channels", *_one_of(ORDERS)),
             ("fit", *_one_of(tuple(fit.value for fit in Fit))),
             ("pretrained", lambda value: value != "", "auto, none or a file of weights"),
-            (
-                "pretrained_sha256",
-                lambda value: not value or re.fullmatch("[0-9a-f]{64}", value) is not None,
-                "64 hexadecimal digits",
-            ),
         )
         for name, values, below_1 in (
             ("mean", self.mean, 0 < max(self.mean) <= 1),

@@ -94,7 +94,7 @@ def _begin_run(recipe: str, out: Path | None, init: Path | None, options: Mappin
     with _with_interrupt_message(folder):
         with together():
             if ranks().first:
-                create_run(folder.path, setup.config)
+                create_run(folder.path, setup.config, setup.pretrained_sha256)
                 if started is not None:
                     save_checkpoint(folder.source, dataclasses.replace(started, training_state=None, stage=SOURCE))
         with _with_resume_hint(folder):
@@ -106,6 +106,8 @@ def finish_run(folder: RunFolder, config: Config, point: Checkpoint | None) -> R
     with together(), each_alone():
         started = load_checkpoint(folder.source) if folder.source.is_file() else None
         setup = _open_setup(config, started, started or point)
+        if folder.pretrained.is_file():
+            setup = dataclasses.replace(setup, pretrained_sha256=folder.pretrained.read_text().strip())
         _check_split(setup)
         if (last := point or started) is not None:
             build_from_checkpoint(last)  # the module that it names may have changed since
@@ -233,6 +235,7 @@ def _open_setup(config: Config, started: Checkpoint | None, known: Checkpoint | 
         autocast=_autocast(config.run.precision, device),
         architecture=None if known is None else known.architecture,
         weights_file=None if started is None else started.weights_file,
+        pretrained_sha256="" if started is None else started.pretrained_sha256,
         ranks=ranks(),
     )
 
@@ -349,7 +352,6 @@ def _as_checkpoint(config: Config, started: Checkpoint, options: Mapping[str, An
     head = config.model.head if is_set("model.head", options) else started.head
     kept: dict[str, Any] = {"network": started.network, "head": head, "input_hw": size, "fit": fit}
     kept |= {"mean": started.mean, "std": started.std, "channels": started.channels}
-    kept["pretrained_sha256"] = started.pretrained_sha256
     model = dataclasses.replace(config.model, **kept)
     return dataclasses.replace(config, model=model)
 
@@ -370,17 +372,17 @@ def _network(setup: Setup, *, begins: bool) -> Segmenter:
     config = setup.config
     segmenter = network_of(config.model, len(setup.classes), setup.architecture)
     if begins:
-        load_pretrained(segmenter, config.model, setup.classes.names)
+        load_pretrained(segmenter, config.model, setup.classes.names, expected=setup.pretrained_sha256)
     return accelerate(segmenter, config.run, setup.device)
 
 
 def _with_pretrained(setup: Setup) -> Setup:
-    """Try the pretrained weights before anything is made, and note the hash of their file in the configuration."""
+    """Try the pretrained weights before anything is made, and note the hash of their file."""
     network = network_of(setup.config.model, len(setup.classes), setup.architecture)
-    model, message = load_pretrained(network, setup.config.model, setup.classes.names)
+    pretrained_sha256, message = load_pretrained(network, setup.config.model, setup.classes.names)
     if message:
         report(message)
-    return dataclasses.replace(setup, config=dataclasses.replace(setup.config, model=model))
+    return dataclasses.replace(setup, pretrained_sha256=pretrained_sha256)
 
 
 def _device(name: str, here: Ranks = ONE_PROCESS) -> torch.device:

@@ -80,7 +80,7 @@ def open_old_network(path: Path, config: Config, *, trust_pickle: bool = False) 
         stage=SOURCE,
         iteration=0,
         segmenter_state=network.state_dict(),
-        config=dataclasses.replace(config, model=dataclasses.replace(model, pretrained_sha256="")).to_mapping(),
+        config=config.to_mapping(),
         weights_file=WeightsFile(name=printable(path.name), sha256=file_sha256(path)),
     )
 

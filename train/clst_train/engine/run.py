@@ -62,6 +62,8 @@ class Setup:
     """Of the checkpoint that is gone on with, `Checkpoint.architecture`; None = the network's name says all."""
     weights_file: WeightsFile | None = None
     """Where the old network came from, if others trained it."""
+    pretrained_sha256: str = ""
+    """Of the file of weights that source training started from; empty = of none."""
     ranks: Ranks = ONE_PROCESS
     """Which process this is, of how many; batches are its part of the whole ones."""
 
@@ -108,6 +110,7 @@ class Run(Setup):
             training_state=training_state,
             config=self.config.to_mapping(),
             weights_file=self.weights_file,
+            pretrained_sha256=self.pretrained_sha256,
         )
 
     def hint(self, stage: str) -> str:

@@ -3,6 +3,7 @@
 config.toml       the configuration as run         log.jsonl     a line per logged step
 curves.png        losses and mIoU                  examples/     target images before and after
 checkpoints/      source.pt, adapted.pt (results), resume.pt (to resume from), ensemble-N.store (resume.pt's ensemble)
+pretrained.sha256 of the file of weights that it started from, where there was one
 ensemble.store    the temporal ensemble at work, only while adapting
 """
 
@@ -46,6 +47,11 @@ class RunFolder:
         return self.path / "checkpoints" / "resume.pt"
 
     @property
+    def pretrained(self) -> Path:
+        """SHA-256 of the file of weights that source training started from; missing where there was none."""
+        return self.path / "pretrained.sha256"
+
+    @property
     def store(self) -> Path:
         """The temporal ensemble at work; what a broken-off run left in it is of no use."""
         return self.path / "ensemble.store"
@@ -57,7 +63,7 @@ class RunFolder:
 
     def remove_leftovers(self) -> None:
         """Remove files that a killed run was in the middle of writing; not while another process works on the run."""
-        files = [self.config, self.path / "log.jsonl", self.path / "curves.png", self.store]
+        files = [self.config, self.pretrained, self.path / "log.jsonl", self.path / "curves.png", self.store]
         files += [self.source, self.adapted, self.resume, self.resume.with_name("ensemble-*.store")]
         for path in files:
             for left in path.parent.glob(f".{path.stem}-????????{path.suffix}"):  # as `written_whole` names them
@@ -70,10 +76,14 @@ def check_new_run(path: Path) -> None:
     Raises:
         DataError: it exists and is not empty, or cannot be written.
     """
-    check_new_folder(path, hint=f"give another --out, or go on with it by --resume {path}", leftovers=(".config-",))
+    check_new_folder(
+        path,
+        hint=f"give another --out, or go on with it by --resume {path}",
+        leftovers=(".config-", "pretrained.sha256", ".pretrained-"),
+    )
 
 
-def create_run(path: Path, config: Config) -> RunFolder:
+def create_run(path: Path, config: Config, pretrained_sha256: str = "") -> RunFolder:
     """Make a new run folder with the configuration in it; a run killed before it had one is no obstacle.
 
     Raises:
@@ -81,6 +91,9 @@ def create_run(path: Path, config: Config) -> RunFolder:
     """
     check_new_run(path)
     folder = RunFolder(path)
+    folder.pretrained.unlink(missing_ok=True)  # of a run that was killed here
+    if pretrained_sha256:
+        write_text(folder.pretrained, f"{pretrained_sha256}\n")
     write_text(folder.config, settings_toml(config))
     return folder
 

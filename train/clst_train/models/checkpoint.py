@@ -82,6 +82,8 @@ class Checkpoint:
     """The run's configuration."""
     weights_file: WeightsFile | None = None
     """Where the old network came from; None where this project trained it."""
+    pretrained_sha256: str = ""
+    """Of the file of weights that source training started from; empty = random weights, or not known."""
     path: Path | None = None
     """The file that it was read from; None for one in memory."""
 
@@ -94,11 +96,6 @@ class Checkpoint:
     def head(self) -> str:
         """Path of the network's classifier layer, where a setting named it."""
         return str(self.config.get("model", {}).get("head", ""))
-
-    @property
-    def pretrained_sha256(self) -> str:
-        """Of the file of weights that source training started from; empty = random weights, or not known."""
-        return str(self.config.get("model", {}).get("pretrained_sha256", ""))
 
     @property
     def provenance(self) -> dict[str, str]:
@@ -147,6 +144,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "training_state": checkpoint.training_state,
         "config": checkpoint.config,
         "weights_file": None if checkpoint.weights_file is None else dataclasses.asdict(checkpoint.weights_file),
+        "pretrained_sha256": checkpoint.pretrained_sha256,
     }
     with written_whole(path) as temporary:
         try:
@@ -197,6 +195,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
             training_state=field(content, "training_state", or_none(mapping)),
             config=field(content, "config", _config),
             weights_file=optional(content, "weights_file", or_none(_weights_file)),
+            pretrained_sha256=_pretrained(content),
             path=path,
         )
     except (ValueError, ClstError) as error:
@@ -211,6 +210,12 @@ def _weights(value: Any) -> dict[str, Tensor]:
 
 def _weights_file(value: Any) -> WeightsFile:
     return WeightsFile(name=field(mapping(value), "name", name), sha256=field(mapping(value), "sha256", sha256))
+
+
+def _pretrained(content: dict[str, Any]) -> str:
+    """The hash, which older versions wrote into the configuration, where `_config` has checked it."""
+    older = str(content["config"].get("model", {}).get("pretrained_sha256", ""))
+    return older if content.get("pretrained_sha256", "") == "" else field(content, "pretrained_sha256", sha256)
 
 
 def _config(value: Any) -> dict[str, Any]:

@@ -26,6 +26,7 @@ Section = TypeVar("Section")
 RENAMED = {("model", "backbone_weights"): "pretrained"}
 """Settings of older recipes and runs: section and key then, key now."""
 REMOVED = {
+    "model.pretrained_sha256": "a run keeps the hash in its folder",
     "run.channels_last": "weights are always kept channels last",
     "run.check_export": "an export is tried wherever clst-export is installed",
     "run.loaders": "beside a GPU there is a loader for each core, at most 8",

@@ -408,7 +408,7 @@ def test_provenance_is_what_is_known_and_old_checkpoints_have_none():
     assert checkpoint_of("ddrnet23_slim", classes, {}).provenance == {}
     full = checkpoint_of(
         f"{HERE}Plain", classes, {}, architecture={"package": "nets", "version": "1.2"},
-        config={"model": {"head": "classifier", "pretrained_sha256": "a" * 64}},
+        config={"model": {"head": "classifier"}}, pretrained_sha256="a" * 64,
         weights_file=WeightsFile(name="old.pth", sha256="b" * 64),
     )  # fmt: skip
     assert full.provenance == {

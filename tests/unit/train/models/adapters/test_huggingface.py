@@ -45,8 +45,8 @@ def loaded(folder, classes):
     """The network after its weights are loaded, what it was before, and the lines that are reported."""
     network = network_of(model_of(folder), len(classes))
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    model, message = load_pretrained(network, model_of(folder), classes)
-    assert model.pretrained_sha256 == file_sha256(folder / "model.safetensors")
+    found, message = load_pretrained(network, model_of(folder), classes)
+    assert found == file_sha256(folder / "model.safetensors")
     return network, before, message.splitlines()
 
 
@@ -117,7 +117,7 @@ def test_random_weights_need_the_configuration_alone(save, tmp_path):
     (tmp_path / "mine" / "model.safetensors").unlink()
     model = model_of(tmp_path / "mine", pretrained="none")
     network = network_of(model, 3)
-    assert load_pretrained(network, model, NAMES) == (model, "")
+    assert load_pretrained(network, model, NAMES) == ("", "")
     with pytest.raises(ModelFileError, match=r"has no model.safetensors; give hf:FOLDER.*, or --pretrained none"):
         load_pretrained(network, model_of(tmp_path / "mine"), NAMES)
 
@@ -167,7 +167,7 @@ def test_damaged_weights_and_another_hash_are_refused(save, tmp_path):
     save(tmp_path / "mine", NAMES)
     network = network_of(model_of(tmp_path / "mine"), 3)
     with pytest.raises(ModelFileError, match=r"SHA-256 .* expected 000000000000"):
-        load_pretrained(network, model_of(tmp_path / "mine", pretrained_sha256="0" * 64), NAMES)
+        load_pretrained(network, model_of(tmp_path / "mine"), NAMES, expected="0" * 64)
     (tmp_path / "mine" / "model.safetensors").write_bytes(b"")
     with pytest.raises(ModelFileError, match=r"model.safetensors cannot be read \(.*give hf:FOLDER"):
         load_pretrained(network, model_of(tmp_path / "mine"), NAMES)

@@ -148,12 +148,6 @@ def test_what_is_not_there_is_refused_in_one_line(network, error, message):
     assert "\n" not in caught.value.format_message()
 
 
-@pytest.mark.parametrize("network", ["timm:small", "smp:Unet", "torchvision:lraspp_tiny"])
-def test_a_hash_of_weights_that_are_not_named_is_refused(network):
-    with pytest.raises(ConfigError, match=f"{network} names no weights"):
-        loaded(network, pretrained_sha256="0" * 64)
-
-
 def test_a_library_beside_another_pytorch_is_named(monkeypatch):
     """torchvision raises RuntimeError then."""
     monkeypatch.delitem(sys.modules, "torchvision")

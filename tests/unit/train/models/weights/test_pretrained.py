@@ -5,14 +5,14 @@ import hashlib
 import pytest
 import torch
 
-from clst_runtime.errors import ConfigError, MissingDependency, ModelFileError
+from clst_runtime.errors import MissingDependency, ModelFileError
 from clst_train.config import ModelConfig
 from clst_train.engine.run_folder import open_run
 from clst_train.models.checkpoint import load_checkpoint
 from clst_train.models.networks import build_segmenter
 from clst_train.models.weights import pretrained
 from clst_train.models.weights.pretrained import bundled_weights, find_pretrained, load_pretrained
-from clst_train.training import start_run
+from clst_train.training import finish_run, start_run
 from tests.support.narrow import narrow_networks
 
 NETWORK = "efficientnet_lite0"
@@ -47,9 +47,9 @@ def no_package(monkeypatch):
 
 def test_auto_takes_the_installed_packages_file_without_importing_it(package):
     segmenter = build_segmenter(NETWORK, 2)
-    model, message = load_pretrained(segmenter, ModelConfig(network=NETWORK))
+    found, message = load_pretrained(segmenter, ModelConfig(network=NETWORK))
     assert {value.mean().item() for value in segmenter.encoder.parameters()} == {0.5}
-    assert model.pretrained_sha256 == hashlib.sha256(package.read_bytes()).hexdigest()
+    assert found == hashlib.sha256(package.read_bytes()).hexdigest()
     assert str(package) in message
 
 
@@ -57,7 +57,7 @@ def test_none_starts_from_random_weights_though_the_package_is_there(package):
     segmenter = build_segmenter(NETWORK, 2)
     before = {name: value.clone() for name, value in segmenter.state_dict().items()}
     model = ModelConfig(network=NETWORK, pretrained="none")
-    assert load_pretrained(segmenter, model) == (model, "")
+    assert load_pretrained(segmenter, model) == ("", "")
     assert all(torch.equal(value, before[name]) for name, value in segmenter.state_dict().items())
 
 
@@ -75,18 +75,12 @@ def test_networks_without_weights_of_their_own_start_from_random_ones_without_a_
 
 def test_a_hash_without_its_package_is_an_error(no_package):
     with pytest.raises(MissingDependency, match="not installed"):
-        find_pretrained(ModelConfig(network=NETWORK, pretrained_sha256="0" * 64))
-
-
-@pytest.mark.parametrize(("network", "given"), [("ddrnet23_slim", "auto"), (NETWORK, "none")])
-def test_a_hash_without_a_file_is_an_error(network, given):
-    with pytest.raises(ConfigError, match="of no file"):
-        find_pretrained(ModelConfig(network=network, pretrained=given, pretrained_sha256="0" * 64))
+        find_pretrained(ModelConfig(network=NETWORK), "0" * 64)
 
 
 def test_a_file_of_another_hash_is_refused(package):
     with pytest.raises(ModelFileError, match="SHA-256 .* expected 000000000000"):
-        find_pretrained(ModelConfig(network=NETWORK, pretrained=str(package), pretrained_sha256="0" * 64))
+        find_pretrained(ModelConfig(network=NETWORK, pretrained=str(package)), "0" * 64)
     package.write_bytes(package.read_bytes()[:-1])
     with pytest.raises(ModelFileError, match="damaged, or another file"):
         find_pretrained(ModelConfig(network=NETWORK))
@@ -112,8 +106,8 @@ def test_every_tensor_of_the_real_encoder_is_loaded(network):
     if path is None:
         pytest.skip("the extra weights is not installed")
     segmenter = build_segmenter(network, 2)
-    model, _ = load_pretrained(segmenter, ModelConfig(network=network))
-    assert model.pretrained_sha256 == pretrained.BUNDLED[network]
+    found, _ = load_pretrained(segmenter, ModelConfig(network=network))
+    assert found == pretrained.BUNDLED[network]
     own, given = segmenter.encoder.state_dict(), torch.load(path, weights_only=True)
     assert len(own) == {"efficientnet_lite0": 288}.get(network, 378)
     assert set(own) == {name for name in given if not name.startswith(IMAGENET_ONLY)}
@@ -136,12 +130,24 @@ def test_a_run_starts_from_the_weights_and_records_their_hash(package, cameras, 
     folder = source_training(cameras, tmp_path / "run")
     trained = load_checkpoint(folder.source)
     expected = hashlib.sha256(package.read_bytes()).hexdigest()
-    assert trained.config["model"]["pretrained_sha256"] == expected
-    assert open_run(folder.path)[1].model.pretrained_sha256 == expected
+    assert trained.pretrained_sha256 == expected == folder.pretrained.read_text().strip()
     stem = trained.segmenter_state["encoder._conv_stem.weight"]
     assert torch.allclose(stem, torch.full_like(stem, 0.5))
-    again = source_training(cameras, tmp_path / "again", f"model.pretrained_sha256={'0' * 64!r}", init=folder.source)
-    assert open_run(again.path)[1].model.pretrained_sha256 == expected  # of what it was trained from, not of a setting
+    again = source_training(cameras, tmp_path / "again", init=folder.source)
+    assert load_checkpoint(again.source).pretrained_sha256 == expected
+    assert again.pretrained.read_text().strip() == expected
+
+
+def test_a_run_without_a_checkpoint_yet_goes_on_with_the_same_file_alone(package, cameras, tmp_path, no_pictures):
+    folder = source_training(cameras, tmp_path / "run")
+    for path in (folder.source, folder.resume):
+        path.unlink()
+    state = torch.load(package, weights_only=True)
+    torch.save(state | {"_conv_stem.weight": state["_conv_stem.weight"] + 1}, package)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pretrained, "BUNDLED", {NETWORK: ""})
+        with pytest.raises(ModelFileError, match="damaged, or another file"):
+            finish_run(*open_run(folder.path), None)
 
 
 def test_weights_that_do_not_fit_are_refused_before_anything_is_made(package, cameras, tmp_path):
