@@ -65,9 +65,7 @@ class DataConfig:
     mapping: str = ""
     """JSON file that relates the source's classes to the model's; empty = by equal names."""
     target: tuple[str, ...] = ()
-    """Image folders or video files of the new camera; never labels."""
-    target_every: int = 0
-    """Take every n-th frame of a target video; 0 = every one, of long videos so many that all give at most 3000."""
+    """Image folders or video files of the new camera, never labels; long videos give at most 3000 frames together."""
     ignore_mask: str = ""
     """PNG of the new camera's size; non-zero pixels (bonnet, lens border) are never learned from."""
     val: str = ""
@@ -76,9 +74,6 @@ class DataConfig:
     """Which of their splits."""
     val_mapping: str = ""
     """JSON file that relates their classes to the model's."""
-
-    def __post_init__(self) -> None:
-        _check(self, "data", ("target_every", *_FROM_0))
 
 
 @dataclass(frozen=True, kw_only=True)

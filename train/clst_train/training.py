@@ -247,7 +247,7 @@ def _target(config: Config) -> TargetImages:
         input_hw=config.model.input_hw,
         fit=config.fit,
         ignore_mask=data.ignore_mask,
-        every=data.target_every,
+        every=0,
     )
     for remark in target.remarks:
         report(f"note: {remark}")

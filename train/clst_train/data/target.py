@@ -36,7 +36,7 @@ LIKE_LABELS = "as label files are; give the camera's images"
 SHAPE_TOLERANCE = 0.02
 """How far a mask's aspect ratio may be from the camera's."""
 MOST_FRAMES = 3000
-"""Frames of videos that are taken unless `data.target_every` is set: the recipe's 12,000 target crops
+"""Frames of videos that a run takes at most: the recipe's 12,000 target crops
 show each four times, and of half an hour they are 0.6 s apart."""
 Image = npt.NDArray[np.uint8]
 
@@ -195,7 +195,7 @@ def _taken(found: FoundTarget, input_hw: tuple[int, int], fit: Fit, choose: Choi
     chosen = choose(len(found)) if choose else range(len(found))
     files = [found.files[place] for place in chosen if place < len(found.files)]
     wanted = found.frames_of(chosen)
-    hint = f"take fewer (--set data.target_every={10 * found.every})" if choose is None else "ask for fewer"
+    hint = "give shorter videos" if choose is None else "ask for fewer"
     frames = FrameFile(sum(map(len, wanted)), input_hw, len(files), hint) if any(wanted) else None
     of_files, sizes = check_images(files, used_hw=input_hw)
     origins, remarks, counts = list(files), [*found.remarks, *of_files], list(found.counts)
@@ -208,7 +208,7 @@ def _taken(found: FoundTarget, input_hw: tuple[int, int], fit: Fit, choose: Choi
             return _taken(dataclasses.replace(found, counts=tuple(counts)), input_hw, fit, choose)
         sizes, origins = (*sizes, *taken), [*origins, *[video] * len(taken)]
         each = f", one in {found.every}" if found.every > 1 else ""
-        remarks += [*warnings, f"{video}: {len(taken)} of {counts[place]} frames are taken{each} (data.target_every)"]
+        remarks += [*warnings, f"{video}: {len(taken)} of {counts[place]} frames are taken{each}"]
     return TargetImages(
         paths=(*files, *[None] * (len(origins) - len(files))),
         video_frames={} if frames is None else frames,

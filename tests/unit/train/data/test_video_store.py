@@ -32,7 +32,7 @@ def numbers(target):
 def test_each_nth_frame_is_taken_and_said(tmp_path):
     target = open_target([str(numbered(tmp_path / "v.avi", 10))], input_hw=SIZE_HW, every=4)
     assert numbers(target) == [0, 4, 8]
-    assert target.remarks == (f"{tmp_path}/v.avi: 3 of 10 frames are taken, one in 4 (data.target_every)",)
+    assert target.remarks == (f"{tmp_path}/v.avi: 3 of 10 frames are taken, one in 4",)
     assert target.sizes == (SIZE_HW,) * 3
 
 
@@ -92,7 +92,7 @@ def test_frames_are_the_same_each_time_they_are_read_and_by_any_thread(tmp_path)
 def test_frames_that_the_disk_has_no_room_for_are_refused_with_the_cure(tmp_path, monkeypatch):
     path = numbered(tmp_path / "v.avi", 10)
     monkeypatch.setattr(video_store.shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
-    with pytest.raises(DataError, match=r"10 frames of videos need 0\.0 GiB in .*target_every=10.*TMPDIR"):
+    with pytest.raises(DataError, match=r"10 frames of videos need 0\.0 GiB in .*give shorter videos.*TMPDIR"):
         open_target([str(path)], input_hw=SIZE_HW)
     with pytest.raises(DataError, match="ask for fewer"):
         open_target([str(path)], input_hw=SIZE_HW, choose=range)
