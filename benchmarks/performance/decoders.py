@@ -266,7 +266,7 @@ def main(names: tuple[str, ...], data: Path, work: Path, steps: int, rounds: int
     settings = (
         *("model.input_hw=[240,320]", "augmentation.crop_hw=[128,192]", f"source.iterations={steps}", "run.threads=1"),
         *("source.batch=8", f"run.checkpoint_every={steps}", f"run.seed={seed}"),
-        *("run.validate_every=100000", "run.precision=fp32"),
+        "run.precision=fp32",
     )
     wanted = {name: ROWS[name] for name in names or ROWS}
     found = {}

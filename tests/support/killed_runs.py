@@ -35,7 +35,7 @@ from clst_train.training import finish_run, start_run
 SETTINGS = (
     *("source.batch=2", "source.iterations=2", "adaptation.batch=2", "adaptation.iterations=4"),
     *("augmentation.crop_hw=[64,64]", "adaptation.ensemble_store=top_k", "adaptation.ensemble_top_k=3"),
-    *("run.checkpoint_every=1", "run.precision=fp32", "run.validate_every=100"),
+    *("run.checkpoint_every=1", "run.precision=fp32"),
 )
 
 

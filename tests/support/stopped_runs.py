@@ -29,7 +29,7 @@ from clst_train.stages import source as source_stage
 
 SETTINGS = (
     *("source.batch=2", "source.iterations=3", "adaptation.batch=2", "adaptation.iterations=5"),
-    *("augmentation.crop_hw=[64,64]", "run.checkpoint_every=100", "run.validate_every=2"),
+    *("augmentation.crop_hw=[64,64]", "run.checkpoint_every=2"),
     "run.precision=fp32",
 )
 

@@ -310,17 +310,15 @@ class RunConfig:
     """Compile the network's passes with `torch.compile`; needs a C++ compiler, and minutes at the start."""
     threads: int = 0
     """CPU threads; 0 = PyTorch's choice."""
-    checkpoint_every: int = 250
-    """Steps between two checkpoints to resume from."""
-    validate_every: int = 500
-    """Steps between two validations, when labels for one are given."""
+    checkpoint_every: int = 500
+    """Steps between two checkpoints to resume from, and two validations where `data.val` is given."""
 
     def __post_init__(self) -> None:
         _check(
             self,
             "run",
             ("precision", *_one_of(("auto", "fp32", "bf16", "fp16"))),
-            ("checkpoint_every validate_every", *_FROM_1),
+            ("checkpoint_every", *_FROM_1),
             ("threads seed", *_FROM_0),
             ("threads", lambda count: count <= MOST_THREADS, f"{MOST_THREADS} at most"),
         )

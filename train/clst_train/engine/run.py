@@ -208,7 +208,7 @@ def log_step(
         numbers = {name: float(value) for name, value in {**values, **means}.items()}
         with together():
             run.logbook.add(stage, done, **numbers)
-    if run.validation is not None and (last or done % settings.validate_every == 0):
+    if run.validation is not None and (last or done % settings.checkpoint_every == 0):
         with together():
             _validate(run, stage, done, run.validation, batches)
 

@@ -26,6 +26,7 @@ Section = TypeVar("Section")
 RENAMED = {("model", "backbone_weights"): "pretrained"}
 """Settings of older recipes and runs: section and key then, key now."""
 REMOVED = {
+    "run.validate_every": "each checkpoint is validated, run.checkpoint_every",
     "data.target_every": "videos give at most 3000 frames, evenly spread",
     "model.pretrained_sha256": "a run keeps the hash in its folder",
     "run.channels_last": "weights are always kept channels last",
