@@ -152,14 +152,14 @@ def statistics(job: Job) -> Path:
     """The old network with nothing but BatchNorm statistics of the new camera."""
     from clst_train.config import AdaptationConfig
     from clst_train.data.target import open_target
-    from clst_train.method.batchnorm import estimate_statistics
+    from clst_train.method.batchnorm import STATISTICS_IMAGES, estimate_statistics
     from clst_train.models.checkpoint import build_from_checkpoint, load_checkpoint, save_checkpoint
     from clst_train.stages.adaptation import statistics_batches
 
     content = load_checkpoint(job.source)
     segmenter, config = build_from_checkpoint(content), AdaptationConfig()
     images = open_target((str(job.pair.target),), input_hw=content.input_hw, fit=content.fit)
-    count, size = config.statistics_images, config.batch
+    count, size = STATISTICS_IMAGES, config.batch
     estimate_statistics(segmenter, statistics_batches(segmenter.normalisation, images, count=count, size=size))
     out = job.work / "runs" / job.pair.name / f"seed{job.seed}" / "statistics.pt"
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -55,8 +55,7 @@ def train(
         resume: run folder to go on with; give it alone.
         settings: values on top of the recipe, e.g. `{"adaptation.iterations": 100, "data.val": "labelled"}`.
 
-    Returns:
-        The run's folder: `path`, and the checkpoints `source` and, with a target, `adapted`.
+    Returns the run's folder: `path`, and the checkpoints `source` and, with a target, `adapted`.
 
     Raises:
         ConfigError, DataError, ModelFileError: a setting, a data set or a checkpoint cannot be used; what can be known
@@ -64,7 +63,7 @@ def train(
     """
     _check_is_name(network)
     texts = {"source": source, "network": network, "classes": classes, "pretrained": pretrained}
-    options: dict[str, Any] = {name: None if value is None else str(value) for name, value in texts.items()} | {
+    options: dict[str, Any] = {name: str(value) for name, value in texts.items() if value is not None} | {
         "target": _places(target),
         "trust_pickle": trust_pickle or None,
         "settings": tuple(_as_toml(name, value) for name, value in (settings or {}).items()),

@@ -47,7 +47,7 @@ SETTINGS = (
         "run.precision=fp32",
         "run.threads=1",
     ),
-    *("augmentation.target_colours=0.5", "augmentation.least_colour_shift=0.1"),
+    "augmentation.target_colours=0.5",
     "adaptation.ensemble_every=2",
 )
 

@@ -79,13 +79,13 @@ def learner(
     return Learner(
         segmenter=segmenter,
         projection=ProjectionHead(4, 5, 5).to(device),
-        prototypes=Prototypes(CLASSES, 5, values.prototype_momentum, device),
+        prototypes=Prototypes(CLASSES, 5, device),
         ensemble=TemporalEnsemble(
             EnsembleStore(layout, np.zeros(layout.file_bytes, np.uint8)), values.ensemble_momentum
         ),
         settings=values,
         device=device,
         autocast=torch.autocast(device.type, dtype=torch.bfloat16, enabled=False),
-        statistics=FollowedStatistics(segmenter, values.statistics_momentum),
-        mean_teacher=MeanTeacher(segmenter, values.teacher_momentum) if values.teacher == "mean_teacher" else None,
+        statistics=FollowedStatistics(segmenter),
+        mean_teacher=MeanTeacher(segmenter) if values.teacher == "mean_teacher" else None,
     )

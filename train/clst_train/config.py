@@ -155,14 +155,10 @@ class AdaptationConfig:
     """Source images and target images a step, each."""
     learning_rate: float = 3e-4
     """Peak of the AdamW learning rate."""
-    weight_decay: float = 0.01
-    """AdamW weight decay."""
     self_training_weight: float = 1.0
     """λ_ST."""
     contrastive_weight: float = 0.1
     """λ_CL."""
-    target_warm_up: float = 0.1
-    """Fraction of the steps over which λ_ST and λ_CL rise from 0."""
     ensemble_momentum: float = 0.9
     """α of the temporal ensemble, per visit of an image."""
     ensemble_store: str = "auto"
@@ -173,21 +169,6 @@ class AdaptationConfig:
     """Paste half of a source image's classes into the target image (ClassMix)."""
     temperature: float = 0.1
     """τ of the contrastive loss."""
-    prototype_momentum: float = 0.99
-    """Momentum of the global source prototypes, per step."""
-    minimum_pixels: int = 4
-    """Feature pixels that a class needs in an image to have a mean projection."""
-    projection_width: int = 128
-    """Channels of the projection space and of the projection head's hidden layer."""
-    statistics_first: bool = True
-    """Start from BatchNorm statistics estimated on target images."""
-    statistics_last: bool = True
-    """End with BatchNorm statistics estimated on target images; they are what is exported."""
-    statistics_images: int = 256
-    """Target images, at most, that the statistics are estimated on."""
-    statistics_momentum: float = 0.1
-    """How far each batch of whole images moves the statistics that they are predicted by for pseudo-labels; 1 = only
-    its own."""
     teacher: str = "ensemble"
     """Where pseudo-labels come from: `ensemble` (the method), `mean_teacher` (averaged weights) or `none`."""
     ensemble_view: str = "whole"
@@ -199,58 +180,39 @@ class AdaptationConfig:
     """Mirror whole images in half of the ensemble's predictions."""
     ensemble_zoom: float = 1.25
     """Enlarge them by a random factor up to this one; 1 = never."""
-    teacher_momentum: float = 0.99
-    """Momentum of the mean teacher's weights, per step."""
     pseudo_label_weighting: str = "none"
-    """How much the target's own pixels weigh: `none` = 1, `probability` = what the teacher gives their label,
-    `confident_share` = all alike the share of pixels that the teacher is sure of."""
-    probability_exponent: float = 1.0
-    """Power of the probability that `probability` weighs by; the higher, the less doubtful pixels count."""
-    confidence_threshold: float = 0.968
-    """Probability from which `confident_share` calls a pixel sure."""
+    """How much the target's own pixels weigh: `none` = 1, `probability` = the cube of what the teacher
+    gives their label, `confident_share` = all alike the share of pixels that the teacher is sure of."""
     entropy_weight: float = 0.0
     """Weight of the entropy of target predictions, minimised directly; 0 = off."""
     entropy_first: float = 0.0
     """Fraction of the steps, at the start, in which target images only minimise their predictions' entropy;
     pseudo-labels come after them."""
-    entropy_first_weight: float = 0.1
-    """Weight of the entropy in those steps."""
     start_share: float = 0.0
     """Share of the weights that self-training began with in the final ones; 0 = the adapted ones alone."""
     class_balance: float = 0.0
     """Exponent γ: a target pixel of class c weighs max(its share in the batch, 1 %)^−γ; 0 = all alike."""
-    distribution_alignment: float = 0.0
-    """Exponent that holds the pseudo-labels' class shares at those that the network predicts at the start: ẑ_c times
-    (share at the start / share now) to this power; 0 = off, 1 = fully."""
-    auxiliary_weight: float = 0.0
-    """Weight of the auxiliary head's source and target losses, for networks that have one; 0 = not trained here."""
     distil_from: str = ""
     """Checkpoint of an adapted, usually larger network with the same classes to learn from as well; empty = none."""
     distil_weight: float = 1.0
     """Weight of the divergence from that network's predictions on the target's own pixels."""
-    distil_temperature: float = 1.0
-    """Temperature of both predictions; above 1 improbable classes count more."""
 
     def __post_init__(self) -> None:
         _check(
             self,
             "adaptation",
             ("iterations ensemble_every", *_FROM_0),
-            ("batch minimum_pixels projection_width ensemble_top_k", *_FROM_1),
-            ("learning_rate temperature distil_temperature", *_ABOVE_0),
-            ("target_warm_up statistics_momentum", *_SHARE),
-            ("statistics_images", lambda count: count >= 2, "2 or more"),
+            ("batch ensemble_top_k", *_FROM_1),
+            ("learning_rate temperature", *_ABOVE_0),
             ("ensemble_store", *_one_of(("auto", "exact", "top_k"))),
-            ("ensemble_momentum prototype_momentum entropy_first start_share", *_BELOW_1),
-            ("teacher_momentum confidence_threshold", *_BELOW_1),
-            ("self_training_weight contrastive_weight entropy_weight entropy_first_weight auxiliary_weight", *_FROM_0),
-            ("distil_weight class_balance distribution_alignment probability_exponent weight_decay", *_FROM_0),
+            ("ensemble_momentum entropy_first start_share", *_BELOW_1),
+            ("self_training_weight contrastive_weight entropy_weight distil_weight class_balance", *_FROM_0),
             ("teacher", *_one_of(("ensemble", "mean_teacher", "none"))),
             ("pseudo_label_weighting", *_one_of(("none", "confident_share", "probability"))),
             ("ensemble_view", *_one_of(("whole", "crops"))),
             ("ensemble_zoom", lambda factor: 1 <= factor <= 2, "1 to 2"),
         )
-        for name in ("self_training_weight", "contrastive_weight", "distribution_alignment"):
+        for name in ("self_training_weight", "contrastive_weight"):
             if self.teacher == "none" and getattr(self, name) != 0:
                 raise ConfigError(
                     f"adaptation.{name} = {getattr(self, name)} needs pseudo-labels, but adaptation.teacher is none; "
@@ -271,14 +233,8 @@ class AugmentationConfig:
     none, and no blur."""
     target_colours: float = 0.0
     """Probability that a source crop of the adaptation takes on the colours of its target image, to a random degree."""
-    least_colour_shift: float = 0.0
-    """Smallest difference of the cameras' mean colours, in units of their spread, for `target_colours`; 0 = always."""
     masked_crops: float = 0.0
     """Probability that squares of a target crop are hidden, so that the network learns to use context; 0 = none is."""
-    masked_share: float = 0.5
-    """Share of a masked crop's squares that are hidden, on average."""
-    masked_square: int = 0
-    """Side of the squares in pixels; 0 = a sixth of the crop's shorter side."""
 
     def __post_init__(self) -> None:
         _check(
@@ -287,9 +243,6 @@ class AugmentationConfig:
             ("scale", lambda s: 0.05 <= s[0] <= s[1] <= 20, "a smallest and a largest zoom, from 0.05 to 20"),
             ("colour", lambda strength: 0 <= strength < 0.5, "0 up to below 0.5"),
             ("target_colours masked_crops", *_PROBABILITY),
-            ("least_colour_shift", *_FROM_0),
-            ("masked_share", _BELOW_1[0], "a probability below 1, else nothing is seen"),
-            ("masked_square", _FROM_0[0], "pixels, or 0 for a sixth of the crop"),
         )
 
 

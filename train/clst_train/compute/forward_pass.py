@@ -33,18 +33,18 @@ class ForwardPass(nn.Module):
         return outputs, None if self.projection is None else self.projection(outputs.features)
 
 
-def forward_pass_of(segmenter: Segmenter, projection: nn.Module | None, *, auxiliary_weight: float) -> nn.Module:
+def forward_pass_of(segmenter: Segmenter, projection: nn.Module | None) -> nn.Module:
     """The passes; with several processes gradients are means over them.
 
-    Every parameter needs a gradient in each step there, or the ranks wait for one another: an auxiliary head whose
-    loss does not count is left out.
+    Every parameter needs a gradient in each step there, or the ranks wait for one another: the auxiliary head, whose
+    loss counts in source training alone, is left out with a projection head.
     """
     if not is_split():
         return ForwardPass(segmenter, projection)
-    passes = ForwardPass(segmenter, projection, keeps_auxiliary=auxiliary_weight > 0)
+    passes = ForwardPass(segmenter, projection, keeps_auxiliary=projection is None)
     head = getattr(segmenter, "auxiliary_head", None)
     if head is not None:
-        head.requires_grad_(auxiliary_weight > 0)
+        head.requires_grad_(projection is None)
     # Buffers are alike on all ranks already (`SynchronisedNorm`), and a broadcast between two passes would change
     # in place what the first one's gradient needs.
     known = inspect.signature(nn.parallel.DistributedDataParallel.__init__).parameters

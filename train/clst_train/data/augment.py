@@ -21,6 +21,9 @@ MIRRORED = 0.5
 BLURRED = 0.3
 """Share of images that are blurred: another lens is less sharp, but most views should stay as they are."""
 
+HIDDEN_SHARE = 0.5
+"""Of a masked crop's squares."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Geometry:
@@ -92,8 +95,8 @@ def hiding_mask(
     squares may be cut."""
     if rng.random() >= settings.masked_crops:
         return np.zeros(crop_hw, bool)
-    side = settings.masked_square or max(1, min(crop_hw) // 6)
-    squares = rng.random((-(-crop_hw[0] // side), -(-crop_hw[1] // side))) < settings.masked_share
+    side = max(1, min(crop_hw) // 6)
+    squares = rng.random((-(-crop_hw[0] // side), -(-crop_hw[1] // side))) < HIDDEN_SHARE
     return np.kron(squares, np.ones((side, side), bool))[: crop_hw[0], : crop_hw[1]]
 
 

@@ -15,6 +15,8 @@ from clst_runtime.system.optional import require
 
 LEAST_SPREAD = 1.0
 """L*a*b* units; a channel that varies less is not stretched further, lest noise become a pattern."""
+LEAST_SHIFT = 2.0
+"""Spreads; below it source crops keep their colours: day to dusk is 3.2, India to England 1.2 (decision 14)."""
 COMPARED = 64
 """Images of each camera whose mean colours are compared."""
 CHANNELS = ("L*", "a*", "b*")

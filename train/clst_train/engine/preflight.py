@@ -92,8 +92,7 @@ def memory_plans(setup: Setup, segmenter: Segmenter, *, trains_source: bool) -> 
     if target is not None:
         settings, stride = config.adaptation, segmenter.output_stride
         batch = settings.batch // setup.ranks.count
-        width = settings.projection_width
-        projection = ProjectionHead(segmenter.feature_channels, width, width).to(setup.device)
+        projection = ProjectionHead(segmenter.feature_channels).to(setup.device)
         cells_hw = (-(-rows // stride), -(-columns // stride))
         store = choose_layout(settings, images=len(target), classes=len(setup.classes), size_hw=cells_hw, target="")
         passes = 2  # source crops and target crops are both held until the backward pass

@@ -6,6 +6,8 @@ PREDICTIONS = 6
 """How often each whole target image is predicted in a run, about, so that no label is older than a sixth of it …"""
 SHORTEST_INTERVAL, LONGEST_INTERVAL = 3, 8
 """… but in every third step at most, which a step's cost allows, and in every eighth at least."""
+WARM_UP = 0.1
+"""Fraction of the steps over which the weight of the target's losses rises from 0."""
 
 
 def learning_rate_factor(iteration: int, iterations: int, *, warm_up: float = 0.05, power: float = 0.9) -> float:

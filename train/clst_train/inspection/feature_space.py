@@ -26,7 +26,7 @@ from clst_runtime.system.files.atomic import written_whole
 from clst_runtime.system.optional import require
 from clst_train.data.fitting import fitted
 from clst_train.data.target import TargetImages
-from clst_train.method.prototypes import at_stride, class_means, labels_at_stride
+from clst_train.method.prototypes import MINIMUM_PIXELS, at_stride, class_means, labels_at_stride
 from clst_train.models.deployable import normalise
 from clst_train.models.segmenter import Segmenter
 
@@ -136,7 +136,7 @@ def unlabelled_images(target: TargetImages, count: int) -> Iterator[ProbeImage]:
 
 
 @torch.inference_mode()
-def cloud_of(segmenter: Segmenter, images: Iterable[ProbeImage], *, minimum_pixels: int) -> Cloud:
+def cloud_of(segmenter: Segmenter, images: Iterable[ProbeImage], *, minimum_pixels: int = MINIMUM_PIXELS) -> Cloud:
     """Class means of a network's features in each image, by its labels or else by the network's own predictions.
 
     Args:

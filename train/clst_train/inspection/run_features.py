@@ -65,12 +65,11 @@ def stages_of_run(
     # the old camera's own, so its images get theirs back here.
     of_old = copy.deepcopy(second)
     estimate_statistics(of_old, _batches(old, of_old.normalisation))
-    least = config.adaptation.minimum_pixels
     stages = [
         Stage(
             title=title,
-            source=cloud_of(for_old, old, minimum_pixels=least),
-            target=cloud_of(for_new, new, minimum_pixels=least),
+            source=cloud_of(for_old, old),
+            target=cloud_of(for_new, new),
         )
         for title, for_old, for_new in (("before adaptation", first, first), ("after adaptation", of_old, second))
     ]

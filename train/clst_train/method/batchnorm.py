@@ -19,6 +19,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from clst_train.compute.distributed import is_split, moments
 
+STATISTICS_IMAGES = 256
+"""Images of the new camera, at most, that its statistics are estimated on."""
+MOMENTUM = 0.1
+"""How far a batch moves the statistics that whole images are predicted by; its own alone were worse (decision 10)."""
+
 
 def statistics_layers(network: nn.Module) -> list[_BatchNorm]:
     """The layers whose running statistics predictions are made with; one that keeps none normalises by each image."""
@@ -64,7 +69,7 @@ class FollowedStatistics:
     parts together.
     """
 
-    def __init__(self, network: nn.Module, momentum: float) -> None:
+    def __init__(self, network: nn.Module, momentum: float = MOMENTUM) -> None:
         """Begin with the network's running statistics."""
         self.momentum = momentum
         layers = statistics_layers(network)

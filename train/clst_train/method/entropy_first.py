@@ -15,6 +15,9 @@ from clst_train.method.step import StepResult, adaptation_step
 NOT_YET = ("self_training", "contrastive")
 """Parts of a step by labels that have no weight here."""
 
+WEIGHT = 0.1
+"""Of the entropy."""
+
 
 def entropy_step(learner: Learner, source: SourceBatch, target: TargetBatch, *, target_weight: float) -> StepResult:
     """Losses of one such step: source cross-entropy and the entropy of target crops, nothing pasted and nothing hidden.
@@ -30,10 +33,9 @@ def entropy_step(learner: Learner, source: SourceBatch, target: TargetBatch, *, 
         self_training_weight=0.0,
         contrastive_weight=0.0,
         class_mix=False,
-        distribution_alignment=0.0,
-        entropy_weight=learner.settings.entropy_first_weight,
+        entropy_weight=WEIGHT,
     )
-    unlabelled = dataclasses.replace(learner, settings=settings, mean_teacher=None, alignment=None)
+    unlabelled = dataclasses.replace(learner, settings=settings, mean_teacher=None)
     whole = dataclasses.replace(target, hidden=None)
     result = adaptation_step(unlabelled, source, whole, target_weight=target_weight)
     parts = {name: part for name, part in result.parts.items() if name not in NOT_YET}

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from clst_train.compute.forward_pass import ForwardPass
 from clst_train.config import AdaptationConfig
-from clst_train.method.alignment import DistributionAlignment
 from clst_train.method.batchnorm import FollowedStatistics
 from clst_train.method.ensemble.temporal import TemporalEnsemble
 from clst_train.method.prototypes import Prototypes
@@ -45,8 +44,6 @@ class Learner:
     """BatchNorm statistics by which whole images are predicted; None = the network's running ones."""
     mean_teacher: MeanTeacher | None = None
     """The teacher instead of the ensemble, when `settings.teacher` is `mean_teacher`."""
-    alignment: DistributionAlignment | None = None
-    """Holds the class shares of the pseudo-labels; None = they may drift."""
     distiller: Distiller | None = None
     """Another adapted network to learn from as well."""
     start: StartWeights | None = None

@@ -14,6 +14,11 @@ from torch.nn import functional as F
 from clst_runtime.classes.labels import IGNORE_ID
 from clst_train.compute.distributed import total
 
+MINIMUM_PIXELS = 4
+"""Feature pixels that a class needs in an image to have a mean."""
+MOMENTUM = 0.99
+"""Of the prototypes, per step."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ClassMeans:
@@ -35,7 +40,9 @@ def at_stride(mask: Tensor, size_hw: tuple[int, int]) -> Tensor:
     return F.interpolate(mask[:, None].float(), size=size_hw, mode="nearest-exact")[:, 0] > 0
 
 
-def class_means(projections: Tensor, labels: Tensor, class_count: int, minimum_pixels: int) -> ClassMeans:
+def class_means(
+    projections: Tensor, labels: Tensor, class_count: int, minimum_pixels: int = MINIMUM_PIXELS
+) -> ClassMeans:
     """Mean over the pixels that carry label c, one matrix product for the batch (equation 4).
 
     Args:
@@ -56,7 +63,7 @@ def class_means(projections: Tensor, labels: Tensor, class_count: int, minimum_p
 class Prototypes:
     """The global source prototypes q_c: moving averages of the source images' class means (equation 5)."""
 
-    def __init__(self, class_count: int, width: int, momentum: float, device: torch.device) -> None:
+    def __init__(self, class_count: int, width: int, device: torch.device, *, momentum: float = MOMENTUM) -> None:
         self.momentum = momentum
         self.sums = torch.zeros(class_count, width, device=device)  # C,D
         self.weights = torch.zeros(class_count, device=device)  # C

@@ -35,6 +35,11 @@ from clst_train.method.prototypes import ClassMeans, at_stride, class_means, lab
 from clst_train.method.teachers import SoftLabels, probabilities_of
 from clst_train.models.segmenter import Segmenter
 
+EXPONENT = 3.0
+"""A doubtful label of probability 0.6 weighs a fifth of a sure one (decision 17)."""
+CONFIDENT = 0.968
+"""Probability from which `confident_share` calls a pixel sure (DACS, DAFormer)."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class StepResult:
@@ -67,8 +72,6 @@ def adaptation_step(
         of_target, target_projections = learner.outputs_of(crops.images)
     if soft_labels is None:
         soft_labels = _soft_labels_of_crops(learner, target, crops, of_target.logits)
-    if learner.alignment is not None:
-        soft_labels = learner.alignment.aligned(soft_labels)
     # (3) every pixel has a pseudo-label, no confidence threshold
     labels = crops.labels(_pseudo_labels(soft_labels, target, crops))
     with learner.autocast:
@@ -83,10 +86,6 @@ def adaptation_step(
     weights = pixel_weights(crops, labels, segmenter.class_count, confidence=confidence, class_balance=balance)
     supervised = segmentation_loss(of_source.logits, source_labels)
     self_training = segmentation_loss(of_target.logits, labels, weights)
-    if of_source.auxiliary is not None and of_target.auxiliary is not None and settings.auxiliary_weight > 0:
-        supervised = supervised + settings.auxiliary_weight * segmentation_loss(of_source.auxiliary, source_labels)
-        auxiliary = segmentation_loss(of_target.auxiliary, labels, weights)
-        self_training = self_training + settings.auxiliary_weight * auxiliary
     # (6) pulls target means to the source prototypes; the source means keep classes apart in that space
     contrastive = contrastive_loss(target_means, learner.prototypes, settings.temperature)
     contrastive = contrastive + contrastive_loss(source_means, learner.prototypes, settings.temperature)
@@ -186,8 +185,8 @@ def confidence_weights(
             shown = F.interpolate(probability[:, None].float(), size=size_hw, mode="bilinear", align_corners=False)
         else:
             shown = through_crops(probability[:, None], target.geometries, size_hw)
-        return shown[:, 0] ** settings.probability_exponent
-    confident = probability > settings.confidence_threshold
+        return shown[:, 0] ** EXPONENT
+    confident = probability > CONFIDENT
     if soft_labels.of_crops:
         covered = at_stride(learner.plain(target.ignored), (confident.shape[1], confident.shape[2]))
     else:
@@ -205,17 +204,16 @@ def _further_terms(
     if settings.entropy_weight > 0:
         yield "entropy", settings.entropy_weight, entropy_loss(logits, cells)
     if learner.distiller is not None:
-        temperature, whole = settings.distil_temperature, learner.plain(target.whole)
-        of_images = learner.distiller.probabilities(whole, temperature, learner.autocast)
+        of_images = learner.distiller.probabilities(learner.plain(target.whole), learner.autocast)
         taught = through_crops(of_images, target.geometries, size_hw)
-        yield "distillation", settings.distil_weight, distillation_loss(logits, taught, cells, temperature)
+        yield "distillation", settings.distil_weight, distillation_loss(logits, taught, cells)
 
 
 def _means(learner: Learner, projections: tuple[Tensor, Tensor], labels: tuple[Tensor, Tensor]) -> list[ClassMeans]:
     """Class means of both domains' projections B,D,h,w by labels B,K,L, made together."""
     both = torch.cat(projections).float()
     strided = labels_at_stride(torch.cat(labels), (both.shape[2], both.shape[3]))
-    found = class_means(both, strided, learner.segmenter.class_count, learner.settings.minimum_pixels)
+    found = class_means(both, strided, learner.segmenter.class_count)
     counts = [len(each) for each in projections]
     parts = zip(torch.split(found.means, counts), torch.split(found.present, counts), strict=True)
     return [ClassMeans(means=means, present=present) for means, present in parts]

@@ -24,6 +24,9 @@ from clst_train.models.checkpoint import build_from_checkpoint, load_checkpoint
 from clst_train.models.deployable import normalise_in_training
 from clst_train.models.segmenter import Segmenter
 
+MOMENTUM = 0.99
+"""Of the mean teacher's weights, per step."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class SoftLabels:
@@ -71,13 +74,13 @@ class Distiller:
         self.sha256 = sha256
 
     @torch.no_grad()
-    def probabilities(self, frames: Tensor, temperature: float, autocast: torch.autocast) -> Tensor:
-        """Softened probabilities B,C,h,w of whole frames B,H,W,3 uint8 RGB, at the size it was trained for."""
+    def probabilities(self, frames: Tensor, autocast: torch.autocast) -> Tensor:
+        """Probabilities B,C,h,w of whole frames B,H,W,3 uint8 RGB, at the size it was trained for."""
         images = normalise_in_training(frames, self.network.normalisation)
         if images.shape[-2:] != self.input_hw:
             images = F.interpolate(images, size=self.input_hw, mode="bilinear", align_corners=False)
         with autocast:
-            return (self.network(images).float() / temperature).softmax(dim=1)  # type: ignore[no-any-return]
+            return self.network(images).float().softmax(dim=1)  # type: ignore[no-any-return]
 
 
 def open_distiller(path: str, classes: ClassList, student: ModelConfig) -> Distiller | None:
@@ -118,7 +121,7 @@ class MeanTeacher:
     Only weights are averaged. BatchNorm uses `FollowedStatistics` here; the teacher's running ones are never read.
     """
 
-    def __init__(self, student: Segmenter, momentum: float) -> None:
+    def __init__(self, student: Segmenter, momentum: float = MOMENTUM) -> None:
         self.network = copy.deepcopy(student).requires_grad_(False)
         self.momentum = momentum
         self.steps = 0

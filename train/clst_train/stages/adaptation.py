@@ -19,7 +19,7 @@ from clst_runtime.data.subsets import evenly_spread
 from clst_train.compute.cores import on_first_core
 from clst_train.compute.distributed import each_alone, is_split, on_any_rank, report, together, wait_for_all
 from clst_train.config import AdaptationConfig
-from clst_train.data.colours import CHANNELS, COMPARED, colour_shift
+from clst_train.data.colours import CHANNELS, COMPARED, LEAST_SHIFT, colour_shift
 from clst_train.data.fitting import fitted
 from clst_train.data.loading import (
     TARGET_STREAM,
@@ -33,10 +33,10 @@ from clst_train.data.target import TargetImages
 from clst_train.engine.optimizer import Descent, adamw, set_rate
 from clst_train.engine.progress import with_progress
 from clst_train.engine.run import ADAPTED, Run, loaded, log_interval, log_step, needed, seed_step
-from clst_train.engine.schedule import ramp, steps_before_labels
+from clst_train.engine.schedule import WARM_UP, ramp, steps_before_labels
 from clst_train.engine.stopping import Stopped, asked, finishing_steps
 from clst_train.inspection.diagnostics import START_IMAGES, CollapseWatch, Diagnostics
-from clst_train.method.batchnorm import estimate_statistics
+from clst_train.method.batchnorm import STATISTICS_IMAGES, estimate_statistics
 from clst_train.method.entropy_first import entropy_step
 from clst_train.method.learner import Learner
 from clst_train.method.step import StepResult, adaptation_step
@@ -115,7 +115,7 @@ def _report_entropy_first(settings: AdaptationConfig, begin: int) -> None:
 def _step(learner: Learner, source: SourceBatch, target: TargetBatch, iteration: int, begin: int) -> StepResult:
     """One step, by entropy before the step `begin`, by labels from then on; the warm-up is that of either."""
     settings, since = learner.settings, iteration - begin
-    weight = ramp(since if since >= 0 else iteration, settings.iterations, settings.target_warm_up)
+    weight = ramp(since if since >= 0 else iteration, settings.iterations, WARM_UP)
     if since < 0:
         return entropy_step(learner, source, target, target_weight=weight)
     return adaptation_step(learner, source, target, target_weight=weight, iteration=since)
@@ -124,7 +124,7 @@ def _step(learner: Learner, source: SourceBatch, target: TargetBatch, iteration:
 def _begun(run: Run, resume: Checkpoint | None) -> AdaptationState:
     """What the steps change, as it is before the first one, or as a checkpoint has it."""
     settings, target = run.config.adaptation, needed(run.target)
-    if resume is None and settings.statistics_first:
+    if resume is None:
         _estimate_target_statistics(run)
     learner = learner_of(run, target, resume)
     state = AdaptationState(learner=learner, descent=descent_of(run, learner), diagnostics=diagnostics_of(run, learner))
@@ -133,8 +133,6 @@ def _begun(run: Run, resume: Checkpoint | None) -> AdaptationState:
     elif settings.teacher != "none":
         with together(), each_alone():
             state.diagnostics.begin(run.segmenter, _start_batches(run), run.autocast)
-        if learner.alignment is not None:
-            learner.alignment.begin(state.diagnostics.start)
     with together():
         run.logbook.forget_after(ADAPTED, resume.iteration if resume is not None else 0)
     return state
@@ -144,26 +142,24 @@ def descent_of(run: Run, learner: Learner) -> Descent:
     """The optimiser of network and projection head."""
     settings, modules = run.config.adaptation, [run.segmenter, learner.projection]
     parameters = [parameter for module in modules for parameter in module.parameters()]
-    rate, decay = settings.learning_rate, settings.weight_decay
-    optimiser = adamw(parameters, learning_rate=rate, weight_decay=decay, device=run.device)
+    optimiser = adamw(parameters, learning_rate=settings.learning_rate, device=run.device)
     return Descent(optimiser, modules, run.device, scaled=run.scaled)
 
 
 def takes_colours(run: Run) -> bool:
     """Whether source crops take on the target's colours; reports it where the images decide."""
     settings = run.config.augmentation
-    if settings.target_colours == 0 or settings.least_colour_shift == 0:
-        return settings.target_colours > 0
+    if settings.target_colours == 0:
+        return False
     source, target, size = run.source, needed(run.target), run.config.model.input_hw
     with together(), each_alone():
         read = (fitted(source[place], size, run.config.fit) for place in evenly_spread(len(source), COMPARED))
         old = (sample.content.of(sample.image) for sample in read)
         shift = colour_shift(old, (_without_padding(target, place) for place in evenly_spread(len(target), COMPARED)))
-    taken = bool(abs(shift).max() > settings.least_colour_shift)
+    taken = bool(abs(shift).max() > LEAST_SHIFT)
     distances = ", ".join(f"{name} {value:+.1f}" for name, value in zip(CHANNELS, shift, strict=True))
     done = f"source crops {'take them on' if taken else 'keep theirs'}"
-    limit = f"augmentation.least_colour_shift = {settings.least_colour_shift:g}"
-    report(f"colours: the new camera's differ by {distances} spreads; {done} ({limit})")
+    report(f"colours: the new camera's differ by {distances} spreads; {done} (from {LEAST_SHIFT:g} on)")
     return taken
 
 
@@ -174,7 +170,7 @@ def _without_padding(target: TargetImages, index: int) -> npt.NDArray[np.uint8]:
 
 def _begin_labels(run: Run, learner: Learner, *, anew: bool) -> None:
     """Start self-training with BatchNorm statistics of the target, estimated `anew` if the weights have changed."""
-    if anew and run.config.adaptation.statistics_first:
+    if anew:
         _estimate_target_statistics(run)
     if anew and learner.statistics is not None:
         learner.statistics.begin_anew(run.segmenter)
@@ -185,8 +181,7 @@ def _begin_labels(run: Run, learner: Learner, *, anew: bool) -> None:
 def _finish(run: Run) -> None:
     """Leave the result: the network with the statistics that are exported."""
     settings = run.config.adaptation
-    if settings.statistics_last:
-        _estimate_target_statistics(run)
+    _estimate_target_statistics(run)
     with together():
         if run.ranks.first:
             save_checkpoint(run.folder.adapted, run.checkpoint(ADAPTED, settings.iterations))
@@ -203,7 +198,7 @@ def target_batches(run: Run) -> Iterator[Tensor]:
     """Whole target images as normalised batches for BatchNorm statistics, on the run's device."""
     settings = run.config.adaptation
     batches = statistics_batches(
-        run.segmenter.normalisation, needed(run.target), count=settings.statistics_images, size=settings.batch
+        run.segmenter.normalisation, needed(run.target), count=STATISTICS_IMAGES, size=settings.batch
     )
     return (batch.to(run.device) for batch in batches)
 

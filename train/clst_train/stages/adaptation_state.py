@@ -17,7 +17,6 @@ from clst_train.engine.optimizer import Descent
 from clst_train.engine.run import ADAPTED, Run
 from clst_train.engine.schedule import ensemble_interval, steps_before_labels, times_shown
 from clst_train.inspection.diagnostics import Diagnostics
-from clst_train.method.alignment import DistributionAlignment
 from clst_train.method.batchnorm import FollowedStatistics
 from clst_train.method.ensemble.snapshot import remove_other_snapshots, restore_snapshot, save_snapshot
 from clst_train.method.ensemble.store import EnsembleStore, StoreLayout, choose_layout, target_hash
@@ -27,9 +26,9 @@ from clst_train.method.prototypes import Prototypes
 from clst_train.method.start_weights import StartWeights
 from clst_train.method.teachers import Distiller, MeanTeacher, open_distiller
 from clst_train.models.checkpoint import Checkpoint, save_checkpoint
-from clst_train.models.projection import ProjectionHead
+from clst_train.models.projection import WIDTH, ProjectionHead
 
-OPTIONAL = ("statistics", "mean_teacher", "alignment", "start")
+OPTIONAL = ("statistics", "mean_teacher", "start")
 """Parts of a learner that a run may have, with a state of their own."""
 
 
@@ -69,22 +68,21 @@ def store_layout(run: Run, settings: AdaptationConfig, *, images: int, target: s
 
 def new_learner(run: Run, settings: AdaptationConfig, store: EnsembleStore) -> Learner:
     """A learner whose first step is still to come, with its ensemble in `store`."""
-    segmenter, width = run.segmenter, settings.projection_width
-    projection = ProjectionHead(segmenter.feature_channels, width, width).to(run.device)
+    segmenter = run.segmenter
+    projection = ProjectionHead(segmenter.feature_channels).to(run.device)
     return Learner(
         segmenter=segmenter,
         projection=projection,
-        prototypes=Prototypes(len(run.classes), width, settings.prototype_momentum, run.device),
+        prototypes=Prototypes(len(run.classes), WIDTH, run.device),
         ensemble=TemporalEnsemble(store, settings.ensemble_momentum),
         settings=settings,
         device=run.device,
         autocast=run.autocast,
-        alignment=_alignment(run),
         distiller=_distiller(run),
-        statistics=FollowedStatistics(segmenter, settings.statistics_momentum),
-        mean_teacher=MeanTeacher(segmenter, settings.teacher_momentum) if settings.teacher == "mean_teacher" else None,
+        statistics=FollowedStatistics(segmenter),
+        mean_teacher=MeanTeacher(segmenter) if settings.teacher == "mean_teacher" else None,
         start=StartWeights(settings.start_share) if settings.start_share > 0 else None,
-        forward_pass=forward_pass_of(segmenter, projection, auxiliary_weight=settings.auxiliary_weight),
+        forward_pass=forward_pass_of(segmenter, projection),
     )
 
 
@@ -101,11 +99,6 @@ def with_ensemble_interval(settings: AdaptationConfig, images: int) -> Adaptatio
             f"predicted in one step of {interval} (adaptation.ensemble_every = 0)"
         )
     return dataclasses.replace(settings, ensemble_every=interval)
-
-
-def _alignment(run: Run) -> DistributionAlignment | None:
-    strength = run.config.adaptation.distribution_alignment
-    return DistributionAlignment(strength, len(run.classes), run.device) if strength > 0 else None
 
 
 def _distiller(run: Run) -> Distiller | None:

@@ -37,7 +37,7 @@ def train_source(run: Run, resume: Checkpoint | None) -> None:
     with together():
         run.logbook.forget_after(SOURCE, first)
     segmenter.train()
-    passes = forward_pass_of(segmenter, None, auxiliary_weight=AUXILIARY_WEIGHT)
+    passes = forward_pass_of(segmenter, None)
     batches = loaded(run, labelled_crops, first, settings.iterations)
     with finishing_steps(), on_first_core(run.device.type):
         for iteration, batch in with_progress(run, SOURCE, batches, settings.iterations):

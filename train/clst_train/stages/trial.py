@@ -8,6 +8,7 @@ Legend: N images, H rows, W columns.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -94,9 +95,7 @@ def _small(setup: Setup, network: Segmenter) -> Run:
     small = dataclasses.replace(
         config,
         source=dataclasses.replace(source, batch=min(2, source.batch)),
-        adaptation=dataclasses.replace(
-            adaptation, batch=min(2, adaptation.batch), ensemble_every=1, statistics_images=2
-        ),
+        adaptation=dataclasses.replace(adaptation, batch=min(2, adaptation.batch), ensemble_every=1),
     )
     values = as_fields(Setup, setup) | {"config": small, "ranks": ONE_PROCESS}
     segmenter = accelerate(network, dataclasses.replace(config.run, compile=False), setup.device)
@@ -154,12 +153,10 @@ def _note_frozen(network: Segmenter, name: str) -> None:
 
 
 def _note_statistics(network: Segmenter, setup: Setup) -> None:
-    settings = setup.config.adaptation
-    wanted = setup.target is not None and (settings.statistics_first or settings.statistics_last)
-    if wanted and not statistics_layers(network):
+    if setup.target is not None and not statistics_layers(network):
         report(
             f"note: {setup.config.model.network} has no BatchNorm with running statistics, so there is nothing to "
-            "estimate on the new camera: adaptation.statistics_first and statistics_last are skipped"
+            "estimate on the new camera"
         )
 
 
@@ -195,8 +192,7 @@ def _try_source(run: Run) -> None:
 def _try_adaptation(run: Run) -> None:
     """The statistics of target images, the images as they are enlarged for the ensemble, and a step of each kind."""
     settings = run.config.adaptation
-    if settings.statistics_first or settings.statistics_last:
-        estimate_statistics(run.segmenter, target_batches(run))
+    estimate_statistics(run.segmenter, itertools.islice(target_batches(run), 1))
     source, target = both_batches(run, 0)
     count = len(target.indices)
     target = dataclasses.replace(target, indices=np.arange(count), all_indices=None)  # of a store for them alone

@@ -64,7 +64,7 @@ def steps(device, count=4, **settings):
     "settings",
     [
         {},
-        {"ensemble_every": 2, "pseudo_label_weighting": "probability", "probability_exponent": 3.0},
+        {"ensemble_every": 2, "pseudo_label_weighting": "probability"},
         {"teacher": "mean_teacher", "class_balance": 0.5},
         {"ensemble_view": "crops"},
     ],

@@ -30,9 +30,8 @@ SMALL = (
 )
 EVERY_TERM = (
     *("--set", "adaptation.ensemble_every=2", "--set", "adaptation.class_balance=0.5"),
-    *("--set", "adaptation.distribution_alignment=1", "--set", "augmentation.masked_crops=0.5"),
+    *("--set", "augmentation.masked_crops=0.5"),
     *("--set", "adaptation.entropy_weight=0.1", "--set", "adaptation.pseudo_label_weighting=confident_share"),
-    *("--set", "adaptation.confidence_threshold=0.2"),
     *("--set", "adaptation.entropy_first=0.3", "--set", "adaptation.start_share=0.2"),  # the first step
     *("--set", "source.learning_rate=1e-6", "--set", "adaptation.learning_rate=1e-6"),
 )

@@ -150,7 +150,7 @@ def test_the_same_colours_in_another_shape_are_no_other_colours(tmp_path, capsys
     for index in range(3):
         write_png(root / "images" / "val" / f"{index}.png", np.full((16, 16, 3), 20 + index, np.uint8))
     source, target = open_dataset(root, split="val"), new_camera(tmp_path, *[(4, 16)] * 3, grey=20)
-    config = settings(target_colours=0.5, least_colour_shift=1.0)
+    config = settings(target_colours=0.5)
     assert not takes_colours(SimpleNamespace(config=config, source=source, target=target))
     assert re.search(r"L\* [+-]0\.0, .* keep theirs", capsys.readouterr().err)
 

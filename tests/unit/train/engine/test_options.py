@@ -28,12 +28,11 @@ SMALL = (
 OPTIONS = {
     "mean_teacher": (
         *("adaptation.teacher=mean_teacher", "adaptation.pseudo_label_weighting=confident_share"),
-        *("adaptation.confidence_threshold=0.2", "adaptation.entropy_weight=0.1"),
+        "adaptation.entropy_weight=0.1",
     ),
     "ensemble": (
         *("adaptation.ensemble_every=0", "adaptation.class_balance=0.5"),
-        *("adaptation.distribution_alignment=1", "augmentation.masked_crops=0.5"),
-        *("adaptation.auxiliary_weight=0.4", "adaptation.distil_weight=0.5", "adaptation.distil_temperature=2.0"),
+        *("augmentation.masked_crops=0.5", "adaptation.distil_weight=0.5"),
     ),
     "crops": ("adaptation.ensemble_view=crops",),
     # Broken off where labels begin

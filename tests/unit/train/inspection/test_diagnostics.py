@@ -9,7 +9,7 @@ from clst_train.method.prototypes import ClassMeans, Prototypes
 from clst_train.method.teachers import SoftLabels
 from tests.support.tiny import CPU, SIZE_HW, TinySegmenter
 
-NOBODY = Prototypes(3, 2, 0.9, CPU)
+NOBODY = Prototypes(3, 2, CPU)
 
 
 def said(*classes: int, sure: float = 0.8) -> torch.Tensor:
@@ -74,7 +74,7 @@ def test_everything_ignored_is_nothing_to_be_seen():
 
 def test_distances_in_the_projection_space_are_cosines_counted_by_hand():
     """Prototypes at 0° and 90°, class 2 never seen; a target mean of class 0 at 60° has cosines 0.5 and 0.866."""
-    prototypes = Prototypes(3, 2, 0.9, CPU)
+    prototypes = Prototypes(3, 2, CPU)
     vectors = torch.tensor([[[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]]])
     prototypes.update(ClassMeans(means=vectors, present=torch.tensor([[True, True, False]])))
     mean = torch.tensor([[[0.5, math.sqrt(0.75)], [0.0, 1.0], [1.0, 0.0]]])
@@ -92,7 +92,7 @@ def test_distances_in_the_projection_space_are_cosines_counted_by_hand():
 
 
 def test_a_single_prototype_has_no_nearest_other_one():
-    prototypes = Prototypes(2, 2, 0.9, CPU)
+    prototypes = Prototypes(2, 2, CPU, momentum=0.9)
     batch = ClassMeans(means=torch.tensor([[[1.0, 0.0], [0.0, 1.0]]]), present=torch.tensor([[True, False]]))
     prototypes.update(batch)
     found = Diagnostics(1, 2, (1, 1), CPU)

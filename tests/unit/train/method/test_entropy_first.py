@@ -18,7 +18,7 @@ from tests.support.tiny import SIZE_HW, batches, learner, observed
 pytestmark = pytest.mark.usefixtures("narrow", "no_pictures")
 SMALL = (
     *("augmentation.crop_hw=[64,64]", "adaptation.batch=2", "adaptation.iterations=4", "source.iterations=1"),
-    *("source.batch=2", "run.precision=fp32", "run.threads=1", "adaptation.target_warm_up=0.5"),
+    *("source.batch=2", "run.precision=fp32", "run.threads=1"),
 )
 
 
@@ -30,23 +30,23 @@ def test_the_steps_before_labels_are_a_fraction_of_all(iterations, fraction, ste
 
 
 def test_such_a_step_is_source_and_entropy_of_the_crops_with_nothing_pasted_or_hidden():
-    """Weight 0.2 at half of the warm-up: 0.1 of the mean entropy over log 3 of every pixel as it is."""
+    """A tenth of the mean entropy, at half of the warm-up a twentieth, over log 3 of every pixel as it is."""
     source, target = batches()
     hidden = dataclasses.replace(target, hidden=np.ones((2, *SIZE_HW), bool))
-    result = entropy_step(learner(entropy_first_weight=0.2), source, hidden, target_weight=0.5)
+    result = entropy_step(learner(), source, hidden, target_weight=0.5)
     twin = learner()
     with torch.no_grad():
         p = twin.segmenter(twin.tensor(target.crops)).softmax(1)
         expected = -(p * p.log()).sum(1).mean() / torch.tensor(3.0).log()
     assert result.parts["entropy"].item() == pytest.approx(expected.item(), abs=1e-6)
-    loss = result.parts["source"] + 0.5 * 0.2 * result.parts["entropy"]
+    loss = result.parts["source"] + 0.5 * 0.1 * result.parts["entropy"]
     assert result.loss.item() == pytest.approx(loss.item(), abs=1e-6)
     assert set(result.pseudo_labels.flatten().tolist()) == {255}
     assert result.parts.keys() == {"source", "entropy"}  # what has no weight is no part of it
 
 
 def test_such_a_step_asks_no_teacher_but_prototypes_and_a_mean_teacher_follow():
-    one, (source, target) = learner(teacher="mean_teacher", distribution_alignment=1.0), batches()
+    one, (source, target) = learner(teacher="mean_teacher"), batches()
     result = entropy_step(one, source, target, target_weight=1.0)
     assert one.ensemble.visits.tolist() == [0, 0]
     assert not one.ensemble.visited.any()
@@ -89,7 +89,7 @@ def entries_of(run):
 
 
 def test_a_run_begins_with_entropy_then_learns_from_labels_each_with_its_warm_up(cameras, tmp_path, capsys):
-    """Four steps, half of them for entropy, a warm-up of two steps: weights 0, ½ · 0.1, then 0, ½ anew."""
+    """Four steps, half of them for entropy, a warm-up of less than a step: weights 0, 0.1, then 0, 1 anew."""
     options = {
         "source": str(cameras / "old"), "target": (str(cameras / "new" / "images" / "train"),), "size": "64x96",
         "settings": (*SMALL, "adaptation.entropy_first=0.5", "adaptation.contrastive_weight=0.1"),
@@ -103,9 +103,9 @@ def test_a_run_begins_with_entropy_then_learns_from_labels_each_with_its_warm_up
     assert ["entropy" in line for line in steps] == [True, True, False, False]
     sums = [
         0.0,
-        0.5 * 0.1 * steps[1]["entropy"],
+        0.1 * steps[1]["entropy"],
         0.0,
-        0.5 * (steps[3]["self_training"] + 0.1 * steps[3]["contrastive"]),
+        steps[3]["self_training"] + 0.1 * steps[3]["contrastive"],
     ]
     for line, unsupervised in zip(steps, sums, strict=True):
         assert line["loss"] == pytest.approx(line["source"] + unsupervised, abs=1e-5)

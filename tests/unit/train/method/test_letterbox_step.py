@@ -14,9 +14,7 @@ PADDING[0, :1], PADDING[1, :, 4:] = True, True  # another one in each image
 EVERYTHING = {
     "class_balance": 0.5,
     "pseudo_label_weighting": "confident_share",
-    "confidence_threshold": 0.5,
     "entropy_weight": 0.1,
-    "minimum_pixels": 1,
     "class_mix": False,
 }
 
@@ -106,8 +104,8 @@ def test_padding_is_not_asked_how_sure_the_teacher_is():
 
     def loss(unsure, **settings):
         one, (source, target) = learner(ensemble_every=2, **(EVERYTHING | settings)), batches()
-        said = torch.full((2, CLASSES, *SIZE_HW), 0.05)
-        said[:, 0] = 0.9
+        said = torch.full((2, CLASSES, *SIZE_HW), 0.01)
+        said[:, 0] = 0.98
         said.permute(0, 2, 3, 1)[torch.from_numpy(unsure)] = torch.tensor([0.4, 0.3, 0.3])
         one.ensemble.update(target.indices, said)
         one.ensemble.visited[target.indices] = True

@@ -77,28 +77,26 @@ def test_distillation_counted_by_hand():
     taught = torch.tensor([0.75, 0.25]).reshape(1, 2, 1, 1)
     everywhere = torch.ones(1, 1, 1, dtype=torch.bool)
     expected = 0.75 * math.log(1.5) + 0.25 * math.log(0.5)
-    assert distillation_loss(torch.zeros(1, 2, 1, 1), taught, everywhere, 1.0).item() == pytest.approx(expected)
-    # at T = 2 the student's logits (2 ln 3, 0) soften to (0.75, 0.25): nothing is left to learn
-    logits = torch.tensor([2 * math.log(3), 0.0]).reshape(1, 2, 1, 1)
-    assert distillation_loss(logits, taught, everywhere, 2.0).item() == pytest.approx(0.0, abs=1e-6)
-    # and of zero logits the loss is T² = 4 times as large as at T = 1
-    assert distillation_loss(torch.zeros(1, 2, 1, 1), taught, everywhere, 2.0).item() == pytest.approx(4 * expected)
+    assert distillation_loss(torch.zeros(1, 2, 1, 1), taught, everywhere).item() == pytest.approx(expected)
+    # the student's logits (ln 3, 0) are (0.75, 0.25): nothing is left to learn
+    logits = torch.tensor([math.log(3), 0.0]).reshape(1, 2, 1, 1)
+    assert distillation_loss(logits, taught, everywhere).item() == pytest.approx(0.0, abs=1e-6)
 
 
 def test_the_gradient_of_distillation_is_that_of_the_explicit_formula():
-    """d/dz of T² KL(p ‖ softmax(z/T)) is T (q − p); of two cells one is counted."""
+    """d/dz of KL(p ‖ softmax(z)) is q − p; of two cells one is counted."""
     torch.manual_seed(0)
     logits, taught = torch.randn(1, 3, 1, 2, requires_grad=True), torch.randn(1, 3, 1, 2).softmax(1)
-    distillation_loss(logits, taught, torch.tensor([[[True, False]]]), 3.0).backward()
-    expected = 3.0 * ((logits.detach() / 3.0).softmax(1) - taught)
+    distillation_loss(logits, taught, torch.tensor([[[True, False]]])).backward()
+    expected = logits.detach().softmax(1) - taught
     assert torch.allclose(logits.grad[..., 0], expected[..., 0], atol=1e-6)
     assert logits.grad[..., 1].abs().sum().item() == 0.0
 
 
 def test_distillation_from_a_teacher_that_is_certain_is_finite_and_from_nothing_is_zero():
     logits, taught = torch.randn(1, 2, 1, 1, requires_grad=True), torch.tensor([1.0, 0.0]).reshape(1, 2, 1, 1)
-    loss = distillation_loss(logits, taught, torch.ones(1, 1, 1, dtype=torch.bool), 1.0)
+    loss = distillation_loss(logits, taught, torch.ones(1, 1, 1, dtype=torch.bool))
     loss.backward()
     assert torch.isfinite(loss)
     assert torch.isfinite(logits.grad).all()
-    assert distillation_loss(logits, taught, torch.zeros(1, 1, 1, dtype=torch.bool), 1.0).item() == 0.0
+    assert distillation_loss(logits, taught, torch.zeros(1, 1, 1, dtype=torch.bool)).item() == 0.0

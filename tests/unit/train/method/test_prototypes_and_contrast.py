@@ -31,7 +31,7 @@ def test_a_class_with_too_few_pixels_is_not_present():
 def test_all_ignored_means_nothing_is_present_and_the_loss_is_zero_with_a_gradient():
     projections = torch.ones(1, 2, 1, 1, requires_grad=True)
     means = class_means(projections, torch.full((1, 1, 1), 255), 3, 1)
-    loss = contrastive_loss(means, Prototypes(3, 2, 0.9, CPU), 0.1)
+    loss = contrastive_loss(means, Prototypes(3, 2, CPU), 0.1)
     loss.backward()
     assert loss.item() == 0.0
     assert projections.grad.abs().sum().item() == 0.0
@@ -39,7 +39,7 @@ def test_all_ignored_means_nothing_is_present_and_the_loss_is_zero_with_a_gradie
 
 def test_the_contrast_is_the_cross_entropy_of_explicit_logits():
     torch.manual_seed(1)
-    prototypes = Prototypes(3, 4, 0.9, CPU)
+    prototypes = Prototypes(3, 4, CPU)
     vectors = F.normalize(torch.randn(1, 3, 4), dim=2)
     prototypes.update(ClassMeans(means=vectors, present=torch.tensor([[True, True, True]])))
     means = F.normalize(torch.randn(2, 3, 4), dim=2)
@@ -53,7 +53,7 @@ def test_the_contrast_is_the_cross_entropy_of_explicit_logits():
 
 
 def test_classes_never_seen_stay_out_of_the_denominator():
-    prototypes = Prototypes(2, 2, 0.9, CPU)
+    prototypes = Prototypes(2, 2, CPU, momentum=0.9)
     means = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]])
     prototypes.update(ClassMeans(means=means, present=torch.tensor([[True, False]])))
     loss = contrastive_loss(ClassMeans(means=means, present=torch.tensor([[True, True]])), prototypes, 0.1)
@@ -61,7 +61,7 @@ def test_classes_never_seen_stay_out_of_the_denominator():
 
 
 def test_prototypes_are_a_running_mean_without_start_up_bias():
-    prototypes = Prototypes(2, 2, 0.9, CPU)
+    prototypes = Prototypes(2, 2, CPU, momentum=0.9)
     for vector in ([1.0, 0.0], [0.0, 1.0]):
         batch = ClassMeans(means=torch.tensor([[vector, vector]]), present=torch.tensor([[True, False]]))
         prototypes.update(batch)

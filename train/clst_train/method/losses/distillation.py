@@ -10,17 +10,16 @@ from torch import Tensor
 from clst_train.compute.distributed import mean_over
 
 
-def distillation_loss(logits: Tensor, taught: Tensor, counted: Tensor, temperature: float) -> Tensor:
-    """T² · mean of Σ_c p_c (log p_c − log q_c) over the cells where `counted` is True, q = softmax(logits / T).
+def distillation_loss(logits: Tensor, taught: Tensor, counted: Tensor) -> Tensor:
+    """Mean of Σ_c p_c (log p_c − log q_c) over the cells where `counted` is True, q = softmax(logits).
 
     Args:
         logits: N,C,h,w of the student.
-        taught: N,C,h,w probabilities p of the teacher, softened by the same T.
+        taught: N,C,h,w probabilities p of the teacher.
         counted: N,h,w bool.
-        temperature: T; T² keeps the gradient's size the same at any T.
 
     Returns a scalar; 0 (with a gradient of 0) when no cell is counted.
     """
-    log_student = (logits.float() / temperature).log_softmax(dim=1)
+    log_student = logits.float().log_softmax(dim=1)
     divergence = (taught * (taught.clamp_min(1e-12).log() - log_student)).sum(dim=1)  # N,h,w
-    return mean_over(temperature**2 * (divergence * counted).sum(), counted.sum())
+    return mean_over((divergence * counted).sum(), counted.sum())
