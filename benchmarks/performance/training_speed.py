@@ -5,8 +5,8 @@
 
 Everything is measured interleaved in one process: a round is a block of steps of each variant, a ratio is taken within
 a round, and the median over the rounds is reported, so that other work on the machine falls on all alike. A block of
-CLST steps holds whole periods of its ensemble (`adaptation.ensemble_every`). Synthetic scenes of twice the model's size
-(they have to be resized, as camera images have) go to a temporary folder.
+CLST steps holds whole periods of its ensemble, which predicts as seldom as in any run. Synthetic scenes of twice the
+model's size (they have to be resized, as camera images have) go to a temporary folder.
 The plain step is two-domain cross-entropy on the same batch: source crops with labels, target crops with given ones.
 The result goes to benchmarks/results/<name>.json.
 """
@@ -82,18 +82,20 @@ def changed(run: Any, *settings: str) -> Any:
 
 def clst_step(run: Any) -> Callable[[int, Any], None]:
     """A whole CLST step on a prepared batch; its iteration decides whether the ensemble predicts whole images."""
+    from clst_train.engine.schedule import LONGEST_INTERVAL
+    from clst_train.inspection.diagnostics import Diagnostics
     from clst_train.method.step import adaptation_step
-    from clst_train.stages.adaptation_state import diagnostics_of, learner_of
+    from clst_train.stages.adaptation_state import learner_of
 
-    learner = learner_of(run, run.target, None)
-    diagnostics = diagnostics_of(run, learner)
+    learner = learner_of(run, run.target)
+    diagnostics = Diagnostics(len(run.classes), run.device)
     run.segmenter.train()
     descent = _descent(run, [run.segmenter, learner.projection])
 
     def step(iteration: int, batch: Any) -> None:
-        result = adaptation_step(learner, *batch, target_weight=1.0, iteration=iteration)
-        indices, shared = batch[1].indices, batch[1].shared_indices
-        diagnostics.see(indices, result.soft_labels, result.target_means, learner.prototypes, shared)
+        predicts = iteration % LONGEST_INTERVAL == 0 or not learner.ensemble.visits[batch[1].indices].all()
+        result = adaptation_step(learner, *batch, target_weight=1.0, iteration=iteration, predicts=predicts)
+        diagnostics.see(result.soft_labels, result.target_means, learner.prototypes)
         with timed("backward and optimiser"):
             descent.descend(result.loss, iteration)
 
@@ -184,9 +186,10 @@ def block(step: Callable[[int, Any], None], batches: list[Any], steps: int) -> f
 
 def measure_steps(run: Any, batches: list[Any], rounds: int, steps: int) -> dict[str, Any]:
     """Seconds of a step: CLST beside plain, and where the time goes."""
+    from clst_train.engine.schedule import LONGEST_INTERVAL
+
     clst, plain = clst_step(run), plain_step(changed(run))
-    period = clst.learner.settings.ensemble_every  # type: ignore[attr-defined]
-    steps = period * math.ceil(max(steps, len(batches)) / period)
+    steps = LONGEST_INTERVAL * math.ceil(max(steps, len(batches)) / LONGEST_INTERVAL)
     for step in (clst, plain):
         block(step, batches, len(batches))  # an image never visited is predicted at once
     values = interleaved(

@@ -78,10 +78,9 @@ def train(
     places = {"out": _path(out), "init": _path(init), "resume": _path(resume)}
     check_run(str(recipe), **places, options=options)
     require("torch")
-    from clst_train.compute.distributed import process_group
     from clst_train.training import start_run
 
-    with heeding_signals(), process_group():
+    with heeding_signals():
         return start_run(recipe=str(recipe), **places, options=options)
 
 

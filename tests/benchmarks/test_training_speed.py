@@ -2,30 +2,32 @@
 
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
 from benchmarks.performance import training_speed
 from benchmarks.performance.rounds import interleaved, ratio
 
-RUN = SimpleNamespace(segmenter=torch.nn.Identity(), target=None)
+RUN = SimpleNamespace(segmenter=torch.nn.Identity(), target=None, classes=(), device=None)
 
 
 def test_a_clst_step_gets_its_iteration_so_that_the_ensemble_predicts_in_its_period_and_no_more(monkeypatch):
     steps = []
 
-    def adaptation_step(learner, source, target, *, target_weight, iteration):
-        steps.append((source, iteration))
+    def adaptation_step(learner, source, target, *, target_weight, iteration, predicts):
+        steps.append((source, iteration, predicts))
         return SimpleNamespace(loss=torch.zeros(()), soft_labels=None, target_means=None)
 
     monkeypatch.setattr("clst_train.method.step.adaptation_step", adaptation_step)
-    stage, target = "clst_train.stages.adaptation_state.", SimpleNamespace(indices=(), shared_indices=())
-    learner = SimpleNamespace(projection=None, prototypes=None)
-    monkeypatch.setattr(f"{stage}learner_of", lambda *_: learner)
-    monkeypatch.setattr(f"{stage}diagnostics_of", lambda *_: SimpleNamespace(see=lambda *_: None))
+    target = SimpleNamespace(indices=[0])
+    learner = SimpleNamespace(projection=None, prototypes=None, ensemble=SimpleNamespace(visits=np.ones(1)))
+    monkeypatch.setattr("clst_train.stages.adaptation_state.learner_of", lambda *_: learner)
+    diagnostics = SimpleNamespace(see=lambda *_: None)
+    monkeypatch.setattr("clst_train.inspection.diagnostics.Diagnostics", lambda *_: diagnostics)
     monkeypatch.setattr(training_speed, "_descent", lambda *_: SimpleNamespace(descend=lambda *_: None))
-    training_speed.block(training_speed.clst_step(RUN), [("a", target), ("b", target)], 3)
-    assert steps == [("a", 0), ("b", 1), ("a", 2)]
+    training_speed.block(training_speed.clst_step(RUN), [("a", target), ("b", target)], 5)
+    assert steps == [("a", 0, True), ("b", 1, False), ("a", 2, False), ("b", 3, False), ("a", 4, True)]
 
 
 def test_a_block_is_the_mean_of_its_steps_since_few_of_them_predict_whole_images(monkeypatch):

@@ -48,7 +48,6 @@ SETTINGS = (
         "run.threads=1",
     ),
     "augmentation.target_colours=0.5",
-    "adaptation.ensemble_every=2",
 )
 
 

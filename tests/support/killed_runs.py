@@ -27,14 +27,13 @@ from clst_train import training
 from clst_train.engine.logger import Logbook
 from clst_train.engine.run import resume_point
 from clst_train.engine.run_folder import open_run
-from clst_train.method.ensemble import snapshot
 from clst_train.models.built_in import ddrnet
 from clst_train.stages import adaptation_state
 from clst_train.training import finish_run, start_run
 
 SETTINGS = (
     *("source.batch=2", "source.iterations=2", "adaptation.batch=2", "adaptation.iterations=4"),
-    *("augmentation.crop_hw=[64,64]", "adaptation.ensemble_store=top_k", "adaptation.ensemble_top_k=3"),
+    "augmentation.crop_hw=[64,64]",
     *("run.checkpoint_every=1", "run.precision=fp32"),
 )
 
@@ -75,30 +74,31 @@ def go_on_until(path: Path, arm: Callable[[], None]) -> str:
     return in_child(work)
 
 
-def in_the_first_copy() -> None:
-    """While a fresh run makes its first snapshot; when resuming, while the store is brought back."""
+def in_the_copy() -> None:
+    """While the next copy of the ensemble's store is made."""
 
     def half(source: Path, destination: Path) -> None:
         content = source.read_bytes()
         destination.write_bytes(content[: len(content) // 2])
         die()
 
-    snapshot.copy_file = half
+    shutil.copyfile = half
 
 
-def in_the_second_copy() -> None:
-    """When resuming, while the next snapshot is made."""
-    copy = snapshot.copy_file
+def in_restoring() -> None:
+    """While the store comes back from its copy."""
+    restore = adaptation_state.restore_store
 
-    def first(source: Path, destination: Path) -> None:
-        copy(source, destination)
-        in_the_first_copy()
+    def half(store: object, *arguments: object) -> int:
+        restore(store, *arguments)
+        store[1:] = 0
+        die()
 
-    snapshot.copy_file = first
+    adaptation_state.restore_store = half
 
 
 def at_iteration_2(act: Callable[[], None]) -> None:
-    """`act` when the snapshot of iteration 2 is there and resume.pt is about to be written."""
+    """`act` when the copy of iteration 2 is there and resume.pt is about to be written."""
     save = adaptation_state.save_checkpoint
 
     def stop(path: Path, checkpoint: object) -> None:
@@ -109,7 +109,7 @@ def at_iteration_2(act: Callable[[], None]) -> None:
     adaptation_state.save_checkpoint = stop
 
 
-def between_snapshot_and_resume() -> None:
+def between_copy_and_resume() -> None:
     at_iteration_2(die)
 
 
@@ -125,17 +125,17 @@ def in_resume() -> None:
     at_iteration_2(lambda: setattr(torch, "save", half))
 
 
-def before_the_old_snapshot_is_removed() -> None:
-    adaptation_state.remove_other_snapshots = lambda *arguments: die()
+def before_the_old_copy_is_removed() -> None:
+    adaptation_state.remove_other_copies = lambda *arguments: die()
 
 
 TRAPS = (
-    in_the_first_copy,  # there is no checkpoint of the adaptation yet
-    between_snapshot_and_resume,  # checkpoint 1 is made, 2 half
+    in_the_copy,  # there is no checkpoint of the adaptation yet
+    between_copy_and_resume,  # checkpoint 1 is made, 2 half
     in_resume,  # from 1
-    in_the_first_copy,  # from 1, the store coming back
-    before_the_old_snapshot_is_removed,  # from 1 to 2
-    in_the_second_copy,  # from 2, half of 3
+    in_restoring,  # from 1
+    before_the_old_copy_is_removed,  # from 1 to 2
+    in_the_copy,  # from 2, half of 3
 )
 
 

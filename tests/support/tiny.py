@@ -11,7 +11,6 @@ from clst_train.data.augment import Geometry
 from clst_train.data.loading import SourceBatch, TargetBatch
 from clst_train.inspection.diagnostics import Diagnostics
 from clst_train.method.batchnorm import FollowedStatistics
-from clst_train.method.ensemble.store import EnsembleStore, StoreLayout
 from clst_train.method.ensemble.temporal import TemporalEnsemble
 from clst_train.method.learner import Learner
 from clst_train.method.prototypes import Prototypes
@@ -61,11 +60,11 @@ def batches(*, seed: int = 0, size: int = 2, ignored: bool = False) -> tuple[Sou
     )
 
 
-def observed(one: Learner, target: TargetBatch, *results: StepResult) -> Diagnostics:
-    """The counters after these steps on the batch."""
-    found = Diagnostics(len(target.indices), CLASSES, SIZE_HW, one.device)
+def observed(one: Learner, *results: StepResult) -> Diagnostics:
+    """The counters after these steps."""
+    found = Diagnostics(CLASSES, one.device)
     for result in results:
-        found.see(target.indices, result.soft_labels, result.target_means, one.prototypes)
+        found.see(result.soft_labels, result.target_means, one.prototypes)
     return found
 
 
@@ -75,14 +74,12 @@ def learner(
     """A learner of the tiny network."""
     torch.manual_seed(seed)
     segmenter, values = TinySegmenter(with_auxiliary=with_auxiliary).train().to(device), AdaptationConfig(**settings)
-    layout = StoreLayout(images=images, classes=CLASSES, size_hw=SIZE_HW, top_k=None, target="tiny")
+    store = np.zeros((images, CLASSES, *SIZE_HW), np.uint16)
     return Learner(
         segmenter=segmenter,
         projection=ProjectionHead(4, 5, 5).to(device),
         prototypes=Prototypes(CLASSES, 5, device),
-        ensemble=TemporalEnsemble(
-            EnsembleStore(layout, np.zeros(layout.file_bytes, np.uint8)), values.ensemble_momentum
-        ),
+        ensemble=TemporalEnsemble(store, np.zeros(images, np.int64), values.ensemble_momentum),
         settings=values,
         device=device,
         autocast=torch.autocast(device.type, dtype=torch.bfloat16, enabled=False),

@@ -7,7 +7,8 @@ A fork costs none of the seconds that importing PyTorch takes. The network has a
 pictures are drawn.
 
 In float32 the pooled layers of DDRNet, which normalise over the four values of a batch, turn a rounding of 1e-7 into
-per cents of the gradient. COPY_AT names a folder: the run is copied there when step 2 of the adaptation is saved.
+per cents of the gradient. FOLDER is where a rank runs. COPY_AT names a folder: the run is copied there when step 2 of
+the adaptation is saved. DRAWS_OF is a number of processes: a run of one draws the target images that these draw.
 STOP_AT is a step of the adaptation in which the second process is asked to end. LATE is how many seconds the first one
 takes to say what is wrong. FAULT names what to break, so that the
 tests can be seen to fail.
@@ -15,6 +16,7 @@ tests can be seen to fail.
 
 from __future__ import annotations
 
+import dataclasses
 import faulthandler
 import json
 import logging
@@ -26,13 +28,17 @@ import time
 import traceback
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch._dynamo  # the first step of a run would import it, a second in each child
 
 from clst_train import training
 from clst_train.cli.train import main
 from clst_train.compute import forward_pass
+from clst_train.compute.ranks import Ranks
+from clst_train.data.loading import TargetBatch
 from clst_train.engine.logger import Logbook
+from clst_train.engine.run import Run
 from clst_train.method import prototypes
 from clst_train.method.losses import contrastive, entropy, segmentation
 from clst_train.models.built_in import ddrnet
@@ -52,14 +58,32 @@ def in_float64() -> None:
 
 
 def copying(destination: Path) -> None:
-    remove = adaptation_state.remove_other_snapshots
+    save = adaptation_stage.save_state
 
-    def removed(checkpoints: Path, state: dict[str, object]) -> None:
-        remove(checkpoints, state)
-        if state["iteration"] == 2:
-            shutil.copytree(checkpoints.parent, destination)
+    def saved(run: Run, state: object, done: int) -> None:
+        save(run, state, done)
+        if done == 2:
+            shutil.copytree(run.folder.path, destination)
 
-    adaptation_state.remove_other_snapshots = removed
+    adaptation_stage.save_state = saved
+
+
+def drawing_as(count: int) -> None:
+    part_of = adaptation_stage.target_batch
+
+    def whole(target: object, config: object, iteration: int, _: Ranks) -> TargetBatch:
+        parts = [part_of(target, config, iteration, Ranks(rank=rank, count=count)) for rank in range(count)]
+        values = {
+            entry.name: [getattr(part, entry.name) for part in parts] for entry in dataclasses.fields(TargetBatch)
+        }
+        return TargetBatch(
+            **{
+                name: None if value[0] is None else sum(value, ()) if name == "geometries" else np.concatenate(value)
+                for name, value in values.items()
+            }
+        )
+
+    adaptation_stage.target_batch = whole
 
 
 def asked_to_end(step: int) -> None:
@@ -103,6 +127,8 @@ def as_asked() -> None:
     """What the environment says of this rank."""
     in_float64()
     broken(os.environ.get("FAULT", ""))
+    if "DRAWS_OF" in os.environ and os.environ["WORLD_SIZE"] == "1":
+        drawing_as(int(os.environ["DRAWS_OF"]))
     if "COPY_AT" in os.environ and os.environ.get("RANK", "0") == "0":
         copying(Path(os.environ["COPY_AT"]))
     if "STOP_AT" in os.environ and os.environ.get("RANK") == "1":
@@ -121,6 +147,7 @@ def forked(arguments: list[str], variables: dict[str, str], *, words: str, plain
         os.dup2(os.open(f"{words}.{name}", os.O_CREAT | os.O_WRONLY), number)
     faulthandler.dump_traceback_later(90, exit=True)  # one that waits for ever says where, and exits with 1
     os.environ.update(variables)
+    os.chdir(os.environ.get("FOLDER", "."))
     code = 99
     try:
         if not plain:

@@ -161,21 +161,12 @@ class AdaptationConfig:
     """λ_CL."""
     ensemble_momentum: float = 0.9
     """α of the temporal ensemble, per visit of an image."""
-    ensemble_store: str = "auto"
-    """Classes kept at each feature pixel: `exact` (all), `top_k`, or `auto`: all where that takes at most 256 MiB."""
-    ensemble_top_k: int = 5
-    """Most probable classes that a `top_k` store keeps at each feature pixel."""
     class_mix: bool = True
     """Paste half of a source image's classes into the target image (ClassMix)."""
     temperature: float = 0.1
     """τ of the contrastive loss."""
     teacher: str = "ensemble"
     """Where pseudo-labels come from: `ensemble` (the method), `mean_teacher` (averaged weights) or `none`."""
-    ensemble_view: str = "whole"
-    """What the ensemble averages: predictions of `whole` images, made for it alone, or the student's own of `crops`."""
-    ensemble_every: int = 4
-    """Steps between two predictions of whole images for the ensemble; images never visited are always predicted. 0 =
-    by how many steps show each image: the fewer, the more often, from every third step to every eighth."""
     ensemble_mirror: bool = True
     """Mirror whole images in half of the ensemble's predictions."""
     ensemble_zoom: float = 1.25
@@ -201,15 +192,13 @@ class AdaptationConfig:
         _check(
             self,
             "adaptation",
-            ("iterations ensemble_every", *_FROM_0),
-            ("batch ensemble_top_k", *_FROM_1),
+            ("iterations", *_FROM_0),
+            ("batch", *_FROM_1),
             ("learning_rate temperature", *_ABOVE_0),
-            ("ensemble_store", *_one_of(("auto", "exact", "top_k"))),
             ("ensemble_momentum entropy_first start_share", *_BELOW_1),
             ("self_training_weight contrastive_weight entropy_weight distil_weight class_balance", *_FROM_0),
             ("teacher", *_one_of(("ensemble", "mean_teacher", "none"))),
             ("pseudo_label_weighting", *_one_of(("none", "confident_share", "probability"))),
-            ("ensemble_view", *_one_of(("whole", "crops"))),
             ("ensemble_zoom", lambda factor: 1 <= factor <= 2, "1 to 2"),
         )
         for name in ("self_training_weight", "contrastive_weight"):

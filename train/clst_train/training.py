@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import shlex
 import time
 from collections.abc import Iterator, Mapping
@@ -21,9 +22,11 @@ from clst_runtime.system.numbers import cores_here
 from clst_runtime.system.optional import require
 from clst_train.compute.acceleration import accelerate, keep_memory, repeat_exactly
 from clst_train.compute.distributed import (
+    check_alike,
     each_alone,
     from_first,
     is_split,
+    process_group,
     report,
     synchronise_norms,
     together,
@@ -41,6 +44,7 @@ from clst_train.engine.run import ADAPTED, SOURCE, Run, Setup, resume_point
 from clst_train.engine.run_folder import RunFolder, create_run, open_run
 from clst_train.engine.stopping import Stopped
 from clst_train.inspection.examples import draw_examples
+from clst_train.method.ensemble.store import target_hash
 from clst_train.method.teachers import open_distiller
 from clst_train.models.checkpoint import Checkpoint, build_from_checkpoint, load_checkpoint, save_checkpoint
 from clst_train.models.networks import network_of
@@ -54,23 +58,24 @@ from clst_train.stages.trial import try_network
 def start_run(
     *, recipe: str, out: Path | None, init: Path | None, resume: Path | None, options: Mapping[str, Any]
 ) -> RunFolder:
-    """Train as the options say, in this process or together with those of the process group.
+    """Train as the options say, in this process or together with those that torchrun started beside it.
 
     Returns the finished run's folder.
 
     Raises:
         ClstError: a setting, a data set or a checkpoint cannot be used; nothing is made then.
     """
-    if is_split():
+    with process_group():
         with together():
-            check_run(recipe, out, init, resume, options)
-    if resume is None:
-        return _begin_run(recipe, out, init, options)
-    with _with_interrupt_message(RunFolder(resume)):
-        with together():
-            folder, config = open_run(resume, resumes=True)
-            point = resume_point(folder)
-        return finish_run(folder, config, point)
+            if is_split() and (resume is None or ranks().first):
+                check_run(recipe, out, init, resume, options)
+        if resume is None:
+            return _begin_run(recipe, out, init, options)
+        folder = RunFolder(resume)
+        with _with_interrupt_message(folder):
+            with together():
+                config = open_run(resume, resumes=True)[1] if ranks().first else Config()
+            return finish_run(folder, from_first(config), _checkpoint(folder.resume))
 
 
 def _begin_run(recipe: str, out: Path | None, init: Path | None, options: Mapping[str, Any]) -> RunFolder:
@@ -90,6 +95,7 @@ def _begin_run(recipe: str, out: Path | None, init: Path | None, options: Mappin
         run_preflight(setup, trains_source=started is None)
         if started is not None and started.path is None and ranks().first:
             report_on_source(started, setup.source, setup.device)
+    _check_alike(setup)
     folder = RunFolder(out or from_first(Path("runs") / time.strftime("%Y%m%d-%H%M%S")))
     with _with_interrupt_message(folder):
         with together():
@@ -103,11 +109,11 @@ def _begin_run(recipe: str, out: Path | None, init: Path | None, options: Mappin
 
 def finish_run(folder: RunFolder, config: Config, point: Checkpoint | None) -> RunFolder:
     """Resume a run from its newest checkpoint, or from its start when it has none."""
+    started = _checkpoint(folder.source)
+    pretrained_sha256 = from_first(folder.pretrained.read_text().strip() if folder.pretrained.is_file() else "")
     with together(), each_alone():
-        started = load_checkpoint(folder.source) if folder.source.is_file() else None
         setup = _open_setup(config, started, started or point)
-        if folder.pretrained.is_file():
-            setup = dataclasses.replace(setup, pretrained_sha256=folder.pretrained.read_text().strip())
+        setup = dataclasses.replace(setup, pretrained_sha256=pretrained_sha256 or setup.pretrained_sha256)
         _check_split(setup)
         if (last := point or started) is not None:
             build_from_checkpoint(last)  # the module that it names may have changed since
@@ -115,6 +121,7 @@ def finish_run(folder: RunFolder, config: Config, point: Checkpoint | None) -> R
         done = point.iteration if point is not None and point.stage == stage else 0  # a new stage has no point yet
         try_network(setup, trains_source=started is None, exports=False)
         run_preflight(setup, trains_source=started is None, done=done)
+    _check_alike(setup)
     with _with_resume_hint(folder):
         return _train(folder, setup, point)
 
@@ -159,21 +166,47 @@ def _what_is_kept(folder: RunFolder) -> str:
     return f"interrupted; {STAGES[point.stage]} is saved at step {point.iteration}; {resume}"
 
 
+def _checkpoint(path: Path) -> Checkpoint | None:
+    """A checkpoint of the first process's run folder, on every rank; None = there is none."""
+    with together():
+        found = load_checkpoint(path) if ranks().first and path.is_file() else None
+    return from_first(found)
+
+
+def _check_alike(setup: Setup) -> None:
+    """Each process sees the same settings and images, also where each has a copy of its own of them.
+
+    Raises:
+        ConfigError: one sees others.
+    """
+    if not is_split():
+        return
+    facts = {f"{name}.{key}": value for name, part in setup.config.to_mapping().items() for key, value in part.items()}
+    names = "\n".join(f"{each.image.name} {each.image.stat().st_size}" for each in setup.source.files)
+    facts["the source images' hash"] = hashlib.sha256(names.encode()).hexdigest()[:16]
+    facts["the hash of the pretrained weights"] = setup.pretrained_sha256
+    facts["the target images' hash"] = "" if setup.target is None else target_hash(setup.target)
+    with together():
+        check_alike(facts)
+
+
 STAGES = {SOURCE: "source training", ADAPTED: "adaptation"}
 
 
 def _train(folder: RunFolder, setup: Setup, point: Checkpoint | None) -> RunFolder:
+    source = _checkpoint(folder.source)
     with together(), each_alone():
-        run = _run_of(folder, setup, begins=point is None and not folder.source.is_file())
+        run = _run_of(folder, setup, begins=point is None and source is None)
     if is_split():
         with together():
             synchronise_norms(run.segmenter)
-    if not folder.source.is_file():
+    if source is None:
         with torch.random.fork_rng(devices=[]):  # the projection head's first weights follow from the run's seed alone
             train_source(run, point if point is not None and point.stage == SOURCE else None)
-    with together():
-        run.segmenter.load_state_dict(load_checkpoint(folder.source).segmenter_state)
-    if run.target is not None and not folder.adapted.is_file():
+        source = _checkpoint(folder.source)
+    if source is not None:
+        run.segmenter.load_state_dict(source.segmenter_state)
+    if run.target is not None and not from_first(folder.adapted.is_file()):
         adapt(run, point if point is not None and point.stage == ADAPTED else None)
     with together():
         run.logbook.draw()

@@ -9,9 +9,8 @@ import gc
 import importlib
 import itertools
 import logging
-import os
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import timedelta
@@ -35,28 +34,18 @@ _ALONE: ContextVar[bool] = ContextVar("each_alone", default=False)
 
 @contextmanager
 def process_group() -> Iterator[Ranks]:
-    """Join the other processes; leave them at the end.
+    """Join the other processes, unless this one has already; leave them at the end.
 
     Tensors on a CUDA device go by NCCL; tensors on the CPU and messages go by gloo, so that no GPU waits for those.
-
-    Raises:
-        ConfigError: the processes are not all on this machine: they share a mapped file.
     """
     here = ranks()
-    if here.count == 1:
+    if here.count == 1 or distributed.is_initialized():
         yield here
         return
     importlib.import_module("torch._dynamo")  # a first step would import it: defaults of its arguments keep the group
     backends = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     distributed.init_process_group(backends, timeout=TIMEOUT)
     try:
-        with together():
-            beside = int(os.environ.get("LOCAL_WORLD_SIZE", here.count))
-            if beside != here.count:
-                raise ConfigError(
-                    f"{here.count} processes, {beside} of them on this machine: all have to be on one, because they "
-                    "share the ensemble's file; start torchrun with --nnodes 1"
-                )
         yield here
     except BaseException as error:
         _free_locals(error)
@@ -117,9 +106,7 @@ def together() -> Iterator[None]:
         failed = type(error), error.message
     except OSError as error:
         failed = DataError, f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror or error)
-    reports: list[Any] = [None] * distributed.get_world_size()
-    distributed.all_gather_object(reports, failed)
-    for report in reports:
+    for report in of_all(failed):
         if report is not None:
             kind, message = report
             raise kind(message) from _Agreed()
@@ -150,6 +137,29 @@ def report(line: str) -> None:
         _log.info(line)
 
 
+def of_all(value: Item) -> list[Item]:
+    """Each rank's value of something plain, on every rank."""
+    values: list[Any] = [None] * distributed.get_world_size()
+    distributed.all_gather_object(values, value)
+    return values
+
+
+def check_alike(facts: Mapping[str, Any]) -> None:
+    """Of several ranks only.
+
+    Raises:
+        ConfigError: a rank has other facts than the first one; the message names the first that differs.
+    """
+    first, *others = of_all(dict(facts))
+    for rank, other in enumerate(others, start=1):
+        for name, value in first.items():
+            if other[name] != value:
+                raise ConfigError(
+                    f"{name} is {other[name]!r} in process {rank} and {value!r} in the first; start all processes with "
+                    "the same options, and give each machine the same images"
+                )
+
+
 def from_first(value: Item) -> Item:
     """The first rank's value of something plain, on every rank."""
     if not is_split():
@@ -177,15 +187,6 @@ def total(values: Tensor) -> Tensor:
     summed = values.detach().clone()
     distributed.all_reduce(summed)
     return summed
-
-
-def gathered(values: Tensor) -> Tensor:
-    """The parts of all ranks one after another, B/R,… to B,…; every part has the same shape."""
-    if not is_split():
-        return values
-    parts = [torch.empty_like(values) for _ in range(distributed.get_world_size())]
-    distributed.all_gather(parts, values.contiguous())
-    return torch.cat(parts)
 
 
 def mean_over(sums: Tensor, count: Tensor) -> Tensor:

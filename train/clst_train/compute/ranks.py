@@ -24,6 +24,10 @@ class Ranks:
         """Whether this process writes files and prints."""
         return self.rank == 0
 
+    def share(self, images: int) -> range:
+        """The positions of this process's own images, of so many."""
+        return range(self.rank, images, self.count)
+
     def part(self, batch: int, *, where: str) -> slice:
         """This rank's places of a batch.
 

@@ -18,6 +18,7 @@ from clst_runtime.classes.labels import IGNORE_ID
 from clst_runtime.data.dataset import LabelledDataset
 from clst_runtime.imaging.geometry import PADDING_RGB, Content
 from clst_train.compute.cores import use_all_cores
+from clst_train.compute.ranks import ONE_PROCESS, Ranks
 from clst_train.config import AugmentationConfig, Config
 from clst_train.data.augment import Geometry, draw_geometry, hiding_mask, mixing_mask, vary_colours
 from clst_train.data.colours import colours_of, with_colours
@@ -58,29 +59,39 @@ class TargetBatch:
     """How each crop was cut out of its whole image."""
     covered: npt.NDArray[np.bool_] | None = None
     """B,H,W the same of the whole images; None = nothing is."""
-    all_indices: npt.NDArray[np.int64] | None = None
-    """Positions of the images of all ranks' parts, in the order of the ranks; None = there is no other part."""
     hidden: npt.NDArray[np.bool_] | None = None
     """B,K,L pixels to hide from the network, unless they are pasted; they keep their labels. None = none."""
 
-    @property
-    def shared_indices(self) -> npt.NDArray[np.int64]:
-        """Positions of the whole batch's images: what all ranks decide by."""
-        return self.indices if self.all_indices is None else self.all_indices
+
+def steps_of_pass(images: int, batch: int) -> int:
+    """Steps that show each of the images once, `batch` in a step; the last one is filled up with some once more."""
+    return -(-images // min(batch, images))
 
 
-def positions(seed: int, stream: int, count: int, batch: int, iteration: int) -> npt.NDArray[np.int64]:
-    """Which of `count` images make up a batch: epochs are random orders, cut into whole batches.
+def positions(
+    seed: int, stream: int, count: int, batch: int, iteration: int, *, share: int = 0, pass_steps: int = 0
+) -> npt.NDArray[np.int64]:
+    """Which of `count` images make up a batch: passes are random orders of all, cut into whole batches.
 
-    When `count` is smaller than `batch`, an image occurs more than once. Returns B positions.
+    What a pass lacks to its last batch is filled up with its first images, so that an image occurs twice in a batch
+    only where `count` is smaller than that.
+
+    Args:
+        seed: the run's.
+        stream: what the images are for.
+        count: how many there are.
+        batch: B.
+        iteration: from 0 on.
+        share: of which process they are; each has orders of its own.
+        pass_steps: steps of a pass, where it is longer than these images need; 0 = as many as they need.
+
+    Returns:
+        B positions.
     """
-    if count < batch:
-        rng = np.random.default_rng([seed, stream, iteration])
-        return np.resize(rng.permutation(count), batch).astype(np.int64)
-    per_epoch = count // batch
-    epoch, place = divmod(iteration, per_epoch)
-    order = np.random.default_rng([seed, stream, 0, epoch]).permutation(count)
-    return order[place * batch : (place + 1) * batch].astype(np.int64)
+    pass_steps = pass_steps or -(-count // batch)
+    number, place = divmod(iteration, pass_steps)
+    order = np.random.default_rng([seed, stream, share, number]).permutation(count)
+    return np.resize(order, pass_steps * batch)[place * batch : (place + 1) * batch].astype(np.int64)
 
 
 def _rng(seed: int, stream: int, iteration: int, place: int) -> np.random.Generator:
@@ -144,19 +155,23 @@ def source_batch(
     return SourceBatch(images=np.stack(images), labels=np.stack(labels), mixing=np.stack(masks))
 
 
-def target_batch(target: TargetImages, config: Config, iteration: int, *, part: slice | None = None) -> TargetBatch:
+def target_batch(target: TargetImages, config: Config, iteration: int, here: Ranks = ONE_PROCESS) -> TargetBatch:
     """The target images of one iteration of the adaptation; fewer than a batch when there are fewer images.
 
-    Only those of the places `part` are made, each as it is in the whole batch; None = all.
+    A process draws from its own share of them alone, to fill its part of the batch.
     """
     settings: AugmentationConfig = config.augmentation
-    size = min(config.adaptation.batch, len(target))
-    indices = positions(config.run.seed, TARGET_STREAM, len(target), size, iteration)
+    size, own = min(config.adaptation.batch, len(target)), here.share(len(target))
+    kept = range(size)[here.part(size, where="adaptation.batch")]
+    drawn = positions(
+        config.run.seed, TARGET_STREAM, len(own), len(kept), iteration,
+        share=here.rank, pass_steps=steps_of_pass(len(target), size),
+    )  # fmt: skip
+    indices = np.asarray(own, np.int64)[drawn]
     nothing = np.zeros(config.model.input_hw, bool)
     whole, crops, covered, geometries, hidden = [], [], [], [], []
-    kept = range(size) if part is None else range(size)[part]
-    for place in kept:
-        rng, index = _rng(config.run.seed, TARGET_STREAM, iteration, place), int(indices[place])
+    for place, index in zip(kept, indices.tolist(), strict=True):
+        rng = _rng(config.run.seed, TARGET_STREAM, iteration, place)
         whole.append(target[index])
         geometries.append(draw_geometry(rng, settings, config.model.input_hw, config.crop_hw))
         padding, ignored = _padding(target.content(index), config.model.input_hw), target.ignored(index)
@@ -164,8 +179,7 @@ def target_batch(target: TargetImages, config: Config, iteration: int, *, part: 
         covered.append(nothing if ignored is None else ignored)
         hidden.append(hiding_mask(rng, config.crop_hw, settings))
     return TargetBatch(
-        indices=indices[kept.start : kept.stop],
-        all_indices=indices,
+        indices=indices,
         whole=np.stack(whole),
         crops=np.stack(crops),
         ignored=np.stack([g.classes(each.astype(np.uint8)) > 0 for g, each in zip(geometries, covered, strict=True)]),

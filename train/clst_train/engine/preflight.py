@@ -8,6 +8,7 @@ Legend: K rows, L columns of a crop; H rows, W columns of the model's input; h,w
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable, Mapping
 
@@ -21,9 +22,11 @@ from clst_train.compute.acceleration import accelerate, check_compiler
 from clst_train.compute.cores import loader_threads, on_first_core
 from clst_train.compute.distributed import report
 from clst_train.compute.memory_plan import MemoryPlan, amount, free_bytes, saved_bytes, weight_bytes
+from clst_train.data.loading import steps_of_pass
 from clst_train.data.target import hides
 from clst_train.engine.run import Setup, validation_miou
-from clst_train.method.ensemble.store import choose_layout
+from clst_train.engine.schedule import predicts, steps_before_labels
+from clst_train.method.ensemble.store import shape_of
 from clst_train.method.losses.segmentation import segmentation_loss
 from clst_train.models.networks import network_of
 from clst_train.models.projection import ProjectionHead
@@ -31,9 +34,6 @@ from clst_train.models.segmenter import Segmenter
 
 AHEAD = 3
 """Batches beside those of the loaders: two that wait and the one in use."""
-
-USUAL_INTERVAL = 4
-"""Steps between two predictions of whole images, where their interval follows from the number of images."""
 
 
 def run_preflight(setup: Setup, *, trains_source: bool, done: int = 0) -> None:
@@ -94,7 +94,7 @@ def memory_plans(setup: Setup, segmenter: Segmenter, *, trains_source: bool) -> 
         batch = settings.batch // setup.ranks.count
         projection = ProjectionHead(segmenter.feature_channels).to(setup.device)
         cells_hw = (-(-rows // stride), -(-columns // stride))
-        store = choose_layout(settings, images=len(target), classes=len(setup.classes), size_hw=cells_hw, target="")
+        store = shape_of(setup.ranks, len(target), len(setup.classes), cells_hw)
         passes = 2  # source crops and target crops are both held until the backward pass
         once = activation_bytes(setup, segmenter, projection, count=batch, setting="adaptation.batch")
         plans.append(
@@ -104,7 +104,7 @@ def memory_plans(setup: Setup, segmenter: Segmenter, *, trains_source: bool) -> 
                 weights=weight_bytes([segmenter, projection]),
                 activations=passes * once,
                 batches=ahead * batch * ((4 if hides(target) else 3) * whole + 9 * crop),
-                ensemble=store.file_bytes,
+                ensemble=2 * math.prod(store),
                 frames=3 * whole * len(target.video_frames),
             )
         )
@@ -176,10 +176,16 @@ def expected_seconds(setup: Setup, segmenter: Segmenter, *, trains_source: bool,
         found["source training"] = (source.iterations - done) * source.batch * a_crop / setup.ranks.count
     if setup.target is not None:
         settings = config.adaptation
-        whole = settings.teacher == "ensemble" and settings.ensemble_view == "whole"
-        images = a_whole / (settings.ensemble_every or USUAL_INTERVAL) if whole else 0.0
-        steps = settings.iterations - (0 if trains_source else done)
-        found["adaptation"] = steps * settings.batch * (2 * a_crop + images) / setup.ranks.count
+        steps = range(0 if trains_source else done, settings.iterations)
+        begin = steps_before_labels(settings.iterations, settings.entropy_first)
+        pass_steps = steps_of_pass(len(setup.target), settings.batch)
+        predicted = sum(
+            predicts(step, since=begin, iterations=settings.iterations, pass_steps=pass_steps)
+            for step in steps
+            if settings.teacher == "ensemble" and step >= begin
+        )
+        images = len(steps) * 2 * a_crop + predicted * a_whole
+        found["adaptation"] = images * settings.batch / setup.ranks.count
     return found
 
 

@@ -160,7 +160,11 @@ def files_of(run: Run, make: Callable[[Run, int], object], iteration: int) -> li
     """Images that the whole batch of an iteration was made of, on all ranks, found by making it once more."""
     read: list[str] = []
     source, target = recorded(run.source, run.target, read.append)
-    make(dataclasses.replace(run, source=source, target=target, ranks=ONE_PROCESS), iteration)
+    for rank in range(run.ranks.count):
+        make(
+            dataclasses.replace(run, source=source, target=target, ranks=dataclasses.replace(run.ranks, rank=rank)),
+            iteration,
+        )
     return read
 
 

@@ -2,9 +2,9 @@
 
 config.toml       the configuration as run         log.jsonl     a line per logged step
 curves.png        losses and mIoU                  examples/     target images before and after
-checkpoints/      source.pt, adapted.pt (results), resume.pt (to resume from), ensemble-N.store (resume.pt's ensemble)
+checkpoints/      source.pt, adapted.pt (results), resume.pt (to resume from), ensemble-N-*.npy (resume.pt's ensemble)
 pretrained.sha256 of the file of weights that it started from, where there was one
-ensemble.store    the temporal ensemble at work, only while adapting
+ensemble-*.npy    the temporal ensemble at work, only while adapting; one file for each process, on its own disk
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pathlib import Path
 from clst_runtime.errors import ConfigError
 from clst_runtime.system.files.atomic import write_text
 from clst_runtime.system.files.paths import check_new_folder
+from clst_train.compute.ranks import Ranks
 from clst_train.config import Config
 from clst_train.recipes.recipe import config_from_mapping, read_recipe, removed_settings
 from clst_train.recipes.settings import settings_toml
@@ -51,10 +52,9 @@ class RunFolder:
         """SHA-256 of the file of weights that source training started from; missing where there was none."""
         return self.path / "pretrained.sha256"
 
-    @property
-    def store(self) -> Path:
-        """The temporal ensemble at work; what a broken-off run left in it is of no use."""
-        return self.path / "ensemble.store"
+    def store(self, here: Ranks) -> Path:
+        """The temporal ensemble of a process at work; what a broken-off run left in it is of no use."""
+        return self.path / f"ensemble-{here.rank}-of-{here.count}.npy"
 
     @property
     def examples(self) -> Path:
@@ -62,12 +62,14 @@ class RunFolder:
         return self.path / "examples"
 
     def remove_leftovers(self) -> None:
-        """Remove files that a killed run was in the middle of writing; not while another process works on the run."""
-        files = [self.config, self.pretrained, self.path / "log.jsonl", self.path / "curves.png", self.store]
-        files += [self.source, self.adapted, self.resume, self.resume.with_name("ensemble-*.store")]
-        for path in files:
+        """Remove files that a killed run was in the middle of writing, and its ensemble at work, before one is made."""
+        stores = [self.path / "ensemble-*.npy", self.resume.with_name("ensemble-*.npy")]
+        files = [self.config, self.pretrained, self.path / "log.jsonl", self.path / "curves.png"]
+        for path in [*files, self.source, self.adapted, self.resume, *stores]:
             for left in path.parent.glob(f".{path.stem}-????????{path.suffix}"):  # as `written_whole` names them
-                left.unlink()
+                left.unlink(missing_ok=True)  # another process may have been faster
+        for left in self.path.glob("ensemble-*.npy"):
+            left.unlink(missing_ok=True)
 
 
 def check_new_run(path: Path) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-PREDICTIONS = 6
-"""How often each whole target image is predicted in a run, about, so that no label is older than a sixth of it …"""
-SHORTEST_INTERVAL, LONGEST_INTERVAL = 3, 8
-"""… but in every third step at most, which a step's cost allows, and in every eighth at least."""
+PREDICTIONS = 8
+"""An image that is shown so often in a run is predicted so often at least, for its average to be one over time …"""
+LONGEST_INTERVAL = 4
+"""… and in one pass of so many at least, so that its label does not age."""
 WARM_UP = 0.1
 """Fraction of the steps over which the weight of the target's losses rises from 0."""
 
@@ -18,14 +18,14 @@ def learning_rate_factor(iteration: int, iterations: int, *, warm_up: float = 0.
     return float((1.0 - (iteration - warm) / max(1, iterations - warm)) ** power)
 
 
-def times_shown(iterations: int, batch: int, images: int) -> float:
-    """How often a run shows each of `images` target images, `batch` in a step and none twice in it."""
-    return iterations * min(batch, images) / images
+def predicts(iteration: int, *, since: int, iterations: int, pass_steps: int) -> bool:
+    """Whether a step predicts its whole images for the ensemble, whose first step was `since`.
 
-
-def ensemble_interval(shown: float) -> int:
-    """In every how many steps whole images are predicted, when the run shows each so often."""
-    return min(max(SHORTEST_INTERVAL, round(shown / PREDICTIONS)), LONGEST_INTERVAL)
+    All do until a whole pass over the images has been made, then those of every n-th pass.
+    """
+    current, first = iteration // pass_steps, -(-since // pass_steps)
+    interval = max(1, min(LONGEST_INTERVAL, (iterations // pass_steps - first) // PREDICTIONS))
+    return current <= first or (current - first) % interval == 0
 
 
 def steps_before_labels(iterations: int, fraction: float) -> int:

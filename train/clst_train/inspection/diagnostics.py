@@ -2,7 +2,7 @@
 
 Counters stay on the device and are read every n steps; nothing here changes what is learnt.
 With several processes the counters are those of all: every rank holds the same.
-Legend: I target images, B images of a batch, C classes, D projection channels, h,w at output stride.
+Legend: B images of a batch, C classes, D projection channels, h,w at output stride.
 """
 
 from __future__ import annotations
@@ -11,14 +11,12 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from clst_runtime.classes.labels import IGNORE_ID
-from clst_train.compute.distributed import gathered, total
-from clst_train.compute.pinning import to_device
+from clst_train.compute.distributed import total
+from clst_train.compute.ranks import ranks
 from clst_train.method.prototypes import ClassMeans, Prototypes, at_stride
 from clst_train.method.teachers import SoftLabels, probabilities_of
 from clst_train.models.segmenter import Segmenter
@@ -32,15 +30,14 @@ START_IMAGES = 64
 class Diagnostics:
     """Counters since the last reading, on the device.
 
-    flip_rate: share of cells whose pseudo-label differs from the one at the last prediction of the image.
+    flip_rate: share of cells whose pseudo-label a further prediction of the image changes.
     agreement: share of cells where the pseudo-label equals the network's own prediction.
     confidence: mean probability of the pseudo-labels.
     own_cosine, other_cosine: of a target class mean with its own prototype, and with the nearest other one.
     separation: cosine distance of a prototype from the nearest other one.
     """
 
-    def __init__(self, image_count: int, class_count: int, size_hw: tuple[int, int], device: torch.device) -> None:
-        self.labels = torch.full((image_count, *size_hw), IGNORE_ID, dtype=torch.uint8, device=device)  # I,h,w
+    def __init__(self, class_count: int, device: torch.device) -> None:
         self.start = torch.zeros(class_count, device=device)  # C: shares that the starting network predicted
         self.counts = torch.zeros(class_count, device=device)  # C: cells by pseudo-label
         self.images = 0
@@ -70,48 +67,29 @@ class Diagnostics:
         self.start /= self.start.sum().clamp_min(1.0)
 
     @torch.no_grad()
-    def see(
-        self,
-        indices: npt.NDArray[np.int64],
-        soft_labels: SoftLabels,
-        target: ClassMeans | None,
-        prototypes: Prototypes,
-        shared: npt.NDArray[np.int64] | None = None,
-    ) -> None:
-        """Take in one step: the soft_labels on the images `indices` (B), and the target's class means.
-
-        `shared` are the images of all ranks' parts in their order; None = `indices`.
-        """
-        shared = indices if shared is None else shared
+    def see(self, soft_labels: SoftLabels, target: ClassMeans | None, prototypes: Prototypes) -> None:
+        """Take in one step: the soft labels of its images, and the target's class means."""
         sums, counts = torch.zeros_like(self.sums), torch.zeros_like(self.counts)
         if target is not None:
             self._see_prototypes(target, prototypes, sums)
         if soft_labels.probabilities is not None:
-            self._count_labels(indices, soft_labels, soft_labels.probabilities, shared, sums, counts)
+            self._count_labels(soft_labels, soft_labels.probabilities, sums, counts)
         found = total(torch.cat([sums.flatten(), counts]))
         self.sums += found[: sums.numel()].view_as(sums)
         self.counts += found[sums.numel() :]
 
-    def _count_labels(
-        self,
-        indices: npt.NDArray[np.int64],
-        soft_labels: SoftLabels,
-        averaged: Tensor,
-        shared: npt.NDArray[np.int64],
-        sums: Tensor,
-        counts: Tensor,
-    ) -> None:
+    def _count_labels(self, soft_labels: SoftLabels, averaged: Tensor, sums: Tensor, counts: Tensor) -> None:
         cells = self.cells_of(averaged, soft_labels.hidden)
         visible = cells != IGNORE_ID
         counts += self.shares_of(cells)
-        self.images += len(shared)
+        self.images += len(averaged) * ranks().count
         _add(sums, "confidence", averaged.amax(dim=1), visible)
         if soft_labels.student is not None:
             _add(sums, "agreement", (self.cells_of(soft_labels.student, soft_labels.hidden) == cells).float(), visible)
-        if soft_labels.updated:
-            before = self.labels[to_device(indices, cells.device)]
-            _add(sums, "flip_rate", (before != cells).float(), visible & (before != IGNORE_ID))
-            self.labels[to_device(shared, cells.device)] = gathered(cells)
+        if soft_labels.before is not None:
+            known = soft_labels.before.amax(dim=1) > 0
+            changed = self.cells_of(soft_labels.before) != averaged.max(dim=1).indices
+            _add(sums, "flip_rate", changed.float(), visible & known)
 
     def _see_prototypes(self, target: ClassMeans, prototypes: Prototypes, sums: Tensor) -> None:
         vectors, seen = prototypes.vectors(), prototypes.seen  # C,D and C
@@ -133,12 +111,12 @@ class Diagnostics:
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint needs for the log to go on exactly."""
-        kept = {name: getattr(self, name) for name in ("labels", "start", "counts", "sums")}
+        kept = {name: getattr(self, name) for name in ("start", "counts", "sums")}
         return {**kept, "images": self.images}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a checkpoint's state."""
-        for name in ("labels", "start", "counts", "sums"):
+        for name in ("start", "counts", "sums"):
             getattr(self, name).copy_(state[name])
         self.images = int(state["images"])
 

@@ -20,7 +20,7 @@ from clst_train.data.augment import Geometry
 from clst_train.method.interpolation import taps
 
 LEAST_PROBABILITY = 1e-4
-"""Smaller stored probabilities are rounding or classes that were not listed, so their logarithm is meaningless."""
+"""Smaller stored probabilities are rounding, so their logarithm is meaningless."""
 AUGMENTATION_STREAM = 3
 """Random stream of the augmentation of whole images."""
 LEAST_SHARE = 0.01
@@ -74,13 +74,6 @@ class StudentCrops:
     """B,K,L bool: those of them outside the ignore mask and the padding."""
     pasted_labels: Tensor
     """B,K,L: source labels of the pasted pixels, `IGNORE_ID` elsewhere."""
-    hidden: Tensor | None = None
-    """B,K,L bool: own pixels hidden from the network; they keep their labels. None = none."""
-
-    @property
-    def shown(self) -> Tensor:
-        """B,K,L bool: pixels where the network sees the target itself."""
-        return self.visible if self.hidden is None else self.visible & ~self.hidden
 
     def labels(self, pseudo_labels: Tensor) -> Tensor:
         """B,K,L: pseudo-labels B,K,L where the target is visible, source labels where pasted, else `IGNORE_ID`."""
@@ -131,13 +124,8 @@ def pseudo_labels_of(probabilities: Tensor, geometries: tuple[Geometry, ...]) ->
     up to a constant. The labels are closer to those of an ensemble kept at full size than with interpolated
     probabilities (decision 8).
     """
-    return argmax_classes(through_crops(_logarithms(probabilities), geometries, geometries[0].crop_hw))
-
-
-def labels_of_crops(probabilities: Tensor, size_hw: tuple[int, int]) -> Tensor:
-    """arg-max ẑ of crops B,C,k,l at their pixels B,K,L for `size_hw` K,L, interpolated in the same way."""
-    enlarged = F.interpolate(_logarithms(probabilities), size=size_hw, mode="bilinear", align_corners=False)
-    return argmax_classes(enlarged)
+    logarithms = probabilities.float().clamp_min(LEAST_PROBABILITY).log()
+    return argmax_classes(through_crops(logarithms, geometries, geometries[0].crop_hw))
 
 
 def argmax_classes(maps: Tensor) -> Tensor:
@@ -149,10 +137,6 @@ def argmax_classes(maps: Tensor) -> Tensor:
     ranks = torch.arange(count, 0, -1, device=maps.device, dtype=torch.uint8)  # the first class's is the highest
     found = (maps == maps.amax(dim=1, keepdim=True)).view(torch.uint8) * ranks[:, None, None]
     return (count - found.amax(dim=1).long()).clamp_max(count - 1)  # the last one where a NaN is
-
-
-def _logarithms(probabilities: Tensor) -> Tensor:
-    return probabilities.float().clamp_min(LEAST_PROBABILITY).log()
 
 
 def student_crops(
@@ -174,7 +158,7 @@ def student_crops(
     if hidden is not None:
         hidden = hidden & own
         crops = torch.where(hidden[:, None], crops.float().mean((2, 3), keepdim=True).to(crops.dtype), crops)
-    return StudentCrops(images=crops, own=own, visible=own & ~ignored, pasted_labels=labels, hidden=hidden)
+    return StudentCrops(images=crops, own=own, visible=own & ~ignored, pasted_labels=labels)
 
 
 def class_weights(labels: Tensor, class_count: int, exponent: float) -> Tensor:

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from clst_runtime.classes.labels import IGNORE_ID
 from clst_train.compute.distributed import averaged_over_ranks
@@ -20,7 +19,6 @@ from clst_train.method.crops import (
     ImageAugmentation,
     StudentCrops,
     draw_image_augmentation,
-    labels_of_crops,
     pixel_weights,
     pseudo_labels_of,
     student_crops,
@@ -58,20 +56,27 @@ class StepResult:
 
 
 def adaptation_step(
-    learner: Learner, source: SourceBatch, target: TargetBatch, *, target_weight: float, iteration: int = 0
+    learner: Learner,
+    source: SourceBatch,
+    target: TargetBatch,
+    *,
+    target_weight: float,
+    iteration: int = 0,
+    predicts: bool = True,
 ) -> StepResult:
-    """Losses of one iteration; moves the teacher and the prototypes. `target_weight` is the warm-up's 0 … 1."""
+    """Losses of one iteration; moves the teacher and the prototypes.
+
+    `target_weight` is the warm-up's 0 … 1; `predicts` is whether the ensemble takes in predictions in this step.
+    """
     settings, segmenter = learner.settings, learner.segmenter
     source_images, source_labels = learner.tensor(source.images), learner.plain(source.labels).long()
 
     crops = _student_crops_of(learner, source, target, (source_images, source_labels))
     # (1) the network's prediction of the whole target images now, (2) its average over their visits
-    soft_labels = _soft_labels_of_images(learner, target, iteration)
+    soft_labels = _soft_labels(learner, target, iteration, predicts=predicts)
     with learner.autocast:
         of_source, source_projections = learner.outputs_of(source_images)
         of_target, target_projections = learner.outputs_of(crops.images)
-    if soft_labels is None:
-        soft_labels = _soft_labels_of_crops(learner, target, crops, of_target.logits)
     # (3) every pixel has a pseudo-label, no confidence threshold
     labels = crops.labels(_pseudo_labels(soft_labels, target, crops))
     with learner.autocast:
@@ -100,36 +105,29 @@ def adaptation_step(
     return StepResult(loss=loss, parts=facts, pseudo_labels=labels, soft_labels=soft_labels, target_means=target_means)
 
 
-def _soft_labels_of_images(learner: Learner, target: TargetBatch, iteration: int) -> SoftLabels | None:
-    """The teacher's prediction of whole images; the ensemble predicts in every n-th step and else reads its store.
-
-    None where the ensemble is updated by the student's own crops, which are predicted later. The decision depends on
-    the whole batch, so that all ranks make the same one: they predict together.
-    """
+def _soft_labels(learner: Learner, target: TargetBatch, iteration: int, *, predicts: bool) -> SoftLabels:
+    """The teacher's probabilities of whole images; the ensemble's from its store, where the step predicts none."""
     settings, ensemble = learner.settings, learner.ensemble
     if learner.mean_teacher is not None:
         learner.mean_teacher.follow(learner.segmenter)
         taught = _predicted(learner, learner.mean_teacher.network, target)
-        return SoftLabels(probabilities=taught, updated=True, hidden=_covered_cells(learner, target))
+        return SoftLabels(probabilities=taught, hidden=_covered_cells(learner, target))
     if settings.teacher == "none":
         return SoftLabels(probabilities=None)
-    if settings.ensemble_view == "crops":
-        return None
-    if iteration % settings.ensemble_every and bool(ensemble.visited[target.shared_indices].all()):
-        averaged = ensemble.recall(target.indices, learner.device)
-        return SoftLabels(probabilities=averaged, hidden=_covered_cells(learner, target))
+    stored = ensemble.recall(target.indices, learner.device)
+    if not predicts:
+        return SoftLabels(probabilities=stored, hidden=_covered_cells(learner, target))
     augmentation = draw_image_augmentation(iteration, settings.ensemble_zoom, mirror=settings.ensemble_mirror)
     now = _predicted(learner, learner.segmenter, target, augmentation)
-    ensemble.visited[target.shared_indices] = True
     averaged = ensemble.update(target.indices, now)
-    return SoftLabels(probabilities=averaged, student=now, updated=True, hidden=_covered_cells(learner, target))
+    return SoftLabels(probabilities=averaged, student=now, before=stored, hidden=_covered_cells(learner, target))
 
 
 def _covered_cells(learner: Learner, target: TargetBatch) -> Tensor | None:
     """B,h,w bool: cells of the whole images whose middle lies under the ignore mask or in the padding; None = none."""
     if target.covered is None:
         return None
-    return at_stride(learner.plain(target.covered), learner.ensemble.store.layout.size_hw)
+    return at_stride(learner.plain(target.covered), learner.ensemble.size_hw)
 
 
 def _predicted(
@@ -138,22 +136,12 @@ def _predicted(
     """B,C,h,w probabilities of the batch's whole images."""
     images = augmentation.apply(learner.tensor(target.whole), network.size_multiple)
     probabilities = probabilities_of(network, images, learner.autocast, learner.statistics)
-    return augmentation.undo(probabilities, learner.ensemble.store.layout.size_hw)
-
-
-def _soft_labels_of_crops(learner: Learner, target: TargetBatch, crops: StudentCrops, logits: Tensor) -> SoftLabels:
-    """The ensemble, updated by the student's predictions B,C,k,l in the cells that show the target itself."""
-    now = logits.detach().float().softmax(dim=1)
-    visible = at_stride(crops.shown, (now.shape[2], now.shape[3]))
-    averaged = learner.ensemble.update_crops(target.indices, now, target.geometries, visible)
-    return SoftLabels(probabilities=averaged, student=now, hidden=~visible, of_crops=True)
+    return augmentation.undo(probabilities, learner.ensemble.size_hw)
 
 
 def _pseudo_labels(soft_labels: SoftLabels, target: TargetBatch, crops: StudentCrops) -> Tensor:
     if soft_labels.probabilities is None:
         return torch.full_like(crops.own, IGNORE_ID, dtype=torch.long)
-    if soft_labels.of_crops:
-        return labels_of_crops(soft_labels.probabilities, (crops.own.shape[1], crops.own.shape[2]))
     return pseudo_labels_of(soft_labels.probabilities, target.geometries)
 
 
@@ -181,16 +169,10 @@ def confidence_weights(
     probability = soft_labels.probabilities.amax(dim=1)  # B,h,w
     if settings.pseudo_label_weighting == "probability":
         size_hw = (crops.own.shape[1], crops.own.shape[2])
-        if soft_labels.of_crops:
-            shown = F.interpolate(probability[:, None].float(), size=size_hw, mode="bilinear", align_corners=False)
-        else:
-            shown = through_crops(probability[:, None], target.geometries, size_hw)
+        shown = through_crops(probability[:, None], target.geometries, size_hw)
         return shown[:, 0] ** EXPONENT
     confident = probability > CONFIDENT
-    if soft_labels.of_crops:
-        covered = at_stride(learner.plain(target.ignored), (confident.shape[1], confident.shape[2]))
-    else:
-        covered = torch.zeros_like(confident) if soft_labels.hidden is None else soft_labels.hidden
+    covered = torch.zeros_like(confident) if soft_labels.hidden is None else soft_labels.hidden
     share = (confident & ~covered).float().sum() / (~covered).sum().clamp_min(1)
     return averaged_over_ranks({"share": share})["share"]  # type: ignore[no-any-return]
 

@@ -30,18 +30,16 @@ MOMENTUM = 0.99
 
 @dataclass(frozen=True, kw_only=True)
 class SoftLabels:
-    """A teacher's class probabilities of target images, or of their crops; the pseudo-labels are the arg-max."""
+    """A teacher's class probabilities of whole target images; the pseudo-labels are the arg-max."""
 
     probabilities: Tensor | None
     """B,C,h,w: ẑ; None without a teacher."""
     student: Tensor | None = None
     """B,C,h,w: the network's own prediction in this step; None where it made none."""
-    updated: bool = False
-    """Whether the teacher has predicted these whole images again since they were last read."""
+    before: Tensor | None = None
+    """B,C,h,w: ẑ before this step's prediction was averaged in, zeros for a first one; None where none was."""
     hidden: Tensor | None = None
-    """B,h,w bool: cells without a visible target pixel (pasted over, ignore mask, padding); None = none."""
-    of_crops: bool = False
-    """Whether these are of the student's crops instead of whole images."""
+    """B,h,w bool: cells without a visible target pixel (ignore mask, padding); None = none."""
 
 
 @torch.no_grad()

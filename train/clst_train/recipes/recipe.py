@@ -66,6 +66,10 @@ REMOVED = {
     "data.val_format": "the layout of a data set is recognised",
     "data.source_hw": "source images are brought to model.input_hw",
     "data.rare_class_sampling": "drawing rare classes more often gained nothing",
+    "adaptation.ensemble_view": "the ensemble averages predictions of whole images",
+    "adaptation.ensemble_every": "how often an image is predicted follows from how often it is shown",
+    "adaptation.ensemble_store": "every class is kept",
+    "adaptation.ensemble_top_k": "every class is kept",
 }
 """Settings of older recipes and runs that are gone: why, or what holds in their place."""
 

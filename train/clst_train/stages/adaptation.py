@@ -17,23 +17,16 @@ from torch import Tensor
 
 from clst_runtime.data.subsets import evenly_spread
 from clst_train.compute.cores import on_first_core
-from clst_train.compute.distributed import each_alone, is_split, on_any_rank, report, together, wait_for_all
+from clst_train.compute.distributed import each_alone, on_any_rank, report, together
 from clst_train.config import AdaptationConfig
 from clst_train.data.colours import CHANNELS, COMPARED, LEAST_SHIFT, colour_shift
 from clst_train.data.fitting import fitted
-from clst_train.data.loading import (
-    TARGET_STREAM,
-    SourceBatch,
-    TargetBatch,
-    positions,
-    source_batch,
-    target_batch,
-)
+from clst_train.data.loading import SourceBatch, TargetBatch, source_batch, steps_of_pass, target_batch
 from clst_train.data.target import TargetImages
 from clst_train.engine.optimizer import Descent, adamw, set_rate
 from clst_train.engine.progress import with_progress
 from clst_train.engine.run import ADAPTED, Run, loaded, log_interval, log_step, needed, seed_step
-from clst_train.engine.schedule import WARM_UP, ramp, steps_before_labels
+from clst_train.engine.schedule import WARM_UP, predicts, ramp, steps_before_labels
 from clst_train.engine.stopping import Stopped, asked, finishing_steps
 from clst_train.inspection.diagnostics import START_IMAGES, CollapseWatch, Diagnostics
 from clst_train.method.batchnorm import STATISTICS_IMAGES, estimate_statistics
@@ -43,13 +36,7 @@ from clst_train.method.step import StepResult, adaptation_step
 from clst_train.models.checkpoint import Checkpoint, save_checkpoint
 from clst_train.models.deployable import normalise
 from clst_train.models.normalisation import Normalisation
-from clst_train.stages.adaptation_state import (
-    AdaptationState,
-    diagnostics_of,
-    learner_of,
-    restore_state,
-    save_state,
-)
+from clst_train.stages.adaptation_state import AdaptationState, learner_of, restore_state, save_state
 
 _log = logging.getLogger(__name__)
 
@@ -65,31 +52,16 @@ def adapt(run: Run, resume: Checkpoint | None) -> None:
     begin = steps_before_labels(settings.iterations, settings.entropy_first)
     if first < begin:
         _report_entropy_first(settings, begin)
-
-    def make(run: Run, iteration: int) -> tuple[SourceBatch, TargetBatch]:
-        batches = both_batches(run, iteration)
-        learner.ensemble.store.expect(batches[1].indices)  # reads their records ahead while the batch is queued
-        return batches
-
-    batches = loaded(run, make, first, settings.iterations)
+    batches = loaded(run, both_batches, first, settings.iterations)
     with finishing_steps(), on_first_core(run.device.type):
         for iteration, (source, unlabelled) in with_progress(run, ADAPTED, batches, settings.iterations):
             set_rate(descent.optimiser, settings.learning_rate, iteration, settings.iterations)
             seed_step(run, ADAPTED, iteration)
             if iteration == begin:
                 _begin_labels(run, learner, anew=begin > 0)
-            result = _step(learner, source, unlabelled, iteration, begin)
-            state.diagnostics.see(
-                unlabelled.indices,
-                result.soft_labels,
-                result.target_means,
-                learner.prototypes,
-                unlabelled.shared_indices,
-            )
+            result = _step(run, state, source, unlabelled, iteration, begin)
+            state.diagnostics.see(result.soft_labels, result.target_means, learner.prototypes)
             values = {"loss": descent.descend(result.loss, iteration), **result.parts}
-            if is_split():  # the next step may ask any rank about these images
-                learner.ensemble.flush()
-                wait_for_all()
             done, stops = iteration + 1, on_any_rank(asked())
             if done == settings.iterations and learner.start is not None:
                 learner.start.join(run.segmenter)  # before it is scored and saved
@@ -112,13 +84,19 @@ def _report_entropy_first(settings: AdaptationConfig, begin: int) -> None:
     )
 
 
-def _step(learner: Learner, source: SourceBatch, target: TargetBatch, iteration: int, begin: int) -> StepResult:
+def _step(
+    run: Run, state: AdaptationState, source: SourceBatch, target: TargetBatch, iteration: int, begin: int
+) -> StepResult:
     """One step, by entropy before the step `begin`, by labels from then on; the warm-up is that of either."""
-    settings, since = learner.settings, iteration - begin
+    learner, settings, since = state.learner, state.learner.settings, iteration - begin
     weight = ramp(since if since >= 0 else iteration, settings.iterations, WARM_UP)
     if since < 0:
         return entropy_step(learner, source, target, target_weight=weight)
-    return adaptation_step(learner, source, target, target_weight=weight, iteration=since)
+    pass_steps = steps_of_pass(len(needed(run.target)), settings.batch)
+    predicted = predicts(
+        iteration, since=max(begin, state.anew_since), iterations=settings.iterations, pass_steps=pass_steps
+    )
+    return adaptation_step(learner, source, target, target_weight=weight, iteration=since, predicts=predicted)
 
 
 def _begun(run: Run, resume: Checkpoint | None) -> AdaptationState:
@@ -126,8 +104,9 @@ def _begun(run: Run, resume: Checkpoint | None) -> AdaptationState:
     settings, target = run.config.adaptation, needed(run.target)
     if resume is None:
         _estimate_target_statistics(run)
-    learner = learner_of(run, target, resume)
-    state = AdaptationState(learner=learner, descent=descent_of(run, learner), diagnostics=diagnostics_of(run, learner))
+    learner = learner_of(run, target)
+    diagnostics = Diagnostics(len(run.classes), run.device)
+    state = AdaptationState(learner=learner, descent=descent_of(run, learner), diagnostics=diagnostics)
     if resume is not None:
         restore_state(run, state, resume)
     elif settings.teacher != "none":
@@ -185,7 +164,7 @@ def _finish(run: Run) -> None:
     with together():
         if run.ranks.first:
             save_checkpoint(run.folder.adapted, run.checkpoint(ADAPTED, settings.iterations))
-            run.folder.store.unlink()  # the last checkpoint has a copy
+        run.folder.store(run.ranks).unlink()  # the last checkpoint has a copy
 
 
 def _estimate_target_statistics(run: Run) -> None:
@@ -258,12 +237,11 @@ def both_batches(run: Run, iteration: int) -> tuple[SourceBatch, TargetBatch]:
     part, rest = (run.ranks.part(count, where="adaptation.batch") for count in (paired, size - paired))
     # ClassMix pastes the k-th source crop into the k-th target crop, so these stay together
     places = [*range(paired)[part], *range(paired, size)[rest]]
-    unlabelled = target_batch(target, run.config, iteration, part=part)
+    unlabelled = target_batch(target, run.config, iteration, run.ranks)
     colours_from = None
     if run.takes_colours:
-        others = positions(run.config.run.seed, TARGET_STREAM, len(target), paired, iteration)
         own = [target.content(int(index)) for index in unlabelled.indices]
-        colours_from = [content.of(image) for content, image in zip(own, unlabelled.whole, strict=True)]
-        colours_from += [_without_padding(target, int(others[place % paired])) for place in places[len(colours_from) :]]
+        shown = [content.of(image) for content, image in zip(own, unlabelled.whole, strict=True)]
+        colours_from = [shown[made % len(shown)] for made in range(len(places))]
     crops = source_batch(run.source, run.config, size, 1, iteration, places=places, colours_from=colours_from)
     return crops, unlabelled

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 from clst_runtime.errors import ClstError, ModelFileError
-from clst_train.compute.distributed import report, together, wait_for_all
+from clst_train.compute.distributed import report, together, total
 from clst_train.compute.forward_pass import forward_pass_of
-from clst_train.config import AdaptationConfig
 from clst_train.data.target import TargetImages
 from clst_train.engine.optimizer import Descent
-from clst_train.engine.run import ADAPTED, Run
-from clst_train.engine.schedule import ensemble_interval, steps_before_labels, times_shown
+from clst_train.engine.run import ADAPTED, Run, needed
 from clst_train.inspection.diagnostics import Diagnostics
 from clst_train.method.batchnorm import FollowedStatistics
-from clst_train.method.ensemble.snapshot import remove_other_snapshots, restore_snapshot, save_snapshot
-from clst_train.method.ensemble.store import EnsembleStore, StoreLayout, choose_layout, target_hash
+from clst_train.method.ensemble.store import (
+    Store,
+    Visits,
+    create_store,
+    remove_other_copies,
+    restore_store,
+    save_copy,
+    shape_of,
+    target_hash,
+)
 from clst_train.method.ensemble.temporal import TemporalEnsemble
 from clst_train.method.learner import Learner
 from clst_train.method.prototypes import Prototypes
@@ -32,7 +38,7 @@ OPTIONAL = ("statistics", "mean_teacher", "start")
 """Parts of a learner that a run may have, with a state of their own."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class AdaptationState:
     """What the steps of an adaptation change."""
 
@@ -42,39 +48,37 @@ class AdaptationState:
     """The optimiser."""
     diagnostics: Diagnostics
     """Counters for the log; nothing is learnt from them."""
+    anew_since: int = 0
+    """The step from which the ensemble has begun anew, because averages of some images were lost."""
 
 
-def diagnostics_of(run: Run, learner: Learner) -> Diagnostics:
-    """Empty counters for the run's target images."""
-    layout = learner.ensemble.store.layout
-    return Diagnostics(layout.images, layout.classes, layout.size_hw, run.device)
+def learner_of(run: Run, target: TargetImages) -> Learner:
+    """Everything that a step reads or changes, with an empty ensemble in the process's own file."""
+    shape = shape_of(run.ranks, len(target), len(run.classes), cells_of(run))
+    with together():
+        run.folder.remove_leftovers()
+    with together():
+        store = create_store(run.folder.store(run.ranks), shape)
+    return new_learner(run, store, np.zeros(len(target), np.int64))
 
 
-def learner_of(run: Run, target: TargetImages, resume: Checkpoint | None) -> Learner:
-    """Everything that a step reads or changes; the ensemble as `resume` has it, or empty."""
-    settings = with_ensemble_interval(run.config.adaptation, len(target))
-    layout = store_layout(run, settings, images=len(target), target=target_hash(target))
-    return new_learner(run, settings, _store(run, layout, resume))
-
-
-def store_layout(run: Run, settings: AdaptationConfig, *, images: int, target: str) -> StoreLayout:
-    """What the ensemble of so many images is kept in, by a prediction of the network."""
+def cells_of(run: Run) -> tuple[int, int]:
+    """Rows and columns of the ensemble's cells, by a prediction of the network."""
     size_hw = run.config.model.input_hw
     with torch.no_grad():
         probe = run.segmenter.eval()(torch.zeros(1, 3, *size_hw, device=run.device))
-    cells_hw = run.segmenter.cells_hw(size_hw, (probe.shape[2], probe.shape[3]))
-    return choose_layout(settings, images=images, classes=len(run.classes), size_hw=cells_hw, target=target)
+    return run.segmenter.cells_hw(size_hw, (probe.shape[2], probe.shape[3]))
 
 
-def new_learner(run: Run, settings: AdaptationConfig, store: EnsembleStore) -> Learner:
+def new_learner(run: Run, store: Store, visits: Visits) -> Learner:
     """A learner whose first step is still to come, with its ensemble in `store`."""
-    segmenter = run.segmenter
+    segmenter, settings = run.segmenter, run.config.adaptation
     projection = ProjectionHead(segmenter.feature_channels).to(run.device)
     return Learner(
         segmenter=segmenter,
         projection=projection,
         prototypes=Prototypes(len(run.classes), WIDTH, run.device),
-        ensemble=TemporalEnsemble(store, settings.ensemble_momentum),
+        ensemble=TemporalEnsemble(store, visits, settings.ensemble_momentum, processes=run.ranks.count),
         settings=settings,
         device=run.device,
         autocast=run.autocast,
@@ -86,21 +90,6 @@ def new_learner(run: Run, settings: AdaptationConfig, store: EnsembleStore) -> L
     )
 
 
-def with_ensemble_interval(settings: AdaptationConfig, images: int) -> AdaptationConfig:
-    """The settings with `ensemble_every` chosen by the number of target images, where it is 0."""
-    if settings.ensemble_every > 0:
-        return settings
-    steps = settings.iterations - steps_before_labels(settings.iterations, settings.entropy_first)
-    shown = times_shown(steps, settings.batch, images)
-    interval = ensemble_interval(shown)
-    if settings.teacher == "ensemble" and settings.ensemble_view == "whole":
-        report(
-            f"ensemble: self-training shows each of the {images} target images {shown:.1f} times, so they are "
-            f"predicted in one step of {interval} (adaptation.ensemble_every = 0)"
-        )
-    return dataclasses.replace(settings, ensemble_every=interval)
-
-
 def _distiller(run: Run) -> Distiller | None:
     distiller = open_distiller(run.config.adaptation.distil_from, run.classes, run.config.model)
     if distiller is not None:
@@ -108,31 +97,20 @@ def _distiller(run: Run) -> Distiller | None:
     return distiller
 
 
-def _store(run: Run, layout: StoreLayout, resume: Checkpoint | None) -> EnsembleStore:
-    """The working store: as the checkpoint has it, or empty. The first rank writes it, then all open it."""
-    state = None if resume is None else (resume.training_state or {})["ensemble"]
-    folder = run.folder
-    with together():
-        if run.ranks.first:
-            folder.remove_leftovers()
-            if state is None:
-                EnsembleStore.create(folder.store, layout)
-            else:
-                restore_snapshot(state, folder.resume.parent, folder.store, layout)
-    with together():
-        return EnsembleStore.open(folder.store, layout, 0 if state is None else int(state["iteration"]))
-
-
 def save_state(run: Run, state: AdaptationState, done: int) -> None:
-    """A checkpoint to go on from; `method/ensemble/snapshot.py` explains the order of its files."""
-    state.learner.ensemble.flush()
-    wait_for_all()  # every rank's part is in the store
+    """A checkpoint to go on from; `method/ensemble/store.py` explains the order of its files."""
+    ensemble, checkpoints = state.learner.ensemble, run.folder.resume.parent
+    ensemble.flush()
+    with together():
+        save_copy(run.folder.store(run.ranks), checkpoints, done, run.ranks)
+    visits = total(torch.from_numpy(ensemble.visits))
     with together():
         if run.ranks.first:
-            checkpoints = run.folder.resume.parent
-            ensemble = save_snapshot(state.learner.ensemble, run.folder.store, checkpoints, done)
-            save_checkpoint(run.folder.resume, run.checkpoint(ADAPTED, done, _values(state, ensemble)))
-            remove_other_snapshots(checkpoints, ensemble)
+            facts = {"visits": visits, "processes": run.ranks.count, "anew_since": state.anew_since}
+            facts["target"] = target_hash(needed(run.target))
+            save_checkpoint(run.folder.resume, run.checkpoint(ADAPTED, done, _values(state, facts)))
+    with together():
+        remove_other_copies(checkpoints, done)
 
 
 def _values(state: AdaptationState, ensemble: dict[str, Any]) -> dict[str, Any]:
@@ -150,14 +128,16 @@ def _values(state: AdaptationState, ensemble: dict[str, Any]) -> dict[str, Any]:
 
 
 def restore_state(run: Run, state: AdaptationState, resume: Checkpoint) -> None:
-    """Restore a checkpoint's state, except the ensemble, whose store `learner_of` has restored.
+    """Restore a checkpoint's state.
 
     Raises:
-        ModelFileError: the checkpoint was made by an earlier version. ClstError: `distil_from` is another file now.
+        ModelFileError: the checkpoint was made by an earlier version or with other target images. ClstError:
+            `distil_from` is another file now.
     """
     learner, values = state.learner, resume.training_state or {}
     lacking = [name for name in ("descent", "diagnostics", "distiller", *OPTIONAL) if name not in values]
-    if lacking:
+    if lacking or "anew_since" not in values["ensemble"]:
+        lacking = lacking or ["the ensemble's visits"]
         raise ModelFileError(
             f"{run.folder.resume} lacks {', '.join(lacking)}: an earlier version made it; adapt again with "
             f"--init {run.folder.source}"
@@ -176,3 +156,26 @@ def restore_state(run: Run, state: AdaptationState, resume: Checkpoint) -> None:
     state.diagnostics.load_state_dict(values["diagnostics"])
     state.descent.optimiser.load_state_dict(values["optimiser"])
     state.descent.load_state_dict(values["descent"])
+    _restore_ensemble(run, state, values["ensemble"], resume.iteration)
+
+
+def _restore_ensemble(run: Run, state: AdaptationState, facts: dict[str, Any], iteration: int) -> None:
+    """The averages of this process's images, from all copies that it can read."""
+    ensemble, found = state.learner.ensemble, target_hash(needed(run.target))
+    with together():
+        if facts["target"] != found:
+            raise ModelFileError(
+                f"{run.folder.resume} was saved with other target images (hash {facts['target']}, now {found}); "
+                "put those back, or start a new run"
+            )
+        ensemble.visits[:] = facts["visits"].numpy()
+        lost = restore_store(
+            ensemble.store, run.folder.resume.parent, iteration, facts["processes"], ensemble.visits, run.ranks
+        )
+    state.anew_since = facts["anew_since"]
+    if missing := int(total(torch.tensor(lost))):
+        state.anew_since = iteration
+        report(
+            f"note: the ensemble's averages of {missing} target images lie in no file that their process can read "
+            f"({run.folder.resume.parent}); these images begin anew"
+        )

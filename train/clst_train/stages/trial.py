@@ -30,7 +30,6 @@ from clst_train.engine.run import Run, Setup
 from clst_train.engine.run_folder import RunFolder
 from clst_train.method.batchnorm import estimate_statistics, statistics_layers
 from clst_train.method.crops import ImageAugmentation
-from clst_train.method.ensemble.store import EnsembleStore
 from clst_train.method.entropy_first import entropy_step
 from clst_train.method.step import adaptation_step
 from clst_train.method.teachers import probabilities_of
@@ -40,7 +39,7 @@ from clst_train.models.segmenter import Segmenter
 from clst_train.models.specification import parse_network
 from clst_train.models.wrapped import WrappedNetwork
 from clst_train.stages.adaptation import both_batches, descent_of, target_batches
-from clst_train.stages.adaptation_state import new_learner, store_layout
+from clst_train.stages.adaptation_state import cells_of, new_learner
 from clst_train.stages.source import descent_of as source_descent_of
 from clst_train.stages.source import labelled_crops, supervised_loss
 
@@ -95,7 +94,7 @@ def _small(setup: Setup, network: Segmenter) -> Run:
     small = dataclasses.replace(
         config,
         source=dataclasses.replace(source, batch=min(2, source.batch)),
-        adaptation=dataclasses.replace(adaptation, batch=min(2, adaptation.batch), ensemble_every=1),
+        adaptation=dataclasses.replace(adaptation, batch=min(2, adaptation.batch)),
     )
     values = as_fields(Setup, setup) | {"config": small, "ranks": ONE_PROCESS}
     segmenter = accelerate(network, dataclasses.replace(config.run, compile=False), setup.device)
@@ -195,12 +194,12 @@ def _try_adaptation(run: Run) -> None:
     estimate_statistics(run.segmenter, itertools.islice(target_batches(run), 1))
     source, target = both_batches(run, 0)
     count = len(target.indices)
-    target = dataclasses.replace(target, indices=np.arange(count), all_indices=None)  # of a store for them alone
-    layout = store_layout(run, settings, images=count, target="")
-    learner = new_learner(run, settings, EnsembleStore(layout, np.zeros(layout.file_bytes, np.uint8)))
+    target = dataclasses.replace(target, indices=np.arange(count))  # of a store for them alone
+    store = np.zeros((count, len(run.classes), *cells_of(run)), np.uint16)
+    learner = new_learner(run, store, np.zeros(count, np.int64))
     descent = descent_of(run, learner)
     run.segmenter.train()
-    if settings.teacher == "ensemble" and settings.ensemble_view == "whole":
+    if settings.teacher == "ensemble":
         images = learner.tensor(target.whole[:1])
         for augmentation in _zooms(settings.ensemble_zoom, images, run.segmenter.size_multiple):
             shown = augmentation.apply(images, run.segmenter.size_multiple)

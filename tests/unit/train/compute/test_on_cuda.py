@@ -64,11 +64,10 @@ def steps(device, count=4, **settings):
     "settings",
     [
         {},
-        {"ensemble_every": 2, "pseudo_label_weighting": "probability"},
+        {"pseudo_label_weighting": "probability"},
         {"teacher": "mean_teacher", "class_balance": 0.5},
-        {"ensemble_view": "crops"},
     ],
-    ids=["plain", "as the recipe", "mean teacher", "crops"],
+    ids=["plain", "as the recipe", "mean teacher"],
 )
 def test_steps_are_those_of_the_cpu(settings):
     there, here = steps(CUDA, **settings), steps(torch.device("cpu"), **settings)
@@ -80,7 +79,7 @@ def test_steps_are_those_of_the_cpu(settings):
 
 def test_a_step_never_waits_for_the_device():
     """PyTorch itself raises at every point where the host would wait."""
-    one = learner(device=CUDA, class_balance=0.5, pseudo_label_weighting="probability", ensemble_every=2)
+    one = learner(device=CUDA, class_balance=0.5, pseudo_label_weighting="probability")
     modules = [one.segmenter, one.projection]
     parameters = [parameter for module in modules for parameter in module.parameters()]
     descent = Descent(adamw(parameters, learning_rate=1e-3, weight_decay=0.01, device=CUDA), modules, CUDA)

@@ -1,4 +1,4 @@
-"""clst-train in two gloo processes against one process with the whole batch."""
+"""clst-train in two gloo processes against one process that learns from the same batches."""
 
 import json
 import os
@@ -12,9 +12,8 @@ import pytest
 import torch
 
 from clst_train.compute.distributed import Ranks
-from clst_train.data.loading import SOURCE_STREAM, positions
 from clst_train.data.target import TargetImages
-from clst_train.method.ensemble.store import EnsembleStore, StoreLayout
+from clst_train.method.ensemble.store import restore_store
 from clst_train.models.checkpoint import load_checkpoint
 from clst_train.recipes.recipe import config_from_mapping
 from tests import ROOT
@@ -29,7 +28,7 @@ SMALL = (
     *("--set", "run.checkpoint_every=1", "--set", "run.precision=fp32"),
 )
 EVERY_TERM = (
-    *("--set", "adaptation.ensemble_every=2", "--set", "adaptation.class_balance=0.5"),
+    *("--set", "adaptation.class_balance=0.5"),
     *("--set", "augmentation.masked_crops=0.5"),
     *("--set", "adaptation.entropy_weight=0.1", "--set", "adaptation.pseudo_label_weighting=confident_share"),
     *("--set", "adaptation.entropy_first=0.3", "--set", "adaptation.start_share=0.2"),  # the first step
@@ -45,12 +44,15 @@ def start(tmp_path_factory):
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     with subprocess.Popen(call, env=environment, **pipes) as server:
 
-        def started(arguments, *, count, plain=False, **variables):
+        def started(arguments, *, count, plain=False, folders=(".", "."), **variables):
             """Exit codes, outputs and errors of `count` ranks; `plain`: in float32 as clst-train is."""
             with socket.socket() as free:
                 free.bind(("127.0.0.1", 0))
                 variables |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
-            told = [{"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count)} for rank in range(count)]
+            told = [
+                {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count), "FOLDER": str(folders[rank])}
+                for rank in range(count)
+            ]
             words = tmp_path_factory.mktemp("words")
             run = {"arguments": [*map(str, arguments)], "variables": [variables | each for each in told]}
             server.stdin.write(json.dumps(run | {"words": f"{words}/", "plain": plain}) + "\n")
@@ -74,24 +76,26 @@ def places(cameras):
 
 @pytest.fixture(scope="module")
 def alone(cameras, start, tmp_path_factory):
+    """A run of one process that draws what two draw; beside it `half`, as it was after step 2 of the adaptation."""
     out = tmp_path_factory.mktemp("alone") / "run"
-    codes, _, errors = start((*SMALL, *EVERY_TERM, *places(cameras), "--val", cameras / "new", "--out", out), count=1)
+    arguments = (*SMALL, *EVERY_TERM, *places(cameras), "--val", cameras / "new", "--out", out)
+    codes, _, errors = start(arguments, count=1, DRAWS_OF="2", COPY_AT=str(out.with_name("half")))
     assert codes == [0], errors
     return out
 
 
 @pytest.fixture(scope="module")
-def two(cameras, tmp_path_factory):
-    """A run of two processes; beside it `half`, as it was after step 2 of the adaptation."""
+def two(cameras, start, tmp_path_factory):
+    """A run of two processes; beside it `half`."""
     out = tmp_path_factory.mktemp("two") / "run"
-    arguments = (PROGRAM, *SMALL, *EVERY_TERM, *places(cameras), "--val", cameras / "new", "--out", out)
-    environment = {"COPY_AT": str(out.with_name("half")), "FAULT": FAULT}
-    done = shell("torchrun", "--nproc-per-node", "2", *arguments, environment=environment)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == f"{out / 'checkpoints' / 'adapted.pt'}\n"
-    assert done.stderr.count("memory for each of 2 processes: ") == 1, done.stderr
+    arguments = (*SMALL, *EVERY_TERM, *places(cameras), "--val", cameras / "new", "--out", out)
+    codes, outputs, errors = start(arguments, count=2, COPY_AT=str(out.with_name("half")), FAULT=FAULT)
+    assert codes == [0, 0], errors
+    assert outputs == [f"{out / 'checkpoints' / 'adapted.pt'}\n", ""]
+    assert errors[0].count("memory for each of 2 processes: ") == 1, errors[0]
+    assert errors[1] == ""
     for stage in ("source 2/2", f"adapted {STEPS}/{STEPS}"):  # on a busy machine progress repeats its last line
-        assert len({line for line in done.stderr.splitlines() if line.startswith(stage)}) == 1, done.stderr
+        assert len({line for line in errors[0].splitlines() if line.startswith(stage)}) == 1, errors[0]
     return out
 
 
@@ -103,13 +107,11 @@ def state_of(run):
 
 
 def ensemble_of(run):
-    layout = StoreLayout(images=6, classes=10, size_hw=(8, 12), top_k=None, target=target_of(run))
-    return EnsembleStore.open(run / "checkpoints" / f"ensemble-{STEPS}.store", layout, STEPS)
-
-
-def target_of(run):
-    head = (run / "checkpoints" / f"ensemble-{STEPS}.store").read_bytes()[:4096]
-    return json.loads(head)["target"]
+    """The averages of all six images, as stored, and their visits."""
+    facts, store = state_of(run)["ensemble"], np.zeros((6, 10, 8, 12), np.uint16)
+    visits = facts["visits"].numpy()
+    assert restore_store(store, run / "checkpoints", STEPS, facts["processes"], visits, Ranks()) == 0
+    return store, visits
 
 
 def assert_same_learnt(run, other):
@@ -122,11 +124,9 @@ def assert_same_learnt(run, other):
     first, second = state_of(run), state_of(other)
     for name in ("sums", "weights"):
         torch.testing.assert_close(first["prototypes"][name], second["prototypes"][name], rtol=0, atol=2e-6)
-    stores = [ensemble_of(each) for each in (run, other)]
-    assert np.array_equal(stores[0].visits, stores[1].visits)
-    assert np.array_equal(stores[0].records["visits"], stores[1].records["visits"])
-    values = [store.records["values"].astype(int) for store in stores]
-    assert np.abs(values[0] - values[1]).max() <= 1  # the last of 16 bits
+    (averages, visits), (others, other_visits) = (ensemble_of(each) for each in (run, other))
+    assert np.array_equal(visits, other_visits)
+    assert np.abs(averages.astype(int) - others.astype(int)).max() <= 1  # the last of 16 bits
     states = [load_checkpoint(each / "checkpoints" / "adapted.pt").segmenter_state for each in (run, other)]
     assert states[0].keys() == states[1].keys()
     for name in states[0]:
@@ -137,13 +137,13 @@ def assert_same_learnt(run, other):
             for state in (first, second)
         ]
         assert (of_each[0] - of_each[1]).norm() < 1e-3 * of_each[1].norm(), moment
-    assert torch.equal(first["diagnostics"]["labels"], second["diagnostics"]["labels"])
+    torch.testing.assert_close(first["diagnostics"]["start"], second["diagnostics"]["start"])
 
 
-def test_two_processes_learn_what_one_does_with_the_whole_batch(alone, two):
+def test_two_processes_learn_what_one_does_with_the_same_batches(alone, two):
     assert_same_learnt(two, alone)
     assert state_of(two)["prototypes"]["weights"].count_nonzero() > 3  # there was something to compare
-    assert ensemble_of(two).visits.sum() >= 8
+    assert ensemble_of(two)[1].sum() == 8  # two steps by labels of four images each
 
 
 def test_each_step_is_logged_once_and_as_for_the_whole_batch(alone, two):
@@ -158,64 +158,77 @@ def test_each_step_is_logged_once_and_as_for_the_whole_batch(alone, two):
 
 
 def names_in(run):
-    return sorted(str(path.relative_to(run)) for path in run.rglob("*"))
+    return {str(path.relative_to(run)) for path in run.rglob("*")}
 
 
-def test_the_run_folder_has_the_same_files(alone, two):
-    assert names_in(two) == names_in(alone)
+def copies(count):
+    return {f"checkpoints/ensemble-{STEPS}-{rank}-of-{count}.npy" for rank in range(count)}
+
+
+def test_the_run_folder_has_the_same_files_and_a_store_of_each_process(alone, two):
+    assert names_in(two) - copies(2) == names_in(alone) - copies(1)
+    assert names_in(two) > copies(2)
+    assert names_in(alone) > copies(1)
     assert (two / "config.toml").read_text() == (alone / "config.toml").read_text()
 
 
-def test_a_run_of_two_that_one_was_asked_to_end_goes_on_to_the_bits_of_the_unbroken_one(two, start, tmp_path):
-    half = tmp_path / "half"
-    shutil.copytree(two.with_name("half"), half)
-    codes, _, errors = start(("--resume", half), count=2, STOP_AT="3")
+@pytest.mark.parametrize("count", [1, 2])
+def test_another_number_of_processes_goes_on_and_no_image_is_forgotten(two, alone, start, tmp_path, count):
+    """One with a run of two, and two with a run of one."""
+    begun, whole = (two, alone) if count == 1 else (alone, two)
+    shutil.copytree(begun.with_name("half"), tmp_path / "half")
+    codes, _, errors = start(("--resume", tmp_path / "half"), count=count, DRAWS_OF="2")
+    assert codes == [0] * count, errors
+    assert "begin anew" not in errors[0]
+    assert_same_learnt(tmp_path / "half", whole)
+
+
+@pytest.fixture(scope="module")
+def machines(cameras, tmp_path_factory):
+    """A folder for each of two processes, with copies of both cameras' images and nothing in common."""
+    folders = [tmp_path_factory.mktemp(name) for name in ("first", "second")]
+    for folder in folders:
+        shutil.copytree(cameras, folder, dirs_exist_ok=True)
+    return folders
+
+
+APART = ("--source", "old", "--target", "new/images/train")
+
+
+def test_processes_without_a_common_folder_that_were_asked_to_end_go_on_to_the_bits_of_the_unbroken_run(
+    two, machines, start, tmp_path
+):
+    """As on two machines: only the first has the run, each has its own images' store."""
+    first, second = (folder / "run" for folder in machines)
+    arguments = (*SMALL, *EVERY_TERM, *APART, "--val", "new", "--out", "run")
+    codes, _, errors = start(arguments, count=2, folders=machines, STOP_AT="2")
     assert codes == [130, 130], errors
-    assert f"adaptation is saved at step 3; go on with: clst-train --resume {half}\n" in errors[0]
+    assert "adaptation is saved at step 2; go on with: clst-train --resume run\n" in errors[0]
     assert "interrupted" not in errors[1]
-    codes, _, errors = start(("--resume", half), count=2)
+    assert {path.name for path in (first / "checkpoints").glob("ensemble-*")} == {"ensemble-2-0-of-2.npy"}
+    assert names_in(second) - {"checkpoints"} == {"ensemble-1-of-2.npy", "checkpoints/ensemble-2-1-of-2.npy"}
+    shutil.copytree(machines[0], tmp_path, dirs_exist_ok=True)
+    codes, _, errors = start(("--resume", "run"), count=2, folders=machines)
     assert codes == [0, 0], errors
-    states = [load_checkpoint(run / "checkpoints" / "adapted.pt").segmenter_state for run in (two, half)]
+    states = [load_checkpoint(run / "checkpoints" / "adapted.pt").segmenter_state for run in (two, first)]
     for name in states[0]:
         assert torch.equal(states[0][name], states[1][name]), name
-    assert state_of(half)["ensemble"] == state_of(two)["ensemble"]
-    assert (half / "log.jsonl").read_text() == (two / "log.jsonl").read_text()
-
-
-def test_one_process_goes_on_with_a_run_of_two(two, alone, start, tmp_path):
-    half = tmp_path / "half"
-    shutil.copytree(two.with_name("half"), half)
-    codes, _, errors = start(("--resume", half), count=1)
+    assert (first / "log.jsonl").read_text() == (two / "log.jsonl").read_text()
+    assert names_in(second) == {"checkpoints", "checkpoints/ensemble-3-1-of-2.npy"}
+    # On the first machine alone two of the other's images have been predicted, and have to be once more
+    codes, _, errors = start(("--resume", "run"), count=1, folders=[tmp_path])
     assert codes == [0], errors
-    assert_same_learnt(half, alone)
+    assert "averages of 2 target images lie in no file" in errors[0]
+    assert "these images begin anew" in errors[0]
 
 
-def test_a_batch_that_cannot_be_split_ends_all_with_one_line(cameras, start, tmp_path):
-    out, arguments = tmp_path / "run", ("--set", "adaptation.batch=3")
-    words = "adaptation.batch = 3 cannot be split over 2 processes; give a multiple of it"
-    codes, outputs, errors = start((*SMALL, *places(cameras), "--out", out, *arguments), count=2, plain=True)
+def test_a_machine_with_other_images_ends_all_with_one_line(cameras, machines, start, tmp_path):
+    shutil.copytree(machines[1], tmp_path, dirs_exist_ok=True)
+    next((tmp_path / "new" / "images" / "train").iterdir()).unlink()
+    codes, _, errors = start((*SMALL, *APART, "--out", "other"), count=2, plain=True, folders=(machines[0], tmp_path))
     assert codes == [3, 3], errors
-    assert outputs == ["", ""]
-    assert [line for line in errors[0].splitlines() if not line.startswith("note: ")][-1].startswith("error: ")
-    assert words in errors[0]
-    assert errors[1] == ""
-    assert not out.exists()
-
-
-def test_a_damaged_image_of_one_rank_ends_all_with_one_line(cameras, start, tmp_path):
-    """It is found by the second rank, which alone reads it; the first says so, and how to go on."""
-    shutil.copytree(cameras / "old", tmp_path / "old")
-    of_second = positions(0, SOURCE_STREAM, 6, 4, 0)[2:]
-    damaged = sorted((tmp_path / "old" / "images" / "train").iterdir())[
-        of_second.max()
-    ]  # the first is looked at before
-    damaged.write_bytes(damaged.read_bytes()[:2000])  # its header is whole
-    arguments = (*SMALL, "--source", tmp_path / "old", "--out", tmp_path / "run")
-    codes, _, errors = start(arguments, count=2, plain=True)
-    assert codes == [3, 3], errors
-    assert str(damaged) in errors[0].splitlines()[-1]
-    assert f"go on with --resume {tmp_path / 'run'}" in errors[0].splitlines()[-1]
-    assert errors[0].count("error: ") == 1
+    assert "the target images' hash is " in errors[0].splitlines()[-1]
+    assert "give each machine the same images" in errors[0].splitlines()[-1]
     assert errors[1] == ""
 
 
@@ -237,28 +250,28 @@ def test_a_network_of_one_s_own_is_trained_by_two_processes(cameras, start, tmp_
     assert codes == [0, 0], errors
 
 
-def test_the_parts_of_all_ranks_are_the_whole_batch(cameras):
-    """Pictures, crops and mixing masks; five images of a batch of eight: source crops stay with their targets."""
+def test_the_parts_of_all_ranks_are_the_source_batch_and_each_draws_target_images_of_its_own(cameras):
+    """Five images of a batch of eight: source crops stay with their targets."""
     from types import SimpleNamespace
 
     from clst_runtime.data.dataset import open_dataset
     from clst_train.stages.adaptation import both_batches
 
     values = {"model": {"input_hw": [64, 96]}, "adaptation": {"batch": 8}}
-    values["augmentation"] = {"crop_hw": [32, 32], "target_colours": 1.0}
+    values["augmentation"] = {"crop_hw": [32, 32]}
     config = config_from_mapping(values, where="test")
     files = sorted((cameras / "new" / "images" / "train").iterdir())[:4]
     target = TargetImages(paths=tuple(files), video_frames={}, input_hw=(64, 96))
     run = {"config": config, "target": target, "source": open_dataset(cameras / "old", split="train")}
-    run["takes_colours"] = True
+    run["takes_colours"] = False
     whole, *parts = (
         both_batches(SimpleNamespace(**run, ranks=ranks), 5)
         for ranks in (Ranks(), Ranks(rank=0, count=2), Ranks(rank=1, count=2))
     )
-    assert np.array_equal(np.concatenate([part[1].crops for part in parts]), whole[1].crops)
-    assert np.array_equal(np.concatenate([part[1].indices for part in parts]), whole[1].indices)
     for rank, (source, unlabelled) in enumerate(parts):
-        assert np.array_equal(unlabelled.shared_indices, whole[1].indices)
+        assert sorted(unlabelled.indices) == [rank, rank + 2]
+        assert len(unlabelled.crops) == 2
         expected = [2 * rank, 2 * rank + 1, 4 + 2 * rank, 5 + 2 * rank]
         assert np.array_equal(source.images, whole[0].images[expected])
         assert np.array_equal(source.mixing, whole[0].mixing[expected])
+    assert not np.array_equal(parts[0][1].geometries, parts[1][1].geometries)

@@ -16,9 +16,26 @@ from clst_train.recipes.recipe import config_from_mapping, read_recipe, with_set
 from tests.conftest import write_labelled
 
 
-def test_an_epoch_shows_every_image_once():
+def test_a_pass_shows_every_image_once():
     seen = np.concatenate([positions(1, 1, 6, 2, iteration) for iteration in range(3)])
     assert sorted(seen.tolist()) == [0, 1, 2, 3, 4, 5]
+
+
+def test_a_batch_that_does_not_divide_is_filled_up_with_the_first_images_of_the_pass():
+    """Two batches of four show each of seven images, and one of them twice, but not in one batch."""
+    first, second = (positions(1, 1, 7, 4, iteration).tolist() for iteration in (2, 3))
+    assert sorted(set(first + second)) == list(range(7))
+    assert second[3] == first[0]
+    assert positions(1, 1, 7, 4, 0).tolist() != first
+
+
+def test_each_process_has_orders_of_its_own_and_passes_may_be_longer_than_it_needs():
+    orders = [[positions(1, 1, 9, 1, iteration, share=rank).item() for iteration in range(9)] for rank in range(2)]
+    assert sorted(orders[0]) == sorted(orders[1])
+    assert orders[0] != orders[1]
+    longer = [positions(1, 1, 2, 1, iteration, pass_steps=3).item() for iteration in range(6)]
+    assert longer[0] == longer[2] != longer[1]
+    assert longer[3] == longer[5] != longer[4]
 
 
 def test_a_batch_is_a_function_of_its_iteration_alone():

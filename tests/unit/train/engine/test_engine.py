@@ -155,10 +155,10 @@ def test_a_run_begins_with_a_line_of_device_precision_threads_and_expected_time(
 
 
 @pytest.mark.parametrize(
-    ("done", "trains_source", "expected"), [(0, True, (80, 32)), (4, True, (48, 32)), (1, False, (None, 24))]
+    ("done", "trains_source", "expected"), [(0, True, (80, 48)), (4, True, (48, 48)), (1, False, (None, 36))]
 )
 def test_the_expected_time_is_steps_times_crops_times_what_a_crop_took(monkeypatch, done, trains_source, expected):
-    """Two crops in 2 s, a whole image in 4 s: steps of 8 crops, then steps of 2 pairs, 2 images in every other one.
+    """Two crops in 2 s, a whole image in 4 s: steps of 8 crops, then steps of 2 pairs and 2 images: passes are few.
 
     Both are timed while the thread is bound as it is in training.
     """
@@ -173,10 +173,10 @@ def test_the_expected_time_is_steps_times_crops_times_what_a_crop_took(monkeypat
         bound.clear()
 
     monkeypatch.setattr(preflight, "on_first_core", on_first_core)
-    source, adaptation = SourceConfig(iterations=10, batch=8), AdaptationConfig(iterations=4, batch=2, ensemble_every=2)
+    source, adaptation = SourceConfig(iterations=10, batch=8), AdaptationConfig(iterations=4, batch=2)
     config = Config(source=source, adaptation=adaptation, model=ModelConfig(input_hw=(64, 64)))
     setup = Setup(
-        config=config, classes=RGB_CLASSES, source=None, target=object(), validation=None, device=CPU,
+        config=config, classes=RGB_CLASSES, source=None, target=range(4), validation=None, device=CPU,
         autocast=torch.autocast("cpu", enabled=False),
     )  # fmt: skip
     network = build_segmenter("ddrnet23_slim", 3)

@@ -15,6 +15,7 @@ from tests.support.command_line import call
 from tests.support.miniature import drawn_cameras
 
 pytestmark = pytest.mark.slow  # trains in processes of its own
+COPY = "ensemble-4-0-of-1.npy"
 
 
 @pytest.fixture(scope="module")
@@ -44,8 +45,8 @@ def assert_same_end(run, whole):
     for name in first:
         assert torch.equal(first[name], second[name]), name
     files = [sorted(path.name for path in (place / "checkpoints").iterdir()) for place in (run, whole)]
-    assert files[0] == files[1] == ["adapted.pt", "ensemble-4.store", "resume.pt", "source.pt"]
-    stores = [(place / "checkpoints" / "ensemble-4.store").read_bytes() for place in (run, whole)]
+    assert files[0] == files[1] == ["adapted.pt", COPY, "resume.pt", "source.pt"]
+    stores = [(place / "checkpoints" / COPY).read_bytes() for place in (run, whole)]
     assert stores[0] == stores[1]
     adapting = [
         [line for line in (place / "log.jsonl").read_text().splitlines() if '"adapted"' in line]
@@ -76,7 +77,7 @@ def test_killed_in_the_middle_of_a_checkpoint_and_of_resuming(runs):
     out, told = runs
     assert told["on_purpose"]["ends"] == ["killed"] * 6 + ["finished"]
     half_store, half_resume, source = ".ensemble-1-", ".resume-", "source.pt"
-    one, two = "ensemble-1.s", "ensemble-2.s"
+    one, two = "ensemble-1-0", "ensemble-2-0"
     left = [
         [name[:8] if name.startswith(".resume-") else name for name in names] for names in told["on_purpose"]["left"]
     ]
@@ -94,11 +95,11 @@ def test_killed_in_the_middle_of_a_checkpoint_and_of_resuming(runs):
 def test_a_checkpoint_whose_copy_of_the_store_is_missing_is_refused(runs, narrow):
     run = runs[0] / "whole"
     (run / "checkpoints" / "adapted.pt").rename(run / "adapted.pt")
-    (run / "checkpoints" / "ensemble-4.store").rename(run / "e.store")
+    (run / "checkpoints" / COPY).rename(run / "e.store")
     try:
         done = call(clst_train, "--resume", run)
     finally:
-        (run / "e.store").rename(run / "checkpoints" / "ensemble-4.store")
+        (run / "e.store").rename(run / "checkpoints" / COPY)
         (run / "adapted.pt").rename(run / "checkpoints" / "adapted.pt")
     assert done.exit_code == 4
-    assert "ensemble-4.store: no such store" in done.stderr
+    assert f"{COPY}: no such copy of the ensemble" in done.stderr

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from clst_runtime.errors import ClstError, ConfigError, ModelFileError
-from clst_train.config import AdaptationConfig
 from clst_train.data.target import open_target
 from clst_train.engine import run as run_module
 from clst_train.inspection.diagnostics import CollapseWatch
@@ -16,7 +15,6 @@ from clst_train.method.batchnorm import estimate_statistics
 from clst_train.method.start_weights import StartWeights
 from clst_train.models.checkpoint import build_from_checkpoint, load_checkpoint
 from clst_train.stages.adaptation import statistics_batches
-from clst_train.stages.adaptation_state import with_ensemble_interval
 from clst_train.training import start_run
 from tests.support.broken_off import broken_off_after_two_steps
 
@@ -31,41 +29,14 @@ OPTIONS = {
         "adaptation.entropy_weight=0.1",
     ),
     "ensemble": (
-        *("adaptation.ensemble_every=0", "adaptation.class_balance=0.5"),
+        "adaptation.class_balance=0.5",
         *("augmentation.masked_crops=0.5", "adaptation.distil_weight=0.5"),
     ),
-    "crops": ("adaptation.ensemble_view=crops",),
     # Broken off where labels begin
     "entropy_before": ("adaptation.entropy_first=0.5", "adaptation.start_share=0.3", "adaptation.learning_rate=1e-2"),
     "entropy_meanwhile": ("adaptation.entropy_first=0.75", "adaptation.start_share=0.3"),
     "start_share": ("adaptation.start_share=0.3", "adaptation.learning_rate=1e-2"),
 }
-
-
-@pytest.mark.parametrize(
-    ("given", "turns", "line"),
-    [
-        (
-            {"ensemble_every": 0},
-            7,
-            "shows each of the 300 target images 40.0 times, so they are predicted in one step of 7",
-        ),
-        (
-            {"ensemble_every": 0, "entropy_first": 0.5},  # labels are wanted 20 times
-            3,
-            "shows each of the 300 target images 20.0 times, so they are predicted in one step of 3",
-        ),
-        ({"ensemble_every": 4}, 4, ""),
-        ({"ensemble_every": 0, "teacher": "mean_teacher"}, 7, ""),
-        ({"ensemble_every": 0, "ensemble_view": "crops"}, 7, ""),
-    ],
-)
-def test_turns_of_the_ensemble_go_by_the_images_where_they_are_left_to_them(given, turns, line, capsys):
-    """3000 steps of four show each of 300 images 40 times, 40 / 6 = 6.7; only who has turns is told of them."""
-    assert with_ensemble_interval(AdaptationConfig(iterations=3000, batch=4, **given), 300).ensemble_every == turns
-    said = capsys.readouterr().err
-    assert line in said
-    assert bool(said) == bool(line)
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +76,7 @@ def test_a_resumed_run_with_options_is_the_unbroken_one_to_the_bit(cameras, sour
     last = [json.loads(line) for line in (whole / "log.jsonl").read_text().splitlines()][-2:]
     assert sum(value for name, value in last[0].items() if name.startswith("share.")) == pytest.approx(1.0)
     assert {"own_cosine", "other_cosine", "separation"} <= last[0].keys()
-    wanted = {"mean_teacher": "entropy", "ensemble": "distillation", "crops": "agreement"}.get(kind, "agreement")
+    wanted = {"mean_teacher": "entropy", "ensemble": "distillation"}.get(kind, "agreement")
     assert {"loss", "flip_rate", "confidence", wanted} <= last[1].keys()
 
 

@@ -1,6 +1,5 @@
 import math
 
-import numpy as np
 import pytest
 import torch
 
@@ -21,21 +20,24 @@ def said(*classes: int, sure: float = 0.8) -> torch.Tensor:
 
 
 def soft_labels(
-    *classes: int, now: tuple[int, ...] | None = None, updated: bool = True, hidden: tuple[int, ...] | None = None
+    *classes: int,
+    now: tuple[int, ...] | None = None,
+    before: tuple[int, ...] | None = None,
+    hidden: tuple[int, ...] | None = None,
 ) -> SoftLabels:
     return SoftLabels(
         probabilities=said(*classes),
         student=None if now is None else said(*now),
-        updated=updated,
+        before=None if before is None else said(*before),
         hidden=None if hidden is None else torch.tensor([[hidden]]) > 0,
     )
 
 
 def test_shares_confidence_and_agreement_are_counted_by_hand():
     """Two steps of four cells: classes 0 0 1 2 and 0 0 0 1; the network agrees in 3 and in 2 of four."""
-    found = Diagnostics(2, 3, (1, 4), CPU)
-    found.see(np.array([0]), soft_labels(0, 0, 1, 2, now=(0, 0, 1, 1)), None, NOBODY)
-    found.see(np.array([1]), soft_labels(0, 0, 0, 1, now=(0, 0, 2, 2)), None, NOBODY)
+    found = Diagnostics(3, CPU)
+    found.see(soft_labels(0, 0, 1, 2, now=(0, 0, 1, 1)), None, NOBODY)
+    found.see(soft_labels(0, 0, 0, 1, now=(0, 0, 2, 2)), None, NOBODY)
     means, shares, images = found.read()
     assert shares == pytest.approx([5 / 8, 2 / 8, 1 / 8])
     assert means["confidence"] == pytest.approx(0.8)
@@ -45,29 +47,28 @@ def test_shares_confidence_and_agreement_are_counted_by_hand():
     assert math.isnan(found.read()[0]["confidence"])  # and everything starts afresh
 
 
-def test_the_flip_rate_is_that_of_revisited_images_only():
-    """Image 0 changes one cell of four, image 1 is new, a mere reading of image 0 counts nothing."""
-    found = Diagnostics(2, 3, (1, 4), CPU)
-    found.see(np.array([0]), soft_labels(0, 0, 1, 2), None, NOBODY)
-    found.see(np.array([0]), soft_labels(0, 0, 1, 1), None, NOBODY)
-    found.see(np.array([0]), soft_labels(2, 2, 2, 2, updated=False), None, NOBODY)
-    found.see(np.array([1]), soft_labels(2, 2, 2, 2), None, NOBODY)
+def test_the_flip_rate_is_that_of_images_that_are_predicted_again():
+    """One image changes one cell of four, another is new, a mere reading of a third counts nothing."""
+    found = Diagnostics(3, CPU)
+    found.see(soft_labels(0, 0, 1, 1, before=(0, 0, 1, 2)), None, NOBODY)
+    found.see(SoftLabels(probabilities=said(2, 2, 2, 2), before=torch.zeros(1, 3, 1, 4)), None, NOBODY)
+    found.see(soft_labels(2, 2, 2, 2), None, NOBODY)
     assert found.read()[0]["flip_rate"] == pytest.approx(1 / 4)
 
 
 def test_under_the_ignore_mask_nothing_is_counted():
-    found = Diagnostics(1, 3, (1, 4), CPU)
+    found = Diagnostics(3, CPU)
     right = (0, 0, 1, 1)
-    found.see(np.array([0]), soft_labels(0, 1, 2, 2, now=(0, 1, 0, 0), hidden=right), None, NOBODY)
-    found.see(np.array([0]), soft_labels(0, 0, 1, 1, hidden=right), None, NOBODY)
+    found.see(soft_labels(0, 1, 2, 2, now=(0, 1, 0, 0), hidden=right), None, NOBODY)
+    found.see(soft_labels(0, 0, 1, 1, before=(0, 1, 2, 2), hidden=right), None, NOBODY)
     means, shares, _ = found.read()
     assert shares == pytest.approx([3 / 4, 1 / 4, 0.0])
     assert (means["agreement"], means["flip_rate"]) == (1.0, 0.5)
 
 
 def test_everything_ignored_is_nothing_to_be_seen():
-    found = Diagnostics(1, 3, (1, 2), CPU)
-    found.see(np.array([0]), soft_labels(0, 1, hidden=(1, 1)), None, NOBODY)
+    found = Diagnostics(3, CPU)
+    found.see(soft_labels(0, 1, before=(1, 1), hidden=(1, 1)), None, NOBODY)
     means, shares, _ = found.read()
     assert all(math.isnan(value) for value in [*means.values(), *shares])
 
@@ -78,9 +79,8 @@ def test_distances_in_the_projection_space_are_cosines_counted_by_hand():
     vectors = torch.tensor([[[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]]])
     prototypes.update(ClassMeans(means=vectors, present=torch.tensor([[True, True, False]])))
     mean = torch.tensor([[[0.5, math.sqrt(0.75)], [0.0, 1.0], [1.0, 0.0]]])
-    found = Diagnostics(1, 3, (1, 1), CPU)
+    found = Diagnostics(3, CPU)
     found.see(
-        np.array([0]),
         SoftLabels(probabilities=None),
         ClassMeans(means=mean, present=torch.tensor([[True, False, True]])),
         prototypes,
@@ -95,8 +95,8 @@ def test_a_single_prototype_has_no_nearest_other_one():
     prototypes = Prototypes(2, 2, CPU, momentum=0.9)
     batch = ClassMeans(means=torch.tensor([[[1.0, 0.0], [0.0, 1.0]]]), present=torch.tensor([[True, False]]))
     prototypes.update(batch)
-    found = Diagnostics(1, 2, (1, 1), CPU)
-    found.see(np.array([0]), SoftLabels(probabilities=None), batch, prototypes)
+    found = Diagnostics(2, CPU)
+    found.see(SoftLabels(probabilities=None), batch, prototypes)
     means = found.read()[0]
     assert means["own_cosine"] == pytest.approx(1.0)
     assert math.isnan(means["other_cosine"])
@@ -104,14 +104,14 @@ def test_a_single_prototype_has_no_nearest_other_one():
 
 
 def test_the_counters_go_on_from_a_checkpoint(tmp_path):
-    first, second = Diagnostics(1, 3, (1, 2), CPU), Diagnostics(1, 3, (1, 2), CPU)
-    first.see(np.array([0]), soft_labels(0, 1, now=(0, 0)), None, NOBODY)
+    first, second = Diagnostics(3, CPU), Diagnostics(3, CPU)
+    first.see(soft_labels(0, 1, now=(0, 0), before=(0, 0)), None, NOBODY)
     torch.save(first.state_dict(), tmp_path / "d.pt")
     second.load_state_dict(torch.load(tmp_path / "d.pt", weights_only=True))
     for each in (first, second):
-        each.see(np.array([0]), soft_labels(1, 1), None, NOBODY)
+        each.see(soft_labels(1, 1, before=(1, 1)), None, NOBODY)
     one, two = first.read(), second.read()
-    assert one[0]["flip_rate"] == two[0]["flip_rate"] == 0.5
+    assert one[0]["flip_rate"] == two[0]["flip_rate"] == 0.25
     assert one[1:] == two[1:] == ([0.25, 0.75, 0.0], 2)
 
 
@@ -120,7 +120,7 @@ def test_the_start_is_what_the_first_network_predicts():
     with torch.no_grad():
         network.head.weight.zero_()
         network.head.bias.copy_(torch.tensor([0.0, 7.0, 0.0]))
-    found = Diagnostics(1, 3, SIZE_HW, CPU)
+    found = Diagnostics(3, CPU)
     found.begin(network, [(torch.randn(2, 3, *SIZE_HW), None)], torch.autocast("cpu", enabled=False))
     assert found.start.tolist() == [0.0, 1.0, 0.0]
     found.start.zero_()
@@ -136,7 +136,7 @@ def test_what_is_never_learned_from_does_not_count_for_the_start():
     images[:, 0, :, :4], images[:, 2, :, 4:] = 1.0, 1.0
     covered = torch.zeros(1, *SIZE_HW, dtype=torch.bool)
     covered[:, :, 0] = True
-    found = Diagnostics(1, 3, SIZE_HW, CPU)
+    found = Diagnostics(3, CPU)
     found.begin(network, [(images, covered)], torch.autocast("cpu", enabled=False))
     assert found.start.tolist() == pytest.approx([3 / 5, 0.0, 2 / 5])
 

@@ -13,7 +13,6 @@ from clst_train.method.crops import (
     argmax_classes,
     class_weights,
     draw_image_augmentation,
-    labels_of_crops,
     pixel_weights,
     pseudo_labels_of,
     student_crops,
@@ -90,8 +89,6 @@ def test_hidden_pixels_are_not_seen_but_keep_their_labels():
     assert view.images[0, 0].tolist() == [[4.0, 5.0, 9.0, 4.0]]
     assert view.labels(torch.ones(1, 1, 4, dtype=torch.long)).tolist() == [[[1, 1, 2, 255]]]
     assert view.visible.tolist() == [[[True, True, False, False]]]
-    assert view.shown.tolist() == [[[False, True, False, False]]]
-    assert view.hidden.tolist() == [[[True, False, False, True]]]
 
 
 def test_each_crop_hides_behind_a_colour_of_its_own():
@@ -141,7 +138,6 @@ def test_between_a_sure_and_an_unsure_cell_the_middle_goes_to_the_sure_one():
     view = Geometry(zoomed_hw=(1, 200), top=0, left=50, crop_hw=(1, 100), mirrored=False)  # from middle to middle
     labels = pseudo_labels_of(whole, (view,))[0, 0]
     assert labels.sum().item() == 11  # in probabilities it would be 29: a·0.998 = (1 − a)·0.4
-    assert labels_of_crops(whole, (1, 2)).tolist() == [[[0, 1]]]
 
 
 def test_a_whole_view_comes_back_to_its_place():
@@ -172,7 +168,7 @@ def test_the_views_of_the_turns_are_drawn_once_and_for_all():
 
 def test_the_ensemble_takes_in_views_and_stores_them_upright():
     """Left half dark, right half bright, and a network that calls bright pixels 1: every view must say the same."""
-    one, (source, target) = learner(ensemble_zoom=1.5, ensemble_momentum=0.0, ensemble_every=1), batches()
+    one, (source, target) = learner(ensemble_zoom=1.5, ensemble_momentum=0.0), batches()
     picture = np.zeros_like(target.whole)
     picture[:, :, 3:] = 255
     target = dataclasses.replace(target, whole=picture, crops=picture)

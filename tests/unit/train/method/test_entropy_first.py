@@ -49,10 +49,10 @@ def test_such_a_step_asks_no_teacher_but_prototypes_and_a_mean_teacher_follow():
     one, (source, target) = learner(teacher="mean_teacher"), batches()
     result = entropy_step(one, source, target, target_weight=1.0)
     assert one.ensemble.visits.tolist() == [0, 0]
-    assert not one.ensemble.visited.any()
+    assert not one.ensemble.visits.any()
     assert one.mean_teacher.steps == 1
     assert bool(one.prototypes.seen.all())
-    assert observed(one, target, result).read()[2] == 0  # no image's labels were seen
+    assert observed(one, result).read()[2] == 0  # no image's labels were seen
 
 
 def test_a_fully_ignored_target_has_no_entropy_to_minimise():

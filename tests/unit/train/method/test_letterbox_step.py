@@ -25,18 +25,18 @@ def padded(target, padding=PADDING):
 
 def step(stored, **settings):
     """One step that reads an ensemble B,h,w of class ids, each said with 0.8, in a set with that padding."""
-    one = learner(ensemble_every=2, **(EVERYTHING | settings))
+    one = learner(**(EVERYTHING | settings))
     _, target = batches()
     said = torch.full((2, CLASSES, *SIZE_HW), 0.1).scatter(1, torch.from_numpy(stored)[:, None], 0.8)
     one.ensemble.update(target.indices, said)
-    one.ensemble.visited[target.indices] = True
     # The first look makes prototypes, without which the contrastive loss of the second would be nothing
     first, result = (
-        adaptation_step(one, batches(seed=seed)[0], padded(target), target_weight=1.0, iteration=1) for seed in (1, 0)
+        adaptation_step(one, batches(seed=seed)[0], padded(target), target_weight=1.0, predicts=False)
+        for seed in (1, 0)
     )
     result.loss.backward()
     gradients = [parameter.grad.clone() for parameter in one.segmenter.parameters() if parameter.grad is not None]
-    return result, gradients, observed(one, target, first, result).read()
+    return result, gradients, observed(one, first, result).read()
 
 
 def stored(seed=3):
@@ -66,17 +66,12 @@ def test_this_test_would_notice_a_single_pixel_of_the_picture():
     assert step(stored())[0].loss.item() != step(spoilt)[0].loss.item()
 
 
-@pytest.mark.parametrize(
-    "settings", [{}, {"teacher": "mean_teacher"}, {"ensemble_view": "crops"}, {"ensemble_zoom": 1.25}]
-)
+@pytest.mark.parametrize("settings", [{}, {"teacher": "mean_teacher"}, {"ensemble_zoom": 1.25}])
 def test_no_cell_of_padding_is_in_the_shares_that_are_logged(settings):
-    """Of 2×24 cells 6 and 8 are padding: 34 pseudo-labels are counted, and changes of theirs alone."""
+    """Of 2×24 cells 6 and 8 are padding: 34 pseudo-labels are counted."""
     one, (source, target) = learner(class_mix=False, **settings), batches()
-    counted = observed(one, target, adaptation_step(one, source, padded(target), target_weight=1.0))
+    counted = observed(one, adaptation_step(one, source, padded(target), target_weight=1.0))
     assert counted.counts.sum().item() == 34
-    if settings.get("ensemble_view") != "crops":
-        assert (counted.labels.numpy()[PADDING] == 255).all()
-        assert (counted.labels.numpy()[~PADDING] != 255).all()
 
 
 def test_source_padding_carries_no_loss():
@@ -103,30 +98,19 @@ def test_padding_is_not_asked_how_sure_the_teacher_is():
     """Unsure everywhere in the padding and sure elsewhere: the share is 1, and the loss that of no weighting."""
 
     def loss(unsure, **settings):
-        one, (source, target) = learner(ensemble_every=2, **(EVERYTHING | settings)), batches()
+        one, (source, target) = learner(**(EVERYTHING | settings)), batches()
         said = torch.full((2, CLASSES, *SIZE_HW), 0.01)
         said[:, 0] = 0.98
         said.permute(0, 2, 3, 1)[torch.from_numpy(unsure)] = torch.tensor([0.4, 0.3, 0.3])
         one.ensemble.update(target.indices, said)
-        one.ensemble.visited[target.indices] = True
-        return (
-            adaptation_step(one, source, padded(target), target_weight=1.0, iteration=1).parts["self_training"].item()
-        )
+        result = adaptation_step(one, source, padded(target), target_weight=1.0, predicts=False)
+        return result.parts["self_training"].item()
 
     plain = loss(PADDING, pseudo_label_weighting="none")
     assert loss(PADDING) == pytest.approx(plain)
     half = PADDING.copy()
     half[0, 1:] = True  # of 18 + 16 visible cells 18 are unsure
     assert loss(half) == pytest.approx(plain * 16 / 34, rel=1e-4)
-
-
-def test_an_ensemble_of_crops_leaves_padding_alone():
-    one, (source, target) = learner(ensemble_view="crops", class_mix=False), batches()
-    labels = adaptation_step(one, source, padded(target), target_weight=1.0).pseudo_labels
-    assert (labels.numpy()[PADDING] == 255).all()
-    assert (labels.numpy()[~PADDING] != 255).all()
-    stored_now = np.asarray(one.ensemble.read(target.indices))  # B,C,h,w
-    assert (np.moveaxis(stored_now, 1, 3)[PADDING] == 0).all()
 
 
 def test_everything_padded_is_a_step_without_a_target():

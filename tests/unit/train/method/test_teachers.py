@@ -115,7 +115,7 @@ def test_without_a_teacher_no_target_pixel_has_a_label_and_only_the_entropy_pull
     result = adaptation_step(one, *batches(), target_weight=1.0)
     assert set(result.pseudo_labels.flatten().tolist()) == {255}
     assert result.loss.item() == pytest.approx((result.parts["source"] + 0.5 * result.parts["entropy"]).item())
-    assert math.isnan(observed(one, batches()[1], result).read()[0]["confidence"])
+    assert math.isnan(observed(one, result).read()[0]["confidence"])
     with torch.no_grad():
         twin = learner(**settings)
         expected = _entropy(twin, batches()[1])
@@ -203,67 +203,25 @@ def test_the_probability_is_seen_through_the_crop_that_the_label_is():
     assert confidence_weights(learner(), soft_labels, seen, view) is None
 
 
-def test_the_ensemble_predicts_in_every_nth_step_and_for_images_never_visited():
-    one, (source, target) = learner(ensemble_every=3), batches()
-    diagnostics = observed(one, target)
-    for iteration, visits in ((1, 1), (2, 1), (3, 2), (4, 2), (5, 2), (6, 3)):
-        result = adaptation_step(one, source, target, target_weight=1.0, iteration=iteration)
+def test_only_a_step_that_predicts_is_a_visit_and_flips_are_counted_from_the_second_on():
+    one, (source, target) = learner(), batches()
+    diagnostics, visits = observed(one), 0
+    for predicts in (True, False, True, False, False, True):
+        result = adaptation_step(one, source, target, target_weight=1.0, predicts=predicts)
+        visits += predicts
         assert one.ensemble.visits.tolist() == [visits, visits]
-        diagnostics.see(target.indices, result.soft_labels, result.target_means, one.prototypes)
+        diagnostics.see(result.soft_labels, result.target_means, one.prototypes)
         means, _, _ = diagnostics.read()
-        assert math.isnan(means["agreement"]) == (iteration in (2, 4, 5))
-        assert math.isnan(means["flip_rate"]) == (iteration not in (3, 6))
+        assert math.isnan(means["agreement"]) == (not predicts)
+        assert math.isnan(means["flip_rate"]) == (not predicts or visits == 1)
 
 
-def test_between_its_turns_the_stored_average_gives_the_labels():
-    one, (source, target) = learner(ensemble_every=2, class_mix=False), batches()
-    first = adaptation_step(one, source, target, target_weight=1.0, iteration=0).pseudo_labels
+def test_a_step_that_predicts_nothing_learns_from_the_stored_average():
+    one, (source, target) = learner(class_mix=False), batches()
+    first = adaptation_step(one, source, target, target_weight=1.0).pseudo_labels
     with torch.no_grad():
         one.segmenter.head.bias.copy_(torch.tensor([0.0, 0.0, 50.0]))
-    assert torch.equal(adaptation_step(one, source, target, target_weight=1.0, iteration=1).pseudo_labels, first)
-
-
-def test_an_ensemble_of_crops_asks_for_nothing_more_and_leaves_pasted_and_ignored_cells_alone(monkeypatch):
-    """One training pass for each camera; on a first visit ẑ is the student's own prediction, which is the label."""
-    one = learner(ensemble_view="crops")
-    source, target = batches()
-    covered = np.zeros_like(target.ignored)
-    covered[:, :1] = True
-    target = dataclasses.replace(target, ignored=covered)
-    passes, predicted = [], []
-    true = one.segmenter.training_outputs
-
-    def training_outputs(images):
-        passes.append(images)
-        predicted.append(true(images))
-        return predicted[-1]
-
-    monkeypatch.setattr(one.segmenter, "training_outputs", training_outputs)
-    asked = lambda *_: pytest.fail("the whole images were predicted")  # noqa: E731
-    monkeypatch.setattr("clst_train.method.step.probabilities_of", asked)
-    labels = adaptation_step(one, source, target, target_weight=1.0).pseudo_labels
-    assert len(passes) == 2
-    pasted, ignored = torch.from_numpy(source.mixing), torch.from_numpy(target.ignored)
-    hidden = pasted | ignored
-    assert hidden.any()
-    assert not hidden.all()
-    own = predicted[1].logits.argmax(1)
-    assert torch.equal(labels[~hidden], own[~hidden])
-    assert (labels[ignored & ~pasted] == 255).all()
-    stored = torch.from_numpy(one.ensemble.read(target.indices)).movedim(1, 3)  # B,h,w,C
-    said = predicted[1].logits.softmax(1).movedim(1, 3)
-    assert torch.allclose(stored[~hidden], said[~hidden], atol=1e-4)
-    assert (stored[hidden] == 0).all()
-
-
-def test_an_ensemble_of_crops_takes_in_nothing_of_what_the_student_does_not_see():
-    one, (source, target) = learner(ensemble_view="crops", class_mix=False), batches()
-    hidden = np.zeros_like(target.ignored)
-    hidden[:, :, :2] = True
-    adaptation_step(one, source, dataclasses.replace(target, hidden=hidden), target_weight=1.0)
-    stored = torch.from_numpy(one.ensemble.read(target.indices)).sum(1)  # B,h,w
-    assert (stored[:, :, :2] == 0).all()
-    assert torch.allclose(stored[:, :, 2:], torch.ones(2, 4, 4), atol=1e-3)
+    assert torch.equal(adaptation_step(one, source, target, target_weight=1.0, predicts=False).pseudo_labels, first)
 
 
 def test_what_is_hidden_is_learnt_from_its_label_all_the_same():
@@ -391,7 +349,6 @@ def test_a_distiller_of_other_classes_or_none_at_all_is_refused(tmp_path):
         ({"teacher": "none"}, "self_training_weight = 1.0 needs pseudo-labels"),
         ({"teacher": "none", "self_training_weight": 0.0}, "contrastive_weight = 0.1 needs pseudo-labels"),
         ({"pseudo_label_weighting": "sure"}, "give none, confident_share or probability"),
-        ({"ensemble_every": -1}, "ensemble_every = -1; give 0 or more"),
         ({"class_balance": -1.0}, "class_balance = -1.0; give 0 or more"),
         ({"entropy_weight": -0.1}, "entropy_weight = -0.1; give 0 or more"),
         ({"entropy_first": 1.0}, "entropy_first = 1.0; give 0 up to below 1"),

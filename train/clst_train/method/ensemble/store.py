@@ -1,99 +1,135 @@
-"""The file of the temporal ensemble: a header that identifies the run, the visits, a record for each target image.
+"""The store of the temporal ensemble: a file for each process, with the averages of its share of the target images.
 
-The records are mapped into memory, so a store larger than the memory works too, and processes can share it.
-The file is allocated whole when it is made: a full disk shows then, not as a bus error hours later.
-Legend: I target images, C classes, k stored classes, h rows and w columns at output stride.
+Image i is of process i mod R, as row i // R of its file, a `.npy` that is mapped into memory and may be larger:
+
+    RUN/ensemble-r-of-R.npy                  at work; it runs ahead of the checkpoint, so no run resumes from it
+    RUN/checkpoints/ensemble-N-r-of-R.npy    its copy at iteration N
+
+Each is whole or not there, and a checkpoint is made in this order, so that a kill leaves resume.pt with its copies:
+
+    1. each process copies its file   2. the first writes resume.pt, which names N and R   3. other copies are removed
+
+Values are unsigned 16-bit fixed point: steps of 1/65535 everywhere. Those of float16 grow to 1/2048 near 1, where an
+average with α = 0.9 would no longer move by predictions that differ by less than 0.0024.
+Legend: I target images, R processes, r this one, C classes, h rows and w columns at output stride.
 """
 
 from __future__ import annotations
 
-import errno
 import hashlib
-import json
-import mmap
-import os
 import shutil
 import zlib
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from numpy.lib import format as npy
 
-from clst_runtime.errors import ConfigError, ModelFileError
+from clst_runtime.errors import ModelFileError
 from clst_runtime.imaging.geometry import Fit
 from clst_runtime.system.files.atomic import written_whole
-from clst_train.config import AdaptationConfig
+from clst_train.compute.ranks import Ranks
 from clst_train.data.target import TargetImages
 
-FORMAT = "clst-ensemble-1"
-SMALL_BYTES = 256 * 2**20
-"""Up to this size `auto` keeps every class."""
-_HEADER_BYTES = 4096
-_BLOCK_BYTES = 4096
-_NOT_SUPPORTED = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENODEV)
+Store = npt.NDArray[np.uint16]
+"""Rows of images, C, h, w."""
+Visits = npt.NDArray[np.int64]
+"""I: how often each image was averaged in; 0 for those of other processes."""
+Shape = tuple[int, int, int, int]
+FULL_SCALE = 65535
+"""The stored value of probability 1."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class StoreLayout:
-    """What a store holds, and of which run."""
-
-    images: int
-    """I."""
-    classes: int
-    """C."""
-    size_hw: tuple[int, int]
-    """h, w."""
-    top_k: int | None
-    """k; None = every class is stored."""
-    target: str
-    """Hash of the run's list of target images."""
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.classes <= 256:
-            raise ConfigError(f"a store of {self.classes} classes; 1 to 256 are possible (a class id is one byte)")
-        if self.top_k is not None and not 1 <= self.top_k < self.classes:
-            raise ConfigError(
-                f"adaptation.ensemble_top_k = {self.top_k} of {self.classes} classes; give 1 to {self.classes - 1}, "
-                'or adaptation.ensemble_store = "exact"'
-            )
-
-    @property
-    def record(self) -> np.dtype[Any]:
-        """One image: 16-bit values k,h,w, with top-k their class ids, and visits h,w."""
-        kept = self.classes if self.top_k is None else self.top_k
-        fields: list[Any] = [("values", np.int16, (kept, *self.size_hw)), ("visits", np.uint8, self.size_hw)]
-        if self.top_k is not None:
-            fields.append(("classes", np.uint8, (kept, *self.size_hw)))
-        return np.dtype(fields, align=True)
-
-    @property
-    def records_start(self) -> int:
-        """Where the records begin in the file, in bytes: after the header and I 32-bit visits, at a whole block."""
-        return _HEADER_BYTES + -(-4 * self.images // _BLOCK_BYTES) * _BLOCK_BYTES
-
-    @property
-    def file_bytes(self) -> int:
-        """Size of the file."""
-        return self.records_start + self.images * self.record.itemsize
+def shape_of(here: Ranks, images: int, classes: int, size_hw: tuple[int, int]) -> Shape:
+    """The shape of a process's store, whose bytes are twice its product."""
+    return len(here.share(images)), classes, *size_hw
 
 
-def choose_layout(
-    settings: AdaptationConfig, *, images: int, classes: int, size_hw: tuple[int, int], target: str
-) -> StoreLayout:
-    """The layout that `adaptation.ensemble_store` asks for; `auto` keeps every class where that is small.
+def create_store(path: Path, shape: Shape) -> Store:
+    """Make an empty store, replacing what lies there; whole or not at all.
+
+    Its zeros are really written: a full disk shows now, and not by a bus error hours later.
 
     Raises:
-        ConfigError: `adaptation.ensemble_top_k` does not fit the number of classes.
+        DataError: the disk has no room for it, or the folder cannot be written.
     """
-    exact = StoreLayout(images=images, classes=classes, size_hw=size_hw, top_k=None, target=target)
-    few = 3 * settings.ensemble_top_k >= 2 * classes  # k values with ids would be no smaller
-    if settings.ensemble_store == "exact":
-        return exact
-    if settings.ensemble_store == "auto" and (exact.file_bytes <= SMALL_BYTES or few):
-        return exact
-    return StoreLayout(images=images, classes=classes, size_hw=size_hw, top_k=settings.ensemble_top_k, target=target)
+    row = bytes(2 * int(np.prod(shape[1:])))
+    with written_whole(path) as temporary, temporary.open("wb") as stream:
+        try:
+            npy.write_array_header_2_0(stream, {"descr": "<u2", "fortran_order": False, "shape": shape})
+            for _ in range(shape[0]):
+                stream.write(row)
+        except OSError as error:
+            free = shutil.disk_usage(path.parent).free
+            needed = f"the ensemble needs {shape[0] * len(row) / 2**20:.0f} MiB and {free / 2**20:.0f} MiB are free"
+            raise OSError(error.errno, f"{error.strerror}, {needed}") from error
+    return npy.open_memmap(path, mode="r+")
+
+
+def save_copy(working: Path, checkpoints: Path, iteration: int, here: Ranks) -> None:
+    """Copy the store at work, in which every update has arrived.
+
+    Raises:
+        DataError: the disk is full or the folder cannot be written; nothing half is left behind.
+    """
+    with written_whole(_copy(checkpoints, iteration, here.rank, here.count)) as temporary:
+        shutil.copyfile(working, temporary)
+
+
+def remove_other_copies(checkpoints: Path, iteration: int) -> None:
+    """Remove the copies that resume.pt, as it lies there now, does not name; several processes may do so at once."""
+    for path in checkpoints.glob("ensemble-*.npy"):
+        if not path.name.startswith(f"ensemble-{iteration}-"):
+            path.unlink(missing_ok=True)
+
+
+def restore_store(store: Store, checkpoints: Path, iteration: int, processes: int, visits: Visits, here: Ranks) -> int:
+    """Fill an empty store from the copies of a checkpoint, which as many `processes` made, not always as many as now.
+
+    `visits` are those of all images; afterwards only those whose average is here.
+
+    Returns:
+        How many of this process's averages lie in no copy that it can read: on the disk of another machine.
+
+    Raises:
+        ModelFileError: a copy is damaged or of another run, or as many processes as now made it and it is missing.
+    """
+    lost, parts = 0, dict[int, Store | None]()
+    kept = np.zeros_like(visits)
+    for row, image in enumerate(here.share(len(visits))):
+        part = image % processes
+        if part not in parts:
+            sharers = Ranks(rank=part, count=processes)
+            shape = (len(sharers.share(len(visits))), *store.shape[1:])
+            parts[part] = _opened(_copy(checkpoints, iteration, part, processes), shape, needed=processes == here.count)
+        found = parts[part]
+        if visits[image] and found is not None:
+            store[row], kept[image] = found[image // processes], visits[image]
+        lost += bool(visits[image]) and found is None
+    visits[:] = kept
+    return lost
+
+
+def _copy(checkpoints: Path, iteration: int, rank: int, count: int) -> Path:
+    return checkpoints / f"ensemble-{iteration}-{rank}-of-{count}.npy"
+
+
+def _opened(path: Path, shape: tuple[int, ...], *, needed: bool) -> Store | None:
+    if needed and not path.is_file():
+        raise ModelFileError(f"{path}: no such copy of the ensemble; restore it, or start a new run")
+    if not path.is_file():
+        return None
+    try:
+        found: Any = np.load(path, mmap_mode="r")
+    except (OSError, ValueError, EOFError) as error:
+        raise ModelFileError(f"{path} is damaged; restore it, or start a new run") from error
+    if found.shape != shape or found.dtype != np.uint16:
+        raise ModelFileError(
+            f"{path} is of another run: {found.dtype} of {found.shape}, expected uint16 of {shape}; restore the run's "
+            "own files, settings and target images, or start a new run"
+        )
+    return found  # type: ignore[no-any-return]
 
 
 def target_hash(target: TargetImages) -> str:
@@ -107,119 +143,3 @@ def target_hash(target: TargetImages) -> str:
         else:  # a file that has vanished is reported by whoever reads it
             digest.update(f"{path.name} {path.stat().st_size if path.is_file() else -1}\n".encode())
     return digest.hexdigest()[:16]
-
-
-class EnsembleStore:
-    """An open store; what is written to `visits` and `records` is in the file."""
-
-    def __init__(self, layout: StoreLayout, content: npt.NDArray[np.uint8], mapping: mmap.mmap | None = None) -> None:
-        self.layout = layout
-        self.content = content
-        """The whole file, bytes."""
-        self.visits: npt.NDArray[np.uint32] = content[_HEADER_BYTES : _HEADER_BYTES + 4 * layout.images].view(np.uint32)
-        """I: updates that each image took part in."""
-        self.records: npt.NDArray[Any] = content[layout.records_start :].view(layout.record)
-        """I records."""
-        self._mapping = mapping
-
-    @staticmethod
-    def create(path: Path, layout: StoreLayout) -> EnsembleStore:
-        """Make an empty store, replacing what lies there; whole or not at all.
-
-        Raises:
-            DataError: the disk has no room for it, or the folder cannot be written.
-        """
-        with written_whole(path) as temporary, temporary.open("r+b") as stream:
-            _allocate(stream.fileno(), layout, path)
-            stream.write(_header(layout, 0))
-        return EnsembleStore.open(path, layout, 0)
-
-    @staticmethod
-    def open(path: Path, layout: StoreLayout, iteration: int) -> EnsembleStore:
-        """Open the store of this run, as it was at an iteration.
-
-        Raises:
-            ModelFileError: missing, damaged, of another run or of another iteration.
-        """
-        check_store(path, layout, iteration)
-        with path.open("r+b") as stream:
-            mapping = mmap.mmap(stream.fileno(), layout.file_bytes)
-        return EnsembleStore(layout, np.frombuffer(mapping, np.uint8), mapping)
-
-    def stamp(self, iteration: int) -> None:
-        """Write into the header which iteration the content belongs to."""
-        self.content[:_HEADER_BYTES] = np.frombuffer(_header(self.layout, iteration), np.uint8)
-
-    def expect(self, indices: npt.NDArray[np.int64]) -> None:
-        """Let the system read some images' records ahead; returns at once, from any thread."""
-        if self._mapping is None or not hasattr(mmap, "MADV_WILLNEED"):
-            return
-        for index in indices:
-            first = self.layout.records_start + int(index) * self.layout.record.itemsize
-            start = first - first % mmap.PAGESIZE
-            self._mapping.madvise(mmap.MADV_WILLNEED, start, first + self.layout.record.itemsize - start)
-
-
-def check_store(path: Path, layout: StoreLayout, iteration: int) -> None:
-    """Refuse a file that is not the store of this run at this iteration.
-
-    Raises:
-        ModelFileError: it is another one.
-    """
-    if not path.is_file():
-        raise ModelFileError(f"{path}: no such store of the ensemble; restore it, or start a new run")
-    with path.open("rb") as stream:
-        head = stream.read(_HEADER_BYTES)
-    try:
-        found = json.loads(head)
-        form = found.get("format")
-    except (ValueError, AttributeError) as error:
-        raise ModelFileError(
-            f"{path} is damaged or no store of the ensemble; restore it, or start a new run"
-        ) from error
-    if form != FORMAT:
-        raise ModelFileError(f"{path}: store format {form!r}, expected {FORMAT!r}; start a new run with this version")
-    expected = json.loads(_header(layout, iteration))
-    differing = [name for name in expected if found.get(name) != expected[name]]
-    if differing:
-        facts = "; ".join(f"{name} {found.get(name)}, expected {expected[name]}" for name in differing)
-        raise ModelFileError(
-            f"{path} is the store of another run or moment ({facts}); restore the run's own files, settings and "
-            "target images, or start a new run"
-        )
-    size = path.stat().st_size
-    if size != layout.file_bytes:
-        raise ModelFileError(f"{path} has {size} bytes, expected {layout.file_bytes}; restore it, or start a new run")
-
-
-def _header(layout: StoreLayout, iteration: int) -> bytes:
-    text = json.dumps({"format": FORMAT, **asdict(layout), "iteration": iteration}).encode()
-    return text.ljust(_HEADER_BYTES - 1) + b"\n"
-
-
-def _allocate(descriptor: int, layout: StoreLayout, path: Path) -> None:
-    """Reserve the file's bytes on the disk, all zero, by writing them where the file system cannot reserve."""
-    size = layout.file_bytes
-    try:
-        try:
-            os.posix_fallocate(descriptor, 0, size)
-        except AttributeError:  # not every system has it
-            _write_zeros(descriptor, size)
-        except OSError as error:
-            if error.errno not in _NOT_SUPPORTED:
-                raise
-            _write_zeros(descriptor, size)
-    except OSError as error:
-        free, smaller = shutil.disk_usage(path.parent).free, ', or set adaptation.ensemble_store = "top_k"'
-        raise OSError(
-            error.errno,
-            f"{error.strerror}, the ensemble needs {size / 2**20:.0f} MiB and {free / 2**20:.0f} MiB are free "
-            f"(free some{smaller if layout.top_k is None else ''})",
-        ) from error
-
-
-def _write_zeros(descriptor: int, size: int) -> None:
-    block = bytes(min(size, 1 << 20))
-    place = 0
-    while place < size:
-        place += os.pwrite(descriptor, block[: size - place], place)
