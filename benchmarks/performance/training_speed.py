@@ -36,10 +36,10 @@ from benchmarks.record import RESULTS, provenance, write_result
 from clst_runtime.system.memory import resident_bytes
 
 PARTS = {
-    "probabilities_of": "whole-image prediction (no gradient)",
+    "soft_labels_of": "whole-image prediction (no gradient) and ensemble",
     "pseudo_labels_of": "pseudo-labels through the crops",
-    "_student_view": "ClassMix and student view",
-    "_means": "projection and class means",
+    "_student_crops_of": "ClassMix and student crops",
+    "means_of_both": "class means",
     "contrastive_loss": "contrastive loss",
     "segmentation_loss": "cross-entropies",
 }
@@ -94,7 +94,7 @@ def clst_step(run: Any) -> Callable[[int, Any], None]:
 
     def step(iteration: int, batch: Any) -> None:
         predicts = iteration % LONGEST_INTERVAL == 0 or not learner.ensemble.visits[batch[1].indices].all()
-        result = adaptation_step(learner, *batch, target_weight=1.0, iteration=iteration, predicts=predicts)
+        result = adaptation_step(learner, *batch, target_weight=1.0, predicts=predicts)
         diagnostics.see(result.soft_labels, result.target_means, learner.prototypes)
         with timed("backward and optimiser"):
             descent.descend(result.loss, iteration)
@@ -168,7 +168,6 @@ def watch_parts(learner: Any) -> None:
     for name, title in PARTS.items():
         if hasattr(step_module, name):
             setattr(step_module, name, watched(title, getattr(step_module, name)))
-    learner.ensemble.update = watched("ensemble", learner.ensemble.update)
     learner.prototypes.update = watched("prototypes", learner.prototypes.update)
     segmenter = learner.segmenter
     segmenter.training_outputs = watched("two training passes", segmenter.training_outputs)

@@ -58,7 +58,7 @@ class OnlyToItsSize(Plain):
 
 class Positions(nn.Module):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        if images.shape[-1] > 96:
+        if images.shape[-1] > 64:
             raise IndexError("no position there")
         return images
 

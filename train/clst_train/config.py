@@ -167,10 +167,6 @@ class AdaptationConfig:
     """τ of the contrastive loss."""
     teacher: str = "ensemble"
     """Where pseudo-labels come from: `ensemble` (the method), `mean_teacher` (averaged weights) or `none`."""
-    ensemble_mirror: bool = True
-    """Mirror whole images in half of the ensemble's predictions."""
-    ensemble_zoom: float = 1.25
-    """Enlarge them by a random factor up to this one; 1 = never."""
     pseudo_label_weighting: str = "none"
     """How much the target's own pixels weigh: `none` = 1, `probability` = the cube of what the teacher
     gives their label, `confident_share` = all alike the share of pixels that the teacher is sure of."""
@@ -199,7 +195,6 @@ class AdaptationConfig:
             ("self_training_weight contrastive_weight entropy_weight distil_weight class_balance", *_FROM_0),
             ("teacher", *_one_of(("ensemble", "mean_teacher", "none"))),
             ("pseudo_label_weighting", *_one_of(("none", "confident_share", "probability"))),
-            ("ensemble_zoom", lambda factor: 1 <= factor <= 2, "1 to 2"),
         )
         for name in ("self_training_weight", "contrastive_weight"):
             if self.teacher == "none" and getattr(self, name) != 0:

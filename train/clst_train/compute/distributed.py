@@ -9,6 +9,7 @@ import gc
 import importlib
 import itertools
 import logging
+import os
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -37,11 +38,20 @@ def process_group() -> Iterator[Ranks]:
     """Join the other processes, unless this one has already; leave them at the end.
 
     Tensors on a CUDA device go by NCCL; tensors on the CPU and messages go by gloo, so that no GPU waits for those.
+
+    Raises:
+        ConfigError: there should be others, but nothing says where they are.
     """
     here = ranks()
     if here.count == 1 or distributed.is_initialized():
         yield here
         return
+    missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]
+    if missing:
+        raise ConfigError(
+            f"WORLD_SIZE = {here.count} asks for several processes, but {missing[0]} is not set; start them by "
+            "torchrun, or unset WORLD_SIZE and RANK"
+        )
     importlib.import_module("torch._dynamo")  # a first step would import it: defaults of its arguments keep the group
     backends = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     distributed.init_process_group(backends, timeout=TIMEOUT)

@@ -8,10 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 
-import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from clst_runtime.classes.labels import IGNORE_ID
 from clst_train.compute.distributed import total
@@ -21,45 +19,8 @@ from clst_train.method.interpolation import taps
 
 LEAST_PROBABILITY = 1e-4
 """Smaller stored probabilities are rounding, so their logarithm is meaningless."""
-AUGMENTATION_STREAM = 3
-"""Random stream of the augmentation of whole images."""
 LEAST_SHARE = 0.01
 """Shares below this count as this, so that a few stray pixels cannot outweigh the image."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ImageAugmentation:
-    """Zoom and mirror of whole images before they are predicted for the ensemble, undone on the prediction."""
-
-    zoom: float = 1.0
-    """Factor on rows and columns."""
-    mirrored: bool = False
-    """Whether the image is mirrored left to right."""
-
-    def apply(self, images: Tensor, multiple: int) -> Tensor:
-        """Images B,3,H,W augmented; enlarged to sizes that are multiples of the network's `multiple`."""
-        shown = images.flip(-1) if self.mirrored else images
-        if self.zoom == 1:
-            return shown
-        size_hw = [multiple * round(size * self.zoom / multiple) for size in images.shape[-2:]]
-        return F.interpolate(shown, size=size_hw, mode="bilinear", align_corners=False)
-
-    def undo(self, maps: Tensor, size_hw: tuple[int, int]) -> Tensor:
-        """Maps B,C,h,w of augmented images as maps of the images, for `size_hw` h,w."""
-        if self.zoom != 1 or maps.shape[-2:] != size_hw:
-            maps = F.interpolate(maps, size=size_hw, mode="bilinear", align_corners=False)
-        return maps.flip(-1) if self.mirrored else maps
-
-
-UNCHANGED = ImageAugmentation()
-"""No zoom, no mirror."""
-
-
-def draw_image_augmentation(iteration: int, largest_zoom: float, *, mirror: bool) -> ImageAugmentation:
-    """The random augmentation of one iteration: a function of the iteration alone, so the same on every rank."""
-    rng = np.random.default_rng([AUGMENTATION_STREAM, iteration])
-    zoom, mirrored = float(rng.uniform(1, largest_zoom)), bool(rng.random() < 0.5)
-    return ImageAugmentation(zoom=zoom if largest_zoom > 1 else 1.0, mirrored=mirror and mirrored)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -43,6 +43,8 @@ REMOVED = {
     "augmentation.flip": "half of the crops are mirrored",
     "augmentation.blur": "three images of ten are blurred, none with augmentation.colour = 0",
     "augmentation.aspect": "it was never used",
+    "adaptation.ensemble_mirror": "whole images are predicted as they are",
+    "adaptation.ensemble_zoom": "whole images are predicted as they are",
     "adaptation.weight_decay": "it is 0.01",
     "adaptation.target_warm_up": "it is 0.1",
     "adaptation.prototype_momentum": "it is 0.99",

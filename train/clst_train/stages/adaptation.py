@@ -96,7 +96,7 @@ def _step(
     predicted = predicts(
         iteration, since=max(begin, state.anew_since), iterations=settings.iterations, pass_steps=pass_steps
     )
-    return adaptation_step(learner, source, target, target_weight=weight, iteration=since, predicts=predicted)
+    return adaptation_step(learner, source, target, target_weight=weight, predicts=predicted)
 
 
 def _begun(run: Run, resume: Checkpoint | None) -> AdaptationState:

@@ -17,7 +17,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from clst_runtime.errors import ClstError, ConfigError, MissingDependency
 from clst_train.compute.acceleration import accelerate
@@ -29,7 +28,6 @@ from clst_train.engine.optimizer import Descent
 from clst_train.engine.run import Run, Setup
 from clst_train.engine.run_folder import RunFolder
 from clst_train.method.batchnorm import estimate_statistics, statistics_layers
-from clst_train.method.crops import ImageAugmentation
 from clst_train.method.entropy_first import entropy_step
 from clst_train.method.step import adaptation_step
 from clst_train.method.teachers import probabilities_of
@@ -122,7 +120,7 @@ def _refused(run: Run, what: str) -> Iterator[None]:
 
 def _hint(error: BaseException, run: Run, images: tuple[int, ...]) -> str:
     """What to do, where that is known."""
-    text, largest = str(error), run.config.model.input_hw
+    text = str(error)
     if isinstance(error, torch.OutOfMemoryError):
         return "; lower model.input_hw or augmentation.crop_hw"
     if "inplace" in text:
@@ -132,8 +130,6 @@ def _hint(error: BaseException, run: Run, images: tuple[int, ...]) -> str:
     multiple = run.segmenter.multiple if isinstance(run.segmenter, WrappedNetwork) else 1
     if any(size % multiple for size in images[2:]):
         return f"; it needs rows and columns in multiples of {multiple}: set augmentation.crop_hw"
-    if images and any(size > own for size, own in zip(images[2:], largest, strict=True)):
-        return "; if it cannot take larger images, set adaptation.ensemble_zoom=1"
     return ""
 
 
@@ -189,7 +185,7 @@ def _try_source(run: Run) -> None:
 
 
 def _try_adaptation(run: Run) -> None:
-    """The statistics of target images, the images as they are enlarged for the ensemble, and a step of each kind."""
+    """The statistics of target images, one image alone, and a step of each kind."""
     settings = run.config.adaptation
     estimate_statistics(run.segmenter, itertools.islice(target_batches(run), 1))
     source, target = both_batches(run, 0)
@@ -200,20 +196,11 @@ def _try_adaptation(run: Run) -> None:
     descent = descent_of(run, learner)
     run.segmenter.train()
     if settings.teacher == "ensemble":
-        images = learner.tensor(target.whole[:1])
-        for augmentation in _zooms(settings.ensemble_zoom, images, run.segmenter.size_multiple):
-            shown = augmentation.apply(images, run.segmenter.size_multiple)
-            probabilities_of(run.segmenter, shown, run.autocast, learner.statistics)
+        probabilities_of(run.segmenter, learner.tensor(target.whole[:1]), run.autocast, learner.statistics)
     if settings.entropy_first > 0:
         descent.descend(entropy_step(learner, source, target, target_weight=1.0).loss, 0)
     descent.descend(adaptation_step(learner, source, target, target_weight=1.0).loss, 1)
     _check_finite(run, descent, "adaptation")
-
-
-def _zooms(largest: float, images: Tensor, multiple: int) -> list[ImageAugmentation]:
-    """The least and the largest enlargement that there can be."""
-    least = 1 + 0.51 * multiple / max(images.shape[2:])
-    return [ImageAugmentation(zoom=zoom) for zoom in (least, largest) if 1 < zoom <= largest]
 
 
 def _check_finite(run: Run, descent: Descent, what: str) -> None:

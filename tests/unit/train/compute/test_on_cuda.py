@@ -53,7 +53,7 @@ def steps(device, count=4, **settings):
         both = batches(seed=iteration)
         if device.type == "cuda":
             both = pinned(both)
-        result = adaptation_step(one, *both, target_weight=1.0, iteration=iteration)
+        result = adaptation_step(one, *both, target_weight=1.0)
         losses.append(descent.descend(result.loss, iteration).item())
         labels.append(result.pseudo_labels.cpu().numpy())
     one.ensemble.flush()
@@ -84,15 +84,13 @@ def test_a_step_never_waits_for_the_device():
     parameters = [parameter for module in modules for parameter in module.parameters()]
     descent = Descent(adamw(parameters, learning_rate=1e-3, weight_decay=0.01, device=CUDA), modules, CUDA)
     for iteration in range(2):  # first uses of a library may wait
-        descent.descend(
-            adaptation_step(one, *pinned(batches()), target_weight=1.0, iteration=iteration).loss, iteration
-        )
+        descent.descend(adaptation_step(one, *pinned(batches()), target_weight=1.0).loss, iteration)
     ready = [pinned(batches(seed=seed)) for seed in range(4)]
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
     try:
         for iteration, both in enumerate(ready, start=2):
-            descent.descend(adaptation_step(one, *both, target_weight=1.0, iteration=iteration).loss, iteration)
+            descent.descend(adaptation_step(one, *both, target_weight=1.0).loss, iteration)
     finally:
         torch.cuda.set_sync_debug_mode("default")
 

@@ -1,5 +1,3 @@
-import dataclasses
-
 import numpy as np
 import pytest
 import torch
@@ -8,18 +6,13 @@ from torch.nn import functional as F
 from clst_train.config import AugmentationConfig
 from clst_train.data.augment import Geometry, draw_geometry
 from clst_train.method.crops import (
-    UNCHANGED,
-    ImageAugmentation,
     argmax_classes,
     class_weights,
-    draw_image_augmentation,
     pixel_weights,
     pseudo_labels_of,
     student_crops,
     through_crops,
 )
-from clst_train.method.step import adaptation_step
-from tests.support.tiny import batches, learner
 
 
 def enlarged_and_cut(maps, views):
@@ -138,56 +131,6 @@ def test_between_a_sure_and_an_unsure_cell_the_middle_goes_to_the_sure_one():
     view = Geometry(zoomed_hw=(1, 200), top=0, left=50, crop_hw=(1, 100), mirrored=False)  # from middle to middle
     labels = pseudo_labels_of(whole, (view,))[0, 0]
     assert labels.sum().item() == 11  # in probabilities it would be 29: a·0.998 = (1 − a)·0.4
-
-
-def test_a_whole_view_comes_back_to_its_place():
-    """Cells of rising values from left to right: what is shown mirrored falls, what comes back rises again."""
-    images = torch.arange(8.0).expand(1, 3, 4, 8)
-    mirrored = ImageAugmentation(mirrored=True)
-    shown = mirrored.apply(images, 1)
-    assert shown[0, 0, 0].tolist() == list(reversed(range(8)))
-    assert torch.equal(mirrored.undo(shown, (4, 8)), images)
-    larger = ImageAugmentation(zoom=1.3, mirrored=True)
-    shown = larger.apply(images, 2)
-    assert shown.shape[-2:] == (6, 10)  # 5.2 and 10.4 to multiples of 2
-    back = larger.undo(shown, (4, 8))
-    assert back.shape == images.shape
-    assert (back[..., 1:] > back[..., :-1]).all()
-    assert UNCHANGED.apply(images, 2) is images
-
-
-def test_the_views_of_the_turns_are_drawn_once_and_for_all():
-    views = [draw_image_augmentation(iteration, 1.25, mirror=True) for iteration in range(200)]
-    assert views == [draw_image_augmentation(iteration, 1.25, mirror=True) for iteration in range(200)]
-    assert 70 < sum(view.mirrored for view in views) < 130
-    zooms = [view.zoom for view in views]
-    assert 1 <= min(zooms) < 1.03 < 1.22 < max(zooms) <= 1.25
-    for view in (draw_image_augmentation(iteration, 1.0, mirror=False) for iteration in range(20)):
-        assert view == UNCHANGED
-
-
-def test_the_ensemble_takes_in_views_and_stores_them_upright():
-    """Left half dark, right half bright, and a network that calls bright pixels 1: every view must say the same."""
-    one, (source, target) = learner(ensemble_zoom=1.5, ensemble_momentum=0.0), batches()
-    picture = np.zeros_like(target.whole)
-    picture[:, :, 3:] = 255
-    target = dataclasses.replace(target, whole=picture, crops=picture)
-    bright = one.tensor(picture)[:, 0] > 0  # B,H,W
-    shown = []
-
-    def by_brightness(network, images, autocast, statistics=None):
-        shown.append((*images.shape[-2:], bool((images[0, 0, 0, 0] > 0).item())))
-        is_bright = (images[:, :1] > 0).float()
-        return torch.cat([1 - is_bright, is_bright, torch.zeros_like(is_bright)], dim=1)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("clst_train.method.step.probabilities_of", by_brightness)
-        for iteration in range(12):
-            adaptation_step(one, source, target, target_weight=1.0, iteration=iteration)
-            stored = torch.from_numpy(np.asarray(one.ensemble.read(target.indices)))
-            assert torch.equal(stored.argmax(1) == 1, bright)
-    assert len({rows for rows, _, _ in shown}) > 1
-    assert {mirrored for _, _, mirrored in shown} == {True, False}
 
 
 def test_the_argmax_classes_class_is_the_first_of_equals_and_always_a_class():

@@ -66,7 +66,7 @@ def test_this_test_would_notice_a_single_pixel_of_the_picture():
     assert step(stored())[0].loss.item() != step(spoilt)[0].loss.item()
 
 
-@pytest.mark.parametrize("settings", [{}, {"teacher": "mean_teacher"}, {"ensemble_zoom": 1.25}])
+@pytest.mark.parametrize("settings", [{}, {"teacher": "mean_teacher"}])
 def test_no_cell_of_padding_is_in_the_shares_that_are_logged(settings):
     """Of 2×24 cells 6 and 8 are padding: 34 pseudo-labels are counted."""
     one, (source, target) = learner(class_mix=False, **settings), batches()

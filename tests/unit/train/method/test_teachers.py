@@ -11,10 +11,11 @@ from clst_runtime.classes.labels import ClassList
 from clst_runtime.errors import ConfigError, ModelFileError
 from clst_train.config import MEAN, STD, AdaptationConfig, ModelConfig
 from clst_train.data.augment import Geometry
-from clst_train.method import step
+from clst_train.method import labelling
 from clst_train.method.batchnorm import FollowedStatistics
 from clst_train.method.crops import student_crops
-from clst_train.method.step import adaptation_step, confidence_weights
+from clst_train.method.labelling import confidence_weights
+from clst_train.method.step import adaptation_step
 from clst_train.method.teachers import Distiller, MeanTeacher, SoftLabels, open_distiller, probabilities_of
 from clst_train.models.checkpoint import Checkpoint, save_checkpoint
 from clst_train.models.deployable import normalise_in_training
@@ -157,7 +158,7 @@ def mixed_terms(twin, source, target, said):
 
 def test_the_confident_share_weighs_the_targets_own_pixels_and_not_the_pasted_ones(monkeypatch):
     """The share of sure cells s: (Σ own s·CE + Σ pasted CE) / all pixels, counted by a plain loop."""
-    monkeypatch.setattr(step, "CONFIDENT", 0.4)
+    monkeypatch.setattr(labelling, "CONFIDENT", 0.4)
     chosen = {"teacher": "mean_teacher", "contrastive_weight": 0.0}
     source, target = batches()
     result = adaptation_step(

@@ -121,7 +121,7 @@ def test_a_distiller_goes_by_its_own_normalisation():
     network.normalisation = Normalisation((1.0, 2.0, 3.0), (1.0, 2.0, 5.0), "bgr")
     network.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     frames = FRAME.expand(1, *SIZE_HW, 3)
-    Distiller(network, SIZE_HW, "").probabilities(frames, 1.0, torch.autocast("cpu", enabled=False))
+    Distiller(network, SIZE_HW, "").probabilities(frames, torch.autocast("cpu", enabled=False))
     torch.testing.assert_close(seen[0][0, :, 0, 0], torch.tensor(BY["bgr"]))
 
 
