@@ -27,7 +27,6 @@ import numpy.typing as npt
 from numpy.lib import format as npy
 
 from clst_runtime.errors import ModelFileError
-from clst_runtime.imaging.geometry import Fit
 from clst_runtime.system.files.atomic import written_whole
 from clst_train.compute.ranks import Ranks
 from clst_train.data.target import TargetImages
@@ -134,9 +133,7 @@ def _opened(path: Path, shape: tuple[int, ...], *, needed: bool) -> Store | None
 
 def target_hash(target: TargetImages) -> str:
     """Hash of the target images' names and sizes in their order, of a video's frames themselves; not of folders."""
-    digest = hashlib.sha256()
-    if target.fit is not Fit.STRETCH:  # hashes from before there was a choice stay valid
-        digest.update(f"fit {target.fit.value}\n".encode())
+    digest = hashlib.sha256(f"fit {target.fit.value}\n".encode())
     for position, path in enumerate(target.paths):
         if path is None:
             digest.update(f"frame {zlib.crc32(target.video_frames[position].tobytes())}\n".encode())
