@@ -88,12 +88,13 @@ def clst_step(run: Any) -> Callable[[int, Any], None]:
     from clst_train.stages.adaptation_state import learner_of
 
     learner = learner_of(run, run.target)
+    ensemble: Any = learner.ensemble
     diagnostics = Diagnostics(len(run.classes), run.device)
     run.segmenter.train()
     descent = _descent(run, [run.segmenter, learner.projection])
 
     def step(iteration: int, batch: Any) -> None:
-        predicts = iteration % LONGEST_INTERVAL == 0 or not learner.ensemble.visits[batch[1].indices].all()
+        predicts = iteration % LONGEST_INTERVAL == 0 or not ensemble.visits[batch[1].indices].all()
         result = adaptation_step(learner, *batch, target_weight=1.0, predicts=predicts)
         diagnostics.see(result.soft_labels, result.target_means, learner.prototypes)
         with timed("backward and optimiser"):

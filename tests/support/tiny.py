@@ -74,15 +74,17 @@ def learner(
     """A learner of the tiny network."""
     torch.manual_seed(seed)
     segmenter, values = TinySegmenter(with_auxiliary=with_auxiliary).train().to(device), AdaptationConfig(**settings)
-    store = np.zeros((images, CLASSES, *SIZE_HW), np.uint16)
+    store, visits = np.zeros((images, CLASSES, *SIZE_HW), np.uint16), np.zeros(images, np.int64)
+    ensemble = TemporalEnsemble(store, visits, values.ensemble_momentum) if values.teacher == "ensemble" else None
     return Learner(
         segmenter=segmenter,
         projection=ProjectionHead(4, 5, 5).to(device),
         prototypes=Prototypes(CLASSES, 5, device),
-        ensemble=TemporalEnsemble(store, np.zeros(images, np.int64), values.ensemble_momentum),
+        cells_hw=SIZE_HW,
         settings=values,
         device=device,
         autocast=torch.autocast(device.type, dtype=torch.bfloat16, enabled=False),
         statistics=FollowedStatistics(segmenter),
+        ensemble=ensemble,
         mean_teacher=MeanTeacher(segmenter) if values.teacher == "mean_teacher" else None,
     )

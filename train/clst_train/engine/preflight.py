@@ -104,7 +104,7 @@ def memory_plans(setup: Setup, segmenter: Segmenter, *, trains_source: bool) -> 
                 weights=weight_bytes([segmenter, projection]),
                 activations=passes * once,
                 batches=ahead * batch * ((4 if hides(target) else 3) * whole + 9 * crop),
-                ensemble=2 * math.prod(store),
+                ensemble=2 * math.prod(store) if settings.teacher == "ensemble" else 0,
                 frames=3 * whole * len(target.video_frames),
             )
         )

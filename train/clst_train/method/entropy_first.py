@@ -29,13 +29,12 @@ def entropy_step(learner: Learner, source: SourceBatch, target: TargetBatch, *, 
         learner.mean_teacher.follow(learner.segmenter)
     settings = dataclasses.replace(
         learner.settings,
-        teacher="none",
         self_training_weight=0.0,
         contrastive_weight=0.0,
         class_mix=False,
         entropy_weight=WEIGHT,
     )
-    unlabelled = dataclasses.replace(learner, settings=settings, mean_teacher=None)
+    unlabelled = dataclasses.replace(learner, settings=settings, ensemble=None, mean_teacher=None)
     whole = dataclasses.replace(target, hidden=None)
     result = adaptation_step(unlabelled, source, whole, target_weight=target_weight)
     parts = {name: part for name, part in result.parts.items() if name not in NOT_YET}

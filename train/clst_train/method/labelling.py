@@ -29,7 +29,7 @@ def soft_labels_of(learner: Learner, target: TargetBatch, *, predicts: bool) -> 
         learner.mean_teacher.follow(learner.segmenter)
         taught = _predicted(learner, learner.mean_teacher.network, target)
         return SoftLabels(probabilities=taught, hidden=_covered_cells(learner, target))
-    if learner.settings.teacher == "none":
+    if learner.ensemble is None:
         return SoftLabels(probabilities=None)
     stored = learner.ensemble.recall(target.indices, learner.device)
     if not predicts:
@@ -43,15 +43,15 @@ def _covered_cells(learner: Learner, target: TargetBatch) -> Tensor | None:
     """B,h,w bool: cells of the whole images whose middle lies under the ignore mask or in the padding; None = none."""
     if target.covered is None:
         return None
-    return at_stride(learner.plain(target.covered), learner.ensemble.size_hw)
+    return at_stride(learner.plain(target.covered), learner.cells_hw)
 
 
 def _predicted(learner: Learner, network: Segmenter, target: TargetBatch) -> Tensor:
     """B,C,h,w probabilities of the batch's whole images."""
     found = probabilities_of(network, learner.tensor(target.whole), learner.autocast, learner.statistics)
-    if found.shape[-2:] == learner.ensemble.size_hw:
+    if found.shape[-2:] == learner.cells_hw:
         return found
-    return F.interpolate(found, size=learner.ensemble.size_hw, mode="bilinear", align_corners=False)
+    return F.interpolate(found, size=learner.cells_hw, mode="bilinear", align_corners=False)
 
 
 def weights_of(

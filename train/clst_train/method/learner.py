@@ -32,8 +32,8 @@ class Learner:
     """g; exists in training only."""
     prototypes: Prototypes
     """q_c."""
-    ensemble: TemporalEnsemble
-    """Z_i."""
+    cells_hw: tuple[int, int]
+    """Rows and columns of the cells of a whole image, each of which has a pseudo-label."""
     settings: AdaptationConfig
     """Weights and constants."""
     device: torch.device
@@ -42,8 +42,10 @@ class Learner:
     """Precision of the forward passes; re-entrant."""
     statistics: FollowedStatistics | None = None
     """BatchNorm statistics by which whole images are predicted; None = the network's running ones."""
+    ensemble: TemporalEnsemble | None = None
+    """Z_i: the teacher when `settings.teacher` is `ensemble`."""
     mean_teacher: MeanTeacher | None = None
-    """The teacher instead of the ensemble, when `settings.teacher` is `mean_teacher`."""
+    """The teacher when `settings.teacher` is `mean_teacher`."""
     distiller: Distiller | None = None
     """Another adapted network to learn from as well."""
     start: StartWeights | None = None

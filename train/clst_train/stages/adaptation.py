@@ -164,7 +164,7 @@ def _finish(run: Run) -> None:
     with together():
         if run.ranks.first:
             save_checkpoint(run.folder.adapted, run.checkpoint(ADAPTED, settings.iterations))
-        run.folder.store(run.ranks).unlink()  # the last checkpoint has a copy
+        run.folder.store(run.ranks).unlink(missing_ok=True)  # the last checkpoint has a copy
 
 
 def _estimate_target_statistics(run: Run) -> None:

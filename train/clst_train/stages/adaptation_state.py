@@ -17,8 +17,6 @@ from clst_train.engine.run import ADAPTED, Run, needed
 from clst_train.inspection.diagnostics import Diagnostics
 from clst_train.method.batchnorm import FollowedStatistics
 from clst_train.method.ensemble.store import (
-    Store,
-    Visits,
     create_store,
     remove_other_copies,
     restore_store,
@@ -53,37 +51,41 @@ class AdaptationState:
 
 
 def learner_of(run: Run, target: TargetImages) -> Learner:
-    """Everything that a step reads or changes, with an empty ensemble in the process's own file."""
-    shape = shape_of(run.ranks, len(target), len(run.classes), cells_of(run))
+    """Everything that a step reads or changes; the ensemble, where it teaches, is empty in the process's own file."""
+    settings, cells_hw, ensemble = run.config.adaptation, cells_of(run), None
     with together():
         run.folder.remove_leftovers()
-    with together():
-        store = create_store(run.folder.store(run.ranks), shape)
-    return new_learner(run, store, np.zeros(len(target), np.int64))
+    if settings.teacher == "ensemble":
+        shape, visits = shape_of(run.ranks, len(target), len(run.classes), cells_hw), np.zeros(len(target), np.int64)
+        with together():
+            store = create_store(run.folder.store(run.ranks), shape)
+        ensemble = TemporalEnsemble(store, visits, settings.ensemble_momentum, processes=run.ranks.count)
+    return new_learner(run, cells_hw, ensemble)
 
 
 def cells_of(run: Run) -> tuple[int, int]:
-    """Rows and columns of the ensemble's cells, by a prediction of the network."""
+    """Rows and columns of the cells that have pseudo-labels, by a prediction of the network."""
     size_hw = run.config.model.input_hw
     with torch.no_grad():
         probe = run.segmenter.eval()(torch.zeros(1, 3, *size_hw, device=run.device))
     return run.segmenter.cells_hw(size_hw, (probe.shape[2], probe.shape[3]))
 
 
-def new_learner(run: Run, store: Store, visits: Visits) -> Learner:
-    """A learner whose first step is still to come, with its ensemble in `store`."""
+def new_learner(run: Run, cells_hw: tuple[int, int], ensemble: TemporalEnsemble | None) -> Learner:
+    """A learner whose first step is still to come."""
     segmenter, settings = run.segmenter, run.config.adaptation
     projection = ProjectionHead(segmenter.feature_channels).to(run.device)
     return Learner(
         segmenter=segmenter,
         projection=projection,
         prototypes=Prototypes(len(run.classes), WIDTH, run.device),
-        ensemble=TemporalEnsemble(store, visits, settings.ensemble_momentum, processes=run.ranks.count),
+        cells_hw=cells_hw,
         settings=settings,
         device=run.device,
         autocast=run.autocast,
         distiller=_distiller(run),
         statistics=FollowedStatistics(segmenter),
+        ensemble=ensemble,
         mean_teacher=MeanTeacher(segmenter) if settings.teacher == "mean_teacher" else None,
         start=StartWeights(settings.start_share) if settings.start_share > 0 else None,
         forward_pass=forward_pass_of(segmenter, projection),
@@ -99,15 +101,17 @@ def _distiller(run: Run) -> Distiller | None:
 
 def save_state(run: Run, state: AdaptationState, done: int) -> None:
     """A checkpoint to go on from; `method/ensemble/store.py` explains the order of its files."""
-    ensemble, checkpoints = state.learner.ensemble, run.folder.resume.parent
-    ensemble.flush()
-    with together():
-        save_copy(run.folder.store(run.ranks), checkpoints, done, run.ranks)
-    visits = total(torch.from_numpy(ensemble.visits))
+    ensemble, checkpoints, target = state.learner.ensemble, run.folder.resume.parent, needed(run.target)
+    visits = torch.zeros(len(target), dtype=torch.int64)
+    if ensemble is not None:
+        ensemble.flush()
+        with together():
+            save_copy(run.folder.store(run.ranks), checkpoints, done, run.ranks)
+        visits = total(torch.from_numpy(ensemble.visits))
     with together():
         if run.ranks.first:
             facts = {"visits": visits, "processes": run.ranks.count, "anew_since": state.anew_since}
-            facts["target"] = target_hash(needed(run.target))
+            facts["target"] = target_hash(target)
             save_checkpoint(run.folder.resume, run.checkpoint(ADAPTED, done, _values(state, facts)))
     with together():
         remove_other_copies(checkpoints, done)
@@ -160,18 +164,19 @@ def restore_state(run: Run, state: AdaptationState, resume: Checkpoint) -> None:
 
 
 def _restore_ensemble(run: Run, state: AdaptationState, facts: dict[str, Any], iteration: int) -> None:
-    """The averages of this process's images, from all copies that it can read."""
-    ensemble, found = state.learner.ensemble, target_hash(needed(run.target))
+    """The averages of this process's images, where it keeps some, from all copies that it can read."""
+    ensemble, found, lost = state.learner.ensemble, target_hash(needed(run.target)), 0
     with together():
         if facts["target"] != found:
             raise ModelFileError(
                 f"{run.folder.resume} was saved with other target images (hash {facts['target']}, now {found}); "
                 "put those back, or start a new run"
             )
-        ensemble.visits[:] = facts["visits"].numpy()
-        lost = restore_store(
-            ensemble.store, run.folder.resume.parent, iteration, facts["processes"], ensemble.visits, run.ranks
-        )
+        if ensemble is not None:
+            ensemble.visits[:] = facts["visits"].numpy()
+            lost = restore_store(
+                ensemble.store, run.folder.resume.parent, iteration, facts["processes"], ensemble.visits, run.ranks
+            )
     state.anew_since = facts["anew_since"]
     if missing := int(total(torch.tensor(lost))):
         state.anew_since = iteration

@@ -28,6 +28,7 @@ from clst_train.engine.optimizer import Descent
 from clst_train.engine.run import Run, Setup
 from clst_train.engine.run_folder import RunFolder
 from clst_train.method.batchnorm import estimate_statistics, statistics_layers
+from clst_train.method.ensemble.temporal import TemporalEnsemble
 from clst_train.method.entropy_first import entropy_step
 from clst_train.method.step import adaptation_step
 from clst_train.method.teachers import probabilities_of
@@ -191,11 +192,14 @@ def _try_adaptation(run: Run) -> None:
     source, target = both_batches(run, 0)
     count = len(target.indices)
     target = dataclasses.replace(target, indices=np.arange(count))  # of a store for them alone
-    store = np.zeros((count, len(run.classes), *cells_of(run)), np.uint16)
-    learner = new_learner(run, store, np.zeros(count, np.int64))
+    cells_hw, ensemble = cells_of(run), None
+    if settings.teacher == "ensemble":
+        store = np.zeros((count, len(run.classes), *cells_hw), np.uint16)
+        ensemble = TemporalEnsemble(store, np.zeros(count, np.int64), settings.ensemble_momentum)
+    learner = new_learner(run, cells_hw, ensemble)
     descent = descent_of(run, learner)
     run.segmenter.train()
-    if settings.teacher == "ensemble":
+    if ensemble is not None:
         probabilities_of(run.segmenter, learner.tensor(target.whole[:1]), run.autocast, learner.statistics)
     if settings.entropy_first > 0:
         descent.descend(entropy_step(learner, source, target, target_weight=1.0).loss, 0)

@@ -109,6 +109,18 @@ def test_a_run_in_fp16_is_gone_on_with_to_the_bit(cameras, whole, tmp_path, stag
     assert all("skipped" in e for e in entries if "loss" in e)
 
 
+def test_without_an_ensemble_there_is_no_file_for_it_and_a_run_is_gone_on_with_all_the_same(cameras, tmp_path, capsys):
+    settings = ("adaptation.teacher=mean_teacher", "source.iterations=1", "adaptation.iterations=3")
+    with broken_off_after_two_steps():
+        train(cameras, tmp_path / "run", *settings)
+    assert not list((tmp_path / "run").rglob("*ensemble*"))
+    assert "ensemble" not in capsys.readouterr().err
+    folder, config = open_run(tmp_path / "run")
+    finish_run(folder, config, resume_point(folder))
+    assert folder.adapted.is_file()
+    assert not list(folder.path.rglob("*ensemble*"))
+
+
 def test_a_run_killed_before_its_first_checkpoint_logs_no_step_twice(cameras, tmp_path):
     train(cameras, tmp_path / "run", target=False)
     for name in ("resume.pt", "source.pt"):

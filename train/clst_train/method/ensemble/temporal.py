@@ -44,11 +44,6 @@ class TemporalEnsemble:
         self.store, self.visits, self.momentum, self.processes = store, visits, momentum, processes
         self._under_way: list[_UnderWay] = []
 
-    @property
-    def size_hw(self) -> tuple[int, int]:
-        """h, w."""
-        return self.store.shape[2], self.store.shape[3]
-
     @torch.no_grad()
     def update(self, indices: Indices, probabilities: Tensor) -> Tensor:
         """Average in predictions B,C,h,w of the images `indices` (B, each at most once); returns ẑ B,C,h,w float32."""
