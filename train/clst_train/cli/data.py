@@ -161,7 +161,7 @@ def camera(
         raise click.UsageError("give ROOT, the images, and --out, the folder to write; or --settings alone")
     from clst_train.data.reimaged import reimage_folder
 
-    made = reimage_folder(root, out, values, splits=splits, format=form, seed=seed)
+    made = reimage_folder(root, out, values, name=camera, splits=splits, format=form, seed=seed)
     if as_json:
         counts = {split: {"images": each.images, "outside": each.outside} for split, each in made.items()}
         print_json({"folder": str(out), "splits": counts})

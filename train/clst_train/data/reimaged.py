@@ -21,7 +21,7 @@ from clst_runtime.system.files.paths import check_folder, check_new_folder
 from clst_runtime.system.optional import require
 from clst_train.compute.bars import tqdm_options
 from clst_train.data.headers import check_sizes
-from clst_train.synthetic.camera_model import Camera, camera_toml
+from clst_train.synthetic.camera_model import Camera, camera_toml, naming
 from clst_train.synthetic.reimaging import encode, geometry_of, noise_of, take, take_labels
 
 _log = logging.getLogger(__name__)
@@ -60,6 +60,7 @@ def reimage_folder(
     out: Path,
     camera: Camera,
     *,
+    name: str = "the camera",
     splits: Sequence[str] = (),
     format: str | None = None,
     seed: int = 1,
@@ -67,6 +68,7 @@ def reimage_folder(
     """Write a labelled data set or a folder of images as the camera would have taken it, with the camera beside it.
 
     Args:
+        name: the camera's name or file, for messages.
         splits: of the data set, empty = those of train and val that are there; of a folder without splits the one to
             write, empty = train.
         format: a name from `formats.FORMATS`; None = recognise it.
@@ -82,7 +84,8 @@ def reimage_folder(
     check_new_folder(out, hint="give another folder")
     parts = _parts(root, splits, format)
     with folder_written_whole(out) as made:
-        written = {split: _write(made, split, part, camera, seed) for split, part in parts.items()}
+        with naming(name):
+            written = {split: _write(made, split, part, camera, seed) for split, part in parts.items()}
         write_text(made / "camera.toml", f"# {root.resolve().name}, seed {seed}\n\n{camera_toml(camera)}")
         labelled = [part.dataset for part in parts.values() if part.dataset is not None]
         if labelled:

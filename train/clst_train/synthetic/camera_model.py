@@ -6,7 +6,8 @@ The defaults are the old camera itself: what they make of an image is that image
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -126,8 +127,15 @@ def find_camera(name_or_path: str | Path) -> Camera:
         values = tomllib.loads(shipped.read_text("utf-8") if name in camera_names() else read_text(path))
     except (DataError, ValueError, RecursionError) as error:  # no text, no TOML, a huge integer, nested too deep
         raise ConfigError(f"{name}: not a camera in TOML: {error}") from error
-    try:
+    with naming(name):
         return section_from_mapping(Camera, values, "camera")
+
+
+@contextmanager
+def naming(name: str) -> Iterator[None]:
+    """Put a camera's name or file before what is wrong with it."""
+    try:
+        yield
     except ConfigError as error:
         raise ConfigError(f"{name}: {error.message}") from error
 

@@ -93,14 +93,17 @@ def test_bad_input_is_one_line_and_leaves_nothing(tmp_path):
     data, out = write_labelled(tmp_path / "d", count=2), tmp_path / "out"
     write_png(data / "labels/val/1.png", np.zeros((3, 3), np.uint8))
     (tmp_path / "empty").mkdir()
-    (tmp_path / "fold.toml").write_text("distortion = [-3.0, 0.0]")
+    fold, wide = tmp_path / "fold.toml", tmp_path / "wide.toml"
+    fold.write_text("distortion = [-3.0, 0.0]")
+    wide.write_text("rows = 16384")
     good = write_labelled(tmp_path / "good", count=1)
     for root, more, code, words in (
         (data, ("--camera", "mild"), 3, "1.png is 8x16 but"),
         (tmp_path / "empty", ("--camera", "mild"), 3, "no image in it"),
         (tmp_path / "none", ("--camera", "mild"), 3, "no such folder"),
         (good, ("--camera", "mildd"), 3, "did you mean 'mild'"),
-        (good, ("--camera", tmp_path / "fold.toml"), 3, "folds the image over"),
+        (good, ("--camera", fold), 3, f"{fold}: camera.distortion = [-3.0, 0.0] folds the image over"),
+        (good, ("--camera", wide), 3, f"{wide}: camera: an image of 8x16 would become 16384x32768"),
         (good, ("--camera", "mild", "--split", "day"), 3, "its splits are val"),
         (good, ("--camera", "mild", "--seed", "-1"), 2, "--seed"),
         (good, (), 2, "--camera"),
