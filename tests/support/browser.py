@@ -96,6 +96,8 @@ async def opened(url, profile, *, width=1440, height=900):
                 await tab.call("Page.navigate", url=url)
                 await tab.until("location.href !== 'about:blank' && document.readyState === 'complete'")
                 yield tab
+                await tab.call("Browser.close")  # removes the socket that it has in the temporary folder
+        process.wait(10)
     finally:
         process.terminate()
         process.wait(10)

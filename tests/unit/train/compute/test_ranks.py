@@ -235,7 +235,9 @@ def test_a_machine_with_other_images_ends_all_with_one_line(cameras, machines, s
 def test_torchrun_hands_on_that_the_command_failed_however_late_the_first_process_says_why(cameras, tmp_path):
     """torchrun ends the others as soon as one has failed."""
     arguments = (*SMALL, *places(cameras), "--source", "nowhere", "--out", tmp_path / "run")
-    done = shell("torchrun", "--nproc-per-node", "2", PROGRAM, *arguments, environment={"LATE": "1"})
+    done = shell(
+        "torchrun", "--nproc-per-node", "2", PROGRAM, *arguments, environment={"LATE": "1", "TMPDIR": str(tmp_path)}
+    )
     assert done.returncode != 0
     assert [line for line in done.stderr.splitlines() if line.startswith("error: ")] == [
         "error: nowhere: no such folder"
