@@ -82,6 +82,12 @@ def write_labelled(root: Path, *, count: int = 3, split: str = "val", size_hw: t
     return root
 
 
+@pytest.fixture(scope="session", autouse=True)
+def compiler_cache(tmp_path_factory):
+    """PyTorch's first training step makes a folder for what it might compile: here, not in the temporary folder."""
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(tmp_path_factory.mktemp("compiled"))
+
+
 @pytest.fixture(autouse=True)
 def driver_is_there(monkeypatch):
     """Stand-ins for CUDA's Python packages have no driver's library below them; what they lack is not that."""
