@@ -11,7 +11,8 @@ clst-train, and its last checkpoint counts. With --jobs N so many trainings run 
 
 WORK/networks/<pair>/seed<n>/<method>.pt keeps every network, beside it how it was made and its counts: the result file
 follows from that folder. A network that is there is not made again, but refused where it was made with other settings;
-a broken-off run is resumed. WORK/runs may be removed.
+a broken-off run is resumed, also after Ctrl-C or SIGTERM, which let each training save its step. WORK/runs may be
+removed.
 
 The result goes to benchmarks/results/<pair>.json, or with --name to another. A later run adds rows and replaces its
 own. Each network in it has its commit, machine, seconds and all its settings.
@@ -27,9 +28,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
-from multiprocessing import get_context
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,7 @@ from benchmarks.adaptation.pairs import PAIRS, Pair, stretch_of
 from benchmarks.adaptation.scoring import Counts, by_stretch, compared, confusions, merged, per_class, score
 from benchmarks.record import RESULTS, machine_text, provenance, write_result
 from clst_runtime.system.files.atomic import write_text, written_whole
+from clst_runtime.system.signals import heard_as_interrupts
 
 CHOICE_IMAGES = 200
 """Images of the choice split, at most, that a network is scored on."""
@@ -65,6 +66,11 @@ class Job:
     def network(self) -> Path:
         """Where the network is kept."""
         return self.work / "networks" / self.pair.name / f"seed{self.seed}" / f"{self.method}.pt"
+
+    @property
+    def run(self) -> Path:
+        """The folder of its training."""
+        return self.work / "runs" / self.pair.name / f"seed{self.seed}" / self.method
 
     @property
     def source(self) -> Path:
@@ -93,6 +99,28 @@ class Job:
         return [*given, *(part for each in self.all_settings() for part in ("--set", each))]
 
 
+@dataclass(kw_only=True)
+class Trainings:
+    """The runs of clst-train at work, which end together."""
+
+    running: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    ended: bool = False
+
+    def run(self, call: list[str]) -> int:
+        """Run one to its end; its exit code."""
+        with subprocess.Popen(call, start_new_session=True) as training:  # Ctrl-C must not reach it twice
+            self.running.append(training)
+            if self.ended:
+                training.terminate()
+            return training.wait()
+
+    def end(self) -> None:
+        """Have each save its step and end; one that begins after this ends at once."""
+        self.ended = True
+        for training in self.running:
+            training.terminate()
+
+
 def settings_kept(job: Job) -> list[str] | None:
     """The settings of the network that is there; None where there is none."""
     facts = job.network.with_suffix(".json")
@@ -105,23 +133,28 @@ def check_kept(job: Job) -> None:
     if made not in (None, job.all_settings()):
         other = sorted(set(made or ()) ^ set(job.all_settings()))
         raise click.UsageError(
-            f"{job.network} was made with other settings ({', '.join(other)}); give another --work, or remove it"
+            f"{job.network} was made with other settings ({', '.join(other)}); give another --work, or remove "
+            f"{job.network.parent}"
         )
 
 
-def make(job: Job) -> None:
+def make(job: Job, trainings: Trainings) -> None:
     """Train one row of one seed, unless it is there, and score it."""
     facts = job.network.with_suffix(".json")
     if not job.network.is_file():
         job.network.parent.mkdir(parents=True, exist_ok=True)
         now = provenance()
         before = json.loads(facts.read_text()) if facts.is_file() else None
+        if before is None:  # what a removed network has left is another's
+            shutil.rmtree(job.run, ignore_errors=True)
+        for left in job.network.parent.glob(f"{job.method}.*.npy"):
+            left.unlink()
         commits = dict.fromkeys(((before or now)["commit"], now["commit"]))  # a run is resumed by another commit's code
         made = {"seed": job.seed, "commit": " + ".join(commits), "date": now["date"], "machine": machine_text(now),
                 "settings": job.all_settings(), "seconds": None}  # fmt: skip
         write_text(facts, json.dumps(made))
         started = time.perf_counter()
-        result = statistics(job) if job.method == "statistics" else trained(job)
+        result = statistics(job) if job.method == "statistics" else trained(job, trainings)
         if before is None:
             made["seconds"] = round(time.perf_counter() - started, 1)
             write_text(facts, json.dumps(made))
@@ -136,14 +169,13 @@ def make(job: Job) -> None:
                 np.save(stream, counts)
 
 
-def trained(job: Job) -> Path:
+def trained(job: Job, trainings: Trainings) -> Path:
     """The last checkpoint of clst-train."""
-    out = job.work / "runs" / job.pair.name / f"seed{job.seed}" / job.method
+    out = job.run
     given = ["--resume", str(out)] if (out / "config.toml").is_file() else [*job.arguments(), "--out", str(out)]
     patch = METHODS[job.method].patch.replace("CLASSES", str(len(job.pair.classes())))
     program = f"{patch}\nimport sys\nfrom clst_train.cli.train import main\nmain(sys.argv[1:])"
-    code = subprocess.run([sys.executable, "-c", program, *given], check=False).returncode
-    if code:
+    if code := trainings.run([sys.executable, "-c", program, *given]):
         raise RuntimeError(f"clst-train ended with exit code {code}; its lines stand above")
     return out / "checkpoints" / ("source.pt" if job.is_first_stage else "adapted.pt")
 
@@ -161,7 +193,7 @@ def statistics(job: Job) -> Path:
     images = open_target((str(job.pair.target),), input_hw=content.input_hw, fit=content.fit)
     count, size = STATISTICS_IMAGES, config.batch
     estimate_statistics(segmenter, statistics_batches(segmenter.normalisation, images, count=count, size=size))
-    out = job.work / "runs" / job.pair.name / f"seed{job.seed}" / "statistics.pt"
+    out = job.run / "statistics.pt"
     out.parent.mkdir(parents=True, exist_ok=True)
     save_checkpoint(out, dataclasses.replace(content, segmenter_state=segmenter.state_dict()))
     return out
@@ -281,21 +313,29 @@ def table(result: dict[str, Any]) -> list[str]:
 
 
 def run_all(jobs: list[Job], workers: int, finished: Any) -> list[str]:
-    """Make all networks, of each seed the source network first; returns what failed."""
-    fresh = get_context("spawn")  # a forked copy of a process with PyTorch's threads may hang
-    setup, failures = one_thread if workers > 1 else None, []
-    with ProcessPoolExecutor(workers, mp_context=fresh, initializer=setup) as pool:
-        waiting: dict[Future[None], Job] = {pool.submit(make, job): job for job in jobs if job.is_first_stage}
-        while waiting:
-            future = next(as_completed(waiting))
-            job = waiting.pop(future)
-            if error := future.exception():
-                failures.append(f"{job.method} of seed {job.seed}: {error}")
-            elif job.method == "source":
-                waiting |= {pool.submit(make, each): each for each in jobs
-                            if each.seed == job.seed and not each.is_first_stage}  # fmt: skip
-            if not waiting or job.method != "source":
-                finished()
+    """Make all networks, of each seed the source network first; returns what failed.
+
+    After an interrupt the trainings at hand save their step, and no other begins.
+    """
+    setup, trainings, failures = one_thread if workers > 1 else None, Trainings(), []
+    with ThreadPoolExecutor(workers, initializer=setup) as pool:
+        try:
+            waiting: dict[Future[None], Job] = {}
+            waiting |= {pool.submit(make, job, trainings): job for job in jobs if job.is_first_stage}
+            while waiting:
+                future = next(as_completed(waiting))
+                job = waiting.pop(future)
+                if error := future.exception():
+                    failures.append(f"{job.method} of seed {job.seed}: {error}")
+                elif job.method == "source":
+                    waiting |= {pool.submit(make, each, trainings): each for each in jobs
+                                if each.seed == job.seed and not each.is_first_stage}  # fmt: skip
+                if not waiting or job.method != "source":
+                    finished()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            trainings.end()
+            raise
     return failures
 
 
@@ -344,7 +384,11 @@ def main(pair_name: str, work: Path, data: Path, seeds: int, methods: str, **opt
         if (rows := found_rows(every)).test:
             write(path, facts, summary(pair, rows, steps, pair.classes()))
 
-    failures = run_all(jobs, options["jobs"], finished)
+    try:
+        with heard_as_interrupts():
+            failures = run_all(jobs, options["jobs"], finished)
+    except KeyboardInterrupt as interrupt:
+        raise click.ClickException("interrupted; the same command goes on where it was") from interrupt
     if failures:
         raise click.ClickException("; ".join(failures))
 

@@ -1,6 +1,9 @@
 """Rows of benchmarks/adaptation/compare.py: what each trains with, and the messages for wrong options."""
 
 import json
+import signal
+import sys
+import time
 
 import pytest
 import torch
@@ -109,6 +112,47 @@ def test_a_kept_network_of_other_settings_is_refused(tmp_path):
     facts.write_text(json.dumps({"settings": [*job.all_settings(), "run.threads=1"]}))
     with pytest.raises(adaptation.click.UsageError, match=r"other settings \(run\.threads=1\)"):
         adaptation.check_kept(job)
+
+
+def test_what_a_removed_network_has_left_is_not_gone_on_with(tmp_path, monkeypatch):
+    """Neither its counts nor its run, which has other settings perhaps; those of a broken-off training are."""
+    job, seen = a_job(tmp_path), []
+    counts, facts = job.network.with_suffix(".test.npy"), job.network.with_suffix(".json")
+    for path in (counts, job.run / "config.toml"):
+        path.parent.mkdir(parents=True)
+        path.touch()
+
+    def trained(job, trainings):
+        seen.append((job.run.is_dir(), counts.is_file()))
+        raise RuntimeError
+
+    monkeypatch.setattr(adaptation, "trained", trained)
+    for _ in range(2):
+        with pytest.raises(RuntimeError):
+            adaptation.make(job, adaptation.Trainings())
+        job.run.mkdir(exist_ok=True)
+    assert seen == [(False, False), (True, False)]
+    assert json.loads(facts.read_text())["settings"] == job.all_settings()
+
+
+def test_an_interrupt_ends_the_training_at_hand_and_begins_no_other(tmp_path, monkeypatch):
+    begun, codes, jobs = [], [], [a_job(tmp_path, name) for name in ("source", "statistics", "clst", "oracle")]
+
+    def make(job, trainings):
+        begun.append(job.method)
+        if job.method == "clst":
+            codes.append(trainings.run([sys.executable, "-c", "import time; time.sleep(60)"]))
+
+    def finished():
+        while begun[-1] != "clst":
+            time.sleep(0.01)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(adaptation, "make", make)
+    with pytest.raises(KeyboardInterrupt):
+        adaptation.run_all(jobs, 1, finished)
+    assert begun == ["source", "statistics", "clst"]
+    assert codes == [-signal.SIGTERM]
 
 
 def test_all_of_a_networks_settings_are_kept_with_it(tmp_path):
