@@ -7,7 +7,6 @@ from clst_export.demo import watch_cameras
 from clst_runtime.live.sinks.video_files import video_suffix
 from tests.conftest import write_labelled
 from tests.support.command_line import call
-from tests.support.shell import shell
 
 
 def test_the_demo_goes_through_the_whole_loop(narrow, monkeypatch, tmp_path):
@@ -31,7 +30,7 @@ def test_the_demo_goes_through_the_whole_loop(narrow, monkeypatch, tmp_path):
     unsure = r"this looks like another camera, but it is not sure yet \(17 of 90 looks\): shift ([\d.]+) .*"
     shift = re.fullmatch(f"old camera, 32 images: {unsure}", old)
     assert float(shift[1]) > 1.5, "of another camera, but too few images to say so"
-    assert shell("clst-demo", "--out", out).returncode == 3
+    assert call(clst_demo, "--out", out).exit_code == 3
 
 
 def test_a_demo_of_too_few_pictures_says_that_its_model_knows_no_camera(tmp_path, rgb_model):

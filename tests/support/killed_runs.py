@@ -157,7 +157,8 @@ def killed_at_random(path: Path, unbroken_s: float) -> list[str]:
 def main(source: str, target: str, out: Path) -> None:
     torch.set_num_threads(1)
     ddrnet.PLANES, ddrnet.SPP_PLANES = 4, 8  # every layer, an eighth of the channels
-    Logbook.draw = training.draw_examples = lambda *arguments: None  # pictures take longer than these few steps
+    Logbook.draw = lambda *arguments: None  # pictures take longer than these few steps
+    training.draw_examples = training.run_preflight = lambda *_, **__: None
     whole = out / "whole"
     options = {"source": source, "target": (target,), "settings": SETTINGS, "size": "64x96", "network": "ddrnet23_slim"}
     started = time.perf_counter()

@@ -189,11 +189,14 @@ def test_the_exported_network_says_what_the_checkpoint_says(run, cameras, tmp_pa
 
 
 def test_export_takes_the_newest_run_and_says_so(run, tmp_path, monkeypatch):
+    """Here it ends there: the file that it would write exists."""
     shutil.copytree(run, tmp_path / "runs" / "one")
+    (tmp_path / "m.onnx").touch()
     monkeypatch.chdir(tmp_path)
-    done = call(clst_export, "--onnx", "--out", tmp_path / "m.onnx", "--opset", "19")
-    assert done.exit_code == 0, done.stderr
-    assert "newest run's checkpoint" in done.stderr
+    done = call(clst_export, "--onnx", "--out", tmp_path / "m.onnx")
+    assert done.exit_code == 3, done.stderr
+    assert "taking the newest run's checkpoint, runs/one/checkpoints/adapted.pt\n" in done.stderr
+    assert "m.onnx exists" in done.stderr
     monkeypatch.chdir(tmp_path / "runs")
     assert call(clst_export, "--onnx").exit_code == 4
 

@@ -97,10 +97,8 @@ def found(tmp_path_factory):
             each.bind(("127.0.0.1", 0))
         ports = [str(each.getsockname()[1]) for each in (free, another)]
     call = [sys.executable, __file__, str(folder), *ports]
-    running = [subprocess.Popen([*call, str(rank)], stderr=subprocess.PIPE, text=True) for rank in range(2)]
-    for each in running:
-        said = each.communicate(timeout=120)[1]
-        assert each.returncode == 0, said
+    done = subprocess.run(call, stderr=subprocess.PIPE, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
     return [
         torch.load(folder / f"{rank}.pt") | {"threads": (folder / f"{rank}.threads").read_text()} for rank in range(2)
     ]
@@ -183,5 +181,8 @@ def test_a_batch_that_cannot_be_split_is_refused():
 
 
 if __name__ == "__main__":
+    second = os.fork()  # imports PyTorch once for both
     faulthandler.dump_traceback_later(60, exit=True)
-    one_of_two(int(sys.argv[4]), Path(sys.argv[1]), sys.argv[2:4])
+    one_of_two(int(second == 0), Path(sys.argv[1]), sys.argv[2:4])
+    if second:
+        sys.exit(os.waitstatus_to_exitcode(os.waitpid(second, 0)[1]))

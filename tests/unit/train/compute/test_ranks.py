@@ -25,7 +25,7 @@ SMALL = (
     *("--recipe", "demo", "--network", "ddrnet23_slim", "--size", "64x96"),
     *("--set", "augmentation.crop_hw=[64,64]", "--set", "source.batch=4"),
     *("--set", "source.iterations=2", "--set", f"adaptation.iterations={STEPS}", "--set", "adaptation.batch=4"),
-    *("--set", "run.checkpoint_every=1", "--set", "run.precision=fp32"),
+    *("--set", "run.checkpoint_every=2", "--set", "run.precision=fp32"),
 )
 EVERY_TERM = (
     *("--set", "adaptation.class_balance=0.5"),
