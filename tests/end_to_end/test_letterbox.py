@@ -47,7 +47,7 @@ SETTINGS = (
         "run.precision=fp32",
         "run.threads=1",
     ),
-    "augmentation.target_colours=0.5",
+    "augmentation.target_look=true",
 )
 
 

@@ -215,8 +215,9 @@ class AugmentationConfig:
     colour: float = 0.25
     """Strength of changes of brightness, contrast, saturation and colour balance, twice that in source training; 0 =
     none, and no blur."""
-    target_colours: float = 0.0
-    """Probability that a source crop of the adaptation takes on the colours of its target image, to a random degree."""
+    target_look: bool = False
+    """Show source images in the adaptation as the new camera would take them: with its blur, its noise and, where they
+    differ, the colours of a target image."""
     masked_crops: float = 0.0
     """Probability that squares of a target crop are hidden, so that the network learns to use context; 0 = none is."""
 
@@ -226,7 +227,7 @@ class AugmentationConfig:
             "augmentation",
             ("scale", lambda s: 0.05 <= s[0] <= s[1] <= 20, "a smallest and a largest zoom, from 0.05 to 20"),
             ("colour", lambda strength: 0 <= strength < 0.5, "0 up to below 0.5"),
-            ("target_colours masked_crops", *_PROBABILITY),
+            ("masked_crops", *_PROBABILITY),
         )
 
 

@@ -16,9 +16,7 @@ from clst_runtime.system.optional import require
 LEAST_SPREAD = 1.0
 """L*a*b* units; a channel that varies less is not stretched further, lest noise become a pattern."""
 LEAST_SHIFT = 2.0
-"""Spreads; below it source crops keep their colours: day to dusk is 3.2, India to England 1.2 (decision 14)."""
-COMPARED = 64
-"""Images of each camera whose mean colours are compared."""
+"""Spreads; below it source images keep their colours: day to dusk is 3.2, India to England 1.2 (decision 14)."""
 CHANNELS = ("L*", "a*", "b*")
 Image = npt.NDArray[np.uint8]
 
@@ -39,12 +37,10 @@ def colours_of(image: Image) -> Colours:
     return Colours(mean=mean.reshape(3).astype(np.float32), spread=spread.reshape(3).astype(np.float32))
 
 
-def with_colours(image: Image, own: Colours, other: Colours, strength: float) -> Image:
-    """An RGB image H,W,3, part of one with the colours `own`, moved towards `other`: 0 = not at all, 1 = wholly."""
-    mean = own.mean + strength * (other.mean - own.mean)
-    spread = own.spread + strength * (other.spread - own.spread)
-    stretch = np.maximum(spread, LEAST_SPREAD) / np.maximum(own.spread, LEAST_SPREAD)
-    pixels = (_lab(image) - own.mean) * stretch.astype(np.float32) + mean.astype(np.float32)
+def with_colours(image: Image, own: Colours, other: Colours) -> Image:
+    """An RGB image H,W,3, or part of one, that has the colours `own`, with the colours `other`."""
+    stretch = np.maximum(other.spread, LEAST_SPREAD) / np.maximum(own.spread, LEAST_SPREAD)
+    pixels = (_lab(image) - own.mean) * stretch + other.mean
     cv2 = require("cv2")
     seen = cv2.cvtColor(pixels, cv2.COLOR_LAB2RGB)
     return np.asarray(np.clip(seen * 255 + 0.5, 0, 255).astype(np.uint8))

@@ -21,8 +21,9 @@ from clst_train.compute.cores import use_all_cores
 from clst_train.compute.ranks import ONE_PROCESS, Ranks
 from clst_train.config import AugmentationConfig, Config
 from clst_train.data.augment import Geometry, draw_geometry, hiding_mask, mixing_mask, vary_colours
-from clst_train.data.colours import colours_of, with_colours
+from clst_train.data.colours import colours_of
 from clst_train.data.fitting import fitted
+from clst_train.data.look import Look
 from clst_train.data.target import TargetImages
 
 SOURCE_STREAM, TARGET_STREAM = 1, 2
@@ -125,13 +126,13 @@ def source_batch(
     iteration: int,
     *,
     places: Sequence[int] | None = None,
-    colours_from: Sequence[npt.NDArray[np.uint8]] | None = None,
+    look: tuple[Look, Sequence[npt.NDArray[np.uint8]]] | None = None,
 ) -> SourceBatch:
     """The labelled crops of one iteration; `stage` is 0 in source training and 1 in adaptation.
 
     Only the crops at `places` of the batch are made, each identical to the one in the whole batch; None = all.
-    `colours_from` are whole target images without padding, one for each crop made, whose colours it may take on
-    (`augmentation.target_colours`).
+    `look` is that of the new camera, which they take on (`augmentation.target_look`), and one of its whole images
+    without padding for each crop made, whose colours it may be.
     """
     images, labels, masks = [], [], []
     augmentation = config.augmentation
@@ -143,13 +144,10 @@ def source_batch(
         sample = fitted(dataset[int(indices[place])], config.model.input_hw, config.fit)
         image, classes = sample.image, sample.labels
         geometry = draw_geometry(rng, augmentation, config.model.input_hw, config.crop_hw)
-        shown = geometry.image(image)
-        if colours_from is not None and rng.random() < augmentation.target_colours:
-            shown = with_colours(
-                shown, colours_of(sample.content.of(image)), colours_of(colours_from[made]), rng.uniform()
-            )
+        if look is not None:
+            image = look[0].put_on(image, colours_of(sample.content.of(image)), colours_of(look[1][made]), rng)
         padding = _padding(sample.content, config.model.input_hw)
-        images.append(_varied(rng, shown, strength, geometry, padding))
+        images.append(_varied(rng, geometry.image(image), strength, geometry, padding))
         labels.append(geometry.classes(classes))
         masks.append(mixing_mask(rng, labels[-1], IGNORE_ID))
     return SourceBatch(images=np.stack(images), labels=np.stack(labels), mixing=np.stack(masks))

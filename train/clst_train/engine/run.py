@@ -22,6 +22,7 @@ from clst_train.compute.pinning import pinned
 from clst_train.compute.ranks import ONE_PROCESS, Ranks
 from clst_train.config import Config
 from clst_train.data.loading import prefetched
+from clst_train.data.look import Look
 from clst_train.data.provenance import recorded
 from clst_train.data.target import TargetImages
 from clst_train.engine.logger import Logbook
@@ -78,8 +79,8 @@ class Run(Setup):
     """The network, on its device; changed in place."""
     logbook: Logbook
     """The run's log."""
-    takes_colours: bool = False
-    """Whether source crops of the adaptation may take on the target's colours."""
+    look: Look | None = None
+    """What source images of the adaptation take on; None = nothing."""
 
     @property
     def scaled(self) -> bool:

@@ -64,6 +64,7 @@ REMOVED = {
     "augmentation.masked_share": "half of a masked crop's squares are hidden",
     "augmentation.masked_square": "it is a sixth of the crop's shorter side",
     "augmentation.least_colour_shift": "it is 2",
+    "augmentation.target_colours": "augmentation.target_look = true takes over colours, blur and noise",
     "data.source_format": "the layout of a data set is recognised",
     "data.val_format": "the layout of a data set is recognised",
     "data.source_hw": "source images are brought to model.input_hw",

@@ -19,9 +19,10 @@ from clst_runtime.data.subsets import evenly_spread
 from clst_train.compute.cores import on_first_core
 from clst_train.compute.distributed import each_alone, on_any_rank, report, together
 from clst_train.config import AdaptationConfig
-from clst_train.data.colours import CHANNELS, COMPARED, LEAST_SHIFT, colour_shift
+from clst_train.data.colours import CHANNELS
 from clst_train.data.fitting import fitted
 from clst_train.data.loading import SourceBatch, TargetBatch, source_batch, steps_of_pass, target_batch
+from clst_train.data.look import COMPARED, Look, look_of
 from clst_train.data.target import TargetImages
 from clst_train.engine.optimizer import Descent, adamw, set_rate
 from clst_train.engine.progress import with_progress
@@ -44,7 +45,7 @@ _log = logging.getLogger(__name__)
 def adapt(run: Run, resume: Checkpoint | None) -> None:
     """CLST adaptation to the new camera; ends with `checkpoints/adapted.pt`."""
     settings, first = run.config.adaptation, resume.iteration if resume is not None else 0
-    run = dataclasses.replace(run, takes_colours=takes_colours(run))
+    run = dataclasses.replace(run, look=measured_look(run))
     state = _begun(run, resume)
     learner, descent = state.learner, state.descent
     watch = CollapseWatch(run.classes.names, state.diagnostics.start.tolist())
@@ -125,21 +126,24 @@ def descent_of(run: Run, learner: Learner) -> Descent:
     return Descent(optimiser, modules, run.device, scaled=run.scaled)
 
 
-def takes_colours(run: Run) -> bool:
-    """Whether source crops take on the target's colours; reports it where the images decide."""
-    settings = run.config.augmentation
-    if settings.target_colours == 0:
-        return False
+def measured_look(run: Run) -> Look | None:
+    """How the new camera's images look beside the old one's, reported; None where source images keep their own look."""
+    if not run.config.augmentation.target_look:
+        return None
     source, target, size = run.source, needed(run.target), run.config.model.input_hw
     with together(), each_alone():
         read = (fitted(source[place], size, run.config.fit) for place in evenly_spread(len(source), COMPARED))
-        old = (sample.content.of(sample.image) for sample in read)
-        shift = colour_shift(old, (_without_padding(target, place) for place in evenly_spread(len(target), COMPARED)))
-    taken = bool(abs(shift).max() > LEAST_SHIFT)
-    distances = ", ".join(f"{name} {value:+.1f}" for name, value in zip(CHANNELS, shift, strict=True))
-    done = f"source crops {'take them on' if taken else 'keep theirs'}"
-    report(f"colours: the new camera's differ by {distances} spreads; {done} (from {LEAST_SHIFT:g} on)")
-    return taken
+        old = [sample.content.of(sample.image) for sample in read]
+        new = [_without_padding(target, place) for place in evenly_spread(len(target), COMPARED)]
+        look = look_of(old, new, size)
+    shift = ", ".join(f"{name} {value:+.1f}" for name, value in zip(CHANNELS, look.shift, strict=True))
+    colours = "its colours" if look.takes_colours else "no colours"
+    noise = look.grain[..., 0].std()
+    report(
+        f"look: the new camera has {look.blur_px:.1f} px more blur and {noise:.1f} grey values more noise, "
+        f"its colours are {shift} spreads away; source images take on blur, noise and {colours}"
+    )
+    return look
 
 
 def _without_padding(target: TargetImages, index: int) -> npt.NDArray[np.uint8]:
@@ -238,10 +242,10 @@ def both_batches(run: Run, iteration: int) -> tuple[SourceBatch, TargetBatch]:
     # ClassMix pastes the k-th source crop into the k-th target crop, so these stay together
     places = [*range(paired)[part], *range(paired, size)[rest]]
     unlabelled = target_batch(target, run.config, iteration, run.ranks)
-    colours_from = None
-    if run.takes_colours:
+    look = None
+    if run.look is not None:
         own = [target.content(int(index)) for index in unlabelled.indices]
         shown = [content.of(image) for content, image in zip(own, unlabelled.whole, strict=True)]
-        colours_from = [shown[made % len(shown)] for made in range(len(places))]
-    crops = source_batch(run.source, run.config, size, 1, iteration, places=places, colours_from=colours_from)
+        look = run.look, [shown[made % len(shown)] for made in range(len(places))]
+    crops = source_batch(run.source, run.config, size, 1, iteration, places=places, look=look)
     return crops, unlabelled

@@ -265,7 +265,7 @@ def test_the_parts_of_all_ranks_are_the_source_batch_and_each_draws_target_image
     files = sorted((cameras / "new" / "images" / "train").iterdir())[:4]
     target = TargetImages(paths=tuple(files), video_frames={}, input_hw=(64, 96))
     run = {"config": config, "target": target, "source": open_dataset(cameras / "old", split="train")}
-    run["takes_colours"] = False
+    run["look"] = None
     whole, *parts = (
         both_batches(SimpleNamespace(**run, ranks=ranks), 5)
         for ranks in (Ranks(), Ranks(rank=0, count=2), Ranks(rank=1, count=2))

@@ -12,13 +12,14 @@ from clst_runtime.errors import ConfigError, DataError
 from clst_runtime.imaging.geometry import PADDING_RGB, Content, Fit
 from clst_runtime.imaging.image_files import write_png
 from clst_train.compute.ranks import ONE_PROCESS
-from clst_train.data import augment, loading
+from clst_train.data import augment
 from clst_train.data.loading import source_batch, target_batch
+from clst_train.data.look import Look
 from clst_train.data.target import open_target
 from clst_train.method.ensemble.store import target_hash
 from clst_train.recipes.recipe import config_from_mapping
 from clst_train.stages import adaptation as adaptation_stage
-from clst_train.stages.adaptation import takes_colours
+from clst_train.stages.adaptation import measured_look
 from tests.conftest import write_labelled
 
 BOX, LETTERBOX = (32, 32), Fit.LETTERBOX
@@ -150,9 +151,9 @@ def test_the_same_colours_in_another_shape_are_no_other_colours(tmp_path, capsys
     for index in range(3):
         write_png(root / "images" / "val" / f"{index}.png", np.full((16, 16, 3), 20 + index, np.uint8))
     source, target = open_dataset(root, split="val"), new_camera(tmp_path, *[(4, 16)] * 3, grey=20)
-    config = settings(target_colours=0.5)
-    assert not takes_colours(SimpleNamespace(config=config, source=source, target=target))
-    assert re.search(r"L\* [+-]0\.0, .* keep theirs", capsys.readouterr().err)
+    config = settings(target_look=True)
+    assert not measured_look(SimpleNamespace(config=config, source=source, target=target)).takes_colours
+    assert re.search(r"L\* [+-]0\.0, .* no colours", capsys.readouterr().err)
 
 
 def test_colours_are_taken_over_from_picture_to_picture(tmp_path, monkeypatch):
@@ -162,16 +163,17 @@ def test_colours_are_taken_over_from_picture_to_picture(tmp_path, monkeypatch):
         write_png(root / "images" / "val" / f"{index}.png", np.full((8, 16, 3), 200, np.uint8))
     seen = []
 
-    def with_colours(image, own, other, strength):
+    def put_on(look, image, own, other, rng):
         seen.extend([own, other])
         return image
 
-    monkeypatch.setattr(loading, "with_colours", with_colours)
+    monkeypatch.setattr(Look, "put_on", put_on)
+    look = Look(shift=np.zeros(3), blur_px=0.0, noise=np.zeros((7, 3)), size_hw=BOX)
     run = SimpleNamespace(
-        config=settings(target_colours=1.0, colour=0.0),
+        config=settings(target_look=True, colour=0.0),
         source=open_dataset(root, split="val"),
         target=new_camera(tmp_path, (4, 16), (16, 4)),
-        takes_colours=True,
+        look=look,
         ranks=ONE_PROCESS,
     )
     adaptation_stage.both_batches(run, 0)
