@@ -3,8 +3,8 @@
     python two_ranks.py ARGUMENTS…     the arguments of clst-train; torchrun has said which rank this is
     python two_ranks.py serve          runs that standard input asks for, one a line, each rank a fork of this process
 
-A fork costs none of the seconds that importing PyTorch takes. The network has an eighth of DDRNet's channels, and no
-pictures are drawn.
+A fork costs none of the seconds that importing PyTorch takes. The network has an eighth of DDRNet's channels and one
+block for two, because each BatchNorm of each pass is a message between the ranks, and no pictures are drawn.
 
 In float32 the pooled layers of DDRNet, which normalise over the four values of a batch, turn a rounding of 1e-7 into
 per cents of the gradient. FOLDER is where a rank runs. COPY_AT names a folder: the run is copied there when step 2 of
@@ -162,6 +162,10 @@ def forked(arguments: list[str], variables: dict[str, str], *, words: str, plain
     os._exit(code)
 
 
+def one_block(inputs: int, planes: int, *, stride: int = 1) -> torch.nn.Sequential:
+    return torch.nn.Sequential(ddrnet.BasicBlock(inputs, planes, stride=stride, last_relu=False))
+
+
 def serve() -> None:
     """Answers each line of standard input, a run as JSON, with the exit codes of its ranks."""
     import torch._dynamo  # noqa: F401 - the first step of a run would import it, a second in each child
@@ -177,7 +181,7 @@ def serve() -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    ddrnet.PLANES, ddrnet.SPP_PLANES = 4, 8
+    ddrnet.PLANES, ddrnet.SPP_PLANES, ddrnet._layer = 4, 8, one_block
     Logbook.draw = training.draw_examples = lambda *arguments: None
     preflight._timed = lambda work, device: 1.0
     trial.entry_points = lambda **group: []  # no network is exported on trial
