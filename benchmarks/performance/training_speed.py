@@ -39,7 +39,7 @@ PARTS = {
     "soft_labels_of": "whole-image prediction (no gradient) and ensemble",
     "pseudo_labels_of": "pseudo-labels through the crops",
     "_student_crops_of": "ClassMix and student crops",
-    "means_of_both": "class means",
+    "class_means": "class means",
     "contrastive_loss": "contrastive loss",
     "segmentation_loss": "cross-entropies",
 }

@@ -163,8 +163,6 @@ class AdaptationConfig:
     """α of the temporal ensemble, per visit of an image."""
     class_mix: bool = True
     """Paste half of a source image's classes into the target image (ClassMix)."""
-    temperature: float = 0.1
-    """τ of the contrastive loss."""
     teacher: str = "ensemble"
     """Where pseudo-labels come from: `ensemble` (the method), `mean_teacher` (averaged weights) or `none`."""
     pseudo_label_weighting: str = "none"
@@ -190,7 +188,7 @@ class AdaptationConfig:
             "adaptation",
             ("iterations", *_FROM_0),
             ("batch", *_FROM_1),
-            ("learning_rate temperature", *_ABOVE_0),
+            ("learning_rate", *_ABOVE_0),
             ("ensemble_momentum entropy_first start_share", *_BELOW_1),
             ("self_training_weight contrastive_weight entropy_weight distil_weight class_balance", *_FROM_0),
             ("teacher", *_one_of(("ensemble", "mean_teacher", "none"))),

@@ -47,8 +47,8 @@ def test_an_older_recipes_name_of_the_weights_is_read_and_the_new_one_is_named_o
 
 def test_a_recipe_with_an_unknown_key_offers_the_nearest_and_names_the_place(tmp_path):
     path = tmp_path / "r.toml"
-    path.write_text("[adaptation]\ntemprature = 0.1\n")
-    with pytest.raises(ConfigError, match=r"adaptation\.temprature is unknown; did you mean 'temperature'"):
+    path.write_text("[adaptation]\nclass_mixx = true\n")
+    with pytest.raises(ConfigError, match=r"adaptation\.class_mixx is unknown; did you mean 'class_mix'"):
         configure(str(path), {})
 
 

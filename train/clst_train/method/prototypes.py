@@ -60,19 +60,6 @@ def class_means(
     return ClassMeans(means=F.normalize(means, dim=2, eps=1e-6), present=counts >= minimum_pixels)
 
 
-def means_of_both(
-    projections: tuple[Tensor, Tensor], labels: tuple[Tensor, Tensor], *, class_count: int
-) -> tuple[ClassMeans, ClassMeans]:
-    """Class means of source and target projections B,D,h,w by labels B,K,L, made together."""
-    both = torch.cat(projections).float()
-    strided = labels_at_stride(torch.cat(labels), (both.shape[2], both.shape[3]))
-    found, count = class_means(both, strided, class_count), len(projections[0])
-    return (
-        ClassMeans(means=found.means[:count], present=found.present[:count]),
-        ClassMeans(means=found.means[count:], present=found.present[count:]),
-    )
-
-
 class Prototypes:
     """The global source prototypes q_c: moving averages of the source images' class means (equation 5)."""
 

@@ -20,7 +20,7 @@ from clst_train.method.losses.contrastive import contrastive_loss
 from clst_train.method.losses.distillation import distillation_loss
 from clst_train.method.losses.entropy import entropy_loss
 from clst_train.method.losses.segmentation import segmentation_loss
-from clst_train.method.prototypes import ClassMeans, at_stride, means_of_both
+from clst_train.method.prototypes import ClassMeans, at_stride, class_means, labels_at_stride
 from clst_train.method.teachers import SoftLabels
 
 
@@ -60,19 +60,17 @@ def adaptation_step(
     with learner.autocast:
         of_source, source_projections = learner.outputs_of(source_images)
         of_target, target_projections = learner.outputs_of(crops.images)
-        source_means, target_means = means_of_both(  # (4)
-            (source_projections, target_projections),
-            (source_labels, labels.masked_fill(~crops.own, IGNORE_ID)),
-            class_count=count,
-        )
-    learner.prototypes.update(source_means)  # (5)
+    size_hw = (source_projections.shape[2], source_projections.shape[3])
+    source_cells = labels_at_stride(source_labels, size_hw)
+    target_cells = labels_at_stride(labels.masked_fill(~crops.own, IGNORE_ID), size_hw)
+    learner.prototypes.update(class_means(source_projections, source_cells, count))  # (4), (5)
 
     supervised = segmentation_loss(of_source.logits, source_labels)
     weights = weights_of(learner, soft_labels, target, crops, labels)
     self_training = segmentation_loss(of_target.logits, labels, weights)
-    # (6) pulls target means to the source prototypes; the source means keep classes apart in that space
-    contrastive = contrastive_loss(target_means, learner.prototypes, settings.temperature)
-    contrastive = contrastive + contrastive_loss(source_means, learner.prototypes, settings.temperature)
+    # (6) pulls target pixels to the source prototypes; the source's keep classes apart in that space
+    contrastive = contrastive_loss(target_projections, target_cells, learner.prototypes)
+    contrastive = contrastive + contrastive_loss(source_projections, source_cells, learner.prototypes)
     terms = [
         ("self_training", settings.self_training_weight, self_training),
         ("contrastive", settings.contrastive_weight, contrastive),
@@ -81,6 +79,7 @@ def adaptation_step(
     unsupervised = torch.stack([weight * term for _, weight, term in terms]).sum()
     loss = supervised + target_weight * unsupervised  # (7)
     facts = {"source": supervised.detach()} | {name: term.detach() for name, _, term in terms}
+    target_means = class_means(target_projections.detach(), target_cells, count)
     return StepResult(loss=loss, parts=facts, pseudo_labels=labels, soft_labels=soft_labels, target_means=target_means)
 
 

@@ -49,6 +49,7 @@ REMOVED = {
     "adaptation.target_warm_up": "it is 0.1",
     "adaptation.prototype_momentum": "it is 0.99",
     "adaptation.minimum_pixels": "it is 4",
+    "adaptation.temperature": "it is 0.1",
     "adaptation.projection_width": "it is 128",
     "adaptation.statistics_first": "statistics are always estimated on the new camera",
     "adaptation.statistics_last": "statistics are always estimated on the new camera",

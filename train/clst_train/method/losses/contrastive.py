@@ -1,6 +1,6 @@
-"""Contrastive alignment of class-wise mean projections with the global source prototypes.
+"""Contrast of pixels' projections with the global source prototypes.
 
-Legend: N images, C classes, D projection channels.
+Legend: N images, C classes, D projection channels, h rows and w columns of the feature map.
 """
 
 from __future__ import annotations
@@ -9,20 +9,35 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from clst_train.compute.distributed import mean_over
-from clst_train.method.prototypes import ClassMeans, Prototypes
+from clst_runtime.classes.labels import IGNORE_ID
+from clst_train.compute.distributed import mean_over, total
+from clst_train.method.prototypes import MINIMUM_PIXELS, Prototypes
+
+TEMPERATURE = 0.1
+"""τ."""
 
 
-def contrastive_loss(batch: ClassMeans, prototypes: Prototypes, temperature: float) -> Tensor:
-    """L_CL = −1/|A| Σ_{(i,c)∈A} log( exp(m_ic·q_c/τ) / Σ_k exp(m_ic·q_k/τ) )  (equation 6).
+def contrastive_loss(projections: Tensor, labels: Tensor, prototypes: Prototypes) -> Tensor:
+    """L_CL = −1/|A| Σ_{c∈A} 1/|P_c| Σ_{p∈P_c} log( exp(z_p·q_c/τ) / Σ_k exp(z_p·q_k/τ) )  (equation 6).
 
-    A holds the (image, class) pairs that are present and whose prototype has been seen; prototypes never seen
-    stay out of the denominator. Returns a scalar, 0 (with a gradient of 0) when A is empty.
+    P_c are the batch's pixels with label c; A holds the classes with at least `MINIMUM_PIXELS` of them whose prototype
+    has been seen. So small classes count as much as large ones. Prototypes never seen stay out of the denominator.
+
+    Args:
+        projections: N,D,h,w unit vectors z.
+        labels: N,h,w class ids; `IGNORE_ID` counts for no class.
+        prototypes: q.
+
+    Returns a scalar, 0 (with a gradient of 0) when A is empty.
     """
-    class_count = prototypes.seen.shape[0]
-    logits = batch.means @ prototypes.vectors().to(batch.means.dtype).T / temperature  # N,C,C
-    logits = logits.float().masked_fill(~prototypes.seen, -1e9)
-    labels = torch.arange(class_count, device=logits.device)
-    per_pair = F.cross_entropy(logits.flatten(0, 1), labels.repeat(batch.means.shape[0]), reduction="none")  # N·C
-    pairs = (batch.present & prototypes.seen).flatten().to(per_pair.dtype)
-    return mean_over((per_pair * pairs).sum(), pairs.sum())
+    count = len(prototypes.seen)
+    similarities = torch.einsum("ndhw,cd->nchw", projections, prototypes.vectors().to(projections.dtype))
+    logits = (similarities.float() / TEMPERATURE).masked_fill(~prototypes.seen[:, None, None], -1e9)
+    known = (labels < count) & prototypes.seen[labels.clamp_max(count - 1)]
+    terms = F.cross_entropy(logits, labels.masked_fill(~known, IGNORE_ID), ignore_index=IGNORE_ID, reduction="none")
+    sums, counts = (torch.zeros(count + 1, device=terms.device) for _ in range(2))
+    place = labels.masked_fill(~known, count).flatten()  # the last place is for none
+    sums = sums.index_add(0, place, terms.flatten())[:count]
+    counts = counts.index_add(0, place, torch.ones_like(terms.flatten()))[:count]
+    present = (total(counts) >= MINIMUM_PIXELS).to(terms.dtype)  # C
+    return (mean_over(sums, counts) * present).sum() / present.sum().clamp_min(1.0)
