@@ -49,7 +49,7 @@ PLAIN = tuple(off for _, off in EXTRAS)
 NO_MIX = tuple(off for name, off in EXTRAS if name == "class_mix")
 NO_CONTRAST = "adaptation.contrastive_weight=0"
 NO_LABELS = ("adaptation.teacher=none", "adaptation.self_training_weight=0", NO_CONTRAST, *NO_MIX)
-ENTROPY = (*NO_LABELS, "adaptation.entropy_weight=0.1")
+ENTROPY = (*NO_LABELS, "adaptation.entropy_first=1")
 MEAN_TEACHER = "adaptation.teacher=mean_teacher"
 AS_PUBLISHED = (*(off for off in PLAIN if off not in NO_MIX), "adaptation.pseudo_label_weighting=confident_share")
 SHUFFLE = """

@@ -168,8 +168,6 @@ class AdaptationConfig:
     pseudo_label_weighting: str = "none"
     """How much the target's own pixels weigh: `none` = 1, `probability` = the cube of what the teacher
     gives their label, `confident_share` = all alike the share of pixels that the teacher is sure of."""
-    entropy_weight: float = 0.0
-    """Weight of the entropy of target predictions, minimised directly; 0 = off."""
     entropy_first: float = 0.0
     """Fraction of the steps, at the start, in which target images only minimise their predictions' entropy;
     pseudo-labels come after them."""
@@ -179,8 +177,6 @@ class AdaptationConfig:
     """Exponent γ: a target pixel of class c weighs max(its share in the batch, 1 %)^−γ; 0 = all alike."""
     distil_from: str = ""
     """Checkpoint of an adapted, usually larger network with the same classes to learn from as well; empty = none."""
-    distil_weight: float = 1.0
-    """Weight of the divergence from that network's predictions on the target's own pixels."""
 
     def __post_init__(self) -> None:
         _check(
@@ -189,8 +185,9 @@ class AdaptationConfig:
             ("iterations", *_FROM_0),
             ("batch", *_FROM_1),
             ("learning_rate", *_ABOVE_0),
-            ("ensemble_momentum entropy_first start_share", *_BELOW_1),
-            ("self_training_weight contrastive_weight entropy_weight distil_weight class_balance", *_FROM_0),
+            ("ensemble_momentum start_share", *_BELOW_1),
+            ("entropy_first", *_PROBABILITY),
+            ("self_training_weight contrastive_weight class_balance", *_FROM_0),
             ("teacher", *_one_of(("ensemble", "mean_teacher", "none"))),
             ("pseudo_label_weighting", *_one_of(("none", "confident_share", "probability"))),
         )

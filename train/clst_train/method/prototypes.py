@@ -90,6 +90,10 @@ class Prototypes:
         self.weights = keep * self.weights + (1.0 - keep)
         self._normalise()
 
+    def begin_anew(self) -> None:
+        """Forget what was seen."""
+        self.load_state_dict({"sums": torch.zeros_like(self.sums), "weights": torch.zeros_like(self.weights)})
+
     def state_dict(self) -> dict[str, Tensor]:
         """What a checkpoint needs to go on exactly."""
         return {"sums": self.sums, "weights": self.weights}

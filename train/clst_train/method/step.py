@@ -5,7 +5,6 @@ Legend: B images, C classes, D projection channels, K,L rows and columns of a cr
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -18,7 +17,6 @@ from clst_train.method.labelling import soft_labels_of, weights_of
 from clst_train.method.learner import Learner
 from clst_train.method.losses.contrastive import contrastive_loss
 from clst_train.method.losses.distillation import distillation_loss
-from clst_train.method.losses.entropy import entropy_loss
 from clst_train.method.losses.segmentation import segmentation_loss
 from clst_train.method.prototypes import ClassMeans, at_stride, class_means, labels_at_stride
 from clst_train.method.teachers import SoftLabels
@@ -36,8 +34,8 @@ class StepResult:
     """B,K,L class ids of the target crops, `IGNORE_ID` under the ignore mask and in the padding."""
     soft_labels: SoftLabels
     """What the pseudo-labels are taken from."""
-    target_means: ClassMeans
-    """Mean projections of the target crops by pseudo-label."""
+    target_means: ClassMeans | None
+    """Mean projections of the target crops by pseudo-label; None where there are no labels."""
 
 
 def adaptation_step(
@@ -71,16 +69,16 @@ def adaptation_step(
     # (6) pulls target pixels to the source prototypes; the source's keep classes apart in that space
     contrastive = contrastive_loss(target_projections, target_cells, learner.prototypes)
     contrastive = contrastive + contrastive_loss(source_projections, source_cells, learner.prototypes)
-    terms = [
-        ("self_training", settings.self_training_weight, self_training),
-        ("contrastive", settings.contrastive_weight, contrastive),
-        *_further_terms(learner, target, crops, of_target.logits),
-    ]
-    unsupervised = torch.stack([weight * term for _, weight, term in terms]).sum()
+    unsupervised = settings.self_training_weight * self_training + settings.contrastive_weight * contrastive
+    parts = {"source": supervised, "self_training": self_training, "contrastive": contrastive}
+    if (distillation := distillation_of(learner, target, crops, of_target.logits)) is not None:
+        unsupervised, parts["distillation"] = unsupervised + distillation, distillation
     loss = supervised + target_weight * unsupervised  # (7)
-    facts = {"source": supervised.detach()} | {name: term.detach() for name, _, term in terms}
     target_means = class_means(target_projections.detach(), target_cells, count)
-    return StepResult(loss=loss, parts=facts, pseudo_labels=labels, soft_labels=soft_labels, target_means=target_means)
+    return StepResult(
+        loss=loss, parts={name: part.detach() for name, part in parts.items()}, pseudo_labels=labels,
+        soft_labels=soft_labels, target_means=target_means,
+    )  # fmt: skip
 
 
 def _student_crops_of(
@@ -93,15 +91,11 @@ def _student_crops_of(
     return student_crops(learner.tensor(target.crops), learner.plain(target.ignored), pasted, hidden)
 
 
-def _further_terms(
-    learner: Learner, target: TargetBatch, crops: StudentCrops, logits: Tensor
-) -> Iterator[tuple[str, float, Tensor]]:
-    """Name, weight and value of the enabled terms on target predictions B,C,h,w that need no pseudo-labels."""
-    settings, size_hw = learner.settings, (logits.shape[2], logits.shape[3])
-    cells = at_stride(crops.visible, size_hw)
-    if settings.entropy_weight > 0:
-        yield "entropy", settings.entropy_weight, entropy_loss(logits, cells)
-    if learner.distiller is not None:
-        of_images = learner.distiller.probabilities(learner.plain(target.whole), learner.autocast)
-        taught = through_crops(of_images, target.geometries, size_hw)
-        yield "distillation", settings.distil_weight, distillation_loss(logits, taught, cells)
+def distillation_of(learner: Learner, target: TargetBatch, crops: StudentCrops, logits: Tensor) -> Tensor | None:
+    """The term by which logits B,C,h,w of target crops learn from another network; None where there is none."""
+    if learner.distiller is None:
+        return None
+    size_hw = (logits.shape[2], logits.shape[3])
+    of_images = learner.distiller.probabilities(learner.plain(target.whole), learner.autocast)
+    taught = through_crops(of_images, target.geometries, size_hw)
+    return distillation_loss(logits, taught, at_stride(crops.visible, size_hw))

@@ -10,7 +10,7 @@ WIDTH = 128
 
 
 class ProjectionHead(nn.Module):
-    """1×1 convolution, ReLU, 1×1 convolution, L2-normalised output (equation 1)."""
+    """1×1 convolution, ReLU, 1×1 convolution, L2-normalised output (equation 4)."""
 
     def __init__(self, inputs: int, hidden: int = WIDTH, outputs: int = WIDTH) -> None:
         super().__init__()

@@ -59,6 +59,8 @@ REMOVED = {
     "adaptation.probability_exponent": "it is 3",
     "adaptation.confidence_threshold": "it is 0.968",
     "adaptation.entropy_first_weight": "it is 0.1",
+    "adaptation.entropy_weight": "adaptation.entropy_first = 1 minimises entropy in every step, with the weight 0.1",
+    "adaptation.distil_weight": "it is 1",
     "adaptation.distribution_alignment": "holding the labels' class shares cost more than it brought",
     "adaptation.auxiliary_weight": "the auxiliary head learns in source training alone",
     "adaptation.distil_temperature": "it is 1",

@@ -80,8 +80,8 @@ def adapt(run: Run, resume: Checkpoint | None) -> None:
 
 def _report_entropy_first(settings: AdaptationConfig, begin: int) -> None:
     report(
-        f"entropy: self-training begins after {begin} of {settings.iterations} steps, in which the network grows "
-        f"surer of the new camera (adaptation.entropy_first = {settings.entropy_first:g})"
+        f"entropy: for {begin} of {settings.iterations} steps, before self-training begins, the network grows surer of "
+        f"the new camera (adaptation.entropy_first = {settings.entropy_first:g})"
     )
 
 
@@ -152,9 +152,10 @@ def _without_padding(target: TargetImages, index: int) -> npt.NDArray[np.uint8]:
 
 
 def _begin_labels(run: Run, learner: Learner, *, anew: bool) -> None:
-    """Start self-training with BatchNorm statistics of the target, estimated `anew` if the weights have changed."""
+    """Start self-training with BatchNorm statistics of the target and prototypes `anew` if the weights have changed."""
     if anew:
         _estimate_target_statistics(run)
+        learner.prototypes.begin_anew()
     if anew and learner.statistics is not None:
         learner.statistics.begin_anew(run.segmenter)
     if learner.start is not None:

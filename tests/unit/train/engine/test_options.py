@@ -24,14 +24,8 @@ SMALL = (
     *("source.batch=2", "run.checkpoint_every=2", "run.precision=fp32", "run.threads=1"),
 )
 OPTIONS = {
-    "mean_teacher": (
-        *("adaptation.teacher=mean_teacher", "adaptation.pseudo_label_weighting=confident_share"),
-        "adaptation.entropy_weight=0.1",
-    ),
-    "ensemble": (
-        "adaptation.class_balance=0.5",
-        *("augmentation.masked_crops=0.5", "adaptation.distil_weight=0.5"),
-    ),
+    "mean_teacher": ("adaptation.teacher=mean_teacher", "adaptation.pseudo_label_weighting=confident_share"),
+    "ensemble": ("adaptation.class_balance=0.5", "augmentation.masked_crops=0.5"),
     # Broken off where labels begin
     "entropy_before": ("adaptation.entropy_first=0.5", "adaptation.start_share=0.3", "adaptation.learning_rate=1e-2"),
     "entropy_meanwhile": ("adaptation.entropy_first=0.75", "adaptation.start_share=0.3"),
@@ -76,7 +70,7 @@ def test_a_resumed_run_with_options_is_the_unbroken_one_to_the_bit(cameras, sour
     last = [json.loads(line) for line in (whole / "log.jsonl").read_text().splitlines()][-2:]
     assert sum(value for name, value in last[0].items() if name.startswith("share.")) == pytest.approx(1.0)
     assert {"own_cosine", "other_cosine", "separation"} <= last[0].keys()
-    wanted = {"mean_teacher": "entropy", "ensemble": "distillation"}.get(kind, "agreement")
+    wanted = {"mean_teacher": "confidence", "ensemble": "distillation"}.get(kind, "agreement")
     assert {"loss", "flip_rate", "confidence", wanted} <= last[1].keys()
 
 
@@ -114,11 +108,10 @@ def test_a_collapse_is_said_on_stderr_in_one_line(monkeypatch, cameras, source, 
 
 def test_a_run_without_a_teacher_logs_no_pseudo_labels(cameras, source, tmp_path):
     settings = ("adaptation.teacher=none", "adaptation.self_training_weight=0", "adaptation.contrastive_weight=0")
-    settings = (*settings, "adaptation.entropy_weight=0.1", "adaptation.class_mix=false")
+    settings = (*settings, "adaptation.entropy_first=1", "adaptation.start_share=0.2", "adaptation.class_mix=false")
     run = adapted(cameras, source, tmp_path / "run", settings)
     entries = [json.loads(line) for line in run.path.joinpath("log.jsonl").read_text().splitlines()]
     assert not [name for entry in entries for name in entry if name.startswith("share.")]
-    assert entries[-1]["self_training"] == 0.0
     assert entries[-1]["entropy"] > 0
     assert entries[-1]["confidence"] is None
 

@@ -39,10 +39,12 @@ def test_such_a_step_is_source_and_entropy_of_the_crops_with_nothing_pasted_or_h
         p = twin.segmenter(twin.tensor(target.crops)).softmax(1)
         expected = -(p * p.log()).sum(1).mean() / torch.tensor(3.0).log()
     assert result.parts["entropy"].item() == pytest.approx(expected.item(), abs=1e-6)
-    loss = result.parts["source"] + 0.5 * 0.1 * result.parts["entropy"]
+    contrast = result.parts["contrastive"].item()
+    assert contrast > 0, "the head learns from source pixels"
+    loss = result.parts["source"] + 0.5 * (0.1 * result.parts["entropy"] + 0.1 * contrast)
     assert result.loss.item() == pytest.approx(loss.item(), abs=1e-6)
     assert set(result.pseudo_labels.flatten().tolist()) == {255}
-    assert result.parts.keys() == {"source", "entropy"}  # what has no weight is no part of it
+    assert result.parts.keys() == {"source", "contrastive", "entropy"}
 
 
 def test_such_a_step_asks_no_teacher_but_prototypes_and_a_mean_teacher_follow():
@@ -53,20 +55,33 @@ def test_such_a_step_asks_no_teacher_but_prototypes_and_a_mean_teacher_follow():
     assert observed(one, result).read()[2] == 0  # no image's labels were seen
 
 
+def test_no_pixel_under_the_ignore_mask_has_entropy():
+    """Half of the crops' pixels are ignored: the mean is over the others."""
+    source, target = batches()
+    covered = np.zeros((2, *SIZE_HW), bool)
+    covered[:, :2] = True
+    result = entropy_step(learner(), source, dataclasses.replace(target, ignored=covered), target_weight=1.0)
+    twin = learner()
+    with torch.no_grad():
+        p = twin.segmenter(twin.tensor(target.crops)).softmax(1)
+    expected = -(p * p.log()).sum(1)[:, 2:].mean() / torch.tensor(3.0).log()
+    assert result.parts["entropy"].item() == pytest.approx(expected.item(), abs=1e-6)
+
+
 def test_a_fully_ignored_target_has_no_entropy_to_minimise():
     source, target = batches(ignored=True)
     assert entropy_step(learner(), source, target, target_weight=1.0).parts["entropy"].item() == 0.0
 
 
 def test_another_network_to_learn_from_teaches_in_such_a_step():
-    one = learner(distil_weight=0.5)
+    one = learner(contrastive_weight=0.0)
     other = copy.deepcopy(one.segmenter)
     with torch.no_grad():
         other.head.bias[1] += 3.0
     object.__setattr__(one, "distiller", Distiller(other, SIZE_HW, "0" * 64))
     result = entropy_step(one, *batches(), target_weight=1.0)
     assert result.parts["distillation"].item() > 0.1
-    loss = result.parts["source"] + 0.1 * result.parts["entropy"] + 0.5 * result.parts["distillation"]
+    loss = result.parts["source"] + 0.1 * result.parts["entropy"] + result.parts["distillation"]
     assert result.loss.item() == pytest.approx(loss.item(), abs=1e-6)
 
 
@@ -94,14 +109,14 @@ def test_a_run_begins_with_entropy_then_learns_from_labels_each_with_its_warm_up
     }  # fmt: skip
     run = start_run(recipe="demo", out=tmp_path / "run", init=None, resume=None, options=options)
     said = capsys.readouterr().err
-    assert "entropy: self-training begins after 2 of 4 steps" in said
+    assert "entropy: for 2 of 4 steps, before self-training begins" in said
     assert "(adaptation.entropy_first = 0.5)" in said
     steps, shares = entries_of(run)
     assert [line["iteration"] for line in shares] == [3, 4]
     assert ["entropy" in line for line in steps] == [True, True, False, False]
     sums = [
         0.0,
-        0.1 * steps[1]["entropy"],
+        0.1 * steps[1]["entropy"] + 0.1 * steps[1]["contrastive"],
         0.0,
         steps[3]["self_training"] + 0.1 * steps[3]["contrastive"],
     ]
@@ -129,3 +144,24 @@ def test_labels_begin_with_statistics_of_the_target_by_the_weights_of_then(camer
     assert len(seen) == 3
     assert not torch.equal(seen[0], seen[1])
     assert not torch.equal(seen[1], seen[2])
+
+
+def test_prototypes_begin_anew_with_the_labels(cameras, tmp_path, monkeypatch):
+    """Two steps of entropy, two of labels: the last look at them is of two steps, 1 − 0.99² of the weight."""
+    import clst_train.stages.adaptation as stage
+
+    seen = []
+    true = stage.adaptation_step
+
+    def noted(learner, *arguments, **more):
+        result = true(learner, *arguments, **more)
+        seen.append(learner.prototypes.weights.max().item())
+        return result
+
+    monkeypatch.setattr(stage, "adaptation_step", noted)
+    options = {
+        "source": str(cameras / "old"), "target": (str(cameras / "new" / "images" / "train"),), "size": "64x96",
+        "settings": (*SMALL, "adaptation.entropy_first=0.5"),
+    }  # fmt: skip
+    start_run(recipe="demo", out=tmp_path / "run", init=None, resume=None, options=options)
+    assert seen == pytest.approx([0.01, 1 - 0.99**2], abs=1e-6)

@@ -14,7 +14,6 @@ PADDING[0, :1], PADDING[1, :, 4:] = True, True  # another one in each image
 EVERYTHING = {
     "class_balance": 0.5,
     "pseudo_label_weighting": "confident_share",
-    "entropy_weight": 0.1,
     "class_mix": False,
 }
 
