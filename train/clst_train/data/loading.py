@@ -21,7 +21,6 @@ from clst_train.compute.cores import use_all_cores
 from clst_train.compute.ranks import ONE_PROCESS, Ranks
 from clst_train.config import AugmentationConfig, Config
 from clst_train.data.augment import Geometry, draw_geometry, hiding_mask, mixing_mask, vary_colours
-from clst_train.data.colours import colours_of
 from clst_train.data.fitting import fitted
 from clst_train.data.look import Look
 from clst_train.data.target import TargetImages
@@ -131,8 +130,8 @@ def source_batch(
     """The labelled crops of one iteration; `stage` is 0 in source training and 1 in adaptation.
 
     Only the crops at `places` of the batch are made, each identical to the one in the whole batch; None = all.
-    `look` is that of the new camera, which they take on (`augmentation.target_look`), and one of its whole images
-    without padding for each crop made, whose colours it may be.
+    `look` is that of the new camera, which they take on (`augmentation.target_look`), and for each crop made the
+    pixels of one of its images, 1,P,3 or H,W,3, whose colours it may be.
     """
     images, labels, masks = [], [], []
     augmentation = config.augmentation
@@ -145,7 +144,9 @@ def source_batch(
         image, classes = sample.image, sample.labels
         geometry = draw_geometry(rng, augmentation, config.model.input_hw, config.crop_hw)
         if look is not None:
-            image = look[0].put_on(image, colours_of(sample.content.of(image)), colours_of(look[1][made]), rng)
+            image = image.copy()
+            shown = sample.content.of(image)
+            shown[:] = look[0].put_on(shown, look[1][made], rng)
         padding = _padding(sample.content, config.model.input_hw)
         images.append(_varied(rng, geometry.image(image), strength, geometry, padding))
         labels.append(geometry.classes(classes))

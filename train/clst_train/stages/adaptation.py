@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -19,7 +18,7 @@ from clst_runtime.data.subsets import evenly_spread
 from clst_train.compute.cores import on_first_core
 from clst_train.compute.distributed import each_alone, on_any_rank, report, together
 from clst_train.config import AdaptationConfig
-from clst_train.data.colours import CHANNELS
+from clst_train.data.colours import pixels_of
 from clst_train.data.fitting import fitted
 from clst_train.data.loading import SourceBatch, TargetBatch, source_batch, steps_of_pass, target_batch
 from clst_train.data.look import COMPARED, Look, look_of
@@ -133,22 +132,11 @@ def measured_look(run: Run) -> Look | None:
     source, target, size = run.source, needed(run.target), run.config.model.input_hw
     with together(), each_alone():
         read = (fitted(source[place], size, run.config.fit) for place in evenly_spread(len(source), COMPARED))
-        old = [sample.content.of(sample.image) for sample in read]
-        new = [_without_padding(target, place) for place in evenly_spread(len(target), COMPARED)]
+        old = ((sample.image, sample.content.padding(size)) for sample in read)
+        new = ((target[place], target.ignored(place)) for place in evenly_spread(len(target), COMPARED))
         look = look_of(old, new, size)
-    shift = ", ".join(f"{name} {value:+.1f}" for name, value in zip(CHANNELS, look.shift, strict=True))
-    colours = "its colours" if look.takes_colours else "no colours"
-    noise = look.grain[..., 0].std()
-    report(
-        f"look: the new camera has {look.blur_px:.1f} px more blur and {noise:.1f} grey values more noise, "
-        f"its colours are {shift} spreads away; source images take on blur, noise and {colours}"
-    )
+    report(f"look: {look}")
     return look
-
-
-def _without_padding(target: TargetImages, index: int) -> npt.NDArray[np.uint8]:
-    """A whole target image without its padding."""
-    return target.content(index).of(target[index])
 
 
 def _begin_labels(run: Run, learner: Learner, *, anew: bool) -> None:
@@ -245,8 +233,8 @@ def both_batches(run: Run, iteration: int) -> tuple[SourceBatch, TargetBatch]:
     unlabelled = target_batch(target, run.config, iteration, run.ranks)
     look = None
     if run.look is not None:
-        own = [target.content(int(index)) for index in unlabelled.indices]
-        shown = [content.of(image) for content, image in zip(own, unlabelled.whole, strict=True)]
+        each = zip(unlabelled.indices.tolist(), unlabelled.whole, strict=True)
+        shown = [pixels_of(image, target.ignored(index)) for index, image in each]
         look = run.look, [shown[made % len(shown)] for made in range(len(places))]
     crops = source_batch(run.source, run.config, size, 1, iteration, places=places, look=look)
     return crops, unlabelled
