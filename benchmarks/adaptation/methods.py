@@ -60,6 +60,27 @@ def shuffled(*arguments):
     return torch.where(labels == 255, labels, (labels + 1) % CLASSES)
 step.pseudo_labels_of = shuffled
 """
+LATER_CODE = """
+import torch, clst_train.method.entropy_first as first, clst_train.method.step as step
+import clst_train.stages.adaptation as stage
+loss_of, one_step = step.segmentation_loss, stage._step
+def sgd(parameters, *, learning_rate, device):
+    return torch.optim.SGD(parameters, lr=learning_rate, momentum=0.9, weight_decay=5e-4)
+def two_steps(run, state, source, target, iteration, begin):
+    learner = state.learner
+    with learner.autocast:
+        outputs, projections = learner.outputs_of(learner.tensor(source.images))
+    loss = loss_of(outputs.logits, learner.plain(source.labels).long()) + 0 * projections.sum()
+    state.descent.descend(loss, iteration)
+    return one_step(run, state, source, target, iteration, begin)
+def without_source(logits, labels, *weights):
+    return loss_of(logits, labels, *weights) if weights else loss_of(logits, labels).detach()
+stage.adamw, stage._step = sgd, two_steps
+step.segmentation_loss = first.segmentation_loss = without_source
+"""
+"""The segmentation code of the paper's group (test-time-adaptation, GTTA): SGD, and in each iteration a step of the
+optimiser for the source's loss, then one for the target's. Its ten times higher rate of the head and its constant rate
+are left out."""
 
 METHODS = {
     "source": Method(title="old network"),
@@ -75,6 +96,11 @@ METHODS = {
     "clst": Method(title="CLST"),
     "without_contrast": Method(title="CLST without contrast", settings=(NO_CONTRAST,)),
     **{f"without_{name}": Method(title=f"CLST without {name}", settings=(off,)) for name, off in EXTRAS},
+    "later_code": Method(
+        title="CLST, constants of the group's later code",
+        settings=("adaptation.learning_rate=2.5e-4", "adaptation.batch=2", "adaptation.self_training_weight=0.1"),
+        patch=LATER_CODE,
+    ),
     "shuffled": Method(title="control: shuffled pseudo-labels", patch=SHUFFLE),
     "oracle": Method(title="oracle: old network, then target labels", settings=(*PLAIN, *NO_LABELS), oracle=True),
     "oracle_long": Method(title="oracle: target labels alone", oracle=True),

@@ -1,20 +1,25 @@
 """Rows of benchmarks/adaptation/compare.py: what each trains with, and the messages for wrong options."""
 
+import dataclasses
 import json
 import signal
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
 from click.testing import CliRunner
 
+import clst_train.method.entropy_first as entropy_first
 import clst_train.method.step as step
+import clst_train.stages.adaptation as stage
 from benchmarks.adaptation import compare as adaptation
 from benchmarks.adaptation.methods import EXTRAS, METHODS, SHUFFLE, Method, extras_of
 from benchmarks.adaptation.pairs import Labelled, Pair
 from clst_train.config import AdaptationConfig
 from clst_train.engine.options import configure
+from tests.support.tiny import batches, learner
 
 
 def config_of(method: Method):
@@ -73,6 +78,27 @@ def test_the_control_gives_every_pixel_the_next_class(monkeypatch):
     monkeypatch.setattr(step, "pseudo_labels_of", lambda *_: labels)
     exec(SHUFFLE.replace("CLASSES", "3"), {})
     assert step.pseudo_labels_of().tolist() == [[1, 0, 255]]
+
+
+def test_the_later_code_s_row_is_sgd_with_one_step_for_the_source_and_one_for_the_target(monkeypatch):
+    """At the beginning of the warm-up the target's loss weighs nothing, so its step has gradients of 0."""
+    for place in (step, entropy_first):
+        monkeypatch.setattr(place, "segmentation_loss", place.segmentation_loss)
+    for name in ("adamw", "_step"):
+        monkeypatch.setattr(stage, name, getattr(stage, name))
+    exec(METHODS["later_code"].patch, {})
+    config, (source, target) = config_of(METHODS["later_code"]), batches()
+    one = dataclasses.replace(learner(), settings=config.adaptation)
+    run = SimpleNamespace(config=config, segmenter=one.segmenter, device=one.device, scaled=False, target=[0, 1])
+    state = SimpleNamespace(learner=one, descent=stage.descent_of(run, one), anew_since=0)
+    optimiser, steps = state.descent.optimiser, []
+    assert isinstance(optimiser, torch.optim.SGD)
+    assert [optimiser.defaults[name] for name in ("lr", "momentum", "weight_decay")] == [2.5e-4, 0.9, 5e-4]
+    assert (config.adaptation.batch, config.adaptation.self_training_weight) == (2, 0.1)
+    optimiser.register_step_pre_hook(lambda *_: steps.append(bool(one.segmenter.head.weight.grad.any())))
+    for iteration, begin in ((0, 9), (9, 9), (2999, 9)):
+        state.descent.descend(stage._step(run, state, source, target, iteration, begin).loss, iteration)
+    assert steps == [True, False, True, False, True, True]
 
 
 @pytest.fixture
