@@ -1,5 +1,6 @@
 """Source and target images that keep their shape: padding has no label, is never learned from, and stays grey."""
 
+import dataclasses
 import re
 from types import SimpleNamespace
 
@@ -181,6 +182,10 @@ def test_the_look_is_put_on_the_picture_with_colours_of_the_picture(tmp_path):
     assert (crops.images[:, :8] == PADDING_RGB).all()
     assert {len(np.unique(image[8:24])) for image in crops.images} == {1}
     assert {round(float(image[8:24].mean())) for image in crops.images} == {90, 91}
+    run.look = dataclasses.replace(look, noise=np.full((7, 3), 4.0))
+    crops, _ = adaptation_stage.both_batches(run, 0)
+    assert (crops.images[:, :8] == PADDING_RGB).all()
+    assert crops.images[:, 8:24].std() > 2
 
 
 def test_an_ensemble_of_letterboxed_images_is_none_of_stretched_ones(tmp_path):
