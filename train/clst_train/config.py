@@ -171,8 +171,6 @@ class AdaptationConfig:
     entropy_first: float = 0.0
     """Fraction of the steps, at the start, in which target images only minimise their predictions' entropy;
     pseudo-labels come after them."""
-    start_share: float = 0.0
-    """Share of the weights that self-training began with in the final ones; 0 = the adapted ones alone."""
     class_balance: float = 0.0
     """Exponent γ: a target pixel of class c weighs max(its share in the batch, 1 %)^−γ; 0 = all alike."""
     distil_from: str = ""
@@ -185,7 +183,7 @@ class AdaptationConfig:
             ("iterations", *_FROM_0),
             ("batch", *_FROM_1),
             ("learning_rate", *_ABOVE_0),
-            ("ensemble_momentum start_share", *_BELOW_1),
+            ("ensemble_momentum", *_BELOW_1),
             ("entropy_first", *_PROBABILITY),
             ("self_training_weight contrastive_weight class_balance", *_FROM_0),
             ("teacher", *_one_of(("ensemble", "mean_teacher", "none"))),

@@ -16,7 +16,6 @@ from clst_train.config import AdaptationConfig
 from clst_train.method.batchnorm import FollowedStatistics
 from clst_train.method.ensemble.temporal import TemporalEnsemble
 from clst_train.method.prototypes import Prototypes
-from clst_train.method.start_weights import StartWeights
 from clst_train.method.teachers import Distiller, MeanTeacher
 from clst_train.models.deployable import normalise_in_training
 from clst_train.models.segmenter import Segmenter, TrainingOutputs
@@ -48,8 +47,6 @@ class Learner:
     """The teacher when `settings.teacher` is `mean_teacher`."""
     distiller: Distiller | None = None
     """Another adapted network to learn from as well."""
-    start: StartWeights | None = None
-    """The weights at the start of self-training, to be averaged into the result; None = the final weights alone."""
     forward_pass: nn.Module | None = None
     """`ForwardPass` over all ranks; None = in this process alone."""
 

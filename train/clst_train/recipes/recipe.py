@@ -61,6 +61,7 @@ REMOVED = {
     "adaptation.entropy_first_weight": "it is 0.1",
     "adaptation.entropy_weight": "adaptation.entropy_first = 1 minimises entropy in every step, with the weight 0.1",
     "adaptation.distil_weight": "it is 1",
+    "adaptation.start_share": "the last step's weights are the result: going back a part of the way gained nothing",
     "adaptation.distribution_alignment": "holding the labels' class shares cost more than it brought",
     "adaptation.auxiliary_weight": "the auxiliary head learns in source training alone",
     "adaptation.distil_temperature": "it is 1",

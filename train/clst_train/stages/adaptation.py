@@ -63,8 +63,6 @@ def adapt(run: Run, resume: Checkpoint | None) -> None:
             state.diagnostics.see(result.soft_labels, result.target_means, learner.prototypes)
             values = {"loss": descent.descend(result.loss, iteration), **result.parts}
             done, stops = iteration + 1, on_any_rank(asked())
-            if done == settings.iterations and learner.start is not None:
-                learner.start.join(run.segmenter)  # before it is scored and saved
             values |= _log_diagnostics(run, state.diagnostics, watch, done)
             log_step(
                 run, ADAPTED, done, values, iterations=settings.iterations, batches=target_batches(run),
@@ -146,8 +144,6 @@ def _begin_labels(run: Run, learner: Learner, *, anew: bool) -> None:
         learner.prototypes.begin_anew()
     if anew and learner.statistics is not None:
         learner.statistics.begin_anew(run.segmenter)
-    if learner.start is not None:
-        learner.start.begin(run.segmenter)
 
 
 def _finish(run: Run) -> None:

@@ -27,12 +27,11 @@ from clst_train.method.ensemble.store import (
 from clst_train.method.ensemble.temporal import TemporalEnsemble
 from clst_train.method.learner import Learner
 from clst_train.method.prototypes import Prototypes
-from clst_train.method.start_weights import StartWeights
 from clst_train.method.teachers import Distiller, MeanTeacher, open_distiller
 from clst_train.models.checkpoint import Checkpoint, save_checkpoint
 from clst_train.models.projection import WIDTH, ProjectionHead
 
-OPTIONAL = ("statistics", "mean_teacher", "start")
+OPTIONAL = ("statistics", "mean_teacher")
 """Parts of a learner that a run may have, with a state of their own."""
 
 
@@ -87,7 +86,6 @@ def new_learner(run: Run, cells_hw: tuple[int, int], ensemble: TemporalEnsemble 
         statistics=FollowedStatistics(segmenter),
         ensemble=ensemble,
         mean_teacher=MeanTeacher(segmenter) if settings.teacher == "mean_teacher" else None,
-        start=StartWeights(settings.start_share) if settings.start_share > 0 else None,
         forward_pass=forward_pass_of(segmenter, projection),
     )
 

@@ -31,7 +31,7 @@ EVERY_TERM = (
     *("--set", "adaptation.class_balance=0.5"),
     *("--set", "augmentation.masked_crops=0.5"),
     *("--set", "adaptation.pseudo_label_weighting=confident_share"),
-    *("--set", "adaptation.entropy_first=0.3", "--set", "adaptation.start_share=0.2"),  # the first step
+    *("--set", "adaptation.entropy_first=0.3"),  # the first step
     *("--set", "source.learning_rate=1e-6", "--set", "adaptation.learning_rate=1e-6"),
 )
 PROGRAM = ROOT / "tests/support/two_ranks.py"

@@ -8,13 +8,9 @@ import pytest
 import torch
 
 from clst_runtime.errors import ClstError, ConfigError, ModelFileError
-from clst_train.data.target import open_target
 from clst_train.engine import run as run_module
 from clst_train.inspection.diagnostics import CollapseWatch
-from clst_train.method.batchnorm import estimate_statistics
-from clst_train.method.start_weights import StartWeights
-from clst_train.models.checkpoint import build_from_checkpoint, load_checkpoint
-from clst_train.stages.adaptation import statistics_batches
+from clst_train.models.checkpoint import load_checkpoint
 from clst_train.training import start_run
 from tests.support.broken_off import broken_off_after_two_steps
 
@@ -27,9 +23,8 @@ OPTIONS = {
     "mean_teacher": ("adaptation.teacher=mean_teacher", "adaptation.pseudo_label_weighting=confident_share"),
     "ensemble": ("adaptation.class_balance=0.5", "augmentation.masked_crops=0.5"),
     # Broken off where labels begin
-    "entropy_before": ("adaptation.entropy_first=0.5", "adaptation.start_share=0.3", "adaptation.learning_rate=1e-2"),
-    "entropy_meanwhile": ("adaptation.entropy_first=0.75", "adaptation.start_share=0.3"),
-    "start_share": ("adaptation.start_share=0.3", "adaptation.learning_rate=1e-2"),
+    "entropy_before": ("adaptation.entropy_first=0.5", "adaptation.learning_rate=1e-2"),
+    "entropy_meanwhile": ("adaptation.entropy_first=0.75",),
 }
 
 
@@ -108,7 +103,7 @@ def test_a_collapse_is_said_on_stderr_in_one_line(monkeypatch, cameras, source, 
 
 def test_a_run_without_a_teacher_logs_no_pseudo_labels(cameras, source, tmp_path):
     settings = ("adaptation.teacher=none", "adaptation.self_training_weight=0", "adaptation.contrastive_weight=0")
-    settings = (*settings, "adaptation.entropy_first=1", "adaptation.start_share=0.2", "adaptation.class_mix=false")
+    settings = (*settings, "adaptation.entropy_first=1", "adaptation.class_mix=false")
     run = adapted(cameras, source, tmp_path / "run", settings)
     entries = [json.loads(line) for line in run.path.joinpath("log.jsonl").read_text().splitlines()]
     assert not [name for entry in entries for name in entry if name.startswith("share.")]
@@ -116,30 +111,13 @@ def test_a_run_without_a_teacher_logs_no_pseudo_labels(cameras, source, tmp_path
     assert entries[-1]["confidence"] is None
 
 
-FAST = ("adaptation.learning_rate=1e-2", "adaptation.entropy_first=0", "adaptation.start_share=0")
+FAST = ("adaptation.learning_rate=1e-2", "adaptation.entropy_first=0")
 
 
 def weights_of(folder):
     """What was trained, without statistics."""
     state = load_checkpoint(folder).segmenter_state
     return {name: value for name, value in state.items() if "running" not in name and "num_batches" not in name}
-
-
-def test_with_a_start_share_a_run_ends_between_the_network_it_was_given_and_the_one_it_made(cameras, source, tmp_path):
-    """Half-way, weight by weight, with the statistics that this network has of the target."""
-    made = weights_of(adapted(cameras, source, tmp_path / "made", FAST).adapted)
-    result = adapted(cameras, source, tmp_path / "joined", (*FAST, "adaptation.start_share=0.5")).adapted
-    given, joined = weights_of(source), weights_of(result)
-    assert any(not torch.equal(given[name], made[name]) for name in made)
-    for name in made:
-        torch.testing.assert_close(joined[name], (given[name] + made[name]) / 2, rtol=0, atol=1e-6)
-
-    content = load_checkpoint(result)
-    network = build_from_checkpoint(content)
-    target = open_target((str(cameras / "new" / "images" / "train"),), input_hw=content.input_hw, fit=content.fit)
-    estimate_statistics(network, statistics_batches(network.normalisation, target, count=256, size=2))
-    for name, value in network.state_dict().items():
-        torch.testing.assert_close(value, content.segmenter_state[name], rtol=1e-4, atol=1e-5)
 
 
 def test_what_is_scored_at_the_end_of_a_run_is_its_result(cameras, source, tmp_path, monkeypatch):
@@ -151,23 +129,7 @@ def test_what_is_scored_at_the_end_of_a_run_is_its_result(cameras, source, tmp_p
         return score(segmenter, *others)
 
     monkeypatch.setattr(run_module, "validation_miou", noted)
-    settings = (*FAST, "adaptation.start_share=0.5")
-    result = weights_of(adapted(cameras, source, tmp_path / "run", settings, val=str(cameras / "new")).adapted)
+    result = weights_of(adapted(cameras, source, tmp_path / "run", FAST, val=str(cameras / "new")).adapted)
     assert scored[-1].keys() == result.keys()
     for name, value in scored[-1].items():
         assert torch.equal(value, result[name]), name
-
-
-def test_with_entropy_first_the_start_is_where_labels_begin(cameras, source, tmp_path, monkeypatch):
-    """Two steps of entropy, two of labels: not the network that was given, which has moved on by then."""
-    given, begun, begin = weights_of(source), [], StartWeights.begin
-
-    def noted(self, one):
-        begun.append({name: value.detach().clone() for name, value in one.named_parameters()})
-        begin(self, one)
-
-    monkeypatch.setattr(StartWeights, "begin", noted)
-    settings = (*FAST, "adaptation.entropy_first=0.5", "adaptation.start_share=0.5")
-    adapted(cameras, source, tmp_path / "run", settings)
-    assert len(begun) == 1
-    assert any(not torch.equal(value, given[name]) for name, value in begun[0].items())

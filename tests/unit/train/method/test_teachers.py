@@ -323,8 +323,8 @@ def test_a_distiller_of_other_classes_or_none_at_all_is_refused(tmp_path):
         ({"pseudo_label_weighting": "sure"}, "give none, confident_share or probability"),
         ({"class_balance": -1.0}, "class_balance = -1.0; give 0 or more"),
         ({"entropy_first": 1.1}, "entropy_first = 1.1; give a probability"),
-        ({"start_share": 1.0}, "start_share = 1.0; give 0 up to below 1"),
-        ({"start_share": -0.1}, "start_share = -0.1; give 0 up to below 1"),
+        ({"ensemble_momentum": 1.0}, "ensemble_momentum = 1.0; give 0 up to below 1"),
+        ({"ensemble_momentum": -0.1}, "ensemble_momentum = -0.1; give 0 up to below 1"),
         ({"entropy_first": -0.1}, "entropy_first = -0.1; give a probability"),
     ],
 )
