@@ -51,7 +51,24 @@ NO_CONTRAST = "adaptation.contrastive_weight=0"
 NO_LABELS = ("adaptation.teacher=none", "adaptation.self_training_weight=0", NO_CONTRAST, *NO_MIX)
 ENTROPY = (*NO_LABELS, "adaptation.entropy_first=1")
 MEAN_TEACHER = "adaptation.teacher=mean_teacher"
-AS_PUBLISHED = (*(off for off in PLAIN if off not in NO_MIX), "adaptation.pseudo_label_weighting=confident_share")
+AS_PUBLISHED = tuple(off for off in PLAIN if off not in NO_MIX)
+CONFIDENT_SHARE = """
+import torch, clst_train.method.step as step
+seen, asked, cut, loss_of = {}, step.soft_labels_of, step._student_crops_of, step.segmentation_loss
+def soft_labels_of(*arguments, **more):
+    found = asked(*arguments, **more)
+    sure = found.probabilities.amax(1) > 0.968
+    seen["share"] = (sure if found.hidden is None else sure[~found.hidden]).float().mean()
+    return found
+def student_crops_of(*arguments):
+    seen["crops"] = cut(*arguments)
+    return seen["crops"]
+def segmentation_loss(logits, labels, *weights):
+    return loss_of(logits, labels, *(torch.where(seen["crops"].own, seen["share"], 1.0) for _ in weights))
+step.soft_labels_of, step._student_crops_of = soft_labels_of, student_crops_of
+step.segmentation_loss = segmentation_loss
+"""
+"""As in DACS: the target's own pixels all weigh the share of cells that the teacher is sure of, pasted ones 1."""
 SHUFFLE = """
 import torch, clst_train.method.step as step
 true = step.pseudo_labels_of
@@ -87,7 +104,9 @@ METHODS = {
     "statistics": Method(title="BatchNorm statistics"),
     "entropy": Method(title="entropy minimisation", settings=(*PLAIN, *ENTROPY)),
     "entropy_extras": Method(title="entropy minimisation + extras", settings=ENTROPY),
-    "mean_teacher": Method(title="mean teacher + ClassMix", settings=(MEAN_TEACHER, NO_CONTRAST, *AS_PUBLISHED)),
+    "mean_teacher": Method(
+        title="mean teacher + ClassMix", settings=(MEAN_TEACHER, NO_CONTRAST, *AS_PUBLISHED), patch=CONFIDENT_SHARE
+    ),
     "mean_teacher_extras": Method(title="mean teacher + extras", settings=(MEAN_TEACHER, NO_CONTRAST)),
     "mean_teacher_full": Method(title="CLST, mean teacher in the ensemble's place", settings=(MEAN_TEACHER,)),
     "ensemble_only": Method(title="ensemble only", settings=(*PLAIN, NO_CONTRAST)),

@@ -19,6 +19,7 @@ from benchmarks.adaptation.methods import EXTRAS, METHODS, SHUFFLE, Method, extr
 from benchmarks.adaptation.pairs import Labelled, Pair
 from clst_train.config import AdaptationConfig
 from clst_train.engine.options import configure
+from clst_train.method.teachers import probabilities_of
 from tests.support.tiny import batches, learner
 
 
@@ -78,6 +79,27 @@ def test_the_control_gives_every_pixel_the_next_class(monkeypatch):
     monkeypatch.setattr(step, "pseudo_labels_of", lambda *_: labels)
     exec(SHUFFLE.replace("CLASSES", "3"), {})
     assert step.pseudo_labels_of().tolist() == [[1, 0, 255]]
+
+
+def test_the_mean_teacher_s_row_weighs_the_targets_own_pixels_by_the_share_of_sure_cells(monkeypatch):
+    """That share s: (Σ own s·CE + Σ pasted CE) / all pixels, counted by a plain loop."""
+    for name in ("soft_labels_of", "_student_crops_of", "segmentation_loss"):
+        monkeypatch.setattr(step, name, getattr(step, name))
+    exec(METHODS["mean_teacher"].patch.replace("0.968", "0.4"), {})
+    chosen = {"teacher": "mean_teacher", "contrastive_weight": 0.0}
+    source, target = batches()
+    result = step.adaptation_step(learner(**chosen), source, target, target_weight=1.0)
+    twin, mask = learner(**chosen), torch.from_numpy(source.mixing)
+    said = probabilities_of(twin.segmenter, twin.tensor(target.whole), twin.autocast)
+    share = float((said.amax(1) > 0.4).sum()) / said[:, 0].numel()
+    assert 0.1 < share < 0.9
+    with torch.no_grad():
+        twin.segmenter(twin.tensor(source.images))
+        logits = twin.segmenter(torch.where(mask[:, None], twin.tensor(source.images), twin.tensor(target.crops)))
+    labels = torch.where(mask, torch.from_numpy(source.labels).long(), said.argmax(1))
+    terms = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
+    expected = (terms[mask].sum() + share * terms[~mask].sum()) / terms.numel()
+    assert result.parts["self_training"].item() == pytest.approx(expected.item(), abs=1e-6)
 
 
 def test_the_later_code_s_row_is_sgd_with_one_step_for_the_source_and_one_for_the_target(monkeypatch):

@@ -165,9 +165,6 @@ class AdaptationConfig:
     """Paste half of a source image's classes into the target image (ClassMix)."""
     teacher: str = "ensemble"
     """Where pseudo-labels come from: `ensemble` (the method), `mean_teacher` (averaged weights) or `none`."""
-    pseudo_label_weighting: str = "none"
-    """How much the target's own pixels weigh: `none` = 1, `probability` = the cube of what the teacher
-    gives their label, `confident_share` = all alike the share of pixels that the teacher is sure of."""
     entropy_first: float = 0.0
     """Fraction of the steps, at the start, in which target images only minimise their predictions' entropy;
     pseudo-labels come after them."""
@@ -187,7 +184,6 @@ class AdaptationConfig:
             ("entropy_first", *_PROBABILITY),
             ("self_training_weight contrastive_weight class_balance", *_FROM_0),
             ("teacher", *_one_of(("ensemble", "mean_teacher", "none"))),
-            ("pseudo_label_weighting", *_one_of(("none", "confident_share", "probability"))),
         )
         for name in ("self_training_weight", "contrastive_weight"):
             if self.teacher == "none" and getattr(self, name) != 0:

@@ -134,19 +134,3 @@ def class_weights(labels: Tensor, class_count: int, exponent: float) -> Tensor:
     mean = (weights * counts).sum() / counts.sum().clamp_min(1.0)
     table[:class_count] = weights / mean.clamp_min(1e-6)
     return table.index_select(0, flat).view_as(labels)
-
-
-def pixel_weights(
-    crops: StudentCrops, labels: Tensor, class_count: int, *, confidence: Tensor | None, class_balance: float
-) -> Tensor | None:
-    """B,K,L: weight of each pixel of the student's crops with `labels` B,K,L; None = all 1.
-
-    `confidence` (a scalar or B,K,L) is the weight of the target's own pixels, pasted source pixels weigh 1; classes are
-    balanced by the exponent `class_balance`.
-    """
-    if confidence is None and class_balance == 0:
-        return None
-    weights = torch.ones_like(labels, dtype=torch.float32)
-    if confidence is not None:
-        weights = torch.where(crops.own, confidence, weights)
-    return weights if class_balance == 0 else weights * class_weights(labels, class_count, class_balance)

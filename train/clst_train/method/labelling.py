@@ -1,26 +1,18 @@
-"""What the target's pixels are labelled with, and how much each counts (equations 1 to 3).
+"""What the target's pixels are labelled with (equations 1 and 2).
 
-Legend: B images, C classes, K,L rows and columns of a crop, h,w at output stride.
+Legend: B images, C classes, h,w at output stride.
 """
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from clst_train.compute.distributed import averaged_over_ranks
 from clst_train.data.loading import TargetBatch
-from clst_train.method.crops import StudentCrops, pixel_weights, through_crops
 from clst_train.method.learner import Learner
 from clst_train.method.prototypes import at_stride
 from clst_train.method.teachers import SoftLabels, probabilities_of
 from clst_train.models.segmenter import Segmenter
-
-EXPONENT = 3.0
-"""A doubtful label of probability 0.6 weighs a fifth of a sure one (decision 17)."""
-CONFIDENT = 0.968
-"""Probability from which `confident_share` calls a pixel sure (DACS, DAFormer)."""
 
 
 def soft_labels_of(learner: Learner, target: TargetBatch, *, predicts: bool) -> SoftLabels:
@@ -52,34 +44,3 @@ def _predicted(learner: Learner, network: Segmenter, target: TargetBatch) -> Ten
     if found.shape[-2:] == learner.cells_hw:
         return found
     return F.interpolate(found, size=learner.cells_hw, mode="bilinear", align_corners=False)
-
-
-def weights_of(
-    learner: Learner, soft_labels: SoftLabels, target: TargetBatch, crops: StudentCrops, labels: Tensor
-) -> Tensor | None:
-    """B,K,L: how much each pixel of the student's crops with `labels` B,K,L counts; None = 1."""
-    confidence = confidence_weights(learner, soft_labels, target, crops)
-    balance = learner.settings.class_balance
-    return pixel_weights(crops, labels, learner.segmenter.class_count, confidence=confidence, class_balance=balance)
-
-
-def confidence_weights(
-    learner: Learner, soft_labels: SoftLabels, target: TargetBatch, crops: StudentCrops
-) -> Tensor | None:
-    """Weight of the target's own pixels, a scalar or B,K,L; None = 1.
-
-    Either per pixel the teacher's probability of its label, or for all pixels the share of the batch's cells above the
-    confidence threshold, without those under the ignore mask and in the padding.
-    """
-    settings = learner.settings
-    if settings.pseudo_label_weighting == "none" or soft_labels.probabilities is None:
-        return None
-    probability = soft_labels.probabilities.amax(dim=1)  # B,h,w
-    if settings.pseudo_label_weighting == "probability":
-        size_hw = (crops.own.shape[1], crops.own.shape[2])
-        shown = through_crops(probability[:, None], target.geometries, size_hw)
-        return shown[:, 0] ** EXPONENT
-    confident = probability > CONFIDENT
-    covered = torch.zeros_like(confident) if soft_labels.hidden is None else soft_labels.hidden
-    share = (confident & ~covered).float().sum() / (~covered).sum().clamp_min(1)
-    return averaged_over_ranks({"share": share})["share"]  # type: ignore[no-any-return]

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from clst_runtime.classes.labels import IGNORE_ID
 from clst_train.data.loading import SourceBatch, TargetBatch
-from clst_train.method.crops import StudentCrops, pseudo_labels_of, student_crops, through_crops
-from clst_train.method.labelling import soft_labels_of, weights_of
+from clst_train.method.crops import StudentCrops, class_weights, pseudo_labels_of, student_crops, through_crops
+from clst_train.method.labelling import soft_labels_of
 from clst_train.method.learner import Learner
 from clst_train.method.losses.contrastive import contrastive_loss
 from clst_train.method.losses.distillation import distillation_loss
@@ -64,7 +64,7 @@ def adaptation_step(
     learner.prototypes.update(class_means(source_projections, source_cells, count))  # (4), (5)
 
     supervised = segmentation_loss(of_source.logits, source_labels)
-    weights = weights_of(learner, soft_labels, target, crops, labels)
+    weights = class_weights(labels, count, settings.class_balance) if settings.class_balance > 0 else None
     self_training = segmentation_loss(of_target.logits, labels, weights)
     # (6) pulls target pixels to the source prototypes; the source's keep classes apart in that space
     contrastive = contrastive_loss(target_projections, target_cells, learner.prototypes)

@@ -64,8 +64,8 @@ def steps(device, count=4, **settings):
     "settings",
     [
         {},
-        {"pseudo_label_weighting": "probability"},
-        {"teacher": "mean_teacher", "class_balance": 0.5},
+        {"class_balance": 0.5},
+        {"teacher": "mean_teacher"},
     ],
     ids=["plain", "as the recipe", "mean teacher"],
 )
@@ -79,7 +79,7 @@ def test_steps_are_those_of_the_cpu(settings):
 
 def test_a_step_never_waits_for_the_device():
     """PyTorch itself raises at every point where the host would wait."""
-    one = learner(device=CUDA, class_balance=0.5, pseudo_label_weighting="probability")
+    one = learner(device=CUDA, class_balance=0.5)
     modules = [one.segmenter, one.projection]
     parameters = [parameter for module in modules for parameter in module.parameters()]
     descent = Descent(adamw(parameters, learning_rate=1e-3, weight_decay=0.01, device=CUDA), modules, CUDA)

@@ -20,7 +20,7 @@ SMALL = (
     *("source.batch=2", "run.checkpoint_every=2", "run.precision=fp32", "run.threads=1"),
 )
 OPTIONS = {
-    "mean_teacher": ("adaptation.teacher=mean_teacher", "adaptation.pseudo_label_weighting=confident_share"),
+    "mean_teacher": ("adaptation.teacher=mean_teacher",),
     "ensemble": ("adaptation.class_balance=0.5", "augmentation.masked_crops=0.5"),
     # Broken off where labels begin
     "entropy_before": ("adaptation.entropy_first=0.5", "adaptation.learning_rate=1e-2"),

@@ -8,7 +8,6 @@ from clst_train.data.augment import Geometry, draw_geometry
 from clst_train.method.crops import (
     argmax_classes,
     class_weights,
-    pixel_weights,
     pseudo_labels_of,
     student_crops,
     through_crops,
@@ -108,21 +107,6 @@ def test_a_class_of_a_few_stray_pixels_weighs_no_more_than_one_of_a_percent():
 
 def test_with_everything_ignored_all_weights_are_zero():
     assert class_weights(torch.full((1, 1, 2), 255), 3, 0.5).tolist() == [[[0.0, 0.0]]]
-
-
-def test_sureness_and_balance_multiply_and_pasted_pixels_are_sure():
-    ignored, mask = torch.zeros(1, 1, 4, dtype=torch.bool), torch.tensor([[[False, False, False, True]]])
-    pasted = (torch.zeros(1, 3, 1, 4), torch.ones(1, 1, 4, dtype=torch.long), mask)
-    view = student_crops(torch.zeros(1, 3, 1, 4), ignored, pasted)
-    labels = view.labels(torch.zeros(1, 1, 4, dtype=torch.long))
-    half = torch.tensor(0.5)
-    assert pixel_weights(view, labels, 2, confidence=None, class_balance=0.0) is None
-    assert pixel_weights(view, labels, 2, confidence=half, class_balance=0.0).flatten().tolist() == [0.5, 0.5, 0.5, 1.0]
-    both = pixel_weights(view, labels, 2, confidence=half, class_balance=1.0).flatten().tolist()
-    assert both == pytest.approx([1 / 3, 1 / 3, 1 / 3, 2.0])
-    assert pixel_weights(view, labels, 2, confidence=None, class_balance=1.0).flatten().tolist() == pytest.approx(
-        [2 / 3] * 3 + [2.0]
-    )
 
 
 def test_between_a_sure_and_an_unsure_cell_the_middle_goes_to_the_sure_one():

@@ -13,7 +13,6 @@ PADDING = np.zeros((2, *SIZE_HW), bool)
 PADDING[0, :1], PADDING[1, :, 4:] = True, True  # another one in each image
 EVERYTHING = {
     "class_balance": 0.5,
-    "pseudo_label_weighting": "confident_share",
     "class_mix": False,
 }
 
@@ -91,25 +90,6 @@ def test_source_padding_carries_no_loss():
     adaptation_step(one, source, target, target_weight=1.0).loss.backward()
     assert (seen[0].grad[:, :, :, 4:] == 0).all()
     assert (seen[0].grad[:, :, :, :4] != 0).any()
-
-
-def test_padding_is_not_asked_how_sure_the_teacher_is():
-    """Unsure everywhere in the padding and sure elsewhere: the share is 1, and the loss that of no weighting."""
-
-    def loss(unsure, **settings):
-        one, (source, target) = learner(**(EVERYTHING | settings)), batches()
-        said = torch.full((2, CLASSES, *SIZE_HW), 0.01)
-        said[:, 0] = 0.98
-        said.permute(0, 2, 3, 1)[torch.from_numpy(unsure)] = torch.tensor([0.4, 0.3, 0.3])
-        one.ensemble.update(target.indices, said)
-        result = adaptation_step(one, source, padded(target), target_weight=1.0, predicts=False)
-        return result.parts["self_training"].item()
-
-    plain = loss(PADDING, pseudo_label_weighting="none")
-    assert loss(PADDING) == pytest.approx(plain)
-    half = PADDING.copy()
-    half[0, 1:] = True  # of 18 + 16 visible cells 18 are unsure
-    assert loss(half) == pytest.approx(plain * 16 / 34, rel=1e-4)
 
 
 def test_everything_padded_is_a_step_without_a_target():

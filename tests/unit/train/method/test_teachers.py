@@ -10,13 +10,9 @@ from torch.nn import functional as F
 from clst_runtime.classes.labels import ClassList
 from clst_runtime.errors import ConfigError, ModelFileError
 from clst_train.config import MEAN, STD, AdaptationConfig, ModelConfig
-from clst_train.data.augment import Geometry
-from clst_train.method import labelling
 from clst_train.method.batchnorm import FollowedStatistics
-from clst_train.method.crops import student_crops
-from clst_train.method.labelling import confidence_weights
 from clst_train.method.step import adaptation_step
-from clst_train.method.teachers import Distiller, MeanTeacher, SoftLabels, open_distiller, probabilities_of
+from clst_train.method.teachers import Distiller, MeanTeacher, open_distiller, probabilities_of
 from clst_train.models.checkpoint import Checkpoint, save_checkpoint
 from clst_train.models.deployable import normalise_in_training
 from clst_train.models.networks import build_segmenter
@@ -115,64 +111,6 @@ def test_without_a_teacher_no_target_pixel_has_a_label():
     assert set(result.pseudo_labels.flatten().tolist()) == {255}
     assert result.loss.item() == pytest.approx(result.parts["source"].item())
     assert math.isnan(observed(one, result).read()[0]["confidence"])
-
-
-def mixed_terms(twin, source, target, said):
-    """Cross-entropy of each pixel of the mixed crops with what a teacher has said, and which pixels are pasted."""
-    mask = torch.from_numpy(source.mixing)
-    with torch.no_grad():
-        twin.segmenter(twin.tensor(source.images))
-        logits = twin.segmenter(torch.where(mask[:, None], twin.tensor(source.images), twin.tensor(target.crops)))
-    labels = torch.where(mask, torch.from_numpy(source.labels).long(), said.argmax(1))
-    return F.cross_entropy(logits, labels, reduction="none"), mask
-
-
-def test_the_confident_share_weighs_the_targets_own_pixels_and_not_the_pasted_ones(monkeypatch):
-    """The share of sure cells s: (Σ own s·CE + Σ pasted CE) / all pixels, counted by a plain loop."""
-    monkeypatch.setattr(labelling, "CONFIDENT", 0.4)
-    chosen = {"teacher": "mean_teacher", "contrastive_weight": 0.0}
-    source, target = batches()
-    result = adaptation_step(
-        learner(**chosen, pseudo_label_weighting="confident_share"), source, target, target_weight=1.0
-    )
-    twin = learner(**chosen)
-    said = probabilities_of(twin.segmenter, twin.tensor(target.whole), twin.autocast)
-    share = float((said.amax(1) > 0.4).sum()) / said[:, 0].numel()
-    assert 0.1 < share < 0.9
-    terms, mask = mixed_terms(twin, source, target, said)
-    expected = (terms[mask].sum() + share * terms[~mask].sum()) / terms.numel()
-    assert result.parts["self_training"].item() == pytest.approx(expected.item(), abs=1e-6)
-
-
-def test_each_own_pixel_weighs_the_cube_of_its_labels_probability_and_pasted_ones_weigh_1():
-    """(Σ own p³·CE + Σ pasted CE) / all pixels, counted by a plain loop."""
-    chosen = {"teacher": "mean_teacher", "contrastive_weight": 0.0}
-    source, target = batches()
-    weighed = learner(**chosen, pseudo_label_weighting="probability")
-    result = adaptation_step(weighed, source, target, target_weight=1.0)
-    twin = learner(**chosen)
-    said = probabilities_of(twin.segmenter, twin.tensor(target.whole), twin.autocast, twin.statistics)
-    terms, mask = mixed_terms(twin, source, target, said)
-    total = 0.0
-    for place in np.ndindex(*terms.shape):
-        image, row, column = place
-        own = not mask[place]
-        total += float(terms[place]) * (float(said[image, :, row, column].max()) ** 3 if own else 1.0)
-    assert result.parts["self_training"].item() == pytest.approx(total / terms.numel(), abs=1e-6)
-
-
-def test_the_probability_is_seen_through_the_crop_that_the_label_is():
-    """Cells of 0.6 left and 1.0 right: a mirrored view of the left half weighs 0.6³ = 0.216 but for the seam, 0.7³."""
-    left = Geometry(zoomed_hw=(4, 8), top=0, left=0, crop_hw=(4, 4), mirrored=True)
-    cells = torch.tensor([0.6, 0.6, 1.0, 1.0]).expand(1, 1, 2, 4)
-    soft_labels = SoftLabels(probabilities=torch.cat([cells, 1 - cells], 1))
-    view = student_crops(torch.zeros(1, 3, 4, 4), torch.zeros(1, 4, 4, dtype=torch.bool), None)
-    _, target = batches()
-    seen = dataclasses.replace(target, geometries=(left,))
-    told = confidence_weights(learner(pseudo_label_weighting="probability"), soft_labels, seen, view)
-    # pixel centres of the left half lie at 0.25, 0.75, 1.25, 1.75 cells from the left edge; the seam's is 1.75
-    assert told[0, 0].tolist() == pytest.approx([0.343, 0.216, 0.216, 0.216])
-    assert confidence_weights(learner(), soft_labels, seen, view) is None
 
 
 def test_only_a_step_that_predicts_is_a_visit_and_flips_are_counted_from_the_second_on():
@@ -320,7 +258,6 @@ def test_a_distiller_of_other_classes_or_none_at_all_is_refused(tmp_path):
         ({"teacher": "oracle"}, "adaptation.teacher = 'oracle'; give ensemble, mean_teacher or none"),
         ({"teacher": "none"}, "self_training_weight = 1.0 needs pseudo-labels"),
         ({"teacher": "none", "self_training_weight": 0.0}, "contrastive_weight = 0.1 needs pseudo-labels"),
-        ({"pseudo_label_weighting": "sure"}, "give none, confident_share or probability"),
         ({"class_balance": -1.0}, "class_balance = -1.0; give 0 or more"),
         ({"entropy_first": 1.1}, "entropy_first = 1.1; give a probability"),
         ({"ensemble_momentum": 1.0}, "ensemble_momentum = 1.0; give 0 up to below 1"),
