@@ -94,6 +94,15 @@ def test_labels_are_what_they_would_be_without_such_a_step():
     assert one.ensemble.visits.tolist() == two.ensemble.visits.tolist() == [1, 1]
 
 
+def half_of_entropy(cameras, tmp_path):
+    """A run of two steps of entropy and two of labels."""
+    options = {
+        "source": str(cameras / "old"), "target": (str(cameras / "new" / "images" / "train"),), "size": "64x96",
+        "settings": (*SMALL, "adaptation.entropy_first=0.5"),
+    }  # fmt: skip
+    return start_run(recipe="demo", out=tmp_path / "run", init=None, resume=None, options=options)
+
+
 def entries_of(run):
     """The adaptation's log lines, one for each step, and those that tell class shares."""
     lines = [json.loads(line) for line in run.path.joinpath("log.jsonl").read_text().splitlines()]
@@ -103,11 +112,7 @@ def entries_of(run):
 
 def test_a_run_begins_with_entropy_then_learns_from_labels_each_with_its_warm_up(cameras, tmp_path, capsys):
     """Four steps, half of them for entropy, a warm-up of less than a step: weights 0, 0.1, then 0, 1 anew."""
-    options = {
-        "source": str(cameras / "old"), "target": (str(cameras / "new" / "images" / "train"),), "size": "64x96",
-        "settings": (*SMALL, "adaptation.entropy_first=0.5", "adaptation.contrastive_weight=0.1"),
-    }  # fmt: skip
-    run = start_run(recipe="demo", out=tmp_path / "run", init=None, resume=None, options=options)
+    run = half_of_entropy(cameras, tmp_path)
     said = capsys.readouterr().err
     assert "entropy: for 2 of 4 steps, before self-training begins" in said
     assert "(adaptation.entropy_first = 0.5)" in said
@@ -136,11 +141,7 @@ def test_labels_begin_with_statistics_of_the_target_by_the_weights_of_then(camer
         return estimate(network, batches)
 
     monkeypatch.setattr(stage, "estimate_statistics", noted)
-    options = {
-        "source": str(cameras / "old"), "target": (str(cameras / "new" / "images" / "train"),), "size": "64x96",
-        "settings": (*SMALL, "adaptation.entropy_first=0.5"),
-    }  # fmt: skip
-    start_run(recipe="demo", out=tmp_path / "run", init=None, resume=None, options=options)
+    half_of_entropy(cameras, tmp_path)
     assert len(seen) == 3
     assert not torch.equal(seen[0], seen[1])
     assert not torch.equal(seen[1], seen[2])
@@ -159,9 +160,5 @@ def test_prototypes_begin_anew_with_the_labels(cameras, tmp_path, monkeypatch):
         return result
 
     monkeypatch.setattr(stage, "adaptation_step", noted)
-    options = {
-        "source": str(cameras / "old"), "target": (str(cameras / "new" / "images" / "train"),), "size": "64x96",
-        "settings": (*SMALL, "adaptation.entropy_first=0.5"),
-    }  # fmt: skip
-    start_run(recipe="demo", out=tmp_path / "run", init=None, resume=None, options=options)
+    half_of_entropy(cameras, tmp_path)
     assert seen == pytest.approx([0.01, 1 - 0.99**2], abs=1e-6)
