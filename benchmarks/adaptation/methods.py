@@ -115,6 +115,9 @@ METHODS = {
     "clst": Method(title="CLST"),
     "without_contrast": Method(title="CLST without contrast", settings=(NO_CONTRAST,)),
     **{f"without_{name}": Method(title=f"CLST without {name}", settings=(off,)) for name, off in EXTRAS},
+    "without_self_training": Method(
+        title="CLST without self-training", settings=("adaptation.self_training_weight=0",)
+    ),
     "later_code": Method(
         title="CLST, constants of the group's later code",
         settings=("adaptation.learning_rate=2.5e-4", "adaptation.batch=2", "adaptation.self_training_weight=0.1"),

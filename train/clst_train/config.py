@@ -229,7 +229,7 @@ class RunConfig:
     device: str = "auto"
     """`cpu`, `cuda`, `cuda:1` …; `auto` takes CUDA when there is one."""
     precision: str = "auto"
-    """`fp32`, `bf16`, `fp16` (with loss scaling), or `auto`: bf16 where the device computes it natively, else fp32."""
+    """`fp32`, `bf16`, `fp16` (with loss scaling), or `auto`: bf16 on a GPU that computes it natively, else fp32."""
     deterministic: bool = False
     """On CUDA, use algorithms that give the same bits each time, so that a resumed run equals an unbroken one; slow. A
     CPU always does."""

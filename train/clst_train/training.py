@@ -445,10 +445,8 @@ def _of_rank(device: torch.device, here: Ranks) -> torch.device:
 
 
 def _autocast(precision: str, device: torch.device) -> torch.autocast:
-    """bf16 or fp16 where asked for, and bf16 where the device computes it natively; the weights stay float32."""
+    """bf16 or fp16 where asked for, and bf16 on a GPU that computes it natively; the weights stay float32."""
     if precision == "auto":
-        flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").is_file() else ""
-        native = torch.cuda.is_bf16_supported() if device.type == "cuda" else "avx512_bf16" in flags
-        precision = "bf16" if native else "fp32"
+        precision = "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
     kind = torch.float16 if precision == "fp16" else torch.bfloat16
     return torch.autocast(device.type, dtype=kind, enabled=precision != "fp32")

@@ -199,7 +199,9 @@ def test_the_state_of_a_run_without_scaling_can_be_gone_on_with_in_fp16():
         assert descent.skipped.item() == 0
 
 
-@pytest.mark.parametrize(("precision", "kind"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+@pytest.mark.parametrize(
+    ("precision", "kind"), [("fp32", torch.float32), ("bf16", torch.bfloat16), ("auto", torch.float32)]
+)
 def test_the_passes_run_in_the_precision_that_is_asked_for(precision, kind):
     with _autocast(precision, CPU):
         assert OneConvolution()(torch.zeros(1, 3, 4, 4)).dtype == kind
