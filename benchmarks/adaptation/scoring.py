@@ -1,6 +1,6 @@
 """IoU from counts, and whether a difference is more than the choice of test images or of seeds.
 
-Legend: N images, S stretches of drives, C classes, R resamples.
+Legend: N images, S stretches of drives, C classes.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from clst_runtime.data.subsets import evenly_spread
-from clst_runtime.evaluation.confusion import ConfusionMatrix, iou
+from clst_runtime.evaluation.confusion import ConfusionMatrix, iou, means_of_known
+from clst_runtime.evaluation.resampling import draws, interval, summed
 from clst_runtime.system.numbers import finite_or_none
 
-RESAMPLES = 2000
 Counts = npt.NDArray[np.int64]
 Values = npt.NDArray[np.float64]
 
@@ -41,11 +41,7 @@ def confusions(checkpoint: Path, test: Any, *, most: int | None = None) -> Count
 
 def mean_iou(counts: Counts, classes: Sequence[int]) -> Values:
     """Points of mIoU of counts …,C,C over some classes, leaving out those that do not occur; NaN where none does."""
-    hits = np.diagonal(counts, axis1=-2, axis2=-1)
-    union = (counts.sum(-1) + counts.sum(-2) - hits)[..., list(classes)]
-    each = hits[..., list(classes)] / np.maximum(union, 1)  # a class that does not occur has 0
-    known = (union > 0).sum(-1)
-    return np.where(known > 0, 100 * each.sum(-1) / np.maximum(known, 1), np.nan)
+    return 100 * means_of_known(iou(counts)[..., list(classes)])
 
 
 def per_class(matrix: Counts, names: Sequence[str]) -> dict[str, float | None]:
@@ -62,11 +58,8 @@ def merged(counts: Counts, groups: Sequence[Sequence[int]]) -> Counts:
 
 
 def by_stretch(counts: Counts, stretches: Sequence[str]) -> Counts:
-    """Counts N,C,C of images, each of which belongs to a stretch, as S,C,C."""
-    names = sorted(set(stretches))
-    found = np.zeros((len(names), *counts.shape[1:]), np.int64)
-    np.add.at(found, [names.index(each) for each in stretches], counts)
-    return found
+    """Counts N,C,C of images, each of which belongs to a stretch, as S,C,C in the order of their names."""
+    return summed(counts, np.unique(stretches, return_inverse=True)[1])
 
 
 def spread(values: Sequence[float]) -> float | None:
@@ -84,7 +77,6 @@ def difference(ours: Mapping[int, Counts], theirs: Mapping[int, Counts], classes
     """
     seeds = sorted(ours.keys() & theirs.keys())
     count = len(ours[seeds[0]])
-    drawn = np.random.default_rng(0).multinomial(count, [1 / count] * count, size=RESAMPLES)  # R,S
 
     def ahead(weights: npt.NDArray[Any]) -> Values:
         """Of each seed and row of weights."""
@@ -92,8 +84,8 @@ def difference(ours: Mapping[int, Counts], theirs: Mapping[int, Counts], classes
         return np.asarray(ways[0]) - np.asarray(ways[1])
 
     each = ahead(np.ones((1, count), np.int64))[:, 0].tolist()
-    low, high = np.percentile(ahead(drawn).mean(0), [2.5, 97.5])
-    return {"mean": float(np.mean(each)), "std": spread(each), "seeds": each, "low": float(low), "high": float(high)}
+    low, high = interval(ahead(draws(count)).mean(0), count)
+    return {"mean": float(np.mean(each)), "std": spread(each), "seeds": each, "low": low, "high": high}
 
 
 def recovered(values: Mapping[str, Mapping[int, float]], name: str, oracle: str) -> float | None:

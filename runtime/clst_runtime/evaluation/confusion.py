@@ -57,12 +57,20 @@ class ConfusionMatrix:
 
 
 def iou(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-    """C values 0 … 1 of C,C counts (truth, prediction); NaN for a class that occurs in neither."""
-    hits = np.diag(counts).astype(np.float64)
-    union = counts.sum(0) + counts.sum(1) - np.diag(counts)
+    """…,C values 0 … 1 of …,C,C counts (truth, prediction); NaN for a class that occurs in neither."""
+    hits = np.diagonal(counts, axis1=-2, axis2=-1)
+    union = counts.sum(-2) + counts.sum(-1) - hits
     return np.where(union > 0, hits / np.maximum(union, 1), np.nan)
+
+
+def means_of_known(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """… means of …,C values, of which NaN are left out; NaN where all are."""
+    known = np.isfinite(values)
+    count = known.sum(-1)
+    total = np.where(known, values, 0).sum(-1)
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
 
 def mean_of_known(values: Sequence[float] | npt.NDArray[np.float64]) -> float:
     """Mean over the classes that occur, which are those without NaN; NaN when none does."""
-    return float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")
+    return float(means_of_known(np.asarray(values)))
