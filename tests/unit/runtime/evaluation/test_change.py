@@ -253,6 +253,7 @@ def one_class(given, root):
     [
         (("--max-drop", "1", "--safety", "gren"), "--safety: no class 'gren'; did you mean 'green'?"),
         (("--max-drop", "-1"), "--max-drop is -1"),
+        (("--min-miou", "nan"), "--min-miou is nan; give 0 to 100"),
         (("--safety", "red"), "give --max-drop, too"),
         (("--data", "{one_image}"), "1 image; two models"),
         (("--data", "{one_class}"), "have green only, of which mIoU says little"),
