@@ -48,12 +48,12 @@ def test_no_two_adaptations_train_alike():
 def test_an_extra_is_what_a_recipe_switches_on_and_not_how_strong_it_is():
     recipe = {
         "adaptation": {"class_mix": True, "batch": 2, "learning_rate": 1e-4, "statistics_momentum": 0.5},
-        "augmentation": {"masked_crops": 0.5, "target_look": False, "crop_share": 0.8},
+        "augmentation": {"target_look": True, "colour": 0.3, "crop_share": 0.8},
         "source": {"colour": 0.5},
     }
     assert extras_of(recipe) == {
         "class_mix": "adaptation.class_mix=false",
-        "masked_crops": "augmentation.masked_crops=0.0",
+        "target_look": "augmentation.target_look=false",
     }
 
 

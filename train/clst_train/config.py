@@ -207,8 +207,6 @@ class AugmentationConfig:
     target_look: bool = False
     """Show source images in the adaptation as the new camera would take them: with its blur, its noise and, where they
     differ, the colours of a target image."""
-    masked_crops: float = 0.0
-    """Probability that squares of a target crop are hidden, so that the network learns to use context; 0 = none is."""
 
     def __post_init__(self) -> None:
         _check(
@@ -216,7 +214,6 @@ class AugmentationConfig:
             "augmentation",
             ("scale", lambda s: 0.05 <= s[0] <= s[1] <= 20, "a smallest and a largest zoom, from 0.05 to 20"),
             ("colour", lambda strength: 0 <= strength < 0.5, "0 up to below 0.5"),
-            ("masked_crops", *_PROBABILITY),
         )
 
 

@@ -21,9 +21,6 @@ MIRRORED = 0.5
 BLURRED = 0.3
 """Share of images that are blurred: another lens is less sharp, but most views should stay as they are."""
 
-HIDDEN_SHARE = 0.5
-"""Of a masked crop's squares."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Geometry:
@@ -85,19 +82,6 @@ def vary_colours(rng: np.random.Generator, image: Image, strength: float) -> Ima
         shift = np.full((3, 1), (1 - contrast) * centre)
         image = np.asarray(cv2.transform(image, np.hstack([contrast * towards_grey * balance, shift])))
     return np.asarray(cv2.GaussianBlur(image, (0, 0), sigma)) if blurred else image
-
-
-def hiding_mask(
-    rng: np.random.Generator, crop_hw: tuple[int, int], settings: AugmentationConfig
-) -> npt.NDArray[np.bool_]:
-    """K,L: the pixels of a crop that are hidden from the network, in squares (masked images, Hoyer et al. 2023,
-    https://arxiv.org/abs/2212.01322); False everywhere in crops that are not masked. The last row and column of
-    squares may be cut."""
-    if rng.random() >= settings.masked_crops:
-        return np.zeros(crop_hw, bool)
-    side = max(1, min(crop_hw) // 6)
-    squares = rng.random((-(-crop_hw[0] // side), -(-crop_hw[1] // side))) < HIDDEN_SHARE
-    return np.kron(squares, np.ones((side, side), bool))[: crop_hw[0], : crop_hw[1]]
 
 
 def mixing_mask(rng: np.random.Generator, labels: Image, ignore_id: int) -> npt.NDArray[np.bool_]:

@@ -20,7 +20,7 @@ from clst_runtime.imaging.geometry import PADDING_RGB, Content
 from clst_train.compute.cores import use_all_cores
 from clst_train.compute.ranks import ONE_PROCESS, Ranks
 from clst_train.config import AugmentationConfig, Config
-from clst_train.data.augment import Geometry, draw_geometry, hiding_mask, mixing_mask, vary_colours
+from clst_train.data.augment import Geometry, draw_geometry, mixing_mask, vary_colours
 from clst_train.data.fitting import fitted
 from clst_train.data.look import Look
 from clst_train.data.target import TargetImages
@@ -59,8 +59,6 @@ class TargetBatch:
     """How each crop was cut out of its whole image."""
     covered: npt.NDArray[np.bool_] | None = None
     """B,H,W the same of the whole images; None = nothing is."""
-    hidden: npt.NDArray[np.bool_] | None = None
-    """B,K,L pixels to hide from the network, unless they are pasted; they keep their labels. None = none."""
 
 
 def steps_of_pass(images: int, batch: int) -> int:
@@ -168,7 +166,7 @@ def target_batch(target: TargetImages, config: Config, iteration: int, here: Ran
     )  # fmt: skip
     indices = np.asarray(own, np.int64)[drawn]
     nothing = np.zeros(config.model.input_hw, bool)
-    whole, crops, covered, geometries, hidden = [], [], [], [], []
+    whole, crops, covered, geometries = [], [], [], []
     for place, index in zip(kept, indices.tolist(), strict=True):
         rng = _rng(config.run.seed, TARGET_STREAM, iteration, place)
         whole.append(target[index])
@@ -176,7 +174,6 @@ def target_batch(target: TargetImages, config: Config, iteration: int, here: Ran
         padding, ignored = _padding(target.content(index), config.model.input_hw), target.ignored(index)
         crops.append(_varied(rng, geometries[-1].image(whole[-1]), settings.colour, geometries[-1], padding))
         covered.append(nothing if ignored is None else ignored)
-        hidden.append(hiding_mask(rng, config.crop_hw, settings))
     return TargetBatch(
         indices=indices,
         whole=np.stack(whole),
@@ -184,7 +181,6 @@ def target_batch(target: TargetImages, config: Config, iteration: int, here: Ran
         ignored=np.stack([g.classes(each.astype(np.uint8)) > 0 for g, each in zip(geometries, covered, strict=True)]),
         geometries=tuple(geometries),
         covered=np.stack(covered) if any(each.any() for each in covered) else None,
-        hidden=np.stack(hidden) if settings.masked_crops > 0 else None,
     )
 
 

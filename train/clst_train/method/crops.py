@@ -25,10 +25,10 @@ LEAST_SHARE = 0.01
 
 @dataclass(frozen=True, kw_only=True)
 class StudentCrops:
-    """Target crops, perhaps with classes of source images pasted into them (ClassMix), perhaps masked."""
+    """Target crops, perhaps with classes of source images pasted into them (ClassMix)."""
 
     images: Tensor
-    """B,3,K,L normalised; hidden pixels have the mean colour of their crop."""
+    """B,3,K,L normalised."""
     own: Tensor
     """B,K,L bool: pixels of the target image itself."""
     visible: Tensor
@@ -100,25 +100,19 @@ def argmax_classes(maps: Tensor) -> Tensor:
     return (count - found.amax(dim=1).long()).clamp_max(count - 1)  # the last one where a NaN is
 
 
-def student_crops(
-    crops: Tensor, ignored: Tensor, pasted: tuple[Tensor, Tensor, Tensor] | None, hidden: Tensor | None = None
-) -> StudentCrops:
+def student_crops(crops: Tensor, ignored: Tensor, pasted: tuple[Tensor, Tensor, Tensor] | None) -> StudentCrops:
     """Make the student's crops.
 
     Args:
         crops: B,3,K,L normalised target crops.
         ignored: B,K,L bool, under the ignore mask or in the padding.
         pasted: source images B,3,K,L, their labels B,K,L and which of their pixels to paste B,K,L; None = none.
-        hidden: B,K,L bool, pixels to hide from the network unless they are pasted; None = none.
     """
     own, labels = torch.ones_like(ignored), torch.full_like(ignored, IGNORE_ID, dtype=torch.long)
     if pasted is not None:
         images, source_labels, mask = pasted
         crops = torch.lerp(crops, images, mask[:, None].to(crops.dtype))  # 0 and 1 give either one exactly
         labels, own = torch.where(mask, source_labels, labels), ~mask
-    if hidden is not None:
-        hidden = hidden & own
-        crops = torch.where(hidden[:, None], crops.float().mean((2, 3), keepdim=True).to(crops.dtype), crops)
     return StudentCrops(images=crops, own=own, visible=own & ~ignored, pasted_labels=labels)
 
 

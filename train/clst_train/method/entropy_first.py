@@ -24,7 +24,7 @@ WEIGHT = 0.1
 
 
 def entropy_step(learner: Learner, source: SourceBatch, target: TargetBatch, *, target_weight: float) -> StepResult:
-    """Losses of one such step: source cross-entropy and the entropy of target crops, nothing pasted and nothing hidden.
+    """Losses of one such step: source cross-entropy and the entropy of target crops, nothing pasted.
 
     `target_weight` is the warm-up's 0 … 1. The projection head learns from source pixels, the prototypes and a mean
     teacher follow the network, and another network to learn from teaches already.

@@ -87,8 +87,7 @@ def _student_crops_of(
     pasted, count = None, len(target.crops)
     if learner.settings.class_mix:
         pasted = (labelled[0][:count], labelled[1][:count], learner.plain(source.mixing[:count]))
-    hidden = None if target.hidden is None else learner.plain(target.hidden)
-    return student_crops(learner.tensor(target.crops), learner.plain(target.ignored), pasted, hidden)
+    return student_crops(learner.tensor(target.crops), learner.plain(target.ignored), pasted)
 
 
 def distillation_of(learner: Learner, target: TargetBatch, crops: StudentCrops, logits: Tensor) -> Tensor | None:

@@ -29,7 +29,6 @@ SMALL = (
 )
 EVERY_TERM = (
     *("--set", "adaptation.class_balance=0.5"),
-    *("--set", "augmentation.masked_crops=0.5"),
     *("--set", "adaptation.entropy_first=0.3"),  # the first step
     *("--set", "source.learning_rate=1e-6", "--set", "adaptation.learning_rate=1e-6"),
 )

@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 
 from clst_runtime.data.dataset import open_dataset
-from clst_runtime.errors import ConfigError, DataError
+from clst_runtime.errors import DataError
 from clst_runtime.imaging.image_files import write_png
 from clst_train.config import AugmentationConfig
 from clst_train.data import loading
-from clst_train.data.augment import Geometry, draw_geometry, hiding_mask, mixing_mask, vary_colours
+from clst_train.data.augment import Geometry, draw_geometry, mixing_mask, vary_colours
 from clst_train.data.loading import positions, prefetched, source_batch, target_batch
 from clst_train.data.target import open_target
 from clst_train.recipes.recipe import config_from_mapping, read_recipe, with_settings
@@ -128,50 +128,6 @@ def test_half_of_the_classes_are_mixed_and_never_the_ignored():
     one = mixing_mask(np.random.default_rng(0), np.full((1, 2), 7, np.uint8), 255)
     assert one.dtype == np.bool_
     assert one.tolist() == [[True, True]]  # of one class the larger half is that one
-
-
-class Rolled:
-    """Chances that are given: whether the crop is masked, then each square's."""
-
-    def __init__(self, crop, squares):
-        self.crop, self.squares = crop, np.array(squares)
-
-    def random(self, shape=None):
-        if shape is None:
-            return self.crop
-        assert shape == self.squares.shape
-        return self.squares
-
-
-def test_squares_of_a_masked_crop_are_hidden_and_the_last_ones_are_cut():
-    """Squares of two pixels in 13x15: seven rows and eight columns of them, of which two are below one half."""
-    settings, chances = AugmentationConfig(masked_crops=0.6), np.full((7, 8), 0.5)
-    chances[0, 0], chances[6, 7] = 0.4, 0.1
-    hidden = hiding_mask(Rolled(0.59, chances), (13, 15), settings)
-    assert np.argwhere(hidden).tolist() == [[0, 0], [0, 1], [1, 0], [1, 1], [12, 14]]
-    assert not hiding_mask(Rolled(0.6, chances), (13, 15), settings).any()
-
-
-def test_squares_are_a_sixth_of_the_crop():
-    """Of 12x24 the side is 2: six rows and twelve columns; of a crop below six pixels a pixel."""
-    settings = AugmentationConfig(masked_crops=1.0)
-    first = np.ones((6, 12))
-    first[0, 0] = 0.0
-    assert np.argwhere(hiding_mask(Rolled(0.0, first), (12, 24), settings)).tolist() == [[0, 0], [0, 1], [1, 0], [1, 1]]
-    assert hiding_mask(Rolled(0.0, np.zeros((1, 4))), (1, 4), settings).tolist() == [[True] * 4]
-
-
-def test_no_crop_is_masked_unless_asked_for_and_half_of_the_squares_are_hidden_then():
-    rng = np.random.default_rng(0)
-    assert not any(hiding_mask(rng, (12, 12), AugmentationConfig()).any() for _ in range(20))
-    always = AugmentationConfig(masked_crops=1.0)
-    shares = [hiding_mask(rng, (96, 96), always).mean() for _ in range(100)]  # 36 squares each
-    assert np.mean(shares) == pytest.approx(0.5, abs=0.04)
-
-
-def test_a_probability_of_masks_that_is_none_is_refused():
-    with pytest.raises(ConfigError, match="augmentation.masked_crops = 1.5; give a probability"):
-        AugmentationConfig(masked_crops=1.5)
 
 
 def test_prefetching_keeps_the_order_and_raises_what_went_wrong():

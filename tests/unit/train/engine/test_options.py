@@ -21,7 +21,7 @@ SMALL = (
 )
 OPTIONS = {
     "mean_teacher": ("adaptation.teacher=mean_teacher",),
-    "ensemble": ("adaptation.class_balance=0.5", "augmentation.masked_crops=0.5"),
+    "ensemble": ("adaptation.class_balance=0.5",),
     # Broken off where labels begin
     "entropy_before": ("adaptation.entropy_first=0.5", "adaptation.learning_rate=1e-2"),
     "entropy_meanwhile": ("adaptation.entropy_first=0.75",),

@@ -71,25 +71,6 @@ def test_pasted_pixels_bring_their_labels_and_the_ignore_mask_hides_the_rest():
     assert plain.own.all()
 
 
-def test_hidden_pixels_are_not_seen_but_keep_their_labels():
-    """Four pixels: hidden, plain, pasted into a hidden place, hidden and ignored; the mean is (1 + 5 + 9 + 1) / 4."""
-    ignored = torch.tensor([[[False, False, False, True]]])
-    pasted = (torch.full((1, 3, 1, 4), 9.0), torch.full((1, 1, 4), 2), torch.tensor([[[False, False, True, False]]]))
-    hidden = torch.tensor([[[True, False, True, True]]])
-    crops = torch.tensor([1.0, 5.0, 7.0, 1.0]).expand(1, 3, 1, 4)
-    view = student_crops(crops, ignored, pasted, hidden)
-    assert view.images[0, 0].tolist() == [[4.0, 5.0, 9.0, 4.0]]
-    assert view.labels(torch.ones(1, 1, 4, dtype=torch.long)).tolist() == [[[1, 1, 2, 255]]]
-    assert view.visible.tolist() == [[[True, True, False, False]]]
-
-
-def test_each_crop_hides_behind_a_colour_of_its_own():
-    crops = torch.tensor([[[[1.0, 3.0]]], [[[2.0, 8.0]]]]).expand(2, 3, 1, 2)
-    hidden = torch.tensor([[[True, False]], [[False, True]]])
-    view = student_crops(crops, torch.zeros(2, 1, 2, dtype=torch.bool), None, hidden)
-    assert view.images[:, 0].tolist() == [[[2.0, 3.0]], [[2.0, 5.0]]]
-
-
 def test_weights_of_classes_are_counted_by_hand():
     """Shares 3/4 and 1/4 at γ = 1: 4/3 and 4, mean (3·4/3 + 4)/4 = 2, so 2/3 and 2; ignored pixels weigh 0."""
     labels = torch.tensor([[[0, 0, 0, 1, 255]]])

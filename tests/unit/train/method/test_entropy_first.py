@@ -29,11 +29,10 @@ def test_the_steps_before_labels_are_a_fraction_of_all(iterations, fraction, ste
     assert steps_before_labels(iterations, fraction) == steps
 
 
-def test_such_a_step_is_source_and_entropy_of_the_crops_with_nothing_pasted_or_hidden():
+def test_such_a_step_is_source_and_entropy_of_the_crops_with_nothing_pasted():
     """A tenth of the mean entropy, at half of the warm-up a twentieth, over log 3 of every pixel as it is."""
     source, target = batches()
-    hidden = dataclasses.replace(target, hidden=np.ones((2, *SIZE_HW), bool))
-    result = entropy_step(learner(), source, hidden, target_weight=0.5)
+    result = entropy_step(learner(), source, target, target_weight=0.5)
     twin = learner()
     with torch.no_grad():
         p = twin.segmenter(twin.tensor(target.crops)).softmax(1)

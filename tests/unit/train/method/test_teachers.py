@@ -14,9 +14,7 @@ from clst_train.method.batchnorm import FollowedStatistics
 from clst_train.method.step import adaptation_step
 from clst_train.method.teachers import Distiller, MeanTeacher, open_distiller, probabilities_of
 from clst_train.models.checkpoint import Checkpoint, save_checkpoint
-from clst_train.models.deployable import normalise_in_training
 from clst_train.models.networks import build_segmenter
-from clst_train.models.normalisation import IMAGENET
 from tests.support.tiny import SIZE_HW, TinySegmenter, batches, learner, observed
 
 
@@ -132,22 +130,6 @@ def test_a_step_that_predicts_nothing_learns_from_the_stored_average():
     with torch.no_grad():
         one.segmenter.head.bias.copy_(torch.tensor([0.0, 0.0, 50.0]))
     assert torch.equal(adaptation_step(one, source, target, target_weight=1.0, predicts=False).pseudo_labels, first)
-
-
-def test_what_is_hidden_is_learnt_from_its_label_all_the_same():
-    """With the whole crop hidden the network sees one colour and is still told the ensemble's labels of the picture."""
-    one, two = (learner(class_mix=False, contrastive_weight=0.0) for _ in range(2))
-    source, target = batches()
-    hidden = np.ones_like(target.ignored)
-    masked = adaptation_step(one, source, dataclasses.replace(target, hidden=hidden), target_weight=1.0)
-    plain = adaptation_step(two, source, target, target_weight=1.0)
-    assert torch.equal(masked.pseudo_labels, plain.pseudo_labels)
-    assert (one.ensemble.read(target.indices) == two.ensemble.read(target.indices)).all()
-    mean = normalise_in_training(torch.from_numpy(target.crops), IMAGENET)
-    mean = mean.mean((2, 3), keepdim=True).expand(2, 3, 4, 6)
-    grey = two.segmenter.train().training_outputs(mean).logits.detach()
-    expected = F.cross_entropy(grey, plain.pseudo_labels)
-    assert masked.parts["self_training"].item() == pytest.approx(expected.item(), abs=1e-5)
 
 
 def test_balanced_classes_change_only_the_self_training():

@@ -69,7 +69,7 @@ def test_a_note_says_what_is_frozen_and_that_there_are_no_statistics(cameras, tm
 @pytest.mark.parametrize(
     "settings",
     [
-        ("adaptation.entropy_first=0.5", "augmentation.masked_crops=1", "adaptation.class_balance=0.5"),
+        ("adaptation.entropy_first=0.5", "adaptation.class_balance=0.5"),
         ("adaptation.teacher=mean_teacher", "run.precision=bf16", "model.fit=letterbox"),
         ("adaptation.teacher=none", "adaptation.self_training_weight=0", "adaptation.contrastive_weight=0"),
         ("adaptation.batch=1", "source.batch=1", "run.precision=fp16"),
