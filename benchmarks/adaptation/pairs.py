@@ -228,12 +228,12 @@ def light(source: str, target: str, test: str, title: str, work: Path, data: Pat
 
 def synthetic_to_camvid(work: Path, data: Path) -> Pair:
     """Synthetic scenes → Cambridge: a crude simulator in the place of the old camera."""
-    from clst_train.synthetic.camera_looks import OLD
+    from clst_train.synthetic.camera_looks import find_look
     from clst_train.synthetic.scenes import write_scenes
 
     camvid, scenes, relation = camvid_by_drive(work, data), work / "drawn_scenes", work / "camvid_to_drawn.json"
     if not (scenes / "classes.json").exists():
-        write_scenes(scenes, look=OLD, counts=SYNTHETIC_FOR_CAMVID, size_hw=(240, 320), seed=1)
+        write_scenes(scenes, look=find_look("old"), counts=SYNTHETIC_FOR_CAMVID, size_hw=(240, 320), seed=1)
     write_text(relation, json.dumps({"map": CAMVID_AS_SYNTHETIC}))
     seen, test = (
         Labelled(root=camvid, split=split, classes="scenes10", mapping=str(relation))

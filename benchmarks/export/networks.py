@@ -33,10 +33,10 @@ def scenes(seed: int, count: int, input_hw: tuple[int, int]) -> list[tuple[Any, 
     """Frames H,W,3 of synthetic scenes with their labels H,W."""
     import numpy as np
 
-    from clst_train.synthetic.camera_looks import LOOKS
+    from clst_train.synthetic.camera_looks import find_look
     from clst_train.synthetic.scenes import draw_scene
 
-    return [draw_scene(np.random.default_rng([seed, index]), LOOKS["new"], input_hw) for index in range(count)]
+    return [draw_scene(np.random.default_rng([seed, index]), find_look("new"), input_hw) for index in range(count)]
 
 
 def train(segmenter: Any, steps: int, input_hw: tuple[int, int]) -> float:

@@ -23,11 +23,12 @@ from typing import IO
 
 import click
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 from clst_runtime.errors import DataError, MissingDependency
 from clst_runtime.imaging.image_files import write_png
-from clst_train.synthetic.camera_looks import NEW
+from clst_train.synthetic.camera_looks import find_look
 from clst_train.synthetic.scenes import draw_scene
 from tests.support.browser import CHROMIUM, opened
 
@@ -38,10 +39,15 @@ RUN = "from clst_runtime.cli.run import main; main()"
 EXPORT = "from clst_export.cli.export import main; main()"
 
 
+def drawn(seed: int, index: int) -> npt.NDArray[np.uint8]:
+    """A drawn scene of `SIZE_HW` as the new camera sees it."""
+    return draw_scene(np.random.default_rng([seed, index]), find_look("new"), SIZE_HW)[0]
+
+
 def exported(checkpoint: Path, folder: Path) -> Path:
     """The checkpoint as ONNX, with a reference of synthetic images of the size that the camera will give."""
     for index in range(KNOWN):
-        write_png(folder / "known" / f"{index:03d}.png", draw_scene(np.random.default_rng([1, index]), NEW, SIZE_HW)[0])
+        write_png(folder / "known" / f"{index:03d}.png", drawn(1, index))
     model = folder / "front.onnx"
     call = [sys.executable, "-c", EXPORT, str(checkpoint), "--onnx", "--calib", str(folder / "known")]
     subprocess.run([*call, "--out", str(model)], check=True, stdout=subprocess.DEVNULL)
@@ -111,7 +117,7 @@ def main(checkpoint: Path, out: Path, fps: float, deadline_ms: float, seconds: f
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         model = exported(checkpoint.resolve(), folder)
-        scenes = [draw_scene(np.random.default_rng([2, index]), NEW, SIZE_HW)[0].tobytes() for index in range(SEEN)]
+        scenes = [drawn(2, index).tobytes() for index in range(SEEN)]
         call = [sys.executable, "-c", RUN, model.name, "--source", f"raw:{SIZE_HW[1]}x{SIZE_HW[0]}?fps={fps:g}"]
         call += ["--web", "0", "--deadline-ms", f"{deadline_ms:g}", "--out", "driven", "--no-video"]
         call += ["--collect", "new_camera"]

@@ -50,14 +50,14 @@ def prepare(folder: Path, settings: tuple[str, ...]) -> Any:
     """A run on synthetic scenes below `folder`; the scenes are made at the first call."""
     from clst_train.engine.options import configure
     from clst_train.engine.run_folder import RunFolder
-    from clst_train.synthetic.camera_looks import LOOKS
+    from clst_train.synthetic.camera_looks import LOOKS, find_look
     from clst_train.synthetic.scenes import write_scenes
     from clst_train.training import _open_setup, _run_of
 
     options = {"source": str(folder / "old"), "target": (str(folder / "new" / "images" / "train"),)}
     config = configure("demo", {**options, "settings": settings})
     rows, columns = config.model.input_hw
-    for seed, look in enumerate(LOOKS.values()):
+    for seed, look in enumerate(map(find_look, LOOKS)):
         if not (folder / look.name).exists():
             counts = {"train": 16, "val": 1}
             write_scenes(folder / look.name, look=look, counts=counts, size_hw=(2 * rows, 2 * columns), seed=seed)

@@ -35,7 +35,7 @@ from clst_train.method.batchnorm import estimate_statistics
 from clst_train.models.checkpoint import build_from_checkpoint, load_checkpoint
 from clst_train.models.checkpoint_backend import TorchBackend, open_checkpoint, segmenter_backend
 from clst_train.stages.adaptation import statistics_batches
-from clst_train.synthetic.camera_looks import LOOKS
+from clst_train.synthetic.camera_looks import LOOKS, find_look
 from clst_train.synthetic.scenes import draw_drive, write_scenes
 from clst_train.training import start_run
 
@@ -45,8 +45,9 @@ SIZE_HW = (160, 320)
 DRIVE_FRAMES = 60
 STATISTICS_IMAGES = 256
 COMPARED = """\
-The new camera sits higher, has a wider lens, flatter and bluer colours, more noise and blur, darker corners and haze,
-and sees a quarter of its scenes at night. Its {count} test images are other scenes than those of any training.
+The new camera is `middle` of `clst-data camera`: a longer, softer lens with darker corners, bluish colours, short
+exposures and their noise. It sits higher, drives through haze, and a quarter of its scenes are at night.
+Its {count} test images are other scenes than those of any training.
   source only  trained on the old camera's labels
   statistics   the same, its BatchNorm statistics estimated on unlabelled images of the new camera
   adapted      the same, adapted to them by CLST; then as the exported ONNX file"""
@@ -55,7 +56,7 @@ and sees a quarter of its scenes at night. Its {count} test images are other sce
 def run_demo(out: Path, *, scenes: int, settings: Sequence[str]) -> str:
     """Do everything below `out`; returns the table and where to look."""
     _log.info("1/5  making synthetic scenes of the old camera (with labels) and of the new one")
-    for seed, look in enumerate(LOOKS.values()):
+    for seed, look in enumerate(map(find_look, LOOKS)):
         counts = {"train": scenes, "val": max(8, scenes // 4)}
         write_scenes(out / f"{look.name}_camera", look=look, counts=counts, size_hw=SIZE_HW, seed=seed)
     old, new = out / "old_camera", out / "new_camera"
@@ -125,7 +126,7 @@ def _compare(out: Path, folder: RunFolder, model: Path, data: LabelledDataset, i
 
 
 def _drive(out: Path, model: Path, images: TargetImages) -> str:
-    for index, (frame, _) in enumerate(draw_drive(5, LOOKS["new"], SIZE_HW, DRIVE_FRAMES)):
+    for index, (frame, _) in enumerate(draw_drive(5, find_look("new"), SIZE_HW, DRIVE_FRAMES)):
         write_png(out / "drive" / f"{index:04d}.png", frame)
     with OrtBackend(model) as backend, open_source(str(out / "drive")) as source:
         classes = backend.manifest.classes

@@ -29,7 +29,7 @@ from clst_runtime.imaging.geometry import Content
 from clst_runtime.system.numbers import parse_size
 from clst_train.data.target import TargetImages, open_target
 from clst_train.models.checkpoint import Checkpoint
-from clst_train.synthetic.camera_looks import LOOKS
+from clst_train.synthetic.camera_looks import LOOKS, find_look
 from clst_train.synthetic.scenes import draw_scene
 
 _log = logging.getLogger(__name__)
@@ -185,7 +185,7 @@ def synthetic_frames(input_hw: tuple[int, int], count: int) -> list[Frame]:
     if min(input_hw) < 1:
         raise ConfigError(f"size {input_hw[0]}x{input_hw[1]}; give at least 32x32")
     _log.warning("no target images at hand; comparing on synthetic scenes (give --frames for real ones)")
-    looks = list(LOOKS.values())
+    looks = [find_look(name) for name in LOOKS]
     return [
         draw_scene(np.random.default_rng([7, index]), looks[index % len(looks)], input_hw)[0] for index in range(count)
     ]

@@ -12,7 +12,7 @@ import pytest
 from clst_runtime.imaging.image_files import write_png
 from clst_runtime.live.sinks.video_files import video_suffix
 from clst_train.models.checkpoint import load_checkpoint
-from clst_train.synthetic.camera_looks import LOOKS
+from clst_train.synthetic.camera_looks import find_look
 from clst_train.synthetic.scenes import write_scenes
 from tests.support.shell import heed_interrupts, interrupted, shell
 from tests.unit.export.conftest import needs_rounding, scene, write_checkpoint
@@ -43,7 +43,7 @@ def test_ctrl_c_is_the_normal_end_of_clst_run(tmp_path, rgb_model):
 
 
 def test_ctrl_c_in_training_keeps_a_checkpoint_to_go_on_from(tmp_path):
-    write_scenes(tmp_path / "old", look=LOOKS["old"], counts={"train": 4}, size_hw=(64, 96), seed=1)
+    write_scenes(tmp_path / "old", look=find_look("old"), counts={"train": 4}, size_hw=(64, 96), seed=1)
     out = tmp_path / "run"
     resume = out / "checkpoints" / "resume.pt"
     settings = ("--recipe", "demo", "--size", "64x96", "--set", "augmentation.crop_hw=[64,64]")

@@ -26,7 +26,7 @@ from clst_runtime.imaging.media import images_below
 from clst_train.engine.run_folder import open_run
 from clst_train.models.checkpoint import load_checkpoint
 from clst_train.models.checkpoint_backend import open_checkpoint
-from clst_train.synthetic.camera_looks import LOOKS
+from clst_train.synthetic.camera_looks import LOOKS, find_look
 from clst_train.synthetic.scenes import write_scenes
 from clst_train.training import start_run
 from tests.support.shell import shell
@@ -54,7 +54,7 @@ SETTINGS = (
 @pytest.fixture(scope="module")
 def cameras(tmp_path_factory):
     folder = tmp_path_factory.mktemp("cameras")
-    for seed, (look, size_hw) in enumerate(zip(LOOKS.values(), ((48, 64), (32, 96)), strict=True)):
+    for seed, (look, size_hw) in enumerate(zip(map(find_look, LOOKS), ((48, 64), (32, 96)), strict=True)):
         write_scenes(folder / look.name, look=look, counts={"train": 5, "val": 2}, size_hw=size_hw, seed=seed)
     return folder
 

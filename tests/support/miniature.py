@@ -16,7 +16,7 @@ from PIL import Image
 
 from clst_runtime.classes.labels import load_class_list
 from clst_runtime.imaging.image_files import write_png
-from clst_train.synthetic.camera_looks import LOOKS
+from clst_train.synthetic.camera_looks import LOOKS, find_look
 from clst_train.synthetic.scenes import draw_scene, write_scenes
 
 SIZE_HW = (64, 128)
@@ -28,7 +28,7 @@ SYNTHIA_IDS = np.array([3, 4, 2, 7, 9, 6, 1, 10, 8, 11], np.uint16)
 
 def drawn_cameras(folder: Path, **counts: int) -> Path:
     """Drawn scenes of 64×96 as the `old` and the `new` camera see them, `counts` by split; returns the folder."""
-    for seed, look in enumerate(LOOKS.values()):
+    for seed, look in enumerate(map(find_look, LOOKS)):
         write_scenes(folder / look.name, look=look, counts=counts, size_hw=(64, 96), seed=seed)
     return folder
 
@@ -81,4 +81,4 @@ def write_cityscapes(root: Path, *, counts: dict[str, int] | None = None) -> Pat
 
 
 def _scene(look: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    return draw_scene(np.random.default_rng(seed), LOOKS[look], SIZE_HW)
+    return draw_scene(np.random.default_rng(seed), find_look(look), SIZE_HW)

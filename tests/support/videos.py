@@ -3,7 +3,7 @@
 import cv2
 import numpy as np
 
-from clst_train.synthetic.camera_looks import LOOKS
+from clst_train.synthetic.camera_looks import find_look
 from clst_train.synthetic.scenes import draw_scene
 
 
@@ -29,7 +29,7 @@ def times_of(path):
 
 def film_new_camera(path, *, frames, size_hw=(64, 96)):
     """A video of synthetic scenes as the new camera sees them, each frame another scene; returns the images, RGB."""
-    images = [draw_scene(np.random.default_rng(index), LOOKS["new"], size_hw)[0] for index in range(frames)]
+    images = [draw_scene(np.random.default_rng(index), find_look("new"), size_hw)[0] for index in range(frames)]
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), 10, size_hw[::-1])
     for image in images:
         writer.write(image[..., ::-1])

@@ -18,7 +18,7 @@ from clst_train.models.checkpoint import Checkpoint, save_checkpoint
 from clst_train.models.deployable import normalise
 from clst_train.models.networks import build_segmenter
 from clst_train.models.normalisation import IMAGENET
-from clst_train.synthetic.camera_looks import LOOKS
+from clst_train.synthetic.camera_looks import find_look
 from clst_train.synthetic.scenes import draw_scene
 
 SIZE_HW = (64, 96)
@@ -27,7 +27,7 @@ needs_rounding = pytest.mark.skipif(not rounds_float16(), reason="this ONNX Runt
 
 def scene(index, look="new"):
     """A synthetic scene of SIZE_HW and its labels."""
-    return draw_scene(np.random.default_rng([3, index]), LOOKS[look], SIZE_HW)
+    return draw_scene(np.random.default_rng([3, index]), find_look(look), SIZE_HW)
 
 
 _graphs = {}

@@ -188,9 +188,7 @@ def encode(camera: Camera, image: Image, rng: np.random.Generator) -> tuple[byte
     return stream.getvalue(), ".jpg"
 
 
-def reimage(
-    camera: Camera, image: Image, labels: Image | None = None, *, rng: np.random.Generator
-) -> tuple[Image, Image | None]:
+def reimage(camera: Camera, image: Image, labels: Image, *, rng: np.random.Generator) -> tuple[Image, Image]:
     """An image H,W,3 RGB and its labels H,W as the camera would have taken them: R,C,3 and R,C.
 
     Args:
@@ -199,12 +197,14 @@ def reimage(
     Raises:
         ConfigError: as `take`. DataError: the labels have another size.
     """
-    if labels is not None and labels.shape != image.shape[:2]:
+    if labels.shape != image.shape[:2]:
         raise DataError(f"an image of {image.shape[:2]} and labels of {labels.shape}; give labels of the image's size")
-    content, _ = encode(camera, take(camera, image, rng), rng)
-    with require("PIL.Image").open(io.BytesIO(content)) as pixels:
-        taken = np.array(pixels.convert("RGB"))
-    return taken, None if labels is None else take_labels(camera, labels)
+    taken = take(camera, image, rng)
+    if camera.jpeg_quality:
+        content, _ = encode(camera, taken, rng)
+        with require("PIL.Image").open(io.BytesIO(content)) as pixels:
+            taken = np.array(pixels.convert("RGB"))
+    return taken, take_labels(camera, labels)
 
 
 def noise_of(seed: int, name: str) -> np.random.Generator:

@@ -1,4 +1,4 @@
-"""Synthetic road scenes: a small world on a ground plane, seen through a pinhole camera, with exact labels.
+"""Synthetic road scenes: a small world on a ground plane, drawn through a pinhole, then photographed; exact labels.
 
 World axes in metres: x to the right, y up from the road, z ahead. Legend: H rows, W columns of the image.
 """
@@ -169,11 +169,13 @@ def _traffic(rng: np.random.Generator, half: float, walk: float, length_m: float
 class Canvas:
     """The image, its labels, how near each pixel is and which shine, drawn far to near."""
 
-    def __init__(self, world: World, size_hw: tuple[int, int], camera: tuple[float, float, float], z0: float) -> None:
+    def __init__(
+        self, world: World, size_hw: tuple[int, int], field_deg: float, mounting: tuple[float, float], z0: float
+    ) -> None:
         self.rows, self.columns = size_hw
-        height, field, pitch = camera
+        height, pitch = mounting
         self.height, self.z0, self.bend = height, z0, world.bend
-        self.focal = self.columns / 2 / np.tan(np.radians(field) / 2)
+        self.focal = self.columns / 2 / np.tan(np.radians(field_deg) / 2)
         self.sine, self.cosine = np.sin(np.radians(pitch)), np.cos(np.radians(pitch))
         self.horizon = self.rows / 2 - self.focal * np.tan(np.radians(pitch))
         self.image: Image = np.zeros((*size_hw, 3), np.uint8)
@@ -383,8 +385,8 @@ _DRAWERS = {"building": _building, "tree": _plant, "bush": _plant, "pole": _post
 
 
 def _paint(world: World, rng: np.random.Generator, look: Look, size_hw: tuple[int, int], z0: float) -> Canvas:
-    camera = (rng.uniform(*look.height_m), rng.uniform(*look.field_of_view_deg), rng.uniform(*look.pitch_deg))
-    canvas = Canvas(world, size_hw, camera, z0)
+    mounting = (rng.uniform(*look.height_m), rng.uniform(*look.pitch_deg))
+    canvas = Canvas(world, size_hw, look.camera.old_field_of_view_deg, mounting, z0)
     _ground(canvas, world, rng)
     for thing in world.things:
         z = thing.z - z0
@@ -398,7 +400,7 @@ def _expose(canvas: Canvas, rng: np.random.Generator, look: Look) -> tuple[Image
     down = np.arange(canvas.rows, dtype=np.float32)[:, None].repeat(canvas.columns, axis=1)
     nearness = np.clip((down - canvas.horizon) / max(canvas.rows - canvas.horizon, 1.0), 0, 1).astype(np.float32)
     lights = canvas.lights.astype(np.float32) / 255.0
-    return photograph(rng, look, canvas.image, nearness, lights), canvas.labels
+    return photograph(rng, look, canvas.image, canvas.labels, nearness, lights)
 
 
 def draw_scene(rng: np.random.Generator, look: Look, size_hw: tuple[int, int]) -> tuple[Image, Image]:

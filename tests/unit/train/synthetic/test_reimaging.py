@@ -159,10 +159,8 @@ def test_jpeg_quality_is_drawn_for_each_image():
 
 
 def test_the_seed_and_the_name_decide_the_noise():
-    image = np.full((16, 16, 3), 90, np.uint8)
-    taken = [
-        reimage(find_camera("severe"), image, rng=noise_of(*key))[0] for key in ((1, "a"), (1, "a"), (1, "b"), (2, "a"))
-    ]
+    image, keys = np.full((16, 16, 3), 90, np.uint8), ((1, "a"), (1, "a"), (1, "b"), (2, "a"))
+    taken = [reimage(find_camera("severe"), image, ids(16, 16), rng=noise_of(*key))[0] for key in keys]
     assert np.array_equal(taken[0], taken[1])
     assert not np.array_equal(taken[0], taken[2])
     assert not np.array_equal(taken[0], taken[3])
