@@ -14,6 +14,7 @@ import numpy.typing as npt
 from clst_runtime.classes.labels import IGNORE_ID, ClassList, LabelMapping, load_mapping, relate, unrelated
 from clst_runtime.data.formats import Files, Format, files_of_split, find_format, shared_labels
 from clst_runtime.data.inputs import names_below
+from clst_runtime.data.prelabels import refuse_prelabels
 from clst_runtime.data.subsets import Subset, evenly_spread
 from clst_runtime.errors import DataError
 from clst_runtime.imaging.image_files import is_turned, read_image
@@ -57,7 +58,7 @@ class LabelledDataset:
             DataError: unreadable, or a label id is outside the map.
         """
         path = self.files[index].label
-        return self.mapping.apply(self.form.read(path, self.mapping), where=str(path))
+        return self.mapping.apply(self.form.read(self.root, path, self.mapping), where=str(path))
 
     def __getitem__(self, index: int) -> Sample:
         """Read one sample.
@@ -144,7 +145,8 @@ def open_dataset(
         mapping_file: JSON that relates the data set's classes to `classes`; None = by equal names.
 
     Raises:
-        DataError: missing folder, empty split, images without labels, or not one labelled pixel.
+        DataError: missing folder, empty split, images without labels, labels that are still predictions, or not one
+            labelled pixel.
         ConfigError: the classes do not fit.
     """
     form = find_format(root, format)
@@ -162,6 +164,7 @@ def open_dataset(
         root=root, form=form, files=tuple(files), classes=wanted, mapping=mapping, remarks=remarks
     )
     dataset.check_labelled()
+    refuse_prelabels(root, files, lambda path: form.read(root, path, mapping))
     return dataset
 
 

@@ -20,7 +20,7 @@ from clst_runtime.classes.labels import (
     load_class_list,
 )
 from clst_runtime.errors import ConfigError, DataError, did_you_mean
-from clst_runtime.imaging.image_files import read_image, read_label
+from clst_runtime.imaging.image_files import png_layout, read_image, read_label
 from clst_runtime.imaging.media import files_below, images_below, without_suffix
 from clst_runtime.system.files.json_values import read_json_object, read_text
 from clst_runtime.system.files.paths import check_folder
@@ -35,7 +35,7 @@ class Files:
     """The label file; it may be missing, which `dataset` reports."""
 
 
-def _read_ids(path: Path, mapping: LabelMapping) -> npt.NDArray[np.int32]:
+def _read_ids(root: Path, path: Path, mapping: LabelMapping) -> npt.NDArray[np.int32]:
     return read_label(path, np.flatnonzero(mapping.table >= 0).tolist())
 
 
@@ -53,8 +53,8 @@ class Format:
     splits: Callable[[Path], list[str]]
     mapping: Callable[[ClassList], LabelMapping] = identity_mapping
     """Raw ids to that list's ids."""
-    read: Callable[[Path, LabelMapping], npt.NDArray[np.int32]] = _read_ids
-    """Raw ids of a label file, H,W; those that the mapping knows decide which of two readings a file has."""
+    read: Callable[[Path, Path, LabelMapping], npt.NDArray[np.int32]] = _read_ids
+    """Raw ids H,W of a data set's label file; those that the mapping knows decide which of two readings a file has."""
 
 
 # Cityscapes label id → road19 class; GTA5's labels use the same ids.
@@ -195,7 +195,7 @@ def _folders(images: str) -> Callable[[Path], list[str]]:
     return splits
 
 
-def _read_camvid(path: Path, mapping: LabelMapping) -> npt.NDArray[np.int32]:
+def _read_camvid(root: Path, path: Path, mapping: LabelMapping) -> npt.NDArray[np.int32]:
     """CamVid's colours as camvid11 ids; a colour that CamVid does not have becomes 254, which the map refuses."""
     image = read_image(path).astype(np.int32)
     keys = image[..., 0] << 16 | image[..., 1] << 8 | image[..., 2]
@@ -214,6 +214,27 @@ def _folder_classes(root: Path) -> ClassList:
     if not path.is_file():
         raise DataError(f'{root}: no classes.json; write {{"names": ["road", …], "colors": [[128, 64, 128], …]}}')
     return ClassList.from_json(read_json_object(path), name=root.resolve().name)
+
+
+def _read_ids_or_colours(root: Path, path: Path, mapping: LabelMapping) -> npt.NDArray[np.int32]:
+    """Of a colour PNG, as labelling tools export, the classes of these colours; black is ignored unless it is one's."""
+    if png_layout(path) != (8, 2):
+        return _read_ids(root, path, mapping)
+    colours = _folder_classes(root).colours
+    if len(set(colours)) < len(colours):
+        raise DataError(f"{path}: colours, of which {root / 'classes.json'} gives one to two classes; give class ids")
+    image = read_image(path).astype(np.int32)
+    keys = image[..., 0] << 16 | image[..., 1] << 8 | image[..., 2]
+    ids = np.where(keys == 0, IGNORE_ID, -1)
+    for index, (red, green, blue) in enumerate(colours):
+        ids[keys == (red << 16 | green << 8 | blue)] = index
+    if (ids < 0).any():
+        row, column = np.argwhere(ids < 0)[0]
+        raise DataError(
+            f"{path}: {int((ids < 0).sum())} pixels have a colour that is no class's in {root / 'classes.json'}, "
+            f"the first {tuple(image[row, column].tolist())}; give its colours, or class ids"
+        )
+    return ids.astype(np.int32)
 
 
 FORMATS: dict[str, Format] = {
@@ -263,6 +284,7 @@ FORMATS: dict[str, Format] = {
             files=_folder_files,
             splits=_folders("images"),
             classes=_folder_classes,
+            read=_read_ids_or_colours,
         ),
         Format(
             name="gta5",

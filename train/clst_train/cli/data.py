@@ -1,25 +1,29 @@
-"""`clst-data`: check and convert data sets, take them through another camera, make synthetic scenes, draw features."""
+"""`clst-data`: check, convert, re-image data sets, pick frames to label, make synthetic scenes, draw features."""
 
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from clst_runtime.cli.command import group, json_option, print_json
+from clst_runtime.cli.command import group, json_option, log_backend, print_json
 from clst_runtime.errors import DataError
 from clst_runtime.system.numbers import SEED, Whole, parse_size
 
 if TYPE_CHECKING:
     from clst_train.inspection.feature_space import Gap
 
+_log = logging.getLogger(__name__)
+
 
 @group()
 def main() -> None:
-    """Check a data set, convert it, take it through another camera, make synthetic scenes."""
+    """Check a data set, convert it, take it through another camera, pick frames to label, make synthetic scenes."""
 
 
 @main.command()
@@ -230,6 +234,59 @@ def features(
     click.echo(_gaps_as_table(gaps, classes.names))
     whose = "labels" if labels else "the networks’ own predictions"
     click.echo(f"classes of the new camera: {whose}; picture: {picture}")
+
+
+@main.command()
+@click.argument("places", metavar="IMAGES|VIDEO...", nargs=-1, required=True)
+@click.option("--model", "models", multiple=True, required=True, type=click.Path(path_type=Path),
+              help="Model file, checkpoint or run: the new one, or the old one and then the new one.")  # fmt: skip
+@click.option("--count", default=20, show_default=True, type=Whole(1), help="Frames to label.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder to write; it must be new.")
+@json_option()
+def pick(places: tuple[str, ...], models: tuple[Path, ...], count: int, out: Path, *, as_json: bool) -> None:
+    """Pick frames of the new camera to label for `clst-eval OLD NEW --data OUT`, and write them with prelabels.
+
+    They are evenly spread over the drive. Prelabels are the new model's predictions; where the old one predicts
+    another class, a pixel is left open.
+    """
+    from clst_runtime.backends import check_model_file, open_model
+    from clst_runtime.evaluation.change import check_comparable
+    from clst_runtime.system.files.paths import check_new_folder, checkpoint_of
+    from clst_train.data.target import find_target
+    from clst_train.inspection.picking import pick_frames
+    from clst_train.inspection.prelabelled_folder import write_prelabelled_folder
+
+    if len(models) > 2:
+        raise click.UsageError("--model is the new model, or the old one and then the new one; give one or two")
+    check_new_folder(out, hint="give another folder")
+    files = [checkpoint_of(model) for model in models]
+    for file in files:
+        check_model_file(file)
+    found = find_target(places)
+    for remark in found.remarks:
+        _log.info(f"note: {remark}")
+    picked = pick_frames(found, count)
+    with ExitStack() as opened:
+        *old, new = [opened.enter_context(open_model(file)) for file in files]
+        log_backend(new, None)
+        for each in old:
+            check_comparable(each.manifest.classes, new.manifest.classes)
+        written = write_prelabelled_folder(out, picked, new, *old).values()
+        names = new.manifest.classes.names
+    if not old:
+        _log.warning(
+            "warning: mistakes in the prelabels that nobody corrects count for the new model, the only one here; for "
+            "a comparison give --model OLD --model NEW, which leaves open what they disagree on"
+        )
+    frames_with = {name: sum(name in each.classes for each in written) for name in names}
+    if as_json:
+        print_json({"folder": str(out), "images": len(picked), "of": len(found), "frames_with": frames_with})
+        return
+    click.echo(f"{out}: {len(picked)} of {len(found)} frames")
+    listed = ", ".join(f"{name} {number}" for name, number in frames_with.items())
+    click.echo(f"frames with each class, by the prediction: {listed}; clst-eval needs 5 for an interval of a class")
+    click.echo(f"label what is open, correct the rest ({out}/labels/val, or {out}/cvat), then: "
+               f"clst-eval OLD NEW --data {out}")  # fmt: skip
 
 
 def _gaps_as_json(gaps: Sequence[Gap], names: Sequence[str]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from clst_runtime.classes.labels import IGNORE_ID, ClassList, LabelMapping
 from clst_runtime.data.dataset import classes_and_mapping, other_size
 from clst_runtime.data.formats import files_of_split, find_format, shared_labels
+from clst_runtime.data.prelabels import refuse_prelabels
 from clst_runtime.errors import DataError
 from clst_runtime.imaging.image_files import is_turned, read_image
 from clst_runtime.imaging.overlay import blend, contact_sheet
@@ -68,6 +69,10 @@ def inspect(
     found = Inspection(form=form.name, classes=wanted, remarks=list(remarks))
     files = files_of_split(form, root, split)
     found.problems.extend(shared_labels(files))
+    try:
+        refuse_prelabels(root, files, lambda path: form.read(root, path, mapping))
+    except DataError as error:
+        found.problems.append(error.message)
     rotated: list[Path] = []
     every = max(1, len(files) // SHEET_IMAGES)
     for index, pair in enumerate(files):
@@ -77,7 +82,7 @@ def inspect(
             found.sizes[image.shape[0], image.shape[1]] += 1
             if is_turned(pair.image):
                 rotated.append(pair.image)
-            raw = form.read(pair.label, mapping)
+            raw = form.read(root, pair.label, mapping)
         except DataError as error:
             found.problems.append(error.message)
             continue

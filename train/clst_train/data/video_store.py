@@ -107,21 +107,35 @@ def decode(
         DataError: it cannot be read, or the disk is full.
     """
     sizes: list[tuple[int, int]] = []
-    video, next_wanted, frame = VideoFile(path), 0, None
+    video, last = VideoFile(path), -1
     try:
-        while next_wanted < len(wanted):
-            while video.position + 1 < wanted[next_wanted] and video.skip():
-                pass
-            frame = video.read(frame)
-            if frame is None:
-                return sizes, video.position + 1, video.warnings()
+        for frame in frames_at(video, wanted):
+            last = video.position
             file.append(fit_frame(np.ascontiguousarray(frame[..., ::-1]), input_hw, fit))
             sizes.append((frame.shape[0], frame.shape[1]))
-            while next_wanted < len(wanted) and wanted[next_wanted] <= video.position:
-                next_wanted += 1
-        return sizes, video.position + 1, video.warnings(ended=False)
+        ended = bool(wanted) and last < wanted[-1]
+        return sizes, video.position + 1, video.warnings(ended=ended)
     finally:
         video.close()
+
+
+def frames_at(video: VideoFile, wanted: Sequence[int]) -> Iterator[Image]:
+    """Frames H,W,3 BGR at some positions, ascending, in one pass; for a damaged one the next serves. Each lies where
+    the one before lay, and `video.position` is its own.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    next_wanted, frame = 0, None
+    while next_wanted < len(wanted):
+        while video.position + 1 < wanted[next_wanted] and video.skip():
+            pass
+        frame = video.read(frame)
+        if frame is None:
+            return
+        yield frame
+        while next_wanted < len(wanted) and wanted[next_wanted] <= video.position:
+            next_wanted += 1
 
 
 def _folder() -> Path:

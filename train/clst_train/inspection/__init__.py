@@ -1,1 +1,1 @@
-"""Looking at a run: what self-training does, how classes lie in the feature space, images before and after."""
+"""Looking at a run: what self-training does, features, images before and after; and which frames to label."""

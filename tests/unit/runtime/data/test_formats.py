@@ -1,3 +1,4 @@
+import json
 import shutil
 
 import numpy as np
@@ -13,7 +14,7 @@ from clst_runtime.imaging.image_files import write_png
 from clst_train.cli import data as cli_data
 from clst_train.data.headers import check_pairs
 from clst_train.data.inspection import inspect
-from tests.conftest import write_labelled
+from tests.conftest import RGB_CLASSES, write_labelled
 from tests.support.command_line import call
 
 IMAGE = np.zeros((1, 3, 3), np.uint8)
@@ -94,6 +95,24 @@ def test_folder_layout_with_an_unequal_size_names_both(tmp_path):
     write_png(tmp_path / "labels/val/0.png", np.zeros((4, 4), np.uint8))
     with pytest.raises(DataError, match="is 8x16 but .* is 4x4"):
         open_dataset(tmp_path, split="val")[0]
+
+
+def test_labels_of_the_folder_layout_may_have_the_colours_of_its_classes(tmp_path):
+    write_labelled(tmp_path, count=1)
+    coloured = np.take(RGB_CLASSES.palette(), open_dataset(tmp_path, split="val")[0].labels, axis=0)
+    coloured[1, 0] = RGB_CLASSES.colours[1]
+    write_png(tmp_path / "labels/val/0.png", coloured)
+    labels = open_dataset(tmp_path, split="val")[0].labels
+    assert labels[:2, 0].tolist() == [255, 1]  # black is ignored
+    assert np.bincount(labels.ravel()).tolist()[:3] == [62, 1, 64]
+    coloured[2, :2] = (1, 2, 3)
+    write_png(tmp_path / "labels/val/0.png", coloured)
+    with pytest.raises(DataError, match=r"2 pixels have a colour that is no class's in .*, the first \(1, 2, 3\)"):
+        open_dataset(tmp_path, split="val")
+    classes = RGB_CLASSES.to_json() | {"colors": [[9, 9, 9]] * 3}
+    (tmp_path / "classes.json").write_text(json.dumps(classes))
+    with pytest.raises(DataError, match="gives one to two classes; give class ids"):
+        open_dataset(tmp_path, split="val")
 
 
 def test_missing_labels_are_counted(tmp_path):
