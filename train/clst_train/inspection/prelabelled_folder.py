@@ -127,7 +127,10 @@ def cvat_labels(classes: ClassList) -> list[dict[str, object]]:
 
 
 def write_cvat(path: Path, labels: Mapping[str, Labels], classes: ClassList) -> None:
-    """Class ids H,W by the image's name as an archive that CVAT imports as "Segmentation mask 1.1"."""
+    """Class ids H,W by the image's name as an archive that CVAT imports as "Segmentation mask 1.1".
+
+    Each class of an image is one object. Without objects CVAT takes black for a class of its own.
+    """
     listed = list(zip(classes.names, classes.colours, strict=True))
     if "background" not in classes.names:
         listed.insert(0, ("background", BLACK))
@@ -136,9 +139,28 @@ def write_cvat(path: Path, labels: Mapping[str, Labels], classes: ClassList) -> 
         _add(archive, "labelmap.txt", ("# label:color_rgb:parts:actions\n" + "".join(lines)).encode())
         _add(archive, "ImageSets/Segmentation/default.txt", "".join(f"{name}\n" for name in labels).encode())
         for name, ids in labels.items():
-            content = io.BytesIO()
-            require("PIL.Image").fromarray(colourise(ids, classes)).save(content, format="PNG")
-            _add(archive, f"SegmentationClass/{name}.png", content.getvalue())
+            _add(archive, f"SegmentationClass/{name}.png", png(colourise(ids, classes)))
+            _add(archive, f"SegmentationObject/{name}.png", png(OBJECTS[np.where(ids == IGNORE_ID, 0, ids + 1)]))
+
+
+def png(pixels: npt.NDArray[np.uint8]) -> bytes:
+    """An image H,W,3 as a file."""
+    content = io.BytesIO()
+    require("PIL.Image").fromarray(pixels).save(content, format="PNG")
+    return content.getvalue()
+
+
+def object_colours() -> npt.NDArray[np.uint8]:
+    """256,3 RGB by an object's number, as Pascal VOC has them: every third bit of it is of one channel, the lowest the
+    highest. 0, which is no object, is black.
+    """
+    number, colours = np.arange(256), np.zeros((256, 3), np.uint8)
+    for bit in range(8):
+        colours[:, bit % 3] |= ((number >> bit & 1) << (7 - bit // 3)).astype(np.uint8)
+    return colours
+
+
+OBJECTS = object_colours()
 
 
 def _add(archive: zipfile.ZipFile, name: str, content: bytes) -> None:

@@ -17,7 +17,7 @@ from clst_runtime.imaging.image_files import read_image, read_label, write_png
 from clst_train.cli.data import main as clst_data
 from clst_train.data.target import find_target
 from clst_train.inspection.picking import Place, images_at, pick_frames
-from clst_train.inspection.prelabelled_folder import cvat_labels, name_of, with_own_colours
+from clst_train.inspection.prelabelled_folder import OBJECTS, cvat_labels, name_of, with_own_colours, write_cvat
 from tests.conftest import RGB_CLASSES, rgb_manifest, write_rgb_model
 from tests.fakes.videos import jpeg, plain, write_avi
 from tests.support.command_line import call
@@ -85,12 +85,23 @@ def test_cvat_gets_the_classes_and_the_predictions_in_their_colours(tmp_path, rg
         lines = archive.read("labelmap.txt").decode().splitlines()
         assert lines[1:] == ["background:0,0,0::", "red:255,0,0::", "green:0,255,0::", "blue:0,0,255::"]
         coloured = archive.read("SegmentationClass/000_f4.png")
+        objects = archive.read("SegmentationObject/000_f4.png")
     assert np.asarray(Image.open(io.BytesIO(coloured)))[0, :2].tolist() == [[255, 0, 0], [0, 0, 255]]
+    assert np.asarray(Image.open(io.BytesIO(objects)))[0, :2].tolist() == [[128, 0, 0], [128, 128, 0]]  # 1 and 3
     (out / "labels/val/000_f4.png").write_bytes(coloured)  # as CVAT exports it, here without a correction
     with pytest.raises(DataError, match="1 of 1 labels are still"):
         open_dataset(out, split="val")
     (out / NAME).unlink()
     assert open_dataset(out, split="val")[0].labels[0].tolist() == [0, 2] * 4
+
+
+def test_what_is_left_open_is_no_object_for_cvat_which_takes_black_for_a_class_else(tmp_path):
+    write_cvat(tmp_path / "a.zip", {"one": np.array([[255, 0, 2]], np.uint8)}, RGB_CLASSES)
+    with zipfile.ZipFile(tmp_path / "a.zip") as archive:
+        kinds = [archive.read(f"Segmentation{kind}/one.png") for kind in ("Class", "Object")]
+    shown = [np.asarray(Image.open(io.BytesIO(kind)))[0].tolist() for kind in kinds]
+    assert shown == [[[0, 0, 0], [255, 0, 0], [0, 0, 255]], [[0, 0, 0], [128, 0, 0], [128, 128, 0]]]
+    assert len(np.unique(OBJECTS, axis=0)) == 256
 
 
 @pytest.mark.parametrize("colours", [((0, 0, 0), (1, 1, 1)), ((1, 1, 1), (1, 1, 1))])
