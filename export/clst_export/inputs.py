@@ -23,9 +23,11 @@ from clst_export.verification.evaluator import contents_of, labelled_frames
 from clst_export.verification.gate import BOUNDS, Bounds
 from clst_runtime.backends.base import Frame
 from clst_runtime.data.dataset import open_dataset
+from clst_runtime.data.inputs import place_name
 from clst_runtime.data.subsets import Subset, evenly_spread
 from clst_runtime.errors import ConfigError, DataError
 from clst_runtime.imaging.geometry import Content
+from clst_runtime.system.files.json_values import printable
 from clst_runtime.system.numbers import parse_size
 from clst_train.data.target import TargetImages, open_target
 from clst_train.models.checkpoint import Checkpoint
@@ -62,6 +64,7 @@ def collect(checkpoint: Checkpoint, precision: str, options: Mapping[str, Any]) 
         methods=tuple(Method) if options["calib_method"] == "best" else (Method(options["calib_method"]),),
         bounds=_bounds(wanted, options),
         budget=None if options["max_miou_drop"] is None else options["max_miou_drop"] / 100,
+        licence=options["licence"] or "",
     )
     places = list(options["calib"]) or _targets(checkpoint)
     reference, note = reference_segments(places, input_hw, checkpoint.fit)
@@ -104,16 +107,32 @@ def _images(
     if options["data"] is not None:
         labelled, labels = _labelled(checkpoint, input_hw, options)
         contents = contents_of(labels, input_hw, checkpoint.fit)
-        return Inputs(frames=labelled, labels=labels, contents=contents, calibration=calibration)
+        name = printable(f"{place_name(options['data'])}, split {options['split']}")
+        return Inputs(frames=labelled, name=name, labels=labels, contents=contents, calibration=calibration)
     if calibration and options["frames_from"] is None:
         held_out = min(options["count"] or USUAL_FRAMES, max(1, len(calibration) // 4))
         rest, kept = split_frames(range(len(calibration)), held_out=held_out)
         contents = [Content(0, 0, *input_hw)] * len(kept)
         if isinstance(calibration, TargetImages):
             contents = [calibration.content(place) for place in kept]
-        return Inputs(frames=Subset(calibration, kept), contents=contents, calibration=Subset(calibration, rest))
+        name = _named(list(options["calib"]) or _targets(checkpoint))
+        return Inputs(
+            frames=Subset(calibration, kept), name=name, contents=contents, calibration=Subset(calibration, rest)
+        )
     frames, contents = verification_frames(checkpoint, options, input_hw)
-    return Inputs(frames=frames, contents=contents, calibration=calibration)
+    name = _named(_compared(checkpoint, options))
+    return Inputs(frames=frames, name=name, contents=contents, calibration=calibration)
+
+
+def _named(places: Sequence[str]) -> str:
+    """What the images of these places are, in a line; without places they are drawn."""
+    return printable(", ".join(map(place_name, places)) or "synthetic scenes")
+
+
+def _compared(checkpoint: Checkpoint, options: Mapping[str, Any]) -> list[str]:
+    """The places of images to compare on: `--frames`, else the target images of the checkpoint's run; may be none."""
+    given = options["frames_from"]
+    return [str(given)] if given is not None else _targets(checkpoint)
 
 
 def _labelled(
@@ -170,8 +189,7 @@ def verification_frames(
 
     Also returns where the camera's image lies in each frame; empty for scenes, which have no padding.
     """
-    given, count = options["frames_from"], options["count"] or USUAL_FRAMES
-    places = [str(given)] if given is not None else _targets(checkpoint)
+    places, count = _compared(checkpoint, options), options["count"] or USUAL_FRAMES
     if not places:
         return synthetic_frames(input_hw, count), []
     images = open_target(

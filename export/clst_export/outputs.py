@@ -7,13 +7,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from clst_export.card import card_path
 from clst_runtime.backends.cuda.device import check_library
 from clst_runtime.backends.tensorrt.bundle.format import INDEX
 from clst_runtime.backends.tensorrt.sidecar import sidecar_path
 from clst_runtime.data.dataset import check_dataset
 from clst_runtime.data.inputs import check_place
-from clst_runtime.errors import DataError, ModelFileError
+from clst_runtime.errors import ConfigError, DataError, ModelFileError
 from clst_runtime.system.files.atomic import check_can_write
+from clst_runtime.system.files.json_values import field, name
 from clst_runtime.system.files.paths import check_checkpoint
 from clst_runtime.system.numbers import parse_size
 
@@ -63,7 +65,7 @@ def output_paths(checkpoint: Path, precision: str, trt: str | None, options: Map
 
 
 def check_outputs(checkpoint: Path, paths: Mapping[str, Path], *, overwrite: bool) -> None:
-    """Find out before any work that a file cannot be made, engines' manifests among them.
+    """Find out before any work that a file cannot be made, engines' manifests and cards among them.
 
     Raises:
         DataError: its name is of another kind of file or the checkpoint's own; it is there already and may not be
@@ -74,6 +76,7 @@ def check_outputs(checkpoint: Path, paths: Mapping[str, Path], *, overwrite: boo
     if overwrite and folder is not None and folder.is_dir() and any(folder.iterdir()):
         raise DataError(f"{folder} is a folder with files, which --overwrite does not replace; remove it first")
     beside = [sidecar_path(path) for path in paths.values() if path.suffix == ".engine"]
+    beside += [card_path(path) for key, path in paths.items() if key.endswith("onnx")]
     for path in [*paths.values(), *beside]:
         if path.exists() and not overwrite:
             why = ", and the engine's ONNX file gets that name" if "engine" in paths and path == paths["onnx"] else ""
@@ -97,7 +100,7 @@ def _check_names(checkpoint: Path, paths: Mapping[str, Path]) -> None:
 
 
 def check_given(checkpoint: Path, options: Mapping[str, Any]) -> None:
-    """The checkpoint, the CUDA library, the size and the places of images that the command was given.
+    """The checkpoint, the CUDA library, the size, the licence and the places of images that the command was given.
 
     Raises:
         ClstError: one is missing or cannot be used.
@@ -110,6 +113,11 @@ def check_given(checkpoint: Path, options: Mapping[str, Any]) -> None:
     check_checkpoint(checkpoint)
     if options["size"] is not None:
         parse_size(options["size"])
+    if options["licence"] is not None:
+        try:
+            field(options, "licence", name)
+        except ValueError as error:
+            raise ConfigError(f"{error}; give its name or address in one line") from error
     if options["data"] is not None:
         check_dataset(options["data"], split=options["split"], mapping_file=options["mapping"])
     for place in (options["frames_from"], *map(Path, options["calib"])):

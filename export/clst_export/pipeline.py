@@ -33,6 +33,7 @@ from clst_runtime.backends.base import Frame
 from clst_runtime.backends.onnxruntime.session import check_float16_rounding
 from clst_runtime.errors import BudgetNotHeld, DataError
 from clst_runtime.imaging.geometry import Content
+from clst_runtime.system.commit import commit
 from clst_train.models.checkpoint import Checkpoint, load_checkpoint
 from clst_train.models.checkpoint_backend import TorchBackend
 from clst_train.models.deployable import Deployable
@@ -65,6 +66,8 @@ class Request:
     budget: float | None = None
     """INT8: what may be lost, 0 … 1 (mIoU with labels, else pixels that agree); layers are kept in higher
     precision until it holds. None = everything is quantised and the gate decides."""
+    licence: str = ""
+    """Of the weights, as their owner gives it; a line for the manifest. Empty = not given."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +76,8 @@ class Inputs:
 
     frames: Sequence[Frame]
     """Held out from calibration: what the result is compared with PyTorch on."""
+    name: str = ""
+    """What `frames` are, a line for the manifest; empty = not known."""
     labels: Sequence[npt.NDArray[np.uint8]] | None = None
     """Their labels, when there are any."""
     contents: Sequence[Content] = ()
@@ -142,11 +147,17 @@ def trace_network(checkpoint: Checkpoint, request: Request, inputs: Inputs) -> T
     check_compatibility(graph)
     reference = TorchBackend(deployable, manifest, torch.device("cpu"))
     evaluator = Evaluator(reference, inputs.frames, inputs.labels, inputs.contents)
+    known = {"commit": commit(), "licence": request.licence}
+    manifest = dataclasses.replace(
+        manifest,
+        provenance={**manifest.provenance, **{key: text for key, text in known.items() if text}},
+        parity={"images": inputs.name} if inputs.name else {},
+    )
     return TracedNetwork(deployable=deployable, manifest=manifest, graph=graph, inputs=inputs, evaluator=evaluator)
 
 
 def write_model(network: TracedNetwork, out: Path, request: Request, *, log: Log = lambda message: None) -> Conversion:
-    """Write the network in the wanted precision as ONNX, if it passes the parity gate.
+    """Write the network in the wanted precision as ONNX, with its card beside it, if it passes the parity gate.
 
     Args:
         network: traced with this request's size, opset and outputs.

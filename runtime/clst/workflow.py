@@ -118,15 +118,18 @@ def export(
     mapping: str | Path | None = None,
     calib: str | Path | Sequence[str | Path] | None = None,
     max_miou_drop: float | None = None,
+    licence: str | None = None,
     overwrite: bool = False,
 ) -> Exported:
-    """Write a checkpoint as an ONNX file and compare it with PyTorch. Engines and bundles are made by `clst-export`.
+    """Write a checkpoint as an ONNX file, compared with PyTorch, and its model card beside it.
+
+    Engines and bundles are made by `clst-export`.
 
     Needs the extra `export` and ONNX Runtime.
 
     Args:
         checkpoint: a `.pt` file of training, or a run's folder.
-        out: the file to write; None = beside the checkpoint.
+        out: the file to write, `NAME.onnx`; the card is `NAME.md`. None = beside the checkpoint.
         precision: `fp32`, `fp16` or `int8`.
         target: int8: whether the graph is for `tensorrt` or for ONNX Runtime's `cpu`.
         size: rows and columns of the input, or text like `360x480`; None = the checkpoint's.
@@ -137,7 +140,8 @@ def export(
         mapping: JSON file relating the classes of `data` to the model's.
         calib: images or videos of the camera to calibrate int8 on; none = the target of the checkpoint's run.
         max_miou_drop: int8: points of mIoU that may be lost, 0–100.
-        overwrite: replace an existing file.
+        licence: of the weights, a line for the model card.
+        overwrite: replace existing files.
 
     Raises:
         ConfigError, DataError, ModelFileError: an argument, images or the checkpoint cannot be used.
@@ -155,6 +159,7 @@ def export(
         "mapping": _path(mapping),
         "calib": _places(calib),
         "max_miou_drop": max_miou_drop,
+        "licence": licence,
     }
     _check_export(precision, options)
     return _convert(checkpoint_of(Path(checkpoint)), precision, {**_OTHER_OPTIONS, **options}, overwrite=overwrite)

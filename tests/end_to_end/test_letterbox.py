@@ -95,7 +95,7 @@ def test_run_checkpoint_and_model_file_say_letterbox(trained, model):
     assert manifest.fit is Fit.LETTERBOX
     assert manifest.parity["holds"]
     done = CliRunner().invoke(export, ["inspect", str(model)])
-    assert "64x96 RGB uint8, frames of another size: letterbox" in done.output
+    assert "64x96 RGB uint8 1,64,96,3; frames of another size: letterbox" in done.output
 
 
 def test_examples_show_the_pictures_without_their_padding(trained):

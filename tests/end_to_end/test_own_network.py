@@ -86,7 +86,8 @@ def test_the_onnx_file_names_the_network_and_needs_nothing_of_it(made, cameras, 
     assert manifest.network == NETWORK
     assert manifest.source_checkpoint_sha256 == load_checkpoint(run.adapted).sha256
     rows = call(clst_export, "inspect", model).stdout.splitlines()
-    assert [row.split(maxsplit=1)[1] for row in rows if row.startswith("network ")] == [f"{NETWORK}, fp32"]
+    escaped = NETWORK.replace("<", "\\<")
+    assert [row for row in rows if row.startswith("- network: ")] == [f"- network: {escaped}, fp32"]
     assert json.loads(call(clst_export, "inspect", model, "--json").stdout)["manifest"]["network"] == NETWORK
     done = call(
         clst_run, model, "--source", cameras / "new" / "images" / "val", "--no-video", "--masks", "--out", "live"

@@ -206,6 +206,7 @@ def _train(folder: RunFolder, setup: Setup, point: Checkpoint | None) -> RunFold
         source = _checkpoint(folder.source)
     if source is not None:
         run.segmenter.load_state_dict(source.segmenter_state)
+        run = dataclasses.replace(run, facts=source.facts)
     if run.target is not None and not from_first(folder.adapted.is_file()):
         adapt(run, point if point is not None and point.stage == ADAPTED else None)
     with together():

@@ -88,14 +88,15 @@ def main() -> None:
 @click.option("--optimisation-level", type=Whole(0, 5), help="TensorRT: 0 = fast build … 5 = long search.")
 @click.option("--dla", type=Whole(0), help="TensorRT: run on this DLA core, the GPU takes what it cannot.")
 @cuda_option
-@click.option("--overwrite", is_flag=True, help="Replace an existing file.")
+@click.option("--licence", metavar="TEXT", help="Licence of the weights, for the model card.")
+@click.option("--overwrite", is_flag=True, help="Replace existing files.")
 @json_option("Manifest")
 def convert(checkpoint: Path | None, onnx: str | None, trt: str | None, **options: Any) -> None:
     """Convert CHECKPOINT, a file or a run's folder (default: the newest run's), and prove the result.
 
     fp32 and fp16 must give PyTorch's classes; int8 must hold --max-miou-drop, or lose no more than 1 point. With extra
     rtx, TensorRT for RTX must build it. A file that does not prove itself is kept as NAME.rejected.onnx with a report
-    beside it, and the exit code is 6.
+    beside it, and the exit code is 6. NAME.md, the model card, says what the file is.
 
     An int8 engine or bundle gets an fp16 one beside it: both are timed on the GPU, and int8 is preferred only if it is
     really faster.
@@ -111,6 +112,7 @@ def convert(checkpoint: Path | None, onnx: str | None, trt: str | None, **option
     from clst_runtime.system.optional import check_installed, require
 
     check_installed(*PACKAGES)
+    from clst_export.card import card_path
     from clst_export.outputs import check_given, check_outputs, newest_checkpoint, output_paths
     from clst_runtime.system.files.paths import checkpoint_of
 
@@ -136,6 +138,7 @@ def convert(checkpoint: Path | None, onnx: str | None, trt: str | None, **option
         if "bundle" in paths:  # its ONNX files are in it then, or it has failed
             for name in paths.keys() & {"onnx", "baseline_onnx"}:
                 paths[name].unlink(missing_ok=True)
+                card_path(paths[name]).unlink(missing_ok=True)
 
 
 def produce(
@@ -298,11 +301,12 @@ def build(model: Path, frames: str | None, cuda: str, *, as_json: bool) -> None:
 @click.argument("file", type=click.Path(path_type=Path))
 @json_option()
 def inspect(file: Path, *, as_json: bool) -> None:
-    """Log what FILE (an ONNX file, an engine or a bundle) is: network, classes, precision, parity, hashes."""
-    from clst_export.inspection import describe, facts_of
+    """Print the model card of FILE (an ONNX file, an engine or a bundle): what it is, of what, measured how."""
+    from clst_export.card import card
+    from clst_export.inspection import facts_of
 
     facts = facts_of(file)
     if as_json:
         print_json(facts)
     else:
-        click.echo(describe(facts))
+        click.echo(card(facts), nl=False)

@@ -7,6 +7,8 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from clst_export.card import card
+from clst_export.inspection import facts_of
 from clst_runtime.artifact.manifest import Manifest
 from clst_runtime.artifact.onnx_metadata import read_onnx_manifest
 from clst_runtime.backends.base import Frame
@@ -22,33 +24,11 @@ from clst_runtime.backends.tensorrt.bundle.format import (
     Bundle,
     BundledModel,
 )
-from clst_runtime.backends.tensorrt.library import Library
 from clst_runtime.errors import ModelFileError
 from clst_runtime.imaging.image_files import write_png
 from clst_runtime.system.files.atomic import folder_written_whole, write_text
 from clst_runtime.system.files.hashing import file_sha256
 from clst_runtime.system.files.paths import check_new_folder
-
-README = """\
-{network}, {rows}x{columns}, {precision}: a model on its way to the device that runs it.
-
-On the device, with {needs} installed:
-
-    clst-export build {name}
-
-builds an engine for that GPU, version, CUDA and driver, compares it with the {frames} class maps in expected/ and
-keeps it here; after an update of any of them it is built and compared again. clst-run {name} --source camera:0 does
-the same where it has to be. Without these or a GPU, model.onnx runs with ONNX Runtime:
-clst-run {name}/model.onnx --source camera:0
-"""
-NEEDS = {
-    Library.TENSORRT: "TensorRT 10.3 to 11.x, PyCUDA and clst with its extra trt",
-    Library.RTX: "clst with its extra rtx and cuda-bindings",
-}
-BASELINE_README = """
-rival.onnx is the same network as fp16. int8 is not faster on every GPU, so both become engines, both are timed on the
-device, and int8 is used only where it is really faster; proof-*.json holds the measurements.
-"""
 
 
 def write_bundle(
@@ -89,8 +69,8 @@ def write_bundle(
             options=options or BuildOptions(),
             frame_sha256=_add_images(folder / FRAMES, frames),
         )
-        write_text(folder / "README.txt", _readme(manifest, out_dir.name, bundle))
         write_text(folder / INDEX, json.dumps(bundle.to_json(), indent=1) + "\n")
+        write_text(folder / "README.md", card(facts_of(folder) | {"path": str(out_dir)}))
     return bundle
 
 
@@ -140,17 +120,3 @@ def _add_images(folder: Path, images: Sequence[Frame]) -> dict[str, str]:
         write_png(path, image)
         digests[path.name] = file_sha256(path)
     return digests
-
-
-def _readme(manifest: Manifest, name: str, bundle: Bundle) -> str:
-    rows, columns = manifest.input_hw
-    text = README.format(
-        network=manifest.network,
-        rows=rows,
-        columns=columns,
-        precision=manifest.precision,
-        name=name,
-        needs=NEEDS[bundle.options.library],
-        frames=len(bundle.frame_sha256),
-    )
-    return text if bundle.baseline is None else text + BASELINE_README

@@ -14,7 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from clst_export.card import card, card_path
 from clst_export.graph.model_file import save_model
+from clst_export.inspection import facts_of
 from clst_export.precision import Precision, Target
 from clst_export.verification.evaluator import Comparison, Evaluator
 from clst_export.verification.ties import FP32_TIE, Ties, count_ties
@@ -81,10 +83,10 @@ def verify_and_save(
 
     Args:
         model: ONNX ModelProto by the artifact contract.
-        manifest: its manifest, without parity and build_check.
+        manifest: its manifest, without build_check, in parity only what `evaluator`'s frames are.
         evaluator: the frames with the float32 network's class maps.
         bounds: what must hold.
-        out: the file to write.
+        out: the file to write; its card gets the same name with `.md`.
         network: the float32 network, whose logits decide what is a tie.
         log: called with one line for each step.
 
@@ -92,7 +94,7 @@ def verify_and_save(
         BudgetNotHeld: it differs, or TensorRT for RTX refuses it; the file is kept as `<name>.rejected.onnx` and what
             was measured as `<name>.rejected.json`. DataError: it cannot be written.
     """
-    with written_whole(out) as temporary:
+    with written_whole(card_path(out)) as page, written_whole(out) as temporary:
         save_model(model, manifest, temporary)
         with OrtBackend(temporary) as backend:
             comparison = evaluator.evaluate(backend)
@@ -102,7 +104,7 @@ def verify_and_save(
                 tried = evaluator.subset(TIE_FRAMES).frames
                 ties = count_ties(network, backend, tried, tie_fraction=bounds.tie_fraction)
         failures = bounds.failures(comparison, ties)
-        parity: dict[str, Any] = {"reference": "PyTorch fp32", **comparison.to_json()}
+        parity: dict[str, Any] = {**manifest.parity, "reference": "PyTorch fp32", **comparison.to_json()}
         parity |= {"ties": ties.to_json()} if ties else {}
         parity |= {FINGERPRINT: fingerprint.to_json()}
         parity |= {"bounds": dataclasses.asdict(bounds), "holds": not failures}
@@ -111,6 +113,7 @@ def verify_and_save(
         manifest = save_model(model, dataclasses.replace(manifest, parity=parity, build_check=build_check), temporary)
         if failures or "refused" in build_check:
             raise _rejected(temporary, out, manifest, failures)
+        page.write_text(card(facts_of(temporary) | {"path": out.name}), encoding="utf-8")
     for stale in _rejected_paths(out):  # of an earlier export
         stale.unlink(missing_ok=True)
     return comparison, manifest

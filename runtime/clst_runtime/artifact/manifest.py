@@ -45,8 +45,10 @@ class Manifest:
     network: str
     """Its name in training with its options, e.g. `ddrnet23_slim` or `vehicle.networks:unet?width=32`."""
     provenance: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    """What network and weights came from, as far as is known: `package` with its version, `head`,
-    `pretrained_sha256`, `weights_file` and `weights_sha256` of a file of another project."""
+    """What network and weights came from, as far as is known; each is a line of text or a SHA-256, and a reader takes
+    any name. `package` with its version, `head`, `pretrained_sha256`, `weights_file` and `weights_sha256` of a file of
+    another project; `source`, `source_training`, `source_miou`, `target`, `adaptation`, `adapted_miou` of the run;
+    `commit` of the exporter; `licence` as its user gave it."""
     input_hw: tuple[int, int]
     """Rows and columns of the frame, uint8 1,H,W,3."""
     colour_order: str = "RGB"
@@ -74,7 +76,8 @@ class Manifest:
     tool_versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """Versions of clst, torch, onnx, onnxruntime that made the file."""
     parity: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    """What was measured against PyTorch at export: frames, agreement, difference in mIoU when labels were given."""
+    """What was measured against PyTorch at export: on which `images`, how many frames, agreement, difference in mIoU
+    when labels were given."""
     calibration: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """INT8: method, number of frames, SHA-256 over them, and the layers kept in a higher precision."""
     engine: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -144,8 +147,11 @@ def _fit(value: Any) -> Fit:
 def _parity(value: Any) -> dict[str, Any]:
     """What is read of it again: the frames, and the bounds that held."""
     found = mapping(value)
+    optional(found, "images", name)
     optional(found, "frames", whole(0, LARGEST_COUNT))
-    optional(found, "miou", or_none(number()))
+    optional(found, "agreement", number())
+    for share in ("miou", "reference_miou"):
+        optional(found, share, or_none(number()))
     bounds = optional(found, "bounds", mapping) or {}
     for bound in ("min_agreement", "max_miou_drop"):
         optional(bounds, bound, number())

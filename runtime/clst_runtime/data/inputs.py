@@ -20,6 +20,8 @@ from clst_runtime.errors import DataError
 from clst_runtime.imaging.image_files import read_image
 from clst_runtime.imaging.media import IMAGE_SUFFIXES, Kind, files_below, is_video, kind_of, without_suffix
 from clst_runtime.imaging.video_frames import VideoFile
+from clst_runtime.system.credentials import without_credentials
+from clst_runtime.system.files.json_values import printable
 from clst_runtime.system.files.paths import check_folder
 
 LAYOUTS = (
@@ -33,6 +35,8 @@ LAYOUTS = (
 """Image folder below a data set's root, and the formats it belongs to; label folders play no part in this."""
 LABEL_FOLDERS = frozenset({"labels", "label", "gtfine", "gtcoarse", "gt", "labeledapproved_full", "annotations"})
 LABEL_ENDINGS = ("_labelids", "_labeltrainids", "_instanceids", "_gtfine_color", "_gtcoarse_color", "_label")
+TELLS_NOTHING = frozenset({"images", "frames", "train", "val", "test", "leftimg8bit", "rgb", "701_stillsraw_full"})
+"""Folders inside a data set that have the same names in all of them."""
 RESULTS = (
     (("config.toml", "checkpoints"), ("examples",), "a run of clst-train"),
     (("frames.jsonl",), ("masks", "overlays"), "results of clst-run"),
@@ -59,6 +63,16 @@ class InputImages:
         """
         root = self.place if self.place.is_dir() else self.place.parent
         return own_names([path.relative_to(root) for path in self.paths])
+
+
+def place_name(place: str | Path) -> str:
+    """What a place is called before strangers: its name, or of `…/dusk/images/train` that of the data set, dusk.
+
+    The folders above, which are this machine's, are left out.
+    """
+    path = Path(os.path.abspath(place))
+    telling = [part for part in path.parts[1:] if part.lower() not in TELLS_NOTHING]
+    return printable(without_credentials(telling[-1] if telling else path.name))
 
 
 def images_of(place: Path, *, split: str | None = None) -> InputImages:

@@ -11,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from clst_runtime.system.commit import commit
 from clst_runtime.system.programs import Runner, run_program
 
 UNKNOWN = "unknown"
@@ -26,6 +27,11 @@ def package_version(name: str) -> str | None:
         return version(name)
     except PackageNotFoundError:
         return None
+
+
+def own_version() -> str:
+    """This program's version and commit, in words."""
+    return f"clst {package_version('clst') or 'not installed'} (commit {commit()})"
 
 
 def cpu_name(root: Path = Path("/")) -> str:

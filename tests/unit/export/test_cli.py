@@ -96,7 +96,7 @@ def test_what_tensorrt_was_not_asked_is_one_line_on_stderr_and_in_the_manifest(c
     line = "whether TensorRT for RTX reads and builds it was not checked: the test does not ask"
     assert done.stderr.splitlines().count(line) == done.stderr.count("TensorRT") == 1
     assert json.loads(done.stdout)["build_check"]["not_checked"] == "the test does not ask"
-    assert re.search(f"^build check +{line}$", run("inspect", tmp_path / "m.onnx").output, re.MULTILINE)
+    assert re.search(f"^- build check: {line}$", run("inspect", tmp_path / "m.onnx").output, re.MULTILINE)
 
 
 def test_quiet_with_json_leaves_standard_error_to_warnings(checkpoint, pictures, tmp_path):
@@ -112,14 +112,16 @@ def test_a_file_that_tensorrt_refuses_ends_with_6_and_is_kept_as_rejected(checkp
     refused(done, 6, "m.onnx is refused: TensorRT for RTX 1.7.1.116 cannot parse it: Mish m: no; kept as")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["m.rejected.json", "m.rejected.onnx"]
     told = run("inspect", tmp_path / "m.rejected.onnx").output
-    assert re.search(r"^build check +TensorRT for RTX 1.7.1.116 cannot parse it: Mish m: no$", told, re.MULTILINE)
+    assert re.search(r"^- build check: TensorRT for RTX 1.7.1.116 cannot parse it: Mish m: no$", told, re.MULTILINE)
 
 
-def test_inspect_tells_of_a_file_in_words_and_as_json(checkpoint, pictures, tmp_path):
+def test_inspect_prints_the_card_and_as_json_the_facts(checkpoint, pictures, tmp_path):
     done = run(checkpoint, "--onnx", "fp16", "--out", tmp_path / "h.onnx", "--frames", pictures, "--min-agreement", 90)
     assert done.exit_code == 0, done.output
     words = run("inspect", tmp_path / "h.onnx").output
+    assert words == (tmp_path / "h.md").read_text(), "the card beside it is of the same file"
     assert "ddrnet23_slim, fp16" in words
+    assert f"frames of {pictures.name}; 90 % asked" in words
     assert "1 fp32, 54 fp16" in words
     facts = json.loads(run("inspect", tmp_path / "h.onnx", "--json").output)
     assert facts["manifest"]["parity"]["bounds"]["min_agreement"] == 0.9
@@ -142,9 +144,11 @@ def test_a_bundle_holds_what_the_device_needs(checkpoint, pictures, tmp_path):
     assert done.exit_code == 0, done.output
     assert [path.name for path in tmp_path.iterdir()] == ["front"]
     names = {path.name for path in folder.iterdir()}
-    assert names == {"model.onnx", "bundle.json", "frames", "expected", "README.txt"}
+    assert names == {"model.onnx", "bundle.json", "frames", "expected", "README.md"}
     told = run("inspect", folder).output
-    assert "a bundle with 2 frames to verify on; engines: none built yet" in told
+    assert told == (folder / "README.md").read_text()
+    assert "# front\n" in told
+    assert "- bundle: a bundle with 2 frames to verify on\n" in told
     assert json.loads((folder / "bundle.json").read_text())["options"]["optimisation_level"] == 5
     refused(run("build", folder), 5, "tensorrt cannot be imported", folder / "model.onnx")
     refused(run(checkpoint, "--onnx", "fp16", "--bundle", "--out", folder), 3, "exists")
@@ -207,6 +211,14 @@ def test_ranges_of_fp16_come_from_the_pictures_that_were_given_and_no_synthetic_
     given = [read_image(path) for path in sorted(pictures.iterdir())]
     chosen = [given[place] for place in evenly_spread(len(given), 3, centred=True)]
     assert (calibration["frames"], calibration["frames_sha256"]) == (3, frames_digest(chosen))
+
+
+def test_a_licence_of_two_lines_is_refused_and_a_card_is_not_replaced_unasked(tmp_path, checkpoint):
+    done = run(checkpoint, "--onnx", "--out", tmp_path / "m.onnx", "--licence", "MIT\nor not")
+    refused(done, 3, "licence is 'MIT\\nor not'", "in one line")
+    (tmp_path / "m.md").write_text("mine")
+    refused(run(checkpoint, "--onnx", "--out", tmp_path / "m.onnx"), 3, "m.md exists; give --overwrite")
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("m.md", "mine")]
 
 
 def test_an_output_that_cannot_be_the_file_is_refused_before_any_work(tmp_path, monkeypatch):

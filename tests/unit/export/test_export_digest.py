@@ -1,6 +1,7 @@
 """What an export stores so that a benchmark and an acceptance can recognise the verified model."""
 
-from clst_export.inspection import describe, facts_of
+from clst_export.card import card
+from clst_export.inspection import facts_of
 from clst_export.pipeline import Inputs, Request, convert
 from clst_export.precision import Precision
 from clst_runtime.backends.onnxruntime.session import OrtBackend
@@ -18,7 +19,7 @@ def test_an_exported_file_knows_what_it_said_to_its_frames(checkpoint, frames, t
         assert tie.is_equal
         other = compare_with_digest(backend, stored, known_frames(frames[3:], stored.frames_sha256))
         assert (other.found, other.is_equal) == (0, False)
-    assert stored.frames_sha256[0] not in describe(facts_of(out))
+    assert stored.frames_sha256[0] not in card(facts_of(out))
 
 
 def test_parity_is_told_in_a_few_words_and_as_json_whole(rgb_model):
@@ -34,16 +35,12 @@ def test_parity_is_told_in_a_few_words_and_as_json_whole(rgb_model):
     facts = facts_of(rgb_model)
     facts["manifest"]["parity"] = comparison
     facts["manifest"]["calibration"] = {"methods": {"max": comparison, "entropy": {**comparison, "labelled": True}}}
-    rows = dict(line.split("  ", 1) for line in describe(facts).splitlines())
-    told = {name: value.strip() for name, value in rows.items() if name.startswith(("parity", "calibration"))}
-    assert told == {
-        "parity frames": "2",
-        "parity labelled": "False",
-        "parity agreement": "0.991235",
-        "parity iou": "red 50.00",
-        "calibration methods": "max 99.123 % of pixels equal, entropy 99.123 % of pixels equal and mIoU 75.00 %",
-    }
+    told = card(facts)
+    assert "- equal to PyTorch: 99.1235 % of the pixels of 2 frames\n" in told
+    methods = "max 99.123 % of pixels equal, entropy 99.123 % of pixels equal and mIoU 75.00 %"
+    assert f"- calibration methods: {methods}\n" in told
+    assert "mIoU of this file" not in told
     facts["manifest"]["parity"]["labelled"] = True
-    assert "parity mIoU" in describe(facts)
-    assert "75.00 %, of the reference 100.00 %" in describe(facts)
+    assert "- mIoU of this file: 75.00 % on the same images, 100.00 % in PyTorch\n" in card(facts)
+    assert "| 0 | red | #ff0000 | 50.00 |\n| 1 | green | #00ff00 | unknown |\n" in card(facts)
     assert comparison["miou"] == 0.75, "the JSON values stay as they are"

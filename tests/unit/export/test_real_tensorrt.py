@@ -10,10 +10,11 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from clst_export.card import card
 from clst_export.cli.report import report
 from clst_export.graph.compatibility import RESIZE, SUPPORTED, check_compatibility
 from clst_export.graph.trace import deployable_of
-from clst_export.inspection import describe, facts_of, layer_types
+from clst_export.inspection import facts_of, layer_types
 from clst_export.pipeline import Inputs, Request, convert
 from clst_export.precision import Precision, Target
 from clst_export.quantization.calibration import Method, calibrate
@@ -153,8 +154,8 @@ def test_what_the_exporter_writes_is_built(trt, checkpoint, frames, tmp_path):
     assert told[-1] == "reading and building it with TensorRT for RTX"
     line = f"TensorRT for RTX {trt.__version__} reads and builds it: {sum(answer['layers'].values())} layers in "
     assert report(done, tmp_path / "m.onnx", None).splitlines()[-1].startswith(line)
-    shown = describe(facts_of(tmp_path / "m.onnx"))
-    assert f"  {line}" in shown
+    shown = card(facts_of(tmp_path / "m.onnx"))
+    assert f"- build check: {line}" in shown
     assert "convolution 55" in shown
 
 

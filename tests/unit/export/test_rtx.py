@@ -42,7 +42,7 @@ def test_an_engine_is_made_without_a_gpu_and_every_word_says_that_nothing_has_co
     export = (checkpoint, "--trt", "fp16", "--for", "rtx", "--out", engine, "--frames", pictures)
     code, told, _ = on(main, *export, "--min-agreement", 90)
     assert code == 0, told
-    assert sorted(path.name for path in engine.parent.iterdir()) == ["m.engine", "m.engine.json", "m.onnx"]
+    assert sorted(path.name for path in engine.parent.iterdir()) == ["m.engine", "m.engine.json", "m.md", "m.onnx"]
     facts = json.loads((tmp_path / "made" / "m.engine.json").read_text())["engine"]
     assert engine.read_bytes().startswith(b"vtrt")
     assert facts["layers_before_fusion"] > 100

@@ -44,6 +44,12 @@ class Logbook:
         with self.path.open("a") as stream:
             stream.write(json.dumps(entry) + "\n")
 
+    def last(self, stage: str, iteration: int, name: str) -> float | None:
+        """The newest value of that name at that step; None where it was not logged, or was no number."""
+        found = [entry[name] for entry in self.entries
+                 if (entry["stage"], entry["iteration"]) == (stage, iteration) and name in entry]  # fmt: skip
+        return found[-1] if found else None
+
     def draw(self) -> None:
         """Draw losses and mIoU of both stages as one image."""
         require("matplotlib")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import numpy as np
@@ -14,8 +15,11 @@ from torch import Tensor
 
 from clst_runtime.classes.labels import ClassList
 from clst_runtime.data.dataset import LabelledDataset
+from clst_runtime.data.inputs import place_name
 from clst_runtime.errors import ClstError
 from clst_runtime.evaluation.evaluate import evaluate
+from clst_runtime.system.files.json_values import printable
+from clst_runtime.system.machine import own_version
 from clst_train.compute.cores import loader_threads
 from clst_train.compute.distributed import alike, averaged_over_ranks, each_alone, together
 from clst_train.compute.pinning import pinned
@@ -29,7 +33,7 @@ from clst_train.engine.logger import Logbook
 from clst_train.engine.optimizer import Descent
 from clst_train.engine.run_folder import RunFolder
 from clst_train.method.batchnorm import estimate_statistics
-from clst_train.models.checkpoint import Checkpoint, WeightsFile, load_checkpoint
+from clst_train.models.checkpoint import TRAINING, Checkpoint, WeightsFile, load_checkpoint
 from clst_train.models.checkpoint_backend import segmenter_backend
 from clst_train.models.segmenter import Segmenter
 
@@ -81,6 +85,8 @@ class Run(Setup):
     """The run's log."""
     look: Look | None = None
     """What source images of the adaptation take on; None = nothing."""
+    facts: Mapping[str, str] = field(default_factory=dict)
+    """`Checkpoint.facts` of the network that the adaptation starts from."""
 
     @property
     def scaled(self) -> bool:
@@ -112,6 +118,7 @@ class Run(Setup):
             config=self.config.to_mapping(),
             weights_file=self.weights_file,
             pretrained_sha256=self.pretrained_sha256,
+            facts=facts_of(self, stage) if training_state is None else {},
         )
 
     def hint(self, stage: str) -> str:
@@ -119,6 +126,23 @@ class Run(Setup):
         change = f"lower {SECTIONS[stage]}.learning_rate (or set run.precision to fp32) in {self.folder.config}"
         kept = "the last good checkpoint is kept" if self.folder.resume.is_file() else "there is no checkpoint yet"
         return f"{kept}; {change} and go on with --resume {self.folder.path}"
+
+
+def facts_of(run: Run, stage: str) -> dict[str, str]:
+    """What a result says of its images, steps and mIoU, for who receives it; places by their names alone."""
+    data, settings = run.config.data, getattr(run.config, SECTIONS[stage])
+    made = f"seed {run.config.run.seed}, {time.strftime('%Y-%m-%d')}, {own_version()}"
+    found = {
+        "source": f"{len(run.source)} images of {place_name(data.source)}, split {data.source_split}",
+        TRAINING[stage]: f"{settings.iterations} steps of {settings.batch} images, {made}",
+    }
+    if stage == ADAPTED:
+        found["target"] = f"{len(needed(run.target))} images of {', '.join(map(place_name, data.target))}"
+    miou = run.logbook.last(stage, settings.iterations, "miou")
+    if miou is not None and run.validation is not None:
+        images = f"{len(run.validation)} images of {place_name(data.val)}, split {data.val_split}"
+        found[f"{stage}_miou"] = f"{miou:.2f} % on {images}"
+    return {**run.facts, **{key: printable(text) for key, text in found.items()}}
 
 
 def not_finite(values: Mapping[str, Any]) -> str | None:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from clst_runtime.artifact.manifest import channels, input_size
 from clst_runtime.classes.labels import ClassList
+from clst_runtime.data.inputs import place_name
 from clst_runtime.errors import ClstError, ConfigError, MissingDependency, ModelFileError
 from clst_runtime.imaging.geometry import Fit, fit_named
 from clst_runtime.system.files.atomic import written_whole
@@ -40,6 +41,8 @@ from clst_train.models.normalisation import Normalisation
 from clst_train.models.segmenter import Segmenter
 
 FORMAT = "clst-checkpoint-1"
+TRAINING = {"source": "source_training", "adapted": "adaptation"}
+"""Of each stage, the key of what its training was."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +87,8 @@ class Checkpoint:
     """Where the old network came from; None where this project trained it."""
     pretrained_sha256: str = ""
     """Of the file of weights that source training started from; empty = random weights, or not known."""
+    facts: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """What its run says of images, steps and mIoU, a line of text each; older checkpoints have none."""
     path: Path | None = None
     """The file that it was read from; None for one in memory."""
 
@@ -100,15 +105,18 @@ class Checkpoint:
     @property
     def provenance(self) -> dict[str, str]:
         """What the network and its weights came from, as far as is known; it goes into manifests."""
-        origin = self.architecture or {}
+        origin, data = self.architecture or {}, self.config.get("data", {})
         known = {
+            "source": place_name(data["source"]) if data.get("source") else "",
+            "target": printable(", ".join(map(place_name, data.get("target", [])))) if self.stage == "adapted" else "",
+            TRAINING[self.stage]: f"{self.iteration} steps" if self.iteration else "",
             "head": self.head,
             "package": printable(f"{origin['package']} {origin.get('version', '')}") if "package" in origin else "",
             "pretrained_sha256": self.pretrained_sha256,
             "weights_file": self.weights_file.name if self.weights_file else "",
             "weights_sha256": self.weights_file.sha256 if self.weights_file else "",
         }
-        return {key: value for key, value in known.items() if value}
+        return {key: value for key, value in known.items() if value} | dict(self.facts)
 
     @property
     def fit(self) -> Fit:
@@ -145,6 +153,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "config": checkpoint.config,
         "weights_file": None if checkpoint.weights_file is None else dataclasses.asdict(checkpoint.weights_file),
         "pretrained_sha256": checkpoint.pretrained_sha256,
+        "facts": dict(checkpoint.facts),
     }
     with written_whole(path) as temporary:
         try:
@@ -196,6 +205,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
             config=field(content, "config", _config),
             weights_file=optional(content, "weights_file", or_none(_weights_file)),
             pretrained_sha256=_pretrained(content),
+            facts=optional(content, "facts", _facts) or {},
             path=path,
         )
     except (ValueError, ClstError) as error:
@@ -212,6 +222,10 @@ def _weights_file(value: Any) -> WeightsFile:
     return WeightsFile(name=field(mapping(value), "name", name), sha256=field(mapping(value), "sha256", sha256))
 
 
+def _facts(value: Any) -> dict[str, str]:
+    return {key: field(value, key, name) for key in mapping(value)}
+
+
 def _pretrained(content: dict[str, Any]) -> str:
     """The hash, which older versions wrote into the configuration, where `_config` has checked it."""
     older = str(content["config"].get("model", {}).get("pretrained_sha256", ""))
@@ -226,7 +240,10 @@ def _config(value: Any) -> dict[str, Any]:
     for key, check in (("head", name), ("pretrained_sha256", sha256)):
         if sections.get("model", {}).get(key, "") != "":
             field(sections["model"], key, check)
-    target = sections.get("data", {}).get("target", [])
+    data = sections.get("data", {})
+    source, target = data.get("source", ""), data.get("target", [])
+    if not isinstance(source, str):
+        raise ValueError(f"{shown(source)} in data.source, expected a place")
     if not isinstance(target, (list, tuple)) or not all(isinstance(place, str) for place in target):
         raise ValueError(f"{shown(target)} in data.target, expected places")
     return sections

@@ -6,6 +6,7 @@ import json
 import pytest
 from click.testing import CliRunner
 
+from clst_export.card import card_path
 from clst_export.cli.export import main
 from clst_export.inputs import baseline_request
 from clst_export.pipeline import Request, write_model
@@ -50,9 +51,10 @@ def export(checkpoint, pictures, converted, monkeypatch):
     def write_once(network, out, request, *, log):
         if request not in converted:
             conversion = write_model(network, out, request, log=log)
-            converted[request] = (out.read_bytes(), conversion)
+            converted[request] = (out.read_bytes(), card_path(out).read_bytes(), conversion)
         out.write_bytes(converted[request][0])
-        return converted[request][1]
+        card_path(out).write_bytes(converted[request][1])
+        return converted[request][2]
 
     for module in ("pipeline", "tensorrt.fp16_baseline"):
         monkeypatch.setattr(f"clst_export.{module}.write_model", write_once)
@@ -69,7 +71,8 @@ def names(folder):
 
 
 pytestmark = needs_rounding
-PAIR = [f"m{kind}" for kind in (".engine", ".engine.json", ".fp16.engine", ".fp16.engine.json", ".fp16.onnx", ".onnx")]
+FP16_KINDS = (".fp16.engine", ".fp16.engine.json", ".fp16.md", ".fp16.onnx")
+PAIR = [f"m{kind}" for kind in (".engine", ".engine.json", *FP16_KINDS, ".md", ".onnx")]
 
 
 @pytest.mark.parametrize(
@@ -169,7 +172,7 @@ def test_a_baseline_that_does_not_prove_itself_is_none(machine, export, tmp_path
 def test_an_fp16_engine_gets_no_baseline(machine, export, tmp_path):
     done = export("--trt", "fp16", "--out", tmp_path / "m.engine", method=())
     assert done.exit_code == 0, done.output
-    assert names(tmp_path) == ["m.engine", "m.engine.json", "m.onnx"]
+    assert names(tmp_path) == ["m.engine", "m.engine.json", "m.md", "m.onnx"]
 
 
 def test_an_int8_bundle_brings_fp16_and_the_device_uses_the_better(machine, export, pictures, tmp_path):
@@ -192,7 +195,7 @@ def test_an_int8_bundle_brings_fp16_and_the_device_uses_the_better(machine, expo
     assert "build" not in machine.does.calls
     shown = CliRunner().invoke(main, ["inspect", str(folder)]).output
     assert f"INT8 does not save 3 %; {FP16} is used" in shown
-    assert "compared with:" in shown
+    assert "- compared with: rival.onnx, fp16, SHA-256 " in shown
 
 
 def test_what_int8_may_lose_is_not_asked_of_its_baseline():

@@ -127,7 +127,7 @@ def lottery(graph):
 
 def test_a_file_that_is_built_says_so_in_its_manifest(trt, tmp_path):
     manifest = saved(tmp_path)
-    assert out(tmp_path) == ["m.onnx"]
+    assert out(tmp_path) == ["m.md", "m.onnx"]
     assert read_onnx_manifest(tmp_path / "out" / "m.onnx") == manifest
     answer = manifest.build_check
     assert (answer["builder"], answer["version"]) == ("TensorRT for RTX", trt.__version__)
@@ -164,18 +164,18 @@ def test_a_file_that_holds_takes_the_place_of_one_that_was_rejected(tmp_path, mo
         saved(tmp_path, min_agreement=1.1)
     assert out(tmp_path) == ["m.rejected.json", "m.rejected.onnx"]
     saved(tmp_path)
-    assert out(tmp_path) == ["m.onnx"]
+    assert out(tmp_path) == ["m.md", "m.onnx"]
 
 
 def test_int8_for_the_cpu_is_not_shown_to_tensorrt(tmp_path, monkeypatch):
     monkeypatch.setattr(gate, "check_build", lambda path, report: pytest.fail("asked"))
     assert saved(tmp_path, manifest=rgb_manifest(calibration={"target": "cpu"})).build_check == {}
-    assert out(tmp_path) == ["m.onnx"]
+    assert out(tmp_path) == ["m.md", "m.onnx"]
 
 
 def test_a_machine_that_cannot_tell_keeps_no_file_from_its_name(tmp_path, build_check):
     assert saved(tmp_path).build_check == build_check
-    assert out(tmp_path) == ["m.onnx"]
+    assert out(tmp_path) == ["m.md", "m.onnx"]
 
 
 def test_ctrl_c_while_tensorrt_builds_ends_its_process_and_leaves_no_file(tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """Whole runs of clst-train with the options of the adaptation: resume, leak and diagnostics hold for them too."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -129,7 +130,15 @@ def test_what_is_scored_at_the_end_of_a_run_is_its_result(cameras, source, tmp_p
         return score(segmenter, *others)
 
     monkeypatch.setattr(run_module, "validation_miou", noted)
-    result = weights_of(adapted(cameras, source, tmp_path / "run", FAST, val=str(cameras / "new")).adapted)
+    run = adapted(cameras, source, tmp_path / "run", FAST, val=str(cameras / "new"))
+    result, facts = weights_of(run.adapted), load_checkpoint(run.adapted).facts
+    lines = map(json.loads, (run.path / "log.jsonl").read_text().splitlines())
+    *_, last = (line["miou"] for line in lines if "miou" in line)
+    assert facts["adapted_miou"] == f"{last:.2f} % on 2 images of new, split val"
+    assert (facts["source"], facts["target"]) == ("4 images of old, split train", "4 images of new")
+    assert re.fullmatch(r"4 steps of 2 images, seed \d, \d{4}-\d\d-\d\d, clst .*\(commit .*\)", facts["adaptation"])
+    assert facts["source_training"] == load_checkpoint(source).facts["source_training"], "of the run before"
+    assert "source_miou" not in facts, "the old network was not scored"
     assert scored[-1].keys() == result.keys()
     for name, value in scored[-1].items():
         assert torch.equal(value, result[name]), name

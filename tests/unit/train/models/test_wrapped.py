@@ -1,6 +1,7 @@
 """Any module as a network: its features, its classifier, and what is refused."""
 
 import copy
+import dataclasses
 import inspect
 import sys
 from collections import OrderedDict
@@ -403,15 +404,20 @@ def test_versions_of_a_package_that_differ_are_named_with_the_tensors():
     )
 
 
-def test_provenance_is_what_is_known_and_old_checkpoints_have_none():
+def test_provenance_is_what_is_known_and_old_checkpoints_have_their_steps_and_the_names_of_places():
     classes = load_class_list("scenes10")
-    assert checkpoint_of("ddrnet23_slim", classes, {}).provenance == {}
+    assert checkpoint_of("ddrnet23_slim", classes, {}).provenance == {"source_training": "1 steps"}
+    places = {"source": "/home/ada/dusk/images/train", "target": ("/mnt/e5/drive.mp4", "../new/RGB")}
+    old = dataclasses.replace(checkpoint_of("a", classes, {}, config={"data": places}), stage="adapted", iteration=300)
+    assert old.provenance == {"source": "dusk", "target": "drive.mp4, new", "adaptation": "300 steps"}
+    new = dataclasses.replace(old, facts={"source": "703 images of dusk"})
+    assert new.provenance == {**old.provenance, "source": "703 images of dusk"}
     full = checkpoint_of(
         f"{HERE}Plain", classes, {}, architecture={"package": "nets", "version": "1.2"},
         config={"model": {"head": "classifier"}}, pretrained_sha256="a" * 64,
         weights_file=WeightsFile(name="old.pth", sha256="b" * 64),
     )  # fmt: skip
     assert full.provenance == {
-        "head": "classifier", "package": "nets 1.2", "pretrained_sha256": "a" * 64, "weights_file": "old.pth",
-        "weights_sha256": "b" * 64,
+        "source_training": "1 steps", "head": "classifier", "package": "nets 1.2", "pretrained_sha256": "a" * 64,
+        "weights_file": "old.pth", "weights_sha256": "b" * 64,
     }  # fmt: skip

@@ -6,7 +6,7 @@ frames/NNNN.png            images of the input size
 expected/NNNN.png          the ONNX file's class map for each, as grey values
 rival.onnx                 of an INT8 model: the same checkpoint as FP16
 rival-expected/NNNN.png    its own class maps
-README.txt                 the one command
+README.md                  the model card, with the one command
 """
 
 from __future__ import annotations

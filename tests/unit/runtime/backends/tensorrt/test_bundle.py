@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from clst_export.card import card
 from clst_export.cli.export import main as export
-from clst_export.inspection import describe, facts_of
+from clst_export.inspection import facts_of
 from clst_export.tensorrt.bundle import write_bundle
 from clst_runtime.backends import open_model
 from clst_runtime.backends.tensorrt.build import engine as build_module
@@ -34,12 +35,12 @@ def names(folder):
 
 def test_a_bundle_holds_model_frames_and_class_maps(bundle, rgb_model, frames):
     places = [f"{place}/{index:04d}.png" for place in ("expected", "frames") for index in range(3)]
-    assert names(bundle) == sorted(["README.txt", "bundle.json", "model.onnx", *places])
+    assert names(bundle) == sorted(["README.md", "bundle.json", "model.onnx", *places])
     assert (bundle / "model.onnx").read_bytes() == rgb_model.read_bytes()
     for index, frame in enumerate(frames):
         assert np.array_equal(read_image(bundle / f"frames/{index:04d}.png"), frame)
         assert np.array_equal(read_label(bundle / f"expected/{index:04d}.png"), frame.argmax(axis=2))
-    assert "clst-export build bundle" in (bundle / "README.txt").read_text()
+    assert "clst-export build bundle" in (bundle / "README.md").read_text()
     assert bundle.stat().st_mode & 0o777 == (bundle / "frames").stat().st_mode & 0o777
 
 
@@ -320,7 +321,7 @@ def test_a_bundle_of_int8_and_fp16_holds_both_models_and_both_kinds_of_class_map
     assert (two / "rival.onnx").read_bytes() == pair[1].read_bytes()
     for folder in ("frames", "expected", "rival-expected"):
         assert sorted(path.name for path in (two / folder).iterdir()) == ["0000.png", "0001.png", "0002.png"]
-    assert "rival.onnx is the same network as fp16" in (two / "README.txt").read_text()
+    assert "rival.onnx is the same network as fp16" in (two / "README.md").read_text()
     assert read_bundle(two).baseline.sha256 == index["rival"]["model_sha256"]
 
 
@@ -359,11 +360,11 @@ def test_a_bundle_without_a_baseline_is_of_version_1_and_compares_nothing(machin
     index = json.loads((tmp_path / "b/bundle.json").read_text())
     assert index["format_version"] == 1
     assert "rival" not in index
-    assert "rival" not in (tmp_path / "b/README.txt").read_text()
+    assert "rival" not in (tmp_path / "b/README.md").read_text()
     assert build_bundle(tmp_path / "b").name == ENGINE
     assert machine.does.calls.count("build") == 1
     assert "FP16" not in capsys.readouterr().err
-    assert "compared with:" not in describe(facts_of(tmp_path / "b"))
+    assert "compared with:" not in card(facts_of(tmp_path / "b"))
 
 
 @pytest.mark.parametrize(

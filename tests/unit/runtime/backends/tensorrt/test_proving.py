@@ -9,7 +9,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from clst_export.inspection import describe, facts_of
+from clst_export.card import card
+from clst_export.inspection import facts_of
 from clst_export.tensorrt.bundle import write_bundle
 from clst_runtime.backends import open_model
 from clst_runtime.backends.cuda.device import CudaFailed, GpuOutOfMemory, cuda_failure
@@ -99,7 +100,7 @@ def test_two_devices_that_share_a_folder_keep_a_proof_each_and_inspect_tells_bot
     machine.does.calls.clear()
     assert build_bundle(two).name == FP16
     assert machine.does.calls == []
-    told = describe(facts_of(two))
+    told = card(facts_of(two))
     versions = "TensorRT 10.3.0, CUDA 12.6, driver Jetson Linux 36.4.3"
     assert f"Orin (compute capability 8.7, 16 multiprocessors), {versions}: {SLOWER}; {FP16} is used" in told
     assert f"Thor (compute capability 11.0, 16 multiprocessors), {versions}: INT8 takes 0.50 ms" in told
@@ -115,7 +116,7 @@ def test_a_damaged_proof_is_made_again_but_nothing_is_built(machine, two, capsys
     machine.takes(0.8, 0.75)
     build_bundle(two)
     (two / PROOF).write_text(harm((two / PROOF).read_text()))
-    assert "is damaged" in describe(facts_of(two))
+    assert "is damaged" in card(facts_of(two))
     machine.does.calls.clear()
     capsys.readouterr()
     machine.takes(0.6, 0.75)
@@ -282,7 +283,7 @@ def test_where_both_fail_that_is_found_once_and_the_error_says_how_to_try_again(
     assert told[0] == told[1]
     assert told[0].count("\n") == 0
     assert f"; remove {two / PROOF} to try again" in told[0]
-    assert "none is used" in describe(facts_of(two))
+    assert "none is used" in card(facts_of(two))
     (two / PROOF).unlink()
     machine.does.builds, machine.does.wrong_share = True, 0.0
     assert build_bundle(two).exists()
@@ -318,7 +319,7 @@ def test_an_engine_that_breaks_the_gpu_while_it_is_timed_is_named_and_nothing_is
     assert "\n" not in error.value.message
     assert error.value.exit_code == 1
     assert (kept(two)["engines"], kept(two)["trying"]) == ([], [culprit])
-    assert f"not finished, at {culprit}" in describe(facts_of(two))
+    assert f"not finished, at {culprit}" in card(facts_of(two))
     assert f"{culprit} broke the GPU: the next start tries again" in capsys.readouterr().err
     machine.takes(0.5, 1.0)  # it was no more than once
     assert build_bundle(two).name == INT8

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from clst_export.card import card
 from clst_export.cli.export import main as export
-from clst_export.inspection import describe, facts_of
+from clst_export.inspection import facts_of
 from clst_export.tensorrt.bundle import write_bundle
 from clst_runtime.backends import open_model
 from clst_runtime.backends.tensorrt.build.builder import serialise_engine
@@ -100,7 +101,7 @@ def test_without_a_gpu_an_engine_is_written_that_says_that_nothing_has_compared_
     built = f"built in {facts['build_seconds']} s"
     assert f"of 5 layers for compute capability 8.6, 8.9, 12.0, {built}; not compared with its ONNX file" in note
     assert "\n" not in note
-    told = describe(facts_of(tmp_path / "rgb.engine"))
+    told = card(facts_of(tmp_path / "rgb.engine"))
     assert "TensorRT for RTX engine" in told
     assert "engine not_compared" in told
 
@@ -333,7 +334,7 @@ def test_a_bundle_for_it_is_built_and_compared_on_the_device(rtx, tmp_path, fram
     write_bundle(write_rgb_model(tmp_path / "rgb.onnx"), tmp_path / "bundle", frames, options=FOR_RTX)
     assert (
         "On the device, with clst with its extra rtx and cuda-bindings installed"
-        in (tmp_path / "bundle" / "README.txt").read_text()
+        in (tmp_path / "bundle" / "README.md").read_text()
     )
     engine = build_bundle(tmp_path / "bundle")
     assert engine.name == "model-nvidia-geforce-rtx-4090-8.9-128sm-rtx1.7.1.116-cuda12.6-580.65.06.engine"
