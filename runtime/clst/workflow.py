@@ -59,7 +59,7 @@ def train(
 
     Raises:
         ConfigError, DataError, ModelFileError: a setting, a data set or a checkpoint cannot be used; what can be known
-            without PyTorch is found before it is imported. MissingDependency: the extra `train` is not installed.
+            without PyTorch is found before its import. MissingDependency: no extra `train`. BudgetNotHeld: `run.gate`.
     """
     _check_is_name(network)
     texts = {"source": source, "network": network, "classes": classes, "pretrained": pretrained}
@@ -78,10 +78,11 @@ def train(
     places = {"out": _path(out), "init": _path(init), "resume": _path(resume)}
     check_run(str(recipe), **places, options=options)
     require("torch")
+    from clst_train.inspection.verdict import check_gate
     from clst_train.training import start_run
 
     with heeding_signals():
-        return start_run(recipe=str(recipe), **places, options=options)
+        return check_gate(start_run(recipe=str(recipe), **places, options=options))
 
 
 def _check_is_name(network: object) -> None:

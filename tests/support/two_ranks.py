@@ -8,7 +8,8 @@ block for two, because each BatchNorm of each pass is a message between the rank
 
 In float32 the pooled layers of DDRNet, which normalise over the four values of a batch, turn a rounding of 1e-7 into
 per cents of the gradient. FOLDER is where a rank runs. COPY_AT names a folder: the run is copied there when step 2 of
-the adaptation is saved. DRAWS_OF is a number of processes: a run of one draws the target images that these draw.
+the adaptation is saved. DRAWS_OF is a number of processes: a run of one draws the target images that these draw. WORSE
+gives the run that verdict.
 STOP_AT is a step of the adaptation in which the second process is asked to end. LATE is how many seconds the first one
 takes to say what is wrong. FAULT names what to break, so that the
 tests can be seen to fail.
@@ -131,6 +132,8 @@ def as_asked() -> None:
         drawing_as(int(os.environ["DRAWS_OF"]))
     if "COPY_AT" in os.environ and os.environ.get("RANK", "0") == "0":
         copying(Path(os.environ["COPY_AT"]))
+    if "WORSE" in os.environ:
+        training.judge = lambda run, _: run.folder.verdict.write_text('{"verdict": "worse", "text": "worse: by 1"}')
     if "STOP_AT" in os.environ and os.environ.get("RANK") == "1":
         asked_to_end(int(os.environ["STOP_AT"]))
     if "LATE" in os.environ and os.environ.get("RANK") == "0":

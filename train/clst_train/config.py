@@ -236,6 +236,8 @@ class RunConfig:
     """CPU threads; 0 = PyTorch's choice."""
     checkpoint_every: int = 500
     """Steps between two checkpoints to resume from, and two validations where `data.val` is given."""
+    gate: bool = False
+    """End with exit code 6 where the adapted network is worse than the old one on `data.val`."""
 
     def __post_init__(self) -> None:
         _check(

@@ -17,6 +17,7 @@ import torch
 from clst_runtime.classes.labels import ClassList, load_class_list
 from clst_runtime.data.dataset import LabelledDataset, open_dataset
 from clst_runtime.errors import ConfigError, DataError, MissingDependency
+from clst_runtime.evaluation.change import check_labels
 from clst_runtime.system.files.paths import newest_result
 from clst_runtime.system.numbers import cores_here
 from clst_runtime.system.optional import require
@@ -44,6 +45,7 @@ from clst_train.engine.run import ADAPTED, SOURCE, Run, Setup, resume_point
 from clst_train.engine.run_folder import RunFolder, create_run, open_run
 from clst_train.engine.stopping import Stopped
 from clst_train.inspection.examples import draw_examples
+from clst_train.inspection.verdict import judge
 from clst_train.method.ensemble.store import target_hash
 from clst_train.method.teachers import open_distiller
 from clst_train.models.checkpoint import Checkpoint, build_from_checkpoint, load_checkpoint, save_checkpoint
@@ -159,7 +161,7 @@ def _what_is_kept(folder: RunFolder) -> str:
         return "interrupted before the first step; nothing was made"
     resume = f"go on with: clst-train --resume {shlex.quote(str(folder.path))}"
     if folder.adapted.is_file():
-        return f"interrupted when {folder.adapted} was whole and only the example images were missing; {resume}"
+        return f"interrupted when {folder.adapted} was whole and only example images and verdict were missing; {resume}"
     point = resume_point(folder)
     if point is None:
         return f"interrupted before a step was saved; {resume}"
@@ -213,6 +215,8 @@ def _train(folder: RunFolder, setup: Setup, point: Checkpoint | None) -> RunFold
         run.logbook.draw()
         if run.target is not None and run.ranks.first:
             draw_examples(folder, run.target, run.classes)
+            if run.validation is not None:
+                judge(run, run.validation)
     return folder
 
 
@@ -257,6 +261,8 @@ def _open_setup(config: Config, started: Checkpoint | None, known: Checkpoint | 
     if data.val:
         validation = _labelled(data.val, data.val_split, data.val_mapping, source.classes)
         _note(data.val, check_pairs(validation, used_hw=model.input_hw))
+        if config.run.gate:
+            check_labels(validation)
     device = _device(config.run.device, ranks())
     repeat_exactly(config.run, device)
     return Setup(

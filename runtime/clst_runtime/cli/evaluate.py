@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -16,7 +16,7 @@ from clst_runtime.system.numbers import THREADS
 if TYPE_CHECKING:
     from clst_runtime.backends.base import Backend
     from clst_runtime.data.dataset import LabelledDataset
-    from clst_runtime.evaluation.change import Bounds, Change
+    from clst_runtime.evaluation.change import Bounds
     from clst_runtime.evaluation.evaluate import EvaluationResult
 
 _log = logging.getLogger(__name__)
@@ -132,36 +132,9 @@ def _two(
     from clst_runtime.evaluation.change import measure_change
 
     change = measure_change(backends[0], backends[-1], dataset)
-    failures = change.failures(bounds)
-    each = (("old", models[0], backends[0]), ("new", models[1], backends[-1]))
+    failures, compared = change.failures(bounds), ((models[0], backends[0]), (models[1], backends[-1]))
     if as_json:
-        values: dict[str, Any] = change.to_json() | {"failures": failures}
-        for name, path, backend in each:
-            values[name] |= {"model": str(path), "backend": backend.description}
-        print_json(values)
-        return failures
-    for name, path, backend in each:
-        click.echo(f"{name}: {path}, {backend.description}")
-    _print_change(change)
+        print_json(change.to_json(compared, failures))
+    else:
+        click.echo(change.report(compared))
     return failures
-
-
-def _print_change(change: Change) -> None:
-    from clst_runtime.system.tables import format_table, percent
-
-    def ends_text(ends: tuple[float, float] | None) -> str:
-        return "–" if ends is None else f"{ends[0]:+.2f} to {ends[1]:+.2f}"
-
-    old, new, labelled = change.old, change.new, change.pixels.sum()
-    columns = (change.classes.names, change.pixels, change.images_with, old.iou, new.iou, change.points)
-    rows = [
-        [name, percent(pixels / labelled), str(images), percent(a), percent(b), f"{points:+.2f}", ends_text(ends)]
-        for name, pixels, images, a, b, points, ends in zip(*columns, change.intervals, strict=True)
-        if pixels
-    ]
-    total = [percent(old.miou), percent(new.miou), f"{change.miou_points:+.2f}", ends_text(change.interval)]
-    rows.append(["mIoU", percent(1), str(change.images), *total])
-    click.echo(format_table(["class", "pixels %", "images", "old IoU %", "new IoU %", "points", "95 % interval"], rows))
-    if lacking := [name for name, pixels in zip(change.classes.names, change.pixels, strict=True) if not pixels]:
-        click.echo(f"left out, as no image has them: {', '.join(lacking)}")
-    click.echo(change.text())

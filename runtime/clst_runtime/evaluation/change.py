@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import enum
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,8 +25,11 @@ from clst_runtime.evaluation.confusion import ConfusionMatrix, means_of_known
 from clst_runtime.evaluation.evaluate import predict_at
 from clst_runtime.evaluation.resampling import FEWEST_STRETCHES, draws, interval, points_of, stretches_of, summed
 from clst_runtime.system.numbers import finite_or_none
+from clst_runtime.system.tables import format_table, percent
 
 Values = npt.NDArray[np.float64]
+Models = tuple[tuple[Path, Backend], tuple[Path, Backend]]
+"""The old one and the new one: its file, and what runs it."""
 
 
 class Verdict(enum.Enum):
@@ -155,13 +160,34 @@ class Change:
                 )
         return found
 
-    def to_json(self) -> dict[str, Any]:
+    def report(self, models: Models) -> str:
+        """Which models they are, a table of all classes that the labels have, and the verdict."""
+        labelled = self.pixels.sum()
+        columns = (self.classes.names, self.pixels, self.images_with, self.old.iou, self.new.iou, self.points)
+        rows = [
+            [name, percent(pixels / labelled), str(images), percent(a), percent(b), f"{points:+.2f}", _ends_text(ends)]
+            for name, pixels, images, a, b, points, ends in zip(*columns, self.intervals, strict=True)
+            if pixels
+        ]
+        total = [percent(self.old.miou), percent(self.new.miou), f"{self.miou_points:+.2f}", _ends_text(self.interval)]
+        rows.append(["mIoU", percent(1), str(self.images), *total])
+        table = format_table(["class", "pixels %", "images", "old IoU %", "new IoU %", "points", "95 % interval"], rows)
+        named = [f"{name}: {path}, {by.description}" for name, (path, by) in zip(("old", "new"), models, strict=True)]
+        lacking = [name for name, pixels in zip(self.classes.names, self.pixels, strict=True) if not pixels]
+        left_out = [f"left out, as no image has them: {', '.join(lacking)}"] if lacking else []
+        return "\n".join([*named, table, *left_out, self.text()])
+
+    def to_json(self, models: Models, failures: Sequence[str]) -> dict[str, Any]:
+        """Everything; `failures` as `Change.failures` gives them."""
         each = zip(self.classes.names, self.pixels, self.images_with, self.points, self.intervals, strict=True)
+        scores = zip(("old", "new"), (self.old, self.new), models, strict=True)
         return {
             "images": self.images,
             "stretches": self.stretches,
-            "old": self.old.to_json(self.classes),
-            "new": self.new.to_json(self.classes),
+            **{
+                name: of.to_json(self.classes) | {"model": str(path), "backend": by.description}
+                for name, of, (path, by) in scores
+            },
             "classes": {
                 name: {
                     "pixels": int(pixels),
@@ -175,7 +201,12 @@ class Change:
             "verdict": self.verdict.value,
             "worse_classes": self.worse_classes,
             "text": self.text(),
+            "failures": [*failures],
         }
+
+
+def _ends_text(ends: tuple[float, float] | None) -> str:
+    return "–" if ends is None else f"{ends[0]:+.2f} to {ends[1]:+.2f}"
 
 
 def check_comparable(old: ClassList, new: ClassList) -> None:

@@ -18,6 +18,7 @@ from clst_train.cli.train import main as clst_train
 from clst_train.engine.logger import Logbook
 from clst_train.engine.run_folder import open_run
 from clst_train.models.checkpoint import build_from_checkpoint, load_checkpoint
+from clst_train.models.checkpoint_backend import open_checkpoint
 from clst_train.training import finish_run
 from tests.support.broken_off import broken_off_after_two_steps
 from tests.support.command_line import call
@@ -39,21 +40,28 @@ def cameras(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def run(cameras, tmp_path_factory):
+def finished(cameras, tmp_path_factory):
+    """A run's folder and what it said on standard error."""
     out = tmp_path_factory.mktemp("runs") / "whole"
     places = ("--source", cameras / "old", "--target", cameras / "new" / "images" / "train", "--val", cameras / "new")
-    assert trained(*places, "--out", out, draws=True).stdout.strip() == str(out / "checkpoints" / "adapted.pt")
-    return out
+    done = trained(*places, "--out", out, draws=True)
+    assert done.stdout == f"{out / 'checkpoints' / 'adapted.pt'}\n"
+    return out, done.stderr
 
 
-def trained(*arguments, draws=False):
-    """A run in this process that must go well; `draws`: its pictures too, which take longer than these few steps."""
+@pytest.fixture(scope="module")
+def run(finished):
+    return finished[0]
+
+
+def trained(*arguments, draws=False, code=0):
+    """A run in this process that must end so; `draws`: its pictures too, which take longer than these few steps."""
     with pytest.MonkeyPatch.context() as patch:
         if not draws:
             patch.setattr(training, "draw_examples", lambda *arguments: None)
             patch.setattr(Logbook, "draw", lambda self: None)
         done = call(clst_train, *(() if "--resume" in arguments else SMALL), *arguments)
-    assert done.exit_code == 0, done.stderr
+    assert done.exit_code == code, done.stderr
     return done
 
 
@@ -74,6 +82,52 @@ def test_a_run_leaves_what_a_person_looks_for(run):
     assert [e["iteration"] for e in entries if e["stage"] == "adapted" and "loss" in e] == [1, 2, 3, 4]
     assert {"source", "self_training", "contrastive", "agreement"} <= set(entries[-2]) | set(entries[-1])
     assert any("miou" in entry for entry in entries)
+
+
+def test_with_labels_it_ends_with_the_comparison_of_old_and_adapted_network_as_clst_eval_makes_it(finished, cameras):
+    run, told = finished
+    models = (run / "checkpoints" / "source.pt", run)
+    assert call(clst_eval, *models, "--data", cameras / "new").stdout in told
+    compared = call(clst_eval, *models, "--data", cameras / "new", "--json").stdout
+    assert json.loads((run / "verdict.json").read_text()) == json.loads(compared)
+    *_, verdict, label, compare = told.splitlines()
+    assert verdict.startswith("unclear: only 2 independent stretches in 2 images")
+    commands = (f"clst-data pick {cameras / 'new' / 'images' / 'train'} --model {models[0]} --model {run} --out FEW",
+                f"clst-eval {models[0]} {run} --data FEW")  # fmt: skip
+    assert label.endswith(commands[0])
+    assert compare.endswith(commands[1])
+
+
+@pytest.fixture(scope="module")
+def old_is_right(run, tmp_path_factory):
+    """Six images whose labels are what the run's old network predicts."""
+    root, rng = tmp_path_factory.mktemp("labelled"), np.random.default_rng(0)
+    with open_checkpoint(run / "checkpoints" / "source.pt") as old:
+        (root / "classes.json").write_text(json.dumps(old.manifest.classes.to_json()))
+        for name in "abcdef":
+            image = np.kron(rng.integers(0, 256, (4, 6, 3), np.uint8), np.ones((16, 16, 1), np.uint8))
+            write_png(root / "images" / "val" / f"{name}.png", image)
+            write_png(root / "labels" / "val" / f"{name}.png", old.predict(image).classes)
+    return root
+
+
+@pytest.mark.parametrize("gate", [False, True])
+def test_a_run_that_ended_before_its_verdict_makes_it_when_gone_on_with_and_the_gate_ends_with_6_where_it_is_worse(
+    run, old_is_right, cameras, tmp_path, gate
+):
+    again = shutil.copytree(run, tmp_path / "again")
+    (again / "verdict.json").unlink()
+    config = (again / "config.toml").read_text().replace(f'val = "{cameras / "new"}"', f'val = "{old_is_right}"')
+    (again / "config.toml").write_text(config.replace("gate = false", "gate = true") if gate else config)
+    done = trained("--resume", again, "--json", code=6 if gate else 0)
+    written, result = json.loads((again / "verdict.json").read_text()), json.loads(done.stdout)
+    assert (result["adapted"], result["comparison"]) == (str(again / "checkpoints" / "adapted.pt"), written)
+    assert (written["verdict"], written["old"]["miou"]) == ("worse", 1)
+    error, old = f"error: {written['text']}", f"the old network is {again / 'checkpoints' / 'source.pt'}"
+    warning = f"warning: the adapted network is worse than the old one, which is {again / 'checkpoints' / 'source.pt'}"
+    assert (f"{error}; {old}" in done.stderr, warning in done.stderr) == (gate, not gate)
+    assert "next: do not export it" in done.stderr
+    assert "clst-export" not in done.stderr
 
 
 def test_no_parameter_of_the_projection_head_is_in_a_result(run):
@@ -123,12 +177,16 @@ def test_a_checkpoint_can_be_adapted_at_another_size(run, cameras, tmp_path):
     init = ("--init", run / "checkpoints" / "source.pt", "--size", "96x128")
     trained(*places, *init, "--out", out, draws=True)
     assert load_checkpoint(out / "checkpoints" / "adapted.pt").input_hw == (96, 128)
+    assert load_checkpoint(out / "checkpoints" / "source.pt").input_hw == (64, 96)  # the old network as it was
+    assert_same(weights(out / "checkpoints" / "source.pt"), weights(run / "checkpoints" / "source.pt"))
     assert (out / "examples" / "before_after.png").stat().st_size > 0
 
 
 def test_bad_input_makes_no_run_folder(run, cameras, tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "damaged.pt").write_bytes(np.random.default_rng(0).bytes(2000))
+    shutil.copytree(cameras / "new", tmp_path / "one")
+    next((tmp_path / "one" / "images" / "val").iterdir()).unlink()
     old, new, out = cameras / "old", cameras / "new" / "images" / "train", tmp_path / "out"
     cases = [
         (("--target", new), 3, "no source images"),
@@ -137,6 +195,9 @@ def test_bad_input_makes_no_run_folder(run, cameras, tmp_path):
         (("--source", old, "--target", new, "--set", "adaptation.iteration=1"), 3, "did you mean 'iterations'"),
         (("--source", old, "--target", new, "--init", tmp_path / "damaged.pt"), 4, "damaged"),
         (("--source", old, "--target", new, "--size", "64"), 3, "expected rows x columns"),
+        (("--source", old, "--target", new, "--gate"), 3, "give --target and --val"),
+        (("--source", old, "--val", cameras / "new", "--gate"), 3, "give --target and --val"),
+        (("--source", old, "--target", new, "--val", tmp_path / "one", "--gate"), 3, "compared on at least 2"),
         (("--source", old, "--target", new, "--device", "cuda:7"), 5 if not torch.cuda.is_available() else 0, "CUDA"),
     ]
     for arguments, code, words in cases:

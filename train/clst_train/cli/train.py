@@ -47,9 +47,10 @@ RECIPE = "new_camera"
 @click.option("--pretrained", help="ImageNet weights to start from: auto, none or a file  [default: auto]")
 @click.option("--mapping", type=click.Path(), help="JSON file relating the source's classes to the model's.")
 @click.option("--ignore-mask", type=click.Path(), help="PNG of the new camera; non-zero = bonnet, lens border.")
-@click.option("--val", type=click.Path(), help="Labelled images of the new camera, to report mIoU only.")
+@click.option("--val", type=click.Path(), help="Labelled images of the new camera: mIoU, and whether it got better.")
 @click.option("--val-split", help="Split of --val  [default: val]")
 @click.option("--val-mapping", type=click.Path(), help="JSON file relating the classes of --val to the model's.")
+@click.option("--gate", is_flag=True, default=None, help="Exit code 6 if the adapted network is worse on --val.")
 @click.option("--size", help="Input size HxW, e.g. 360x480.")
 @click.option("--seed", type=SEED, help="Seed of everything random.")
 @click.option("--device", help="cpu, cuda, cuda:1 …  [default: CUDA when there is one]")
@@ -69,7 +70,8 @@ def main(
 ) -> None:
     """Train on the old camera's labels, then adapt to the new camera's unlabelled images.
 
-    Without --target it stops after source training. The results are RUN/checkpoints/source.pt and adapted.pt.
+    Without --target it stops after source training. The results are RUN/checkpoints/source.pt and adapted.pt. With
+    --val both are compared as by `clst-eval OLD NEW`, also in RUN/verdict.json.
     Ctrl-C and SIGTERM finish and save the step at hand, and say how to go on; a second one ends at once.
     """
     given = {name: value for name, value in options.items() if value not in (None, ())}
@@ -83,13 +85,11 @@ def main(
 
     with heeding_signals():
         try:
-            folder = run(recipe, out, init, resume, given)
+            run(recipe, out, init, resume, given, as_json=as_json)
         except KeyboardInterrupt as stopped:
             if ranks().first:
                 _log.error(str(stopped) or "interrupted before the first step; nothing was made or changed")
             raise click.exceptions.Exit(INTERRUPTED) from stopped
-        if ranks().first:
-            print_result(folder, as_json=as_json)
 
 
 def show_settings(recipe: str, options: dict[str, Any]) -> None:
@@ -107,11 +107,19 @@ def show_settings(recipe: str, options: dict[str, Any]) -> None:
     click.echo(settings_toml(configure(recipe, options) if asked else Config()), nl=False)
 
 
-def run(recipe: str, out: Path | None, init: Path | None, resume: Path | None, options: dict[str, Any]) -> RunFolder:
-    """Look at everything that was given, and train; returns the run's folder.
+def run(
+    recipe: str,
+    out: Path | None,
+    init: Path | None,
+    resume: Path | None,
+    options: dict[str, Any],
+    *,
+    as_json: bool,
+) -> None:
+    """Look at everything that was given, train, and print the result.
 
     Raises:
-        What `start_run` raises.
+        What `start_run` and `check_gate` raise.
     """
     from clst_runtime.system.optional import check_installed, require
     from clst_train.compute.cores import bind_threads, use_all_cores
@@ -125,12 +133,17 @@ def run(recipe: str, out: Path | None, init: Path | None, resume: Path | None, o
     for module in PACKAGES:
         require(module)
     use_all_cores()
-    from clst_train.compute.distributed import is_agreed, process_group, wait_for_all
+    from clst_train.compute.distributed import is_agreed, process_group, together, wait_for_all
+    from clst_train.inspection.verdict import check_gate
     from clst_train.training import start_run
 
     with process_group():
         try:
-            return start_run(recipe=recipe, out=out, init=init, resume=resume, options=options)
+            folder = start_run(recipe=recipe, out=out, init=init, resume=resume, options=options)
+            with together():
+                if ranks().first:
+                    print_result(folder, as_json=as_json)
+                    check_gate(folder)
         except ClstError as error:
             if not is_agreed(error):
                 raise
@@ -141,7 +154,14 @@ def run(recipe: str, out: Path | None, init: Path | None, resume: Path | None, o
 
 
 def print_result(folder: RunFolder, *, as_json: bool) -> None:
-    """The best checkpoint that came of it; as JSON also the folder, and the last mIoU of each stage, 0 to 1."""
+    """The best checkpoint that came of it, and what to do next.
+
+    As JSON also the folder, the last mIoU of each stage, 0 to 1, and the comparison of old and adapted network.
+    """
+    from clst_train.inspection.verdict import next_steps, verdict_of
+
+    for line in next_steps(folder):
+        _log.info(line)
     checkpoints = {stage: file for stage in ("source", "adapted") if (file := getattr(folder, stage)).is_file()}
     if not as_json:
         click.echo(str(list(checkpoints.values())[-1]))
@@ -151,4 +171,4 @@ def print_result(folder: RunFolder, *, as_json: bool) -> None:
     logged = {entry["stage"]: entry["miou"] for entry in Logbook(folder.path).entries if "miou" in entry}
     scores = {stage: None if miou is None else miou / 100 for stage, miou in logged.items()}  # None: no known class
     print_json({"run": str(folder.path), **{stage: str(checkpoints[stage]) if stage in checkpoints else None
-                for stage in ("source", "adapted")}, "miou": scores})  # fmt: skip
+                for stage in ("source", "adapted")}, "miou": scores, "comparison": verdict_of(folder)})  # fmt: skip

@@ -3,6 +3,7 @@
 config.toml       the configuration as run         log.jsonl     a line per logged step
 curves.png        losses and mIoU                  examples/     target images before and after
 checkpoints/      source.pt, adapted.pt (results), resume.pt (to resume from), ensemble-N-*.npy (resume.pt's ensemble)
+verdict.json      old and adapted network on labelled images of the new camera, as `clst-eval --json` prints it
 pretrained.sha256 of the file of weights that it started from, where there was one
 ensemble-*.npy    the temporal ensemble at work, only while adapting; one file for each process, on its own disk
 """
@@ -34,13 +35,18 @@ class RunFolder:
 
     @property
     def source(self) -> Path:
-        """The network trained on the old camera."""
+        """The old network: trained on the old camera, or given by `--init`; it stays as it is."""
         return self.path / "checkpoints" / "source.pt"
 
     @property
     def adapted(self) -> Path:
         """The network adapted to the new camera."""
         return self.path / "checkpoints" / "adapted.pt"
+
+    @property
+    def verdict(self) -> Path:
+        """The old network and the adapted one compared; missing where no labels were given."""
+        return self.path / "verdict.json"
 
     @property
     def resume(self) -> Path:
@@ -64,7 +70,7 @@ class RunFolder:
     def remove_leftovers(self) -> None:
         """Remove files that a killed run was in the middle of writing, and its ensemble at work, before one is made."""
         stores = [self.path / "ensemble-*.npy", self.resume.with_name("ensemble-*.npy")]
-        files = [self.config, self.pretrained, self.path / "log.jsonl", self.path / "curves.png"]
+        files = [self.config, self.pretrained, self.verdict, self.path / "log.jsonl", self.path / "curves.png"]
         for path in [*files, self.source, self.adapted, self.resume, *stores]:
             for left in path.parent.glob(f".{path.stem}-????????{path.suffix}"):  # as `written_whole` names them
                 left.unlink(missing_ok=True)  # another process may have been faster

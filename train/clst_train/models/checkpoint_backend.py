@@ -69,19 +69,22 @@ def segmenter_backend(
     return TorchBackend(Deployable(segmenter, input_hw), manifest, device)
 
 
-def open_checkpoint(path: Path, *, input_hw: tuple[int, int] | None = None) -> TorchBackend:
+def open_checkpoint(
+    path: Path, *, input_hw: tuple[int, int] | None = None, device: torch.device | None = None
+) -> TorchBackend:
     """Open a checkpoint as a backend (the entry point `clst.backends: pt`).
 
     Args:
         path: a checkpoint of clst-train.
         input_hw: another input size than the one it was trained at.
+        device: where it runs; None = on the CPU.
 
     Raises:
         ModelFileError: damaged or not a checkpoint.
     """
     checkpoint = load_checkpoint(path)
     return segmenter_backend(
-        build_from_checkpoint(checkpoint),
+        build_from_checkpoint(checkpoint).to(device),
         network=checkpoint.network,
         classes=checkpoint.classes,
         input_hw=input_hw or checkpoint.input_hw,

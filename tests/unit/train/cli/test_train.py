@@ -13,6 +13,7 @@ from tests.support.command_line import call
 @pytest.fixture
 def folder(tmp_path):
     (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "config.toml").write_text('[data]\ntarget = ["a drive.mp4", "more"]\n')
     (tmp_path / "checkpoints" / "source.pt").write_bytes(b"")
     entries = [("source", 10.0), ("source", 50.0), ("adapted", 25.0)]
     lines = [json.dumps({"stage": stage, "iteration": 1, "miou": value}) for stage, value in entries]
@@ -34,7 +35,30 @@ def test_as_json_it_has_the_folder_both_checkpoints_and_the_last_miou_of_each_st
         "source": str(folder.source),
         "adapted": None,
         "miou": {"source": 0.5, "adapted": 0.25},
+        "comparison": None,
     }
+
+
+LABEL = ["clst-data pick 'a drive.mp4' more --model OLD --model RUN --out FEW", "clst-eval OLD RUN --data FEW"]
+
+
+@pytest.mark.parametrize(
+    ("verdict", "commands"),
+    [("better", ["clst-export RUN --onnx"]), ("worse", []), ("unclear", LABEL), ("no change", LABEL), (None, LABEL)],
+)
+def test_what_to_do_next_fits_the_verdict(folder, capsys, verdict, commands):
+    folder.adapted.write_bytes(b"")
+    if verdict is not None:
+        folder.verdict.write_text(json.dumps({"verdict": verdict}))
+    print_result(folder, as_json=False)
+    lines = capsys.readouterr().err.replace(str(folder.source), "OLD").replace(str(folder.path), "RUN").splitlines()
+    assert [line.partition(": ")[2] for line in lines if "clst-" in line] == commands
+    assert [line.startswith("next") or line.startswith("then") for line in lines] == [True] * max(1, len(commands))
+
+
+def test_a_run_without_a_target_has_no_next_step(folder, capsys):
+    print_result(folder, as_json=False)
+    assert capsys.readouterr().err == ""
 
 
 def test_labels_without_a_known_class_give_no_miou(folder, capsys):

@@ -65,7 +65,7 @@ def start(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def cameras(tmp_path_factory):
-    return drawn_cameras(tmp_path_factory.mktemp("cameras"), train=6, val=1)
+    return drawn_cameras(tmp_path_factory.mktemp("cameras"), train=6, val=2)
 
 
 def places(cameras):
@@ -92,6 +92,8 @@ def two(cameras, start, tmp_path_factory):
     assert outputs == [f"{out / 'checkpoints' / 'adapted.pt'}\n", ""]
     assert errors[0].count("memory for each of 2 processes: ") == 1, errors[0]
     assert errors[1] == ""
+    assert errors[0].count("unclear: only 2 independent stretches") == 1, errors[0]
+    assert json.loads((out / "verdict.json").read_text())["images"] == 2
     for stage in ("source 2/2", f"adapted {STEPS}/{STEPS}"):  # on a busy machine progress repeats its last line
         assert len({line for line in errors[0].splitlines() if line.startswith(stage)}) == 1, errors[0]
     return out
@@ -196,9 +198,9 @@ APART = ("--source", "old", "--target", "new/images/train")
 def test_processes_without_a_common_folder_that_were_asked_to_end_go_on_to_the_bits_of_the_unbroken_run(
     two, machines, start, tmp_path
 ):
-    """As on two machines: only the first has the run, each has its own images' store."""
+    """As on two machines: only the first has the run, each has its own images' store. Both end with 6 by the gate."""
     first, second = (folder / "run" for folder in machines)
-    arguments = (*SMALL, *EVERY_TERM, *APART, "--val", "new", "--out", "run")
+    arguments = (*SMALL, *EVERY_TERM, *APART, "--val", "new", "--gate", "--out", "run")
     codes, _, errors = start(arguments, count=2, folders=machines, STOP_AT="2")
     assert codes == [130, 130], errors
     assert "adaptation is saved at step 2; go on with: clst-train --resume run\n" in errors[0]
@@ -206,8 +208,11 @@ def test_processes_without_a_common_folder_that_were_asked_to_end_go_on_to_the_b
     assert {path.name for path in (first / "checkpoints").glob("ensemble-*")} == {"ensemble-2-0-of-2.npy"}
     assert names_in(second) - {"checkpoints"} == {"ensemble-1-of-2.npy", "checkpoints/ensemble-2-1-of-2.npy"}
     shutil.copytree(machines[0], tmp_path, dirs_exist_ok=True)
-    codes, _, errors = start(("--resume", "run"), count=2, folders=machines)
-    assert codes == [0, 0], errors
+    codes, outputs, errors = start(("--resume", "run"), count=2, folders=machines, WORSE="1")
+    assert codes == [6, 6], errors
+    assert outputs == ["run/checkpoints/adapted.pt\n", ""]
+    assert "error: worse: by 1; the old network is run/checkpoints/source.pt\n" in errors[0]
+    assert errors[1] == ""
     states = [load_checkpoint(run / "checkpoints" / "adapted.pt").segmenter_state for run in (two, first)]
     for name in states[0]:
         assert torch.equal(states[0][name], states[1][name]), name
