@@ -9,7 +9,6 @@ nobody has chosen them by what they show.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import click
 import numpy as np
@@ -18,7 +17,7 @@ from benchmarks.record import RESULTS, provenance, write_result
 from clst.model import Model
 from clst_runtime.imaging.geometry import Image, resize_frame
 from clst_runtime.imaging.image_files import write_png
-from clst_runtime.imaging.overlay import blend, contact_sheet, legend
+from clst_runtime.imaging.overlay import beside_legend, blend, contact_sheet
 from clst_runtime.sources import open_source
 from clst_runtime.system.files.hashing import file_sha256
 from clst_train.engine.run_folder import open_run
@@ -34,14 +33,6 @@ def chosen_frames(video: Path) -> dict[int, Image]:
     with open_source(str(video)) as source:
         frames = [frame.rgb for frame in source]
     return {index: frames[index] for index in (0, len(frames) // 2, len(frames) - 1)}
-
-
-def beside_legend(sheet: Image, classes: Any) -> Image:
-    """The sheet with the classes' colours to its right."""
-    column = legend(classes, width=130)
-    side = np.full((sheet.shape[0], column.shape[1], 3), 24, np.uint8)
-    side[: column.shape[0]] = column[: sheet.shape[0]]
-    return np.concatenate([sheet, side], axis=1)
 
 
 @click.command()

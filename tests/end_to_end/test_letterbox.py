@@ -99,8 +99,8 @@ def test_run_checkpoint_and_model_file_say_letterbox(trained, model):
 
 
 def test_examples_show_the_pictures_without_their_padding(trained):
-    """Three images of 32×96 side by side, 4 pixels after each."""
-    assert read_image(trained.examples / "before_after.png").shape[1] == 3 * (96 + 4)
+    """Two labelled images of 32×96 as rows of 213×640, 4 pixels after each, below the titles."""
+    assert read_image(trained.examples / "before_after.png").shape[0] == 22 + 2 * (213 + 4)
 
 
 def test_driving_says_what_evaluation_measures(model, cameras, tmp_path):

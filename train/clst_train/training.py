@@ -214,7 +214,7 @@ def _train(folder: RunFolder, setup: Setup, point: Checkpoint | None) -> RunFold
     with together():
         run.logbook.draw()
         if run.target is not None and run.ranks.first:
-            draw_examples(folder, run.target, run.classes)
+            draw_examples(run)
             if run.validation is not None:
                 judge(run, run.validation)
     return folder

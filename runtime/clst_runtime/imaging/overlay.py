@@ -43,6 +43,16 @@ def legend(class_list: ClassList, *, width: int = 200) -> Image:
     return image
 
 
+def beside_legend(image: Image, class_list: ClassList) -> Image:
+    """The image with the classes' colours and names to its right, higher where they need it."""
+    column = legend(class_list, width=40 + 9 * max(map(len, class_list.names)))
+    height, width = max(image.shape[0], column.shape[0]), image.shape[1]
+    both = np.full((height, width + column.shape[1], 3), 24, np.uint8)
+    both[: image.shape[0], :width] = image
+    both[: column.shape[0], width:] = column
+    return both
+
+
 def contact_sheet(rows: Sequence[Sequence[Image]], titles: Sequence[str] = ()) -> Image:
     """Images in rows and columns, all brought to the size of the first, with a title over each column."""
     if not rows or not rows[0]:

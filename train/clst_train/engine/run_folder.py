@@ -1,7 +1,7 @@
 """The folder of one run, made for people to look into.
 
 config.toml       the configuration as run         log.jsonl     a line per logged step
-curves.png        losses and mIoU                  examples/     target images before and after
+curves.png        losses and mIoU                  examples/     images of the new camera by both networks
 checkpoints/      source.pt, adapted.pt (results), resume.pt (to resume from), ensemble-N-*.npy (resume.pt's ensemble)
 verdict.json      old and adapted network on labelled images of the new camera, as `clst-eval --json` prints it
 pretrained.sha256 of the file of weights that it started from, where there was one
@@ -64,7 +64,7 @@ class RunFolder:
 
     @property
     def examples(self) -> Path:
-        """Target images with the class maps before and after."""
+        """Images of the new camera with the classes that both networks see."""
         return self.path / "examples"
 
     def remove_leftovers(self) -> None:
