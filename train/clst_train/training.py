@@ -41,8 +41,9 @@ from clst_train.engine.logger import Logbook, SilentLogbook
 from clst_train.engine.old_network import open_old_network, report_on_source
 from clst_train.engine.options import check_run, configure, is_set
 from clst_train.engine.preflight import run_preflight
-from clst_train.engine.run import ADAPTED, SOURCE, Run, Setup, resume_point
+from clst_train.engine.run import ADAPTED, SOURCE, Run, Setup, log_old_miou, resume_point
 from clst_train.engine.run_folder import RunFolder, create_run, open_run
+from clst_train.engine.schedule import steps_before_labels
 from clst_train.engine.stopping import Stopped
 from clst_train.inspection.examples import draw_examples
 from clst_train.inspection.verdict import judge
@@ -210,6 +211,8 @@ def _train(folder: RunFolder, setup: Setup, point: Checkpoint | None) -> RunFold
         run.segmenter.load_state_dict(source.segmenter_state)
         run = dataclasses.replace(run, facts=source.facts)
     if run.target is not None and not from_first(folder.adapted.is_file()):
+        with together():
+            log_old_miou(run)
         adapt(run, point if point is not None and point.stage == ADAPTED else None)
     with together():
         run.logbook.draw()
@@ -235,11 +238,12 @@ def _run_of(folder: RunFolder, setup: Setup, *, begins: bool) -> Run:
     if config.run.threads:
         torch.set_num_threads(_threads_here(config.run.threads))
     require("cv2").setNumThreads(1)  # the loaders run in parallel, not the rows of one image
+    begin = steps_before_labels(config.adaptation.iterations, config.adaptation.entropy_first)
     return Run(
         **as_fields(Setup, setup),
         folder=folder,
         segmenter=_network(setup, begins=begins),
-        logbook=Logbook(folder.path) if setup.ranks.first else SilentLogbook(),
+        logbook=Logbook(folder.path, steps_before_labels=begin) if setup.ranks.first else SilentLogbook(),
     )
 
 

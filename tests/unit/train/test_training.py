@@ -166,9 +166,12 @@ def test_target_labels_are_never_read(run, cameras, tmp_path):
 
 def test_a_checkpoint_can_be_adapted_without_source_training(run, cameras, tmp_path):
     out = tmp_path / "out"
-    places = ("--source", cameras / "old", "--target", cameras / "new" / "images" / "train")
+    places = ("--source", cameras / "old", "--target", cameras / "new" / "images" / "train", "--val", cameras / "new")
     trained(*places, "--init", run / "checkpoints" / "source.pt", "--out", out)
     assert_same(weights(out / "checkpoints" / "adapted.pt"), weights(run / "checkpoints" / "adapted.pt"))
+    of_old = [Logbook(folder).old_miou for folder in (out, run)]  # once from outside, once of its last step of training
+    assert of_old[0] == pytest.approx(of_old[1])
+    assert (Logbook(out).entries[0]["stage"], Logbook(out).entries[0]["iteration"]) == ("source", 0)
 
 
 def test_a_checkpoint_can_be_adapted_at_another_size(run, cameras, tmp_path):

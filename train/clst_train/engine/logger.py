@@ -17,8 +17,9 @@ SHARES = ("agreement", "confidence")
 class Logbook:
     """The log of one run folder; it goes on where a resumed run left it."""
 
-    def __init__(self, folder: Path) -> None:
-        """The log in `folder`."""
+    def __init__(self, folder: Path, *, steps_before_labels: int = 0) -> None:
+        """The log in `folder`, of a run whose adaptation begins with so many steps of entropy."""
+        self.begin = steps_before_labels
         self.path = folder / "log.jsonl"
         self.curves = folder / "curves.png"
         self.entries: list[dict[str, Any]] = []
@@ -50,6 +51,12 @@ class Logbook:
                  if (entry["stage"], entry["iteration"]) == (stage, iteration) and name in entry]  # fmt: skip
         return found[-1] if found else None
 
+    @property
+    def old_miou(self) -> float | None:
+        """The old network's in %: the last of source training; None = it is not known."""
+        logged = [entry["miou"] for entry in self.entries if entry["stage"] == "source" and "miou" in entry]
+        return logged[-1] if logged else None
+
     def draw(self) -> None:
         """Draw losses and mIoU of both stages as one image."""
         require("matplotlib")
@@ -58,7 +65,7 @@ class Logbook:
 
         figure = Figure(figsize=(12, 6), layout="constrained")
         for column, stage in enumerate(("source", "adapted")):
-            rows = [entry for entry in self.entries if entry["stage"] == stage]
+            rows = [entry for entry in self.entries if entry["stage"] == stage and entry["iteration"]]  # a step's
             for row, names in enumerate((_loss_names(rows), ["miou", "agreement", "confidence"])):
                 axes = figure.add_subplot(2, 2, 1 + column + 2 * row)
                 for name in names:
@@ -69,19 +76,31 @@ class Logbook:
                     if points:
                         marker = "." if name == "miou" or len(points) == 1 else None  # a line needs two points
                         axes.plot(*zip(*points, strict=True), label=name, marker=marker)
+                if stage == "adapted" and rows:
+                    self._mark(axes, row)
                 axes.set_title(
                     f"{'Source training' if stage == 'source' else 'Adaptation'}: {('loss', 'quality in %')[row]}"
                 )
                 axes.set_xlabel("iteration")
                 axes.grid(alpha=0.3)
                 if axes.has_data():
-                    axes.legend()
+                    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=8)  # beside the curves
                 else:
-                    text = "nothing logged; --val LABELLED shows mIoU" if row else "nothing logged"
+                    needs_labels = row and self.old_miou is None
+                    text = "nothing logged; --val LABELLED shows mIoU" if needs_labels else "nothing logged"
                     axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", color="grey")
         FigureCanvasAgg(figure)
         with written_whole(self.curves) as temporary:
             figure.savefig(temporary, format="png", dpi=90)
+
+    def _mark(self, axes: Any, row: int) -> None:
+        """Lines where self-training begins and, in the row of quality, how good the old network is."""
+        if row and self.old_miou is not None:
+            label = f"old network, miou {self.old_miou:.1f}"
+            axes.axhline(self.old_miou, color="black", linestyle="--", linewidth=1, label=label)
+        if self.begin:
+            label = "self-training begins"
+            axes.axvline(self.begin, color="grey", linestyle=":", label=label)
 
 
 class SilentLogbook(Logbook):

@@ -34,7 +34,7 @@ from clst_train.engine.optimizer import Descent
 from clst_train.engine.run_folder import RunFolder
 from clst_train.method.batchnorm import estimate_statistics
 from clst_train.models.checkpoint import TRAINING, Checkpoint, WeightsFile, load_checkpoint
-from clst_train.models.checkpoint_backend import segmenter_backend
+from clst_train.models.checkpoint_backend import open_checkpoint, segmenter_backend
 from clst_train.models.segmenter import Segmenter
 
 SOURCE, ADAPTED = "source", "adapted"
@@ -249,6 +249,17 @@ def _validate(run: Run, stage: str, done: int, validation: LabelledDataset, batc
             miou = validation_miou(run.segmenter, validation, run.config, batches)
         run.logbook.add(stage, done, miou=100.0 * miou)
         run.logbook.draw()
+
+
+def log_old_miou(run: Run) -> None:
+    """The old network's mIoU as it is deployed, where it came from outside; the first rank's work.
+
+    What the run itself has trained was validated in its last step.
+    """
+    if run.validation is None or not run.ranks.first or run.logbook.old_miou is not None:
+        return
+    with each_alone(), torch.random.fork_rng(devices=[]), open_checkpoint(run.folder.source, device=run.device) as old:
+        run.logbook.add(SOURCE, 0, miou=100.0 * evaluate(old, run.validation).miou)
 
 
 def validation_miou(

@@ -54,6 +54,39 @@ def test_the_curves_show_every_part_of_the_loss_that_was_logged(tmp_path, monkey
     assert shown == [[parts, ["confidence"]]]
 
 
+def test_the_old_network_is_a_level_line_and_the_beginning_of_self_training_an_upright_one(tmp_path, monkeypatch):
+    from matplotlib.figure import Figure
+
+    shown = []
+
+    def noted(figure, *_, **__):
+        shown.append([[(line.get_label(), *line.get_data()) for line in axes.lines] for axes in figure.axes])
+
+    monkeypatch.setattr(Figure, "savefig", noted)
+    book = Logbook(tmp_path, steps_before_labels=30)
+    for iteration, miou in ((1, 20.0), (2, 41.25)):
+        book.add("source", iteration, miou=miou)
+    book.draw()
+    book.add("adapted", 100, loss=1.0, miou=44.0)
+    book.draw()
+    (_, _, loss, quality), (_, _, later_loss, later_quality) = shown
+    assert (loss, quality) == ([], [])  # there is no adaptation yet
+    begins = ("self-training begins", [30, 30], [0, 1])
+    assert later_loss[1:] == [begins]
+    assert later_quality[1:] == [("old network, miou 41.2", [0, 1], [41.25, 41.25]), begins]
+
+
+def test_without_a_score_of_the_old_network_and_steps_of_entropy_there_are_no_such_lines(tmp_path, monkeypatch):
+    from matplotlib.figure import Figure
+
+    shown = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: shown.extend(len(a.lines) for a in figure.axes))
+    book = Logbook(tmp_path)
+    book.add("adapted", 100, loss=1.0, miou=44.0)
+    book.draw()
+    assert shown == [0, 0, 1, 1]
+
+
 def test_a_value_that_was_logged_once_is_a_dot_as_a_line_of_one_point_cannot_be_seen(tmp_path, monkeypatch):
     from matplotlib.figure import Figure
 
