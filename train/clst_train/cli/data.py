@@ -213,6 +213,7 @@ def features(
     packages = ("torch", "cv2", "matplotlib")
     check_installed(*packages)
     from clst_train.engine.options import check_finished_run
+    from clst_train.engine.run_folder import RunFolder
 
     picture = out or run / "features.png"
     check_can_write(picture)
@@ -221,11 +222,14 @@ def features(
         require(module)
     from clst_train.inspection.feature_space import draw_feature_space, measure_gap
     from clst_train.inspection.run_features import stages_of_run
+    from clst_train.inspection.verdict import warning_of
 
+    if warning := warning_of(RunFolder(run)):
+        _log.warning(f"warning: {warning} ({RunFolder(run).verdict})")
     before, after, classes = stages_of_run(
         run, source=source, split=split, target=target, labels=labels, labels_split=labels_split, count=count
     )
-    draw_feature_space(picture, (before, after), classes)
+    draw_feature_space(picture, (before, after), classes, warning=warning)
     gaps = [measure_gap(stage, len(classes)) for stage in (before, after)]
     if as_json:
         values = {**_gaps_as_json(gaps, classes.names), "labelled": labels is not None, "picture": str(picture)}

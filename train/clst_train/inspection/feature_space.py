@@ -168,8 +168,10 @@ def cloud_of(segmenter: Segmenter, images: Iterable[ProbeImage], *, minimum_pixe
     return Cloud(points=np.concatenate([empty, *points]), classes=np.concatenate([np.zeros(0, np.int64), *classes]))
 
 
-def draw_feature_space(path: Path, stages: tuple[Stage, Stage], classes: ClassList) -> None:
+def draw_feature_space(path: Path, stages: tuple[Stage, Stage], classes: ClassList, *, warning: str = "") -> None:
     """Draw both stages side by side in one plane, as PNG: classes by colour, cameras by marker, prototypes as stars.
+
+    A `warning` stands in the title.
 
     Raises:
         DataError: there is too little to draw, or the file cannot be written.
@@ -185,7 +187,8 @@ def draw_feature_space(path: Path, stages: tuple[Stage, Stage], classes: ClassLi
         _draw_stage(panel, stage, classes, origin, plane)
         gap = measure_gap(stage, len(classes))
         panel.set_title(f"{stage.title}: cameras {gap.ratio:.2f} of a class distance apart", fontsize=13, pad=10)
-    figure.suptitle("Feature space of the two cameras", fontsize=15, fontweight="bold")
+    title = "\n".join(filter(None, ["Feature space of the two cameras", warning]))
+    figure.suptitle(title, fontsize=15, fontweight="bold", color="darkred" if warning else "black")
     figure.supxlabel(
         f"one plane for both halves (principal components, {100 * share:.0f} % of the variance)", fontsize=9
     )

@@ -49,6 +49,15 @@ def verdict_of(folder: RunFolder) -> dict[str, Any] | None:
     return read_json_object(folder.verdict) if folder.verdict.is_file() else None
 
 
+def warning_of(folder: RunFolder) -> str:
+    """What has to stand beside a picture that makes a run look good: the verdict `worse`; empty where it is another."""
+    found = verdict_of(folder)
+    if found is None or found["verdict"] != Verdict.WORSE.value:
+        return ""
+    points = found["miou"]["change_points"]
+    return f"on labelled images the adapted network is worse, by {-points:.2f} points of mIoU, whatever this shows"
+
+
 def check_gate(folder: RunFolder) -> RunFolder:
     """A finished run's folder, unless its verdict ends it with an error.
 

@@ -293,7 +293,7 @@ def a_run(tmp_path, *, batch=4, precision="fp32", data=None):
         folder=RunFolder(tmp_path),
         classes=RGB_CLASSES,
         segmenter=PerPixel(),
-        source=data,
+        source=[] if data is None else data,
         target=None,
         validation=None,
         logbook=Logbook(tmp_path),

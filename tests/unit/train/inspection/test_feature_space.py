@@ -5,12 +5,14 @@ import json
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from PIL import Image
 from torch import nn
 
 from clst_runtime.classes.labels import load_class_list
 from clst_runtime.errors import DataError
 from clst_train.cli.data import main as clst_data
+from clst_train.engine.logger import SilentLogbook
 from clst_train.engine.run import Run
 from clst_train.engine.run_folder import create_run
 from clst_train.inspection.feature_space import (
@@ -163,7 +165,8 @@ def run(tmp_path_factory):
         torch.manual_seed(seed)
         network = build_segmenter("ddrnet23_slim", 10)
         fields = {"config": config, "folder": folder, "classes": load_class_list("scenes10"), "segmenter": network}
-        empty = dict.fromkeys(("source", "target", "validation", "logbook", "device", "autocast"))
+        empty = {"source": [], "target": [], "logbook": SilentLogbook()}
+        empty |= dict.fromkeys(("validation", "device", "autocast"))
         save_checkpoint(path, Run(**fields, **empty).checkpoint(stage, 1))
     return folder
 
@@ -174,6 +177,21 @@ def test_the_command_finds_a_run_s_own_images_and_draws(run):
     assert "ratio" in done.stdout
     assert "own predictions" in done.stdout
     assert (run.path / "features.png").stat().st_size > 0
+
+
+@pytest.mark.parametrize(("verdict", "warns"), [("worse", True), ("better", False)])
+def test_where_the_verdict_is_worse_the_picture_and_standard_error_say_so(run, tmp_path, monkeypatch, verdict, warns):
+    titles = []
+    monkeypatch.setattr(Figure, "suptitle", lambda figure, text, **_: titles.append(text))
+    run.verdict.write_text(json.dumps({"verdict": verdict, "miou": {"change_points": -3.456}}))
+    try:
+        done = call(clst_data, "features", run.path, "--count", 1, "--out", tmp_path / "f.png")
+    finally:
+        run.verdict.unlink()
+    assert done.exit_code == 0, done.stderr
+    line = "on labelled images the adapted network is worse, by 3.46 points of mIoU, whatever this shows"
+    assert (f"warning: {line} ({run.verdict})" in done.stderr) == warns
+    assert titles == ["Feature space of the two cameras" + f"\n{line}" * warns]
 
 
 def test_labels_of_the_new_camera_are_used_only_when_they_are_given(run, tmp_path):
