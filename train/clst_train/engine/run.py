@@ -118,8 +118,12 @@ class Run(Setup):
             config=self.config.to_mapping(),
             weights_file=self.weights_file,
             pretrained_sha256=self.pretrained_sha256,
-            facts=facts_of(self, stage) if training_state is None else {},
         )
+
+    def result(self, stage: str) -> Checkpoint:
+        """The network at the end of a stage, with what the run says of it."""
+        made = self.checkpoint(stage, getattr(self.config, SECTIONS[stage]).iterations)
+        return dataclasses.replace(made, facts=facts_of(self, stage))
 
     def hint(self, stage: str) -> str:
         """What to do when training has diverged, for messages."""

@@ -148,11 +148,10 @@ def _begin_labels(run: Run, learner: Learner, *, anew: bool) -> None:
 
 def _finish(run: Run) -> None:
     """Leave the result: the network with the statistics that are exported."""
-    settings = run.config.adaptation
     _estimate_target_statistics(run)
     with together():
         if run.ranks.first:
-            save_checkpoint(run.folder.adapted, run.checkpoint(ADAPTED, settings.iterations))
+            save_checkpoint(run.folder.adapted, run.result(ADAPTED))
         run.folder.store(run.ranks).unlink(missing_ok=True)  # the last checkpoint has a copy
 
 

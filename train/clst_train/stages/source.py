@@ -59,7 +59,7 @@ def train_source(run: Run, resume: Checkpoint | None) -> None:
                 raise Stopped
     with together():
         if run.ranks.first:
-            save_checkpoint(run.folder.source, run.checkpoint(SOURCE, settings.iterations))
+            save_checkpoint(run.folder.source, run.result(SOURCE))
 
 
 def descent_of(run: Run) -> Descent:
