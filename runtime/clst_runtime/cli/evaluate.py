@@ -11,7 +11,7 @@ import click
 
 from clst_runtime.cli.command import command, json_option, log_backend, print_json
 from clst_runtime.errors import BudgetNotHeld, ConfigError
-from clst_runtime.system.numbers import THREADS
+from clst_runtime.system.numbers import THREADS, Real
 
 if TYPE_CHECKING:
     from clst_runtime.backends.base import Backend
@@ -29,8 +29,8 @@ _log = logging.getLogger(__name__)
 @click.option("--split", default="val", show_default=True, help="Which of its splits.")
 @click.option("--format", "form", help="Its format  [default: recognise it]")
 @click.option("--mapping", type=click.Path(path_type=Path), help="JSON file relating its classes to the model's.")
-@click.option("--min-miou", type=float, help="Smallest mIoU, of NEW where it is given, in %.")
-@click.option("--max-drop", type=float, help="Largest loss of IoU of a class from MODEL to NEW, in points.")
+@click.option("--min-miou", type=Real(0, 100), help="Smallest mIoU, of NEW where it is given, in %.")
+@click.option("--max-drop", type=Real(0, 100), help="Largest loss of IoU of a class from MODEL to NEW, in points.")
 @click.option("--safety", help="The classes that --max-drop is about, with commas  [default: all]")
 @click.option("--threads", type=THREADS, help="CPU threads.")
 @json_option()

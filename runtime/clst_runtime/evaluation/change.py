@@ -52,9 +52,6 @@ class Bounds:
     """The classes that `max_drop` is about; empty = all that the labels have."""
 
     def __post_init__(self) -> None:
-        for name, value in (("--min-miou", self.min_miou), ("--max-drop", self.max_drop)):
-            if value is not None and not 0 <= value <= 100:
-                raise ConfigError(f"{name} is {value:g}; give 0 to 100")
         if self.safety and self.max_drop is None:
             raise ConfigError("--safety names the classes that --max-drop is about; give --max-drop, too")
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 
 import numpy as np
@@ -237,7 +238,9 @@ def test_the_exported_network_says_what_the_checkpoint_says(run, cameras, tmp_pa
     checkpoint, model = run / "checkpoints" / "adapted.pt", tmp_path / "m.onnx"
     done = call(clst_export, checkpoint, "--onnx", "--confidence", "--out", model)
     assert done.exit_code == 0, done.stderr
-    assert "100.0000 %" in done.stdout
+    shown = re.search(r"(\d+\.\d+) % of", done.stdout)
+    assert shown is not None, done.stdout
+    assert float(shown[1]) >= 99.99, "with two threads a near tie of 30,000 pixels falls the other way"
     import onnx
 
     graph = onnx.load(model)
