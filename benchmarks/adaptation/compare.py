@@ -86,10 +86,12 @@ class Job:
         """Every `--set` of clst-train."""
         rows, columns = self.pair.size.split("x")
         source = self.source_steps * (self.oracle_times if self.method == "oracle_long" else 1)
-        steps = f"source.iterations={source}" if self.is_first_stage else f"adaptation.iterations={self.steps}"
+        steps = [f"source.iterations={source}" if self.is_first_stage else f"adaptation.iterations={self.steps}"]
+        if self.method == "statistics":
+            steps = []
         size = f"model.input_hw=[{rows},{columns}]"
         common = [each for each in self.settings if self.is_first_stage or not each.startswith("model.pretrained")]
-        return [size, *common, steps, f"run.seed={self.seed}", *METHODS[self.method].settings]
+        return [size, *common, *steps, f"run.seed={self.seed}", *METHODS[self.method].settings]
 
     def arguments(self) -> list[str]:
         """Of clst-train."""

@@ -206,6 +206,7 @@ def test_an_interrupt_ends_the_training_at_hand_and_begins_no_other(tmp_path, mo
 def test_all_of_a_networks_settings_are_kept_with_it(tmp_path):
     common = ["model.input_hw=[64,96]", "run.threads=2"]
     assert a_job(tmp_path).all_settings() == [*common, "adaptation.iterations=10", "run.seed=2"]
+    assert a_job(tmp_path, "statistics").all_settings() == [*common, "run.seed=2"], "no step changes them"
     assert a_job(tmp_path, "source").all_settings() == [*common, "source.iterations=30", "run.seed=2"]
     assert a_job(tmp_path, "oracle_long").all_settings() == [*common, "source.iterations=120", "run.seed=2"]
 
