@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import enum
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,19 +17,22 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from clst_runtime.backends.base import Backend
+from clst_runtime.backends.base import Backend, Classes
 from clst_runtime.classes.labels import IGNORE_ID, ClassList
-from clst_runtime.data.dataset import LabelledDataset
+from clst_runtime.data.dataset import LabelledDataset, Sample
 from clst_runtime.errors import ConfigError, DataError, did_you_mean
-from clst_runtime.evaluation.confusion import ConfusionMatrix, means_of_known
+from clst_runtime.evaluation.confusion import confusion_of, means_of_known
 from clst_runtime.evaluation.evaluate import predict_at
 from clst_runtime.evaluation.resampling import FEWEST_STRETCHES, draws, interval, points_of, stretches_of, summed
 from clst_runtime.system.numbers import finite_or_none
 from clst_runtime.system.tables import format_table, percent
 
 Values = npt.NDArray[np.float64]
+Ends = tuple[float, float]
+"""Of a 95 % interval."""
 Models = tuple[tuple[Path, Backend], tuple[Path, Backend]]
 """The old one and the new one: its file, and what runs it."""
+See = Callable[[Sample, Sequence[Classes]], None]
 
 
 class Verdict(enum.Enum):
@@ -76,10 +79,19 @@ class Scores:
     """C values; NaN for a class that the labels lack."""
     miou: float
     pixel_accuracy: float
+    intervals: tuple[Ends | None, ...]
+    """Of each class's IoU, 0 … 1; None where fewer than `FEWEST_STRETCHES` have it."""
+    interval: Ends | None
+    """Of mIoU, in the same way."""
 
     def to_json(self, classes: ClassList) -> dict[str, Any]:
-        named = dict(zip(classes.names, map(finite_or_none, self.iou), strict=True))
-        return {"miou": self.miou, "pixel_accuracy": self.pixel_accuracy, "iou": named}
+        return {
+            "miou": self.miou,
+            "miou_interval": self.interval,
+            "pixel_accuracy": self.pixel_accuracy,
+            "iou": dict(zip(classes.names, map(finite_or_none, self.iou), strict=True)),
+            "iou_interval": dict(zip(classes.names, self.intervals, strict=True)),
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,9 +107,9 @@ class Change:
     stretches: int
     old: Scores
     new: Scores
-    intervals: tuple[tuple[float, float] | None, ...]
+    intervals: tuple[Ends | None, ...]
     """Of each class's change in points; None where fewer than `FEWEST_STRETCHES` have it, or nothing changed."""
-    interval: tuple[float, float] | None
+    interval: Ends | None
     """Of the change in mIoU, in the same way."""
     verdict: Verdict
 
@@ -202,7 +214,7 @@ class Change:
         }
 
 
-def _ends_text(ends: tuple[float, float] | None) -> str:
+def _ends_text(ends: Ends | None) -> str:
     return "–" if ends is None else f"{ends[0]:+.2f} to {ends[1]:+.2f}"
 
 
@@ -236,8 +248,12 @@ def check_labels(dataset: LabelledDataset) -> None:
     )
 
 
-def measure_change(old: Backend, new: Backend, dataset: LabelledDataset) -> Change:
+def measure_change(
+    old: Backend, new: Backend, dataset: LabelledDataset, see: See = lambda sample, maps: None
+) -> Change:
     """Run both on every image, which is read once; a model that is given as both runs once.
+
+    `see` is called with each image and the class maps of the models that ran, by the ids of the labels.
 
     Raises:
         ConfigError: their classes differ. DataError: see `check_labels`, or a file is unreadable.
@@ -251,10 +267,9 @@ def measure_change(old: Backend, new: Backend, dataset: LabelledDataset) -> Chan
     for index in range(len(dataset)):
         sample = dataset[index]
         points.append(points_of(sample.labels))
-        for backend, order in zip(backends, orders, strict=True):
-            confusion = ConfusionMatrix(len(names))
-            confusion.update(sample.labels, order[predict_at(backend, sample.image)])
-            counts.append(sums_of(confusion.matrix))
+        maps = [order[predict_at(each, sample.image)] for each, order in zip(backends, orders, strict=True)]
+        counts += [sums_of(confusion_of(sample.labels, classes, len(names))) for classes in maps]
+        see(sample, maps)
     of_each = np.stack(counts).reshape(len(dataset), len(backends), 3, len(names))
     return change_of(of_each[:, 0], of_each[:, -1], stretches_of(np.stack(points)), dataset.classes)
 
@@ -275,19 +290,19 @@ def change_of(
 ) -> Change:
     """From the sums N,3,C of two models and the stretches N of the images."""
     labelled = old[:, 1]  # N,C; the same of both
-    scores = [_scores(each.sum(0)) for each in (old, new)]
     count = int(stretches.max()) + 1
+    by_stretch = [summed(each, stretches) for each in (old, new)]  # S,3,C
+    having = (by_stretch[0][:, 1] > 0).sum(0)
+    drawn = draws(count).astype(np.float64)  # in which sums of pixels are exact, too, and sooner done
+    before, after = (iou_of(np.tensordot(drawn, each, 1)) for each in by_stretch)  # R,C
+    of_each = [_intervals(values, means_of_known(values), having, count) for values in (before, after)]
+    scores = [_scores(sums.sum(0), *ends) for sums, ends in zip((old, new), of_each, strict=True)]
     equal = bool((old == new).all())
-    intervals: list[tuple[float, float] | None] = [None] * len(classes)
+    intervals: tuple[Ends | None, ...] = (None,) * len(classes)
     of_miou = None
-    if not equal and count >= FEWEST_STRETCHES:
-        by_stretch = [summed(each, stretches) for each in (old, new)]  # S,3,C
-        drawn = draws(count).astype(np.float64)  # in which sums of pixels are exact, too, and sooner done
-        before, after = (iou_of(np.tensordot(drawn, each, 1)) for each in by_stretch)  # R,C
-        having = (by_stretch[0][:, 1] > 0).sum(0)
-        for place in np.flatnonzero(having >= FEWEST_STRETCHES):
-            intervals[place] = interval(100 * (after - before)[:, place], int(having[place]))
-        of_miou = interval(100 * (means_of_known(after) - means_of_known(before)), count)
+    if not equal:
+        moved = 100 * (means_of_known(after) - means_of_known(before))
+        intervals, of_miou = _intervals(100 * (after - before), moved, having, count)
     return Change(
         classes=classes,
         pixels=labelled.sum(0),
@@ -296,17 +311,34 @@ def change_of(
         stretches=count,
         old=scores[0],
         new=scores[1],
-        intervals=tuple(intervals),
+        intervals=intervals,
         interval=of_miou,
         verdict=Verdict.NO_CHANGE if equal else _verdict(of_miou),
     )
 
 
-def _verdict(ends: tuple[float, float] | None) -> Verdict:
+def _verdict(ends: Ends | None) -> Verdict:
     low, high = ends or (0, 0)
     return Verdict.BETTER if low > 0 else Verdict.WORSE if high < 0 else Verdict.UNCLEAR
 
 
-def _scores(sums: npt.NDArray[np.int64]) -> Scores:
+def _intervals(
+    values: Values, means: Values, having: npt.NDArray[np.int64], stretches: int
+) -> tuple[tuple[Ends | None, ...], Ends | None]:
+    """Of each class by R,C values, which so many stretches have, and of their means R; None where too few have it."""
+    each = tuple(
+        interval(values[:, place], int(count)) if count >= FEWEST_STRETCHES else None
+        for place, count in enumerate(having)
+    )
+    return each, interval(means, stretches) if stretches >= FEWEST_STRETCHES else None
+
+
+def _scores(sums: npt.NDArray[np.int64], intervals: tuple[Ends | None, ...], of_miou: Ends | None) -> Scores:
     each = iou_of(sums)
-    return Scores(iou=each, miou=float(means_of_known(each)), pixel_accuracy=float(sums[0].sum() / sums[1].sum()))
+    return Scores(
+        iou=each,
+        miou=float(means_of_known(each)),
+        pixel_accuracy=float(sums[0].sum() / sums[1].sum()),
+        intervals=intervals,
+        interval=of_miou,
+    )

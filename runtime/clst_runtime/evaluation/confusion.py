@@ -56,6 +56,13 @@ class ConfusionMatrix:
         return float(np.diag(self.matrix).sum() / total) if total else float("nan")
 
 
+def confusion_of(labels: npt.NDArray[Any], classes: npt.NDArray[Any], class_count: int) -> npt.NDArray[np.int64]:
+    """C,C counts (truth, prediction) of one image; arguments and errors as of `ConfusionMatrix.update`."""
+    confusion = ConfusionMatrix(class_count)
+    confusion.update(labels, classes)
+    return confusion.matrix
+
+
 def iou(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
     """…,C values 0 … 1 of …,C,C counts (truth, prediction); NaN for a class that occurs in neither."""
     hits = np.diagonal(counts, axis1=-2, axis2=-1)

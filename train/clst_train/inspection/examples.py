@@ -5,12 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-import numpy as np
-
 from clst_runtime.backends.base import Classes
 from clst_runtime.data.subsets import evenly_spread
 from clst_runtime.evaluation.change import iou_of, sums_of
-from clst_runtime.evaluation.confusion import ConfusionMatrix, means_of_known
+from clst_runtime.evaluation.confusion import confusion_of, means_of_known
 from clst_runtime.evaluation.evaluate import predict_at
 from clst_runtime.imaging.geometry import Image, resize_classes, resize_frame
 from clst_runtime.imaging.image_files import write_png
@@ -77,6 +75,4 @@ def _row(run: Run, width: int, image: Image, labels: Classes | None, maps: list[
 
 def _miou(labels: Classes, classes: Classes, class_count: int) -> float:
     """Of one image, over the classes that its labels have; NaN where they have none."""
-    confusion = ConfusionMatrix(class_count)
-    confusion.update(labels, classes)
-    return float(means_of_known(iou_of(sums_of(confusion.matrix))[np.newaxis])[0])
+    return float(means_of_known(iou_of(sums_of(confusion_of(labels, classes, class_count)))))

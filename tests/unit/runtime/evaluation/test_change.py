@@ -110,6 +110,17 @@ def test_equal_scores_in_every_image_are_no_change_and_have_no_interval():
     assert found.text() == "no change: both models score the same on each of 6 images"
 
 
+def test_each_model_s_own_scores_have_intervals_too_even_where_nothing_changes():
+    """Of six images three have red at 1 and three at 0; blue is 1 in each."""
+    found = change([GOOD, BAD] * 3, [GOOD, BAD] * 3)
+    assert (found.new.miou, found.new.interval, found.old.interval) == (0.75, found.old.interval, found.new.interval)
+    low, high = found.new.interval
+    assert 0.5 <= low < 0.75 < high <= 1
+    assert found.new.intervals[1:] == (None, (1, 1)), "green is in no label"
+    assert found.new.intervals[RED] == (pytest.approx(2 * low - 1), pytest.approx(2 * high - 1))
+    assert change([GOOD] * 4, [BAD] * 4, np.arange(4)).new.interval is None
+
+
 def test_bounds_are_of_the_new_model_and_of_the_classes_that_are_named():
     found = change([GOOD] * 6, [image(right=8, wrong=2)] * 6, np.zeros(6, int))  # red 80 %, mIoU 90 %
     assert found.failures(Bounds(min_miou=90, max_drop=20)) == []
@@ -164,7 +175,11 @@ def test_each_image_is_read_once_and_seen_by_both_models_once(tmp_path, monkeypa
 
     real = dataset.read_image
     monkeypatch.setattr(dataset, "read_image", lambda path: read.append(path.name) or real(path))
-    found = measure_change(old, new, data)
+    seen = []
+    found = measure_change(
+        old, new, data, lambda sample, maps: seen.append((sample.name, [int(m[0, 0]) for m in maps]))
+    )
+    assert seen[0] == ("images/val/0.png", [RED, BLUE])
     assert (read, old.seen, new.seen) == (["0.png", "1.png", "2.png"], 3, 3)
     assert (found.old.iou[RED], found.new.iou[RED]) == (pytest.approx(63 / 127), 0)
     assert measure_change(old, old, data).verdict is Verdict.NO_CHANGE
