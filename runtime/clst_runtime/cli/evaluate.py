@@ -48,7 +48,8 @@ def main(
     *,
     as_json: bool,
 ) -> None:
-    """IoU per class and mIoU of MODEL (a model file, checkpoint or run's folder), at the labels' own size.
+    """IoU per class and mIoU of MODEL (a model file, checkpoint or run's folder), at the labels' own size, and the
+    expected calibration error of its confidence, where it has that output.
 
     With NEW, whether that is better or worse than MODEL on the same images; exit code 6 where it is worse, or where
     a bound does not hold.
@@ -119,6 +120,8 @@ def _print_scores(result: EvaluationResult) -> None:
         [f"mIoU, {n} classes", percent(values[f"miou{n}"])] for n in (16, 13) if values.get(f"miou{n}") is not None
     )
     rows.append(["pixel accuracy", percent(result.pixel_accuracy)])
+    if result.reliability is not None:
+        rows.append(["expected calibration error", percent(result.reliability.ece())])
     click.echo(format_table(["class", "IoU %"], rows))
     for name, value in zip(result.classes.names, result.iou, strict=True):
         if value == 0.0:

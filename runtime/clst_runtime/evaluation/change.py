@@ -7,6 +7,7 @@ image has would else move one of them by 100 / C points.
 
 from __future__ import annotations
 
+import dataclasses
 import enum
 import math
 from collections.abc import Callable, Sequence
@@ -22,7 +23,8 @@ from clst_runtime.classes.labels import IGNORE_ID, ClassList
 from clst_runtime.data.dataset import LabelledDataset, Sample
 from clst_runtime.errors import ConfigError, DataError, did_you_mean
 from clst_runtime.evaluation.confusion import confusion_of, means_of_known
-from clst_runtime.evaluation.evaluate import predict_at
+from clst_runtime.evaluation.evaluate import prediction_at
+from clst_runtime.evaluation.reliability import Reliability
 from clst_runtime.evaluation.resampling import FEWEST_STRETCHES, draws, interval, points_of, stretches_of, summed
 from clst_runtime.system.numbers import finite_or_none
 from clst_runtime.system.tables import format_table, percent
@@ -83,15 +85,18 @@ class Scores:
     """Of each class's IoU, 0 … 1; None where fewer than `FEWEST_STRETCHES` have it."""
     interval: Ends | None
     """Of mIoU, in the same way."""
+    reliability: Reliability | None = None
+    """Of its confidence; None where it gives none."""
 
     def to_json(self, classes: ClassList) -> dict[str, Any]:
-        return {
+        values = {
             "miou": self.miou,
             "miou_interval": self.interval,
             "pixel_accuracy": self.pixel_accuracy,
             "iou": dict(zip(classes.names, map(finite_or_none, self.iou), strict=True)),
             "iou_interval": dict(zip(classes.names, self.intervals, strict=True)),
         }
+        return values if self.reliability is None else values | {"reliability": self.reliability.to_json()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,7 +189,12 @@ class Change:
         named = [f"{name}: {path}, {by.description}" for name, (path, by) in zip(("old", "new"), models, strict=True)]
         lacking = [name for name, pixels in zip(self.classes.names, self.pixels, strict=True) if not pixels]
         left_out = [f"left out, as no image has them: {', '.join(lacking)}"] if lacking else []
-        return "\n".join([*named, table, *left_out, self.text()])
+        return "\n".join([*named, table, *left_out, *self._calibration_text(), self.text()])
+
+    def _calibration_text(self) -> list[str]:
+        each = (("old", self.old.reliability), ("new", self.new.reliability))
+        errors = [f"{name} {percent(of.ece())} %" for name, of in each if of is not None]
+        return [f"expected calibration error: {', '.join(errors)}"] if errors else []
 
     def to_json(self, models: Models, failures: Sequence[str]) -> dict[str, Any]:
         """Everything; `failures` as `Change.failures` gives them."""
@@ -263,15 +273,23 @@ def measure_change(
     backends = (old,) if old is new else (old, new)
     names = dataset.classes.names
     orders = [np.array([names.index(name) for name in each.manifest.classes.names], np.uint8) for each in backends]
-    counts, points = [], []
+    counts, points, reliabilities = [], [], [Reliability() for _ in backends]
     for index in range(len(dataset)):
         sample = dataset[index]
         points.append(points_of(sample.labels))
-        maps = [order[predict_at(each, sample.image)] for each, order in zip(backends, orders, strict=True)]
+        found = [prediction_at(each, sample.image) for each in backends]
+        maps = [order[each.classes] for each, order in zip(found, orders, strict=True)]
         counts += [sums_of(confusion_of(sample.labels, classes, len(names))) for classes in maps]
+        for reliability, classes, each in zip(reliabilities, maps, found, strict=True):
+            reliability.update(sample.labels, classes, each.confidence)
         see(sample, maps)
     of_each = np.stack(counts).reshape(len(dataset), len(backends), 3, len(names))
-    return change_of(of_each[:, 0], of_each[:, -1], stretches_of(np.stack(points)), dataset.classes)
+    change = change_of(of_each[:, 0], of_each[:, -1], stretches_of(np.stack(points)), dataset.classes)
+    return dataclasses.replace(
+        change,
+        old=dataclasses.replace(change.old, reliability=reliabilities[0].or_none()),
+        new=dataclasses.replace(change.new, reliability=reliabilities[-1].or_none()),
+    )
 
 
 def sums_of(matrix: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

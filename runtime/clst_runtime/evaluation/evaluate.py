@@ -1,4 +1,7 @@
-"""mIoU of a model on labelled images, at the labels' own size: the same path for PyTorch, ONNX and engines."""
+"""mIoU of a model on labelled images, and whether its confidence is calibrated, at the labels' own size.
+
+The same path for PyTorch, ONNX and engines.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +12,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from clst_runtime.backends.base import Backend, Classes, Frame
+from clst_runtime.backends.base import Backend, Classes, Frame, Prediction
 from clst_runtime.classes.labels import ClassList
 from clst_runtime.data.dataset import LabelledDataset
 from clst_runtime.errors import ModelFileError
 from clst_runtime.evaluation.confusion import ABSENT_FROM_13, ABSENT_FROM_16, ROAD13, ConfusionMatrix, mean_of_known
+from clst_runtime.evaluation.reliability import Reliability
 from clst_runtime.imaging.geometry import classes_to_camera, fit_frame
 from clst_runtime.system.numbers import finite_or_none
 
@@ -30,15 +34,20 @@ class EvaluationResult:
     pixel_accuracy: float
     """Share of labelled pixels predicted right."""
     frames: int
+    reliability: Reliability | None = None
+    """Of its confidence; None where it gives none."""
 
     @staticmethod
-    def of(confusion: ConfusionMatrix, classes: ClassList, frames: int) -> EvaluationResult:
+    def of(
+        confusion: ConfusionMatrix, classes: ClassList, frames: int, reliability: Reliability | None = None
+    ) -> EvaluationResult:
         return EvaluationResult(
             classes=classes,
             iou=confusion.iou(),
             miou=confusion.miou(),
             pixel_accuracy=confusion.pixel_accuracy(),
             frames=frames,
+            reliability=reliability,
         )
 
     def mean_without(self, names: tuple[str, ...]) -> float:
@@ -54,17 +63,27 @@ class EvaluationResult:
             "pixel_accuracy": finite_or_none(self.pixel_accuracy),
             "iou": {name: finite_or_none(value) for name, value in zip(self.classes.names, self.iou, strict=True)},
         }
+        if self.reliability is not None:
+            values["reliability"] = self.reliability.to_json()
         if set(ROAD13) <= set(self.classes.names) <= {*ROAD13, *ABSENT_FROM_13}:
             values["miou16"] = finite_or_none(self.mean_without(ABSENT_FROM_16))
             values["miou13"] = finite_or_none(self.mean_without(ABSENT_FROM_13))
         return values
 
 
+def prediction_at(backend: Backend, image: Frame) -> Prediction:
+    """What a model makes of an image of any size, at that size."""
+    manifest, size_hw = backend.manifest, (image.shape[0], image.shape[1])
+    found = backend.predict(fit_frame(image, manifest.input_hw, manifest.fit))
+    classes = classes_to_camera(found.classes, size_hw, manifest.fit)
+    if found.confidence is None:
+        return Prediction(classes=classes)
+    return Prediction(classes=classes, confidence=classes_to_camera(found.confidence, size_hw, manifest.fit))
+
+
 def predict_at(backend: Backend, image: Frame) -> Classes:
     """Class map of an image of any size, at that size."""
-    manifest = backend.manifest
-    prediction = backend.predict(fit_frame(image, manifest.input_hw, manifest.fit))
-    return classes_to_camera(prediction.classes, (image.shape[0], image.shape[1]), manifest.fit)
+    return prediction_at(backend, image).classes
 
 
 def evaluate(
@@ -77,12 +96,15 @@ def evaluate(
     """
     check_classes(backend.manifest.classes, dataset.classes)
     confusion = ConfusionMatrix(len(dataset.classes))
+    reliability = Reliability()
     for index in range(len(dataset)):
         sample = dataset[index]
-        confusion.update(sample.labels, predict_at(backend, sample.image))
+        found = prediction_at(backend, sample.image)
+        confusion.update(sample.labels, found.classes)
+        reliability.update(sample.labels, found.classes, found.confidence)
         if progress is not None:
             progress(index + 1, len(dataset))
-    return EvaluationResult.of(confusion, dataset.classes, len(dataset))
+    return EvaluationResult.of(confusion, dataset.classes, len(dataset), reliability.or_none())
 
 
 def check_classes(model: ClassList, other: ClassList) -> None:

@@ -33,8 +33,10 @@ class TorchBackend:
         """Segment one RGB frame H,W,3 uint8 of exactly the manifest's input size."""
         check_frame(frame, self.manifest.input_hw)
         output = self._deployable(torch.from_numpy(frame.copy())[None].to(self._device))
-        classes = output[0] if isinstance(output, tuple) else output
-        return Prediction(classes=classes[0].cpu().numpy())
+        if not isinstance(output, tuple):
+            return Prediction(classes=output[0].cpu().numpy())
+        classes, confidence = (each[0].cpu().numpy() for each in output)
+        return Prediction(classes=classes, confidence=confidence)
 
     def close(self) -> None:
         """Nothing is held beyond memory."""
@@ -54,6 +56,7 @@ def segmenter_backend(
     input_hw: tuple[int, int],
     fit: Fit = Fit.STRETCH,
     sha256: str = "0" * 64,
+    with_confidence: bool = False,
 ) -> TorchBackend:
     """A network in memory as a backend (it is copied); used by validation while training."""
     device = next(segmenter.parameters()).device
@@ -63,16 +66,18 @@ def segmenter_backend(
         fit=fit,
         **dataclasses.asdict(segmenter.normalisation),
         classes=classes,
+        has_confidence=with_confidence,
         source_checkpoint_sha256=sha256,
         tool_versions={"torch": torch.__version__},
     )
-    return TorchBackend(Deployable(segmenter, input_hw), manifest, device)
+    deployable = Deployable(segmenter, input_hw, with_confidence=with_confidence)
+    return TorchBackend(deployable, manifest, device)
 
 
 def open_checkpoint(
     path: Path, *, input_hw: tuple[int, int] | None = None, device: torch.device | None = None
 ) -> TorchBackend:
-    """Open a checkpoint as a backend (the entry point `clst.backends: pt`).
+    """Open a checkpoint as a backend (the entry point `clst.backends: pt`), with confidence.
 
     Args:
         path: a checkpoint of clst-train.
@@ -90,4 +95,5 @@ def open_checkpoint(
         input_hw=input_hw or checkpoint.input_hw,
         fit=checkpoint.fit,
         sha256=checkpoint.sha256,
+        with_confidence=True,
     )

@@ -265,8 +265,8 @@ def one_class(given, root):
     ],
 )
 def test_bad_input_ends_with_3_before_any_inference(given, tmp_path, monkeypatch, arguments, words):
-    monkeypatch.setattr(evaluate, "predict_at", None)
-    monkeypatch.setattr("clst_runtime.evaluation.change.predict_at", None)
+    monkeypatch.setattr(evaluate, "prediction_at", None)
+    monkeypatch.setattr("clst_runtime.evaluation.change.prediction_at", None)
     places = {"one_image": write_labelled(tmp_path / "a", count=1), "one_class": one_class(given, tmp_path / "b")}
     chosen = [word.format(**places) for word in arguments]
     done = call(clst_eval, given.right, given.wrong, "--data", given.data, *chosen)

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 import clst
+from clst_runtime.backends.base import Prediction
 from clst_runtime.classes.labels import ClassList, load_class_list
 from clst_runtime.errors import ConfigError
 from clst_runtime.imaging.geometry import Fit
@@ -93,7 +94,7 @@ class Backend:
         self.manifest = SimpleNamespace(input_hw=(4, 4), fit=Fit.STRETCH)
 
     def predict(self, frame):
-        return SimpleNamespace(classes=self._predict(frame[..., 0]))
+        return Prediction(classes=self._predict(frame[..., 0]))
 
 
 def test_exchanged_classes_are_named(monkeypatch, capsys):
