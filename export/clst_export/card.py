@@ -70,30 +70,30 @@ def card(facts: Mapping[str, Any]) -> str:
     manifest, name = model["manifest"], _name(facts)
     adapted = "adaptation" in manifest["provenance"]
     kind = ", adapted to a new camera without its labels" if adapted else ""
-    about = f"{_literal(manifest['network'])} segments road images into {len(manifest['classes']['names'])} classes"
+    about = f"{literal(manifest['network'])} segments road images into {len(manifest['classes']['names'])} classes"
     sections = {
-        "What it is": f"{_list(_what(facts, model))}\n\n{_classes(manifest)}",
-        "Made of": _list(_made_of(manifest)),
+        "What it is": f"{_list(what_it_is(facts, model))}\n\n{_classes(manifest)}",
+        "Made of": _list(made_of(manifest)),
         "Measured": _list([*_measured(model), *_proved(facts)]),
         "Run it": _commands(facts, name),
-        "Limits": "\n".join(f"- {line}" for line in _limits(manifest, adapted=adapted)),
-        "Licence": f"{_literal(manifest['provenance'].get('licence', 'not given'))}\n\n{OF_THE_IMAGES}",
+        "Limits": "\n".join(f"- {line}" for line in limits(manifest)),
+        "Licence": f"{literal(manifest['provenance'].get('licence', 'not given'))}\n\n{OF_THE_IMAGES}",
     }
     text = "".join(f"\n## {title}\n\n{body}\n" for title, body in sections.items())
-    return f"{_header(manifest, model['kind'], adapted=adapted)}\n# {_literal(name)}\n\n{about}{kind}.\n{text}"
+    return f"{_header(manifest, model['kind'], adapted=adapted)}\n# {literal(name)}\n\n{about}{kind}.\n{text}"
 
 
 def _name(facts: Mapping[str, Any]) -> str:
     return printable(Path(facts["path"]).absolute().name)
 
 
-def _literal(text: str) -> str:
+def literal(text: str) -> str:
     """A text in Markdown as it is, also in a cell of a table: what would mark it up or end the cell is escaped."""
     return _SPECIAL.sub(r"\\\g<0>", text)
 
 
 def _list(rows: Iterable[Row]) -> str:
-    return "\n".join(f"- {_literal(name)}: {_literal(value)}" for name, value in rows)
+    return "\n".join(f"- {literal(name)}: {literal(value)}" for name, value in rows)
 
 
 def _header(manifest: Mapping[str, Any], kind: str, *, adapted: bool) -> str:
@@ -121,7 +121,8 @@ def _licence(text: str) -> dict[str, str]:
     return {"license": "other", "license_name": re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-.") or "other"}
 
 
-def _what(facts: Mapping[str, Any], model: Mapping[str, Any]) -> list[Row]:
+def what_it_is(facts: Mapping[str, Any], model: Mapping[str, Any]) -> list[Row]:
+    """Kind, input and output of a model; `facts` is the model itself, or the bundle that it is in."""
     manifest = model["manifest"]
     size, shape = (sign.join(map(str, manifest["input_hw"])) for sign in ("x", ","))
     opset = f", opset {model['opset']}" if "opset" in model else ""
@@ -142,12 +143,12 @@ def _what(facts: Mapping[str, Any], model: Mapping[str, Any]) -> list[Row]:
     if facts is not model:
         engines = f"; engines: {', '.join(facts['engines'])}" if facts["engines"] else ""
         found.insert(0, ("bundle", f"a bundle with {facts['frames']} frames to verify on{engines}"))
-    return found
+    return [row for row in found if row[1]]
 
 
 def _made_for(model: Mapping[str, Any]) -> str:
     if model["kind"] != "ONNX":
-        return "the GPU and the versions below"
+        return "the GPU and the versions below" if model["manifest"]["engine"] else ""
     if model["manifest"]["calibration"].get("target") == "cpu":
         return "ONNX Runtime on a CPU"
     return "ONNX Runtime; TensorRT 10.3 to 11.x, which builds an engine of it"
@@ -158,7 +159,7 @@ def _classes(manifest: Mapping[str, Any]) -> str:
     parity, names = manifest["parity"], manifest["classes"]["names"]
     cells = [["id", "class", "colour"], ["--:", "---", "---"]]
     cells += [
-        [str(index), _literal(each), "#{:02x}{:02x}{:02x}".format(*colour)]
+        [str(index), literal(each), "#{:02x}{:02x}{:02x}".format(*colour)]
         for index, (each, colour) in enumerate(zip(names, manifest["classes"]["colors"], strict=True))
     ]
     if parity.get("labelled"):
@@ -167,7 +168,8 @@ def _classes(manifest: Mapping[str, Any]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in cells)
 
 
-def _made_of(manifest: Mapping[str, Any]) -> list[Row]:
+def made_of(manifest: Mapping[str, Any]) -> list[Row]:
+    """Images, trainings, weights and versions that a model came from; what is not recorded is said so."""
     known = manifest["provenance"]
     others = f"{known['weights_file']}, SHA-256 {known.get('weights_sha256')}" if "weights_file" in known else ""
     versions = {**manifest["tool_versions"]}
@@ -191,7 +193,7 @@ def _made_of(manifest: Mapping[str, Any]) -> list[Row]:
 def _measured(model: Mapping[str, Any]) -> list[Row]:
     manifest = model["manifest"]
     known, parity = manifest["provenance"], manifest["parity"]
-    rows = [("equal to PyTorch", _agreement(parity))]
+    rows = [("equal to PyTorch", agreement_text(parity))]
     if parity.get("labelled"):
         own, reference = (_percent(parity.get(key)) for key in ("miou", "reference_miou"))
         reached = f"{own} % on the same images, {reference} % in PyTorch"
@@ -211,7 +213,8 @@ def _measured(model: Mapping[str, Any]) -> list[Row]:
     return rows
 
 
-def _agreement(parity: Mapping[str, Any]) -> str:
+def agreement_text(parity: Mapping[str, Any]) -> str:
+    """How many pixels of what are as in PyTorch."""
     if "agreement" not in parity:
         return NOT_MEASURED
     images = f" of {parity['images']}" if "images" in parity else ""
@@ -241,15 +244,16 @@ def _method_text(comparison: Mapping[str, Any]) -> str:
 
 def _proved(facts: Mapping[str, Any]) -> list[Row]:
     """Of a bundle: what devices measured, and the file that its model is compared with."""
-    rows = [("on a device", _proof_text(proof)) for proof in facts.get("proofs", {}).values()]
+    rows = [("on a device", proof_text(proof)) for proof in facts.get("proofs", {}).values()]
     if facts.get("baseline") is not None:
         manifest = facts["baseline"]["manifest"]
         text = f"{_name(facts['baseline'])}, {manifest['precision']}, SHA-256 {facts['baseline']['sha256']}; "
-        rows.append(("compared with", f"{text}equal to PyTorch: {_agreement(manifest['parity'])}"))
+        rows.append(("compared with", f"{text}equal to PyTorch: {agreement_text(manifest['parity'])}"))
     return rows
 
 
-def _proof_text(proof: Mapping[str, Any]) -> str:
+def proof_text(proof: Mapping[str, Any]) -> str:
+    """What a device measured of a bundle's engines."""
     if "damaged" in proof:
         return f"{proof['damaged']}; the device makes it again"
     machine = proof["machine"]
@@ -271,7 +275,9 @@ def _commands(facts: Mapping[str, Any], name: str) -> str:
     return text if facts["baseline"] is None else text + BASELINE
 
 
-def _limits(manifest: Mapping[str, Any], *, adapted: bool) -> list[str]:
+def limits(manifest: Mapping[str, Any]) -> list[str]:
+    """What must not be expected of a model by its manifest, a sentence each."""
+    adapted = "adaptation" in manifest["provenance"]
     known, parity = manifest["provenance"], manifest["parity"]
     found = ["It knows the classes above; whatever else an image shows is put into one of them."]
     if adapted:

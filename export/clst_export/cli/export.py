@@ -145,7 +145,7 @@ def produce(
     checkpoint: Checkpoint, paths: dict[str, Path], request: Request, inputs: Inputs, options: dict[str, Any]
 ) -> None:
     """Make every file of `paths` and report on it."""
-    from clst_export.cli.report import report
+    from clst_export.cli.conversion import report
     from clst_export.pipeline import trace_network, write_model
     from clst_runtime.backends.tensorrt.build.check import describe_build_check
 

@@ -6,6 +6,7 @@ Legend: H rows, W columns of the model's input.
 from __future__ import annotations
 
 import ast
+import dataclasses
 import io
 import logging
 import traceback
@@ -46,21 +47,12 @@ def deployable_of(
     Raises:
         ModelFileError: the weights do not fit the network.
     """
-    size = input_hw or checkpoint.input_hw
-    deployable = Deployable(build_from_checkpoint(checkpoint), size, with_confidence=with_confidence)
-    manifest = Manifest(
-        network=checkpoint.network,
-        provenance=checkpoint.provenance,
-        input_hw=size,
-        fit=checkpoint.fit,
-        mean=checkpoint.mean,
-        std=checkpoint.std,
-        channels=checkpoint.channels,
-        classes=checkpoint.classes,
+    manifest = dataclasses.replace(
+        checkpoint.manifest(input_hw),
         has_confidence=with_confidence,
-        source_checkpoint_sha256=checkpoint.sha256,
         tool_versions={name: version(name) for name in ("clst", "torch", "onnxscript", "onnx", "onnxruntime")},
     )
+    deployable = Deployable(build_from_checkpoint(checkpoint), manifest.input_hw, with_confidence=with_confidence)
     return deployable, manifest
 
 

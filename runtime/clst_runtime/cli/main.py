@@ -14,6 +14,7 @@ COMMANDS = {
     "bench": ("clst_runtime.cli.bench", "Measure latency of models, side by side."),
     "eval": ("clst_runtime.cli.evaluate", "Score a model on labelled images: IoU per class, mIoU."),
     "parity": ("clst_runtime.cli.parity", "Compare a deployed model with its PyTorch checkpoint."),
+    "report": ("clst_export.cli.report", "Gather all evidence about a run or model file in one HTML file."),
     "data": ("clst_train.cli.data", "Check a data set, convert it, make scenes, draw feature spaces."),
     "doctor": ("clst_runtime.cli.doctor", "Say what this machine can run, and accept a model on it."),
     "demo": ("clst_export.cli.demo", "Go through the whole loop on synthetic scenes."),

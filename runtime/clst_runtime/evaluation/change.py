@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from clst_runtime.backends.base import Backend, Classes
+from clst_runtime.backends.base import Backend, Classes, Prediction
 from clst_runtime.classes.labels import IGNORE_ID, ClassList
 from clst_runtime.data.dataset import LabelledDataset, Sample
 from clst_runtime.errors import ConfigError, DataError, did_you_mean
@@ -34,7 +34,7 @@ Ends = tuple[float, float]
 """Of a 95 % interval."""
 Models = tuple[tuple[Path, Backend], tuple[Path, Backend]]
 """The old one and the new one: its file, and what runs it."""
-See = Callable[[Sample, Sequence[Classes]], None]
+See = Callable[[Sample, Sequence[Prediction]], None]
 
 
 class Verdict(enum.Enum):
@@ -259,11 +259,11 @@ def check_labels(dataset: LabelledDataset) -> None:
 
 
 def measure_change(
-    old: Backend, new: Backend, dataset: LabelledDataset, see: See = lambda sample, maps: None
+    old: Backend, new: Backend, dataset: LabelledDataset, see: See = lambda sample, found: None
 ) -> Change:
     """Run both on every image, which is read once; a model that is given as both runs once.
 
-    `see` is called with each image and the class maps of the models that ran, by the ids of the labels.
+    `see` is called with each image and what the models that ran make of it, at its size and by the ids of the labels.
 
     Raises:
         ConfigError: their classes differ. DataError: see `check_labels`, or a file is unreadable.
@@ -277,12 +277,13 @@ def measure_change(
     for index in range(len(dataset)):
         sample = dataset[index]
         points.append(points_of(sample.labels))
-        found = [prediction_at(each, sample.image) for each in backends]
-        maps = [order[each.classes] for each, order in zip(found, orders, strict=True)]
-        counts += [sums_of(confusion_of(sample.labels, classes, len(names))) for classes in maps]
-        for reliability, classes, each in zip(reliabilities, maps, found, strict=True):
-            reliability.update(sample.labels, classes, each.confidence)
-        see(sample, maps)
+        found = [
+            _by_labels(prediction_at(each, sample.image), order) for each, order in zip(backends, orders, strict=True)
+        ]
+        counts += [sums_of(confusion_of(sample.labels, each.classes, len(names))) for each in found]
+        for reliability, each in zip(reliabilities, found, strict=True):
+            reliability.update(sample.labels, each.classes, each.confidence)
+        see(sample, found)
     of_each = np.stack(counts).reshape(len(dataset), len(backends), 3, len(names))
     change = change_of(of_each[:, 0], of_each[:, -1], stretches_of(np.stack(points)), dataset.classes)
     return dataclasses.replace(
@@ -290,6 +291,11 @@ def measure_change(
         old=dataclasses.replace(change.old, reliability=reliabilities[0].or_none()),
         new=dataclasses.replace(change.new, reliability=reliabilities[-1].or_none()),
     )
+
+
+def _by_labels(found: Prediction, order: Classes) -> Prediction:
+    """With the ids of the labels in the place of the model's own."""
+    return dataclasses.replace(found, classes=order[found.classes])
 
 
 def sums_of(matrix: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

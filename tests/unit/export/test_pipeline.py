@@ -7,7 +7,7 @@ import onnx
 import pytest
 
 from clst_export import pipeline as conversion
-from clst_export.cli.report import report
+from clst_export.cli.conversion import report
 from clst_export.inspection import facts_of, layer_types
 from clst_export.pipeline import Inputs, Request, convert, merit
 from clst_export.precision import Precision, Target

@@ -11,7 +11,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from clst_export.card import card
-from clst_export.cli.report import report
+from clst_export.cli.conversion import report
 from clst_export.graph.compatibility import RESIZE, SUPPORTED, check_compatibility
 from clst_export.graph.trace import deployable_of
 from clst_export.inspection import facts_of, layer_types

@@ -4,6 +4,7 @@ config.toml       the configuration as run         log.jsonl     a line per logg
 curves.png        losses and mIoU                  examples/     images of the new camera by both networks
 checkpoints/      source.pt, adapted.pt (results), resume.pt (to resume from), ensemble-N-*.npy (resume.pt's ensemble)
 verdict.json      old and adapted network on labelled images of the new camera, as `clst-eval --json` prints it
+report.html, report.md  all evidence, by clst-report
 pretrained.sha256 of the file of weights that it started from, where there was one
 ensemble-*.npy    the temporal ensemble at work, only while adapting; one file for each process, on its own disk
 """

@@ -79,7 +79,7 @@ def next_steps(folder: RunFolder) -> list[str]:
     if found is not None and found["verdict"] == Verdict.WORSE.value:
         return [f"next: do not export it; {folder.examples}/before_after.png and {folder.path}/curves.png show more"]
     if found is not None and found["verdict"] == Verdict.BETTER.value:
-        return [f"next: clst-export {run} --onnx"]
+        return [f"next: clst-export {run} --onnx", f"then, all evidence in one file: clst-report {run}"]
     places = shlex.join(open_run(folder.path)[1].data.target)
     return [
         f"next, frames to label: clst-data pick {places} --model {old} --model {run} --out FEW",

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from clst_runtime.artifact.manifest import channels, input_size
+from clst_runtime.artifact.manifest import Manifest, channels, input_size
 from clst_runtime.classes.labels import ClassList
 from clst_runtime.data.inputs import place_name
 from clst_runtime.errors import ClstError, ConfigError, MissingDependency, ModelFileError
@@ -117,6 +117,24 @@ class Checkpoint:
             "weights_sha256": self.weights_file.sha256 if self.weights_file else "",
         }
         return {key: value for key, value in known.items() if value} | dict(self.facts)
+
+    def manifest(self, input_hw: tuple[int, int] | None = None) -> Manifest:
+        """What a model file of this network says of it, at its own input size or another.
+
+        Raises:
+            ModelFileError: as `fit`.
+        """
+        return Manifest(
+            network=self.network,
+            provenance=self.provenance,
+            input_hw=input_hw or self.input_hw,
+            fit=self.fit,
+            mean=self.mean,
+            std=self.std,
+            channels=self.channels,
+            classes=self.classes,
+            source_checkpoint_sha256=self.sha256,
+        )
 
     @property
     def fit(self) -> Fit:

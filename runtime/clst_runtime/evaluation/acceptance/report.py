@@ -3,10 +3,24 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 from typing import Any
 
-from clst_runtime.evaluation.acceptance.run import Acceptance
+from clst_runtime.errors import DataError
+from clst_runtime.evaluation.acceptance.run import Acceptance, Status
 from clst_runtime.system.credentials import all_without_credentials
+from clst_runtime.system.files.json_values import (
+    any_text,
+    field,
+    mapping,
+    number,
+    objects,
+    one_of,
+    parse_object,
+    read_text,
+    whole,
+)
 from clst_runtime.system.machine import machine_facts
 from clst_runtime.system.tables import format_table
 
@@ -51,6 +65,35 @@ def report_text(acceptance: Acceptance) -> str:
         f"```json\n{json.dumps(values)}\n```",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def read_report(path: Path) -> dict[str, Any]:
+    """Everything measured, as `to_json` gives it, of a file that `report_text` made.
+
+    Raises:
+        DataError: it cannot be read, or is no such file.
+    """
+    found = re.search(r"\A# Acceptance of .*```json\n(\{.*\})\n```\s*\Z", read_text(path), re.DOTALL)
+    try:
+        if found is None:
+            raise ValueError("it has no block of JSON at its end")
+        values = parse_object(found[1])
+        field(values, "verdict", any_text)
+        field(values, "exit_code", whole(0, 255))
+        field(values, "date", any_text)
+        for name in ("cpu", "system"):
+            field(field(values, "machine", mapping), name, any_text)
+        for step in field(values, "steps", objects):
+            field(step, "name", any_text)
+            field(step, "status", one_of(*(each.value for each in Status)))
+            field(step, "told", any_text)
+            field(step, "seconds", number())
+            field(step, "values", mapping)
+    except ValueError as error:
+        raise DataError(
+            f"{path} is no acceptance of clst-doctor --verify ({error}); give what --report wrote"
+        ) from error
+    return values
 
 
 def markdown_table(headers: list[str], rows: list[list[str]]) -> str:

@@ -199,6 +199,13 @@ def name(value: Any) -> str:
     return value
 
 
+def any_text(value: Any) -> str:
+    """A check for texts of any length."""
+    if not isinstance(value, str):
+        raise ValueError(f"{shown(value)}, expected a text")
+    return value
+
+
 def printable(text: str) -> str:
     """A text that passes `name`: cut, and with `?` for what cannot be shown."""
     return "".join(letter if letter.isprintable() else "?" for letter in text)[:MOST_LETTERS].strip() or "?"
@@ -227,3 +234,10 @@ def mapping(value: Any) -> dict[str, Any]:
     if not isinstance(value, dict) or not all(isinstance(each, str) for each in value):
         raise ValueError(f"{shown(value)}, expected an object")
     return value
+
+
+def objects(value: Any) -> list[dict[str, Any]]:
+    """A check for lists of objects."""
+    if not isinstance(value, list):
+        raise ValueError(f"{shown(value)}, expected a list")
+    return [mapping(each) for each in value]

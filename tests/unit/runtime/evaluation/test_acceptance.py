@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from clst_runtime.backends import open_model
-from clst_runtime.errors import BudgetNotHeld, MissingDependency
+from clst_runtime.errors import BudgetNotHeld, DataError, MissingDependency
 from clst_runtime.evaluation.acceptance import run as acceptance
 from clst_runtime.evaluation.acceptance.parity import ParityOutcome, compare_with_export
-from clst_runtime.evaluation.acceptance.report import markdown_table, report_text
+from clst_runtime.evaluation.acceptance.report import markdown_table, read_report, report_text
 from clst_runtime.evaluation.acceptance.run import (
     Acceptance,
     Bench,
@@ -236,6 +236,26 @@ def test_the_report_is_one_file_for_people_and_programs(tmp_path):
     assert values["exit_code"] == 6
     assert [step["status"] for step in values["steps"]] == ["holds", "failed"]
     assert markdown_table(["a"], []) == "| a |\n| --- |"
+    (tmp_path / "r.md").write_text(text)
+    assert read_report(tmp_path / "r.md") == values
+
+
+@pytest.mark.parametrize(
+    ("broken", "reason"),
+    [
+        (lambda text: text.replace("# Acceptance of", "# Card of"), "no block of JSON"),
+        (lambda text: text[: len(text) // 2], "no block of JSON"),
+        (lambda text: text.replace('"exit_code": 0', '"exit_code": "0"'), "exit_code is '0'"),
+        (lambda text: text.replace('"holds"', '"fine"'), "status is 'fine'"),
+    ],
+)
+def test_what_is_no_report_of_an_acceptance_is_refused_in_a_line(tmp_path, broken, reason):
+    text = report_text(Acceptance(plan=plan(tmp_path / "m.onnx"), date="today", steps=[Step(name="file")]))
+    (tmp_path / "r.md").write_text(broken(text))
+    with pytest.raises(
+        DataError, match=f"r.md is no acceptance of clst-doctor --verify .*{reason}.*; give what --report"
+    ):
+        read_report(tmp_path / "r.md")
 
 
 def test_no_password_of_any_address_in_a_plan_stands_in_the_report(tmp_path):

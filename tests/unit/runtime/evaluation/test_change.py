@@ -176,9 +176,11 @@ def test_each_image_is_read_once_and_seen_by_both_models_once(tmp_path, monkeypa
     real = dataset.read_image
     monkeypatch.setattr(dataset, "read_image", lambda path: read.append(path.name) or real(path))
     seen = []
-    found = measure_change(
-        old, new, data, lambda sample, maps: seen.append((sample.name, [int(m[0, 0]) for m in maps]))
-    )
+
+    def see(sample, predictions):
+        seen.append((sample.name, [int(each.classes[0, 0]) for each in predictions]))
+
+    found = measure_change(old, new, data, see)
     assert seen[0] == ("images/val/0.png", [RED, BLUE])
     assert (read, old.seen, new.seen) == (["0.png", "1.png", "2.png"], 3, 3)
     assert (found.old.iou[RED], found.new.iou[RED]) == (pytest.approx(63 / 127), 0)

@@ -44,7 +44,13 @@ LABEL = ["clst-data pick 'a drive.mp4' more --model OLD --model RUN --out FEW", 
 
 @pytest.mark.parametrize(
     ("verdict", "commands"),
-    [("better", ["clst-export RUN --onnx"]), ("worse", []), ("unclear", LABEL), ("no change", LABEL), (None, LABEL)],
+    [
+        ("better", ["clst-export RUN --onnx", "clst-report RUN"]),
+        ("worse", []),
+        ("unclear", LABEL),
+        ("no change", LABEL),
+        (None, LABEL),
+    ],
 )
 def test_what_to_do_next_fits_the_verdict(folder, capsys, verdict, commands):
     folder.adapted.write_bytes(b"")
