@@ -18,7 +18,7 @@ from clst_runtime.backends.base import Backend, Frame
 from clst_runtime.data.subsets import Subset
 from clst_runtime.imaging.geometry import Content, Fit
 from clst_runtime.imaging.media import is_video
-from clst_runtime.imaging.video_frames import VideoFile
+from clst_runtime.imaging.videos import open_video
 from clst_runtime.live.monitor.features import Vector, feature_names, frame_features
 from clst_runtime.live.monitor.reference import LEAST_FRAMES, Matrix, Reference
 from clst_runtime.live.monitor.sink import PERIOD_SECONDS
@@ -132,6 +132,6 @@ def _every(place: Path) -> int:
     """The step in frames that corresponds to one period of a video; 1 for images."""
     if not is_video(place):
         return 1
-    video = VideoFile(place)
+    video = open_video(place)
     video.close()
     return max(1, round(PERIOD_SECONDS * (video.fps or 0.0)))

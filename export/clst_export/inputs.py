@@ -27,6 +27,7 @@ from clst_runtime.data.inputs import place_name
 from clst_runtime.data.subsets import Subset, evenly_spread
 from clst_runtime.errors import ConfigError, DataError
 from clst_runtime.imaging.geometry import Content
+from clst_runtime.imaging.media import split_options
 from clst_runtime.system.files.json_values import printable
 from clst_runtime.system.numbers import parse_size
 from clst_train.data.target import TargetImages, open_target
@@ -171,7 +172,7 @@ def _calibration(
 def _targets(checkpoint: Checkpoint) -> list[str]:
     """The target images of the checkpoint's run, if they are still there."""
     places = list(checkpoint.config.get("data", {}).get("target", []))
-    return places if all(Path(place).exists() for place in places) else []
+    return places if all(split_options(Path(place))[0].exists() for place in places) else []
 
 
 def _aspect(places: list[str]) -> float | None:

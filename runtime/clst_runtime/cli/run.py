@@ -41,7 +41,7 @@ REPORT_SECONDS = 3.0
 @command()
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("--source", required=True,
-              help="Folder, video, camera:0, csi:0, rtsp://…, gst:PIPELINE, raw:1280x720 (stdin).")  # fmt: skip
+              help="Folder, video, recording, camera:0, csi:0, rtsp://…, gst:PIPELINE, raw:1280x720.")  # fmt: skip
 @click.option("--backend", default="auto", show_default=True,
               help="tensorrt, ort-tensorrt, ort-cuda or ort-cpu; auto prints its choice and why.")  # fmt: skip
 @gpu_options

@@ -18,8 +18,16 @@ from pathlib import Path
 from clst_runtime.data.formats import FORMATS
 from clst_runtime.errors import DataError
 from clst_runtime.imaging.image_files import read_image
-from clst_runtime.imaging.media import IMAGE_SUFFIXES, Kind, files_below, is_video, kind_of, without_suffix
-from clst_runtime.imaging.video_frames import VideoFile
+from clst_runtime.imaging.media import (
+    IMAGE_SUFFIXES,
+    Kind,
+    files_below,
+    is_video,
+    kind_of,
+    split_options,
+    without_suffix,
+)
+from clst_runtime.imaging.videos import open_video
 from clst_runtime.system.credentials import without_credentials
 from clst_runtime.system.files.json_values import printable
 from clst_runtime.system.files.paths import check_folder
@@ -70,9 +78,11 @@ def place_name(place: str | Path) -> str:
 
     The folders above, which are this machine's, are left out.
     """
-    path = Path(os.path.abspath(place))
+    before, options = split_options(Path(place))
+    path = Path(os.path.abspath(before))
     telling = [part for part in path.parts[1:] if part.lower() not in TELLS_NOTHING]
-    return printable(without_credentials(telling[-1] if telling else path.name))
+    name = telling[-1] if telling else path.name
+    return printable(without_credentials(f"{name}?{options}" if options else name))
 
 
 def images_of(place: Path, *, split: str | None = None) -> InputImages:
@@ -99,12 +109,12 @@ def check_place(place: Path) -> None:
     Raises:
         DataError: it is not so.
     """
-    if not place.exists():
+    if not split_options(place)[0].exists():
         raise DataError(f"{place}: no such folder, image or video")
     if not is_video(place):
         read_image(images_of(place, split="train").paths[0])
         return
-    video = VideoFile(place)
+    video = open_video(place)
     try:
         video.read()
     finally:

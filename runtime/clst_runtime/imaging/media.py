@@ -21,8 +21,10 @@ IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".
 VIDEO_SUFFIXES = frozenset({
     ".mp4", ".m4v", ".mov", ".qt", ".3gp", ".3g2", ".avi", ".mkv", ".webm", ".flv", ".f4v", ".wmv", ".asf", ".ogv",
     ".ts", ".mts", ".m2ts", ".m2t", ".mpg", ".mpeg", ".m2v", ".vob", ".mxf", ".dv", ".mjpg", ".mjpeg", ".ivf", ".y4m",
-    ".h264", ".264", ".h265", ".265", ".hevc", ".gif",
+    ".h264", ".264", ".h265", ".265", ".hevc", ".gif", ".mcap", ".db3", ".bag",
 })  # fmt: skip
+RECORDING_SUFFIXES = frozenset({".mcap", ".db3", ".bag"})
+"""Videos that are recordings of topics: MCAP, a file of a rosbag2, a bag of ROS 1."""
 JPEGS_IN_A_ROW = frozenset({".mjpg", ".mjpeg"})
 """Videos that begin as an image does."""
 NOT_THE_USERS = frozenset({"lost+found", "System Volume Information", "$RECYCLE.BIN", "__MACOSX", "@eaDir"})
@@ -39,6 +41,9 @@ _VIDEOS = re.compile(
     rb"|\0?\0\0\x01[\x67\x27\x47\x09\x40\x46]|0&\xb2u\x8ef\xcf\x11|OggS|\x06\x0e+4|DKIF|YUV4MPEG2|GIF8[79]a",
     re.DOTALL,
 )
+_RECORDINGS = re.compile(rb"\x89MCAP0\r\n|#ROSBAG V|SQLite format 3\0")
+_BAG_FOLDER = b"rosbag2_bagfile_information:"
+"""Stands in the `metadata.yaml` of a rosbag2."""
 _TRANSPORT_STREAM = re.compile(rb"G(?:(?=(?:.{187}G){4})|(?=(?:.{191}G){4})|(?=(?:.{203}G){4}))", re.DOTALL)
 
 
@@ -57,8 +62,7 @@ def kind_of(path: Path) -> Kind | None:
     """
     suffix = path.suffix.lower()
     try:
-        with path.open("rb") as stream:
-            head = stream.read(HEAD_BYTES)
+        head = _head(path)
     except OSError as error:
         if error.errno in _NOWHERE and suffix not in IMAGE_SUFFIXES | VIDEO_SUFFIXES:
             return None
@@ -67,20 +71,57 @@ def kind_of(path: Path) -> Kind | None:
     if _IMAGES.match(head) and suffix not in JPEGS_IN_A_ROW:
         return Kind.IMAGE
     text = _is_text(head)
-    if _VIDEOS.match(head) or (_TRANSPORT_STREAM.search(head) and not text):
+    if _is_recording(head, suffix) or _VIDEOS.match(head) or (_TRANSPORT_STREAM.search(head) and not text):
         return Kind.VIDEO
     if suffix in IMAGE_SUFFIXES:
         return Kind.IMAGE
     return Kind.VIDEO if suffix in VIDEO_SUFFIXES and not text else None
 
 
-def is_video(path: Path) -> bool:
-    """Whether there is such a file, and it is a video.
+def is_video(place: Path) -> bool:
+    """Whether there is such a file, and it is a video; a recording's place may have options, and be a folder.
 
     Raises:
         DataError: it cannot be opened.
     """
-    return path.is_file() and kind_of(path) is Kind.VIDEO
+    path, _ = split_options(place)
+    return kind_of(path) is Kind.VIDEO if path.is_file() else is_bag_folder(path)
+
+
+def split_options(place: Path) -> tuple[Path, str]:
+    """The file or folder of a place, and what stands behind its `?`, as in `drive.mcap?topic=/front`."""
+    before, found, options = str(place).partition("?")
+    return (Path(before), options) if found and not os.path.exists(place) else (place, "")
+
+
+def is_recording(path: Path) -> bool:
+    """Whether a video, or a folder, is a recording of topics.
+
+    Raises:
+        OSError: it cannot be opened.
+    """
+    return is_bag_folder(path) if path.is_dir() else _is_recording(_head(path), path.suffix.lower())
+
+
+def is_bag_folder(folder: Path) -> bool:
+    """Whether it is the folder of a rosbag2."""
+    try:
+        return _BAG_FOLDER in _head(folder / "metadata.yaml")
+    except OSError:
+        return False
+
+
+def _head(path: Path) -> bytes:
+    with path.open("rb") as stream:
+        return stream.read(HEAD_BYTES)
+
+
+def _is_recording(head: bytes, suffix: str) -> bool:
+    """By its content, which other databases have, too; where that is not known by the suffix."""
+    found = _RECORDINGS.match(head)
+    if suffix in RECORDING_SUFFIXES:
+        return found is not None or not (_IMAGES.match(head) or _VIDEOS.match(head) or _is_text(head))
+    return found is not None and not head.startswith(b"SQLite")
 
 
 def _is_text(head: bytes) -> bool:

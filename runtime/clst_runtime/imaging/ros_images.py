@@ -66,19 +66,19 @@ def image_of(encoding: str, size_hw: tuple[int, int], step: int, data: Any) -> t
     return _converted(np.ascontiguousarray(lines), known, size_hw).reshape(shape), known.layout
 
 
-def decoded(file_format: str, data: Any) -> Image:
+def decoded(file_format: str, data: Any) -> Image | None:
     """The picture of a `sensor_msgs/msg/CompressedImage`, H,W,3 BGR: JPEG, PNG or what else OpenCV reads.
 
+    None where it is damaged.
+
     Raises:
-        DataError: it is of depths, or no picture.
+        DataError: it is of depths.
     """
     if "compressedDepth" in file_format:
         raise DataError(f"format {file_format!r} holds depths; name the topic of a camera's images")
     cv2, pixels = require("cv2"), np.frombuffer(data, np.uint8)
     image = cv2.imdecode(pixels, cv2.IMREAD_COLOR) if len(pixels) else None
-    if image is None:
-        raise DataError(f"{len(pixels)} bytes of format {file_format!r} are no picture")
-    return np.asarray(image, np.uint8)
+    return None if image is None else np.asarray(image, np.uint8)
 
 
 def _converted(lines: Image, known: _Encoding, size_hw: tuple[int, int]) -> Image:

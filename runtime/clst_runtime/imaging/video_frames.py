@@ -8,6 +8,7 @@ and one again that is the same as the one before, as each is whose conversion fa
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import numpy as np
 from clst_runtime.errors import DataError
 from clst_runtime.imaging.containers import is_cut, is_mp4
 from clst_runtime.imaging.decoder_messages import overheard, reset_decoder_logging
-from clst_runtime.imaging.geometry import Image
+from clst_runtime.imaging.geometry import Image, Layout
 from clst_runtime.imaging.media import name_for_opencv
 from clst_runtime.system.optional import require
 
@@ -97,13 +98,78 @@ class Frames:
         return now.shape != self._before.shape or bool(np.array_equal(now, self._before))
 
 
-class VideoFile:
-    """The frames of a video file in order, over damaged places."""
+class Video(ABC):
+    """Frames that lie one after another in a file or folder; `videos.open_video` opens it."""
+
+    fps: float | None = None
+    """Frames a second; None = not known."""
+    layout = Layout.BGR
+    """Of the frame read last."""
+    stamp_ns: int | None = None
+    """Of the frame read last: when it was taken, by the recording's own clock; None = that is not known."""
+    frame_id = ""
+    """Of the frame read last: the camera's frame of coordinates."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.position = -1
+        """Of the frame read last, counted from 0; damaged ones before it count."""
+        self.damaged = 0
+        """Frames that could not be read, though later ones could."""
+        self.why = ""
+        """What was wrong with the last of them, where that is known."""
+        self._read = 0
+
+    def read(self, into: Image | None = None) -> Image | None:
+        """The next frame in `layout`, in `into` if that can be; None at the end.
+
+        Raises:
+            DataError: there is no frame, or one that is decoded but cannot be handed out.
+        """
+        while self.skip():
+            image = self.retrieve(into)
+            if image is not None:
+                self._read += 1
+                return image
+            self.damaged += 1
+        if self._read == 0:
+            why = f" ({self.why})" if self.why else ""
+            raise DataError(f"{self.path}: not one frame could be read{why}; the file is damaged")
+        return None
+
+    @abstractmethod
+    def skip(self) -> bool:
+        """Go to the next frame that can be read; False at the end."""
+
+    @abstractmethod
+    def retrieve(self, into: Image | None = None) -> Image | None:
+        """The frame that was gone to; None where it is damaged. Raises: as `read`."""
+
+    def skip_to(self, position: int) -> None:
+        """Go on until the next frame is that at `position`, or the one after it where that is damaged."""
+        while self.position + 1 < position and self.skip():
+            pass
+
+    @abstractmethod
+    def count(self) -> int:
+        """Frames of an untouched video, of which none is decoded where that can be; damaged ones count."""
+
+    @abstractmethod
+    def warnings(self, *, ended: bool = True) -> list[str]:
+        """What is wrong with it; `ended`: whether it was read to its end."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of the file; a second call does nothing."""
+
+
+class VideoFile(Video):
+    """The frames of a video file in order, over damaged places: H,W,3 BGR."""
 
     def __init__(self, path: Path) -> None:
         """Raises: DataError: it is no video that can be read."""
+        super().__init__(path)
         reset_decoder_logging()
-        self.path = path
         with name_for_opencv(path) as name:
             self._capture = require("cv2").VideoCapture(name)
         if not self._capture.isOpened():
@@ -114,32 +180,8 @@ class VideoFile:
         self.fps = fps if fps > 0 else None
         self.announced = float(self._capture.get(COUNT))
         """Its own number of frames: counted, an estimate, or nonsense."""
-        self.position = -1
-        """Of the frame read last, counted from 0; damaged ones before it count."""
-        self.damaged = 0
-        """Frames that could not be read, though later ones could."""
-        self._read = 0
-
-    def read(self, into: Image | None = None) -> Image | None:
-        """The next frame H,W,3 BGR, in `into` if it fits; None at the end.
-
-        Raises:
-            DataError: the file has no frame, or one that OpenCV decodes but cannot hand out.
-        """
-        while self.skip():
-            image = self._frames.retrieve(into)
-            if image is not None:
-                self._read += 1
-                return image
-            if SWSCALE in self._frames.complaint:
-                raise DataError(self._not_converted())
-            self.damaged += 1
-        if self._read == 0:
-            raise DataError(f"{self.path}: not one frame could be read; the file is damaged")
-        return None
 
     def skip(self) -> bool:
-        """Go to the next frame that can be read; False at the end."""
         for failed in range(DAMAGED_IN_A_ROW):
             if self._frames.grab():
                 self.position += 1 + failed
@@ -147,8 +189,28 @@ class VideoFile:
                 return True
         return False
 
+    def retrieve(self, into: Image | None = None) -> Image | None:
+        image = self._frames.retrieve(into)
+        if image is None and SWSCALE in self._frames.complaint:
+            raise DataError(self._not_converted())
+        return image
+
+    def count(self) -> int:
+        """By packets, of which none is decoded; 0 where there is none. A file of half an hour takes about 0.3 s."""
+        count = 0
+        if self.by_ffmpeg:
+            cv2 = require("cv2")
+            with name_for_opencv(self.path) as name:
+                packets = cv2.VideoCapture(name, cv2.CAP_FFMPEG, [cv2.CAP_PROP_FORMAT, -1])
+            while packets.grab():
+                count += 1
+            packets.release()
+        count = count or max(0, int(self.announced))
+        while count == 0 and self.skip():
+            pass
+        return count or self.position + 1
+
     def warnings(self, *, ended: bool = True) -> list[str]:
-        """What is wrong with the file; `ended`: whether it was read to its end."""
         lines = [f"{self.path}: damaged frames were left out: {self.damaged}"] if self.damaged else []
         announced, found = int(self.announced), self.position + 1
         read = f"{self.path}: {found} of {max(announced, found)} announced frames could be read"
@@ -167,26 +229,3 @@ class VideoFile:
             f"{self.path}: frame {self.position}: {self._frames.reason}; make another video of it: "
             f"ffmpeg -i {self.path.name} {hint}new.mp4"
         )
-
-
-def count_frames(path: Path) -> int:
-    """How many frames a video file has, by its packets, of which none is decoded; 0 where it has none.
-
-    Damaged and hidden frames count. A file of half an hour takes about 0.3 s.
-
-    Raises:
-        DataError: it is no video that can be read.
-    """
-    video, count = VideoFile(path), 0
-    if video.by_ffmpeg:
-        cv2 = require("cv2")
-        with name_for_opencv(path) as name:
-            packets = cv2.VideoCapture(name, cv2.CAP_FFMPEG, [cv2.CAP_PROP_FORMAT, -1])
-        while packets.grab():
-            count += 1
-        packets.release()
-    count = count or max(0, int(video.announced))
-    while count == 0 and video.skip():
-        pass
-    video.close()
-    return count or video.position + 1

@@ -15,10 +15,11 @@ from pathlib import Path
 
 from clst_runtime.data.inputs import images_of
 from clst_runtime.errors import DataError
-from clst_runtime.imaging.media import is_video
+from clst_runtime.imaging.media import is_recording, is_video, split_options
+from clst_runtime.imaging.recordings import recording_options
 from clst_runtime.sources.address import LiveAddress, live_address, read_options
 from clst_runtime.sources.base import Source, SourceEnded, TimedFrame
-from clst_runtime.sources.files import ImageSource, VideoSource
+from clst_runtime.sources.files import ImageSource, PlayedSource, VideoSource
 from clst_runtime.sources.live import LiveSource, Timeouts
 from clst_runtime.sources.raw import RawSource
 from clst_runtime.system.credentials import without_credentials
@@ -30,16 +31,17 @@ def open_source(uri: str, *, timeouts: Timeouts | None = None) -> Source:
     """Open a source by what it names.
 
     Args:
-        uri: a folder or file of images, a video file, `camera:0` or `0` or `/dev/video0`, `csi:0`, `rtsp://…`,
-            `gst:` with a GStreamer pipeline that ends in appsink, or `raw:1280x720` for frames on standard input.
+        uri: a folder or file of images, a video file, a recording (`drive.mcap?topic=/front&rate=1`), `camera:0` or
+            `0` or `/dev/video0`, `csi:0`, `rtsp://…`, `gst:` with a GStreamer pipeline that ends in appsink, or
+            `raw:1280x720` for frames on standard input.
         timeouts: how long a live source may give nothing.
 
     Raises:
         DataError: it does not exist, cannot be opened or holds no frame. ConfigError: an option that cannot be.
     """
     path = Path(uri)
-    if os.path.isfile(uri) and is_video(path):
-        return VideoSource(path)
+    if is_video(path):
+        return _video_source(path)
     if os.path.isfile(uri) or os.path.isdir(uri):
         return ImageSource(images_of(path))
     if uri.startswith("raw:"):
@@ -53,6 +55,14 @@ def open_source(uri: str, *, timeouts: Timeouts | None = None) -> Source:
         kind = "no folder, image or video" if os.path.exists(uri) else "no such folder, image or video"
         raise DataError(f"{uri}: {kind}, and no camera (camera:0, csi:0, rtsp://…, gst:…, raw:WxH)")
     return LiveSource(without_credentials(uri), address_found, timeouts)
+
+
+def _video_source(path: Path) -> Source:
+    if is_recording(split_options(path)[0]):
+        rate = recording_options(path).rate
+        if rate is not None:
+            return PlayedSource(path, rate)
+    return VideoSource(path)
 
 
 def raw_address(uri: str) -> tuple[LiveAddress, bool]:

@@ -39,6 +39,10 @@ class TimedFrame:
     """`time.monotonic_ns` when the camera handed the frame over, or when it was read from a file."""
     name: str
     """Name for files made of it."""
+    stamp_ns: int | None = None
+    """When the camera took it, by the clock of a recording or a topic; None = that is not known."""
+    frame_id: str = ""
+    """The camera's frame of coordinates in ROS."""
 
     @property
     def size_hw(self) -> tuple[int, int]:

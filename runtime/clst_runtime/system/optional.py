@@ -32,6 +32,7 @@ _HINTS = {
     "tensorrt": f"TensorRT: pip install {extra('trt')}, or the one of JetPack on a Jetson",
     "tensorrt_rtx_bindings": f"TensorRT for RTX: pip install --force-reinstall {extra('rtx')} with this Python",
     "av": f"PyAV: pip install {extra('video')}",
+    **dict.fromkeys(("mcap", "mcap_protobuf", "rosbags"), f"recordings: pip install {extra('recordings')}"),
     "transformers": f"Hugging Face's networks: pip install {extra('hf')}",
     "huggingface_hub": f"Hugging Face's networks: pip install {extra('hf')}",
     "segmentation_models_pytorch": f"its networks: pip install {extra('smp')}, and the torchvision of your PyTorch",

@@ -21,7 +21,7 @@ from clst_runtime.errors import DataError
 from clst_runtime.imaging.geometry import Content, Fit, content_of, fit_frame, resize_classes
 from clst_runtime.imaging.image_files import read_image
 from clst_runtime.imaging.media import is_video
-from clst_runtime.imaging.video_frames import count_frames
+from clst_runtime.imaging.videos import count_frames
 from clst_train.data.headers import check_images
 from clst_train.data.video_store import FrameFile, decode
 

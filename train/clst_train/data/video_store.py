@@ -16,8 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from clst_runtime.errors import DataError
-from clst_runtime.imaging.geometry import Fit, fit_frame
-from clst_runtime.imaging.video_frames import VideoFile
+from clst_runtime.imaging.geometry import Fit, fit_frame, to_rgb
+from clst_runtime.imaging.video_frames import Video
+from clst_runtime.imaging.videos import open_video
 
 Image = npt.NDArray[np.uint8]
 GIB = 2**30
@@ -107,29 +108,28 @@ def decode(
         DataError: it cannot be read, or the disk is full.
     """
     sizes: list[tuple[int, int]] = []
-    video, last = VideoFile(path), -1
+    video, last = open_video(path), -1
     try:
         for frame in frames_at(video, wanted):
             last = video.position
-            file.append(fit_frame(np.ascontiguousarray(frame[..., ::-1]), input_hw, fit))
-            sizes.append((frame.shape[0], frame.shape[1]))
+            file.append(fit_frame(to_rgb(frame, video.layout), input_hw, fit))
+            sizes.append(video.layout.size_hw(frame))
         ended = bool(wanted) and last < wanted[-1]
         return sizes, video.position + 1, video.warnings(ended=ended)
     finally:
         video.close()
 
 
-def frames_at(video: VideoFile, wanted: Sequence[int]) -> Iterator[Image]:
-    """Frames H,W,3 BGR at some positions, ascending, in one pass; for a damaged one the next serves. Each lies where
-    the one before lay, and `video.position` is its own.
+def frames_at(video: Video, wanted: Sequence[int]) -> Iterator[Image]:
+    """Frames in `video.layout` at some positions, ascending, in one pass; for a damaged one the next serves. Each may
+    lie where the one before lay, and `video.position` is its own.
 
     Raises:
         DataError: it cannot be read.
     """
     next_wanted, frame = 0, None
     while next_wanted < len(wanted):
-        while video.position + 1 < wanted[next_wanted] and video.skip():
-            pass
+        video.skip_to(wanted[next_wanted])
         frame = video.read(frame)
         if frame is None:
             return

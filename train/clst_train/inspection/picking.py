@@ -12,13 +12,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from clst_runtime.backends.base import Frame
 from clst_runtime.data.subsets import evenly_spread
 from clst_runtime.errors import DataError
+from clst_runtime.imaging.geometry import to_rgb
 from clst_runtime.imaging.image_files import read_image
-from clst_runtime.imaging.video_frames import VideoFile
+from clst_runtime.imaging.videos import open_video
 from clst_train.data.target import FoundTarget
 from clst_train.data.video_store import frames_at
 
@@ -62,12 +61,12 @@ def images_at(places: Sequence[Place]) -> Iterator[tuple[Place, Frame]]:
         if not wanted:
             yield Place(path=path), read_image(path)
             continue
-        video, found = VideoFile(path), 0
+        video, found = open_video(path), 0
         try:
             for frame in frames_at(video, wanted):
                 found += 1
                 time_s = None if video.fps is None else round(video.position / video.fps, 3)
-                yield Place(path=path, frame=video.position, time_s=time_s), np.ascontiguousarray(frame[..., ::-1])
+                yield Place(path=path, frame=video.position, time_s=time_s), to_rgb(frame, video.layout)
         finally:
             video.close()
         if found < len(wanted):

@@ -238,7 +238,7 @@ def test_two_passes_over_a_video_decode_it_once_and_only_what_is_wanted(tmp_path
     path = write_avi(tmp_path / "drive.avi", [jpeg(plain(10 * number)) for number in range(24)])
     opened = []
     monkeypatch.setattr(
-        video_store, "VideoFile", lambda path, real=video_store.VideoFile: opened.append(path) or real(path)
+        video_store, "open_video", lambda path, real=video_store.open_video: opened.append(path) or real(path)
     )
     found = calibration_frames([str(path)], SIZE_HW, 3)
     passes = [[round(float(frame[0, -1, 0]), -1) for frame in found] for _ in range(2)]

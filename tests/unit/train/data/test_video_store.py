@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from clst_runtime.errors import DataError
-from clst_runtime.imaging.video_frames import count_frames
+from clst_runtime.imaging.videos import count_frames
 from clst_runtime.sources import open_source
 from clst_train.data import target as target_module
 from clst_train.data import video_store
@@ -55,7 +55,7 @@ def test_only_the_frames_that_are_chosen_are_decoded_and_each_video_once(tmp_pat
     places = [str(numbered(tmp_path / "a.avi", 6)), str(numbered(tmp_path / "b.avi", 6, 50))]
     opened = []
     monkeypatch.setattr(
-        video_store, "VideoFile", lambda path, real=video_store.VideoFile: opened.append(path) or real(path)
+        video_store, "open_video", lambda path, real=video_store.open_video: opened.append(path) or real(path)
     )
     target = open_target(places, input_hw=SIZE_HW, choose=lambda total: [1, total // 2, total - 1])
     assert numbers(target) == [1, 50, 55]
