@@ -22,7 +22,7 @@ FILE = click.Path(path_type=Path)
 @click.option(
     "--val", type=FILE, help="Labelled images of the new camera: scores, worst images, confusion, confidence."
 )
-@click.option("--val-split", help="Split of --val  [default: the run's, else val]")
+@click.option("--val-split", help="Split of --val  [default: of the run's own labels the run's, else val]")
 @click.option("--val-mapping", type=FILE, help="JSON file relating the classes of --val to the model's.")
 @click.option("--acceptance", "acceptances", multiple=True, type=FILE,
               help="Report of clst-doctor --verify from a device; repeatable.")  # fmt: skip
@@ -66,7 +66,7 @@ def main(
     measured = None if val is None else measured_on(evidence, val, val_split, val_mapping)
     report = report_of(evidence, measured, made=made_now())
     for path, text in ((page, to_html(report)), (twin, to_markdown(report))):
-        write_text(path, text)
+        write_text(path, text.encode(errors="replace").decode())  # a path may have bytes that are no UTF-8
         click.echo(f"{file_sha256(path)}  {path}")
 
 
@@ -124,6 +124,8 @@ def measured_on(evidence: Evidence, val: Path, split: str | None, mapping: Path 
     from clst_runtime.data.inputs import place_name
     from clst_runtime.system.files.json_values import printable
 
-    split = split or (evidence.config.data.val_split if evidence.config is not None else "val")
+    own = evidence.config.data if evidence.config is not None and evidence.config.data.val else None
+    if split is None:
+        split = own.val_split if own is not None and Path(own.val).resolve() == val.resolve() else "val"
     dataset = open_dataset(val, split=split, classes=evidence.classes, mapping_file=mapping)
     return measure(evidence, dataset, printable(f"{place_name(val)}, split {split}"))

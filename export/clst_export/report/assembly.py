@@ -50,6 +50,7 @@ def _summary(evidence: Evidence, measured: Measured | None) -> tuple[Block, ...]
     blocks: list[Block] = []
     if found is None:
         blocks.append(Text(text="How good it is on the new camera was not measured.", tone=Tone.DOUBT))
+        blocks += [performance.estimate_text(evidence.estimate)] if evidence.estimate is not None else []
     else:
         blocks.append(performance.verdict_text(evidence, found))
     missed = "" if measured is None else performance.mostly_missed(measured)

@@ -8,7 +8,7 @@ from typing import Any
 
 from clst_export.card import agreement_text, proof_text
 from clst_export.report.document import Block, Facts, Missing, Points, Section, Table, Text, Tone
-from clst_export.report.evidence import Evidence, Given, Values, step_of
+from clst_export.report.evidence import Evidence, Given, Values, accepted_checkpoint, step_of
 from clst_export.report.wording import NONE, a_file, again, export, percent
 from clst_runtime.backends.tensorrt.build.check import describe_build_check
 from clst_runtime.data.inputs import place_name
@@ -75,7 +75,7 @@ def _parity_row(model: Values) -> tuple[str, ...]:
 
 def _latency(evidence: Evidence, kind: str, title: str, what: str) -> Block:
     rows = [row for given in evidence.acceptances for row in _of_acceptance(given, kind)]
-    rows += [row for given in evidence.latencies for row in _of_bench(given, kind)]
+    rows += [row for given in evidence.latencies for row in _of_bench(given, kind, evidence.checkpoint_sha256)]
     if not rows:
         images = "--live camera:0" if kind == "glass_to_mask" else "--data IMAGES"
         bench = f"clst-bench {a_file(evidence)} {images} --out latency.json"
@@ -100,7 +100,8 @@ def _of_acceptance(given: Given, kind: str) -> list[tuple[str, ...]]:
     return [(label, str(len(samples)) if isinstance(samples, list) else NONE, *_times(summary))]
 
 
-def _of_bench(given: Given, kind: str) -> list[tuple[str, ...]]:
+def _of_bench(given: Given, kind: str, own: str) -> list[tuple[str, ...]]:
+    """Of its models, which need not all be of this network."""
     rows = []
     prefix = "" if kind == "host_to_host" else f"{kind}_"
     images = place_name(given.values["frames"])
@@ -109,8 +110,10 @@ def _of_bench(given: Given, kind: str) -> list[tuple[str, ...]]:
         if not isinstance(summary, dict) or not summary:
             continue
         parts = [place_name(entry["model"]), entry["backend"], machine_of(given.values), images]
-        note = entry.get(f"{prefix}note")
-        label = f"{', '.join(parts)} ({given.path.name}{f'; {note}' if note else ''})"
+        remarks = [given.path.name, *([str(entry[f"{prefix}note"])] if entry.get(f"{prefix}note") else [])]
+        if (network := entry.get("checkpoint_sha256")) != own:
+            remarks.append("which network is not recorded" if network is None else "another network")
+        label = f"{', '.join(parts)} ({'; '.join(remarks)})"
         rows.append((label, str(entry.get(f"{prefix}runs", NONE)), *_times(summary)))
     return rows
 
@@ -158,11 +161,12 @@ def _acceptance(given: Given, evidence: Evidence) -> list[Block]:
 
 
 def _tie(given: Given, evidence: Evidence) -> str:
-    """Whether the accepted file is one of the report's, to the byte."""
+    """What has to be said where the accepted file is not one of the report's, to the byte."""
     values = step_of(given.values, "file").get("values", {})
     files = values.get("files")
     sums = {str(each) for each in (values.get("sha256"), *(files.values() if isinstance(files, dict) else []))}
-    own = {each["sha256"] for each in evidence.models}
-    if sums & own:
+    if sums & {each["sha256"] for each in (evidence.model, *evidence.models)}:
         return ""
+    if accepted_checkpoint(given.values) is None:
+        return "; which network it was is not recorded"
     return "; its file is none of those above, though of the same checkpoint"

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
 CHECKPOINT = "PyTorch checkpoint"
 """Kind of a model that is none of `facts_of`."""
+ESTIMATE = "estimate.json"
 Values = Mapping[str, Any]
 
 
@@ -73,6 +74,8 @@ class Evidence:
     """Why files in the run's folder are not among them."""
     comparison: Values | None
     """`verdict.json` of the run."""
+    estimate: Values | None
+    """Its `estimate.json`, the same without labels."""
     acceptances: tuple[Given, ...]
     latencies: tuple[Given, ...]
     notes: Given | None
@@ -86,6 +89,11 @@ class Evidence:
     @property
     def classes(self) -> ClassList:
         return ClassList.from_json(self.manifest["classes"], name=self.path.stem)
+
+    @property
+    def checkpoint_sha256(self) -> str:
+        """Of the checkpoint that it is, or was exported from."""
+        return _checkpoint_of(self.model)
 
     @property
     def adapted(self) -> bool:
@@ -152,10 +160,12 @@ def gather(
         model = inner_models(facts)[0]
         found = {"path": Path(model["path"]), "model": model, "files": [facts]}
     files = [*found["files"], *_others(others, found)]
-    nothing = {"run": None, "config": None, "old": None, "left_out": (), "comparison": None}
+    nothing = {"run": None, "config": None, "old": None, "left_out": (), "comparison": None, "estimate": None}
     evidence = Evidence(**nothing | {"place": place} | given | found | {"files": _sorted(files)})
     for acceptance in evidence.acceptances:
-        _check_same_network(acceptance, evidence)
+        _check_same_network(acceptance, [accepted_checkpoint(acceptance.values)], evidence)
+    for latency in evidence.latencies:
+        _check_same_network(latency, [each.get("checkpoint_sha256") for each in latency.values["results"]], evidence)
     return evidence
 
 
@@ -183,6 +193,7 @@ def _of_run(place: Path) -> dict[str, Any]:
         "run": folder, "config": config, "old": folder.source if adapts else None, "files": files,
         "left_out": tuple(left_out),
         "comparison": read_comparison(folder.verdict) if folder.verdict.is_file() else None,
+        "estimate": read_estimate(folder.path / ESTIMATE) if (folder.path / ESTIMATE).is_file() else None,
     }  # fmt: skip
 
 
@@ -244,13 +255,12 @@ def _sorted(files: Sequence[Values]) -> tuple[Values, ...]:
     return tuple(sorted(files, key=key))
 
 
-def _check_same_network(acceptance: Given, evidence: Evidence) -> None:
-    """Refuse by DataError the acceptance of a model of another checkpoint; a file that could not be read has none."""
-    found = accepted_checkpoint(acceptance.values)
-    own = _checkpoint_of(evidence.model)
-    if found is not None and found != own:
+def _check_same_network(given: Given, checkpoints: Sequence[Any], evidence: Evidence) -> None:
+    """Refuse by DataError a file that is about other networks alone; what names none is taken."""
+    own = evidence.checkpoint_sha256
+    if checkpoints and all(isinstance(each, str) and each != own for each in checkpoints):
         raise DataError(
-            f"{acceptance.path} is the acceptance of another network (checkpoint SHA-256 {found[:12]}…) than "
+            f"{given.path} is about another network (checkpoint SHA-256 {checkpoints[0][:12]}…) than "
             f"{evidence.place} ({own[:12]}…); give one of a file that was exported from it"
         )
 
@@ -301,18 +311,41 @@ def read_comparison(path: Path) -> Values:
     return values
 
 
-def check_comparison(values: Values) -> None:
-    """Raises: ValueError: it is not of the form of `Change.to_json`."""
+def read_estimate(path: Path) -> Values:
+    """A run's verdict without labels.
+
+    Raises:
+        DataError: it is damaged.
+    """
+    values = read_json_object(path)
+    try:
+        _check_changes(values)
+    except ValueError as error:
+        raise DataError(f"{path} is damaged ({error}); remove it and run clst-train --resume {path.parent}") from error
+    return values
+
+
+def _check_changes(values: Values) -> dict[str, Any]:
+    """A verdict, and the changes of each class, which are returned."""
     ends = or_none(several(2, number()))
     field(values, "verdict", one_of(*(each.value for each in Verdict)))
     field(values, "text", any_text)
-    for name in ("images", "stretches"):
-        field(values, name, whole(0, LARGEST_INTEGER))
+    field(values, "images", whole(0, LARGEST_INTEGER))
     of_classes = field(values, "classes", mapping)
     for name in of_classes:
         one = field(of_classes, name, mapping)
         field(one, "change_points", or_none(number()))
         field(one, "interval_points", ends)
+    field(field(values, "miou", mapping), "interval_points", ends)
+    field(values["miou"], "change_points", number())
+    return of_classes
+
+
+def check_comparison(values: Values) -> None:
+    """Raises: ValueError: it is not of the form of `Change.to_json`."""
+    of_classes = _check_changes(values)
+    field(values, "stretches", whole(0, LARGEST_INTEGER))
+    for one in of_classes.values():
         for count in ("pixels", "images"):
             field(one, count, whole(0, LARGEST_INTEGER))
     for which in ("old", "new"):
@@ -327,8 +360,6 @@ def check_comparison(values: Values) -> None:
         found = field(one, "iou", mapping)
         for name in of_classes:
             field(found, name, or_none(number()))
-    field(field(values, "miou", mapping), "interval_points", ends)
-    field(values["miou"], "change_points", number())
 
 
 def sources_of(evidence: Evidence) -> list[tuple[str, Path]]:
@@ -337,7 +368,8 @@ def sources_of(evidence: Evidence) -> list[tuple[str, Path]]:
     if evidence.run is not None:
         run = evidence.run
         named = {"settings of the run": run.config, "log of the run": run.path / "log.jsonl",
-                 "old network": evidence.old, "network": evidence.path, "verdict of the run": run.verdict}  # fmt: skip
+                 "old network": evidence.old, "network": evidence.path, "verdict of the run": run.verdict,
+                 "verdict without labels": run.path / ESTIMATE}  # fmt: skip
         found += [(what, path) for what, path in named.items() if path is not None and path.is_file()]
     elif evidence.path.is_file():
         found.append(("network", evidence.path))

@@ -21,13 +21,18 @@ from clst_export.report.document import (
 )
 
 
+def flat(text: str) -> str:
+    """A text as it is, in one line."""
+    return literal(" ".join(text.split()))
+
+
 def to_markdown(report: Report) -> str:
     """The whole file."""
     index = [
         [f"{number} {section.title}", str(len(section.missing) or "nothing"), section.question, section.topic]
         for number, section in report.numbered()
     ]
-    parts = [f"# {literal(report.title)}", literal(report.subtitle), literal(report.made), "## 1 Summary"]
+    parts = [f"# {flat(report.title)}", flat(report.subtitle), flat(report.made), "## 1 Summary"]
     parts += map(block_markdown, report.summary)
     parts += ["### Where the evidence is", _table(["section", "missing", "answers", "topic"], index)]
     gaps = [
@@ -36,8 +41,8 @@ def to_markdown(report: Report) -> str:
     ]
     parts += ["### What is not known, and what tells it", "\n".join(gaps)] if gaps else []
     for number, section in report.numbered():
-        parts += [f"## {number} {literal(section.title)}", f"*{literal(section.question)}*"]
-        parts += [f"*{literal(section.origin)}*"] if section.origin else []
+        parts += [f"## {number} {flat(section.title)}", f"*{flat(section.question)}*"]
+        parts += [f"*{flat(section.origin)}*"] if section.origin else []
         parts += map(block_markdown, section.blocks)
     return "\n\n".join(parts) + "\n"
 
@@ -45,13 +50,13 @@ def to_markdown(report: Report) -> str:
 def block_markdown(block: Block) -> str:
     match block:
         case Text():
-            return "  \n".join(literal(line) for line in block.text.splitlines())
+            return "  \n".join(flat(line) for line in block.text.splitlines())
         case Points():
-            return "\n".join(f"- {literal(item)}" for item in block.items)
+            return "\n".join(f"- {flat(item)}" for item in block.items)
         case Legend():
-            return ", ".join(literal(f"{each.text} #{bytes(each.colour).hex()}") for each in block.classes)
+            return ", ".join(flat(f"{each.text} #{bytes(each.colour).hex()}") for each in block.classes)
         case Facts():
-            facts = "\n".join(f"- {literal(name)}: {literal(value)}" for name, value in block.rows)
+            facts = "\n".join(f"- {flat(name)}: {flat(value)}" for name, value in block.rows)
             return _titled(block.title, facts, block.origin)
         case Table():
             rows = [[_cell(cell) for cell in row] for row in block.rows]
@@ -63,13 +68,11 @@ def block_markdown(block: Block) -> str:
 
 
 def _titled(title: str, body: str, origin: str) -> str:
-    return "\n\n".join(
-        [*([f"### {literal(title)}"] if title else []), body, *([f"*{literal(origin)}*"] if origin else [])]
-    )
+    return "\n\n".join([*([f"### {flat(title)}"] if title else []), body, *([f"*{flat(origin)}*"] if origin else [])])
 
 
 def _missing(block: Missing) -> str:
-    return literal(block.what) + "".join(
+    return flat(block.what) + "".join(
         f"{', then ' if place else ': '}{_code(each)}" for place, each in enumerate(block.commands)
     )
 
@@ -86,5 +89,5 @@ def _cell(cell: Cell) -> str:
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]], *, numbers_from: int = 4) -> str:
     marks = ["---" if place < numbers_from else "--:" for place in range(len(head))]
-    lines = [[*map(literal, head)], marks, *([literal(" ".join(cell.split())) for cell in row] for row in rows)]
+    lines = [[*map(flat, head)], marks, *([flat(cell) for cell in row] for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -20,6 +20,8 @@ TONES = {
     Verdict.NO_CHANGE.value: Tone.DOUBT,
 }
 WEAKEST = 5
+MOST_CLASSES = 40
+"""Of a confusion table that can be read."""
 Comparison = Mapping[str, Any]
 
 
@@ -50,9 +52,13 @@ def section(evidence: Evidence, measured: Measured | None) -> Section:
     else:
         blocks += [verdict_text(evidence, found), _scores(evidence, measured, found), _classes(evidence, found)]
     if measured is not None:
-        blocks += [_missed_and_false(evidence, measured), _confusion(evidence, measured)]
+        blocks.append(_missed_and_false(evidence, measured))
+        if len(measured.confusion) <= MOST_CLASSES:
+            blocks.append(_confusion(evidence, measured))
     elif found is not None:
         blocks.append(Missing(what="What is taken for what was not measured", commands=with_labels(evidence)))
+    if evidence.estimate is not None:
+        blocks += [estimate_text(evidence.estimate), _estimated(evidence, evidence.estimate)]
     return Section(
         key="performance", title="Performance", topic="performance", blocks=tuple(blocks),
         question="How good is it on the new camera, class by class, and how sure is that?",
@@ -66,6 +72,26 @@ def verdict_text(evidence: Evidence, found: Comparison) -> Text:
         of_new = found["new"]
         return Text(text=f"mIoU {with_ends(of_new['miou'], of_new.get('miou_interval'))} on {found['images']} images")
     return Text(text=found["text"], tone=TONES[found["verdict"]])
+
+
+def estimate_text(found: Comparison) -> Text:
+    """A verdict without labels, which is a doubt at best."""
+    tone = Tone.BAD if found["verdict"] == Verdict.WORSE.value else Tone.DOUBT
+    return Text(text=f"Estimated without labels: {found['text']}", tone=tone)
+
+
+def _estimated(evidence: Evidence, found: Comparison) -> Table:
+    named = swatches(evidence.manifest)
+    rows = tuple(
+        (named.get(name, name), points(one["change_points"]), ends_text(one["interval_points"], scale=1, sign="+"))
+        for name, one in found["classes"].items()
+    )
+    return Table(
+        title="Estimated change of each class",
+        head=("class", "points", INTERVAL),
+        rows=rows,
+        origin=f"Origin: estimate.json of the run, on {found['images']} images of the new camera without labels.",
+    )
 
 
 def weakest(found: Comparison) -> str:

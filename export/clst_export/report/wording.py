@@ -21,7 +21,7 @@ def percent(share: float | None, digits: int = 1) -> str:
 
 
 def points(change: float | None) -> str:
-    return NONE if change is None else f"{change:+.1f}"
+    return NONE if change is None or not math.isfinite(change) else f"{change:+.1f}"
 
 
 def ends_text(ends: Sequence[float] | None, *, scale: float = 100, sign: str = "") -> str:

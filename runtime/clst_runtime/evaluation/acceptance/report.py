@@ -73,7 +73,8 @@ def read_report(path: Path) -> dict[str, Any]:
     Raises:
         DataError: it cannot be read, or is no such file.
     """
-    found = re.search(r"\A# Acceptance of .*```json\n(\{.*\})\n```\s*\Z", read_text(path), re.DOTALL)
+    content = read_text(path).replace("\r\n", "\n")
+    found = re.search(r"\A# Acceptance of .*```json\n(\{.*\})\n```\s*\Z", content, re.DOTALL)
     try:
         if found is None:
             raise ValueError("it has no block of JSON at its end")

@@ -193,10 +193,15 @@ def host_to_host(
                 level=Level.HOST_TO_HOST,
                 samples_ns=result.samples_ns,
                 note="; ".join(getattr(backend, "warnings", ())),
-                details=_details(result, tie),
+                details=_details(result, tie) | _network(backend),
             )
             for each, backend, result, tie in zip(candidates, backends, results, ties, strict=True)
         ]
+
+
+def _network(backend: Backend) -> dict[str, str]:
+    """Which network it is, whatever its file is called."""
+    return {"checkpoint_sha256": backend.manifest.source_checkpoint_sha256}
 
 
 def _details(result: LatencyResult, tie: DigestComparison | None) -> dict[str, Any]:
@@ -228,6 +233,7 @@ def engine_only(
                 level=Level.ENGINE_ONLY,
                 samples_ns=() if isinstance(step, str) else tuple(next(samples)),
                 note=step if isinstance(step, str) else NO_GRAPH if each.gpu.graph else "",
+                details=_network(backend),
             )
             for each, backend, step in zip(candidates, backends, steps, strict=True)
         ]
@@ -263,7 +269,7 @@ def _live_score(each: Candidate, backend: Backend, result: LiveResult) -> Score:
         level=Level.CAPTURE_TO_MASK,
         samples_ns=result.ages_ns,
         note=note,
-        details={"statistics": result.statistics, "memory_growth_mib": result.memory.growth_mib()},
+        details={"statistics": result.statistics, "memory_growth_mib": result.memory.growth_mib()} | _network(backend),
     )
 
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from clst_export.cli.report import main as clst_report
+from clst_export.tensorrt.bundle import write_bundle
 from clst_runtime.classes.labels import ClassList
 from clst_runtime.evaluation.acceptance.report import report_text
 from clst_runtime.evaluation.acceptance.run import Acceptance, Plan, Status, Step
@@ -20,7 +21,7 @@ from clst_train.engine.run_folder import create_run
 from clst_train.models.checkpoint import Checkpoint, save_checkpoint
 from clst_train.models.networks import build_segmenter
 from clst_train.recipes.recipe import config_from_mapping
-from tests.conftest import RGB_CLASSES, rgb_manifest, write_labelled, write_rgb_model
+from tests.conftest import RGB_CLASSES, SIZE_HW, rgb_manifest, write_labelled, write_rgb_model
 from tests.support.command_line import call
 from tests.unit.export.report.test_written import Page, check_alone
 
@@ -89,13 +90,9 @@ def acceptance(model, checkpoint_sha256):
     return report_text(Acceptance(plan=Plan(model=model), date="2026-11-29", steps=steps))
 
 
-def latency():
-    entry = {
-        "model": "far/a.onnx",
-        "backend": "ORT",
-        "engine_only_ms": {"median": 1.25, "max": 9},
-        "engine_only_runs": 7,
-    }
+def latency(**more):
+    entry = {"model": "far/a.onnx", "backend": "ORT", "engine_only_ms": {"median": 1.25, "max": 9}}
+    entry |= {"engine_only_runs": 7, **more}
     return {"date": "today", "machine": {"cpu": "Z80"}, "frames": "noise", "results": [entry]}
 
 
@@ -131,14 +128,14 @@ def test_it_says_how_good_it_is_what_was_exported_and_what_devices_said(whole, m
     text = whole.text
     assert re.search(r"better|worse|unclear", text.split("## 1 Summary\n\n")[1])
     assert "on 8 images" in text
-    assert re.search(r"- mIoU: [\d.]+\N{NO-BREAK SPACE}% \(95 % interval [\d.]+ to [\d.]+\); old network", text)
+    assert re.search(r"- mIoU: [\d.]+ % \(95 % interval [\d.]+ to [\d.]+\); old network", text)
     assert "| a.onnx | fp32 | not measured |" in text
     assert re.search(
         r"\| b\.rejected\.onnx \| fp16 \| 50\.0000 % of the pixels of 3 frames of dusk; refused .*refused \|", text
     )
     assert "of-another.onnx" not in text
     assert re.search(r"\| a\.onnx, .*accepted\.md\) \| 2 \| 2\.00 \| – \| 3\.50 \| – \|", text)
-    assert "| a.onnx, ORT, Z80, noise (latency.json) | 7 | 1.25 | – | – | 9.00 |" in text
+    assert "| a.onnx, ORT, Z80, noise (latency.json; which network is not recorded) | 7 | 1.25 | – | – | 9.00 |" in text
     assert "accepted, but not judged: parity: a.onnx on" in text
     assert f"| network | checkpoints/adapted.pt | {made.sha256} |" in text
 
@@ -184,13 +181,47 @@ def test_without_labels_it_shows_the_run_s_verdict_and_names_the_commands_for_wh
     assert "| \\`blue\\`\\* | 50.0 | – | +1.0 | +0.5 to +2.0 | 50.0 | 2 |" in text
 
 
+def test_an_estimate_without_labels_is_shown_as_a_doubt_and_not_as_a_measurement(made, tmp_path):
+    run = shutil.copytree(made.run.path, tmp_path / "run")
+    one = {"change_points": -1.0, "interval_points": [-3.0, 1.0]}
+    values = {"verdict": "better", "text": "better: by about +2.0 points", "images": 40, "miou": one,
+              "classes": dict.fromkeys(NAMES, one)}  # fmt: skip
+    (run / "estimate.json").write_text(json.dumps(values))
+    assert call(clst_report, run, "--overwrite").exit_code == 0
+    text, page = (run / "report.md").read_text(), Page((run / "report.html").read_text())
+    first, second, *_ = text.split("## 1 Summary\n\n")[1].split("\n\n")
+    assert first == "How good it is on the new camera was not measured."
+    assert second == "Estimated without labels: better: by about +2.0 points"
+    assert "| \\`blue\\`\\* | -1.0 | -3.0 to +1.0 |" in text
+    assert {found.get("class") for _, found in page.elements} >= {"text doubt"}
+    assert "text good" not in {found.get("class") for _, found in page.elements}
+    assert "| verdict without labels | estimate.json |" in text
+
+
+def test_a_bundle_is_scored_by_its_onnx_file(tmp_path):
+    bundle = tmp_path / "front"
+    write_bundle(write_rgb_model(tmp_path / "m.onnx"), bundle, [np.zeros((*SIZE_HW, 3), np.uint8)])
+    done = call(clst_report, bundle, "--val", write_labelled(tmp_path / "data"))
+    assert done.exit_code == 0, done.stderr
+    text = (tmp_path / "front.report.md").read_text()
+    assert "mIoU 100.0 % on 3 images" in text
+    assert "| model.onnx | fp32 |" in text
+
+
+def test_names_that_are_no_utf_8_are_written_as_question_marks(made, tmp_path):
+    run = shutil.copytree(made.run.path, tmp_path / "drive\udce9")
+    done = call(clst_report, run, "--out", tmp_path / "r.html")
+    assert done.exit_code == 0, done.stderr
+    assert (tmp_path / "r.md").read_text().startswith("# Report of drive?\n")
+
+
 def test_a_model_alone_is_scored_without_an_old_one_and_its_report_lies_beside_its_card(tmp_path):
     model = write_rgb_model(tmp_path / "m.onnx")
     (tmp_path / "m.md").write_text("the card")
     done = call(clst_report, model, "--val", write_labelled(tmp_path / "data"))
     assert done.exit_code == 0, done.stderr
     text = (tmp_path / "m.report.md").read_text()
-    assert "mIoU 100.0\N{NO-BREAK SPACE}% on 3 images" in text
+    assert "mIoU 100.0 % on 3 images" in text
     assert "| red | 100.0 | – | 3 |" in text
     assert "| green | – | – | 0 |" in text
     assert "- classes that no label has: green\n" in text
@@ -213,6 +244,11 @@ def no_acceptance(made, here):
 def of_another(made, here):
     (here / "other.md").write_text(acceptance(made.run.adapted.with_name("a.onnx"), "f" * 64))
     return [made.run.path, "--acceptance", here / "other.md"]
+
+
+def latency_of_another(made, here):
+    (here / "other.json").write_text(json.dumps(latency(checkpoint_sha256="e" * 64)))
+    return [made.run.path, "--latency", here / "other.json"]
 
 
 def no_latency(made, here):
@@ -251,7 +287,8 @@ def over_an_input(made, here):
         (other_classes, 3, "only 0 have equal names"),
         (lambda made, here: [made.run.path, "--val", here / "no"], 3, "no: no such folder"),
         (no_acceptance, 3, "no.md is no acceptance of clst-doctor --verify"),
-        (of_another, 3, "other.md is the acceptance of another network"),
+        (of_another, 3, "other.md is about another network (checkpoint SHA-256 ffffffffffff…)"),
+        (latency_of_another, 3, "other.json is about another network (checkpoint SHA-256 eeeeeeeeeeee…)"),
         (no_latency, 3, "no.json is no result of clst-bench"),
         (damaged_verdict, 3, "verdict.json is damaged (verdict is 'best'"),
         (existing, 3, "r.md exists; give --overwrite or another --out"),

@@ -236,8 +236,9 @@ def test_the_report_is_one_file_for_people_and_programs(tmp_path):
     assert values["exit_code"] == 6
     assert [step["status"] for step in values["steps"]] == ["holds", "failed"]
     assert markdown_table(["a"], []) == "| a |\n| --- |"
-    (tmp_path / "r.md").write_text(text)
-    assert read_report(tmp_path / "r.md") == values
+    for end in ("\n", "\r\n"):
+        (tmp_path / "r.md").write_text(text, newline=end)
+        assert read_report(tmp_path / "r.md") == values
 
 
 @pytest.mark.parametrize(
