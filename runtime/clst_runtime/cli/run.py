@@ -54,6 +54,8 @@ REPORT_SECONDS = 3.0
     "--video/--no-video", default=True, show_default=True, help="Write overlay.mp4 (overlay.mkv without PyAV)."
 )
 @click.option("--masks", is_flag=True, help="Write masks/<frame>.png with class ids at camera size.")
+@click.option("--mcap", type=click.Path(path_type=Path), metavar="NAME.mcap",
+              help="Write masks as images of ROS with the source's stamps, for Foxglove and rosbag2.")  # fmt: skip
 @click.option("--pictures", is_flag=True, help="Write overlays/<frame>.png.")
 @click.option("--window", is_flag=True, help="Show the overlay; q ends.")
 @click.option("--web", metavar="[HOST:]PORT", help="Live page and /metrics; a token guards it on a network.")
@@ -67,11 +69,11 @@ REPORT_SECONDS = 3.0
 @click.option("--statistics-every", type=Real(min=0, min_open=True),
               help="Seconds between lines of statistics.jsonl in --out, or of standard error without it.")  # fmt: skip
 @click.option("--collect", type=click.Path(path_type=Path),
-              help="Folder for frames that look like another camera's, to adapt to it.")  # fmt: skip
+              help="Folder, or NAME.mcap, for frames that look like another camera's, to adapt to it.")  # fmt: skip
 @click.option("--frames", "limit", type=Whole(1), help="Stop after so many frames.")
 @click.option("--threads", type=THREADS, help="CPU threads.")
 @click.option("--alpha", default=0.5, show_default=True, type=Real(0, 1), help="Strength of the colours.")
-@click.option("--overwrite", is_flag=True, help="Replace an older run's files in --out.")
+@click.option("--overwrite", is_flag=True, help="Replace an older run's files in --out, and --mcap.")
 @json_option("Statistics")
 def main(model: Path, source: str, out: Path | None, **options: Any) -> None:
     """Segment what --source gives with MODEL. Ctrl-C and SIGTERM are the normal end: it reports and exits with 0."""
@@ -98,7 +100,7 @@ def main(model: Path, source: str, out: Path | None, **options: Any) -> None:
         for warning in getattr(backend, "warnings", ()):
             _log.warning(f"model: {warning}")  # now, for a drive may last for weeks
             statistics.warn(warning)
-        if options["collect"] is not None:
+        if options["collect"] is not None and options["collect"].suffix.lower() != ".mcap":
             opened.enter_context(locked(options["collect"]))
         sinks = all_or_none(open_sinks(backend, frames, statistics, folder, options, described))
         observers = opened.enter_context(watching(description_of(backend, choice), folder))
@@ -128,6 +130,7 @@ def check(model: Path, source: str, out: Path | None, options: dict[str, Any]) -
         raise click.UsageError("--masks and --pictures need --out")
     if out is not None and options["collect"] is not None and out.absolute() == options["collect"].absolute():
         raise click.UsageError("--collect and --out each need a folder of their own")
+    check_mcap(options["mcap"], source, options)
     if options["rebuild"] and model.suffix.lower() != ".engine":
         raise click.UsageError("--rebuild is for an .engine file; a bundle is built again by itself where it has to be")
     if options["fallback"] and (model.is_file() or options["backend"] != "auto"):
@@ -144,6 +147,32 @@ def check(model: Path, source: str, out: Path | None, options: dict[str, Any]) -
     for stream in options["streams"]:
         if writes_to_stdout(stream) and sys.__stdout__ is None:
             raise DataError(f"--stream {stream}: standard output is closed")
+
+
+def check_mcap(path: Path | None, source: str, options: dict[str, Any]) -> None:
+    """Refuse a file for masks that cannot be.
+
+    Raises:
+        UsageError: no MCAP file by its name. DataError: it is there, is read by this run, or cannot be written.
+        MissingDependency: no package that writes it.
+    """
+    if path is None:
+        return
+    from clst_runtime.imaging.media import split_options
+    from clst_runtime.system.files.atomic import check_can_write
+    from clst_runtime.system.optional import check_installed
+
+    if path.suffix.lower() != ".mcap":
+        raise click.UsageError(f"--mcap {path}: give a file NAME.mcap")
+    if options["collect"] is not None and path.absolute() == options["collect"].absolute():
+        raise click.UsageError("--mcap and --collect each need a file of their own")
+    check_installed("mcap", "rosbags.typesys")
+    read, _ = split_options(Path(source))
+    if path.exists() and read.exists() and path.samefile(read):
+        raise DataError(f"{path} is read by this run; give another --mcap")
+    if path.exists() and not options["overwrite"]:
+        raise DataError(f"{path} exists; give another --mcap or --overwrite")
+    check_can_write(path)
 
 
 def claim(out: Path, source: str, options: dict[str, Any]) -> AbstractContextManager[OutFolder]:
@@ -266,6 +295,7 @@ def open_sinks(
     facts: dict[str, str],
 ) -> Iterator[Sink]:
     """The sinks that were asked for, opened one after the other."""
+    from clst_runtime.live.sinks.mcap_files import McapMaskSink
     from clst_runtime.live.sinks.stream import open_stream
     from clst_runtime.live.sinks.window import WindowSink
 
@@ -274,6 +304,8 @@ def open_sinks(
         yield open_stream(each, classes, alpha, stdout=standard_output(), statistics=statistics)
     if folder is not None:
         yield from open_files(backend, source, folder.path, options)
+    if options["mcap"] is not None:
+        yield McapMaskSink(options["mcap"], classes)
     watch = open_monitor(backend, source, statistics, options)
     if watch is not None:
         yield watch

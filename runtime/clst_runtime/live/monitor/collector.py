@@ -1,4 +1,4 @@
-"""Frames for the next adaptation: a folder for `clst-train --target`. Legend: H rows, W columns of the camera."""
+"""Frames for the next adaptation: a folder, or an MCAP file, for `clst-train --target`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from pathlib import Path
 
 from clst_runtime.errors import ConfigError, DataError
 from clst_runtime.imaging.geometry import Image
-from clst_runtime.live.sinks.video import FREE_FLOOR_BYTES
+from clst_runtime.live.sinks.growing_sink import FREE_FLOOR_BYTES, give_name, unfinished_path
+from clst_runtime.live.sinks.mcap_files import McapFile, taken_ns
+from clst_runtime.sources.base import TimedFrame
 from clst_runtime.system.files.atomic import check_can_write, write_bytes
 from clst_runtime.system.optional import require
 
@@ -20,6 +22,8 @@ MOST_MIB = 2048
 COMPRESSION = 1
 """PNG's fastest; a camera's noise compresses badly at any level."""
 SEQUENCE_DIGITS = 8
+COLLECTED = "/collected/compressed"
+"""Topic of the images in an MCAP file."""
 
 
 class Collector:
@@ -36,47 +40,108 @@ class Collector:
         """
         if every_seconds < 0 or most_mib < 1:
             raise ConfigError(f"collect every {every_seconds} s, at most {most_mib} MiB; give at least 0 s and 1 MiB")
-        if folder.exists() and not folder.is_dir():
-            raise DataError(f"{folder} is a file; give --collect a folder")
-        check_can_write(folder / "picture.png")
         self.folder, self.every_seconds, self.most_bytes = folder, every_seconds, most_mib << 20
         self.written = 0
         """Images of this run."""
         self.stopped = ""
         """Why no more are written; empty while they are."""
-        held = _own_files(folder)
-        self.held_bytes = sum(path.stat().st_size for path in held)
+        self.held_bytes = 0
         """Of the folder's images."""
-        self._sequence = max((int(path.name[:SEQUENCE_DIGITS]) for path in held), default=0)
+        self._sequence = 0
         self._last_seconds: float | None = None
+        self._prepare()
+
+    def _prepare(self) -> None:
+        if self.folder.exists() and not self.folder.is_dir():
+            raise DataError(f"{self.folder} is a file; give --collect a folder, or NAME.mcap that is not there")
+        check_can_write(self.folder / "picture.png")
+        held = _own_files(self.folder)
+        self.held_bytes = sum(path.stat().st_size for path in held)
+        self._sequence = max((int(path.name[:SEQUENCE_DIGITS]) for path in held), default=0)
 
     def is_due(self, seconds: float) -> bool:
         """Whether an image taken then may be written; `seconds` of any clock that the caller keeps to."""
         due = self._last_seconds is None or not 0.0 <= seconds - self._last_seconds < self.every_seconds
         return due and not self.stopped
 
-    def save(self, rgb: Image, seconds: float) -> Path | None:
-        """Write an image H,W,3 RGB; None, with the reason in `stopped`, where there is no room or no disk."""
-        encoded = _png(rgb)
+    def save(self, timed: TimedFrame, seconds: float) -> Path | None:
+        """Write a frame; None, with the reason in `stopped`, where there is no room or no disk."""
+        encoded = _png(timed.rgb)
         if self.held_bytes + len(encoded) > self.most_bytes:
             self.stopped = f"{self.folder} holds {self.held_bytes >> 20} MiB, {self.most_bytes >> 20} allowed"
             return None
-        sequence = self._sequence + 1
-        stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-        path = self.folder / f"{sequence:0{SEQUENCE_DIGITS}d}-{stamp}.png"
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            if shutil.disk_usage(self.folder).free - len(encoded) < FREE_FLOOR_BYTES:
+            place = self._place()
+            place.mkdir(parents=True, exist_ok=True)
+            if shutil.disk_usage(place).free - len(encoded) < FREE_FLOOR_BYTES:
                 self.stopped = f"less than {FREE_FLOOR_BYTES >> 20} MiB would be free on the disk of {self.folder}"
                 return None
-            write_bytes(path, encoded)
+            path = self._write(encoded, timed)
         except (DataError, OSError) as error:
             self.stopped = str(error.message if isinstance(error, DataError) else error)
             return None
-        self._sequence, self._last_seconds = sequence, seconds
+        self._last_seconds = seconds
         self.held_bytes += len(encoded)
         self.written += 1
         return path
+
+    def _place(self) -> Path:
+        return self.folder
+
+    def _write(self, encoded: bytes, timed: TimedFrame) -> Path:
+        sequence, stamp = self._sequence + 1, time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+        path = self.folder / f"{sequence:0{SEQUENCE_DIGITS}d}-{stamp}.png"
+        write_bytes(path, encoded)
+        self._sequence = sequence
+        return path
+
+    def close(self) -> None:
+        """Finish what is held open, if anything is; a second call does nothing. Raises: DataError."""
+        return
+
+
+class McapCollector(Collector):
+    """Writes the images into an MCAP file, as `sensor_msgs/msg/CompressedImage` of PNG with the frames' stamps.
+
+    While it grows it is named `<stem>-unfinished.mcap`; after an end without warning every image in it is readable.
+    """
+
+    def _prepare(self) -> None:
+        self._file: McapFile | None = None
+        self._unfinished = self.folder
+        if self.folder.exists():
+            raise DataError(f"{self.folder} exists; give --collect another name")
+        require("mcap.writer")
+        check_can_write(self.folder)
+
+    def _place(self) -> Path:
+        return self.folder.parent
+
+    def _write(self, encoded: bytes, timed: TimedFrame) -> Path:
+        if self._file is None:
+            self._unfinished = unfinished_path(self.folder)
+            self._file = McapFile(self._unfinished, chunk_bytes=1)  # each image is in the file at once
+        self._file.add_picture(COLLECTED, encoded, "png", taken_ns(timed), timed.frame_id)
+        return self._unfinished
+
+    def close(self) -> None:
+        file, self._file = self._file, None
+        if file is None:
+            return
+        try:
+            file.finish()
+            give_name(self._unfinished, self.folder)
+        except OSError as error:
+            raise DataError(
+                f"cannot write {self.folder}: {error.strerror or error}; {file.frames} images are kept in "
+                f"{self._unfinished}"
+            ) from error
+
+
+def open_collector(place: Path, *, every_seconds: float = EVERY_SECONDS, most_mib: int = MOST_MIB) -> Collector:
+    """The collector for a folder, or for a file `NAME.mcap`. Raises: as `Collector`; MissingDependency."""
+    kind = McapCollector if place.suffix.lower() == ".mcap" and not place.is_dir() else Collector
+    return kind(place, every_seconds=every_seconds, most_mib=most_mib)
 
 
 def _own_files(folder: Path) -> list[Path]:

@@ -9,7 +9,7 @@ from typing import Any
 from clst_runtime.artifact.manifest import Manifest
 from clst_runtime.errors import ConfigError, ModelFileError
 from clst_runtime.imaging.geometry import Fit, Fitter
-from clst_runtime.live.monitor.collector import EVERY_SECONDS, MOST_MIB, Collector
+from clst_runtime.live.monitor.collector import EVERY_SECONDS, MOST_MIB, Collector, open_collector
 from clst_runtime.live.monitor.drift import DriftDetector, State
 from clst_runtime.live.monitor.features import feature_names
 from clst_runtime.live.monitor.reference import Reference
@@ -36,9 +36,9 @@ def open_monitor(
     """The sink that watches the camera; None, with a line to `report`, where the model has no reference.
 
     Args:
-        collect: folder for frames of another camera; None = none are kept.
+        collect: folder, or MCAP file, for frames of another camera; None = none are kept.
         every_seconds: least time between two of them.
-        most_mib: MiB that the folder may hold, with what is in it already.
+        most_mib: MiB that it may hold, with what is in it already.
         report: called with a line when what is known of the camera changes, in the sink's thread.
 
     Raises:
@@ -52,7 +52,7 @@ def open_monitor(
         return None
     names = feature_names(manifest.classes.names, has_confidence=manifest.has_confidence)
     detector = DriftDetector(Reference.from_json(manifest.domain, names), len(manifest.classes))
-    collector = None if collect is None else Collector(collect, every_seconds=every_seconds, most_mib=most_mib)
+    collector = None if collect is None else open_collector(collect, every_seconds=every_seconds, most_mib=most_mib)
     return MonitorSink(detector, manifest.input_hw, scene_clock(source), collector, report, fit=manifest.fit)
 
 
@@ -127,7 +127,7 @@ class MonitorSink(Sink):
         collector = self.collector
         if collector is None or not collector.is_due(seconds):
             return
-        collector.save(result.timed.rgb, seconds)
+        collector.save(result.timed, seconds)
         if collector.stopped:
             self.report(f"no more frames are collected: {collector.stopped}")
 
@@ -152,8 +152,14 @@ class MonitorSink(Sink):
         return values | {"reference_frames": self.detector.reference.frames, "collected": collected}
 
     def close(self) -> None:
-        """Nothing is held open; what is known stays readable. A run that was too short reports what it saw."""
+        """What is known stays readable. A run that was too short reports what it saw.
+
+        Raises:
+            DataError: the collected images could not be finished.
+        """
         status = self.detector.status
         if self._watching and status.state is State.UNKNOWN and status.leaning is not None:
             self.report(status.text)
         self._watching = False
+        if self.collector is not None:
+            self.collector.close()

@@ -17,7 +17,8 @@ from clst_runtime.backends.base import Prediction
 from clst_runtime.errors import DataError, MissingDependency
 from clst_runtime.live.results import Result
 from clst_runtime.live.sinks.growing_file import GrowingFile
-from clst_runtime.live.sinks.video import FREE_FLOOR_BYTES, VideoSink, rate_of
+from clst_runtime.live.sinks.growing_sink import FREE_FLOOR_BYTES
+from clst_runtime.live.sinks.video import VideoSink, rate_of
 from clst_runtime.live.sinks.video_files import video_suffix
 from clst_runtime.sources import TimedFrame
 from tests.conftest import RGB_CLASSES
@@ -194,7 +195,7 @@ def test_a_disk_that_is_nearly_full_ends_a_recording_that_is_whole(tmp_path, mon
     for index in range(3):
         sink.write(result(index))
     full = SimpleNamespace(free=FREE_FLOOR_BYTES - 1)
-    monkeypatch.setattr("clst_runtime.live.sinks.video.shutil.disk_usage", lambda _: full)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: full)
     with pytest.raises(DataError, match="less than 64 MiB free.*after 3 frames"):
         sink.write(result(3))
     sink.close()

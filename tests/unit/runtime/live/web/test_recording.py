@@ -71,7 +71,7 @@ def test_a_full_disk_ends_the_recording_with_its_message_and_not_the_run(tmp_pat
         page.record(True)
         page.give()
         page.give()
-        monkeypatch.setattr("clst_runtime.live.sinks.video.shutil.disk_usage", lambda _: SimpleNamespace(free=1000))
+        monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=1000))
         page.give()
         told = page.status()["recording"]
         assert (told["active"], told["failed"], told["frames"]) == (False, True, 2)
