@@ -121,7 +121,7 @@ def _images(evidence: Evidence, measured: Measured | None) -> Iterator[tuple[str
         return
     yield "labelled images judged on", f"{len(measured.names)} images of {measured.data}"
     for what, count in measured.in_training:
-        yield f"of these {what} in training", _count_text(count)
+        yield f"of these, {what}", _count_text(count)
     for remark in measured.remarks:
         yield "classes of these labels", remark
 
@@ -169,11 +169,11 @@ def _notes(evidence: Evidence) -> list[Block]:
     if evidence.notes is None:
         what = "Where and when images were taken, who labelled them by which rules, and their licences were not given"
         return [Missing(what=what, commands=(again(evidence, "--notes TEXT.txt"),))]
-    parts = plain(evidence.notes.values["text"]).split("\n\n")
-    return [
-        Facts(title="Said by the user", rows=(("from", f"{evidence.notes.path.name}, not checked"),)),
-        *(Text(text=part.strip("\n")) for part in parts if part.strip()),
-    ]
+    first, *rest = [
+        part.strip("\n") for part in plain(evidence.notes.values["text"]).split("\n\n") if part.strip()
+    ] or [""]
+    title = f"Said by the user in {evidence.notes.path.name}, not checked"
+    return [Text(title=title, text=first or "The file is empty."), *(Text(text=part) for part in rest)]
 
 
 def traceability_section(evidence: Evidence, measured: Measured | None) -> Section:

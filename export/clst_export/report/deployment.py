@@ -12,6 +12,7 @@ from clst_export.report.evidence import Evidence, Given, Values, accepted_checkp
 from clst_export.report.wording import NONE, a_file, again, export, percent
 from clst_runtime.backends.tensorrt.build.check import describe_build_check
 from clst_runtime.data.inputs import place_name
+from clst_runtime.live.latency import UNSTEADY
 
 NAMES = ("median", "p90", "p99", "max")
 KINDS = {
@@ -42,9 +43,7 @@ def _parity(evidence: Evidence) -> list[Block]:
     if evidence.files:
         head = ("file", "precision", "pixels as in PyTorch", "differ without a tie", "mIoU % (PyTorch)", "TensorRT",
                 "result")  # fmt: skip
-        origin = (
-            "Origin: measured at each export over all pixels of the frames named; an estimate's interval it has not."
-        )
+        origin = "Origin: counted at each export on every pixel of the frames named, hence without an interval."
         rows = tuple(_parity_row(each) for each in evidence.models)
         blocks.append(Table(title="Parity of the exports", head=head, rows=rows, origin=origin, names=len(head)))
     else:
@@ -96,7 +95,8 @@ def _of_acceptance(given: Given, kind: str) -> list[tuple[str, ...]]:
         return []
     images = place_name(str(values.get("source", values.get("frames", NONE))))
     replayed = ", replayed without a camera" if values.get("replayed_fps") is not None else ""
-    label = f"{accepted_file(given.values)}, {machine_of(given.values)}, {images}{replayed} ({given.path.name})"
+    remarks = "; ".join([given.path.name, *_unsteady(summary)])
+    label = f"{accepted_file(given.values)}, {machine_of(given.values)}, {images}{replayed} ({remarks})"
     return [(label, str(len(samples)) if isinstance(samples, list) else NONE, *_times(summary))]
 
 
@@ -110,12 +110,18 @@ def _of_bench(given: Given, kind: str, own: str) -> list[tuple[str, ...]]:
         if not isinstance(summary, dict) or not summary:
             continue
         parts = [place_name(entry["model"]), entry["backend"], machine_of(given.values), images]
-        remarks = [given.path.name, *([str(entry[f"{prefix}note"])] if entry.get(f"{prefix}note") else [])]
+        remarks = [given.path.name, *_unsteady(summary)]
+        remarks += [str(entry[f"{prefix}note"])] if entry.get(f"{prefix}note") else []
         if (network := entry.get("checkpoint_sha256")) != own:
             remarks.append("which network is not recorded" if network is None else "another network")
         label = f"{', '.join(parts)} ({'; '.join(remarks)})"
         rows.append((label, str(entry.get(f"{prefix}runs", NONE)), *_times(summary)))
     return rows
+
+
+def _unsteady(summary: Mapping[str, Any]) -> list[str]:
+    spread = summary.get("cov")
+    return ["unsteady"] if isinstance(spread, int | float) and spread > UNSTEADY else []
 
 
 def _times(summary: Mapping[str, Any]) -> list[str]:
@@ -148,10 +154,10 @@ def _acceptance(given: Given, evidence: Evidence) -> list[Block]:
     values = given.values
     rows = [(step["name"], step["status"], f"{step['seconds']:.1f}", step["told"]) for step in values["steps"]]
     named = f"{accepted_file(values)} on {machine_of(values)}, {values['date']}"
+    text = f"{values['verdict']}: {named}{_tie(given, evidence)}"
     return [
-        Text(text=f"{values['verdict']}: {named}{_tie(given, evidence)}", tone=verdict_tone(values)),
+        Text(title=f"Acceptance of {accepted_file(values)}", text=text, tone=verdict_tone(values)),
         Table(
-            title=f"Acceptance of {accepted_file(values)}",
             head=("step", "result", "seconds", "what was found"),
             rows=tuple(rows),
             names=4,

@@ -44,6 +44,7 @@ class Text:
 
     text: str
     tone: Tone = Tone.PLAIN
+    title: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,9 +60,9 @@ class Facts:
 class Table:
     """Rows of cells below a head; the first `names` columns are text, the others numbers."""
 
-    title: str
     head: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
+    title: str = ""
     origin: str = ""
     """Where its numbers come from, and of what their intervals are."""
     names: int = 1

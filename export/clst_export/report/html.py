@@ -114,7 +114,7 @@ def _section_of(numbered: tuple[int, Section]) -> Markup:
 def block_html(block: Block) -> Markup:
     match block:
         case Text():
-            return tag("p", block.text, class_=f"text {block.tone.value}")
+            return joined(_title(block.title), tag("p", block.text, class_=f"text {block.tone.value}"))
         case Points():
             return tag("ul", *(tag("li", item) for item in block.items))
         case Legend():

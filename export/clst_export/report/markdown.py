@@ -50,7 +50,7 @@ def to_markdown(report: Report) -> str:
 def block_markdown(block: Block) -> str:
     match block:
         case Text():
-            return "  \n".join(flat(line) for line in block.text.splitlines())
+            return _titled(block.title, "  \n".join(flat(line) for line in block.text.splitlines()), "")
         case Points():
             return "\n".join(f"- {flat(item)}" for item in block.items)
         case Legend():

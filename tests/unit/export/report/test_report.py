@@ -141,8 +141,8 @@ def test_it_says_how_good_it_is_what_was_exported_and_what_devices_said(whole, m
 
 
 def test_labelled_images_that_the_training_has_read_are_told(whole):
-    assert "- of these learned from in training: 8, by their paths\n" in whole.text
-    assert "- of these adapted to in training: 8, by their paths\n" in whole.text
+    assert "- of these, learned from: 8, by their paths\n" in whole.text
+    assert "- of these, adapted to: 8, by their paths\n" in whole.text
     assert "the scores below are of images that it knows" in whole.text
 
 
