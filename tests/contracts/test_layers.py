@@ -136,8 +136,8 @@ def commands():
     return sorted(e.value for e in entry_points(group="console_scripts") if e.value.startswith("clst_"))
 
 
-def test_there_are_ten_commands_and_one_over_them():
-    assert len(commands()) == 11
+def test_there_are_eleven_commands_and_one_over_them():
+    assert len(commands()) == 12
 
 
 @pytest.mark.parametrize("command", commands())

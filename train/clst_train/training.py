@@ -162,7 +162,7 @@ def _what_is_kept(folder: RunFolder) -> str:
         return "interrupted before the first step; nothing was made"
     resume = f"go on with: clst-train --resume {shlex.quote(str(folder.path))}"
     if folder.adapted.is_file():
-        return f"interrupted when {folder.adapted} was whole and only example images and verdict were missing; {resume}"
+        return f"interrupted when {folder.adapted} was whole, only example images and verdicts were missing; {resume}"
     point = resume_point(folder)
     if point is None:
         return f"interrupted before a step was saved; {resume}"
@@ -218,8 +218,7 @@ def _train(folder: RunFolder, setup: Setup, point: Checkpoint | None) -> RunFold
         run.logbook.draw()
         if run.target is not None and run.ranks.first:
             draw_examples(run)
-            if run.validation is not None:
-                judge(run, run.validation)
+            judge(run)
     return folder
 
 

@@ -13,9 +13,11 @@ from clst_export.cli.export import main as clst_export
 from clst_runtime.cli.evaluate import main as clst_eval
 from clst_runtime.cli.parity import main as clst_parity
 from clst_runtime.errors import ModelFileError
+from clst_runtime.imaging.geometry import resize_frame
 from clst_runtime.imaging.image_files import write_png
 from clst_train import training
 from clst_train.cli.train import main as clst_train
+from clst_train.cli.verdict import main as clst_verdict
 from clst_train.engine.logger import Logbook
 from clst_train.engine.run_folder import open_run
 from clst_train.models.checkpoint import build_from_checkpoint, load_checkpoint
@@ -129,6 +131,29 @@ def test_a_run_that_ended_before_its_verdict_makes_it_when_gone_on_with_and_the_
     assert (f"{error}; {old}" in done.stderr, warning in done.stderr) == (gate, not gate)
     assert "next: do not export it" in done.stderr
     assert "clst-export" not in done.stderr
+
+
+def test_without_labels_it_ends_with_the_estimate_as_clst_verdict_makes_it(run, cameras, tmp_path):
+    target, rng = tmp_path / "ten", np.random.default_rng(0)
+    for name in "abcdefghij":
+        write_png(target / f"{name}.png", resize_frame(rng.integers(0, 256, (4, 6, 3), np.uint8), (64, 96)))
+    again = shutil.copytree(run, tmp_path / "again")
+    config = (again / "config.toml").read_text().replace(f'val = "{cameras / "new"}"', 'val = ""')
+    (again / "config.toml").write_text(config.replace(str(cameras / "new" / "images" / "train"), str(target)))
+    done = trained("--resume", again)
+    old = again / "checkpoints" / "source.pt"
+    compared = call(clst_verdict, old, again, "--target", target, "--source", cameras / "old", "--json")
+    written = json.loads((again / "estimate.json").read_text())
+    assert (written, written["images"]) == (json.loads(compared.stdout), 10)
+    assert compared.exit_code == (6 if written["verdict"] == "worse" else 0)
+    assert written["text"] in done.stderr
+    assert not (again / "verdict.json").exists()
+
+
+def test_too_few_images_leave_no_estimate(finished):
+    run, told = finished
+    assert "warning: no estimate without labels: 5 of 5 images differ from one another, 10 are needed" in told
+    assert not (run / "estimate.json").exists()
 
 
 def test_no_parameter_of_the_projection_head_is_in_a_result(run):

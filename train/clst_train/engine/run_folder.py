@@ -4,6 +4,7 @@ config.toml       the configuration as run         log.jsonl     a line per logg
 curves.png        losses and mIoU                  examples/     images of the new camera by both networks
 checkpoints/      source.pt, adapted.pt (results), resume.pt (to resume from), ensemble-N-*.npy (resume.pt's ensemble)
 verdict.json      old and adapted network on labelled images of the new camera, as `clst-eval --json` prints it
+estimate.json     the same by images of the new camera without labels, as `clst-verdict --json` prints it
 report.html, report.md  all evidence, by clst-report
 pretrained.sha256 of the file of weights that it started from, where there was one
 ensemble-*.npy    the temporal ensemble at work, only while adapting; one file for each process, on its own disk
@@ -50,6 +51,11 @@ class RunFolder:
         return self.path / "verdict.json"
 
     @property
+    def estimate(self) -> Path:
+        """The old network and the adapted one compared without labels; missing where the images show too little."""
+        return self.path / "estimate.json"
+
+    @property
     def resume(self) -> Path:
         """Everything that training needs to resume."""
         return self.path / "checkpoints" / "resume.pt"
@@ -71,7 +77,14 @@ class RunFolder:
     def remove_leftovers(self) -> None:
         """Remove files that a killed run was in the middle of writing, and its ensemble at work, before one is made."""
         stores = [self.path / "ensemble-*.npy", self.resume.with_name("ensemble-*.npy")]
-        files = [self.config, self.pretrained, self.verdict, self.path / "log.jsonl", self.path / "curves.png"]
+        files = [
+            self.config,
+            self.pretrained,
+            self.verdict,
+            self.estimate,
+            self.path / "log.jsonl",
+            self.path / "curves.png",
+        ]
         for path in [*files, self.source, self.adapted, self.resume, *stores]:
             for left in path.parent.glob(f".{path.stem}-????????{path.suffix}"):  # as `written_whole` names them
                 left.unlink(missing_ok=True)  # another process may have been faster

@@ -1,4 +1,4 @@
-"""How a run ends: the old network and the adapted one on labelled images of the new camera, and what to do next."""
+"""How a run ends: the old network and the adapted one on images of the new camera, and what to do next."""
 
 from __future__ import annotations
 
@@ -7,55 +7,104 @@ import logging
 import shlex
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from clst_runtime.data.dataset import LabelledDataset
+from clst_runtime.data.subsets import evenly_spread
 from clst_runtime.errors import BudgetNotHeld, DataError
-from clst_runtime.evaluation.change import Bounds, Verdict, check_labels, measure_change
+from clst_runtime.evaluation.change import Bounds, Models, Verdict, check_labels, measure_change
+from clst_runtime.evaluation.unlabelled import MOST_IMAGES, TooFewScenes, estimate_change, labelled_pixels
+from clst_runtime.imaging.geometry import Image
 from clst_runtime.system.files.atomic import write_text
 from clst_runtime.system.files.json_values import read_json_object
-from clst_train.engine.run import Run
+from clst_train.data.target import TargetImages
+from clst_train.engine.run import Run, needed
 from clst_train.engine.run_folder import RunFolder, open_run
 from clst_train.models.checkpoint_backend import open_checkpoint
 
 _log = logging.getLogger(__name__)
 
 
-def judge(run: Run, validation: LabelledDataset) -> None:
-    """Compare source.pt and adapted.pt as `clst-eval` does, each as it is deployed; report it, write `verdict.json`.
+def judge(run: Run) -> None:
+    """Compare source.pt and adapted.pt, each as it is deployed; report it.
 
-    Labels that are too few for it leave no verdict, and a warning says why.
+    On images without labels as `clst-verdict` does, to `estimate.json`; on labels, where there are some, as `clst-eval`
+    does, to `verdict.json`. Images or labels that are too few leave no verdict, and a warning says why.
 
     Raises:
         DataError: an image or a label is unreadable.
     """
     folder = run.folder
-    folder.verdict.unlink(missing_ok=True)  # of other labels
+    for file in (folder.estimate, folder.verdict):
+        file.unlink(missing_ok=True)  # of other images
+    paths = (folder.source, folder.adapted)
+    with open_checkpoint(paths[0], device=run.device) as old, open_checkpoint(paths[1], device=run.device) as new:
+        models = ((paths[0], old), (paths[1], new))
+        _estimate(run, models)
+        if run.validation is not None:
+            _compare(run, run.validation, models)
+    if is_worse(folder) and not run.config.run.gate:
+        _log.warning(f"warning: the adapted network is worse than the old one, which is {folder.source}")
+
+
+def _estimate(run: Run, models: Models) -> None:
+    target = needed(run.target)
+    (_, old), (_, new) = models
+    places = evenly_spread(len(target), MOST_IMAGES, centred=True)
+    try:
+        found = estimate_change(old, new, (_shown(target, place) for place in places), labelled_pixels(run.source))
+    except TooFewScenes as error:
+        _log.warning(f"warning: no estimate without labels: {error.message}")
+        return
+    write_text(run.folder.estimate, json.dumps(found.to_json(models), indent=1) + "\n")
+    _log.info(found.report(models) if run.validation is None else f"without labels: {found.text()}")
+
+
+def _shown(target: TargetImages, place: int) -> tuple[Image, npt.NDArray[np.bool_] | None]:
+    """A target image without its padding, and its ignored pixels."""
+    content, ignored = target.content(place), target.ignored(place)
+    return content.of(target[place]), None if ignored is None else content.of(ignored)
+
+
+def _compare(run: Run, validation: LabelledDataset, models: Models) -> None:
     try:
         check_labels(validation)
     except DataError as error:
         _log.warning(f"warning: no verdict: {error.message}")
         return
-    paths = (folder.source, folder.adapted)
-    with open_checkpoint(paths[0], device=run.device) as old, open_checkpoint(paths[1], device=run.device) as new:
-        change, models = measure_change(old, new, validation), ((paths[0], old), (paths[1], new))
+    change = measure_change(models[0][1], models[1][1], validation)
     values = change.to_json(models, change.failures(Bounds()))
-    write_text(folder.verdict, json.dumps(values, indent=1) + "\n")
+    write_text(run.folder.verdict, json.dumps(values, indent=1) + "\n")
     _log.info(change.report(models))
-    if change.verdict is Verdict.WORSE and not run.config.run.gate:
-        _log.warning(f"warning: the adapted network is worse than the old one, which is {folder.source}")
 
 
 def verdict_of(folder: RunFolder) -> dict[str, Any] | None:
-    """What `judge` wrote, as `clst-eval --json` prints it; None = the run has no verdict."""
+    """What `judge` wrote of labels, as `clst-eval --json` prints it; None = the run has no such verdict."""
     return read_json_object(folder.verdict) if folder.verdict.is_file() else None
+
+
+def estimate_of(folder: RunFolder) -> dict[str, Any] | None:
+    """What `judge` wrote of images without labels, as `clst-verdict --json` prints it; None = it could not tell."""
+    return read_json_object(folder.estimate) if folder.estimate.is_file() else None
+
+
+def _judged(folder: RunFolder) -> dict[str, Any]:
+    """By labels where there are some, else without; empty where neither is known."""
+    return verdict_of(folder) or estimate_of(folder) or {}
+
+
+def is_worse(folder: RunFolder) -> bool:
+    return _judged(folder).get("verdict") == Verdict.WORSE.value
 
 
 def warning_of(folder: RunFolder) -> str:
     """What has to stand beside a picture that makes a run look good: the verdict `worse`; empty where it is another."""
-    found = verdict_of(folder)
-    if found is None or found["verdict"] != Verdict.WORSE.value:
+    if not is_worse(folder):
         return ""
-    points = found["miou"]["change_points"]
-    return f"on labelled images the adapted network is worse, by {-points:.2f} points of mIoU, whatever this shows"
+    how = "on labelled images" if verdict_of(folder) else "by an estimate without labels"
+    points = _judged(folder)["miou"]["change_points"]
+    return f"{how} the adapted network is worse, by {-points:.2f} points of mIoU, whatever this shows"
 
 
 def check_gate(folder: RunFolder) -> RunFolder:
@@ -64,9 +113,8 @@ def check_gate(folder: RunFolder) -> RunFolder:
     Raises:
         BudgetNotHeld: the adapted network is worse, and the run was started with `run.gate`.
     """
-    found = verdict_of(folder)
-    if found is not None and found["verdict"] == Verdict.WORSE.value and open_run(folder.path)[1].run.gate:
-        raise BudgetNotHeld(f"{found['text']}; the old network is {folder.source}")
+    if is_worse(folder) and open_run(folder.path)[1].run.gate:
+        raise BudgetNotHeld(f"{_judged(folder)['text']}; the old network is {folder.source}")
     return folder
 
 
@@ -74,14 +122,17 @@ def next_steps(folder: RunFolder) -> list[str]:
     """What to type after a finished run, by its verdict; at most two lines."""
     if not folder.adapted.is_file():
         return []
-    run, old = shlex.quote(str(folder.path)), shlex.quote(str(folder.source))
-    found = verdict_of(folder)
-    if found is not None and found["verdict"] == Verdict.WORSE.value:
-        return [f"next: do not export it; {folder.examples}/before_after.png and {folder.path}/curves.png show more"]
-    if found is not None and found["verdict"] == Verdict.BETTER.value:
-        return [f"next: clst-export {run} --onnx", f"then, all evidence in one file: clst-report {run}"]
+    run, old, found = shlex.quote(str(folder.path)), shlex.quote(str(folder.source)), _judged(folder).get("verdict")
     places = shlex.join(open_run(folder.path)[1].data.target)
-    return [
-        f"next, frames to label: clst-data pick {places} --model {old} --model {run} --out FEW",
-        f"then, with their labels: clst-eval {old} {run} --data FEW",
-    ]
+    pick = f"clst-data pick {places} --model {old} --model {run} --out FEW"
+    first = {
+        Verdict.WORSE.value: f"next: do not export it; {folder.examples}/before_after.png and {folder.path}/curves.png "
+        "show more",
+        Verdict.BETTER.value: f"next: clst-export {run} --onnx",
+    }.get(found or "")
+    if first is None:
+        return [f"next, frames to label: {pick}", f"then, with their labels: clst-eval {old} {run} --data FEW"]
+    if not verdict_of(folder):
+        return [first, f"to be surer, label a few frames: {pick}"]
+    better = found == Verdict.BETTER.value
+    return [first, *[f"then, all evidence in one file: clst-report {run}"] * better]

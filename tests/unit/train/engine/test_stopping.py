@@ -38,7 +38,7 @@ ENDS = [
     "source training is saved at step 3",
     "adaptation is saved at step 3",
     "adaptation is saved at step 4",
-    "adapted.pt was whole and only example images and verdict were",
+    "adapted.pt was whole, only example images and verdicts were",
 ]
 
 
