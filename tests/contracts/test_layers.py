@@ -48,7 +48,7 @@ def copied(tmp_path):
     return [tmp_path / folder for folder in ("runtime", "train", "export")]
 
 
-RUNTIME_MUST_NOT = ("torch", "onnx", "clst_train", "clst_export")
+RUNTIME_MUST_NOT = ("torch", "onnx", "clst_train", "clst_export", "rclpy")
 NOT_BY_IMPORTING_CLST = (*RUNTIME_MUST_NOT, "cv2", "onnxruntime", "matplotlib", "PIL", "tqdm", "tensorrt")
 
 

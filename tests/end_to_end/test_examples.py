@@ -1,5 +1,6 @@
 """Every example runs as it stands in `examples/`, in a folder with the files that it names."""
 
+import json
 import os
 import re
 import runpy
@@ -137,6 +138,36 @@ def test_05_calls_trtexec_with_options_that_it_has_and_names_that_the_model_has(
     assert subprocess.run(call, cwd=folder, env=os.environ | {"PATH": path}, check=False).returncode != 0
 
 
+LAUNCH = """
+import click, json, runpy, sys
+from types import ModuleType, SimpleNamespace
+def known(**given):
+    return given
+for name, members in {
+    "launch": {"LaunchDescription": list}, "launch.actions": {"DeclareLaunchArgument": lambda name, **given: name},
+    "launch.substitutions": {"LaunchConfiguration": lambda name: "1"}, "launch_ros": {},
+    "launch_ros.actions": {"Node": known},
+    "launch_ros.parameter_descriptions": {"ParameterValue": lambda value, value_type: value_type(int(value))},
+}.items():
+    sys.modules[name] = ModuleType(name)
+    vars(sys.modules[name]).update(members)
+*declared, node = runpy.run_path(sys.argv[1])["generate_launch_description"]()
+from clst_runtime.cli.run import main
+main.parse_args(click.Context(main), [*node["arguments"], "--ros-args", "-r", "__node:=clst"])
+print(json.dumps([declared, node["executable"], node["parameters"], node["remappings"]]))
+"""
+"""Launches with stand-ins for ROS's modules, which hand back what they are given."""
+
+
+def test_08_starts_clst_run_with_options_that_it_has(folder):
+    call = [sys.executable, "-c", LAUNCH, str(EXAMPLES / "08_ros2.launch.py")]
+    done = subprocess.run(call, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    declared, program, parameters, remappings = json.loads(done.stdout)
+    assert declared == ["model", "image", "namespace", "deadline_ms", "use_sim_time"]
+    assert (program, parameters, remappings) == ("clst-run", [{"use_sim_time": True}], [["image", "1"]])
+
+
 @pytest.mark.skipif(shutil.which("c++") is None, reason="there is no C++ compiler")
 def test_06_is_cpp_that_reads_a_frame_and_writes_its_classes(tmp_path):
     fake = ROOT / "tests" / "fakes"
@@ -186,4 +217,4 @@ def test_the_table_of_ports_says_what_the_model_has(tmp_path):
 def test_the_readme_lists_every_example():
     listed = [re.fullmatch(r"\[(.+)\]\(\1\)", row[0])[1] for row in rows("# Examples")]
     assert listed == sorted(path.name for path in EXAMPLES.iterdir() if path.name[0].isdigit())
-    assert [name[:2] for name in listed] == ["01", "02", "03", "04", "05", "06", "07"]
+    assert [name[:2] for name in listed] == [f"0{number}" for number in range(1, 10)]

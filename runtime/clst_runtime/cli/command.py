@@ -203,9 +203,11 @@ def threads_text(threads: int | None) -> str:
     return f"{threads} thread{'s' * (threads != 1)}" if threads else f"threads by default, {cores_here()} cores"
 
 
-def command(name: str | None = None, **options: Any) -> Callable[[Callable[..., Any]], Command]:
+def command(
+    name: str | None = None, kind: type[Command] = Command, **options: Any
+) -> Callable[[Callable[..., Any]], Command]:
     """Like `click.command()`, giving a `Command`."""
-    return click.command(name, cls=Command, **options)
+    return click.command(name, cls=kind, **options)
 
 
 def group(name: str | None = None, **options: Any) -> Callable[[Callable[..., Any]], Group]:

@@ -15,6 +15,7 @@ import click
 
 from clst_runtime.cli.command import command, json_option, log_backend
 from clst_runtime.cli.gpu_options import gpu_of, gpu_options
+from clst_runtime.cli.ros_arguments import RosCommand, check_ros, ros_arguments
 from clst_runtime.errors import ClstError, DataError, ModelFileError, message_of
 from clst_runtime.system.credentials import all_without_credentials, without_credentials
 from clst_runtime.system.numbers import THREADS, Real, Whole
@@ -38,10 +39,10 @@ REPORT_SECONDS = 3.0
 """How long the report may take to be written: a full disk is reported at once, a stalled one never."""
 
 
-@command()
+@command(kind=RosCommand)
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("--source", required=True,
-              help="Folder, video, recording, camera:0, csi:0, rtsp://…, gst:PIPELINE, raw:1280x720.")  # fmt: skip
+              help="Folder, video, recording, camera:0, csi:0, rtsp://…, gst:…, ros2:/TOPIC, raw:WxH.")  # fmt: skip
 @click.option("--backend", default="auto", show_default=True,
               help="tensorrt, ort-tensorrt, ort-cuda or ort-cpu; auto prints its choice and why.")  # fmt: skip
 @gpu_options
@@ -62,6 +63,8 @@ REPORT_SECONDS = 3.0
 @click.option("--web-token", envvar="CLST_WEB_TOKEN", help="For --web; else one is made and shown where it is needed.")
 @click.option("--stream", "streams", multiple=True,
               help="To other programs: masks:-, overlay:unix:/run/clst.sock, masks:tcp:127.0.0.1:5555.")  # fmt: skip
+@click.option("--ros2", metavar="NODE",
+              help="Publish as this ROS 2 node, as /clst; ROS's own arguments after --ros-args.")  # fmt: skip
 @click.option("--deadline-ms", type=Real(min=0, min_open=True), help="A mask older than this is a miss.")
 @click.option("--stale-after", default=10, show_default=True, type=Whole(1), help="Misses in a row: stale.")
 @click.option("--patience", "patience_seconds", type=Real(0),
@@ -94,7 +97,9 @@ def main(model: Path, source: str, out: Path | None, **options: Any) -> None:
         name = options["backend"] if choice is None else choice.name
         backend = opened.enter_context(open_backend(model, source, name, gpu, options))
         log_backend(backend, options["threads"])
-        frames = opened.enter_context(open_source(source, timeouts=timeouts_of(options["patience_seconds"])))
+        frames = opened.enter_context(
+            open_source(source, timeouts=timeouts_of(options["patience_seconds"]), ros_args=ros_arguments(options))
+        )
         statistics = RunStatistics(deadline, live=frames.live)
         described = {"model": str(model), "source": without_credentials(source)}
         for warning in getattr(backend, "warnings", ()):
@@ -142,6 +147,7 @@ def check(model: Path, source: str, out: Path | None, options: dict[str, Any]) -
         )
     if len([stream for stream in options["streams"] if writes_to_stdout(stream)]) > 1:
         raise click.UsageError("only one --stream can have standard output; give the others a socket")
+    check_ros(source, options)
     if source.startswith("raw:") and sys.__stdin__ is None:
         raise DataError(f"{source}: standard input is closed")
     for stream in options["streams"]:
@@ -302,6 +308,10 @@ def open_sinks(
     classes, alpha = backend.manifest.classes, options["alpha"]
     for each in options["streams"]:
         yield open_stream(each, classes, alpha, stdout=standard_output(), statistics=statistics)
+    if options["ros2"] is not None:
+        from clst_runtime.live.sinks.ros2 import open_ros2
+
+        yield open_ros2(ros_arguments(options), classes, alpha, statistics=statistics, source=facts["source"])
     if folder is not None:
         yield from open_files(backend, source, folder.path, options)
     if options["mcap"] is not None:

@@ -23,21 +23,24 @@ from clst_runtime.sources.files import ImageSource, PlayedSource, VideoSource
 from clst_runtime.sources.live import LiveSource, Timeouts
 from clst_runtime.sources.raw import RawSource
 from clst_runtime.system.credentials import without_credentials
+from clst_runtime.system.ros2 import check_ros2
 
 __all__ = ["Source", "SourceEnded", "TimedFrame", "Timeouts", "open_source"]
 
 
-def open_source(uri: str, *, timeouts: Timeouts | None = None) -> Source:
+def open_source(uri: str, *, timeouts: Timeouts | None = None, ros_args: tuple[str, ...] = ()) -> Source:
     """Open a source by what it names.
 
     Args:
         uri: a folder or file of images, a video file, a recording (`drive.mcap?topic=/front&rate=1`), `camera:0` or
-            `0` or `/dev/video0`, `csi:0`, `rtsp://…`, `gst:` with a GStreamer pipeline that ends in appsink, or
-            `raw:1280x720` for frames on standard input.
+            `0` or `/dev/video0`, `csi:0`, `rtsp://…`, `gst:` with a GStreamer pipeline that ends in appsink,
+            `ros2:/camera/image_raw` for a topic, or `raw:1280x720` for frames on standard input.
         timeouts: how long a live source may give nothing.
+        ros_args: arguments of the node that subscribes to a topic.
 
     Raises:
         DataError: it does not exist, cannot be opened or holds no frame. ConfigError: an option that cannot be.
+        MissingDependency: a topic, and there is no ROS 2 in this environment.
     """
     path = Path(uri)
     if is_video(path):
@@ -50,10 +53,12 @@ def open_source(uri: str, *, timeouts: Timeouts | None = None) -> Source:
             return RawSource(address)
         # Another reader would begin in the middle of a frame
         return LiveSource(without_credentials(uri), address, replace(timeouts or Timeouts(), stall_seconds=math.inf))
-    address_found = live_address(uri)
+    address_found = live_address(uri, ros_args)
     if address_found is None:
         kind = "no folder, image or video" if os.path.exists(uri) else "no such folder, image or video"
-        raise DataError(f"{uri}: {kind}, and no camera (camera:0, csi:0, rtsp://…, gst:…, raw:WxH)")
+        raise DataError(f"{uri}: {kind}, and no camera (camera:0, csi:0, rtsp://…, gst:…, ros2:/TOPIC, raw:WxH)")
+    if address_found.kind == "ros2":
+        check_ros2(uri)
     return LiveSource(without_credentials(uri), address_found, timeouts)
 
 

@@ -9,6 +9,7 @@ from urllib.parse import parse_qsl
 from clst_runtime.errors import ConfigError, did_you_mean
 from clst_runtime.imaging.geometry import Layout
 from clst_runtime.system.numbers import LARGEST_SIDE
+from clst_runtime.system.ros2 import is_topic, node_arguments
 
 STREAMS = ("rtsp", "rtsps", "rtmp", "rtmps", "rtp", "srt", "http", "https", "udp", "tcp")
 """Schemes of streams; which of them can be opened depends on how OpenCV was built."""
@@ -28,9 +29,9 @@ class LiveAddress:
     """How to open a camera or stream; plain values, because another process does it."""
 
     kind: str
-    """`camera`, `stream`, `gstreamer` or `raw`."""
+    """`camera`, `stream`, `gstreamer`, `ros2` or `raw`."""
     place: int | str
-    """Device number, address or pipeline; of `raw` a file descriptor."""
+    """Device number, address, pipeline or topic; of `raw` a file descriptor."""
     layout: Layout = Layout.BGR
     """How its pixels arrive."""
     size_hw: tuple[int, int] | None = None
@@ -39,15 +40,18 @@ class LiveAddress:
     """Frames a second asked of a camera, or announced of raw frames."""
     pixel_format: str = ""
     """Asked of a camera, of `FORMATS`; empty = whatever it gives, as BGR."""
+    ros_args: tuple[str, ...] = ()
+    """Of a topic: the node's arguments."""
 
 
-def live_address(uri: str) -> LiveAddress | None:
-    """Read `camera:0`, `0`, `/dev/video0`, `csi:0`, each with `?size=1280x720&fps=30`, `rtsp://…` or `gst:pipeline`.
+def live_address(uri: str, ros_args: tuple[str, ...] = ()) -> LiveAddress | None:
+    """Read `camera:0`, `0`, `/dev/video0`, `csi:0`, each with `?size=1280x720&fps=30`, `rtsp://…`, `gst:pipeline` or
+    `ros2:/topic`.
 
     Cameras also take `format=` MJPG, YUYV or NV12. None when it is none of these.
 
     Raises:
-        ConfigError: a camera with an unknown option or a value that cannot be.
+        ConfigError: a camera with an unknown option or a value that cannot be, a topic that cannot be one.
     """
     scheme, found_scheme, rest = uri.partition("://")
     if found_scheme and scheme.lower() in STREAMS:  # FFmpeg knows schemes in small letters only
@@ -55,6 +59,11 @@ def live_address(uri: str) -> LiveAddress | None:
     for prefix, layout in GSTREAMER.items():
         if uri.startswith(prefix):
             return LiveAddress(kind="gstreamer", place=uri.removeprefix(prefix), layout=layout)
+    if uri.startswith("ros2:"):
+        topic = uri.removeprefix("ros2:")
+        if not is_topic(topic):
+            raise ConfigError(f"{uri}: no topic's name; give letters, digits and _, as ros2:/camera/image_raw")
+        return LiveAddress(kind="ros2", place=topic, ros_args=ros_args or node_arguments(None))
     place, _, query = uri.partition("?")
     found = re.fullmatch(r"(camera:|/dev/video|csi:|)(\d{1,4})", place)
     if found is None:

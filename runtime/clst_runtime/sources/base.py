@@ -20,6 +20,8 @@ HELD = "held"
 """Cause of a drop: sinks held so many frames that there was no room for another."""
 CORRUPT = "corrupt"
 """Cause of a drop: the camera gave something that is no frame."""
+MISSED = "missed"
+"""Cause of a drop: a topic's publisher sent it, and it never came."""
 
 
 class SourceEnded(Exception):

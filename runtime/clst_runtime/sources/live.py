@@ -6,21 +6,15 @@ growing intervals. A frame is never repeated and never invented; while the sourc
 
 from __future__ import annotations
 
-import fcntl
-import json
 import math
 import mmap
 import os
-import re
-import select
-import subprocess
-import sys
-import tempfile
 import threading
 import time
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import IO, Any
+from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -28,8 +22,9 @@ from clst_runtime.errors import DataError, message_of
 from clst_runtime.imaging.array_pool import BorrowableArray
 from clst_runtime.imaging.geometry import Image, Layout
 from clst_runtime.sources.address import LiveAddress
-from clst_runtime.sources.base import CORRUPT, HELD, OVERTAKEN, Source, SourceEnded, TimedFrame
-from clst_runtime.sources.reader import OPENER, PROGRAM, Order, check_shape
+from clst_runtime.sources.base import CORRUPT, HELD, MISSED, OVERTAKEN, Source, SourceEnded, TimedFrame
+from clst_runtime.sources.reader import OPENER, Order, check_shape
+from clst_runtime.system.child_process import Child, shared_file
 from clst_runtime.system.credentials import without_credentials
 
 SLOTS = 12
@@ -37,8 +32,7 @@ SLOTS = 12
 SLOT_BYTES = 128 << 20
 """Room for 8K in BGR; memory is used only as far as frames fill it."""
 WARNINGS_KEPT = 50
-MESSAGE_BYTES = 2000
-"""So much of a reader's standard error is kept: the latest."""
+READER = "clst_runtime.sources.reader"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +61,8 @@ class _Arrival:
     image: Image
     """A view of the slot."""
     layout: Layout
+    stamp_ns: int | None
+    frame_id: str
 
 
 class LiveSource(Source):
@@ -84,7 +80,7 @@ class LiveSource(Source):
         super().__init__()
         self.uri, self.address, self.timeouts = uri, address, timeouts or Timeouts()
         self._opener = opener
-        self._shared = _shared_file(SLOTS * SLOT_BYTES)
+        self._shared = shared_file(SLOTS * SLOT_BYTES)
         self._memory = mmap.mmap(self._shared.fileno(), 0)
         self._borrowed: dict[int, BorrowableArray] = {}
         self._newest: _Arrival | None = None
@@ -114,7 +110,7 @@ class LiveSource(Source):
             image = borrowed.borrow()
         return TimedFrame(
             index=arrival.index, image=image, layout=arrival.layout, captured_ns=arrival.captured_ns,
-            name=f"{arrival.index:06d}",
+            name=f"{arrival.index:06d}", stamp_ns=arrival.stamp_ns, frame_id=arrival.frame_id,
         )  # fmt: skip
 
     def _check_timeouts(self) -> None:
@@ -163,7 +159,7 @@ class LiveSource(Source):
         """One reader's life; why it was lost, whatever it was, for a thread that dies would be silence."""
         reader, text = None, ""
         try:
-            reader = _Process(self._order(), self._shared.fileno())
+            reader = self._reader()
             try:
                 reason = self._follow(reader)
             finally:
@@ -175,17 +171,24 @@ class LiveSource(Source):
             reason += "; another reader would begin in the middle of a frame"
         return f"{reason} ({text})" if reason and text else reason
 
-    def _order(self) -> dict[str, Any]:
+    def _reader(self) -> Child:
         with self._changed:
             free = tuple(slot for slot in range(SLOTS) if slot not in self._held())
-        return {"address": self.address, "opener": self._opener, "slot_bytes": SLOT_BYTES, "free": free}
+        order = partial(
+            Order, address=self.address, opener=self._opener, shared=self._shared.fileno(), slot_bytes=SLOT_BYTES,
+            free=free,
+        )  # fmt: skip
+        descriptors = [self._shared.fileno()]
+        if self.address.kind == "raw":
+            descriptors.append(int(self.address.place))
+        return Child(READER, lambda messages: order(messages=messages).to_json(), descriptors)
 
     def _held(self) -> set[int]:
         self._borrowed = {slot: borrowed for slot, borrowed in self._borrowed.items() if not borrowed.is_free}
         waiting = set() if self._newest is None else {self._newest.slot}
         return set(self._borrowed) | waiting
 
-    def _follow(self, reader: _Process) -> str:
+    def _follow(self, reader: Child) -> str:
         """Handle the reader's messages until it ends or falls silent; returns why it was lost."""
         first, opened = self._next_index, False
         deadline = time.monotonic() + self.timeouts.open_seconds
@@ -201,7 +204,7 @@ class LiveSource(Source):
                     return self._end(str(message["ended"]))
                 opened = opened or "opened" in message
                 self._take_in(message, first)
-            if any("frame" in message or "opened" in message for message in messages):
+            if any({"frame", "opened", "silent"} & message.keys() for message in messages):
                 deadline = time.monotonic() + self.timeouts.stall_seconds
             if time.monotonic() > deadline:
                 silence = self.timeouts.stall_seconds if opened else self.timeouts.open_seconds
@@ -219,9 +222,11 @@ class LiveSource(Source):
         with self._changed:
             if "opened" in message:
                 self.fps = message["fps"] if message["fps"] > 0 else None
-            for cause in (CORRUPT, HELD):
-                if cause in message:
-                    self.drops[cause] += message[cause]
+            for cause in (CORRUPT, HELD, MISSED):
+                self.drops[cause] += message.get(cause, 0)
+            self.warnings += message.get("warnings", [])
+            if "silent" in message:
+                self._note_loss(str(message["silent"]))
             if "frame" not in message:
                 return
             arrival = self._arrival(message, first)
@@ -242,14 +247,18 @@ class LiveSource(Source):
         view = np.frombuffer(self._memory, np.uint8, min(math.prod(shape), SLOT_BYTES), slot * SLOT_BYTES)
         image, layout = view.reshape(shape), Layout(message["layout"])
         check_shape(image, layout)
-        return _Arrival(slot=slot, index=index, captured_ns=int(message["ns"]), image=image, layout=layout)
+        return _Arrival(
+            slot=slot, index=index, captured_ns=int(message["ns"]), image=image, layout=layout,
+            stamp_ns=message.get("stamp_ns"), frame_id=str(message.get("frame_id", "")),
+        )  # fmt: skip
 
-    def _give_back(self, reader: _Process) -> None:
+    def _give_back(self, reader: Child) -> None:
         with self._changed:
             free = [slot for slot, borrowed in self._borrowed.items() if borrowed.is_free]
             for slot in free:
                 del self._borrowed[slot]
-        reader.give_back(free)
+        if free:
+            reader.feed(bytes(free))
 
     def _note_loss(self, reason: str) -> None:
         reason = without_credentials(reason)
@@ -262,101 +271,3 @@ class LiveSource(Source):
             self.why = f"{self.uri} {'was lost' if self.lost else 'gives no frame yet'}: {reason}"
             self.warnings.append(self.why)
             del self.warnings[:-WARNINGS_KEPT]
-
-
-class _Process:
-    """One reading process and its pipes."""
-
-    def __init__(self, order: dict[str, Any], shared: int) -> None:
-        """Start it. Raises: OSError: it cannot be started; nothing is left open."""
-        self._rest, self._text, self._cut = b"", b"", False
-        with ExitStack() as opened, ExitStack() as passed_on:
-            self._messages, theirs = os.pipe()
-            opened.callback(os.close, self._messages)
-            theirs = _not_standard(theirs)
-            passed_on.callback(os.close, theirs)
-            whole = Order(**order, shared=shared, messages=theirs)
-            descriptors = [shared, theirs]
-            if whole.address.kind == "raw":
-                descriptors.append(int(whole.address.place))
-            self._process = subprocess.Popen(
-                [sys.executable, "-c", PROGRAM, json.dumps(sys.path), whole.to_json()],
-                stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, pass_fds=descriptors,
-                start_new_session=True, bufsize=0,
-            )  # fmt: skip
-            assert self._process.stdin is not None  # noqa: S101  (it is a pipe)
-            assert self._process.stderr is not None  # noqa: S101
-            self._freed = opened.enter_context(self._process.stdin)
-            self._errors = opened.enter_context(self._process.stderr).fileno()
-            self._poll = select.poll()  # select itself knows no descriptor above 1023
-            for descriptor in (self._messages, self._errors):
-                self._poll.register(descriptor, select.POLLIN)
-            self._opened = opened.pop_all()
-
-    def messages(self, timeout_seconds: float) -> list[dict[str, Any]] | None:
-        """The messages since the last call; None when the process is gone."""
-        lines: list[bytes] = []
-        for descriptor, _ in self._poll.poll(1000 * timeout_seconds):
-            read = os.read(descriptor, 1 << 16)
-            if descriptor == self._errors:
-                self._keep(read)
-            if not read and descriptor == self._messages:
-                return None
-            if not read:
-                self._poll.unregister(descriptor)
-            if descriptor == self._messages:
-                *lines, self._rest = (self._rest + read).split(b"\n")
-        return [json.loads(line) for line in lines]
-
-    def _keep(self, text: bytes) -> None:
-        self._cut = self._cut or len(self._text) + len(text) > MESSAGE_BYTES
-        self._text = (self._text + text)[-MESSAGE_BYTES:]
-
-    def give_back(self, slots: list[int]) -> None:
-        """Name slots that are free again."""
-        if slots:
-            with suppress(BrokenPipeError):  # it has ended; `messages` returns None then
-                self._freed.write(bytes(slots))
-
-    def end(self) -> str:
-        """Kill it; the last line it wrote on its standard error."""
-        self._process.kill()
-        with suppress(subprocess.TimeoutExpired):  # a driver may hold it in the kernel: it goes when that lets it
-            self._process.wait(timeout=1.0)
-        with self._opened, suppress(OSError):
-            os.set_blocking(self._errors, False)
-            self._keep(os.read(self._errors, 1 << 16))
-        lines = self._text.decode(errors="replace").strip().splitlines()
-        if self._cut:
-            del lines[:1]  # its beginning is missing, and with it what marks a password
-        text = without_credentials(lines[-1]) if lines else ""
-        # What is new each time, a place in memory or in the stream, would make a warning of its own of each loss
-        return re.sub(r"\d{5,}", "#", re.sub(r" @ 0x[0-9a-f]+", "", text))[:200]
-
-
-def _shared_file(size: int) -> IO[bytes]:
-    """A file without a name that two processes can map; sparse, so that only what is written costs memory.
-
-    Raises:
-        DataError: there is no room, or a limit on files (ulimit -f) forbids it.
-    """
-    if hasattr(os, "memfd_create"):  # not bounded by the size of /dev/shm, which containers keep small
-        file: IO[bytes] = os.fdopen(_not_standard(os.memfd_create("clst-frames")), "w+b")
-    else:
-        file = tempfile.TemporaryFile()  # noqa: SIM115  the caller's
-    try:
-        file.truncate(size)
-    except OSError as error:
-        file.close()
-        raise DataError(f"no room for frames in memory ({size >> 20} MiB, sparse): {error.strerror}") from error
-    return file
-
-
-def _not_standard(descriptor: int) -> int:
-    """The same file under a number above 2: this program's own standard files may be closed, a child's never are."""
-    if descriptor > 2:
-        return descriptor
-    try:
-        return fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 3)
-    finally:
-        os.close(descriptor)

@@ -26,14 +26,14 @@ from clst_runtime.imaging.geometry import Image, Layout
 from clst_runtime.imaging.video_frames import Frames
 from clst_runtime.sources.address import LiveAddress
 from clst_runtime.sources.raw import RawCapture
+from clst_runtime.sources.ros2 import RosCapture, Silent
 from clst_runtime.system.optional import require
 
-PROGRAM = (
-    "import sys, json; sys.path[:] = json.loads(sys.argv[1]); from clst_runtime.sources.reader import main; main()"
-)
 BAD_READS = 10
 """Reads that may fail in a row before the camera counts as lost."""
 BAD_READ_PAUSE_SECONDS = 0.02
+LEAVING_SECONDS = 0.4
+"""How long the other nodes of ROS may take to hear that this one goes."""
 OPENER = "clst_runtime.sources.reader:open_capture"
 
 
@@ -61,6 +61,7 @@ class Order:
         place = values.pop("address")
         place["layout"] = Layout(place["layout"])
         place["size_hw"] = tuple(place["size_hw"]) if place["size_hw"] else None
+        place["ros_args"] = tuple(place["ros_args"])
         return Order(**values | {"address": LiveAddress(**place), "free": tuple(values["free"])})
 
 
@@ -107,6 +108,8 @@ def open_capture(address: LiveAddress) -> Any:
     """
     if address.kind == "raw":
         return RawCapture(address)
+    if address.kind == "ros2":
+        return RosCapture(address)
     reset_decoder_logging()
     cv2 = require("cv2")
     if address.kind == "gstreamer":
@@ -152,7 +155,12 @@ class Reader:
             EOFError: it has ended. DataError: it gives no frames, or such that cannot be used.
         """
         while True:
-            if not self._frames.grab():
+            try:
+                grabbed = self._frames.grab()
+            except Silent as silence:
+                self.send(silent=str(silence))
+                continue
+            if not grabbed:
                 self._count_bad()
                 continue
             captured_ns = self._capture_time()
@@ -169,13 +177,16 @@ class Reader:
     def _count_bad(self) -> None:
         self._bad += 1
         if self._bad >= BAD_READS:
-            raise DataError(self._frames.reason or "it gives no frames any more")
+            reason = self._frames.reason or getattr(self.capture, "reason", "")
+            raise DataError(reason or "it gives no frames any more")
         self.send(corrupt=1)
         time.sleep(BAD_READ_PAUSE_SECONDS)
 
     def _capture_time(self) -> int:
-        """When the frame was taken: V4L2's own time of the buffer where it is on the same clock, else now."""
+        """When the frame was taken: by a topic's stamp, by V4L2 where it is on the same clock, else now."""
         now = time.monotonic_ns()
+        if isinstance(self.capture, RosCapture):
+            return self.capture.captured_ns
         if self._tells_time:
             text = int(self.capture.get(0) * 1e6)  # CAP_PROP_POS_MSEC
             if 0 <= now - text < 1_000_000_000:
@@ -187,13 +198,16 @@ class Reader:
         image = self._frames.retrieve(into)
         if image is None:
             return False
+        layout, told = self.order.address.layout, {}
+        if isinstance(self.capture, RosCapture):
+            layout, told = self.capture.layout, self.capture.told()
         if image.shape != self._shape:
-            self._shape = check_shape(image, self.order.address.layout)
+            self._shape = check_shape(image, layout)
             into = self.slots.view(slot, self._shape)
         if into is not None and not np.shares_memory(into, image):
             np.copyto(into, image)
-        layout = self.order.address.layout.value
-        self.send(frame=slot, index=self._index, ns=captured_ns, shape=list(image.shape), layout=layout)
+        shape = list(image.shape)
+        self.send(frame=slot, index=self._index, ns=captured_ns, shape=shape, layout=layout.value, **told)
         return True
 
 
@@ -215,6 +229,13 @@ def main() -> None:
     """Open and read; results and errors go as messages, the exit code has no meaning."""
     order = Order.from_json(sys.argv[2])
     module, _, name = order.opener.partition(":")
+    capture: Any = None
+
+    def end() -> None:
+        if isinstance(capture, RosCapture):
+            capture.leave()  # main thread does, and ends the process
+            time.sleep(LEAVING_SECONDS)
+        os._exit(0)
 
     def send_failure(message: str) -> None:
         os.write(order.messages, json.dumps({"failed": message}).encode() + b"\n")
@@ -223,15 +244,15 @@ def main() -> None:
         slots = Slots(order.shared, order.slot_bytes, order.free)
         freed = os.fdopen(sys.stdin.fileno(), "rb", buffering=0, closefd=False)
         # Before anything can hang: a reader without a parent would keep the camera from the next one
-        threading.Thread(target=slots.refill_from, args=(freed, lambda: os._exit(0)), daemon=True).start()
+        threading.Thread(target=slots.refill_from, args=(freed, end), daemon=True).start()
         capture = getattr(importlib.import_module(module), name)(order.address)
         if not capture.isOpened():
             return send_failure("it cannot be opened; is it plugged in and free?")
         reader = Reader(order, capture, slots)
         reader.send(opened=True, fps=float(capture.get(5)))  # CAP_PROP_FPS
         reader.run()
-    except EOFError as end:
-        os.write(order.messages, json.dumps({"ended": str(end)}).encode() + b"\n")
+    except EOFError as ended:
+        os.write(order.messages, json.dumps({"ended": str(ended)}).encode() + b"\n")
     except Exception as error:  # noqa: BLE001  whatever it is, the parent gets the reason
         send_failure(message_of(error))
     finally:

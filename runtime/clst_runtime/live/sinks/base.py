@@ -25,6 +25,8 @@ class Sink(ABC):
     """Whether it needs masks at the camera's size."""
     in_main_thread = False
     """Whether it must be called by the main thread, as windows must."""
+    queued = QUEUED
+    """Results that may wait for it."""
     idle_seconds: float | None = None
     """After so long without a result `idle` is called, again and again; None = never."""
 
@@ -57,7 +59,7 @@ class SinkWorker:
         """Results that it is done with."""
         self._statistics = statistics
         self._queue: queue.SimpleQueue[Result | None] = queue.SimpleQueue()
-        self._room = threading.Semaphore(QUEUED)
+        self._room = threading.Semaphore(sink.queued)
         self._thread: threading.Thread | None = None
         if not sink.in_main_thread:
             self._thread = threading.Thread(target=self._work, name=f"sink {sink.name}", daemon=True)

@@ -212,8 +212,8 @@ def test_whatever_goes_wrong_in_the_camera_thread_is_a_loss_at_worst(tmp_path, m
     with live(write_plans(tmp_path / "c", {})) as source:
         index = next_frame(source).index
         with monkeypatch.context() as patch:
-            patch.setattr("clst_runtime.sources.live.json.loads", failing)
-            patch.setattr("clst_runtime.sources.live.subprocess.Popen", failing)
+            patch.setattr("clst_runtime.system.child_process.json.loads", failing)
+            patch.setattr("clst_runtime.system.child_process.subprocess.Popen", failing)
             assert until(lambda: source.lost)
         assert next_frame(source).index > index
         assert type(error).__name__ in source.warnings[0]
@@ -331,7 +331,7 @@ def test_a_reader_that_cannot_be_started_is_a_loss_like_any_other(tmp_path, monk
     with live(folder) as source:
         next_frame(source)
         with monkeypatch.context() as patch:
-            patch.setattr("clst_runtime.sources.live.subprocess.Popen", refused)
+            patch.setattr("clst_runtime.system.child_process.subprocess.Popen", refused)
             end = time.monotonic() + 10
             while not source.lost and time.monotonic() < end:
                 source.take(0.02)
