@@ -18,6 +18,8 @@ OVERTAKEN = "overtaken"
 
 HELD = "held"
 """Cause of a drop: sinks held so many frames that there was no room for another."""
+CAMERA_FRAME = "camera"
+"""ROS's frame of coordinates of a camera that names none."""
 CORRUPT = "corrupt"
 """Cause of a drop: the camera gave something that is no frame."""
 MISSED = "missed"

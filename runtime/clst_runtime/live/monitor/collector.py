@@ -22,7 +22,7 @@ MOST_MIB = 2048
 COMPRESSION = 1
 """PNG's fastest; a camera's noise compresses badly at any level."""
 SEQUENCE_DIGITS = 8
-COLLECTED = "/collected/compressed"
+COLLECTED = "/clst/collected"
 """Topic of the images in an MCAP file."""
 
 

@@ -15,11 +15,11 @@ from clst_runtime.imaging.recording_files import type_store
 from clst_runtime.live.results import Result
 from clst_runtime.live.sinks.growing_file import GrowingFile
 from clst_runtime.live.sinks.growing_sink import GrowingSink
-from clst_runtime.sources.base import TimedFrame
+from clst_runtime.sources.base import CAMERA_FRAME, TimedFrame
 from clst_runtime.system.optional import require
 
-MASKS, CLASSES = "/segmentation/mask", "/segmentation/classes"
-"""Topics: an image a frame, and the classes once."""
+MASKS, CLASSES = "/clst/mask", "/clst/classes"
+"""Topics, as the node `/clst` of `--ros2` has them: an image a frame, and the classes once."""
 CHUNK_BYTES = 1 << 20
 """Before compression: so much of a recording an end without warning takes."""
 IMAGE, PICTURE, TEXT = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage", "std_msgs/msg/String"
@@ -65,7 +65,7 @@ class McapFile:
         types, before = self._store.types, self._file.tell()
         seconds, nanoseconds = divmod(stamp_ns, 10**9)
         stamp = types["builtin_interfaces/msg/Time"](sec=seconds, nanosec=nanoseconds)
-        header = types["std_msgs/msg/Header"](stamp=stamp, frame_id=frame_id)
+        header = types["std_msgs/msg/Header"](stamp=stamp, frame_id=frame_id or CAMERA_FRAME)
         self._add(topic, kind, stamp_ns, header=header, **fields)
         self.given += 1
         if self._file.tell() > before:  # the chunk that was written ends with this message

@@ -23,12 +23,11 @@ from clst_runtime.classes.labels import ClassList
 from clst_runtime.errors import message_of
 from clst_runtime.imaging.geometry import Image, Layout, resize_classes, to_rgb
 from clst_runtime.imaging.overlay import blend
+from clst_runtime.sources.base import CAMERA_FRAME
 from clst_runtime.system.optional import require
 from clst_runtime.system.ros2 import RosNode, mismatches
 
 TOPICS = ("mask", "confidence", "overlay")
-CAMERA_FRAME = "camera"
-"""`frame_id` of images whose source names none."""
 
 
 class Publisher:
