@@ -223,7 +223,8 @@ def chosen_topic(path: Path, file: RecordingFile, wanted: str) -> Topic:
     images = [topic for topic in file.topics if topic.message_type in IMAGE_TYPES and topic.count]
     listed = _listed(images)
     if not images:
-        raise DataError(f"{path}: no topic with images; its topics are {_listed(file.topics)}")
+        where = "it is truncated, and in what is whole of it is no topic" if file.cut else "no topic"
+        raise DataError(f"{path}: {where} with images; its topics are {_listed(file.topics)}")
     found = next((topic for topic in file.topics if topic.name == wanted), None)
     if found in images and found is not None:
         return found

@@ -151,6 +151,14 @@ def test_of_a_recording_that_was_cut_every_whole_frame_is_read(tmp_path, options
     assert count_frames(path) == 2
 
 
+def test_of_a_recording_that_was_cut_before_its_first_frame_nothing_can_be_read(tmp_path):
+    path = tmp_path / "cut.mcap"
+    path.write_bytes(write_mcap(tmp_path / "whole.mcap", drive([10])).read_bytes()[:60])
+    assert refusal(path) == (
+        f"{path}: it is truncated, and in what is whole of it is no topic with images; its topics are none"
+    )
+
+
 def test_a_bag_whose_file_was_cut_is_refused_with_the_file_to_read(tmp_path):
     bag = write_bag(tmp_path / "bag", drive([10, 20, 30]), "mcap")
     (file,) = bag.glob("*.mcap")
