@@ -1,11 +1,9 @@
-"""How far the change from one network to another can be told without labels: every candidate against the truth.
+"""What is seen of networks on images of a new camera without labels, every candidate for a verdict, and the truth.
 
-    python -m benchmarks.adaptation.unlabelled see KIND/NAME --target LABELLED --source LABELLED --work FOLDER CKPT…
-    python -m benchmarks.adaptation.unlabelled judge --work FOLDER
+    python -m benchmarks.adaptation.unlabelled KIND/NAME --target LABELLED --source LABELLED --work FOLDER CKPT…
 
-`see` keeps what can be seen of each network on images of a new camera, with and without its labels, in WORK. `judge`
-compares all pairs of networks on each camera and writes benchmarks/results/unlabelled.json and docs/verdict.png.
-Coefficients that judge a kind of change (camera, light, country) are fitted on the other kinds.
+It is kept in WORK, a file for each network, for `benchmarks.adaptation.unlabelled_judge`. KIND is that of the change:
+camera, light or country; NAME is the camera's.
 
 Legend: K images, C classes, H rows and W columns of an image.
 """
@@ -179,12 +177,7 @@ def _prototypes(features: Values, classes: npt.NDArray[Any], count: int) -> Valu
     return found
 
 
-@click.group(help=__doc__)
-def main() -> None:
-    torch.set_num_threads(1)
-
-
-@main.command("see")
+@click.command(help=__doc__)
 @click.argument("camera")
 @click.argument("checkpoints", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True))
 @click.option(
@@ -193,10 +186,8 @@ def main() -> None:
 @click.option("--source", required=True, help="Old camera, in the same way.")
 @click.option("--work", required=True, type=click.Path(path_type=Path), help="Where it is kept.")
 @click.option("--neighbours", is_flag=True, help="The images follow one another quickly: look over time, too.")
-def see_all(
-    camera: str, checkpoints: tuple[Path, ...], target: str, source: str, work: Path, *, neighbours: bool
-) -> None:
-    """Look at networks on one camera, KIND/NAME."""
+def main(camera: str, checkpoints: tuple[Path, ...], target: str, source: str, work: Path, *, neighbours: bool) -> None:
+    torch.set_num_threads(1)
     folder = work / camera
     folder.mkdir(parents=True, exist_ok=True)
     for checkpoint in checkpoints:

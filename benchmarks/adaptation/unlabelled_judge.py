@@ -112,7 +112,7 @@ def _likeness(prototypes: Values) -> float:
 
 
 def open_camera(folder: Path) -> Camera:
-    """All that `see` kept of one camera."""
+    """All that was kept of one camera."""
     kept = [dict(np.load(file)) for file in sorted(folder.glob("*.npz"))]
     count = len(kept[0]["predicted"])
     classes = ClassList(name="", names=tuple(map(str, range(count))), colours=((0, 0, 0),) * count)
