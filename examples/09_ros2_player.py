@@ -9,6 +9,7 @@ from contextlib import suppress
 
 import cv2
 import rclpy
+from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from rclpy.qos import qos_profile_sensor_data
 from sensor_msgs.msg import Image
@@ -38,5 +39,5 @@ class Player(Node):
 
 if __name__ == "__main__":
     rclpy.init()
-    with suppress(KeyboardInterrupt):
+    with suppress(KeyboardInterrupt, ExternalShutdownException):
         rclpy.spin(Player(sys.argv[1], sys.argv[2]))

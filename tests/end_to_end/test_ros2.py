@@ -111,12 +111,14 @@ def test_what_cannot_be_used_is_said_in_one_line_and_simulated_time_is_ros_time(
     started(node("camera", tmp_path, topic="/image"))
     started(node("camera", tmp_path, topic="/text", encoding="text"))
     started(node("camera", tmp_path, topic="/bayer", encoding="bayer_rggb8"))
+    started(node("camera", tmp_path, topic="/still", count=1, wait_for=1, linger=SECONDS))
     started(node("camera", tmp_path, topic="/played", sim_offset_s=-1000.0))
     asked = [
         ("/absent", [], "nobody publishes /absent; images are at /"),
         ("/text", [], "/text is of std_msgs/msg/String; sensor_msgs/msg/Image and CompressedImage are read; images"),
         ("/bayer", [], "encoding 'bayer_rggb8' is a raw Bayer mosaic; name a topic of colours"),
         ("/image", RELIABLE, "QoS of /image does not fit camera: Best effort publisher and reliable subscription"),
+        ("/still", [], "the publisher of /still sends nothing"),
         ("/played", [], ""),
         ("/played", ["-p", "use_sim_time:=true"], ""),
     ]
@@ -125,7 +127,7 @@ def test_what_cannot_be_used_is_said_in_one_line_and_simulated_time_is_ros_time(
     assert done.returncode == 0, done.stderr
     *unusable, played, simulated = map(json.loads, done.stdout.splitlines())
     for (topic, _, reason), said in zip(asked, unusable, strict=False):
-        assert said["why"].startswith(f"ros2:{topic} gives no frame yet: ")
+        assert said["why"].startswith(f"ros2:{topic} {'was lost' if topic == '/still' else 'gives no frame yet'}: ")
         assert reason in said["why"]
     assert 1e6 <= played["age_ms"] < 1.1e6
     assert "use_sim_time" in played["warnings"][0]

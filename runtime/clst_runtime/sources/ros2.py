@@ -13,12 +13,14 @@ from clst_runtime.system.optional import require
 from clst_runtime.system.ros2 import RosNode, mismatches
 
 IMAGE, COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
+BESIDE = "_camera"
+"""After the name of the node that publishes, the name of this one."""
 DISCOVERY_SECONDS = 0.05
 """Between two looks for a publisher, whose type decides how to subscribe."""
 LOOK_SECONDS = 1.0
 """So often a silent topic is looked at: has it a publisher?"""
-SILENT_SECONDS = 3.0
-"""A publisher that is there may be silent for so long."""
+SILENT_SECONDS = 1.5
+"""A publisher that is there may be silent for so long: it is said before a reader is taken to hang."""
 FUTURE_NS = 20_000_000
 """A stamp may be so far ahead: clocks of two machines are never quite the same."""
 OLD_NS = 10_000_000_000
@@ -48,7 +50,7 @@ class RosCapture:
         self._header: dict[str, Any] = {}
         self._missed = 0
         self._warnings: list[str] = []
-        self._ros = RosNode(address.ros_args, beside="_camera")
+        self._ros = RosNode(address.ros_args, beside=BESIDE)
         self._node = self._ros.node
         self._topic = self._node.resolve_topic_name(str(address.place))
         self._subscription: Any = None
@@ -121,8 +123,11 @@ class RosCapture:
         newest = qos.QoSProfile(depth=1, reliability=qos.ReliabilityPolicy.BEST_EFFORT)
         kind = getattr(require("sensor_msgs.msg"), wanted.rpartition("/")[2])
         self._type, self._numbers = wanted, None
+        took: Any = self._took
+        if not hasattr(require("rclpy.subscription").Subscription, "CallbackType"):  # Humble tells nothing of a message
+            took = lambda message: self._took(message, None)  # noqa: E731
         self._subscription = self._node.create_subscription(
-            kind, self._topic, self._took, newest, qos_overriding_options=options.with_default_policies()
+            kind, self._topic, took, newest, qos_overriding_options=options.with_default_policies()
         )
 
     def _wanted_type(self) -> str:
@@ -158,7 +163,7 @@ class RosCapture:
         self._warnings.append(f"{self._topic}: {text}")
 
     def _count_missed(self, info: Any) -> None:
-        """By the publisher's own count, which Humble does not hand out."""
+        """By the publisher's own numbers."""
         number = info.get("publication_sequence_number") if isinstance(info, dict) else None
         if not isinstance(number, int):
             return
@@ -189,8 +194,9 @@ class RosCapture:
             raise Silent(f"the publisher of {self._topic} sends nothing")
 
     def _image_topics(self) -> str:
+        own = f"{self._node.get_fully_qualified_name().removesuffix(BESIDE)}/"
         topics = [name for name, types in self._node.get_topic_names_and_types()
-                  if name != self._topic and {IMAGE, COMPRESSED} & set(types)]  # fmt: skip
+                  if name != self._topic and {IMAGE, COMPRESSED} & set(types) and not name.startswith(own)]  # fmt: skip
         if not topics:
             return "no topic of images is seen here (another ROS_DOMAIN_ID?)"
         return f"images are at {', '.join(topics[:NAMED])}{', …' if len(topics) > NAMED else ''}"
