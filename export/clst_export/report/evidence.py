@@ -31,6 +31,7 @@ from clst_runtime.system.files.json_values import (
     read_json_object,
     read_text,
     several,
+    shown,
     whole,
 )
 from clst_runtime.system.numbers import LARGEST_INTEGER
@@ -345,21 +346,35 @@ def check_comparison(values: Values) -> None:
     """Raises: ValueError: it is not of the form of `Change.to_json`."""
     of_classes = _check_changes(values)
     field(values, "stretches", whole(0, LARGEST_INTEGER))
+    lost = values.get("worse_classes", [])
+    if not isinstance(lost, list) or not all(name in list(of_classes) for name in lost):
+        raise ValueError(f"worse_classes is {shown(lost)}, expected a list of its classes")
     for one in of_classes.values():
         for count in ("pixels", "images"):
             field(one, count, whole(0, LARGEST_INTEGER))
     for which in ("old", "new"):
-        one = field(values, which, mapping)
-        field(one, "miou", number())
-        field(one, "backend", any_text)
-        field(one, "model", any_text)
-        reliability = optional(one, "reliability", mapping)
-        for each in [] if reliability is None else field(reliability, "bins", objects):
+        _check_scores(field(values, which, mapping), of_classes)
+
+
+def _check_scores(one: Values, of_classes: Values) -> None:
+    """Of one network."""
+    field(one, "miou", number())
+    field(one, "backend", any_text)
+    field(one, "model", any_text)
+    reliability = optional(one, "reliability", mapping)
+    if reliability is not None:
+        field(reliability, "ece", or_none(number()))
+        for each in field(reliability, "bins", objects):
             for name in ("confidence", "right", "pixels"):
                 field(each, name, number())
-        found = field(one, "iou", mapping)
-        for name in of_classes:
-            field(found, name, or_none(number()))
+    found = field(one, "iou", mapping)
+    for name in of_classes:
+        field(found, name, or_none(number()))
+    ends = or_none(several(2, number()))
+    optional(one, "miou_interval", ends)
+    intervals = optional(one, "iou_interval", mapping) or {}
+    for name in intervals:
+        field(intervals, name, ends)
 
 
 def sources_of(evidence: Evidence) -> list[tuple[str, Path]]:

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from clst_export.cli.report import main as clst_report
+from clst_export.report.evidence import check_comparison
 from clst_export.tensorrt.bundle import write_bundle
 from clst_runtime.classes.labels import ClassList
 from clst_runtime.evaluation.acceptance.report import report_text
@@ -161,14 +162,36 @@ def test_the_same_evidence_gives_the_same_report_but_for_the_line_that_says_when
         assert re.sub(r"Made [\d: -]+ by clst .*?\)\.", "Made on another day.", differing[0]) == differing[1]
 
 
-def test_without_labels_it_shows_the_run_s_verdict_and_names_the_commands_for_what_is_missing(made, tmp_path):
-    verdict = made.run.verdict
+def comparison(of_new=None, **more):
+    """A run's `verdict.json`."""
     scores = {"miou": 0.5, "backend": "PyTorch", "model": "m", "iou": dict.fromkeys(NAMES, 0.5)}
     one = {"pixels": 3, "images": 2, "change_points": 1.0, "interval_points": [0.5, 2.0]}
     change = {"change_points": 1.0, "interval_points": None}
     values = {"verdict": "better", "text": "better: by a lot", "images": 2, "stretches": 2, "old": scores,
-              "new": scores, "classes": dict.fromkeys(NAMES, one), "miou": change}  # fmt: skip
-    verdict.write_text(json.dumps(values))
+              "new": scores | (of_new or {}), "classes": dict.fromkeys(NAMES, one), "miou": change}  # fmt: skip
+    return values | more
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        (comparison(worse_classes=3), "worse_classes is 3, expected a list of its classes"),
+        (comparison(worse_classes=[["x"]]), "worse_classes is "),
+        (comparison(of_new={"reliability": {"bins": []}}), "ece is missing"),
+        (comparison(of_new={"reliability": {"bins": [], "ece": "x"}}), "ece is 'x', expected a number"),
+        (comparison(of_new={"miou_interval": "ab"}), "miou_interval is 'ab', expected a list of 2 values"),
+        (comparison(of_new={"iou_interval": None}), "iou_interval is None, expected an object"),
+        (comparison(of_new={"iou_interval": {NAMES[0]: [1]}}), "expected a list of 2 values"),
+    ],
+)
+def test_a_verdict_is_checked_in_every_value_that_the_report_shows(values, words):
+    with pytest.raises(ValueError, match=re.escape(words)):
+        check_comparison(values)
+
+
+def test_without_labels_it_shows_the_run_s_verdict_and_names_the_commands_for_what_is_missing(made, tmp_path):
+    verdict = made.run.verdict
+    verdict.write_text(json.dumps(comparison()))
     try:
         done = call(clst_report, made.run.path)
         assert (done.exit_code, done.stderr) == (0, "")
