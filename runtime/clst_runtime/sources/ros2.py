@@ -21,6 +21,8 @@ LOOK_SECONDS = 1.0
 """So often a silent topic is looked at: has it a publisher?"""
 SILENT_SECONDS = 1.5
 """A publisher that is there may be silent for so long: it is said before a reader is taken to hang."""
+RENEWED_SECONDS = 5.0
+"""After so long the reader is ended and another one started: a middleware may have lost the publisher for good."""
 FUTURE_NS = 20_000_000
 """A stamp may be so far ahead: clocks of two machines are never quite the same."""
 OLD_NS = 10_000_000_000
@@ -72,7 +74,7 @@ class RosCapture:
         """Wait for the next image.
 
         Raises:
-            Silent: there is none. EOFError: `leave` was called.
+            Silent: there is none. EOFError: `leave` was called. DataError: none for so long that it is opened anew.
         """
         self._message, looked = None, time.monotonic()
         while self._message is None:
@@ -175,7 +177,7 @@ class RosCapture:
         """Say why no image comes.
 
         Raises:
-            Silent: no publisher, one that does not fit, or one that gives nothing.
+            Silent: no publisher, one that does not fit, or one that gives nothing. DataError: nothing for too long.
         """
         found = self._node.get_publishers_info_by_topic(self._topic)
         if not found:
@@ -190,8 +192,12 @@ class RosCapture:
             return
         for reason in mismatches(self._node, self._topic):
             raise Silent(reason)
-        if time.monotonic() - self._heard > SILENT_SECONDS:
-            raise Silent(f"the publisher of {self._topic} sends nothing")
+        silent, reason = time.monotonic() - self._heard, f"the publisher of {self._topic} sends nothing"
+        if silent > RENEWED_SECONDS:
+            self._ros.leave()
+            raise DataError(reason)
+        if silent > SILENT_SECONDS:
+            raise Silent(reason)
 
     def _image_topics(self) -> str:
         own = f"{self._node.get_fully_qualified_name().removesuffix(BESIDE)}/"
