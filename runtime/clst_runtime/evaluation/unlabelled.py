@@ -254,12 +254,26 @@ def _ends_text(ends: tuple[float, float]) -> str:
     return f"{ends[0]:+.1f} to {ends[1]:+.1f}"
 
 
+class NoEstimate(DataError):
+    """Images or labels show too little."""
+
+
 def labelled_pixels(dataset: LabelledDataset) -> Counts:
-    """C labelled pixels of the old camera, of labels that are evenly spread."""
+    """C labelled pixels of the old camera, of labels that are evenly spread.
+
+    Raises:
+        NoEstimate: they have fewer than two classes, whose shares say nothing.
+    """
     found: Counts = np.zeros(len(dataset.classes), np.int64)
     for place in evenly_spread(len(dataset), MOST_LABELS):
         labels = dataset.labels(place)
         found += np.bincount(labels[labels != IGNORE_ID], minlength=len(found))
+    if np.count_nonzero(found) < 2:
+        named = ", ".join(name for name, count in zip(dataset.classes.names, found, strict=True) if count)
+        raise NoEstimate(
+            f"{dataset.root}: the labels of the old camera have {named or 'nothing'} only, so that shares of classes "
+            "say nothing; label all classes, or check the label ids with clst-data check"
+        )
     return found
 
 
@@ -275,7 +289,7 @@ def estimate_change(
         labelled: C pixels of each class of the old model that the old camera's labels have.
 
     Raises:
-        ConfigError: their classes differ. TooFewScenes: fewer than `FEWEST_SCENES` of the images differ.
+        ConfigError: their classes differ. NoEstimate: fewer than `FEWEST_SCENES` of the images differ.
     """
     check_comparable(old.manifest.classes, new.manifest.classes)
     classes = old.manifest.classes
@@ -310,10 +324,6 @@ def estimate_of(old: Seen, new: Seen, between: Counts, labelled: Counts, classes
     )
 
 
-class TooFewScenes(DataError):
-    """Too few of the images differ from one another."""
-
-
 class Scenes:
     """Counts images that differ from one another."""
 
@@ -332,9 +342,9 @@ class Scenes:
             self._kept.append(unit)
 
     def check(self) -> None:
-        """Raises: TooFewScenes."""
+        """Raises: NoEstimate."""
         if len(self._kept) < FEWEST_SCENES:
-            raise TooFewScenes(
+            raise NoEstimate(
                 f"{len(self._kept)} of {self.images} images differ from one another, {FEWEST_SCENES} are needed; give "
                 "more of other places or times, as a camera that stands still shows too little"
             )

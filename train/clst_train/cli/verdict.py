@@ -57,6 +57,8 @@ def main(
         log_backend(after, None)
         check_comparable(before.manifest.classes, after.manifest.classes)
         labels = open_dataset(source, split=split, classes=before.manifest.classes, mapping_file=mapping)
+        for remark in labels.remarks:
+            _log.info(f"note: {source}: {remark}")
         images = ((image, None) for _, image in images_at(picked))
         estimate = estimate_change(before, after, images, labelled_pixels(labels))
         compared = ((models[0], before), (models[1], after))

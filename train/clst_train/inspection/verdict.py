@@ -14,7 +14,7 @@ from clst_runtime.data.dataset import LabelledDataset
 from clst_runtime.data.subsets import evenly_spread
 from clst_runtime.errors import BudgetNotHeld, DataError
 from clst_runtime.evaluation.change import Bounds, Models, Verdict, check_labels, measure_change
-from clst_runtime.evaluation.unlabelled import MOST_IMAGES, TooFewScenes, estimate_change, labelled_pixels
+from clst_runtime.evaluation.unlabelled import MOST_IMAGES, NoEstimate, estimate_change, labelled_pixels
 from clst_runtime.imaging.geometry import Image
 from clst_runtime.system.files.atomic import write_text
 from clst_runtime.system.files.json_values import read_json_object
@@ -54,7 +54,7 @@ def _estimate(run: Run, models: Models) -> None:
     places = evenly_spread(len(target), MOST_IMAGES, centred=True)
     try:
         found = estimate_change(old, new, (_shown(target, place) for place in places), labelled_pixels(run.source))
-    except TooFewScenes as error:
+    except NoEstimate as error:
         _log.warning(f"warning: no estimate without labels: {error.message}")
         return
     write_text(run.folder.estimate, json.dumps(found.to_json(models), indent=1) + "\n")

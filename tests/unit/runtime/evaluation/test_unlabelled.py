@@ -14,16 +14,17 @@ from clst_runtime.evaluation import unlabelled
 from clst_runtime.evaluation.change import Verdict
 from clst_runtime.evaluation.unlabelled import (
     Calibration,
+    NoEstimate,
     Scenes,
     Seen,
-    TooFewScenes,
     estimate_change,
     estimate_of,
     inner,
     labelled_pixels,
     made_smaller,
 )
-from tests.conftest import RGB_CLASSES, rgb_manifest, write_labelled
+from clst_runtime.imaging.image_files import write_png
+from tests.conftest import RGB_CLASSES, SIZE_HW, rgb_manifest, write_labelled
 
 RED, GREEN, BLUE = range(3)
 
@@ -173,7 +174,7 @@ def test_ten_images_have_to_differ(different, enough):
     if enough:
         scenes.check()
         return
-    with pytest.raises(TooFewScenes, match="9 of 18 images differ from one another, 10 are needed"):
+    with pytest.raises(NoEstimate, match="9 of 18 images differ from one another, 10 are needed"):
         scenes.check()
 
 
@@ -181,7 +182,7 @@ def test_images_without_any_contrast_are_one_scene():
     scenes = Scenes()
     for grey in range(20):
         scenes.add(np.full((8, 16, 3), 10 * grey, np.uint8))
-    with pytest.raises(TooFewScenes, match="1 of 20"):
+    with pytest.raises(NoEstimate, match="1 of 20"):
         scenes.check()
 
 
@@ -189,6 +190,15 @@ def test_the_old_cameras_labels_are_counted(tmp_path):
     """Three images, half red without one pixel, half blue."""
     found = labelled_pixels(open_dataset(write_labelled(tmp_path), split="val"))
     assert found.tolist() == [3 * 63, 0, 3 * 64]
+
+
+@pytest.mark.parametrize(("label", "words"), [(0, "have red only"), (255, "have nothing only")])
+def test_labels_of_fewer_than_two_classes_leave_no_estimate(tmp_path, label, words):
+    dataset = open_dataset(write_labelled(tmp_path), split="val")
+    for path in (tmp_path / "labels" / "val").iterdir():
+        write_png(path, np.full(SIZE_HW, label, np.uint8))
+    with pytest.raises(NoEstimate, match=words):
+        labelled_pixels(dataset)
 
 
 def test_json_and_report_hold_the_same_numbers():
