@@ -6,7 +6,7 @@ import dataclasses
 import json
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,7 +42,6 @@ if TYPE_CHECKING:
 
 CHECKPOINT = "PyTorch checkpoint"
 """Kind of a model that is none of `facts_of`."""
-ESTIMATE = "estimate.json"
 Values = Mapping[str, Any]
 
 
@@ -193,8 +192,8 @@ def _of_run(place: Path) -> dict[str, Any]:
     return found | {
         "run": folder, "config": config, "old": folder.source if adapts else None, "files": files,
         "left_out": tuple(left_out),
-        "comparison": read_comparison(folder.verdict) if folder.verdict.is_file() else None,
-        "estimate": read_estimate(folder.path / ESTIMATE) if (folder.path / ESTIMATE).is_file() else None,
+        "comparison": read_verdict(folder.verdict, check_comparison) if folder.verdict.is_file() else None,
+        "estimate": read_verdict(folder.estimate, _check_changes) if folder.estimate.is_file() else None,
     }  # fmt: skip
 
 
@@ -298,31 +297,18 @@ def read_latency(path: Path) -> Values:
     return values
 
 
-def read_comparison(path: Path) -> Values:
-    """A run's `verdict.json`.
+def read_verdict(path: Path, check: Callable[[Values], object]) -> Values:
+    """A run's `verdict.json` or `estimate.json`.
 
     Raises:
         DataError: it is damaged.
     """
     values = read_json_object(path)
     try:
-        check_comparison(values)
+        check(values)
     except ValueError as error:
-        raise DataError(f"{path} is damaged ({error}); remove it and run clst-train --resume {path.parent}") from error
-    return values
-
-
-def read_estimate(path: Path) -> Values:
-    """A run's verdict without labels.
-
-    Raises:
-        DataError: it is damaged.
-    """
-    values = read_json_object(path)
-    try:
-        _check_changes(values)
-    except ValueError as error:
-        raise DataError(f"{path} is damaged ({error}); remove it and run clst-train --resume {path.parent}") from error
+        resume = f"clst-train --resume {shlex.quote(str(path.parent))}"
+        raise DataError(f"{path} is damaged ({error}); remove it and run {resume}") from error
     return values
 
 
@@ -384,7 +370,7 @@ def sources_of(evidence: Evidence) -> list[tuple[str, Path]]:
         run = evidence.run
         named = {"settings of the run": run.config, "log of the run": run.path / "log.jsonl",
                  "old network": evidence.old, "network": evidence.path, "verdict of the run": run.verdict,
-                 "verdict without labels": run.path / ESTIMATE}  # fmt: skip
+                 "verdict without labels": run.estimate}  # fmt: skip
         found += [(what, path) for what, path in named.items() if path is not None and path.is_file()]
     elif evidence.path.is_file():
         found.append(("network", evidence.path))

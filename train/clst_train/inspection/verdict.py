@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shlex
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from clst_runtime.evaluation.change import Bounds, Models, Verdict, check_labels
 from clst_runtime.evaluation.unlabelled import MOST_IMAGES, NoEstimate, estimate_change, labelled_pixels
 from clst_runtime.imaging.geometry import Image
 from clst_runtime.system.files.atomic import write_text
-from clst_runtime.system.files.json_values import read_json_object
+from clst_runtime.system.files.json_values import any_text, field, mapping, number, read_json_object
 from clst_train.data.target import TargetImages
 from clst_train.engine.run import Run, needed
 from clst_train.engine.run_folder import RunFolder, open_run
@@ -81,12 +82,25 @@ def _compare(run: Run, validation: LabelledDataset, models: Models) -> None:
 
 def verdict_of(folder: RunFolder) -> dict[str, Any] | None:
     """What `judge` wrote of labels, as `clst-eval --json` prints it; None = the run has no such verdict."""
-    return read_json_object(folder.verdict) if folder.verdict.is_file() else None
+    return _read(folder.verdict) if folder.verdict.is_file() else None
 
 
 def estimate_of(folder: RunFolder) -> dict[str, Any] | None:
     """What `judge` wrote of images without labels, as `clst-verdict --json` prints it; None = it could not tell."""
-    return read_json_object(folder.estimate) if folder.estimate.is_file() else None
+    return _read(folder.estimate) if folder.estimate.is_file() else None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Raises: DataError: it is damaged in what is read of it here."""
+    values = read_json_object(path)
+    try:
+        field(values, "verdict", any_text)
+        field(values, "text", any_text)
+        field(field(values, "miou", mapping), "change_points", number())
+    except ValueError as error:
+        resume = f"clst-train --resume {shlex.quote(str(path.parent))}"
+        raise DataError(f"{path} is damaged ({error}); remove it and run {resume}") from error
+    return values
 
 
 def _judged(folder: RunFolder) -> dict[str, Any]:

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from clst_runtime.errors import BudgetNotHeld
+from clst_runtime.errors import BudgetNotHeld, DataError
 from clst_train.config import Config
 from clst_train.engine.run_folder import create_run
 from clst_train.inspection.verdict import check_gate, next_steps, warning_of
@@ -70,3 +70,11 @@ def test_a_picture_is_warned_of_by_how_it_is_known(tmp_path):
     assert warning_of(ended(tmp_path / "a", verdict="worse", estimate="better")) == by_labels
     assert warning_of(ended(tmp_path / "b", estimate="worse")).startswith("by an estimate without labels the adapted")
     assert warning_of(ended(tmp_path / "c", verdict="unclear", estimate="worse")) == ""
+
+
+@pytest.mark.parametrize("values", [{"verdict": "worse"}, {"verdict": "worse", "text": "worse: …", "miou": 3}])
+def test_a_damaged_verdict_is_told_with_what_makes_it_anew(tmp_path, values):
+    folder = ended(tmp_path / "a run")
+    folder.verdict.write_text(json.dumps(values))
+    with pytest.raises(DataError, match="verdict.json is damaged .*; remove it and run .* --resume '.*/a run/run'"):
+        warning_of(folder)
