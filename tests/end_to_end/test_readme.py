@@ -34,7 +34,7 @@ def test_the_commands_for_ones_own_camera_end_in_masks(tmp_path, monkeypatch):
     words = own_camera()
     assert [each[0] for each in words[:4]] == ["python3", ".", "pip", "pip"]
     commands = words[4:]
-    assert [words[0] for words in commands] == ["clst-data", "clst-train", "clst-export", "clst-run"]
+    assert [words[0] for words in commands] == ["clst-data", "clst-train", "clst-export", "clst-run", "clst-report"]
     for words in commands:
         done = call(entry_point(words[0]), *words[1:], *(QUICK if words[0] == "clst-train" else ()))
         assert done.exit_code == 0, done.output

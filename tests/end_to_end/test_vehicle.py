@@ -71,7 +71,7 @@ def test_what_needs_torch_says_so_and_exits_with_5(vehicle, command, tmp_path):
 def test_all_commands_are_listed_and_versions_shown(vehicle):
     listed = on(vehicle, "clst", "--help").stdout.partition("Commands:")[2]
     assert [line.split()[0] for line in listed.splitlines() if line.startswith("  ")] == [
-        *("train", "export", "run", "bench", "eval", "parity", "data", "doctor", "demo")
+        *("train", "export", "run", "bench", "eval", "verdict", "parity", "report", "data", "doctor", "demo")
     ]
     shown = on(vehicle, "clst-run", "--version").stdout
     assert re.fullmatch(r"clst 0\.1\.0 \(commit \S+\), Python \S+, torch not found, ONNX Runtime \d\S+, .*\n", shown)

@@ -13,7 +13,7 @@ COMMANDS = {
     "run": ("clst_runtime.cli.run", "Segment a camera, a video or a folder, live."),
     "bench": ("clst_runtime.cli.bench", "Measure latency of models, side by side."),
     "eval": ("clst_runtime.cli.evaluate", "Score a model on labelled images: IoU per class, mIoU."),
-    "verdict": ("clst_train.cli.verdict", "Estimate without labels whether a new model is better than an old one."),
+    "verdict": ("clst_train.cli.verdict", "Estimate without labels whether a new model is better."),
     "parity": ("clst_runtime.cli.parity", "Compare a deployed model with its PyTorch checkpoint."),
     "report": ("clst_export.cli.report", "Gather all evidence about a run or model file in one HTML file."),
     "data": ("clst_train.cli.data", "Check a data set, convert it, make scenes, draw feature spaces."),

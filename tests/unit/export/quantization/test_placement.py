@@ -46,11 +46,14 @@ def insert_pair(model, reader, position, scale=0.5):
         model.graph.node.insert(place, new)
 
 
-@pytest.mark.parametrize("name", ["ddrnet23_slim", "deeplabv2_resnet101", "efficientnet_lite0"])
-def test_the_graphs_of_the_networks_keep_every_rule_whatever_is_kept(name):
+@pytest.mark.parametrize(
+    ("name", "kept"),
+    [("ddrnet23_slim", 0), ("ddrnet23_slim", 3), ("deeplabv2_resnet101", 3), ("efficientnet_lite0", 3)],
+)
+def test_the_graphs_of_the_networks_keep_every_rule_whatever_is_kept(name, kept):
+    """All quantised, or every `kept`-th convolution left as it is."""
     model = network(name)
-    check_placement(quantised(model))
-    check_placement(quantised(model, keep=quantisable(model)[::3]))
+    check_placement(quantised(model, keep=quantisable(model)[::kept] if kept else ()))
 
 
 def test_small_graphs_and_float_graphs_keep_every_rule():
