@@ -127,7 +127,7 @@ def what_it_is(facts: Mapping[str, Any], model: Mapping[str, Any]) -> list[Row]:
     size, shape = (sign.join(map(str, manifest["input_hw"])) for sign in ("x", ","))
     opset = f", opset {model['opset']}" if "opset" in model else ""
     mean, std = (", ".join(f"{value:g}" for value in manifest[key]) for key in ("mean", "std"))
-    confidence = "; confidence as a second one, 0 to 255" if manifest["has_confidence"] else ""
+    confidence = f"; confidence as a second one, 0 to 255{_divided(manifest)}" if manifest["has_confidence"] else ""
     found = [
         ("kind", f"{model['kind']}{opset}, {model['bytes'] / 2**20:.1f} MiB"),
         ("SHA-256", model["sha256"]),
@@ -144,6 +144,12 @@ def what_it_is(facts: Mapping[str, Any], model: Mapping[str, Any]) -> list[Row]:
         engines = f"; engines: {', '.join(facts['engines'])}" if facts["engines"] else ""
         found.insert(0, ("bundle", f"a bundle with {facts['frames']} frames to verify on{engines}"))
     return [row for row in found if row[1]]
+
+
+def _divided(manifest: Mapping[str, Any]) -> str:
+    """What its confidence is the softmax of, where that is not the logits themselves."""
+    temperature = manifest["temperature"]
+    return "" if temperature == 1 else f", by logits divided by {temperature:.3g}"
 
 
 def _made_for(model: Mapping[str, Any]) -> str:
@@ -198,6 +204,9 @@ def _measured(model: Mapping[str, Any]) -> list[Row]:
         own, reference = (_percent(parity.get(key)) for key in ("miou", "reference_miou"))
         reached = f"{own} % on the same images, {reference} % in PyTorch"
         rows.append(("mIoU of this file", reached))
+    if manifest["has_confidence"]:
+        error = NOT_MEASURED if parity.get("ece") is None else f"{_percent(parity['ece'])} % on the same images"
+        rows.append(("expected calibration error", error))
     rows.append(("mIoU in training, old network", known.get("source_miou", NOT_MEASURED)))
     if "adaptation" in known:
         rows.append(("mIoU in training, adapted network", known.get("adapted_miou", NOT_MEASURED)))
@@ -286,7 +295,12 @@ def limits(manifest: Mapping[str, Any]) -> list[str]:
     warns = "; clst-run says when frames look like another camera's" if manifest["domain"] else ""
     found.append(f"What other cameras, places and weather do to it was not measured{warns}.")
     if manifest["has_confidence"]:
-        found.append("Its confidence is the probability of the softmax and is not calibrated.")
+        fitted = (
+            "was fitted to its own cameras, not to others"
+            if manifest["temperature"] != 1
+            else ("is the probability of the softmax as it is")
+        )
+        found.append(f"Its confidence {fitted}.")
     if manifest["precision"] != "fp32" and "agreement" in parity:
         share = 100 * (1 - parity["agreement"])
         found.append(f"{manifest['precision']} rounds: {share:.4f} % of the compared pixels have another class.")

@@ -18,6 +18,7 @@ from clst_runtime.data.dataset import LabelledDataset
 from clst_runtime.data.subsets import Subset, evenly_spread
 from clst_runtime.errors import DataError
 from clst_runtime.evaluation.confusion import ConfusionMatrix, mean_of_known
+from clst_runtime.evaluation.reliability import Reliability
 from clst_runtime.imaging.geometry import Content, Fit, content_of, fit_frame, resize_classes
 from clst_runtime.system.numbers import finite_or_none
 
@@ -38,6 +39,8 @@ class Comparison:
     """C values of the float32 network; 1 without labels."""
     candidate_iou: npt.NDArray[np.float64]
     """C values of the graph."""
+    reliability: Reliability | None = None
+    """Of the graph's confidence by the labels; None where it has neither."""
 
     @property
     def reference_miou(self) -> float:
@@ -64,6 +67,8 @@ class Comparison:
             "miou": finite_or_none(self.candidate_miou),
         }
         pairs = zip(self.classes.names, self.reference_iou, self.candidate_iou, strict=True)
+        if self.reliability is not None:
+            values["ece"] = finite_or_none(self.reliability.ece())
         values["iou"] = {name: {"reference": finite_or_none(a), "model": finite_or_none(b)} for name, a, b in pairs}
         return values
 
@@ -114,15 +119,20 @@ class Evaluator:
 
     def evaluate(self, candidate: Backend) -> Comparison:
         """Run the candidate on every frame."""
-        matrices = [ConfusionMatrix(len(self.classes)) for _ in range(2)]
+        matrices, reliability = [ConfusionMatrix(len(self.classes)) for _ in range(2)], Reliability()
         equal = total = 0
         for index, (frame, own) in enumerate(zip(self.frames, self.maps, strict=True)):
-            predicted = self.contents[index].of(candidate.predict(frame).classes)
+            found, content = candidate.predict(frame), self.contents[index]
+            predicted = content.of(found.classes)
             equal += int(np.count_nonzero(predicted == own))
             total += own.size
             truth = own if self.labels is None else self.labels[index]
+            size_hw = (truth.shape[0], truth.shape[1])
             for matrix, classes in zip(matrices, (own, predicted), strict=True):
-                matrix.update(truth, resize_classes(classes, (truth.shape[0], truth.shape[1])))
+                matrix.update(truth, resize_classes(classes, size_hw))
+            if self.labels is not None and found.confidence is not None:
+                sure = resize_classes(content.of(found.confidence), size_hw)
+                reliability.update(truth, resize_classes(predicted, size_hw), sure)
         return Comparison(
             classes=self.classes,
             frames=len(self.frames),
@@ -130,6 +140,7 @@ class Evaluator:
             agreement=equal / total,
             reference_iou=matrices[0].iou(),
             candidate_iou=matrices[1].iou(),
+            reliability=reliability.or_none(),
         )
 
 

@@ -69,6 +69,8 @@ class Manifest:
     """Arithmetic of the graph: `fp32`, `fp16` or `int8`."""
     has_confidence: bool = False
     """Whether a second output gives the winner's probability × 255 as uint8."""
+    temperature: float = 1.0
+    """By how much logits are divided for that probability, inside the graph; files without the key do not."""
     source_checkpoint_sha256: str
     """SHA-256 of the checkpoint it was made of."""
     model_sha256: str | None = None
@@ -150,7 +152,7 @@ def _parity(value: Any) -> dict[str, Any]:
     optional(found, "images", name)
     optional(found, "frames", whole(0, LARGEST_COUNT))
     optional(found, "agreement", number())
-    for share in ("miou", "reference_miou"):
+    for share in ("miou", "reference_miou", "ece"):
         optional(found, share, or_none(number()))
     bounds = optional(found, "bounds", mapping) or {}
     for bound in ("min_agreement", "max_miou_drop"):
@@ -207,6 +209,7 @@ CHECKS: Mapping[str, Callable[[Any], Any]] = {
     "ignore_id": one_of(IGNORE_ID),
     "precision": name,  # another one is refused where it matters: who builds an engine may give a bound for it
     "has_confidence": truth,
+    "temperature": number(0.0),
     "source_checkpoint_sha256": sha256,
     "model_sha256": or_none(sha256),
     "tool_versions": _versions,

@@ -24,8 +24,8 @@ ALIKE = 0.1
 CamVid it gives stretches of 9 to 17 s; from 10 s on their intervals grow no wider."""
 
 
-def points_of(labels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """P of the class ids H,W of an image, on a grid; 255 = ignore."""
+def points_of(labels: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """P of the class ids H,W of an image, or of what else it has, on a grid; 255 = ignore."""
     middles = 2 * np.arange(POINTS_PER_SIDE) + 1
     rows, columns = (middles * size // (2 * POINTS_PER_SIDE) for size in labels.shape)
     return labels[np.ix_(rows, columns)].ravel()

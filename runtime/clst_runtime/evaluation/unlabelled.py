@@ -81,24 +81,24 @@ def predictions(model: Backend, image: Image) -> tuple[Classes, Classes]:
     return predict_at(model, image), inner(predict_at(model, made_smaller(image)))
 
 
-def made_smaller(image: Image) -> Image:
-    """H,W,3: the image at `SMALLER` in the middle, its mirror image around it."""
+def made_smaller(image: Image, share: float = SMALLER) -> Image:
+    """H,W,3: the image at that share of both sides in the middle, its mirror image around it."""
     cv2 = require("cv2")
-    rows, columns = inner_hw(image.shape[:2])
+    rows, columns = inner_hw(image.shape[:2], share)
     small = cv2.resize(image, (columns, rows), interpolation=cv2.INTER_AREA)
     top, left = (image.shape[0] - rows) // 2, (image.shape[1] - columns) // 2
     below, right = image.shape[0] - rows - top, image.shape[1] - columns - left
     return np.asarray(cv2.copyMakeBorder(small, top, below, left, right, cv2.BORDER_REFLECT_101), np.uint8)
 
 
-def inner_hw(size_hw: tuple[int, ...]) -> tuple[int, int]:
+def inner_hw(size_hw: tuple[int, ...], share: float = SMALLER) -> tuple[int, int]:
     """Rows and columns of the smaller image inside H,W."""
-    return max(1, round(SMALLER * size_hw[0])), max(1, round(SMALLER * size_hw[1]))
+    return max(1, round(share * size_hw[0])), max(1, round(share * size_hw[1]))
 
 
-def inner(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+def inner(array: npt.NDArray[Any], share: float = SMALLER) -> npt.NDArray[Any]:
     """The smaller image's part of what was made of `made_smaller`."""
-    rows, columns = inner_hw(array.shape[:2])
+    rows, columns = inner_hw(array.shape[:2], share)
     top, left = (array.shape[0] - rows) // 2, (array.shape[1] - columns) // 2
     return array[top : top + rows, left : left + columns]
 

@@ -36,7 +36,8 @@ _graphs = {}
 def _trace_once(deployable, size, **options):
     """`trace`, which takes seconds, but only once for each network and its options."""
     forward = type(deployable.segmenter).forward  # a test may give it another
-    facts = [forward, deployable.segmenter.normalisation, size, sorted(options.items())]
+    own = deployable.segmenter
+    facts = [forward, own.normalisation, own.temperature, size, sorted(options.items())]
     key = hashlib.sha256(repr(facts).encode())
     for name, value in deployable.state_dict().items():
         key.update(name.encode() + value.numpy().tobytes())

@@ -1,13 +1,16 @@
 """Whole conversions: what comes out holds its gate, and what does not hold gets no name."""
 
+import dataclasses
 import json
 
 import numpy as np
 import onnx
 import pytest
+import torch
 
 from clst_export import pipeline as conversion
 from clst_export.cli.conversion import report
+from clst_export.graph.trace import deployable_of
 from clst_export.inspection import facts_of, layer_types
 from clst_export.pipeline import Inputs, Request, convert, merit
 from clst_export.precision import Precision, Target
@@ -19,6 +22,8 @@ from clst_runtime.artifact.onnx_metadata import read_onnx_manifest
 from clst_runtime.backends.base import Prediction
 from clst_runtime.backends.onnxruntime.session import OrtBackend
 from clst_runtime.errors import BudgetNotHeld, DataError
+from clst_train.models.checkpoint import load_checkpoint
+from clst_train.models.checkpoint_backend import TorchBackend
 from tests.conftest import RGB_CLASSES
 from tests.unit.export.conftest import needs_rounding
 
@@ -31,7 +36,8 @@ def checkpoint(narrow_checkpoint):
 
 
 def int8(target=Target.TENSORRT, **changes):
-    return Request(precision=Precision.INT8, target=target, **{"methods": (Method.MAX,), "bounds": ANYTHING} | changes)
+    usual = {"precision": Precision.INT8, "methods": (Method.MAX,), "bounds": ANYTHING}
+    return Request(target=target, **usual | changes)
 
 
 def test_fp32_equals_pytorch_but_for_ties_and_says_so_in_its_manifest(checkpoint, frames, tmp_path):
@@ -123,6 +129,28 @@ def test_labels_turn_agreement_into_miou(checkpoint, frames, tmp_path):
     assert done.comparison.labelled
     assert done.manifest.parity["reference_miou"] == pytest.approx(done.manifest.parity["miou"], abs=5e-4)
     assert "mIoU" in report(done, tmp_path / "m.onnx", None)
+
+
+@needs_rounding
+def test_rounded_files_divide_the_logits_of_their_confidence_by_the_temperature_as_pytorch_does(
+    checkpoint, frames, tmp_path
+):
+    loaded = dataclasses.replace(load_checkpoint(checkpoint), temperature=2.0)
+    inputs, out = Inputs(frames=frames[:1], calibration=frames[4:5]), tmp_path / "m.onnx"
+    deployable, manifest = deployable_of(loaded, with_confidence=True)
+
+    def sure(backend):
+        return backend.predict(frames[0]).confidence.mean()
+
+    divided = sure(TorchBackend(deployable, manifest, torch.device("cpu")))
+    deployable.segmenter.temperature = 1.0
+    moved = sure(TorchBackend(deployable, manifest, torch.device("cpu"))) - divided
+    assert moved > 10
+    for precision in (Precision.FP16, Precision.INT8):
+        done = convert(loaded, out, int8(with_confidence=True, precision=precision), inputs)
+        with OrtBackend(out) as backend:
+            assert done.manifest.temperature == backend.manifest.temperature == 2
+            assert sure(backend) == pytest.approx(divided, abs=0.3 * moved), precision
 
 
 @needs_rounding

@@ -12,14 +12,17 @@ import torch
 from clst_export.cli.export import main as clst_export
 from clst_runtime.cli.evaluate import main as clst_eval
 from clst_runtime.cli.parity import main as clst_parity
+from clst_runtime.data.dataset import open_dataset
 from clst_runtime.errors import ModelFileError
-from clst_runtime.imaging.geometry import resize_frame
+from clst_runtime.imaging.geometry import Fit, resize_frame
 from clst_runtime.imaging.image_files import write_png
 from clst_train import training
 from clst_train.cli.train import main as clst_train
 from clst_train.cli.verdict import main as clst_verdict
+from clst_train.data.target import open_target
 from clst_train.engine.logger import Logbook
 from clst_train.engine.run_folder import open_run
+from clst_train.engine.temperature import temperature_of
 from clst_train.models.checkpoint import build_from_checkpoint, load_checkpoint
 from clst_train.models.checkpoint_backend import open_checkpoint
 from clst_train.training import finish_run
@@ -99,6 +102,18 @@ def test_with_labels_it_ends_with_the_comparison_of_old_and_adapted_network_as_c
                 f"clst-eval {models[0]} {run} --data FEW")  # fmt: skip
     assert label.endswith(commands[0])
     assert compare.endswith(commands[1])
+
+
+def test_each_network_has_the_temperature_of_its_own_camera_and_old_labels(finished, cameras):
+    run, told = finished
+    images = {"input_hw": (64, 96), "fit": Fit.STRETCH}
+    source = open_dataset(cameras / "old", split="train")
+    for name, target in (("source", None), ("adapted", open_target([cameras / "new" / "images" / "train"], **images))):
+        checkpoint = load_checkpoint(run / "checkpoints" / f"{name}.pt")
+        wanted = temperature_of(build_from_checkpoint(checkpoint), source, target, **images)
+        assert checkpoint.temperature == pytest.approx(wanted, rel=1e-4)
+        assert f"confidence: logits are divided by {wanted:.2f}, so" in told
+    assert load_checkpoint(run / "checkpoints" / "resume.pt").temperature == 1
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from clst_runtime.evaluation.evaluate import evaluate
 from clst_runtime.system.files.json_values import printable
 from clst_runtime.system.machine import own_version
 from clst_train.compute.cores import loader_threads
-from clst_train.compute.distributed import alike, averaged_over_ranks, each_alone, together
+from clst_train.compute.distributed import alike, averaged_over_ranks, each_alone, report, together
 from clst_train.compute.pinning import pinned
 from clst_train.compute.ranks import ONE_PROCESS, Ranks
 from clst_train.config import Config
@@ -32,6 +32,7 @@ from clst_train.data.target import TargetImages
 from clst_train.engine.logger import Logbook
 from clst_train.engine.optimizer import Descent
 from clst_train.engine.run_folder import RunFolder
+from clst_train.engine.temperature import temperature_of
 from clst_train.method.batchnorm import estimate_statistics
 from clst_train.models.checkpoint import TRAINING, Checkpoint, WeightsFile, load_checkpoint
 from clst_train.models.checkpoint_backend import open_checkpoint, segmenter_backend
@@ -121,9 +122,19 @@ class Run(Setup):
         )
 
     def result(self, stage: str) -> Checkpoint:
-        """The network at the end of a stage, with what the run says of it."""
+        """The network at the end of a stage, with its temperature and what the run says of it; the first rank's work.
+
+        Raises:
+            DataError: an image is unreadable.
+        """
         made = self.checkpoint(stage, getattr(self.config, SECTIONS[stage]).iterations)
-        return dataclasses.replace(made, facts=facts_of(self, stage))
+        with each_alone():
+            found = temperature_of(
+                self.segmenter, self.source, self.target if stage == ADAPTED else None,
+                input_hw=self.config.model.input_hw, fit=self.config.fit,
+            )  # fmt: skip
+        report(f"confidence: logits are divided by {found:.2f}, so that it is how often the network is right")
+        return dataclasses.replace(made, facts=facts_of(self, stage), temperature=found)
 
     def hint(self, stage: str) -> str:
         """What to do when training has diverged, for messages."""

@@ -24,6 +24,7 @@ from clst_runtime.system.files.json_values import (
     field,
     mapping,
     name,
+    number,
     one_of,
     optional,
     or_none,
@@ -89,6 +90,8 @@ class Checkpoint:
     """Of the file of weights that source training started from; empty = random weights, or not known."""
     facts: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """What its run says of images, steps and mIoU, a line of text each; older checkpoints have none."""
+    temperature: float = 1.0
+    """By how much its logits are divided for the confidence; 1 where nothing was fitted."""
     path: Path | None = None
     """The file that it was read from; None for one in memory."""
 
@@ -133,6 +136,7 @@ class Checkpoint:
             std=self.std,
             channels=self.channels,
             classes=self.classes,
+            temperature=self.temperature,
             source_checkpoint_sha256=self.sha256,
         )
 
@@ -172,6 +176,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "weights_file": None if checkpoint.weights_file is None else dataclasses.asdict(checkpoint.weights_file),
         "pretrained_sha256": checkpoint.pretrained_sha256,
         "facts": dict(checkpoint.facts),
+        "temperature": checkpoint.temperature,
     }
     with written_whole(path) as temporary:
         try:
@@ -224,6 +229,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
             weights_file=optional(content, "weights_file", or_none(_weights_file)),
             pretrained_sha256=_pretrained(content),
             facts=optional(content, "facts", _facts) or {},
+            temperature=optional(content, "temperature", number(0.0)) or 1.0,
             path=path,
         )
     except (ValueError, ClstError) as error:
@@ -292,6 +298,7 @@ def build_from_checkpoint(checkpoint: Checkpoint) -> Segmenter:
             f"{_differences(checkpoint.segmenter_state, segmenter.state_dict()) or str(error).splitlines()[-1][:160]}"
         ) from error
     segmenter.normalisation = Normalisation(checkpoint.mean, checkpoint.std, checkpoint.channels)
+    segmenter.temperature = checkpoint.temperature
     return segmenter.eval()
 
 

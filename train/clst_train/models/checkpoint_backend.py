@@ -67,6 +67,7 @@ def segmenter_backend(
         **dataclasses.asdict(segmenter.normalisation),
         classes=classes,
         has_confidence=with_confidence,
+        temperature=segmenter.temperature,
         source_checkpoint_sha256=sha256,
         tool_versions={"torch": torch.__version__},
     )

@@ -63,9 +63,14 @@ class Deployable(nn.Module):
         return F.interpolate(logits, size=self.input_hw, mode="bilinear", align_corners=False)
 
     def forward(self, frame: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        """Class ids uint8 N,H,W, and with `with_confidence` the winner's probability × 255 as uint8 N,H,W."""
+        """Class ids uint8 N,H,W, and with `with_confidence` the winner's probability × 255 as uint8 N,H,W.
+
+        The class is of the logits as they are, so that it is the same with a confidence and without.
+        """
         logits = self.logits(frame)
         classes = logits.argmax(dim=1).float().to(torch.uint8)  # TensorRT casts to uint8 from float only
         if not self.with_confidence:
             return classes
+        if self.segmenter.temperature != 1.0:
+            logits = logits / self.segmenter.temperature
         return classes, (logits.softmax(dim=1).amax(dim=1) * 255.0).round().to(torch.uint8)

@@ -36,6 +36,8 @@ class Segmenter(nn.Module, ABC):
     """C."""
     normalisation: Normalisation = IMAGENET
     """How a camera frame becomes one of its images."""
+    temperature: float = 1.0
+    """By how much logits are divided where they become the confidence of what is deployed; training does not."""
 
     @property
     def size_multiple(self) -> int:

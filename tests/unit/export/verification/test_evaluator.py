@@ -19,6 +19,7 @@ class Says:
     count: int = 0
     wrong: int = 1
     calls: int = 0
+    sure: int | None = None
 
     @property
     def manifest(self):
@@ -28,7 +29,7 @@ class Says:
         self.calls += 1
         classes = frame.argmax(axis=2).astype(np.uint8)
         classes[:, : self.count] = self.wrong
-        return Prediction(classes=classes)
+        return Prediction(classes=classes, confidence=None if self.sure is None else np.full_like(classes, self.sure))
 
 
 def red(blue_columns=0):
@@ -56,6 +57,17 @@ def test_with_labels_the_drop_is_that_of_the_miou():
     assert comparison.reference_miou == 0.25  # red 0.5, blue 0
     assert comparison.candidate_miou == pytest.approx(0.25 / 3)  # red 0.25, green 0, blue 0
     assert comparison.drop == pytest.approx(0.25 - 0.25 / 3)
+
+
+def test_with_labels_and_a_confidence_there_is_a_calibration_error():
+    """Truth: all red, right on 8 of 16 columns with 80 %; padding does not count."""
+    labels = np.zeros(SIZE_HW, np.uint8)
+    comparison = Evaluator(Says(), [red(8)], [labels]).evaluate(Says(sure=204))
+    assert comparison.to_json()["ece"] == pytest.approx(0.3)
+    padded = Evaluator(Says(), [red(8)], [labels], [Content(0, 0, 8, 8)]).evaluate(Says(sure=204))
+    assert padded.to_json()["ece"] == pytest.approx(0.2)
+    assert "ece" not in Evaluator(Says(), [red(8)]).evaluate(Says(sure=204)).to_json(), "no labels"
+    assert "ece" not in Evaluator(Says(), [red(8)], [labels]).evaluate(Says()).to_json(), "no confidence"
 
 
 def test_padding_is_not_judged():

@@ -98,6 +98,7 @@ def test_another_format_version_is_refused_with_both_numbers():
         {"classes": []}, {"classes": None}, {"network": 3}, {"network": "a\nb"}, {"network": "x" * 300},
         {"network": ""}, {"colour_order": "BGR"}, {"mean": [0, 0]}, {"mean": [0, 0, "0"]}, {"std": [1, 1, 0]},
         {"std": [1, 1, None]}, {"ignore_id": 0}, {"ignore_id": 255.0}, {"precision": 8}, {"has_confidence": 1},
+        {"temperature": 0}, {"temperature": "2"}, {"temperature": None}, {"parity": {"ece": "1"}},
         {"source_checkpoint_sha256": "0"}, {"source_checkpoint_sha256": None}, {"model_sha256": 0},
         {"tool_versions": {"onnx": 1}}, {"tool_versions": []}, {"parity": []}, {"parity": {"frames": "many"}},
         {"parity": {"bounds": {"min_agreement": "0.9"}}}, {"parity": {"miou": []}}, {"calibration": 1}, {"domain": "x"},
@@ -179,3 +180,11 @@ def test_a_manifest_that_means_harm_is_refused_at_once_in_a_short_line(text, wor
         Manifest.from_json(text, where="x")
     assert time.process_time() - begun < 2
     assert len(str(caught.value)) < 300
+
+
+def test_a_temperature_survives_and_files_from_before_it_have_1():
+    manifest = rgb_manifest(temperature=1.25)
+    assert Manifest.from_json(manifest.to_json(), where="x") == manifest
+    old = json.loads(manifest.to_json())
+    del old["temperature"]
+    assert Manifest.from_json(json.dumps(old), where="x").temperature == 1

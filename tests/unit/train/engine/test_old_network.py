@@ -134,6 +134,7 @@ def test_another_order_of_classes_is_told_from_weakness(counts, exchanged):
 
 
 def test_both_checkpoints_say_which_file_the_old_network_came_from(run, official):
+    assert load_checkpoint(run[0] / "checkpoints" / "source.pt").temperature == 1, "nothing was fitted to it"
     for name in ("source.pt", "adapted.pt"):
         file = load_checkpoint(run[0] / "checkpoints" / name).weights_file
         assert file.name == "ddrnet.pth"
