@@ -133,7 +133,8 @@ def as_asked() -> None:
     if "COPY_AT" in os.environ and os.environ.get("RANK", "0") == "0":
         copying(Path(os.environ["COPY_AT"]))
     if "WORSE" in os.environ:
-        training.judge = lambda run: run.folder.verdict.write_text('{"verdict": "worse", "text": "worse: by 1"}')
+        values = {"verdict": "worse", "text": "worse: by 1", "miou": {"change_points": -1.0}}
+        training.judge = lambda run: run.folder.verdict.write_text(json.dumps(values))
     if "STOP_AT" in os.environ and os.environ.get("RANK") == "1":
         asked_to_end(int(os.environ["STOP_AT"]))
     if "LATE" in os.environ and os.environ.get("RANK") == "0":

@@ -55,7 +55,7 @@ LABEL = ["clst-data pick 'a drive.mp4' more --model OLD --model RUN --out FEW", 
 def test_what_to_do_next_fits_the_verdict(folder, capsys, verdict, commands):
     folder.adapted.write_bytes(b"")
     if verdict is not None:
-        folder.verdict.write_text(json.dumps({"verdict": verdict}))
+        folder.verdict.write_text(json.dumps({"verdict": verdict, "text": "…", "miou": {"change_points": 1.0}}))
     print_result(folder, as_json=False)
     lines = capsys.readouterr().err.replace(str(folder.source), "OLD").replace(str(folder.path), "RUN").splitlines()
     assert [line.partition(": ")[2] for line in lines if "clst-" in line] == commands

@@ -183,7 +183,7 @@ def test_the_command_finds_a_run_s_own_images_and_draws(run):
 def test_where_the_verdict_is_worse_the_picture_and_standard_error_say_so(run, tmp_path, monkeypatch, verdict, warns):
     titles = []
     monkeypatch.setattr(Figure, "suptitle", lambda figure, text, **_: titles.append(text))
-    run.verdict.write_text(json.dumps({"verdict": verdict, "miou": {"change_points": -3.456}}))
+    run.verdict.write_text(json.dumps({"verdict": verdict, "text": "…", "miou": {"change_points": -3.456}}))
     try:
         done = call(clst_data, "features", run.path, "--count", 1, "--out", tmp_path / "f.png")
     finally:
