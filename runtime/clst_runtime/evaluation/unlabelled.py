@@ -10,7 +10,7 @@ Legend: H,W rows and columns of an image, C classes. IoU is 0 … 1, changes are
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -278,9 +278,9 @@ def labelled_pixels(dataset: LabelledDataset) -> Counts:
 
 
 def estimate_change(
-    old: Backend, new: Backend, images: Iterable[tuple[Image, npt.NDArray[np.bool_] | None]], labelled: Counts
+    old: Backend, new: Backend, images: Sequence[tuple[Image, npt.NDArray[np.bool_] | None]], labelled: Counts
 ) -> Estimate:
-    """Run both on images H,W,3 of the new camera and on each made smaller.
+    """Run both on images H,W,3 of the new camera and on each made smaller, if these show enough.
 
     Args:
         old: the old model.
@@ -292,13 +292,13 @@ def estimate_change(
         ConfigError: their classes differ. NoEstimate: fewer than `FEWEST_SCENES` of the images differ.
     """
     check_comparable(old.manifest.classes, new.manifest.classes)
+    check_scenes([image for image, _ in images])
     classes = old.manifest.classes
     count = len(classes)
     order = np.array([classes.names.index(name) for name in new.manifest.classes.names], np.uint8)
     before, after = Seen.nothing(count), Seen.nothing(count)
-    between, scenes = np.zeros((count, count), np.int64), Scenes()
+    between = np.zeros((count, count), np.int64)
     for image, ignored in images:
-        scenes.add(image)
         whole, small = predictions(old, image)
         other, other_small = (order[each] for each in predictions(new, image))
         if ignored is not None:
@@ -306,8 +306,7 @@ def estimate_change(
         before += Seen.of(whole, small, count)
         after += Seen.of(other, other_small, count)
         between += confusion_of(whole, other, count)
-    scenes.check()
-    return estimate_of(before, after, between, labelled, classes, scenes.images)
+    return estimate_of(before, after, between, labelled, classes, len(images))
 
 
 def estimate_of(old: Seen, new: Seen, between: Counts, labelled: Counts, classes: ClassList, images: int) -> Estimate:
@@ -324,27 +323,23 @@ def estimate_of(old: Seen, new: Seen, between: Counts, labelled: Counts, classes
     )
 
 
-class Scenes:
-    """Counts images that differ from one another."""
+def check_scenes(images: Sequence[Image]) -> None:
+    """Look whether enough images H,W,3 differ from one another.
 
-    def __init__(self) -> None:
-        self._kept: list[Values] = []
-        self.images = 0
-
-    def add(self, image: Image) -> None:
-        """One more image H,W,3."""
-        self.images += 1
+    Raises:
+        NoEstimate: fewer than `FEWEST_SCENES` do.
+    """
+    kept: list[Values] = []
+    for image in images:
         grey = resize_frame(image, THUMBNAIL_HW).mean(2).ravel()
         centred = grey - grey.mean()
         length = float(np.linalg.norm(centred))
         unit = centred / length if length > 1e-3 else np.ones_like(grey) / math.sqrt(grey.size)  # all flat ones alike
-        if len(self._kept) < FEWEST_SCENES and all(float(unit @ kept) < SAME_SCENE for kept in self._kept):
-            self._kept.append(unit)
-
-    def check(self) -> None:
-        """Raises: NoEstimate."""
-        if len(self._kept) < FEWEST_SCENES:
-            raise NoEstimate(
-                f"{len(self._kept)} of {self.images} images differ from one another, {FEWEST_SCENES} are needed; give "
-                "more of other places or times, as a camera that stands still shows too little"
-            )
+        if all(float(unit @ each) < SAME_SCENE for each in kept):
+            kept.append(unit)
+        if len(kept) == FEWEST_SCENES:
+            return
+    raise NoEstimate(
+        f"{len(kept)} of {len(images)} images differ from one another, {FEWEST_SCENES} are needed; give more of other "
+        "places or times, as a camera that stands still shows too little"
+    )

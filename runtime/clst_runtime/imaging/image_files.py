@@ -177,7 +177,7 @@ def _decoded(path: Path) -> tuple[Any, Any]:
             turn = _UPRIGHT[orientation(path, pixels)]
             return (pixels if turn is None else pixels.transpose(turn)), pixels
     except (OSError, SyntaxError, ValueError, image_module.DecompressionBombError) as error:
-        raise DataError(f"{path}: not a readable image ({error})") from error
+        raise DataError(f"{path}: not a readable image ({error}); take it out, or replace it") from error
 
 
 @cache
@@ -198,7 +198,7 @@ def _first_channel_16(path: Path, *, turned: bool) -> npt.NDArray[np.int32]:
     with name_for_opencv(path) as name:
         pixels = require("cv2").imread(name, -1)
     if pixels is None:
-        raise DataError(f"{path}: not a readable image")
+        raise DataError(f"{path}: not a readable image; take it out, or replace it")
     if pixels.ndim == 2:
         return np.asarray(pixels, np.int32)
     return np.asarray(pixels[..., 2 if pixels.shape[2] >= 3 else 0], np.int32)

@@ -52,6 +52,7 @@ def main(
     for remark in found.remarks:
         _log.info(f"note: {remark}")
     picked = pick_frames(found, min(len(found), MOST_IMAGES))
+    images = [(image, None) for _, image in images_at(picked)]  # all, as a damaged one would stop it after minutes
     with ExitStack() as opened:
         before, after = (opened.enter_context(open_model(each)) for each in models)
         log_backend(after, None)
@@ -59,7 +60,6 @@ def main(
         labels = open_dataset(source, split=split, classes=before.manifest.classes, mapping_file=mapping)
         for remark in labels.remarks:
             _log.info(f"note: {source}: {remark}")
-        images = ((image, None) for _, image in images_at(picked))
         estimate = estimate_change(before, after, images, labelled_pixels(labels))
         compared = ((models[0], before), (models[1], after))
     if as_json:

@@ -43,7 +43,7 @@ def read_header(path: Path) -> Header:
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file") from error
     except (OSError, SyntaxError, ValueError, image_module.DecompressionBombError) as error:
-        raise DataError(f"{path}: not a readable image ({error})") from error
+        raise DataError(f"{path}: not a readable image ({error}); take it out, or replace it") from error
 
 
 def check_images(

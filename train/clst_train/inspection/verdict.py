@@ -54,7 +54,7 @@ def _estimate(run: Run, models: Models) -> None:
     (_, old), (_, new) = models
     places = evenly_spread(len(target), MOST_IMAGES, centred=True)
     try:
-        found = estimate_change(old, new, (_shown(target, place) for place in places), labelled_pixels(run.source))
+        found = estimate_change(old, new, [_shown(target, place) for place in places], labelled_pixels(run.source))
     except NoEstimate as error:
         _log.warning(f"warning: no estimate without labels: {error.message}")
         return

@@ -15,8 +15,8 @@ from clst_runtime.evaluation.change import Verdict
 from clst_runtime.evaluation.unlabelled import (
     Calibration,
     NoEstimate,
-    Scenes,
     Seen,
+    check_scenes,
     estimate_change,
     estimate_of,
     inner,
@@ -165,25 +165,25 @@ def test_models_of_other_classes_are_refused():
         estimate_change(Model(), Model(classes=other), [], np.ones(3))
 
 
-@pytest.mark.parametrize(("different", "enough"), [(9, False), (10, True)])
-def test_ten_images_have_to_differ(different, enough):
-    scenes = Scenes()
-    for image in pictures(different):
-        for brightness in (1, 0.9):  # a camera that stands still, in changing light
-            scenes.add((image * brightness).astype(np.uint8))
-    if enough:
-        scenes.check()
-        return
+def still(count):
+    """Each of so many pictures twice, as a camera that stands still sees it in changing light."""
+    return [(image * light).astype(np.uint8) for image in pictures(count) for light in (1, 0.9)]
+
+
+def test_ten_images_have_to_differ():
+    check_scenes(still(10))
     with pytest.raises(NoEstimate, match="9 of 18 images differ from one another, 10 are needed"):
-        scenes.check()
+        check_scenes(still(9))
 
 
 def test_images_without_any_contrast_are_one_scene():
-    scenes = Scenes()
-    for grey in range(20):
-        scenes.add(np.full((8, 16, 3), 10 * grey, np.uint8))
     with pytest.raises(NoEstimate, match="1 of 20"):
-        scenes.check()
+        check_scenes([np.full((8, 16, 3), 10 * grey, np.uint8) for grey in range(20)])
+
+
+def test_images_of_too_few_scenes_are_refused_before_any_model_is_asked():
+    with pytest.raises(NoEstimate, match="9 of 18"):
+        estimate_change(Model(pytest.fail), Model(pytest.fail), [(image, None) for image in still(9)], np.ones(3))
 
 
 def test_the_old_cameras_labels_are_counted(tmp_path):

@@ -1,6 +1,7 @@
 """`clst-verdict`: what it says of the old camera's labels before any model is asked."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -32,3 +33,11 @@ def test_labels_of_one_class_are_refused(arguments, tmp_path):
     done = call(clst_verdict, *arguments)
     assert done.exit_code == 3
     assert "the labels of the old camera have red only" in done.stderr.splitlines()[-1]
+
+
+def test_a_damaged_image_is_told_before_a_model_is_opened(arguments, tmp_path, monkeypatch):
+    monkeypatch.setattr("clst_runtime.backends.open_model", pytest.fail)
+    (tmp_path / "new" / "b.png").write_bytes((tmp_path / "new" / "a.png").read_bytes()[:3000])
+    done = call(clst_verdict, *arguments)
+    assert done.exit_code == 3
+    assert re.search(r"b\.png: not a readable image \(.*\); take it out, or replace it", done.stderr)
