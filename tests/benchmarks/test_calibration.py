@@ -6,13 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.adaptation.calibration import by_likelihood, error, found_wrong, known, scores, usual_logits
+from benchmarks.adaptation.calibration import auroc, by_likelihood, error, known, scores, usual_logits
 
 
-def test_areas_of_four_points_counted_by_hand():
-    """Of four pairs of a wrong and a right point three have the wrong one first; precision is 1 and 2/3 at both."""
+def test_of_the_pairs_of_a_wrong_and_a_right_point_those_whose_wrong_one_is_more_suspect_count():
+    """Three of four; where all are alike, half."""
     wrong = np.array([True, False, True, False])
-    assert found_wrong(torch.tensor([0.9, 0.8, 0.2, 0.1]), wrong) == {"auroc": 75.0, "aupr": 83.33}
+    assert auroc(torch.tensor([0.9, 0.8, 0.2, 0.1]), wrong) == 75
+    assert auroc(torch.tensor([0.9, 0.2, 0.2, 0.1]), wrong) == 87.5
+    assert auroc(torch.zeros(4), wrong) == 50
 
 
 def test_the_error_is_that_of_the_confidence_at_a_temperature():
@@ -33,5 +35,7 @@ def test_what_is_ignored_is_not_known():
 
 def test_every_score_suspects_the_point_with_two_equal_logits():
     logits = torch.tensor([[6.0, 1.0], [1.0, 1.0]])
-    for name, values in scores(logits, usual_logits([(torch.tensor([[3.0, 0.0], [5.0, 0.0]]), np.zeros(2))])).items():
+    for name, values in scores(
+        logits, 2.0, usual_logits([(torch.tensor([[3.0, 0.0], [5.0, 0.0]]), np.zeros(2))])
+    ).items():
         assert values[1] > values[0], name

@@ -8,7 +8,7 @@ none below 1 (decision 45). Legend: H rows, W columns of the model's input, C cl
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 import numpy as np
 import numpy.typing as npt
@@ -37,7 +37,6 @@ STEPS = 20
 """Halvings of the range of temperatures."""
 Seen = tuple[Tensor, npt.NDArray[np.uint8]]
 """P,C logits, and P classes that they should be of; 255 = ignore."""
-Ignored = npt.NDArray[np.bool_]
 
 
 def temperature_of(
@@ -49,8 +48,19 @@ def temperature_of(
         DataError: an image is unreadable.
     """
     network = Deployable(segmenter, input_hw)
-    frames = frames_of(source, input_hw, fit) if target is None else _target_frames(target)
-    return max(matching(by_labels(network, source, fit)), matching(by_smaller(network, frames)))
+    labelled: list[Seen] = []
+    smaller: list[Seen] = []
+    for place in evenly_spread(len(source), IMAGES):
+        sample = fitted(source[place], input_hw, fit)
+        logits = logits_at(network, sample.image)
+        labelled.append((logits, points_of(sample.labels)))
+        if target is None:
+            smaller.append((logits, in_smaller(network, sample.image, sample.content.padding(input_hw))))
+    if target is not None:
+        for place in evenly_spread(len(target), IMAGES):
+            frame = target[place]
+            smaller.append((logits_at(network, frame), in_smaller(network, frame, target.ignored(place))))
+    return max(matching(labelled), matching(smaller))
 
 
 def matching(seen: Iterable[Seen]) -> float:
@@ -78,46 +88,20 @@ def _confidence(logits: Tensor, temperature: float) -> float:
     return float((logits / temperature).softmax(1).amax(1).mean())
 
 
-def by_labels(network: Deployable, source: LabelledDataset, fit: Fit) -> Iterator[Seen]:
-    """Logits and labels of whole images of the old camera."""
-    places = places_of(network.input_hw)
-    for place in evenly_spread(len(source), IMAGES):
-        sample = fitted(source[place], network.input_hw, fit)
-        yield logits_at(network, sample.image, places), points_of(sample.labels)
-
-
-def by_smaller(
-    network: Deployable, frames: Iterable[tuple[Frame, Ignored | None]], share: float = SMALLER
-) -> Iterator[Seen]:
-    """Logits of frames H,W,3, and the classes in the frames made smaller; pixels that do not count are left out."""
-    whole, part = (places_of(network.input_hw, each) for each in (1.0, share))
-    for frame, ignored in frames:
-        small = logits_at(network, made_smaller(frame, share), part).argmax(1).numpy().astype(np.uint8)
-        if ignored is not None:
-            small[points_of(ignored)] = IGNORE_ID
-        yield logits_at(network, frame, whole), small
-
-
-def places_of(size_hw: tuple[int, int], share: float = 1.0) -> npt.NDArray[np.int64]:
-    """P of the pixels H·W of an image, counted row by row, on a grid over the part that `made_smaller` fills."""
-    return points_of(inner(np.arange(size_hw[0] * size_hw[1]).reshape(size_hw), share))
+def in_smaller(
+    network: Deployable, frame: Frame, ignored: npt.NDArray[np.bool_] | None = None, share: float = SMALLER
+) -> npt.NDArray[np.uint8]:
+    """P classes in a frame H,W,3 made smaller; 255 where pixels of the frame do not count."""
+    found = logits_at(network, made_smaller(frame, share), share).argmax(1).numpy().astype(np.uint8)
+    if ignored is not None:
+        found[points_of(ignored)] = IGNORE_ID
+    return found
 
 
 @torch.inference_mode()
-def logits_at(network: Deployable, frame: Frame, places: npt.NDArray[np.int64]) -> Tensor:
-    """P,C of a frame H,W,3."""
+def logits_at(network: Deployable, frame: Frame, share: float = 1.0) -> Tensor:
+    """P,C of a frame H,W,3, on a grid over the part that `made_smaller` fills."""
+    places = points_of(inner(np.arange(frame.shape[0] * frame.shape[1]).reshape(frame.shape[:2]), share))
     device = next(network.parameters()).device
     logits = network.logits(torch.from_numpy(np.ascontiguousarray(frame))[None].to(device))[0]  # C,H,W
     return logits.flatten(1)[:, torch.from_numpy(places).to(device)].T.float().cpu()
-
-
-def frames_of(images: LabelledDataset, input_hw: tuple[int, int], fit: Fit) -> Iterator[tuple[Frame, Ignored | None]]:
-    """Whole images without their labels."""
-    for place in evenly_spread(len(images), IMAGES):
-        sample = fitted(images[place], input_hw, fit)
-        yield sample.image, sample.content.padding(input_hw)
-
-
-def _target_frames(target: TargetImages) -> Iterator[tuple[Frame, Ignored | None]]:
-    for place in evenly_spread(len(target), IMAGES):
-        yield target[place], target.ignored(place)

@@ -9,7 +9,7 @@ import torch
 from clst_runtime.data.dataset import open_dataset
 from clst_runtime.evaluation.unlabelled import made_smaller
 from clst_runtime.imaging.geometry import Fit
-from clst_train.engine.temperature import IMAGES, MOST, SMALLER, by_smaller, matching, temperature_of
+from clst_train.engine.temperature import IMAGES, MOST, SMALLER, in_smaller, logits_at, matching, temperature_of
 from clst_train.models.deployable import Deployable
 from clst_train.models.segmenter import Segmenter, TrainingOutputs
 from tests.conftest import write_labelled
@@ -70,20 +70,26 @@ def stripes(columns):
     return frame
 
 
+def seen_in(network, frame, ignored=None):
+    """Logits of a frame, and the classes in it made smaller."""
+    deployable = Deployable(network, SIZE_HW)
+    return logits_at(deployable, frame), in_smaller(deployable, frame, ignored)
+
+
 def test_a_network_that_sees_the_same_in_an_image_made_smaller_is_as_sure_as_it_was():
-    assert matching(by_smaller(Deployable(Brightest(), SIZE_HW), [(stripes(20), None)])) == 1
+    assert matching([seen_in(Brightest(), stripes(20))]) == 1
 
 
 def test_one_that_sees_other_things_in_it_becomes_less_sure_but_where_pixels_do_not_count():
     """All of the smaller image gets another class: the confidence, 200 / 100 over 0 and 0, cannot fall that far."""
-    frame, network = stripes(8), Deployable(Brightest(turns=True), SIZE_HW)
+    frame, network = stripes(8), Brightest(turns=True)
     changes = [(each[:, 1:] != each[:, :-1]).any(2).mean() for each in (frame, made_smaller(frame, SMALLER))]
     assert changes[0] < 0.2 < changes[1]
-    assert matching(by_smaller(network, [(frame, None)])) == MOST
-    assert matching(by_smaller(network, [(frame, np.ones(SIZE_HW, bool))])) == 1
+    assert matching([seen_in(network, frame)]) == MOST
+    assert matching([seen_in(network, frame, np.ones(SIZE_HW, bool))]) == 1
     half = np.zeros(SIZE_HW, bool)
     half[:, :20] = True
-    ((logits, classes),) = by_smaller(network, [(frame, half)])
+    logits, classes = seen_in(network, frame, half)
     assert (logits.shape, (classes == 255).mean()) == ((1024, 3), 0.5)
 
 
@@ -121,3 +127,14 @@ def test_the_images_are_evenly_spread_and_no_more_than_needed(old):
 
     found(Brightest(), old, Counted([None] * 3 * IMAGES))
     assert read == [3 * place for place in range(IMAGES)]
+
+
+def test_no_image_is_predicted_twice(old, monkeypatch):
+    """A whole image of the old camera serves its labels and the smaller one."""
+    seen, logits = [], Deployable.logits
+    monkeypatch.setattr(Deployable, "logits", lambda self, frame: seen.append(frame) or logits(self, frame))
+    found(Brightest(), old, None)
+    assert len(seen) == 2 * len(old)
+    seen.clear()
+    found(Brightest(), old, Images([stripes(20)]))
+    assert len(seen) == len(old) + 2
