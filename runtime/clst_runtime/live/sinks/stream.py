@@ -74,7 +74,7 @@ class PipeSink(_StreamSink):
         try:
             self._stream.write(np.ascontiguousarray(resize(image, self._size_hw)).data)
         except BrokenPipeError as error:
-            raise DataError("its reader has gone") from error
+            raise DataError("the reader of standard output has gone") from error
 
 
 class SocketSink(_StreamSink):

@@ -107,7 +107,7 @@ def test_a_reader_of_standard_output_that_goes_is_told_of():
         def write(self, _):
             raise BrokenPipeError
 
-    with pytest.raises(DataError, match="its reader has gone"):
+    with pytest.raises(DataError, match="^the reader of standard output has gone$"):
         opened("masks:-", Gone()).write(result(0))
 
 
