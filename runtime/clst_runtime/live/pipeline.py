@@ -1,12 +1,14 @@
-"""The live loop: source → backend → sinks. Legend: H rows, W columns."""
+"""The live loop: sources → backend → sinks. One thread computes, for all cameras. Legend: H rows, W columns."""
 
 from __future__ import annotations
 
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import count
 from types import FrameType
 
 from clst_runtime.backends.base import Backend, Classes, Prediction
@@ -28,6 +30,8 @@ HURRY_SECONDS = 1.0
 """How long after a second signal: what can be whole by then is."""
 MASKS_HELD = 8
 """Masks at camera size that sinks may hold without new memory."""
+NEVER = 1 << 63
+"""A time that does not come."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +63,16 @@ class Stop:
     def at_once(self) -> bool:
         """Whether a second signal has come."""
         return self.times > 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Camera:
+    """A source, and what belongs to it alone; the cameras of a run share the backend and the loop."""
+
+    source: Source
+    sinks: Sequence[Sink]
+    statistics: RunStatistics
+    observers: Observers = field(default_factory=Observers)
 
 
 class Segmenter:
@@ -120,80 +134,190 @@ def run_pipeline(
         DataError: the source cannot go on. Of files also what a sink raised. KeyboardInterrupt: a second signal.
     """
     statistics = statistics or RunStatistics(deadline, live=source.live)
-    observers, stop = observers or Observers(), stop or Stop()
-    workers = [SinkWorker(sink, statistics, lossless=not source.live) for sink in sinks]
-    segmenter = Segmenter(backend, at_camera_size=any(sink.wants_camera_size for sink in sinks))
-    with stopped_by_signals(stop):
-        try:
-            stop.breakable = True
-            _loop(source, segmenter, workers, statistics, limit=limit, observers=observers, stop=stop)
-        finally:
-            stop.breakable = False
-            statistics.end = statistics.end or stop.reason or "error"
-            _close(workers, stop, tick=lambda: observers.tick(statistics))
-            _note_failures(workers, statistics)
-    if stop.at_once:
-        raise KeyboardInterrupt
-    for worker in workers:
-        if worker.failure is not None and worker.lossless and not worker.hangs:
-            raise worker.failure
+    camera = Camera(source=source, sinks=sinks, statistics=statistics, observers=observers or Observers())
+    run_cameras([camera], backend, limit=limit, stop=stop)
     return statistics
 
 
-def _loop(
-    source: Source,
-    segmenter: Segmenter,
-    workers: Sequence[SinkWorker],
-    statistics: RunStatistics,
-    *,
-    limit: int | None,
-    observers: Observers,
-    stop: Stop,
+def run_cameras(
+    cameras: Sequence[Camera], backend: Backend, *, limit: int | None = None, stop: Stop | None = None
 ) -> None:
-    def wanted() -> bool:
-        observers.tick(statistics)
-        return bool(stop.reason)
+    """As `run_pipeline`, of several cameras; no one of them is ever waited for while another one has a frame.
 
-    warm = False
-    while not stop.reason:
-        timed = None
+    The camera that has waited longest comes first, and gives its newest frame. One that ends, fails for good, has given
+    `limit` frames, or whose sink fails without loss, ends alone: its sinks are closed, and what failed is among the
+    failures of its statistics.
+
+    Raises:
+        KeyboardInterrupt: a second signal. Of a single camera what `run_pipeline` raises.
+    """
+    stop = stop or Stop()
+    runs = [_CameraRun(camera, backend) for camera in cameras]
+    with stopped_by_signals(stop):
         try:
-            timed = source.take(TICK_SECONDS)
+            stop.breakable = True
+            _loop(runs, limit=limit, stop=stop)
+        finally:
+            stop.breakable = False
+            for run in runs:
+                run.statistics.end = run.statistics.end or stop.reason or "error"
+            _close([worker for run in runs for worker in run.workers], stop, tick=lambda: _tick(runs))
+            for run in runs:
+                run.note_failures()
+    if stop.at_once:
+        raise KeyboardInterrupt
+    if len(runs) == 1 and runs[0].failure is not None:
+        raise runs[0].failure
+    for run in runs:
+        if run.failure is not None and (text := message_of(run.failure)) not in run.statistics.failures:
+            run.statistics.failures.append(text)
+
+
+class _CameraRun:
+    """A camera while the loop runs."""
+
+    def __init__(self, camera: Camera, backend: Backend) -> None:
+        self.source, self.statistics, self.observers = camera.source, camera.statistics, camera.observers
+        self.workers = [SinkWorker(sink, self.statistics, lossless=not self.source.live) for sink in camera.sinks]
+        at_camera_size = any(sink.wants_camera_size for sink in camera.sinks)
+        self._segmenter = Segmenter(backend, at_camera_size=at_camera_size)
+        self.begun = False
+        """Whether the model was warm when a frame came."""
+        self.turn = 0
+        """When it was asked last, counted in frames of all cameras."""
+        self.over = ""
+        """Why it gives nothing more."""
+        self.failure: Exception | None = None
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """What is raised within ends this camera, and no other one."""
+        try:
+            yield
         except SourceEnded:
-            stop.ask("the source has ended")
-        finally:  # also when it fails for good
-            _take_over(source, statistics)
-        begins = timed is not None and not warm
-        if timed is not None and begins:
-            segmenter.warm_up(timed)
-            _take_over(source, statistics)  # what passed while the model was warmed is no drop
-            statistics.begin()
-            observers.ready(statistics)
-            warm = True
-        if timed is not None and not (begins and source.live):  # a camera has newer frames by now
-            result = segmenter.segment(timed)
-            statistics.took(result, fresh=not begins)
-            _hand_out(result, workers, stop, wanted)
-        observers.tick(statistics)
-        if limit is not None and statistics.frames >= limit:
-            stop.ask("the wanted number of frames")
+            self.over = "the source has ended"
+        except Exception as error:  # noqa: BLE001  raised or reported at the end; the other cameras go on
+            self.over, self.failure = "error", error
+
+    def waiting_ns(self) -> int:
+        """Since when a frame waits, or until when it does not; `NEVER` where that is not known."""
+        since = None
+        with self._alone():
+            since = self.source.waiting_ns()
+        return NEVER if since is None else since
+
+    def take(self, timeout_seconds: float) -> TimedFrame | None:
+        timed = None
+        with self._alone():
+            timed = self.source.take(timeout_seconds)
+        return timed
+
+    def take_over(self) -> None:
+        """What the source counted and warned of."""
+        status = self.source.status()
+        for message in status.warnings:
+            self.statistics.warn(message)
+        self.statistics.passed(status.drops, lost=status.lost, losses=status.losses, why=status.why)
+
+    def serve(self, timed: TimedFrame, *, is_warm: bool, stop: Stop) -> None:
+        """Segment a frame; the first one is for the warm-up and, of a camera, has a newer one behind it by then."""
+        if not self.begun:
+            if not is_warm:
+                self._segmenter.warm_up(timed)
+            self.take_over()  # what passed while the model was warmed is no drop
+            self.statistics.begin()
+            with self._alone():
+                self.observers.ready(self.statistics)
+        fresh, self.begun = self.begun, True
+        if not self.over and (fresh or not self.source.live):
+            result = self._segmenter.segment(timed)
+            self.statistics.took(result, fresh=fresh)
+            with self._alone():
+                self._hand_out(result, stop)
+
+    def _hand_out(self, result: Result, stop: Stop) -> None:
+        def wanted() -> bool:
+            self.tick()
+            return bool(stop.reason)
+
+        for worker in self.workers:
+            try:
+                worker.offer(result, wanted=wanted)
+            except KeyboardInterrupt:  # a key in the window
+                if stop.at_once:
+                    raise
+                stop.ask(INTERRUPTS[signal.SIGINT])
+
+    def tick(self) -> None:
+        self.observers.tick(self.statistics)
+
+    def leave(self) -> None:
+        """End, whether or not others go on; what its sinks have written becomes whole now."""
+        self.statistics.end = self.over
+        if self.failure is not None:
+            self.statistics.failures.append(message_of(self.failure))
+        for worker in self.workers:
+            worker.finish()
+
+    def note_failures(self) -> None:
+        """Take over what sinks failed of; of files that is the camera's failure."""
+        for worker in self.workers:
+            if worker.failure is not None and (worker.hangs or not worker.lossless):
+                self.statistics.failures.append(f"{worker.sink.name}: {message_of(worker.failure)}")
+            elif worker.failure is not None:
+                self.failure = self.failure or worker.failure
 
 
-def _hand_out(result: Result, workers: Sequence[SinkWorker], stop: Stop, wanted: Callable[[], bool]) -> None:
-    for worker in workers:
-        try:
-            worker.offer(result, wanted=wanted)
-        except KeyboardInterrupt:  # a key in the window
-            if stop.at_once:
-                raise
-            stop.ask(INTERRUPTS[signal.SIGINT])
+def _loop(runs: Sequence[_CameraRun], *, limit: int | None, stop: Stop) -> None:
+    running, arrived, turns = list(runs), threading.Event(), count(1)
+    for run in runs:
+        run.source.arrived = arrived
+    while not stop.reason:
+        chosen, timed = _longest_waiting(running, arrived), None
+        if chosen is not None:
+            chosen.turn = next(turns)
+            timed = chosen.take(TICK_SECONDS if len(running) == 1 else 0.0)
+        for run in running:  # also one that has failed for good
+            run.take_over()
+        if chosen is not None and timed is not None:
+            chosen.serve(timed, is_warm=any(run.begun for run in runs), stop=stop)
+            if limit is not None and chosen.statistics.frames >= limit:
+                chosen.over = chosen.over or "the wanted number of frames"
+        _end_those_that_are_over(runs, running, stop)
+        _tick(runs)
 
 
-def _take_over(source: Source, statistics: RunStatistics) -> None:
-    status = source.status()
-    for message in status.warnings:
-        statistics.warn(message)
-    statistics.passed(status.drops, lost=status.lost, losses=status.losses, why=status.why)
+def _end_those_that_are_over(runs: Sequence[_CameraRun], running: list[_CameraRun], stop: Stop) -> None:
+    for run in [run for run in running if run.over]:
+        running.remove(run)
+        if len(runs) > 1:
+            run.leave()
+        elif run.failure is not None:
+            raise run.failure
+        if not running:
+            stop.ask(run.over)
+
+
+def _longest_waiting(running: Sequence[_CameraRun], arrived: threading.Event) -> _CameraRun | None:
+    """The camera whose frame waits longest, of those that always have one the one that was asked longest ago.
+
+    Where none has a frame it is waited for, `TICK_SECONDS` at most, and the answer is None. One that is left alone
+    waits by itself.
+    """
+    if len(running) == 1:
+        return running[0]
+    arrived.clear()  # before looking: what comes from now on ends the waiting
+    since_ns, _, number = min((run.waiting_ns(), run.turn, number) for number, run in enumerate(running))
+    seconds = (since_ns - time.monotonic_ns()) / 1e9
+    if seconds <= 0:
+        return running[number]
+    arrived.wait(min(seconds, TICK_SECONDS))
+    return None
+
+
+def _tick(runs: Sequence[_CameraRun]) -> None:
+    for run in runs:
+        run.tick()
 
 
 def _close(workers: Sequence[SinkWorker], stop: Stop, *, tick: Callable[[], None]) -> None:
@@ -213,12 +337,6 @@ def _close(workers: Sequence[SinkWorker], stop: Stop, *, tick: Callable[[], None
         left[0].is_open(TICK_SECONDS)
     for worker in left:
         worker.leave()
-
-
-def _note_failures(workers: Sequence[SinkWorker], statistics: RunStatistics) -> None:
-    for worker in workers:
-        if worker.failure is not None and (worker.hangs or not worker.lossless):
-            statistics.failures.append(f"{worker.sink.name}: {message_of(worker.failure)}")
 
 
 @contextmanager

@@ -92,6 +92,8 @@ class Source(ABC):
         """What went wrong without ending the program."""
         self._lock = threading.RLock()
         """Held by whoever changes or reads the counters while another thread reads frames."""
+        self.arrived = threading.Event()
+        """Set when a live source has a frame or ends; who waits for several sources gives them the same one."""
 
     def status(self) -> SourceStatus:
         """A copy of the counters that fit each other; every warning is handed over once."""
@@ -100,6 +102,16 @@ class Source(ABC):
             return SourceStatus(
                 drops=Counter(self.drops), warnings=warnings, lost=self.lost, losses=self.losses, why=self.why
             )
+
+    def waiting_ns(self) -> int | None:
+        """Since when `take` would give a frame at once, or from when on: `time.monotonic_ns`; None = that is not known.
+
+        A file always has one, 0.
+
+        Raises:
+            As `take`.
+        """
+        return 0
 
     @abstractmethod
     def take(self, timeout_seconds: float) -> TimedFrame | None:

@@ -82,6 +82,10 @@ class PlayedSource(Source):
         self._at_hand_ns: int | None = None
         """When the frame was due that nobody has taken yet."""
 
+    def waiting_ns(self) -> int:
+        """When the next frame is due; at the end 0, for `take` to tell it."""
+        return self._due() or 0
+
     def take(self, timeout_seconds: float) -> TimedFrame | None:
         """The newest frame that is due, waited for at most `timeout_seconds`."""
         end_ns = self._clock() + round(timeout_seconds * 1e9)

@@ -84,6 +84,8 @@ class LiveSource(Source):
         self._memory = mmap.mmap(self._shared.fileno(), 0)
         self._borrowed: dict[int, BorrowableArray] = {}
         self._newest: _Arrival | None = None
+        self._waiting_ns = 0
+        """When the first frame came that nobody has taken yet."""
         self._changed = threading.Condition(self._lock)
         self._closing, self._ended, self._failure = False, False, ""
         self._next_index = 0
@@ -93,6 +95,13 @@ class LiveSource(Source):
         self._thread.start()
 
     # What the loop calls
+
+    def waiting_ns(self) -> int | None:
+        """When the first frame came since the last was taken, by its arrival: stamps of a topic may be of any time."""
+        with self._changed:
+            if self._newest is None:
+                self._check_timeouts()
+            return None if self._newest is None else self._waiting_ns
 
     def take(self, timeout_seconds: float) -> TimedFrame | None:
         """The newest frame that was not taken yet.
@@ -216,6 +225,7 @@ class LiveSource(Source):
             self.warnings += [warning] if warning else []
             self._ended = True
             self._changed.notify_all()
+        self.arrived.set()
         return ""
 
     def _take_in(self, message: dict[str, Any], first: int) -> None:
@@ -233,10 +243,13 @@ class LiveSource(Source):
             if self._newest is not None:
                 self.drops[OVERTAKEN] += 1
                 self._borrowed[self._newest.slot] = BorrowableArray(self._newest.image)  # free again
+            else:
+                self._waiting_ns = time.monotonic_ns()
             self._newest = arrival
             self._next_index, self._seen_ns = arrival.index + 1, time.monotonic_ns()
             self._had_frames, self.lost, self._failure, self.why = True, False, "", ""
             self._changed.notify_all()
+        self.arrived.set()
 
     def _arrival(self, message: dict[str, Any], first: int) -> _Arrival:
         """A frame that a reader announces; checked here, because the loop that takes it must not fail."""

@@ -292,7 +292,7 @@ def test_played_at_its_rate_a_recording_drops_what_nobody_takes(tmp_path):
         first = source.take(1)
         assert (first.index, first.captured_ns) == (0, 0)
         assert source.take(0.04) is None
-        assert clock.now == 40_000_000
+        assert (clock.now, source.waiting_ns()) == (40_000_000, 50_000_000)
         second = source.take(1)
         assert (second.index, second.captured_ns, clock.now) == (1, 50_000_000, 50_000_000)
         clock.now = 170_000_000  # 2 at 100 and 3 at 150 ms are due
@@ -300,6 +300,7 @@ def test_played_at_its_rate_a_recording_drops_what_nobody_takes(tmp_path):
         assert (fourth.index, fourth.captured_ns) == (3, 150_000_000)
         assert source.drops[OVERTAKEN] == 1
         assert source.take(1).index == 4
+        assert source.waiting_ns() == 0, "the end can be heard at once"
         with pytest.raises(SourceEnded):
             source.take(1)
 

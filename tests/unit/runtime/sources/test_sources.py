@@ -55,6 +55,33 @@ def test_a_live_source_gives_the_newest_frame_and_counts_the_others(tmp_path):
         assert source.fps == 30.0
 
 
+def test_a_live_source_tells_since_when_a_frame_waits_and_wakes_who_waits_for_several(tmp_path):
+    with live(write_plans(tmp_path / "c", {"pause": 0.05})) as source:
+        assert source.waiting_ns() is None
+        source.arrived = arrived = threading.Event()
+        assert arrived.wait(20)
+        first_ns = source.waiting_ns()
+        until(lambda: source.drops[OVERTAKEN] >= 2)
+        assert source.waiting_ns() == first_ns, "the newest is taken, but the first has waited since then"
+        taken_ns = next_frame(source).captured_ns
+        until(lambda: source.waiting_ns() is not None)
+        assert source.waiting_ns() > taken_ns > first_ns
+
+
+def test_who_asks_since_when_a_frame_waits_hears_of_the_end(tmp_path):
+    with live(write_plans(tmp_path / "c", {"events": {"0": "end"}})) as source:
+        source.arrived = arrived = threading.Event()
+        assert arrived.wait(20)
+        with pytest.raises(SourceEnded):
+            source.waiting_ns()
+    patience = Timeouts(start_seconds=0.1, first_pause_seconds=0.01)
+    with live(write_plans(tmp_path / "d", {"absent": True}), patience) as source:
+        until(lambda: source.why)
+        time.sleep(0.2)
+        with pytest.raises(DataError, match=r"no frame for 0.1 s: it cannot be opened"):
+            source.waiting_ns()
+
+
 def test_no_frame_comes_twice(tmp_path):
     with live(write_plans(tmp_path / "c", {"pause": 0.05})) as source:
         seen = [next_frame(source).index]
