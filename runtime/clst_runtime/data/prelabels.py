@@ -1,7 +1,8 @@
 """Labels of a data set in the folder layout that are a model's predictions until somebody has corrected them.
 
 `prelabelled.txt` beside `classes.json` names them, each with the SHA-256 of its class ids: whoever changes one pixel
-has corrected it, and a file that is only stored anew, in colours for example, is not corrected.
+has corrected it, and a file that is only stored anew, in colours for example, is not corrected. One pixel is enough, as
+all that was wrong may be a person far away: how much has changed does not tell how well a label was looked at.
 Legend: H rows, W columns.
 """
 
