@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -63,8 +64,9 @@ def main(
     check_out(page, twin, overwrite=overwrite)
     evidence = gather(places, acceptances, latencies, notes)
     check_no_input(page, twin, evidence)
-    measured = None if val is None else measured_on(evidence, val, val_split, val_mapping)
-    report = report_of(evidence, measured, made=made_now())
+    if val is not None:
+        evidence = replace(evidence, measured=measured_on(evidence, val, val_split, val_mapping))
+    report = report_of(evidence, made=made_now())
     for path, text in ((page, to_html(report)), (twin, to_markdown(report))):
         write_text(path, text.encode(errors="replace").decode())  # a path may have bytes that are no UTF-8
         click.echo(f"{file_sha256(path)}  {path}")
@@ -109,7 +111,7 @@ def check_no_input(page: Path, twin: Path, evidence: Evidence) -> None:
 
     cards = [card_path(Path(each["path"])) for each in evidence.models]
     for path in (page, twin):
-        if any(path.resolve() == each.resolve() for each in [*evidence.inputs, *cards]):
+        if any(path.resolve() == each.resolve() for each in [*(each for _, each in evidence.sources), *cards]):
             raise DataError(f"{path} is something that the report is about; give another --out")
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from clst_export.card import agreement_text, proof_text
-from clst_export.report.document import Block, Facts, Missing, Points, Section, Table, Text, Tone
-from clst_export.report.evidence import Evidence, Given, Values, accepted_checkpoint, step_of
+from clst_export.report.document import Block, Facts, Missing, Points, Table, Text, Tone
+from clst_export.report.evidence import Evidence, Given, Read, accepted_checkpoint, step_of
 from clst_export.report.wording import NONE, a_file, again, export, percent
 from clst_runtime.backends.tensorrt.build.check import describe_build_check
 from clst_runtime.data.inputs import place_name
@@ -23,42 +22,39 @@ KINDS = {
 """Keys of results, with what each kind is called and holds; two kinds never share a table."""
 
 
-def section(evidence: Evidence) -> Section:
-    blocks: list[Block] = [*_parity(evidence)]
-    blocks += [_latency(evidence, kind, title, what) for kind, (title, what) in KINDS.items()]
+def blocks(evidence: Evidence) -> list[Block]:
+    """Parity of each file, latency by kind, and what devices said."""
+    blocks = [*_parity(evidence), *(_latency(evidence, kind) for kind in KINDS)]
     for acceptance in evidence.acceptances:
         blocks += _acceptance(acceptance, evidence)
     if not evidence.acceptances:
         verify = f"clst-doctor --verify {a_file(evidence)} --data IMAGES --report accepted.md"
         commands = (verify, again(evidence, "--acceptance accepted.md"))
         blocks.append(Missing(what="No device has accepted it; the first command is for the device", commands=commands))
-    return Section(
-        key="deployment", title="Deployed files and device", topic="performance", blocks=tuple(blocks),
-        question="Do the exported files compute what was trained, how fast, and was it accepted on its device?",
-    )  # fmt: skip
+    return blocks
 
 
-def _parity(evidence: Evidence) -> list[Block]:
-    blocks: list[Block] = []
+def _parity(evidence: Evidence) -> Iterator[Block]:
     if evidence.files:
         head = ("file", "precision", "pixels as in PyTorch", "differ without a tie", "mIoU % (PyTorch)", "TensorRT",
                 "result")  # fmt: skip
         origin = "Origin: counted at each export on every pixel of the frames named, hence without an interval."
         rows = tuple(_parity_row(each) for each in evidence.models)
-        blocks.append(Table(title="Parity of the exports", head=head, rows=rows, origin=origin, names=len(head)))
+        yield Table(title="Parity of the exports", head=head, rows=rows, origin=origin, names=len(head))
     else:
-        blocks.append(Missing(what="Nothing was exported from it", commands=export(evidence, "--confidence")))
+        yield Missing(what="Nothing was exported from it", commands=export(evidence, "--confidence"))
     proofs = tuple(
         (Path(each["path"]).name, proof_text(proof))
         for each in evidence.files
         for proof in each.get("proofs", {}).values()
     )
-    blocks += [Facts(title="Engines built on devices", rows=proofs)] if proofs else []
-    blocks += [Points(items=tuple(f"left out: {why}" for why in evidence.left_out))] if evidence.left_out else []
-    return blocks
+    if proofs:
+        yield Facts(title="Engines built on devices", rows=proofs)
+    if evidence.left_out:
+        yield Points(items=tuple(f"left out: {why}" for why in evidence.left_out))
 
 
-def _parity_row(model: Values) -> tuple[str, ...]:
+def _parity_row(model: Read) -> tuple[str, ...]:
     manifest, parity = model["manifest"], model["manifest"]["parity"]
     ties, checked = parity.get("ties", {}), manifest["build_check"]
     untied = f"{ties['untied_pixels']} pixels of {ties['frames']} frames" if "untied_pixels" in ties else NONE
@@ -72,107 +68,80 @@ def _parity_row(model: Values) -> tuple[str, ...]:
     )  # fmt: skip
 
 
-def _latency(evidence: Evidence, kind: str, title: str, what: str) -> Block:
+def _latency(evidence: Evidence, kind: str) -> Block:
+    title, what = KINDS[kind]
     rows = [row for given in evidence.acceptances for row in _of_acceptance(given, kind)]
     rows += [row for given in evidence.latencies for row in _of_bench(given, kind, evidence.checkpoint_sha256)]
     if not rows:
         images = "--live camera:0" if kind == "glass_to_mask" else "--data IMAGES"
         bench = f"clst-bench {a_file(evidence)} {images} --out latency.json"
         return Missing(what=f"{title} was not measured", commands=(bench, again(evidence, "--latency latency.json")))
-    return Table(
-        title=title,
-        head=("model, machine, images", "runs", *(f"{name} ms" for name in NAMES)),
-        rows=tuple(rows),
-        origin=f"From {what}. Origin: the file named in each line; spread over runs, not over machines.",
-    )
+    head = ("model, machine, images", "runs", *(f"{name} ms" for name in NAMES))
+    origin = f"From {what}. Origin: the file named in each line; spread over runs, not over machines."
+    return Table(title=title, head=head, rows=tuple(rows), origin=origin)
 
 
-def _of_acceptance(given: Given, kind: str) -> list[tuple[str, ...]]:
-    name = {"host_to_host": "latency", "glass_to_mask": "live run"}.get(kind, "")
-    values = step_of(given.values, name).get("values", {})
-    summary, samples = values.get(f"{kind}_ms"), values.get("samples_ns")
-    if not isinstance(summary, dict) or not summary:
-        return []
+def _of_acceptance(given: Given, kind: str) -> Iterator[tuple[str, ...]]:
+    values = step_of(given.values, {"host_to_host": "latency", "glass_to_mask": "live run"}.get(kind, ""))
+    samples = values.get("samples_ns")
     images = place_name(str(values.get("source", values.get("frames", NONE))))
-    replayed = ", replayed without a camera" if values.get("replayed_fps") is not None else ""
-    remarks = "; ".join([given.path.name, *_unsteady(summary)])
-    label = f"{accepted_file(given.values)}, {machine_of(given.values)}, {images}{replayed} ({remarks})"
-    return [(label, str(len(samples)) if isinstance(samples, list) else NONE, *_times(summary))]
+    images += ", replayed without a camera" if values.get("replayed_fps") is not None else ""
+    what = [accepted_file(given.values), machine_of(given.values), images]
+    yield from _row(given, what, values.get(f"{kind}_ms"), len(samples) if isinstance(samples, list) else NONE)
 
 
-def _of_bench(given: Given, kind: str, own: str) -> list[tuple[str, ...]]:
+def _of_bench(given: Given, kind: str, own: str) -> Iterator[tuple[str, ...]]:
     """Of its models, which need not all be of this network."""
-    rows = []
     prefix = "" if kind == "host_to_host" else f"{kind}_"
-    images = place_name(given.values["frames"])
     for entry in given.values["results"]:
-        summary = entry.get(f"{kind}_ms")
-        if not isinstance(summary, dict) or not summary:
-            continue
-        parts = [place_name(entry["model"]), entry["backend"], machine_of(given.values), images]
-        remarks = [given.path.name, *_unsteady(summary)]
-        remarks += [str(entry[f"{prefix}note"])] if entry.get(f"{prefix}note") else []
+        what = [place_name(entry["model"]), entry["backend"], machine_of(given.values),
+                place_name(given.values["frames"])]  # fmt: skip
+        remarks = [str(entry[f"{prefix}note"])] if entry.get(f"{prefix}note") else []
         if (network := entry.get("checkpoint_sha256")) != own:
             remarks.append("which network is not recorded" if network is None else "another network")
-        label = f"{', '.join(parts)} ({'; '.join(remarks)})"
-        rows.append((label, str(entry.get(f"{prefix}runs", NONE)), *_times(summary)))
-    return rows
+        yield from _row(given, what, entry.get(f"{kind}_ms"), entry.get(f"{prefix}runs", NONE), *remarks)
 
 
-def _unsteady(summary: Mapping[str, Any]) -> list[str]:
+def _row(given: Given, what: list[str], summary: object, runs: object, *remarks: str) -> Iterator[tuple[str, ...]]:
+    """A line of a table; none where nothing was measured."""
+    if not isinstance(summary, dict) or not summary:
+        return
     spread = summary.get("cov")
-    return ["unsteady"] if isinstance(spread, int | float) and spread > UNSTEADY else []
+    unsteady = ["unsteady"] if isinstance(spread, int | float) and spread > UNSTEADY else []
+    times = (f"{summary[name]:.2f}" if isinstance(summary.get(name), int | float) else NONE for name in NAMES)
+    yield f"{', '.join(what)} ({'; '.join([given.path.name, *unsteady, *remarks])})", str(runs), *times
 
 
-def _times(summary: Mapping[str, Any]) -> list[str]:
-    return [f"{summary[name]:.2f}" if isinstance(summary.get(name), int | float) else NONE for name in NAMES]
-
-
-def machine_of(values: Values) -> str:
+def machine_of(values: Read) -> str:
     """Processor and GPUs in a few words."""
-    machine = values["machine"]
-    gpus = machine.get("gpus")
-    named: Sequence[Any] = gpus if isinstance(gpus, list) else []
-    return ", ".join([str(machine["cpu"]), *map(str, named)])
+    gpus = values["machine"].get("gpus")
+    return ", ".join([values["machine"]["cpu"], *map(str, gpus if isinstance(gpus, list) else [])])
 
 
-def accepted_file(values: Values) -> str:
+def accepted_file(values: Read) -> str:
     """Name of the file that was accepted."""
     plan = values.get("plan")
     model = plan.get("model") if isinstance(plan, dict) else None
     return place_name(model) if isinstance(model, str) else "model"
 
 
-def verdict_tone(values: Values) -> Tone:
-    """Of an acceptance."""
-    if values["exit_code"] != 0:
-        return Tone.BAD
-    return Tone.GOOD if values["verdict"] == "accepted" else Tone.DOUBT
+def _acceptance(given: Given, evidence: Evidence) -> Iterator[Block]:
+    values, name = given.values, accepted_file(given.values)
+    tone = Tone.BAD if values["exit_code"] else Tone.GOOD if values["verdict"] == "accepted" else Tone.DOUBT
+    text = f"{values['verdict']}: {name} on {machine_of(values)}, {values['date']}{_tie(values, evidence)}"
+    yield Text(title=f"Acceptance of {name}", text=text, tone=tone)
+    rows = tuple((step["name"], step["status"], f"{step['seconds']:.1f}", step["told"]) for step in values["steps"])
+    origin = f"Origin: {given.path.name}, written by clst-doctor --verify on the device."
+    yield Table(head=("step", "result", "seconds", "what was found"), rows=rows, names=4, origin=origin)
 
 
-def _acceptance(given: Given, evidence: Evidence) -> list[Block]:
-    values = given.values
-    rows = [(step["name"], step["status"], f"{step['seconds']:.1f}", step["told"]) for step in values["steps"]]
-    named = f"{accepted_file(values)} on {machine_of(values)}, {values['date']}"
-    text = f"{values['verdict']}: {named}{_tie(given, evidence)}"
-    return [
-        Text(title=f"Acceptance of {accepted_file(values)}", text=text, tone=verdict_tone(values)),
-        Table(
-            head=("step", "result", "seconds", "what was found"),
-            rows=tuple(rows),
-            names=4,
-            origin=f"Origin: {given.path.name}, written by clst-doctor --verify on the device.",
-        ),
-    ]
-
-
-def _tie(given: Given, evidence: Evidence) -> str:
+def _tie(accepted: Read, evidence: Evidence) -> str:
     """What has to be said where the accepted file is not one of the report's, to the byte."""
-    values = step_of(given.values, "file").get("values", {})
+    values = step_of(accepted, "file")
     files = values.get("files")
     sums = {str(each) for each in (values.get("sha256"), *(files.values() if isinstance(files, dict) else []))}
     if sums & {each["sha256"] for each in (evidence.model, *evidence.models)}:
         return ""
-    if accepted_checkpoint(given.values) is None:
+    if accepted_checkpoint(accepted) is None:
         return "; which network it was is not recorded"
     return "; its file is none of those above, though of the same checkpoint"

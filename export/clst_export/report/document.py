@@ -5,7 +5,6 @@ Texts may hold anything: whoever writes them escapes them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 
@@ -20,73 +19,81 @@ class Tone(str, Enum):
 
 
 @dataclass(frozen=True)
-class Swatch:
-    """A cell that names a class, with its colour."""
+class Cell:
+    """A cell that is more than its text."""
 
     text: str
-    colour: tuple[int, int, int]
+    colour: tuple[int, int, int] | None = None
+    """RGB, shown beside the name of a class."""
+    share: float | None = None
+    """0 … 1, the larger the darker."""
 
 
-@dataclass(frozen=True)
-class Shaded:
-    """A cell that is the darker the larger its share is, 0 … 1."""
-
-    text: str
-    share: float
-
-
-Cell = str | Swatch | Shaded
+Row = tuple[str | Cell, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Text:
+class Block:
+    """What every kind has."""
+
+    title: str = ""
+    origin: str = ""
+    """Where its numbers come from, and of what their intervals are."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Text(Block):
     """A paragraph; its lines stay lines."""
 
     text: str
     tone: Tone = Tone.PLAIN
-    title: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Facts:
+class Points(Block):
+    """Sentences, one below the other."""
+
+    items: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts(Block):
     """Names and what is known of each."""
 
     rows: tuple[tuple[str, str], ...]
-    title: str = ""
-    origin: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Table:
+class Legend(Block):
+    """The classes and their colours."""
+
+    classes: tuple[Cell, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table(Block):
     """Rows of cells below a head; the first `names` columns are text, the others numbers."""
 
     head: tuple[str, ...]
-    rows: tuple[tuple[Cell, ...], ...]
-    title: str = ""
-    origin: str = ""
-    """Where its numbers come from, and of what their intervals are."""
+    rows: tuple[Row, ...]
     names: int = 1
     matrix: bool = False
     """Whether it is as wide as it is high, so that its head is written upright."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Picture:
-    """An image file's content."""
+    """The content of a PNG or JPEG file, with a line that says what it shows."""
 
     title: str
-    kind: str
-    """`png` or `jpeg`."""
     content: bytes
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pictures:
+class Pictures(Block):
     """Images side by side."""
 
-    title: str
     pictures: tuple[Picture, ...]
-    origin: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,42 +107,21 @@ class Line:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Chart:
+class Chart(Block):
     """Lines over x; y is in % from 0 to 100."""
 
-    title: str
     x: str
     y: str
     lines: tuple[Line, ...]
     x_range: tuple[float, float]
-    origin: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Points:
-    """Sentences, one below the other."""
-
-    items: tuple[str, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Legend:
-    """The classes and their colours."""
-
-    classes: tuple[Swatch, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Missing:
-    """Evidence that is not there."""
+class Missing(Block):
+    """Evidence that is not there: what, in one line, and the commands that make it, one after the other."""
 
     what: str
-    """In one line."""
     commands: tuple[str, ...] = ()
-    """That make it, one after the other."""
-
-
-Block = Text | Points | Facts | Legend | Table | Pictures | Chart | Missing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,7 +146,7 @@ class Section:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """All of it."""
+    """All of it; its summary is numbered 1, the sections follow."""
 
     title: str
     subtitle: str
@@ -169,14 +155,16 @@ class Report:
     summary: tuple[Block, ...]
     sections: tuple[Section, ...]
 
-    def gaps(self) -> dict[tuple[str, ...], list[tuple[Section, Missing]]]:
-        """What is missing in all sections, by the commands that make it."""
-        found: dict[tuple[str, ...], list[tuple[Section, Missing]]] = {}
+    def gaps(self) -> list[tuple[list[Section], Missing]]:
+        """What is missing in all sections, once for the commands that make it, with the sections that lack it."""
+        found: dict[tuple[str, ...], list[tuple[Section, str]]] = {}
         for section in self.sections:
-            for missing in section.missing:
-                found.setdefault(missing.commands, []).append((section, missing))
-        return found
-
-    def numbered(self) -> Iterator[tuple[int, Section]]:
-        """Sections and their numbers; 1 is the summary."""
-        return enumerate(self.sections, start=2)
+            for each in section.missing:
+                found.setdefault(each.commands, []).append((section, each.what))
+        return [
+            (
+                list({section.key: section for section, _ in lacking}.values()),
+                Missing(what="; ".join(what for _, what in lacking), commands=commands),
+            )
+            for commands, lacking in found.items()
+        ]

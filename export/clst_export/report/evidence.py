@@ -4,29 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import re
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clst_export.inspection import facts_of
-from clst_export.precision import Precision
 from clst_runtime.backends.tensorrt.bundle.format import INDEX
 from clst_runtime.classes.labels import ClassList
 from clst_runtime.errors import ClstError, DataError, ModelFileError
 from clst_runtime.evaluation.acceptance.report import read_report
 from clst_runtime.evaluation.change import Verdict
-from clst_runtime.system.files.hashing import file_sha256
 from clst_runtime.system.files.json_values import (
     any_text,
-    field,
-    mapping,
+    check_fields,
     number,
-    objects,
     one_of,
-    optional,
     or_none,
     read_json_object,
     read_text,
@@ -38,11 +32,36 @@ from clst_runtime.system.numbers import LARGEST_INTEGER
 from clst_train.engine.run_folder import RunFolder, open_run
 
 if TYPE_CHECKING:
+    from clst_export.report.measurement import Measured
     from clst_train.config import Config
+
+
+def _names(value: object) -> object:
+    if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
+        raise ValueError(f"{shown(value)}, expected a list of classes")
+    return value
+
 
 CHECKPOINT = "PyTorch checkpoint"
 """Kind of a model that is none of `facts_of`."""
-Values = Mapping[str, Any]
+Read = Mapping[str, Any]
+"""What was read of a file, checked where it is used."""
+_COUNT, _SHARE, _ENDS = whole(0, LARGEST_INTEGER), or_none(number()), or_none(several(2, number()))
+_CHANGE = {"change_points": _SHARE, "interval_points": _ENDS}
+_SCORES = {
+    "miou": number(), "miou_interval?": _ENDS, "iou": {"*": _SHARE}, "iou_interval?": {"*": _ENDS},
+    "backend": any_text, "model": any_text,
+    "reliability?": {"ece": _SHARE, "bins": [{"confidence": number(), "right": number(), "pixels": number()}]},
+}  # fmt: skip
+ESTIMATE = {"verdict": one_of(*(each.value for each in Verdict)), "text": any_text}
+"""What is read of `Estimate.to_json` …"""
+COMPARISON = ESTIMATE | {
+    "classes": {"*": _CHANGE | {"pixels": _COUNT, "images": _COUNT}}, "worse_classes?": _names,
+    "miou": _CHANGE, "images": _COUNT, "stretches": _COUNT, "old": _SCORES, "new": _SCORES,
+}  # fmt: skip
+"""… and of `Change.to_json`."""
+_LATENCY = {"date": any_text, "machine": {"cpu": any_text}, "frames": any_text,
+            "results": [{"model": any_text, "backend": any_text}]}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,40 +69,44 @@ class Given:
     """A file of the user's and what it says."""
 
     path: Path
-    values: Values
+    values: Read
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evidence:
-    """Everything but what is measured for the report."""
+    """Everything that a report tells."""
 
     place: Path
     """The run's folder or the model file, as given."""
-    run: RunFolder | None
-    config: Config | None
+    run: RunFolder | None = None
+    config: Config | None = None
     """The run's."""
     path: Path
     """The model that the report is about; of a bundle its ONNX file."""
-    model: Values
+    model: Read
     """Its facts in the form of `facts_of`."""
-    old: Path | None
+    old: Path | None = None
     """The network before the adaptation; None where there was none, or it is not known."""
-    files: tuple[Values, ...]
-    """Facts of the files that were exported from it, by precision."""
-    left_out: tuple[str, ...]
+    files: tuple[Read, ...]
+    """Facts of the files that were exported from it."""
+    left_out: tuple[str, ...] = ()
     """Why files in the run's folder are not among them."""
-    comparison: Values | None
+    verdict: Read | None = None
     """`verdict.json` of the run."""
-    estimate: Values | None
+    estimate: Read | None = None
     """Its `estimate.json`, the same without labels."""
+    damaged: tuple[str, ...] = ()
+    """What is wrong with these two."""
     acceptances: tuple[Given, ...]
     latencies: tuple[Given, ...]
     notes: Given | None
     """The user's text about data, licences and use; `values` has it as `text`."""
+    measured: Measured | None = None
+    """What was measured for the report on labelled images; None = none were given."""
 
     @property
-    def manifest(self) -> Values:
-        found: Values = self.model["manifest"]
+    def manifest(self) -> Read:
+        found: Read = self.model["manifest"]
         return found
 
     @property
@@ -100,28 +123,54 @@ class Evidence:
         return "adaptation" in self.manifest["provenance"]
 
     @property
-    def name(self) -> str:
-        """Of the run or file, without the folders above."""
-        return self.place.absolute().name
-
-    @property
     def typed(self) -> str:
         """The place as it is typed in a command."""
         return shlex.quote(str(self.place))
 
     @property
-    def models(self) -> tuple[Values, ...]:
+    def models(self) -> tuple[Read, ...]:
         """Model files with their manifests: of bundles the files in them."""
         return tuple(inner for each in self.files for inner in inner_models(each))
 
     @property
-    def inputs(self) -> list[Path]:
-        """Files that were read and are not the run's own."""
-        given = [*self.acceptances, *self.latencies, *([self.notes] if self.notes else [])]
-        return [each.path for each in given]
+    def comparison(self) -> Read | None:
+        """Old and new network on labels: what was measured for the report, else what the run has measured."""
+        return self.verdict if self.measured is None else self.measured.comparison
+
+    @property
+    def origin(self) -> str:
+        """Where its numbers come from, and what their intervals are of."""
+        found = self.comparison
+        if found is None:
+            return ""
+        where = (
+            f"measured for this report on {self.measured.data}"
+            if self.measured
+            else "verdict.json of the run, measured at its end"
+        )
+        return (
+            f"Origin: {where}: {found['images']} images in {found['stretches']} independent stretches, by "
+            f"{found['new']['backend']}. Intervals: 95 %, over resampled stretches; – where fewer than five have the "
+            "class."
+        )
+
+    @property
+    def sources(self) -> list[tuple[str, Path]]:
+        """What the report rests on, file by file, with what each is."""
+        run = self.run
+        named: list[tuple[str, Path | None]] = [("network", self.path)]
+        if run is not None:
+            named = [("settings of the run", run.config), ("log of the run", run.path / "log.jsonl"),
+                     ("old network", self.old), *named, ("verdict of the run", run.verdict),
+                     ("verdict without labels", run.estimate)]  # fmt: skip
+        named += [("exported file", path) for each in self.models if (path := Path(each["path"])) != self.path]
+        named += [("device acceptance", each.path) for each in self.acceptances]
+        named += [("latency", each.path) for each in self.latencies]
+        named += [("text of the user", self.notes.path)] if self.notes else []
+        return [(what, path) for what, path in named if path is not None and path.is_file()]
 
 
-def inner_models(facts: Values) -> list[Values]:
+def inner_models(facts: Read) -> list[Read]:
     """A file's facts, or of a bundle those of its models."""
     if facts["kind"] != "bundle":
         return [facts]
@@ -144,11 +193,9 @@ def gather(
         ConfigError: a damaged run. DataError: another file is not what it should be.
     """
     place, *others = places
-    given = {
-        "acceptances": tuple(Given(path=path, values=read_report(path)) for path in acceptances),
-        "latencies": tuple(Given(path=path, values=read_latency(path)) for path in latencies),
-        "notes": None if notes is None else Given(path=notes, values={"text": read_text(notes)}),
-    }
+    accepted = tuple(Given(path=path, values=read_report(path)) for path in acceptances)
+    timed = tuple(Given(path=path, values=read_latency(path)) for path in latencies)
+    said = None if notes is None else Given(path=notes, values={"text": read_text(notes)})
     if not place.exists():
         raise ModelFileError(f"{place}: no such run or model file")
     if place.is_dir() and not (place / INDEX).is_file():
@@ -159,12 +206,11 @@ def gather(
         facts = facts_of(place)
         model = inner_models(facts)[0]
         found = {"path": Path(model["path"]), "model": model, "files": [facts]}
-    files = [*found["files"], *_others(others, found)]
-    nothing = {"run": None, "config": None, "old": None, "left_out": (), "comparison": None, "estimate": None}
-    evidence = Evidence(**nothing | {"place": place} | given | found | {"files": _sorted(files)})
-    for acceptance in evidence.acceptances:
+    found["files"] = (*found["files"], *_others(others, found))
+    evidence = Evidence(place=place, acceptances=accepted, latencies=timed, notes=said, **found)
+    for acceptance in accepted:
         _check_same_network(acceptance, [accepted_checkpoint(acceptance.values)], evidence)
-    for latency in evidence.latencies:
+    for latency in timed:
         _check_same_network(latency, [each.get("checkpoint_sha256") for each in latency.values["results"]], evidence)
     return evidence
 
@@ -179,27 +225,34 @@ def _of_run(place: Path) -> dict[str, Any]:
             f"go on with it: clst-train --resume {shlex.quote(str(place))}"
         )
     found = _of_checkpoint(result)
-    sha256, files, left_out = found["model"]["sha256"], [], []
-    beside = [path for path in sorted(result.parent.iterdir()) if _is_model(path)]
-    for path in beside:
+    files, left_out = [], []
+    for path in sorted(result.parent.iterdir()):
+        if path.suffix.lower() not in (".onnx", ".engine") and not (path / INDEX).is_file():
+            continue
         try:
             facts = facts_of(path)
         except ClstError as error:
             left_out.append(error.message)
             continue
-        if checkpoint_sha256(facts) == sha256:
+        if checkpoint_sha256(facts) == found["model"]["sha256"]:
             files.append(facts)
-    return found | {
+    return found | _verdicts(folder) | {
         "run": folder, "config": config, "old": folder.source if adapts else None, "files": files,
         "left_out": tuple(left_out),
-        "comparison": read_verdict(folder.verdict, check_comparison) if folder.verdict.is_file() else None,
-        "estimate": read_verdict(folder.estimate, _check_changes) if folder.estimate.is_file() else None,
     }  # fmt: skip
 
 
-def _is_model(path: Path) -> bool:
-    """Whether it is named as what an export leaves."""
-    return path.suffix.lower() in (".onnx", ".engine") or (path / INDEX).is_file()
+def _verdicts(folder: RunFolder) -> dict[str, Any]:
+    from clst_train.inspection.verdict import read_verdict
+
+    found: dict[str, Any] = {}
+    damaged = []
+    for name, path, wanted in (("verdict", folder.verdict, COMPARISON), ("estimate", folder.estimate, ESTIMATE)):
+        try:
+            found[name] = read_verdict(path, wanted)
+        except DataError as error:
+            damaged.append(error.message)
+    return found | {"damaged": tuple(damaged)}
 
 
 def _of_checkpoint(path: Path) -> dict[str, Any]:
@@ -215,7 +268,7 @@ def _of_checkpoint(path: Path) -> dict[str, Any]:
     return {"path": path, "model": model, "files": []}
 
 
-def _others(places: Sequence[Path], found: Values) -> list[Values]:
+def _others(places: Sequence[Path], found: Read) -> list[Read]:
     """Facts of further model files, which have to come from the same checkpoint.
 
     Raises:
@@ -223,7 +276,7 @@ def _others(places: Sequence[Path], found: Values) -> list[Values]:
     """
     known = {Path(facts["path"]).resolve() for facts in found["files"]}
     own = _checkpoint_of(found["model"])
-    facts: list[Values] = []
+    facts: list[Read] = []
     for place in places:
         one = facts_of(place)
         if (other := checkpoint_sha256(one)) != own:
@@ -236,23 +289,13 @@ def _others(places: Sequence[Path], found: Values) -> list[Values]:
     return facts
 
 
-def _checkpoint_of(model: Values) -> str:
+def _checkpoint_of(model: Read) -> str:
     return str(model["sha256"] if model["kind"] == CHECKPOINT else model["manifest"]["source_checkpoint_sha256"])
 
 
-def checkpoint_sha256(facts: Values) -> str:
+def checkpoint_sha256(facts: Read) -> str:
     """Of the checkpoint that a file or bundle was exported from."""
     return _checkpoint_of(inner_models(facts)[0])
-
-
-def _sorted(files: Sequence[Values]) -> tuple[Values, ...]:
-    order = [each.value for each in Precision]
-
-    def key(facts: Values) -> tuple[int, str]:
-        precision = inner_models(facts)[0]["manifest"]["precision"]
-        return (order.index(precision) if precision in order else len(order), str(facts["path"]))
-
-    return tuple(sorted(files, key=key))
 
 
 def _check_same_network(given: Given, checkpoints: Sequence[Any], evidence: Evidence) -> None:
@@ -265,134 +308,26 @@ def _check_same_network(given: Given, checkpoints: Sequence[Any], evidence: Evid
         )
 
 
-def step_of(values: Values, name: str) -> Values:
-    """A step of an acceptance; empty where it has none of that name."""
-    found: Values = next((step for step in values["steps"] if step["name"] == name), {})
+def step_of(values: Read, name: str) -> Read:
+    """What a step of an acceptance has measured; empty where it has none of that name."""
+    found: Read = next((step["values"] for step in values["steps"] if step["name"] == name), {})
     return found
 
 
-def accepted_checkpoint(values: Values) -> str | None:
+def accepted_checkpoint(values: Read) -> str | None:
     """SHA-256 of the checkpoint of the model that was accepted; None where its manifest was not read."""
-    manifest = step_of(values, "file").get("values", {}).get("manifest")
+    manifest = step_of(values, "file").get("manifest")
     found = manifest.get("checkpoint_sha256") if isinstance(manifest, dict) else None
     return found if isinstance(found, str) else None
 
 
-def read_latency(path: Path) -> Values:
+def read_latency(path: Path) -> Read:
     """The result of `clst-bench --out`.
 
     Raises:
         DataError: it cannot be read, or is none.
     """
-    values = read_json_object(path)
     try:
-        field(values, "date", any_text)
-        field(field(values, "machine", mapping), "cpu", any_text)
-        field(values, "frames", any_text)
-        for entry in field(values, "results", objects):
-            field(entry, "model", any_text)
-            field(entry, "backend", any_text)
+        return check_fields(read_json_object(path), _LATENCY)
     except ValueError as error:
         raise DataError(f"{path} is no result of clst-bench ({error}); give what its --out wrote") from error
-    return values
-
-
-def read_verdict(path: Path, check: Callable[[Values], object]) -> Values:
-    """A run's `verdict.json` or `estimate.json`.
-
-    Raises:
-        DataError: it is damaged.
-    """
-    values = read_json_object(path)
-    try:
-        check(values)
-    except ValueError as error:
-        resume = f"clst-train --resume {shlex.quote(str(path.parent))}"
-        raise DataError(f"{path} is damaged ({error}); remove it and run {resume}") from error
-    return values
-
-
-def _check_changes(values: Values) -> dict[str, Any]:
-    """A verdict, and the changes of each class, which are returned."""
-    ends = or_none(several(2, number()))
-    field(values, "verdict", one_of(*(each.value for each in Verdict)))
-    field(values, "text", any_text)
-    field(values, "images", whole(0, LARGEST_INTEGER))
-    of_classes = field(values, "classes", mapping)
-    for name in of_classes:
-        one = field(of_classes, name, mapping)
-        field(one, "change_points", or_none(number()))
-        field(one, "interval_points", ends)
-    field(field(values, "miou", mapping), "interval_points", ends)
-    field(values["miou"], "change_points", number())
-    return of_classes
-
-
-def check_comparison(values: Values) -> None:
-    """Raises: ValueError: it is not of the form of `Change.to_json`."""
-    of_classes = _check_changes(values)
-    field(values, "stretches", whole(0, LARGEST_INTEGER))
-    lost = values.get("worse_classes", [])
-    if not isinstance(lost, list) or not all(name in list(of_classes) for name in lost):
-        raise ValueError(f"worse_classes is {shown(lost)}, expected a list of its classes")
-    for one in of_classes.values():
-        for count in ("pixels", "images"):
-            field(one, count, whole(0, LARGEST_INTEGER))
-    for which in ("old", "new"):
-        _check_scores(field(values, which, mapping), of_classes)
-
-
-def _check_scores(one: Values, of_classes: Values) -> None:
-    """Of one network."""
-    field(one, "miou", number())
-    field(one, "backend", any_text)
-    field(one, "model", any_text)
-    reliability = optional(one, "reliability", mapping)
-    if reliability is not None:
-        field(reliability, "ece", or_none(number()))
-        for each in field(reliability, "bins", objects):
-            for name in ("confidence", "right", "pixels"):
-                field(each, name, number())
-    found = field(one, "iou", mapping)
-    for name in of_classes:
-        field(found, name, or_none(number()))
-    ends = or_none(several(2, number()))
-    optional(one, "miou_interval", ends)
-    intervals = optional(one, "iou_interval", mapping) or {}
-    for name in intervals:
-        field(intervals, name, ends)
-
-
-def sources_of(evidence: Evidence) -> list[tuple[str, Path]]:
-    """What the report rests on, file by file, with what each is."""
-    found: list[tuple[str, Path]] = []
-    if evidence.run is not None:
-        run = evidence.run
-        named = {"settings of the run": run.config, "log of the run": run.path / "log.jsonl",
-                 "old network": evidence.old, "network": evidence.path, "verdict of the run": run.verdict,
-                 "verdict without labels": run.estimate}  # fmt: skip
-        found += [(what, path) for what, path in named.items() if path is not None and path.is_file()]
-    elif evidence.path.is_file():
-        found.append(("network", evidence.path))
-    found += [("exported file", Path(each["path"])) for each in evidence.models if Path(each["path"]) != evidence.path]
-    found += [("device acceptance", each.path) for each in evidence.acceptances]
-    found += [("latency", each.path) for each in evidence.latencies]
-    return found + ([("text of the user", evidence.notes.path)] if evidence.notes else [])
-
-
-def hashes(evidence: Evidence) -> list[tuple[str, str, str, int]]:
-    """What it is, name, SHA-256 and bytes of each of `sources_of`; of the run's files the name below its folder."""
-    top = evidence.place if evidence.run is not None else None
-    rows = []
-    for what, path in sources_of(evidence):
-        inside = top is not None and path.is_relative_to(top)
-        name = path.relative_to(top).as_posix() if inside and top is not None else path.name
-        rows.append((what, name, file_sha256(path), path.stat().st_size))
-    return rows
-
-
-def plain(text: str) -> str:
-    """A text of a file as paragraphs: ends of lines as they are, no control characters."""
-    return re.sub(
-        r"[^\S\n]+$", "", "".join(c for c in text.expandtabs() if c == "\n" or c.isprintable()), flags=re.MULTILINE
-    ).strip()

@@ -6,19 +6,7 @@ import re
 from collections.abc import Sequence
 
 from clst_export.card import literal
-from clst_export.report.document import (
-    Block,
-    Cell,
-    Chart,
-    Facts,
-    Legend,
-    Missing,
-    Pictures,
-    Points,
-    Report,
-    Table,
-    Text,
-)
+from clst_export.report.document import Block, Facts, Legend, Missing, Points, Report, Row, Table, Text
 
 
 def flat(text: str) -> str:
@@ -28,19 +16,15 @@ def flat(text: str) -> str:
 
 def to_markdown(report: Report) -> str:
     """The whole file."""
-    index = [
-        [f"{number} {section.title}", str(len(section.missing) or "nothing"), section.question, section.topic]
-        for number, section in report.numbered()
-    ]
+    numbered = list(enumerate(report.sections, start=2))
+    index = [(f"{number} {each.title}", str(len(each.missing) or "nothing"), each.question, each.topic)
+             for number, each in numbered]  # fmt: skip
     parts = [f"# {flat(report.title)}", flat(report.subtitle), flat(report.made), "## 1 Summary"]
     parts += map(block_markdown, report.summary)
-    parts += ["### Where the evidence is", _table(["section", "missing", "answers", "topic"], index)]
-    gaps = [
-        f"- {_missing(Missing(what='; '.join(each.what for _, each in lacking), commands=commands))}"
-        for commands, lacking in report.gaps().items()
-    ]
-    parts += ["### What is not known, and what tells it", "\n".join(gaps)] if gaps else []
-    for number, section in report.numbered():
+    parts += ["### Where the evidence is", _table(("section", "missing", "answers", "topic"), index, names=4)]
+    if gaps := "\n".join(f"- {_missing(each)}" for _, each in report.gaps()):
+        parts += ["### What is not known, and what tells it", gaps]
+    for number, section in numbered:
         parts += [f"## {number} {flat(section.title)}", f"*{flat(section.question)}*"]
         parts += [f"*{flat(section.origin)}*"] if section.origin else []
         parts += map(block_markdown, section.blocks)
@@ -48,33 +32,32 @@ def to_markdown(report: Report) -> str:
 
 
 def block_markdown(block: Block) -> str:
+    """A block with its title and origin."""
+    title = [f"### {flat(block.title)}"] if block.title else []
+    origin = [f"*{flat(block.origin)}*"] if block.origin else []
+    return "\n\n".join([*title, _body(block), *origin])
+
+
+def _body(block: Block) -> str:
     match block:
         case Text():
-            return _titled(block.title, "  \n".join(flat(line) for line in block.text.splitlines()), "")
+            return "  \n".join(flat(line) for line in block.text.splitlines())
         case Points():
             return "\n".join(f"- {flat(item)}" for item in block.items)
         case Legend():
-            return ", ".join(flat(f"{each.text} #{bytes(each.colour).hex()}") for each in block.classes)
+            return ", ".join(flat(f"{each.text} #{bytes(each.colour or ()).hex()}") for each in block.classes)
         case Facts():
-            facts = "\n".join(f"- {flat(name)}: {flat(value)}" for name, value in block.rows)
-            return _titled(block.title, facts, block.origin)
+            return "\n".join(f"- {flat(name)}: {flat(value)}" for name, value in block.rows)
         case Table():
-            rows = [[_cell(cell) for cell in row] for row in block.rows]
-            return _titled(block.title, _table(block.head, rows, numbers_from=block.names), block.origin)
-        case Pictures() | Chart():
-            return _titled(block.title, "(in the HTML report)", block.origin)
+            return _table(block.head, block.rows, names=block.names)
         case Missing():
             return f"Missing: {_missing(block)}"
-
-
-def _titled(title: str, body: str, origin: str) -> str:
-    return "\n\n".join([*([f"### {flat(title)}"] if title else []), body, *([f"*{flat(origin)}*"] if origin else [])])
+    return "(in the HTML report)"
 
 
 def _missing(block: Missing) -> str:
-    return flat(block.what) + "".join(
-        f"{', then ' if place else ': '}{_code(each)}" for place, each in enumerate(block.commands)
-    )
+    commands = ", then ".join(map(_code, block.commands))
+    return f"{flat(block.what)}: {commands}" if commands else flat(block.what)
 
 
 def _code(text: str) -> str:
@@ -83,11 +66,7 @@ def _code(text: str) -> str:
     return f"{ticks}{text}{ticks}"
 
 
-def _cell(cell: Cell) -> str:
-    return cell if isinstance(cell, str) else cell.text
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]], *, numbers_from: int = 4) -> str:
-    marks = ["---" if place < numbers_from else "--:" for place in range(len(head))]
-    lines = [[*map(flat, head)], marks, *([flat(cell) for cell in row] for row in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+def _table(head: Sequence[str], rows: Sequence[Row], *, names: int) -> str:
+    marks = ["---" if place < names else "--:" for place in range(len(head))]
+    cells = [[flat(cell if isinstance(cell, str) else cell.text) for cell in row] for row in (head, *rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in [cells[0], marks, *cells[1:]])

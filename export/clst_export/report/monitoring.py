@@ -2,69 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from clst_export.report.document import Block, Cell, Chart, Facts, Line, Missing, Section, Table
-from clst_export.report.evidence import Evidence
-from clst_export.report.measurement import Measured
-from clst_export.report.performance import Comparison, comparison_of, origin_of
-from clst_export.report.wording import INTERVAL, ends_text, export, percent, with_ends, with_labels
+from clst_export.report.document import Block, Chart, Facts, Line, Missing, Table
+from clst_export.report.evidence import Evidence, Read
+from clst_export.report.wording import calibration_text, export, percent, with_labels
 from clst_runtime.errors import ModelFileError
 from clst_runtime.live.monitor.drift import HELD, OTHER_ABOVE, SAME_BELOW
 from clst_runtime.live.monitor.features import feature_names
 from clst_runtime.live.monitor.reference import USUAL, Reference
 
 
-def section(evidence: Evidence, measured: Measured | None) -> Section:
-    blocks = [*_confidence(evidence, measured), *_reference(evidence)]
-    return Section(
-        key="monitoring", title="Monitoring", topic="monitoring", blocks=tuple(blocks),
-        question="Would a wrong class, or another camera, be noticed while driving?",
-        origin=origin_of(evidence, measured),
-    )  # fmt: skip
-
-
-def _confidence(evidence: Evidence, measured: Measured | None) -> list[Block]:
-    """How reliable the network's confidence is, and whether a file gives one."""
-    found = comparison_of(evidence, measured)
-    reliability = None if found is None else found["new"].get("reliability")
+def blocks(evidence: Evidence) -> list[Block]:
+    """How reliable the network's confidence is, whether a file gives one, and what files know of their camera."""
+    found = evidence.comparison
     blocks: list[Block] = []
-    if found is not None and reliability is not None:
-        blocks += _reliability(reliability, found, measured)
+    if found is not None and found["new"].get("reliability"):
+        blocks += _reliability(evidence, found)
     elif found is None or evidence.manifest["has_confidence"]:
         what = "Whether its confidence means what it says was not measured"
         blocks.append(Missing(what=what, commands=with_labels(evidence)))
     if not any(each["manifest"]["has_confidence"] for each in evidence.models):
         blocks.append(Missing(what="No exported file gives a confidence", commands=export(evidence, "--confidence")))
-    return blocks
+    return blocks + _reference(evidence)
 
 
-def _reliability(found: Mapping[str, Any], comparison: Comparison, measured: Measured | None) -> list[Block]:
+def _reliability(evidence: Evidence, comparison: Read) -> list[Block]:
     """A figure, a chart and a table of `Reliability.to_json`."""
-    calibration = None if measured is None else measured.calibration
+    found = comparison["new"]["reliability"]
     bins, total = found["bins"], sum(each["pixels"] for each in found["bins"]) or 1
-    ends = [None] * len(bins) if calibration is None else calibration.bins
-    rows: list[tuple[Cell, ...]] = [
-        (percent(each["confidence"]), percent(each["right"]), ends_text(own), percent(each["pixels"] / total))
-        for each, own in zip(bins, ends, strict=True)
-    ]
-    facts = [
-        ("expected calibration error", with_ends(found["ece"], None if calibration is None else calibration.error))
-    ]
-    if comparison["old"].get("reliability") and comparison["old"]["model"] != comparison["new"]["model"]:
-        facts.append(("of the old network", with_ends(comparison["old"]["reliability"]["ece"], None)))
-    facts.append(("what it is", "how far confidence and share of right pixels are apart, on average; 0 is best"))
-    network = Line(
-        name="network", points=tuple((100 * each["confidence"], 100 * each["right"]) for each in bins), dots=True
+    rows = tuple(
+        (percent(each["confidence"]), percent(each["right"]), percent(each["pixels"] / total)) for each in bins
     )
-    ideal = Line(name="as it should be", points=((0.0, 0.0), (100.0, 100.0)), dashed=True)
+    facts = [("expected calibration error", calibration_text(evidence, found))]
+    if evidence.old is not None and comparison["old"].get("reliability"):
+        facts.append(("of the old network", f"{percent(comparison['old']['reliability']['ece'])} %"))
+    facts.append(("what it is", "how far confidence and share of right pixels are apart, on average; 0 is best"))
+    measured = tuple((100 * each["confidence"], 100 * each["right"]) for each in bins)
+    lines = (Line(name="network", points=measured, dots=True),
+             Line(name="as it should be", points=((0.0, 0.0), (100.0, 100.0)), dashed=True))  # fmt: skip
     return [
         Facts(title="Confidence", rows=tuple(facts)),
-        Chart(title="Reliability", x="confidence in %", y="right in %", lines=(network, ideal), x_range=(0.0, 100.0),
+        Chart(title="Reliability", x="confidence in %", y="right in %", lines=lines, x_range=(0.0, 100.0),
               origin="Below the dashed line it is too sure."),
-        Table(title="Confidence by bins", head=("it says %", "right %", INTERVAL, "pixels %"), rows=tuple(rows)),
+        Table(title="Confidence by bins", head=("it says %", "right %", "pixels %"), rows=rows),
     ]  # fmt: skip
 
 
@@ -81,23 +62,19 @@ def _reference(evidence: Evidence) -> list[Block]:
         reference = Reference.from_json(manifest["domain"], names)
     except ModelFileError as error:
         return [Missing(what=f"{name}: {error.message}", commands=commands)]
-    parts = list(next(iter(reference.limits.values())))
-    rows = tuple(
-        (f"{size} frames", *(f"{each[part]:.2f}" for part in parts)) for size, each in reference.limits.items()
-    )
-    spread = reference.spread
+    limits, spread = reference.limits, reference.spread
+    parts = tuple(next(iter(limits.values())))
+    windows = tuple((f"{size} frames", *(f"{each[part]:.2f}" for part in parts)) for size, each in limits.items())
     looks = zip(names, (f"{mean:.2f}" for mean in spread.mean), (f"{scale:.2f}" for scale in spread.scale), strict=True)
+    rows = (
+        ("measured on", f"{reference.frames} frames of the camera that it is for"),
+        ("another camera", f"a shift above {OTHER_ABOVE:g} in {HELD} looks in a row, one a second"),
+        ("its own again", f"a shift below {SAME_BELOW:g} for as long"),
+        ("unit", f"{100 * USUAL:.0f} % of the reference's own left-out windows are below 1"),
+    )
+    origin = f"Origin: measured at the export of {name}."
     return [
-        Facts(
-            title="The shift monitor's reference",
-            rows=(
-                ("measured on", f"{reference.frames} frames of the camera that it is for"),
-                ("another camera", f"a shift above {OTHER_ABOVE:g} in {HELD} looks in a row, one a second"),
-                ("its own again", f"a shift below {SAME_BELOW:g} for as long"),
-                ("unit", f"{100 * USUAL:.0f} % of the reference's own left-out windows are below 1"),
-            ),
-            origin=f"Origin: measured at the export of {name}.",
-        ),
-        Table(title="What is usual, in spreads of single frames", head=("window", *parts), rows=rows),
+        Facts(title="The shift monitor's reference", rows=rows, origin=origin),
+        Table(title="What is usual, in spreads of single frames", head=("window", *parts), rows=windows),
         Table(title="What the camera looks like", head=("number", "mean", "spread"), rows=tuple(looks)),
     ]

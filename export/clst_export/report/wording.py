@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from clst_export.report.document import Swatch
-from clst_export.report.evidence import CHECKPOINT, Evidence
+from clst_export.report.document import Cell
+from clst_export.report.evidence import CHECKPOINT, Evidence, Read
 
 NONE = "–"
 INTERVAL = "95 % interval"
@@ -24,9 +23,15 @@ def points(change: float | None) -> str:
     return NONE if change is None or not math.isfinite(change) else f"{change:+.1f}"
 
 
-def ends_text(ends: Sequence[float] | None, *, scale: float = 100, sign: str = "") -> str:
-    """An interval, of shares by default."""
-    return NONE if ends is None else f"{scale * ends[0]:{sign}.1f} to {scale * ends[1]:{sign}.1f}"
+def ends_text(ends: Sequence[float] | None) -> str:
+    """An interval of shares."""
+    return NONE if ends is None else f"{100 * ends[0]:.1f} to {100 * ends[1]:.1f}"
+
+
+def change_texts(change: Read) -> tuple[str, str]:
+    """A change in points, and its interval."""
+    ends = change["interval_points"]
+    return points(change["change_points"]), NONE if ends is None else f"{ends[0]:+.1f} to {ends[1]:+.1f}"
 
 
 def with_ends(share: float | None, ends: Sequence[float] | None) -> str:
@@ -34,13 +39,20 @@ def with_ends(share: float | None, ends: Sequence[float] | None) -> str:
     return f"{percent(share)}\N{NO-BREAK SPACE}%" + (f" ({INTERVAL} {ends_text(ends)})" if ends is not None else "")
 
 
-def swatches(manifest: Mapping[str, Any]) -> dict[str, Swatch]:
+def miou_text(scores: Read) -> str:
+    """mIoU of one network, with its interval."""
+    return with_ends(scores["miou"], scores.get("miou_interval"))
+
+
+def calibration_text(evidence: Evidence, reliability: Read) -> str:
+    """The expected calibration error, with its interval where it was measured for the report."""
+    return with_ends(reliability["ece"], None if evidence.measured is None else evidence.measured.calibration)
+
+
+def coloured(evidence: Evidence) -> dict[str, Cell]:
     """Of each class a cell with its colour."""
-    classes = manifest["classes"]
-    return {
-        name: Swatch(name, (colour[0], colour[1], colour[2]))
-        for name, colour in zip(classes["names"], classes["colors"], strict=True)
-    }
+    classes = evidence.manifest["classes"]
+    return {name: Cell(name, (*rgb,)) for name, rgb in zip(classes["names"], classes["colors"], strict=True)}
 
 
 def export(evidence: Evidence, options: str) -> tuple[str, ...]:
@@ -48,6 +60,11 @@ def export(evidence: Evidence, options: str) -> tuple[str, ...]:
     network = str(evidence.place) if evidence.model["kind"] == CHECKPOINT else "CHECKPOINT"
     there = " --overwrite" if evidence.files else ""
     return (f"clst-export {shlex.quote(network)} --onnx {options}{there}",)
+
+
+def resume(evidence: Evidence) -> tuple[str, ...]:
+    """The command that draws and judges a finished run anew."""
+    return (f"clst-train --resume {evidence.typed}",)
 
 
 def a_file(evidence: Evidence) -> str:
@@ -63,11 +80,9 @@ def again(evidence: Evidence, options: str) -> str:
 def with_labels(evidence: Evidence) -> tuple[str, ...]:
     """Commands that measure on labelled images, the run's own where they are there; else how to come by some."""
     data = evidence.config.data if evidence.config is not None else None
-    if data is None:
-        return (again(evidence, "--val LABELLED"),)
-    if data.val and Path(data.val).is_dir():
+    if data is not None and data.val and Path(data.val).is_dir():
         return (again(evidence, f"--val {shlex.quote(data.val)} --val-split {shlex.quote(data.val_split)}"),)
-    if not data.target or evidence.old is None:
+    if data is None or evidence.old is None:
         return (again(evidence, "--val LABELLED"),)
     models = f"--model {shlex.quote(str(evidence.old))} --model {evidence.typed}"
     return (f"clst-data pick {shlex.join(data.target)} {models} --out FEW", again(evidence, "--val FEW"))

@@ -28,6 +28,7 @@ _HINTS = {
     "torch": f"PyTorch: pip install {extra('train')}",
     "onnx": f"ONNX: pip install {extra('export')}",
     "onnxscript": f"ONNX Script: pip install {extra('export')}",
+    "jinja2": f"Jinja2: pip install {extra('export')}",
     "matplotlib": f"Matplotlib: pip install {extra('plot')}",
     "tensorrt": f"TensorRT: pip install {extra('trt')}, or the one of JetPack on a Jetson",
     "tensorrt_rtx_bindings": f"TensorRT for RTX: pip install --force-reinstall {extra('rtx')} with this Python",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,15 @@ from clst_runtime.evaluation.change import Bounds, Models, Verdict, check_labels
 from clst_runtime.evaluation.unlabelled import MOST_IMAGES, NoEstimate, estimate_change, labelled_pixels
 from clst_runtime.imaging.geometry import Image
 from clst_runtime.system.files.atomic import write_text
-from clst_runtime.system.files.json_values import any_text, field, mapping, number, read_json_object
+from clst_runtime.system.files.json_values import any_text, check_fields, number, parse_object, read_text
 from clst_train.data.target import TargetImages
 from clst_train.engine.run import Run, needed
 from clst_train.engine.run_folder import RunFolder, open_run
 from clst_train.models.checkpoint_backend import open_checkpoint
 
 _log = logging.getLogger(__name__)
+FIELDS = {"verdict": any_text, "text": any_text, "miou": {"change_points": number()}}
+"""What every command reads of a verdict."""
 
 
 def judge(run: Run) -> None:
@@ -82,25 +85,31 @@ def _compare(run: Run, validation: LabelledDataset, models: Models) -> None:
 
 def verdict_of(folder: RunFolder) -> dict[str, Any] | None:
     """What `judge` wrote of labels, as `clst-eval --json` prints it; None = the run has no such verdict."""
-    return _read(folder.verdict) if folder.verdict.is_file() else None
+    return read_verdict(folder.verdict, FIELDS)
 
 
 def estimate_of(folder: RunFolder) -> dict[str, Any] | None:
     """What `judge` wrote of images without labels, as `clst-verdict --json` prints it; None = it could not tell."""
-    return _read(folder.estimate) if folder.estimate.is_file() else None
+    return read_verdict(folder.estimate, FIELDS)
 
 
-def _read(path: Path) -> dict[str, Any]:
-    """Raises: DataError: it is damaged in what is read of it here."""
-    values = read_json_object(path)
+def read_verdict(path: Path, wanted: Mapping[str, Any]) -> dict[str, Any] | None:
+    """A run's verdict; None = there is none.
+
+    Args:
+        path: the file.
+        wanted: what is read of it, for `check_fields`.
+
+    Raises:
+        DataError: it is damaged in that.
+    """
+    if not path.is_file():
+        return None
     try:
-        field(values, "verdict", any_text)
-        field(values, "text", any_text)
-        field(field(values, "miou", mapping), "change_points", number())
+        return check_fields(parse_object(read_text(path)), wanted)
     except ValueError as error:
         resume = f"clst-train --resume {shlex.quote(str(path.parent))}"
-        raise DataError(f"{path} is damaged ({error}); remove it and run {resume}") from error
-    return values
+        raise DataError(f"{path} is damaged ({error}); make it again with {resume}") from error
 
 
 def _judged(folder: RunFolder) -> dict[str, Any]:

@@ -12,10 +12,9 @@ from clst_runtime.evaluation.acceptance.run import Acceptance, Status
 from clst_runtime.system.credentials import all_without_credentials
 from clst_runtime.system.files.json_values import (
     any_text,
-    field,
+    check_fields,
     mapping,
     number,
-    objects,
     one_of,
     parse_object,
     read_text,
@@ -23,6 +22,14 @@ from clst_runtime.system.files.json_values import (
 )
 from clst_runtime.system.machine import machine_facts
 from clst_runtime.system.tables import format_table
+
+FIELDS = {
+    "verdict": any_text, "exit_code": whole(0, 255), "date": any_text,
+    "machine": {"cpu": any_text, "system": any_text},
+    "steps": [{"name": any_text, "status": one_of(*(each.value for each in Status)), "told": any_text,
+               "seconds": number(), "values": mapping}],
+}  # fmt: skip
+"""What is read of an acceptance, by `check_fields`."""
 
 
 def brief(acceptance: Acceptance) -> str:
@@ -78,23 +85,11 @@ def read_report(path: Path) -> dict[str, Any]:
     try:
         if found is None:
             raise ValueError("it has no block of JSON at its end")
-        values = parse_object(found[1])
-        field(values, "verdict", any_text)
-        field(values, "exit_code", whole(0, 255))
-        field(values, "date", any_text)
-        for name in ("cpu", "system"):
-            field(field(values, "machine", mapping), name, any_text)
-        for step in field(values, "steps", objects):
-            field(step, "name", any_text)
-            field(step, "status", one_of(*(each.value for each in Status)))
-            field(step, "told", any_text)
-            field(step, "seconds", number())
-            field(step, "values", mapping)
+        return check_fields(parse_object(found[1]), FIELDS)
     except ValueError as error:
         raise DataError(
             f"{path} is no acceptance of clst-doctor --verify ({error}); give what --report wrote"
         ) from error
-    return values
 
 
 def markdown_table(headers: list[str], rows: list[list[str]]) -> str:

@@ -135,6 +135,30 @@ def field(values: Mapping[str, Any], name: str, check: Callable[[Any], Value]) -
         raise ValueError(f"{name} is {error}") from error
 
 
+def check_fields(value: Any, wanted: Mapping[str, Any]) -> dict[str, Any]:
+    """An object of which each wanted field is checked, and others are left as they are.
+
+    Args:
+        value: what should be the object.
+        wanted: by name a check, the wanted fields of an object, or a list of these for a list of objects. A name
+            that ends in `?` need not be there, and `*` stands for all that are.
+    """
+    values = mapping(value)
+    for name, check in wanted.items():
+        names = list(values) if name == "*" else [name.removesuffix("?")]
+        for each in names:
+            if name.endswith("?") and each not in values:
+                continue
+            if isinstance(check, Mapping):
+                check_fields(field(values, each, mapping), check)
+            elif isinstance(check, list):
+                for inner in field(values, each, objects):
+                    check_fields(inner, check[0])
+            else:
+                field(values, each, check)
+    return values
+
+
 def optional(values: Mapping[str, Any], name: str, check: Callable[[Any], Value]) -> Value | None:
     """As `field`, or None where it is missing."""
     return field(values, name, check) if name in values else None

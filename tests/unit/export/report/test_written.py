@@ -4,6 +4,7 @@ import re
 from html.parser import HTMLParser
 
 from clst_export.report.document import (
+    Cell,
     Chart,
     Facts,
     Legend,
@@ -14,13 +15,11 @@ from clst_export.report.document import (
     Points,
     Report,
     Section,
-    Shaded,
-    Swatch,
     Table,
     Text,
     Tone,
 )
-from clst_export.report.html import chart_svg, to_html
+from clst_export.report.html import to_html
 from clst_export.report.markdown import to_markdown
 
 HOSTILE = "<script>alert(1)</script>\"'&amp;|`*x*"
@@ -62,14 +61,14 @@ def check_alone(page):
 
 
 def report_of_every_block():
-    picture = Picture(title=HOSTILE, kind="png", content=b"\x89PNG")
+    picture = Picture(HOSTILE, b"\x89PNG")
     line = Line(name=HOSTILE, points=((1, 50), (2, None), (3, 100)))
     blocks = (
         Text(text=HOSTILE, tone=Tone.BAD),
         Points(items=(HOSTILE,)),
         Facts(rows=((HOSTILE, HOSTILE),), title=HOSTILE, origin=HOSTILE),
-        Legend(classes=(Swatch(HOSTILE, (1, 2, 3)),)),
-        Table(title=HOSTILE, head=(HOSTILE, "b"), rows=((Swatch(HOSTILE, (255, 0, 0)), Shaded(HOSTILE, 0.5)),)),
+        Legend(classes=(Cell(HOSTILE, (1, 2, 3)),)),
+        Table(title=HOSTILE, head=(HOSTILE, "b"), rows=((Cell(HOSTILE, (255, 0, 0)), Cell(HOSTILE, share=0.5)),)),
         Pictures(title=HOSTILE, pictures=(picture,)),
         Chart(title=HOSTILE, x=HOSTILE, y=HOSTILE, lines=(line,), x_range=(1, 3)),
         Missing(what=HOSTILE, commands=("clst-report '``'", HOSTILE)),
@@ -110,7 +109,8 @@ def test_what_is_missing_is_counted_and_listed_once_for_the_commands_that_make_i
 
 def test_a_line_breaks_where_a_point_has_no_value_and_a_single_one_is_a_dot():
     line = Line(name="a", points=((0, 0), (50, 100), (75, None), (100, 50)))
-    drawn = chart_svg(Chart(title="t", x="x", y="y", lines=(line,), x_range=(0, 100)))
+    chart = Chart(title="t", x="x", y="y", lines=(line,), x_range=(0, 100))
+    drawn = to_html(Report(title="t", subtitle="s", made="m", summary=(chart,), sections=()))
     assert drawn.count("<polyline") == 1
     assert 'points="46.0,210.0 366.0,10.0"' in drawn
     assert '<circle cx="686.0" cy="110.0"' in drawn

@@ -76,5 +76,5 @@ def test_a_picture_is_warned_of_by_how_it_is_known(tmp_path):
 def test_a_damaged_verdict_is_told_with_what_makes_it_anew(tmp_path, values):
     folder = ended(tmp_path / "a run")
     folder.verdict.write_text(json.dumps(values))
-    with pytest.raises(DataError, match="verdict.json is damaged .*; remove it and run .* --resume '.*/a run/run'"):
+    with pytest.raises(DataError, match="verdict.json is damaged .*; make it again with .* --resume '.*/a run/run'"):
         warning_of(folder)
