@@ -1,15 +1,18 @@
-"""What the Dockerfiles and their page name exists: files, extras, commands, options."""
+"""What the Dockerfiles, compose.yaml and their page name exists: files, extras, commands, options, services, ports."""
 
 import re
 from fnmatch import fnmatch
+from urllib.parse import urlsplit
 
 import pytest
+import yaml
 
 from tests import ROOT
 from tests.support.command_line import call
 from tests.support.documents import INDENTED, PROJECT, asking_for_help, command_lines, entry_point
 
 FILES = ("docker/Dockerfile", "docker/Dockerfile.cuda")
+SERVICES = yaml.safe_load((ROOT / "docker/compose.yaml").read_text())["services"]
 WHEEL = f"clst-{PROJECT['version']}-py3-none-any.whl"
 
 
@@ -61,3 +64,55 @@ def test_the_lines_for_the_live_page_are_understood():
     for _, words in lines:
         done = call(entry_point("clst"), *asking_for_help(entry_point("clst"), words))
         assert done.exit_code == 0, done.output
+
+
+def camera():
+    """The instructions of the camera's Dockerfile by name."""
+    return dict(instructions("docker/camera/Dockerfile"))
+
+
+def test_the_services_are_built_of_files_that_exist():
+    assert list(SERVICES) == ["camera", "clst"]
+    assert SERVICES["camera"]["build"] == "camera"
+    assert (ROOT / "docker" / "camera" / camera()["COPY"].split()[0]).is_file()
+    build = SERVICES["clst"]["build"]
+    assert (ROOT / "docker" / build["context"]).resolve() == ROOT
+    assert build["dockerfile"] in FILES
+    assert SERVICES["clst"]["depends_on"] == ["camera"]
+
+
+def test_the_command_of_the_live_page_is_understood():
+    words = SERVICES["clst"]["command"]
+    assert words[0] == "run"
+    done = call(entry_point("clst"), *asking_for_help(entry_point("clst"), words))
+    assert done.exit_code == 0, done.output
+
+
+def test_the_source_is_the_camera_s_port_and_only_this_machine_reaches_the_page():
+    words = SERVICES["clst"]["command"]
+    source, page = (words[words.index(option) + 1] for option in ("--source", "--web"))
+    assert (urlsplit(source).scheme, urlsplit(source).hostname) == ("rtsp", "camera")
+    assert urlsplit(source).port == int(camera()["EXPOSE"])
+    assert "ports" not in SERVICES["camera"]
+    assert page == "0.0.0.0:8080"
+    assert SERVICES["clst"]["ports"] == ["127.0.0.1:8080:8080"]
+    assert SERVICES["clst"]["environment"] == {"CLST_WEB_TOKEN": "${CLST_WEB_TOKEN:-}"}
+    options = {variable for each in entry_point("clst-run").params for variable in [each.envvar] if variable}
+    assert "CLST_WEB_TOKEN" in options
+
+
+@pytest.mark.parametrize(("service", "variable"), [("camera", "CLST_VIDEO"), ("clst", "CLST_MODEL")])
+def test_a_file_of_the_host_is_asked_for_and_never_written_nor_made(service, variable):
+    (mount,) = SERVICES[service]["volumes"]
+    assert mount["type"] == "bind"
+    assert re.fullmatch(r"\$\{" + variable + r":\?give .+ with its whole path\}", mount["source"])
+    assert mount["target"] in SERVICES[service]["command"]
+    assert mount["read_only"] is True
+    assert mount["bind"] == {"create_host_path": False}
+    assert f'{variable}="$PWD/' in (ROOT / "docs/devices.md").read_text()
+
+
+def test_the_camera_s_user_is_not_root():
+    steps = camera()
+    assert int(steps["USER"]) > 0
+    assert f"--uid {steps['USER']} " in steps["RUN"]
