@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 import math
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from clst_runtime.system.files.atomic import written_whole
+from clst_runtime.system.files.json_values import check_fields, one_of, parse_object, whole
+from clst_runtime.system.numbers import LARGEST_INTEGER
 from clst_runtime.system.optional import require
 
 SHARES = ("agreement", "confidence")
 """Logged as 0 … 1, plotted in % beside the mIoU."""
+ENTRY = {"stage": one_of("source", "adapted"), "iteration": whole(0, LARGEST_INTEGER)}
+"""What every line has, for `check_fields`."""
 
 
 class Logbook:
@@ -23,8 +28,9 @@ class Logbook:
         self.path = folder / "log.jsonl"
         self.curves = folder / "curves.png"
         self.entries: list[dict[str, Any]] = []
-        if self.path.is_file():
-            self.entries = [json.loads(line) for line in self.path.read_text().splitlines() if line.endswith("}")]
+        for line in self.path.read_text(errors="replace").splitlines() if self.path.is_file() else []:
+            with suppress(ValueError):  # a line that a killed run has half written, maybe with the next one behind it
+                self.entries.append(check_fields(parse_object(line), ENTRY))
 
     def forget_after(self, stage: str, iteration: int) -> None:
         """Drop what an interrupted run logged after the checkpoint to resume from."""

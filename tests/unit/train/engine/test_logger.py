@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 from clst_train.engine.logger import Logbook
 
 
@@ -15,9 +17,13 @@ def test_an_entry_is_a_line_and_what_is_no_number_becomes_null(tmp_path):
     assert lines(tmp_path) == [{"stage": "source", "iteration": 1, "loss": 2.5, "miou": None}]
 
 
-def test_a_half_written_last_line_is_left_out(tmp_path):
-    (tmp_path / "log.jsonl").write_text('{"stage": "source", "iteration": 1, "loss": 1.0}\n{"stage": "sou')
-    assert [entry["iteration"] for entry in Logbook(tmp_path).entries] == [1]
+@pytest.mark.parametrize(
+    "damaged", ['{"stage": "sou', '{"stage": "sou{"stage": "source", "iteration": 2}', "{}", "\0\xff"]
+)
+def test_a_half_written_or_damaged_line_is_left_out(tmp_path, damaged):
+    good = '{"stage": "source", "iteration": %d, "loss": 1.0}\n'
+    (tmp_path / "log.jsonl").write_text(good % 1 + damaged + "\n" + good % 3, encoding="latin-1")
+    assert [entry["iteration"] for entry in Logbook(tmp_path).entries] == [1, 3]
 
 
 def test_what_lies_past_the_checkpoint_is_forgotten_and_earlier_stages_are_kept(tmp_path):
