@@ -13,8 +13,8 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 demo: $(VENV)/rtx
 	$(BIN)/clst-demo --out demo
 
-# One process a core, one thread each: PyTorch's own threads would only wait for one another here. Files in their order:
-# by the number of tests, as pytest-xdist would have them, the long ones (whole runs, few tests) would come last.
+# One process a core, one thread each: PyTorch's own threads would only wait for one another here. Files in the order of
+# tests/conftest.py: by the number of tests, as pytest-xdist would have them, the long ones (few tests) would come last.
 test: $(VENV)/rtx $(VENV)/ros2
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadscope --no-loadscope-reorder
 
