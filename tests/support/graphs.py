@@ -97,12 +97,16 @@ def frames(count=3, size_hw=SIZE_HW, seed=0):
     return [random.integers(0, 256, (*size_hw, 3), dtype=np.uint8) for _ in range(count)]
 
 
-@functools.cache
 def network(name, size_hw=(64, 128), *, with_confidence=False, whole=False):
     """The traced float32 graph of a network of the project, normalised by what random pictures give.
 
-    All but DDRNet have few channels unless asked for whole: weights take most of the time of what is done with them.
+    It has few channels unless asked for whole: weights take most of the time of what is done with them.
     """
+    return _network(name, size_hw, with_confidence, whole)
+
+
+@functools.cache
+def _network(name, size_hw, with_confidence, whole):
     from clst_export.graph.trace import trace
     from clst_train.method.batchnorm import estimate_statistics
     from clst_train.models.deployable import Deployable, normalise
@@ -110,7 +114,7 @@ def network(name, size_hw=(64, 128), *, with_confidence=False, whole=False):
     from clst_train.models.normalisation import IMAGENET
 
     torch.manual_seed(0)
-    with narrow_networks() if name != "ddrnet23_slim" and not whole else nullcontext():
+    with nullcontext() if whole else narrow_networks():
         segmenter = build_segmenter(name, 3)
     for module in segmenter.modules():
         if isinstance(module, torch.nn.BatchNorm2d):

@@ -55,9 +55,9 @@ def test_all_but_the_first_and_the_last_convolution_are_quantisable_by_their_mod
 def test_both_networks_name_their_convolutions_after_their_modules():
     slim, deep = (quantisable(network(name)) for name in NETWORKS)
     assert len(slim) == len(set(slim)) == 55 - 2  # all but the first of the stem and the classifier
-    assert len(deep) == len(set(deep)) == 108 - 1 - 4  # all but the stem and the four branches of the head
+    assert len(deep) == len(set(deep)) == 8 * 3 + 4  # of 8 blocks and 4 shortcuts: not the stem and the head
     assert {"conv1.3", "layer1.0.conv1", "layer5_.0.downsample.0", "spp.process4.2", "compression3.0"} <= set(slim)
-    assert {"layer1.0.conv1", "layer4.2.conv3", "layer3.0.downsample.0"} <= set(deep)
+    assert {"layer1.0.conv1", "layer4.1.conv3", "layer3.0.downsample.0"} <= set(deep)
     assert "final_layer.conv1" in slim  # though its module is entered by one of its methods
     assert not {"conv1", "conv1.0", "final_layer.conv2"} & set(slim)
     assert not [name for name in deep if name.startswith(("conv1", "classifier"))]

@@ -13,6 +13,8 @@ from clst_train.models.segmenter import Segmenter, TrainingOutputs, initialise
 
 ASPP_DILATIONS = (6, 12, 18, 24)
 PLANES, EXPANSION = 64, 4
+BLOCKS = (3, 4, 23, 3)
+"""Of each of the four layers of ResNet-101."""
 
 
 class Bottleneck(nn.Module):
@@ -55,10 +57,10 @@ class DeepLabV2(Segmenter):
         self.class_count, self.feature_channels = class_count, 8 * wide
         self.conv1, self.bn1 = nn.Conv2d(3, p, 7, stride=2, padding=3, bias=False), nn.BatchNorm2d(p)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
-        self.layer1 = _layer(p, p, 3)
-        self.layer2 = _layer(wide, 2 * p, 4, stride=2)
-        self.layer3 = _layer(2 * wide, 4 * p, 23, dilation=2)
-        self.layer4 = _layer(4 * wide, 8 * p, 3, dilation=4)
+        self.layer1 = _layer(p, p, BLOCKS[0])
+        self.layer2 = _layer(wide, 2 * p, BLOCKS[1], stride=2)
+        self.layer3 = _layer(2 * wide, 4 * p, BLOCKS[2], dilation=2)
+        self.layer4 = _layer(4 * wide, 8 * p, BLOCKS[3], dilation=4)
         self.classifier = nn.ModuleList(
             nn.Conv2d(self.feature_channels, class_count, 3, padding=rate, dilation=rate) for rate in ASPP_DILATIONS
         )

@@ -155,7 +155,7 @@ def test_backbone_weights_load_by_torchvision_s_names(tmp_path, narrow):
     torch.save(state | {"fc.weight": torch.zeros(10, 20)}, tmp_path / "r.pth")
     report = load_weights(network, tmp_path / "r.pth")
     assert "; random: classifier (8); not used: fc (1)" in report.line()
-    assert network.layer3[22].conv3.weight.unique().tolist() == [2.0]
+    assert network.layer3[1].conv3.weight.unique().tolist() == [2.0]
 
 
 def official_logits(state, images):  # noqa: C901
