@@ -5,14 +5,19 @@ from clst_export import demo
 from clst_export.cli.demo import main as clst_demo
 from clst_export.demo import watch_cameras
 from clst_runtime.live.sinks.video_files import video_suffix
+from clst_train.recipes.recipe import read_recipe
 from tests.conftest import write_labelled
 from tests.support.command_line import call
 
 
 def test_the_demo_goes_through_the_whole_loop(narrow, monkeypatch, tmp_path):
+    """In small images; its own are of the size of its recipe."""
+    assert list(demo.SIZE_HW) == read_recipe("demo")["model"]["input_hw"]
+    monkeypatch.setattr(demo, "SIZE_HW", (64, 96))
     monkeypatch.setattr(demo, "DRIVE_FRAMES", 12)
     out = tmp_path / "demo"
     quick = ("source.iterations=3", "adaptation.iterations=3", "source.batch=2", "adaptation.batch=2")
+    quick += ("model.input_hw=[64,96]", "augmentation.crop_hw=[64,64]")
     settings = [part for setting in quick for part in ("--set", setting)]
     done = call(clst_demo, "--out", out, "--scenes", 32, *settings)
     assert done.exit_code == 0, done.stderr
