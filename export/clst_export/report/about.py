@@ -22,7 +22,7 @@ from clst_export.report.document import (
 )
 from clst_export.report.evidence import Evidence, Read
 from clst_export.report.measurement import jpeg
-from clst_export.report.wording import NONE, again, coloured, export, percent, resume, with_labels
+from clst_export.report.wording import NONE, again, coloured, export, percent, resume, with_labels, without_cure
 from clst_runtime.data.inputs import place_name
 from clst_runtime.errors import DataError
 from clst_runtime.evaluation.resampling import FEWEST_STRETCHES
@@ -73,7 +73,7 @@ def _picture(evidence: Evidence, path: Path, title: str, shows: str, origin: str
     try:
         image = read_image(path)
     except DataError as error:
-        return Missing(what=error.message, commands=resume(evidence))
+        return Missing(what=without_cure(error), commands=resume(evidence))
     rows, columns = image.shape[:2]
     narrow = columns <= WIDEST
     content = path.read_bytes() if narrow else jpeg(resize_frame(image, (round(rows * WIDEST / columns), WIDEST)))

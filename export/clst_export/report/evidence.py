@@ -95,7 +95,7 @@ class Evidence:
     """`verdict.json` of the run."""
     estimate: Read | None = None
     """Its `estimate.json`, the same without labels."""
-    damaged: tuple[str, ...] = ()
+    damaged: tuple[DataError, ...] = ()
     """What is wrong with these two."""
     acceptances: tuple[Given, ...]
     latencies: tuple[Given, ...]
@@ -251,7 +251,7 @@ def _verdicts(folder: RunFolder) -> dict[str, Any]:
         try:
             found[name] = read_verdict(path, wanted)
         except DataError as error:
-            damaged.append(error.message)
+            damaged.append(error)
     return found | {"damaged": tuple(damaged)}
 
 

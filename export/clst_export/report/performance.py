@@ -17,6 +17,7 @@ from clst_export.report.wording import (
     resume,
     with_ends,
     with_labels,
+    without_cure,
 )
 from clst_runtime.evaluation.change import Values, Verdict
 
@@ -28,7 +29,7 @@ WEAKEST = 5
 def blocks(evidence: Evidence) -> list[Block]:
     """The verdict, and what it consists of."""
     found, measured = evidence.comparison, evidence.measured
-    blocks: list[Block] = [Missing(what=what, commands=resume(evidence)) for what in evidence.damaged]
+    blocks: list[Block] = [Missing(what=without_cure(error), commands=resume(evidence)) for error in evidence.damaged]
     if found is None:
         blocks.append(Missing(what="How good it is was not measured", commands=with_labels(evidence)))
     else:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from clst_export.report.document import Cell
 from clst_export.report.evidence import CHECKPOINT, Evidence, Read
+from clst_runtime.errors import ClstError
 
 NONE = "–"
 INTERVAL = "95 % interval"
@@ -65,6 +66,11 @@ def export(evidence: Evidence, options: str) -> tuple[str, ...]:
 def resume(evidence: Evidence) -> tuple[str, ...]:
     """The command that draws and judges a finished run anew."""
     return (f"clst-train --resume {evidence.typed}",)
+
+
+def without_cure(error: ClstError) -> str:
+    """What is wrong, where a command is named beside it."""
+    return error.message.split("; ")[0]
 
 
 def a_file(evidence: Evidence) -> str:

@@ -240,7 +240,7 @@ def test_what_is_damaged_in_a_run_s_folder_is_named_in_its_place_with_what_makes
     assert call(clst_report, run, "--overwrite").exit_code == 0
     text = (run / "report.md").read_text()
     (line,) = [line for line in text.splitlines() if line.startswith("Missing: ") and words in line.replace("\\", "")]
-    assert line.endswith(f"`clst-train --resume {run}`")
+    assert re.search(rf"\): `clst-train --resume {run}`$", line)
 
 
 def test_a_log_that_cannot_be_read_is_told_in_the_place_of_its_hash(made, tmp_path, monkeypatch):
