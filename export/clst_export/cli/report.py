@@ -119,10 +119,11 @@ def measured_on(evidence: Evidence, val: Path, split: str | None, mapping: Path 
     """Everything that labels show.
 
     Raises:
-        What `open_dataset` and `measure` raise.
+        What `open_dataset`, `check_sizes` and `measure` raise.
     """
     from clst_export.report.measurement import measure
     from clst_runtime.data.dataset import open_dataset
+    from clst_runtime.data.headers import check_sizes
     from clst_runtime.data.inputs import place_name
     from clst_runtime.system.files.json_values import printable
 
@@ -130,4 +131,5 @@ def measured_on(evidence: Evidence, val: Path, split: str | None, mapping: Path 
     if split is None:
         split = own.val_split if own is not None and Path(own.val).resolve() == val.resolve() else "val"
     dataset = open_dataset(val, split=split, classes=evidence.classes, mapping_file=mapping)
+    check_sizes(dataset)
     return measure(evidence, dataset, printable(f"{place_name(val)}, split {split}"))

@@ -56,6 +56,7 @@ def main(
     """
     from clst_runtime.backends import check_model_file, open_model
     from clst_runtime.data.dataset import check_dataset, open_dataset
+    from clst_runtime.data.headers import check_sizes
     from clst_runtime.evaluation.change import Bounds, check_comparable
     from clst_runtime.system.files.paths import checkpoint_of
 
@@ -75,6 +76,7 @@ def main(
         check_comparable(classes, backends[-1].manifest.classes)
         bounds.check_classes(classes)
         dataset = open_dataset(data, split=split, format=form, classes=classes, mapping_file=mapping)
+        check_sizes(dataset)
         for remark in dataset.remarks:
             _log.info(f"note: {data}: {remark}")
         judge = _one if new is None else _two

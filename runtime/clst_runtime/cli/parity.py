@@ -44,6 +44,7 @@ def main(
     """IoU per class of MODEL and of its checkpoint, their difference and agreement; exit code 6 if they differ."""
     from clst_runtime.backends import check_model_file, open_model
     from clst_runtime.data.dataset import check_dataset, open_dataset
+    from clst_runtime.data.headers import check_sizes
     from clst_runtime.evaluation.parity import compare
     from clst_runtime.system.files.paths import checkpoint_of
     from clst_runtime.system.tables import format_table, percent
@@ -55,6 +56,7 @@ def main(
     with open_model(reference) as first, open_model(model) as second:
         log_backend(second, None)
         dataset = open_dataset(data, split=split, format=form, classes=first.manifest.classes, mapping_file=mapping)
+        check_sizes(dataset)
         for remark in dataset.remarks:
             _log.info(f"note: {data}: {remark}")
         result = compare(first, second, dataset)

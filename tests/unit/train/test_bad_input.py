@@ -10,11 +10,12 @@ import torch
 from PIL import Image
 
 from clst_runtime.classes.labels import load_class_list
+from clst_runtime.data.headers import read_header
 from clst_runtime.data.inputs import images_of
 from clst_runtime.errors import DataError
 from clst_runtime.imaging.image_files import read_image, write_png
 from clst_train.cli.train import main as clst_train
-from clst_train.data.headers import check_images, read_header
+from clst_train.data.headers import check_images
 from clst_train.data.target import open_target
 from clst_train.method.batchnorm import estimate_statistics
 from clst_train.models.built_in.ddrnet import PooledNorm

@@ -7,43 +7,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-from clst_runtime.data.dataset import LabelledDataset, other_size
+from clst_runtime.data.dataset import LabelledDataset
+from clst_runtime.data.headers import check_sizes, read_header
 from clst_runtime.errors import DataError
-from clst_runtime.imaging.image_files import SIDEWAYS, orientation, png_layout
-from clst_runtime.system.optional import require
-
-
-@dataclass(frozen=True, kw_only=True)
-class Header:
-    """The header of one image file."""
-
-    size_hw: tuple[int, int]
-    """H and W of the upright image."""
-    mode: str
-    """Pillow's name of its pixels: L, RGB, RGBA, P …"""
-    rotated: bool
-    """It carries an EXIF orientation, which is applied wherever it is read."""
-
-
-def read_header(path: Path) -> Header:
-    """The head of an image file; its pixels are not decoded.
-
-    Raises:
-        DataError: missing, or not an image.
-    """
-    image_module = require("PIL.Image")
-    try:
-        with image_module.open(path) as image:
-            exif = orientation(path, image)
-            size_hw = image.size if exif in SIDEWAYS else image.size[::-1]
-            return Header(size_hw=size_hw, mode=image.mode, rotated=exif > 1)
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file") from error
-    except (OSError, SyntaxError, ValueError, image_module.DecompressionBombError) as error:
-        raise DataError(f"{path}: not a readable image ({error}); take it out, or replace it") from error
+from clst_runtime.imaging.image_files import png_layout
 
 
 def check_images(
@@ -79,21 +48,6 @@ def check_pairs(dataset: LabelledDataset, *, used_hw: tuple[int, int]) -> tuple[
     headers = check_sizes(dataset)
     rotated = [pair.image for pair, header in zip(dataset.files, headers, strict=True) if header.rotated]
     return (*_on_sizes(Counter(header.size_hw for header in headers), used_hw), *orientation_remarks(rotated))
-
-
-def check_sizes(dataset: LabelledDataset) -> list[Header]:
-    """The headers of the images.
-
-    Raises:
-        DataError: one is no image, or an image and its label have different sizes.
-    """
-    images = []
-    for pair in dataset.files:
-        image, label = read_header(pair.image), read_header(pair.label)
-        if image.size_hw != label.size_hw:
-            raise DataError(other_size(pair, image.size_hw, label.size_hw))
-        images.append(image)
-    return images
 
 
 def _size(size_hw: tuple[int, int]) -> str:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from clst_runtime.data.dataset import LabelledDataset, open_dataset
 from clst_runtime.data.formats import FORMATS, PARTS, Format, files_of_split, find_format
+from clst_runtime.data.headers import check_sizes
 from clst_runtime.data.inputs import LAYOUTS, InputImages, images_of, names_below
 from clst_runtime.errors import DataError
 from clst_runtime.imaging.image_files import read_image, write_png
@@ -20,7 +21,6 @@ from clst_runtime.system.files.atomic import folder_written_whole, write_bytes, 
 from clst_runtime.system.files.paths import check_folder, check_new_folder
 from clst_runtime.system.optional import require
 from clst_train.compute.bars import tqdm_options
-from clst_train.data.headers import check_sizes
 from clst_train.synthetic.camera_model import Camera, camera_toml, naming
 from clst_train.synthetic.reimaging import encode, geometry_of, noise_of, take, take_labels
 

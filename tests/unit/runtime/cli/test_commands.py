@@ -82,6 +82,17 @@ def test_eval_counts_by_hand(tmp_path, rgb_model):
     assert values["iou"] == {"red": 1.0, "green": None, "blue": 1.0}
 
 
+@pytest.mark.parametrize("arguments", [[clst_eval], [clst_eval, "{model}"], [clst_parity, "--checkpoint", "{model}"]])
+def test_an_image_that_is_none_is_told_before_the_first_prediction(rgb_model, tmp_path, monkeypatch, arguments):
+    monkeypatch.setattr("clst_runtime.backends.onnxruntime.session.OrtBackend.predict", pytest.fail)
+    data = write_labelled(tmp_path / "data")
+    (data / "images" / "val" / "2.png").write_bytes(b"")
+    command, *more = arguments
+    done = call(command, rgb_model, *(each.format(model=rgb_model) for each in more), "--data", data)
+    assert done.exit_code == 3
+    assert "2.png: not a readable image" in done.stderr.splitlines()[-1]
+
+
 def test_parity_holds_with_itself_and_fails_with_a_model_that_sees_bgr(tmp_path, rgb_model):
     data = write_labelled(tmp_path / "data")
     assert call(clst_parity, rgb_model, "--reference", rgb_model, "--data", data).exit_code == 0

@@ -241,7 +241,7 @@ TURNS = {1: [[1, 2, 3], [4, 5, 6]], 2: [[3, 2, 1], [6, 5, 4]], 3: [[6, 5, 4], [3
 @pytest.mark.parametrize("suffix", ["png", "tif", "webp"])
 @pytest.mark.parametrize("orientation", TURNS)
 def test_pictures_and_labels_are_upright_as_exif_says(orientation, suffix, tmp_path):
-    from clst_train.data.headers import read_header
+    from clst_runtime.data.headers import read_header
 
     exif, path = Image.Exif(), tmp_path / f"a.{suffix}"
     exif[274] = orientation
