@@ -5,6 +5,7 @@
 It is at rtsp://HOST:8554/camera, for whoever reaches the port. The Dockerfile beside it names the Debian packages.
 """
 
+import argparse
 import signal
 import sys
 
@@ -15,7 +16,8 @@ gi.require_version("GstRtspServer", "1.0")
 from gi.repository import GLib, Gst, GstRtspServer  # noqa: E402  versions are chosen before the import
 
 PLAYED = (
-    "filesrc name=file ! decodebin ! videoconvert ! video/x-raw,format=I420 "
+    "filesrc name=file ! decodebin ! videoconvert ! videoscale "
+    "! video/x-raw,format=I420,width=[2,8192,2],height=[2,8192,2] "  # H.264 has no odd sizes
     "! intervideosink channel=camera max-lateness=-1 qos=false"  # on a busy machine late frames, not none
 )
 SERVED = (
@@ -25,7 +27,7 @@ SERVED = (
 )
 
 
-def main(video: str, port: str = "8554") -> int:
+def main(video: str, port: int) -> int:
     """Serve until SIGINT or SIGTERM; returns the exit code."""
     Gst.init(None)
     loop, failures = GLib.MainLoop(), []
@@ -36,12 +38,13 @@ def main(video: str, port: str = "8554") -> int:
         if message.type == Gst.MessageType.EOS:
             player.seek_simple(Gst.Format.TIME, Gst.SeekFlags.FLUSH | Gst.SeekFlags.KEY_UNIT, 0)
         elif message.type == Gst.MessageType.ERROR:
-            failures.append(f"{video}: {message.parse_error()[0].message}")
+            failures.append(f"{video} cannot be played as a video: {message.parse_error()[0].message}")
             loop.quit()
 
     player.get_bus().add_signal_watch()
     player.get_bus().connect("message", heard)
-    server, camera = GstRtspServer.RTSPServer(service=port), GstRtspServer.RTSPMediaFactory(launch=SERVED, shared=True)
+    camera = GstRtspServer.RTSPMediaFactory(launch=SERVED, shared=True)
+    server = GstRtspServer.RTSPServer(service=str(port))
     server.get_mount_points().add_factory("/camera", camera)
     if server.attach(None) == 0:
         failures.append(f"cannot listen on port {port}; is another program there?")
@@ -58,6 +61,7 @@ def main(video: str, port: str = "8554") -> int:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) not in (2, 3):
-        sys.exit("usage: rtsp_camera.py VIDEO [PORT]")
-    sys.exit(main(*sys.argv[1:]))
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("video")
+    parser.add_argument("port", nargs="?", type=int, default=8554)
+    sys.exit(main(**vars(parser.parse_args())))
