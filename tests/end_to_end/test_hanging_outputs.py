@@ -21,11 +21,11 @@ from tests.support.videos import frames_of
 PAGE = 4096
 PROGRAM = """
 import os
-from clst_runtime.cli import run as cli_run
+from clst_runtime.cli import run as cli_run, run_report
 from clst_runtime.live import pipeline
 # So that tests need not wait for 5 and 3
 pipeline.CLOSING_SECONDS = float(os.environ.get("CLOSING", "2"))
-cli_run.REPORT_SECONDS = float(os.environ.get("REPORT", "0.6"))
+run_report.REPORT_SECONDS = float(os.environ.get("REPORT", "0.6"))
 cli_run.main()
 """
 

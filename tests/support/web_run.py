@@ -16,7 +16,7 @@ from clst_runtime.backends.base import Prediction
 from clst_runtime.imaging.geometry import Layout
 from clst_runtime.live.results import Result
 from clst_runtime.live.statistics import Deadline, RunStatistics
-from clst_runtime.live.web import RunInfo, open_web, parse_web_address
+from clst_runtime.live.web import RunInfo, WebCamera, open_web, parse_web_address
 from clst_runtime.sources.base import TimedFrame
 from tests.conftest import RGB_CLASSES, rgb_manifest
 
@@ -84,9 +84,9 @@ class Served:
         return code, text
 
     @asynccontextmanager
-    async def viewer(self):
+    async def viewer(self, path="/live"):
         """A WebSocket to the page."""
-        async with aiohttp.ClientSession() as session, session.ws_connect(f"{self.site}/live") as connection:
+        async with aiohttp.ClientSession() as session, session.ws_connect(f"{self.site}{path}") as connection:
             yield connection
 
 
@@ -110,13 +110,9 @@ def served(address="0", *, recordings=None, deadline=None, alpha=0.5, live=True,
     clock = {} if clock is None else {"clock": clock}
     statistics = RunStatistics(Deadline(milliseconds=deadline), live=live, **clock)
     told = {"model": "front.onnx", "source": "camera:0", "backend": "fake (1 thread)"} | facts
-    sink = open_web(
-        parse_web_address(address),
-        statistics=statistics,
-        facts=RunInfo(manifest=manifest or rgb_manifest(), alpha=alpha, **told),
-        recordings=recordings,
-        token=token,
-    )
+    info = RunInfo(manifest=manifest or rgb_manifest(), alpha=alpha, **told)
+    camera = WebCamera(statistics=statistics, facts=info, recordings=recordings)
+    (sink,) = open_web(parse_web_address(address), [camera], token=token)
     try:
         yield Served(sink, statistics)
     finally:

@@ -48,4 +48,4 @@ def check_ros(source: str, options: dict[str, Any]) -> None:
 
 def ros_arguments(options: dict[str, Any]) -> tuple[str, ...]:
     """Arguments of the run's ROS 2 nodes. Raises: ConfigError: a name that cannot be one."""
-    return node_arguments(options["ros2"], options["ros_args"])
+    return node_arguments(options["ros2"] or options.get("camera"), options["ros_args"])

@@ -22,6 +22,8 @@ RECORDINGS = re.compile(r"overlay-\d{8}-\d{6}(-\d+)?(-unfinished(-\d+)?)?\.(mp4|
 """What viewers of the page record, in `recordings`."""
 IMAGE_FOLDERS = ("masks", "overlays")
 """Folders with an image a frame."""
+RECORDING_FOLDER = "recordings"
+"""Folder of what viewers of the page record."""
 UNFINISHED = re.compile(r"\.(?P<stem>.+)-[a-z0-9_]{8}(?P<suffix>\.\w+)")
 """What a killed run leaves beside a file that it was writing."""
 NUMBERED = re.compile(r"\d{6,}")
@@ -37,19 +39,21 @@ class OutFolder:
         """Whether results may be written into it."""
 
     def begin(self) -> None:
-        """Remove an older run's files: there is something to take their place.
+        """Remove an older run's files, also those of its cameras: there is something to take their place.
 
         Raises:
             DataError: one cannot be removed.
         """
         if self.begun:
             return
+        places = [self.path, *_older_cameras(self.path)]
         try:
             for old in [*older_files(self.path)]:
                 old.unlink(missing_ok=True)
-            for name in (*IMAGE_FOLDERS, "recordings"):
-                for folder, _, _ in os.walk(self.path / name, topdown=False):
-                    _remove_empty(Path(folder))
+            for place in places:
+                for name in (*IMAGE_FOLDERS, RECORDING_FOLDER):
+                    for folder, _, _ in os.walk(place / name, topdown=False):
+                        _remove_empty(Path(folder))
         except OSError as error:
             raise DataError(f"{error.filename}: an older run's file cannot be removed: {error.strerror}") from error
         self.begun = True
@@ -94,12 +98,16 @@ def _is_among(source: str, path: Path, files: Iterable[Path]) -> bool:
 
 def older_files(path: Path) -> Iterator[Path]:
     """What a run has left in the folder, as far as that is sure: masks and overlays of frames that it has logged."""
-    if not path.is_dir():
-        return
+    for camera in [path, *_older_cameras(path)]:
+        if camera.is_dir():
+            yield from _older_files_of_one(camera)
+
+
+def _older_files_of_one(path: Path) -> Iterator[Path]:
     for place in path.iterdir():
         if FILES.fullmatch(_finished(place.name)) and not place.is_dir():
             yield place
-    for place in (path / "recordings").glob("*"):
+    for place in (path / RECORDING_FOLDER).glob("*"):
         if RECORDINGS.fullmatch(_finished(place.name)):
             yield place
     names = _logged_frames(path / "frames.jsonl")
@@ -110,6 +118,15 @@ def older_files(path: Path) -> Iterator[Path]:
             frame = str(place.relative_to(folder).with_name(_finished(place.name)).with_suffix(""))
             if frame in names or NUMBERED.fullmatch(frame):
                 yield place
+
+
+def _older_cameras(path: Path) -> list[Path]:
+    """The folders of the cameras of a run that had several, by its report."""
+    try:
+        names = [*json.loads((path / "statistics.json").read_text())["cameras"].keys()]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return []
+    return [path / name for name in names if Path(name).name == name]
 
 
 def _finished(name: str) -> str:

@@ -25,7 +25,7 @@ from clst_runtime.sources.raw import RawSource
 from clst_runtime.system.credentials import without_credentials
 from clst_runtime.system.ros2 import check_ros2
 
-__all__ = ["Source", "SourceEnded", "TimedFrame", "Timeouts", "open_source"]
+__all__ = ["Source", "SourceEnded", "TimedFrame", "Timeouts", "is_live", "open_source"]
 
 
 def open_source(uri: str, *, timeouts: Timeouts | None = None, ros_args: tuple[str, ...] = ()) -> Source:
@@ -60,6 +60,20 @@ def open_source(uri: str, *, timeouts: Timeouts | None = None, ros_args: tuple[s
     if address_found.kind == "ros2":
         check_ros2(uri)
     return LiveSource(without_credentials(uri), address_found, timeouts)
+
+
+def is_live(uri: str) -> bool:
+    """Whether frames pass by and are dropped when nobody takes them, as of a camera; without opening the source.
+
+    Raises:
+        ConfigError: an option that cannot be.
+    """
+    path = Path(uri)
+    if is_video(path):
+        return is_recording(split_options(path)[0]) and recording_options(path).rate is not None
+    if uri.startswith("raw:"):
+        return "live=no" not in uri.partition("?")[2].split("&")
+    return not (os.path.isfile(uri) or os.path.isdir(uri)) and live_address(uri) is not None
 
 
 def _video_source(path: Path) -> Source:

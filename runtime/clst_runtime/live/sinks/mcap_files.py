@@ -18,7 +18,8 @@ from clst_runtime.live.sinks.growing_sink import GrowingSink
 from clst_runtime.sources.base import CAMERA_FRAME, TimedFrame
 from clst_runtime.system.optional import require
 
-MASKS, CLASSES = "/clst/mask", "/clst/classes"
+DEFAULT_NODE = "clst"
+MASKS, CLASSES = f"/{DEFAULT_NODE}/mask", f"/{DEFAULT_NODE}/classes"
 """Topics, as the node `/clst` of `--ros2` has them: an image a frame, and the classes once."""
 CHUNK_BYTES = 1 << 20
 """Before compression: so much of a recording an end without warning takes."""
@@ -119,19 +120,20 @@ class _Pieces:
 class McapMaskSink(GrowingSink[McapFile]):
     """Masks as images of ROS at the camera's size, with the stamps and the frame of coordinates of its images.
 
-    `CLASSES` holds once what `classes.json` does: names and colours by class id.
+    The topic of the classes holds once what `classes.json` does: names and colours by class id.
     """
 
     name = "MCAP"
 
-    def __init__(self, path: Path, classes: ClassList) -> None:
+    def __init__(self, path: Path, classes: ClassList, node: str = DEFAULT_NODE) -> None:
+        """Args: node: whose topics they would be."""
         super().__init__(path)
-        self.classes = classes
+        self.classes, self._node = classes, node
 
     def _begin(self, path: Path, result: Result) -> McapFile:
         begun = McapFile(path)
-        begun.add_text(CLASSES, json.dumps(self.classes.to_json()), taken_ns(result.timed))
+        begun.add_text(f"/{self._node}/classes", json.dumps(self.classes.to_json()), taken_ns(result.timed))
         return begun
 
     def _add(self, file: McapFile, result: Result) -> None:
-        file.add_mask(MASKS, result.mask, taken_ns(result.timed), result.timed.frame_id)
+        file.add_mask(f"/{self._node}/mask", result.mask, taken_ns(result.timed), result.timed.frame_id)

@@ -22,14 +22,18 @@ class WindowSink(Sink):
     name = "window"
     in_main_thread = True
 
-    def __init__(self, classes: ClassList, alpha: float) -> None:
-        """Open it. Raises: MissingDependency: there is no desktop, or this OpenCV has no windows."""
-        self.classes, self.alpha = classes, alpha
+    def __init__(self, classes: ClassList, alpha: float, camera: str = "") -> None:
+        """Open it, with the camera's name in its title.
+
+        Raises:
+            MissingDependency: there is no desktop, or this OpenCV has no windows.
+        """
+        self.classes, self.alpha, self._title = classes, alpha, f"{TITLE} {camera}".strip()
         cv2 = require("cv2")
         if sys.platform == "linux" and not any(map(os.environ.get, DESKTOPS)):  # Qt would abort the program
             raise MissingDependency("--window needs a desktop, and none is here (DISPLAY is not set); leave it out")
         try:
-            cv2.namedWindow(TITLE, cv2.WINDOW_AUTOSIZE)
+            cv2.namedWindow(self._title, cv2.WINDOW_AUTOSIZE)
         except cv2.error as error:
             raise MissingDependency(
                 f"this OpenCV has no windows; pip install {extra('desktop')}, or leave out --window"
@@ -37,14 +41,14 @@ class WindowSink(Sink):
 
     def write(self, result: Result) -> None:
         cv2 = require("cv2")
-        cv2.imshow(TITLE, blend(result.timed.rgb, result.mask, self.classes, self.alpha)[..., ::-1])
+        cv2.imshow(self._title, blend(result.timed.rgb, result.mask, self.classes, self.alpha)[..., ::-1])
         if cv2.waitKey(1) in (27, ord("q")):
             raise KeyboardInterrupt
 
     def close(self) -> None:
         cv2 = require("cv2")
-        if hasattr(cv2, "destroyAllWindows"):
+        if hasattr(cv2, "destroyWindow"):
             try:
-                cv2.destroyAllWindows()
+                cv2.destroyWindow(self._title)
             except cv2.error:
                 return

@@ -7,6 +7,6 @@ from __future__ import annotations
 
 from clst_runtime.live.web.address import WebAddress, parse_web_address
 from clst_runtime.live.web.run_info import RunInfo
-from clst_runtime.live.web.sink import WebSink, open_web
+from clst_runtime.live.web.sink import WebCamera, WebSink, open_web
 
-__all__ = ["RunInfo", "WebAddress", "WebSink", "open_web", "parse_web_address"]
+__all__ = ["RunInfo", "WebAddress", "WebCamera", "WebSink", "open_web", "parse_web_address"]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from clst_runtime.live.monitor.drift import State
 from clst_runtime.live.statistics import STATES
 from clst_runtime.system.optional import require
 
+Rows = Sequence[tuple[list[str], Any]]
+Family = Callable[..., Any]
 QUANTILES = {"median": "0.5", "p90": "0.9", "p95": "0.95", "p99": "0.99", "max": "1"}
 COUNTERS = (
     ("frames", "Frames segmented.", "clst_frames"),
@@ -30,9 +32,10 @@ LATENCIES = (
 class RunCollector:
     """Reads the counts anew whenever somebody asks; `prometheus_client` calls `collect`."""
 
-    def __init__(self, snapshot: Callable[[], dict[str, Any]], info: dict[str, str]) -> None:
-        """Args: snapshot: `RunStatistics.snapshot`. info: labels that say what runs."""
-        self._snapshot, self._info = snapshot, info
+    def __init__(self, cameras: Mapping[str, tuple[Callable[[], dict[str, Any]], dict[str, str]]]) -> None:
+        """Args: cameras: by name `RunStatistics.snapshot`, and labels that say what runs. An empty name is no label."""
+        self._cameras = dict(cameras)
+        self._labels = ["camera"] if any(cameras) else []
 
     def describe(self) -> list[Any]:
         """Nothing, so that registering asks for no figures yet."""
@@ -40,61 +43,78 @@ class RunCollector:
 
     def collect(self) -> Iterator[Any]:
         """Every figure, seconds and counts."""
-        core, values = require("prometheus_client.core"), self._snapshot()
+        core = require("prometheus_client.core")
+        seen = {name: snapshot() for name, (snapshot, _) in self._cameras.items()}
+        every = [([name] * len(self._labels), values) for name, values in seen.items()]
+        counter, gauge = self._family(core.CounterMetricFamily), self._family(core.GaugeMetricFamily)
         for key, help_text, name in COUNTERS:
-            yield core.CounterMetricFamily(name, help_text, value=values[key])
+            yield counter(name, help_text, [(camera, values[key]) for camera, values in every])
         for key, help_text, name in GAUGES:
-            yield core.GaugeMetricFamily(name, help_text, value=values[key])
-        drops = core.CounterMetricFamily("clst_drops", "Frames that were left out, by cause.", labels=["cause"])
-        for cause, count in values["drops"].items():
-            drops.add_metric([cause], count)
-        yield drops
-        state = core.GaugeMetricFamily("clst_state", "1 for what the run is, 0 for what it is not.", labels=["state"])
-        for name in STATES:
-            state.add_metric([name], float(values["state"] == name))
-        yield state
-        if values["newest_age_ms"] is not None:
-            age = values["newest_age_ms"] / 1e3
-            yield core.GaugeMetricFamily("clst_newest_age_seconds", "Age of the newest masked image.", value=age)
+            yield gauge(name, help_text, [(camera, values[key]) for camera, values in every])
+        drops = [([*camera, cause], count) for camera, values in every for cause, count in values["drops"].items()]
+        yield counter("clst_drops", "Frames that were left out, by cause.", drops, "cause")
+        states = [([*camera, name], float(values["state"] == name)) for camera, values in every for name in STATES]
+        yield gauge("clst_state", "1 for what the run is, 0 for what it is not.", states, "state")
+        ages = [
+            (camera, values["newest_age_ms"] / 1e3) for camera, values in every if values["newest_age_ms"] is not None
+        ]
+        if ages:
+            yield gauge("clst_newest_age_seconds", "Age of the newest masked image.", ages)
         for key, help_text, name in LATENCIES:
-            latency = core.GaugeMetricFamily(name, help_text, labels=["quantile"])
-            for quantile, label in QUANTILES.items():
-                if quantile in values[key]:
-                    latency.add_metric([label], values[key][quantile] / 1e3)
-            yield latency
-        if values["domain"] is not None and values["domain"]["watching"]:
-            yield from camera_figures(values["domain"])
-        yield core.InfoMetricFamily("clst_run", "What runs.", value=self._info)
+            yield gauge(name, help_text, [
+                ([*camera, label], values[key][quantile] / 1e3)
+                for camera, values in every for quantile, label in QUANTILES.items() if quantile in values[key]
+            ], "quantile")  # fmt: skip
+        watched = [(camera, values["domain"]) for camera, values in every if (values["domain"] or {}).get("watching")]
+        if watched:
+            yield from camera_figures(watched, counter, gauge)
+        infos = [([name] * len(self._labels), info) for name, (_, info) in self._cameras.items()]
+        yield self._family(core.InfoMetricFamily)("clst_run", "What runs.", infos)
+
+    def _family(self, kind: Callable[..., Any]) -> Family:
+        """Makes families of a kind; each of their rows has the values of the labels, the camera's first."""
+
+        def family(name: str, help_text: str, rows: Rows, *labels: str) -> Any:
+            made = kind(name, help_text, labels=[*self._labels, *labels])
+            for values, figure in rows:
+                made.add_metric(values, figure)
+            return made
+
+        return family
 
 
-def camera_figures(domain: dict[str, Any]) -> Iterator[Any]:
-    """The monitor's findings about the camera. A figure that is not known is left out: 0 would say "all is well".
+def camera_figures(
+    watched: Sequence[tuple[list[str], dict[str, Any]]], counter: Family, gauge: Family
+) -> Iterator[Any]:
+    """The monitors' findings about cameras. A figure that is not known is left out: 0 would say "all is well".
 
     Args:
-        domain: `MonitorSink.snapshot`.
+        watched: values of labels and `MonitorSink.snapshot`, of each camera that is watched.
     """
-    core = require("prometheus_client.core")
-    state = core.GaugeMetricFamily(
-        "clst_camera_state", "1 for what is known of the camera, 0 for the other states.", labels=["state"]
-    )
-    for each in State:
-        state.add_metric([each.value], float(domain["state"] == each.value))
-    yield state
-    gauge, verdicts = core.GaugeMetricFamily, {State.OTHER.value: 1.0, State.SAME.value: 0.0}
-    if domain["state"] in verdicts:
+    states = [
+        ([*camera, each.value], float(domain["state"] == each.value)) for camera, domain in watched for each in State
+    ]
+    yield gauge("clst_camera_state", "1 for what is known of the camera, 0 for the other states.", states, "state")
+    verdicts = {State.OTHER.value: 1.0, State.SAME.value: 0.0}
+    found = [(camera, verdicts[domain["state"]]) for camera, domain in watched if domain["state"] in verdicts]
+    if found:
         help_text = "1 if this looks like another camera than the model's, 0 if like its own; absent while not known."
-        yield gauge("clst_camera_is_another", help_text, value=verdicts[domain["state"]])
-    if domain["shift"] is not None:
+        yield gauge("clst_camera_is_another", help_text, found)
+    shifts = [(camera, domain["shift"]) for camera, domain in watched if domain["shift"] is not None]
+    if shifts:
         help_text = "How far the newest frames are from the model's own camera; 1 is usual. Absent while not known."
-        yield gauge("clst_camera_shift", help_text, value=domain["shift"])
-    yield gauge("clst_camera_shift_threshold", "A shift that stays above it is another camera.",
-                value=domain["threshold"])  # fmt: skip
-    collected = domain["collected"]
-    if collected is not None:
+        yield gauge("clst_camera_shift", help_text, shifts)
+    thresholds = [(camera, domain["threshold"]) for camera, domain in watched]
+    yield gauge("clst_camera_shift_threshold", "A shift that stays above it is another camera.", thresholds)
+    collected = [(camera, domain["collected"]) for camera, domain in watched if domain["collected"] is not None]
+    if collected:
         help_text = "Frames of another camera that this run has kept."
-        yield core.CounterMetricFamily("clst_camera_collected_frames", help_text, value=collected["frames"])
+        yield counter(
+            "clst_camera_collected_frames", help_text, [(camera, kept["frames"]) for camera, kept in collected]
+        )
         help_text = "1 while frames of another camera would be kept, 0 once a bound or the disk has ended that."
-        yield gauge("clst_camera_collecting", help_text, value=float(not collected["stopped"]))
+        yield gauge("clst_camera_collecting", help_text,
+                    [(camera, float(not kept["stopped"])) for camera, kept in collected])  # fmt: skip
 
 
 def registry_of(collector: RunCollector) -> Any:

@@ -1,4 +1,7 @@
-"""The server of the page: an event loop in a thread of its own, which the run never waits for."""
+"""The server of the page: an event loop in a thread of its own, which the run never waits for.
+
+What is asked for is that of the camera in `?camera=NAME`, or of the first one.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +12,10 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import dataclass
 from importlib import resources
 from typing import TYPE_CHECKING, Any, cast
 
@@ -58,6 +62,8 @@ PAGE = {
     "/charts.js": ("charts.js", "text/javascript"),
     "/icon.svg": ("icon.svg", "image/svg+xml"),
 }
+RUN_LABELS = ("network", "precision", "backend", "source")
+"""Facts of a run that `/metrics` has as labels."""
 VIDEO_TYPES = {".mp4": "video/mp4", ".mkv": "video/x-matroska"}
 IMAGE_HEAD = struct.Struct(">If")
 """In front of a JPEG: the frame's position, modulo 2^32, and its age in ms when it was sent."""
@@ -65,18 +71,37 @@ IMAGE_HEAD = struct.Struct(">If")
 Handler = Callable[["web.Request"], Awaitable["web.StreamResponse"]]
 
 
-class WebServer:
-    """Serves the page until `stop`."""
+@dataclass(frozen=True, kw_only=True)
+class View:
+    """What is shown of a camera."""
 
-    def __init__(self, run_status: RunStatus, images: OverlayEncoder, guard: Guard, listening: socket.socket) -> None:
-        """Raises: MissingDependency: aiohttp or prometheus_client is not there."""
+    run_status: RunStatus
+    images: OverlayEncoder
+
+    def figures(self) -> dict[str, Any]:
+        """The statistics of this moment."""
+        return self.run_status.snapshot(fresh=True)
+
+
+class WebServer:
+    """Serves the page until `stop`, or until every camera has left."""
+
+    def __init__(self, views: Mapping[str, View], guard: Guard, listening: socket.socket) -> None:
+        """Args: views: by the camera's name, which is empty where it is the only one and has none.
+
+        Raises:
+            MissingDependency: aiohttp or prometheus_client is not there.
+        """
         self._web: Any = require("aiohttp.web")
-        self._run_status, self._images, self._guard, self._listening = run_status, images, guard, listening
-        run = {name: str(run_status.facts[name]) for name in ("network", "precision", "backend", "source")}
-        self._figures = registry_of(RunCollector(lambda: run_status.snapshot(fresh=True), run))
+        self._views, self._guard, self._listening = dict(views), guard, listening
+        self._staying, self._leaving = len(self._views), threading.Lock()
+        self._figures = registry_of(RunCollector({
+            name: (view.figures, {key: str(view.run_status.facts[key]) for key in RUN_LABELS})
+            for name, view in self._views.items()
+        }))  # fmt: skip
         folder = resources.files("clst_runtime.live.web") / "page"
         self._files = {place: ((folder / name).read_bytes(), kind) for place, (name, kind) in PAGE.items()}
-        self._errors = ErrorLog(run_status.statistics.warn)
+        self._errors = ErrorLog(next(iter(self._views.values())).run_status.statistics.warn)
         self._failure: BaseException | None = None
         self._runner: Any = None
         self._most = min(MAX_CONNECTIONS, files_allowed(parts=3))
@@ -114,6 +139,16 @@ class WebServer:
                 self._loop.call_soon_threadsafe(self._ending.set)
         self._thread.join(STOP_SECONDS)
 
+    def leave(self) -> None:
+        """A camera has ended; the last one stops the server."""
+        with self._leaving:
+            self._staying -= 1
+            last = self._staying == 0
+        if last:
+            self.stop()
+            for view in self._views.values():
+                view.images.close()
+
     def _work(self) -> None:
         try:
             asyncio.run(self._serve())
@@ -150,7 +185,8 @@ class WebServer:
         accepting = await loop.create_server(
             lambda: self._accepted(runner.server), sock=self._listening, backlog=BACKLOG
         )
-        self._images.start(loop)
+        for view in self._views.values():
+            view.images.start(loop)
         return accepting
 
     def _accepted(self, server: Any) -> asyncio.BaseProtocol:
@@ -169,8 +205,9 @@ class WebServer:
 
     async def _sample(self) -> None:
         while True:
-            with self._errors.caught():
-                self._run_status.sample_drops()
+            for view in self._views.values():
+                with self._errors.caught():
+                    view.run_status.sample_drops()
             await asyncio.sleep(1.0)
 
     def _application(self) -> Any:
@@ -208,11 +245,25 @@ class WebServer:
         body, kind = self._files[request.path]
         return self._answer(body=body, content_type=kind, charset="utf-8")
 
-    async def _facts(self, _: web.Request) -> web.StreamResponse:
-        return self._json({"run": self._run_status.facts, "machine": self._run_status.machine})
+    def _view(self, request: web.Request) -> View:
+        """What the request is about. Raises: HTTPNotFound: no camera is named so."""
+        name = request.query.get("camera", next(iter(self._views)))
+        if name not in self._views:
+            known = ", ".join(filter(None, self._views)) or "they have no names in this run"
+            raise self._web.HTTPNotFound(text=f"no camera is named so; cameras: {known}\n")
+        return self._views[name]
 
-    async def _status(self, _: web.Request) -> web.StreamResponse:
-        return self._json(self._run_status.status(fresh=True))
+    def _status_of(self, view: View, *, fresh: bool = False) -> dict[str, Any]:
+        """What changes of a camera, and the state of each where they have names."""
+        states = {name: each.run_status.statistics.state for name, each in self._views.items() if name}
+        return view.run_status.status(fresh=fresh) | ({"cameras": states} if states else {})
+
+    async def _facts(self, request: web.Request) -> web.StreamResponse:
+        run_status = self._view(request).run_status
+        return self._json({"run": run_status.facts, "machine": run_status.machine})
+
+    async def _status(self, request: web.Request) -> web.StreamResponse:
+        return self._json(self._status_of(self._view(request), fresh=True))
 
     async def _metrics(self, request: web.Request) -> web.StreamResponse:
         body, content_type = exposition(self._figures, request.headers.get("Accept", ""))
@@ -229,7 +280,7 @@ class WebServer:
             wanted = None
         if not isinstance(wanted, bool):
             return refusal(400, 'send {"on": true} or {"on": false}')
-        recorder = self._run_status.recorder
+        recorder = self._view(request).run_status.recorder
         try:
             await asyncio.get_running_loop().run_in_executor(None, recorder.start if wanted else recorder.stop)
         except ConfigError as error:
@@ -238,7 +289,7 @@ class WebServer:
 
     async def _recorded(self, request: web.Request) -> web.StreamResponse:
         """A finished recording of this run, or the part of it that the header `Range` wants."""
-        path = self._run_status.recorder.finished(request.match_info["name"])
+        path = self._view(request).run_status.recorder.finished(request.match_info["name"])
         if path is None or not await asyncio.get_running_loop().run_in_executor(None, path.is_file):
             return refusal(404, "no recording of this run is called so")
         response: web.StreamResponse = self._web.FileResponse(path, headers={"Content-Type": VIDEO_TYPES[path.suffix]})
@@ -262,7 +313,8 @@ class WebServer:
 
         So a viewer on a slow line has one image under way at most, and everything is as new as its line allows.
         """
-        if self._run_status.viewers >= MAX_VIEWERS:
+        view = self._view(request)
+        if sum(each.run_status.viewers for each in self._views.values()) >= MAX_VIEWERS:
             return refusal(503, f"{MAX_VIEWERS} viewers look at this run already; close one of them")
         connection = self._web.WebSocketResponse(
             heartbeat=HEARTBEAT_SECONDS, max_msg_size=64, compress=False, timeout=GOODBYE_SECONDS
@@ -272,17 +324,17 @@ class WebServer:
         await connection.prepare(request)
         wanted = asyncio.Event()
         speaking = [
-            asyncio.ensure_future(self._send_status(connection)),
-            asyncio.ensure_future(self._show(connection, wanted)),
+            asyncio.ensure_future(self._send_status(connection, view)),
+            asyncio.ensure_future(self._show(connection, wanted, view.images)),
         ]
         me = cast("asyncio.Task[Any]", asyncio.current_task())
-        self._run_status.viewers += 1
+        view.run_status.viewers += 1
         self._open.add(me)
         listening = asyncio.ensure_future(_listen(connection, wanted))
         try:
             await asyncio.wait([listening, speaking[0]], return_when=asyncio.FIRST_COMPLETED)
         finally:
-            self._run_status.viewers -= 1
+            view.run_status.viewers -= 1
             self._open.discard(me)
             for task in (listening, *speaking):
                 task.cancel()
@@ -293,27 +345,27 @@ class WebServer:
             await connection.close()
         return cast("web.StreamResponse", connection)
 
-    async def _send_status(self, connection: Any) -> None:
+    async def _send_status(self, connection: Any, view: View) -> None:
         """Send the status until the end of the run or of the connection; the end itself is sent, too."""
         frames_s = drops_s = -math.inf
         last = False
         with suppress(ConnectionError, RuntimeError):  # the viewer has gone
             while not last:
                 last = self._ending.is_set()
-                frames, drops = self._run_status.rows_since(frames_s, drops_s)
+                frames, drops = view.run_status.rows_since(frames_s, drops_s)
                 frames_s = frames[-1][0] if frames else frames_s
                 drops_s = drops[-1][0] if drops else drops_s
-                values = self._run_status.status(fresh=last) | {"frames": frames, "drops": drops}
+                values = self._status_of(view, fresh=last) | {"frames": frames, "drops": drops}
                 await connection.send_str(json.dumps(values))
                 with suppress(asyncio.TimeoutError):
                     await asyncio.wait_for(self._ending.wait(), STATUS_SECONDS)
 
-    async def _show(self, connection: Any, wanted: asyncio.Event) -> None:
+    async def _show(self, connection: Any, wanted: asyncio.Event, images: OverlayEncoder) -> None:
         serial = 0
         with suppress(ConnectionError, RuntimeError):
             while True:
                 await wanted.wait()
-                image = await self._images.newer(serial)
+                image = await images.newer(serial)
                 wanted.clear()
                 serial = image.serial
                 age_ms = (time.monotonic_ns() - image.captured_ns) / 1e6

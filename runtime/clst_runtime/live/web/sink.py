@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 from clst_runtime.live.results import Result
@@ -14,22 +16,35 @@ from clst_runtime.live.web.address import WebAddress, listen, need_files, reacha
 from clst_runtime.live.web.overlays import OverlayEncoder, Painter
 from clst_runtime.live.web.recording import Recorder
 from clst_runtime.live.web.run_info import RunInfo
-from clst_runtime.live.web.server import WebServer
+from clst_runtime.live.web.server import View, WebServer
 from clst_runtime.live.web.status import RunStatus
 from clst_runtime.system.machine import machine_facts
 from clst_runtime.system.optional import require
 
 
+@dataclass(frozen=True, kw_only=True)
+class WebCamera:
+    """What the page shows of a camera."""
+
+    name: str = ""
+    """Empty where it is the only one and has none."""
+    statistics: RunStatistics
+    """Of the run; give the same to `run_pipeline`."""
+    facts: RunInfo
+    recordings: Path | None = None
+    """Folder for recordings that viewers start; None = they cannot."""
+
+
 class WebSink(Sink):
-    """Shows results on the page and records them when a viewer asks for it. Made by `open_web`."""
+    """Shows a camera's results on the page and records them when a viewer asks for it. Made by `open_web`."""
 
     name = "web"
 
-    def __init__(self, server: WebServer, run_status: RunStatus, images: OverlayEncoder, url: str) -> None:
+    def __init__(self, server: WebServer, view: View, url: str) -> None:
         self.url = url
         """What to open in a browser, with the token if one is needed: a secret, to be printed once."""
-        self._server, self._run_status, self._images, self._open = server, run_status, images, True
-        self._recorder = run_status.recorder
+        self._server, self._run_status, self._images, self._open = server, view.run_status, view.images, True
+        self._recorder = view.run_status.recorder
 
     def write(self, result: Result) -> None:
         """Take the newest result; without a recording this returns at once. The page reports its own failures.
@@ -43,29 +58,22 @@ class WebSink(Sink):
         self._recorder.write(result)
 
     def close(self) -> None:
-        """Finish the recording, send viewers the end of the run and stop the server."""
+        """Finish the recording; the last camera's end is sent to viewers, and stops the server."""
         if not self._open:
             return
         self._open = False
         self._recorder.stop()
-        self._server.stop()
-        self._images.close()
+        self._server.leave()
 
 
-def open_web(
-    address: WebAddress,
-    *,
-    statistics: RunStatistics,
-    facts: RunInfo,
-    recordings: Path | None = None,
-    token: str | None = None,
-) -> WebSink:
+def open_web(address: WebAddress, cameras: Sequence[WebCamera], *, token: str | None = None) -> list[WebSink]:
     """Serve the page from now on; it shows `starting` until the first mask.
 
     Args:
-        statistics: of the run; give the same to `run_pipeline`.
-        recordings: folder for recordings that viewers start; None = they cannot.
         token: what viewers must know, ≥ 16 characters; None = one is made where a network can reach the page.
+
+    Returns:
+        A sink for each camera; the page ends with the last one that is closed.
 
     Raises:
         MissingDependency: aiohttp, prometheus_client or OpenCV is not there.
@@ -74,16 +82,22 @@ def open_web(
     need_files()
     for module in ("aiohttp", "prometheus_client", "cv2"):
         require(module)
-    token, manifest = chosen_token(address, token), facts.manifest
-    recorder = Recorder(recordings, lambda path: VideoSink(path, manifest.classes, facts.fps, facts.alpha))
+    token = chosen_token(address, token)
     listening = listen(address)
     with ExitStack() as undone:
         undone.callback(listening.close)
         bound = WebAddress(host=address.host, port=listening.getsockname()[1])
-        images = OverlayEncoder(Painter(manifest.classes, facts.alpha), report=statistics.warn)
-        run_status = RunStatus(statistics, facts, recorder, machine_facts)
-        server = WebServer(run_status, images, Guard(bound, token), listening)
+        views = {camera.name: _view(camera) for camera in cameras}
+        server = WebServer(views, Guard(bound, token), listening)
         server.start()
         undone.pop_all()
     url = f"http://{shown(reachable_host(bound.host))}:{bound.port}/"
-    return WebSink(server, run_status, images, url if token is None else f"{url}?token={token}")
+    return [WebSink(server, view, url if token is None else f"{url}?token={token}") for view in views.values()]
+
+
+def _view(camera: WebCamera) -> View:
+    statistics, facts = camera.statistics, camera.facts
+    classes, alpha = facts.manifest.classes, facts.alpha
+    recorder = Recorder(camera.recordings, lambda path: VideoSink(path, classes, facts.fps, alpha))
+    images = OverlayEncoder(Painter(classes, alpha), report=statistics.warn)
+    return View(run_status=RunStatus(statistics, facts, recorder, machine_facts), images=images)

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from clst_runtime.cli.run import REPORT_SECONDS
+from clst_runtime.cli.run_report import REPORT_SECONDS
 from clst_runtime.errors import DataError
 from clst_runtime.live.pipeline import CLOSING_SECONDS, run_pipeline
 from clst_runtime.live.statistics import RunStatistics

@@ -1,5 +1,6 @@
 // The page: one WebSocket gives the status twice a second and, when asked by "next", the newest image.
 // What is shown may never look newer than it is: without news, or with an old picture, the page says so itself.
+// Of several cameras the address names the one that is shown (?camera=rear); the states of all stand above.
 
 import { WINDOW_SECONDS, colourOfCause, drawDrops, drawLatency } from "/charts.js";
 
@@ -44,6 +45,9 @@ const HEADLINE = { behind: "late", unreachable: "no contact" };
 const at = (id) => document.getElementById(id);
 const say = (id, text) => { if (at(id).textContent !== text) at(id).textContent = text; };
 
+const camera = new URLSearchParams(location.search).get("camera");
+const ofCamera = (path) => (camera === null ? path : `${path}?camera=${encodeURIComponent(camera)}`);
+
 let socket = null;
 let status = null;
 let refused = "";
@@ -73,7 +77,7 @@ const pictureAge = () => (picture ? picture.ageMs + performance.now() - picture.
 // ---- connection
 
 function connect() {
-  socket = new WebSocket(`${location.protocol === "https:" ? "wss" : "ws"}://${location.host}/live`);
+  socket = new WebSocket(`${location.protocol === "https:" ? "wss" : "ws"}://${location.host}${ofCamera("/live")}`);
   socket.binaryType = "arraybuffer";
   socket.addEventListener("open", () => {
     rows = { frames: [], drops: [] };
@@ -98,7 +102,7 @@ function connect() {
 
 async function findReason() {
   try {
-    const answer = await fetch("/status.json");
+    const answer = await fetch(ofCamera("/status.json"));
     refused = answer.ok ? "" : (await answer.text()).trim();
   } catch {
     refused = "";
@@ -138,11 +142,34 @@ function tookStatus(told) {
   const oldest = told.run.seconds - WINDOW_SECONDS - 4;
   rows.frames = rows.frames.filter((row) => row[0] >= oldest);
   rows.drops = rows.drops.filter((row) => row[0] >= oldest);
+  showCameras(told.cameras ?? {});
   showState();
   showFigures();
   showCamera();
   showShares();
   showWarnings(told.run);
+}
+
+// ---- several cameras
+
+// Built anew only when something has changed, so that a link keeps its focus.
+function showCameras(states) {
+  const list = at("cameras");
+  const names = Object.keys(states);
+  const shown = JSON.stringify(states);
+  list.hidden = names.length === 0;
+  if (list.dataset.shown === shown) return;
+  list.dataset.shown = shown;
+  const focused = document.activeElement?.dataset.camera;
+  list.replaceChildren(...names.map((name) => {
+    const link = Object.assign(document.createElement("a"), { href: `?camera=${name}`, textContent: name });
+    link.dataset.camera = name;
+    link.dataset.state = states[name];
+    link.append(Object.assign(document.createElement("small"), { textContent: states[name] }));
+    if (name === (camera ?? names[0])) link.setAttribute("aria-current", "page");
+    return link;
+  }));
+  list.querySelector(`[data-camera="${focused}"]`)?.focus();
 }
 
 // ---- state
@@ -173,7 +200,7 @@ function showState() {
   small.textContent = words;
   showCameraAlarm(state);
   if (status !== null) showRecording(status.recording);
-  document.title = `${state === "ready" ? "" : `${headline.toUpperCase()} · `}${at("camera-band").hidden ? "" : `${at("camera-headline").textContent.toUpperCase()} · `}clst-run`;
+  document.title = `${state === "ready" ? "" : `${headline.toUpperCase()} · `}${at("camera-band").hidden ? "" : `${at("camera-headline").textContent.toUpperCase()} · `}${camera === null ? "" : `${camera} · `}clst-run`;
 }
 
 // ---- the model's camera, or another one
@@ -328,7 +355,7 @@ function showFinished(finished, over) {
   list.hidden = finished.length === 0;
   list.replaceChildren(...[...finished].reverse().map(({ file, frames, mib }) => {
     const entry = document.createElement("li");
-    const place = `/recordings/${encodeURIComponent(file)}`;
+    const place = ofCamera(`/recordings/${encodeURIComponent(file)}`);
     const link = (text, more) => Object.assign(document.createElement("a"), { href: place, textContent: text, ...more });
     if (over) entry.append(file); // nobody serves it any more
     else entry.append(link(file, { download: file, title: `download ${file}` }));
@@ -344,7 +371,7 @@ async function switchRecording() {
   at("record").disabled = true;
   const on = at("record").getAttribute("aria-pressed") !== "true";
   try {
-    const answer = await fetch("/recording", {
+    const answer = await fetch(ofCamera("/recording"), {
       method: "POST",
       headers: { "Content-Type": "application/json" },
       body: JSON.stringify({ on }),
@@ -425,7 +452,7 @@ function parityWords(parity) {
 async function loadFacts() {
   let told;
   try {
-    const answer = await fetch("/facts.json");
+    const answer = await fetch(ofCamera("/facts.json"));
     if (!answer.ok) return;
     told = await answer.json();
   } catch {

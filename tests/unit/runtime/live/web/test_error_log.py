@@ -126,7 +126,7 @@ def test_who_is_refused_is_not_kept_connected():
 
 def test_an_error_in_a_handler_is_told_once_as_a_warning_and_not_as_a_traceback(monkeypatch, capfd):
     with served() as page:
-        monkeypatch.setattr(page.sink._server._run_status, "facts", {"broken": object()})
+        monkeypatch.setattr(page.sink._run_status, "facts", {"broken": object()})
         for _ in range(3):
             assert page.ask("/facts.json")[0] == 500
         (warning,) = page.statistics.to_json()["warnings"]
@@ -137,7 +137,7 @@ def test_an_error_in_a_handler_is_told_once_as_a_warning_and_not_as_a_traceback(
 
 def test_an_error_in_the_live_connection_is_told(monkeypatch):
     with served() as page:
-        monkeypatch.setattr(page.sink._server._run_status, "status", fails(ArithmeticError("no number")))
+        monkeypatch.setattr(page.sink._run_status, "status", fails(ArithmeticError("no number")))
         assert looking(page, lambda viewer: viewer.receive(timeout=5)).type.name in ("CLOSE", "CLOSED", "CLOSING")
         assert until(lambda: page.statistics.to_json()["warnings"])
         assert page.statistics.to_json()["warnings"] == ["the web page failed: ArithmeticError: no number"]
@@ -364,11 +364,12 @@ from tests.conftest import rgb_manifest
 from tests.support.web_run import Served
 from tests.unit.runtime.live.web.test_error_log import Video
 from clst_runtime.live.statistics import RunStatistics
-from clst_runtime.live.web import RunInfo, open_web, parse_web_address
+from clst_runtime.live.web import RunInfo, WebCamera, open_web, parse_web_address
 
 closing, statistics = threading.Event(), RunStatistics()
 facts = RunInfo(manifest=rgb_manifest(), model="m", source="s", backend="b")
-run = Served(open_web(parse_web_address("0"), statistics=statistics, facts=facts, recordings=Path(".")), statistics)
+camera = WebCamera(statistics=statistics, facts=facts, recordings=Path("."))
+run = Served(*open_web(parse_web_address("0"), [camera]), statistics)
 run.sink._recorder._make_video = lambda path: Video(on_close=lambda: (closing.set(), time.sleep(60)))
 run.record(True)
 run.give()

@@ -20,7 +20,7 @@ from clst_runtime.backends.base import Prediction
 from clst_runtime.imaging.geometry import Layout
 from clst_runtime.live.pipeline import run_pipeline
 from clst_runtime.live.statistics import RunStatistics
-from clst_runtime.live.web import RunInfo, open_web, parse_web_address
+from clst_runtime.live.web import RunInfo, WebCamera, open_web, parse_web_address
 from clst_runtime.live.web.overlays import shown_size
 from clst_runtime.live.web.status import class_shares
 from clst_runtime.sources.base import OVERTAKEN, Source, SourceEnded, TimedFrame
@@ -512,7 +512,8 @@ class Brightest:
 def test_a_whole_run_ends_well_and_its_recording_is_whole(tmp_path, live):
     source, statistics = Drawn(20, live=live), RunStatistics(live=live)
     facts = RunInfo(manifest=rgb_manifest(), model="m", source="s", backend="b", fps=10.0)
-    sink = open_web(parse_web_address("0"), statistics=statistics, facts=facts, recordings=tmp_path)
+    camera = WebCamera(statistics=statistics, facts=facts, recordings=tmp_path)
+    (sink,) = open_web(parse_web_address("0"), [camera])
     sink._recorder.start()
     run_pipeline(source, Brightest(), [sink], statistics=statistics)
     assert statistics.failures == []
