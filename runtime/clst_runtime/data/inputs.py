@@ -48,6 +48,7 @@ TELLS_NOTHING = frozenset({"images", "frames", "train", "val", "test", "leftimg8
 RESULTS = (
     (("config.toml", "checkpoints"), ("examples",), "a run of clst-train"),
     (("frames.jsonl",), ("masks", "overlays"), "results of clst-run"),
+    (("statistics.json", "legend.png"), (), "results of clst-run"),  # of several cameras
     (("bundle.json",), ("expected", "rival-expected"), "a bundle of clst-export"),
 )
 """What only a folder of results holds, its folders of images that no camera took, and what it is."""

@@ -159,6 +159,10 @@ def test_results_and_labels_are_no_pictures_of_a_camera(tmp_path):
     inside = images_of(tmp_path)
     assert "2 results of commands are left out" in inside.remarks[1]
     assert [path.name for path in inside.paths if path.parent == tmp_path or "driven" in path.parts] == ["b.png"]
+    write_png(tmp_path / "several" / "legend.png", GREY)
+    (tmp_path / "several" / "statistics.json").touch()
+    with pytest.raises(DataError, match="results of clst-run, no images of a camera"):
+        images_of(tmp_path / "several")
     (tmp_path / "run" / "checkpoints").mkdir(parents=True)
     (tmp_path / "run" / "config.toml").touch()
     with pytest.raises(DataError, match="a run of clst-train"):
