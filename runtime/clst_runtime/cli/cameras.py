@@ -11,14 +11,14 @@ from typing import Any
 
 import click
 
-from clst_runtime.live.output_folder import IMAGE_FOLDERS, RECORDING_FOLDER
+from clst_runtime.imaging.media import split_options
+from clst_runtime.live.output_folder import CAMERA_NAME, IMAGE_FOLDERS, RECORDING_FOLDER
 from clst_runtime.system.credentials import without_credentials
 
 PLACE = "{camera}"
 """Stands for a camera's name in `--stream`, `--ros2`, `--mcap` and `--collect`."""
 NAMED = re.compile(r"([^/:?.=\s]*)=(.+)", re.DOTALL)
 """A name and what follows; addresses and options of sources have other signs before their first `=`."""
-NAME = re.compile(r"[a-z][a-z0-9_]*")
 TAKEN = (*IMAGE_FOLDERS, RECORDING_FOLDER)
 
 
@@ -53,7 +53,7 @@ def cameras_of(sources: Sequence[str], options: dict[str, Any]) -> list[CameraOr
 
 
 def _split(source: str, *, alone: bool) -> tuple[str, str]:
-    found = None if os.path.exists(source) else NAMED.fullmatch(source)
+    found = None if os.path.exists(split_options(Path(source))[0]) else NAMED.fullmatch(source)
     if found is None:
         if not alone:
             raise click.UsageError(
@@ -62,7 +62,7 @@ def _split(source: str, *, alone: bool) -> tuple[str, str]:
             )
         return "", source
     name, rest = found.groups()
-    if NAME.fullmatch(name) is None or name in TAKEN:
+    if CAMERA_NAME.fullmatch(name) is None or name in TAKEN:
         why = f"{name!r} names a folder of results" if name in TAKEN else f"{name!r} is no name of a camera"
         raise click.UsageError(
             f"--source {without_credentials(source)}: {why}; give small letters, digits and _, a letter first, as front"
@@ -94,7 +94,10 @@ def _device(source: str) -> object:
     if source.startswith(("raw:", "csi:")):
         return "raw:" if source.startswith("raw:") else source.partition("?")[0]
     address = live_address(source) if is_live(source) else None
-    return source if address is None else (address.kind, address.place)
+    if address is not None:
+        return address.kind, address.place
+    place, options = split_options(Path(source))
+    return os.path.realpath(place), options
 
 
 def _check_kinds(named: Sequence[tuple[str, str]]) -> None:

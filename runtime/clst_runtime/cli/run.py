@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
@@ -86,6 +87,7 @@ def main(model: Path, sources: tuple[str, ...], **options: Any) -> None:
     orders = cameras_of(sources, options)
     for order in orders:
         check(model, order.source, order.options)
+        check_mcap(order.options, [each.source for each in orders])
     from clst_runtime.backends.selection import choose_backend, has_choice
     from clst_runtime.cli.run_outputs import open_sinks
     from clst_runtime.live.pipeline import Camera, Stop, run_cameras, stopped_by_signals
@@ -134,7 +136,6 @@ def check(model: Path, source: str, options: dict[str, Any]) -> None:
         raise click.UsageError("--masks and --pictures need --out")
     if out is not None and options["collect"] is not None and out.absolute() == options["collect"].absolute():
         raise click.UsageError("--collect and --out each need a folder of their own")
-    check_mcap(options["mcap"], source, options)
     if options["rebuild"] and model.suffix.lower() != ".engine":
         raise click.UsageError("--rebuild is for an .engine file; a bundle is built again by itself where it has to be")
     if options["fallback"] and (model.is_file() or options["backend"] != "auto"):
@@ -154,13 +155,14 @@ def check(model: Path, source: str, options: dict[str, Any]) -> None:
             raise DataError(f"--stream {stream}: standard output is closed")
 
 
-def check_mcap(path: Path | None, source: str, options: dict[str, Any]) -> None:
+def check_mcap(options: dict[str, Any], sources: Iterable[str]) -> None:
     """Refuse a file for masks that cannot be.
 
     Raises:
         UsageError: no MCAP file by its name. DataError: it is there, is read by this run, or cannot be written.
         MissingDependency: no package that writes it.
     """
+    path = options["mcap"]
     if path is None:
         return
     from clst_runtime.imaging.media import split_options
@@ -172,9 +174,9 @@ def check_mcap(path: Path | None, source: str, options: dict[str, Any]) -> None:
     if options["collect"] is not None and path.absolute() == options["collect"].absolute():
         raise click.UsageError("--mcap and --collect each need a file of their own")
     check_installed("mcap", "rosbags.typesys")
-    read, _ = split_options(Path(source))
-    if path.exists() and read.exists() and path.samefile(read):
-        raise DataError(f"{path} is read by this run; give another --mcap")
+    for read in (split_options(Path(source))[0] for source in sources):
+        if path.exists() and os.path.exists(read) and path.samefile(read):
+            raise DataError(f"{path} is read by this run; give another --mcap")
     if path.exists() and not options["overwrite"]:
         raise DataError(f"{path} exists; give another --mcap or --overwrite")
     check_can_write(path)
@@ -190,18 +192,18 @@ def claimed_folders(
     from clst_runtime.live.output_folder import claimed
 
     strange = [name for name, option in (("masks", "masks"), ("overlays", "pictures")) if options[option]]
-    overwrite = options["overwrite"]
+    overwrite, sources = options["overwrite"], [order.source for order in orders]
 
-    def claim(out: Path | None, source: str, strange: Iterable[str]) -> OutFolder | None:
+    def claim(out: Path | None, strange: Iterable[str]) -> OutFolder | None:
         if out is None:
             return None
-        return opened.enter_context(claimed(out, overwrite=overwrite, strange=strange, source=source))
+        return opened.enter_context(claimed(out, overwrite=overwrite, strange=strange, sources=sources))
 
     named = bool(orders[0].name)
-    whole = claim(options["out"], orders[0].source, () if named else strange)
+    whole = claim(options["out"], () if named else strange)
     yield whole
     for order in orders:
-        yield claim(order.options["out"], order.source, strange) if named else whole
+        yield claim(order.options["out"], strange) if named else whole
 
 
 def open_camera(order: CameraOrder, folder: OutFolder | None, opened: ExitStack) -> OpenCamera:

@@ -85,7 +85,7 @@ def is_video(place: Path) -> bool:
         DataError: it cannot be opened.
     """
     path, _ = split_options(place)
-    return kind_of(path) is Kind.VIDEO if path.is_file() else is_bag_folder(path)
+    return kind_of(path) is Kind.VIDEO if os.path.isfile(path) else is_bag_folder(path)
 
 
 def split_options(place: Path) -> tuple[Path, str]:

@@ -20,6 +20,8 @@ FILES = re.compile(r"overlay(-unfinished(-\d+)?)?\.(mp4|mkv)|frames\.jsonl|stati
 """What a run writes into its folder, by name."""
 RECORDINGS = re.compile(r"overlay-\d{8}-\d{6}(-\d+)?(-unfinished(-\d+)?)?\.(mp4|mkv)")
 """What viewers of the page record, in `recordings`."""
+CAMERA_NAME = re.compile(r"[a-z][a-z0-9_]*")
+"""What a camera may be called, and so a folder of its results."""
 IMAGE_FOLDERS = ("masks", "overlays")
 """Folders with an image a frame."""
 RECORDING_FOLDER = "recordings"
@@ -60,13 +62,15 @@ class OutFolder:
 
 
 @contextmanager
-def claimed(path: Path, *, overwrite: bool, strange: Iterable[str] = (), source: str = "") -> Iterator[OutFolder]:
+def claimed(
+    path: Path, *, overwrite: bool, strange: Iterable[str] = (), sources: Iterable[str] = ()
+) -> Iterator[OutFolder]:
     """Make the folder, or take one that is empty or may be overwritten; without `begin` it is left as it was found.
 
     Args:
         overwrite: whether it may hold an older run's files.
         strange: its folders that images of frames will go to, so that no others may be there.
-        source: what the run reads, a path or an address.
+        sources: what the run reads, paths or addresses.
 
     Raises:
         DataError: it is no folder, is in use, cannot be written, or holds files that would be taken for this run's, or
@@ -76,8 +80,9 @@ def claimed(path: Path, *, overwrite: bool, strange: Iterable[str] = (), source:
         if any(path.iterdir()) and not overwrite:
             raise DataError(f"{path} exists and is not empty; give another --out or --overwrite")
         ours = set(older_files(path))
-        if _is_among(source, path, ours):
-            raise DataError(f"{source} is read by this run and removed by --overwrite; give another --out")
+        for source in sources:
+            if _is_among(source, path, ours):
+                raise DataError(f"{source} is read by this run and removed by --overwrite; give another --out")
         for name in strange:
             others = [each for each in sorted((path / name).rglob("*.png")) if each not in ours]
             if others:
@@ -126,7 +131,7 @@ def _older_cameras(path: Path) -> list[Path]:
         names = [*json.loads((path / "statistics.json").read_text())["cameras"].keys()]
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return []
-    return [path / name for name in names if Path(name).name == name]
+    return [path / name for name in names if CAMERA_NAME.fullmatch(name)]
 
 
 def _finished(name: str) -> str:

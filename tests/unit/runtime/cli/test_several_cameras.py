@@ -54,6 +54,7 @@ def errors(done):
         (["front=camera:0", "rear=/dev/video0?fps=30"], "front and rear are both /dev/video0"),
         (["front=csi:1", "rear=csi:1?fps=30"], "front and rear are both csi:1"),
         (["front=raw:8x8", "rear=raw:16x8"], "front and rear are both raw:16x8"),
+        (["front={folder}", "rear={folder}/../{folder.name}"], "; a source can be given once"),
         (["front=camera:0", "rear={folder}"], "front is a camera and rear is read from files; give one kind"),
     ],
 )  # fmt: skip
@@ -92,7 +93,8 @@ def test_a_place_for_a_name_needs_a_name(rgb_model, places):
 @pytest.mark.parametrize(
     "source",
     ["camera:0", "0", "/dev/video3?size=8x8", "rtsp://10.0.0.7/live?channel=1", "gst:videotestsrc pattern=1 ! appsink",
-     "drive.mcap?topic=/front&rate=1", "raw:16x8?layout=nv12", "ros2:/image", "a/b=c.mp4"],
+     "drive.mcap?topic=/front&rate=1", "raw:16x8?layout=nv12", "ros2:/image", "a/b=c.mp4",
+     f"gst:{'queue! ' * 60}appsink"],
 )  # fmt: skip
 def test_a_source_without_a_name_is_taken_as_it_is(source):
     (order,) = cameras_of([source], NOTHING)
@@ -107,6 +109,9 @@ def test_a_file_whose_name_looks_like_a_named_source_is_that_file(tmp_path, monk
     (tmp_path / "front=a").mkdir()
     (order,) = cameras_of(["front=a"], NOTHING)
     assert (order.name, order.source) == ("", "front=a")
+    (tmp_path / "front=a" / "drive.mcap").touch()
+    (recording,) = cameras_of(["front=a/drive.mcap?topic=/front"], NOTHING)
+    assert (recording.name, recording.source) == ("", "front=a/drive.mcap?topic=/front")
 
 
 def test_outputs_of_each_camera_are_those_of_one_and_the_report_covers_both(rgb_model, places, tmp_path):
@@ -162,6 +167,41 @@ def test_overwriting_removes_the_cameras_of_the_older_run_as_well(rgb_model, pla
     assert sorted(path.name for path in (out / "front").iterdir()) == ["frames.jsonl", "legend.png", "statistics.json"]
     assert call(clst_run, rgb_model, "--source", places[0], "--out", out, "--no-video", "--overwrite").exit_code == 0
     assert list((out / "front").iterdir()) == []
+
+
+def test_what_one_camera_reads_no_other_one_writes_over(rgb_model, places, tmp_path):
+    out, video = tmp_path / "driven", tmp_path / "driven" / "front" / f"overlay{video_suffix()}"
+    assert call(clst_run, rgb_model, *two(places), "--out", out).exit_code == 0
+    before = video.read_bytes()
+    for name in ("rear", "other"):
+        again = ("--source", f"front={places[0]}", "--source", f"{name}={video}", "--out", out, "--overwrite")
+        done = call(clst_run, rgb_model, *again)
+        assert done.exit_code == 3
+        assert f"{video} is read by this run and removed by --overwrite; give another --out" in done.stderr
+    (out / "statistics.json").unlink()
+    assert call(clst_run, rgb_model, *again).exit_code == 3
+    assert video.read_bytes() == before
+
+
+def test_a_recording_that_one_camera_reads_is_not_the_mcap_of_another_one(rgb_model, tmp_path):
+    pytest.importorskip("mcap")
+    pytest.importorskip("rosbags")
+    path = tmp_path / "rear.mcap"
+    path.write_bytes(b"\x89MCAP0\r\n")
+    sources = ("--source", f"front={path}", "--source", f"rear={tmp_path}")
+    done = call(clst_run, rgb_model, *sources, "--mcap", tmp_path / "{camera}.mcap", "--overwrite")
+    assert (done.exit_code, f"{path} is read by this run; give another --mcap" in done.stderr) == (3, True)
+
+
+def test_a_long_pipeline_is_no_path_that_the_system_refuses(rgb_model, tmp_path):
+    pytest.importorskip("mcap")
+    pytest.importorskip("rosbags")
+    (tmp_path / "old.mcap").touch()
+    source = f"gst:{'queue! ' * 60}appsink"
+    again = ("--mcap", tmp_path / "old.mcap", "--overwrite", "--patience", "0.1")
+    done = call(clst_run, rgb_model, "--source", source, *again)
+    assert done.exit_code == 3
+    assert "cannot be opened" in errors(done)[0]
 
 
 def test_a_camera_that_fails_ends_alone_and_the_exit_code_and_report_tell_it(rgb_model, places, tmp_path):

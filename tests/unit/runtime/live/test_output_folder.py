@@ -63,12 +63,20 @@ def test_what_a_run_is_to_read_is_not_removed_by_overwrite(tmp_path, source):
     before, source = names_below(out), next(each for each in (out / source, tmp_path / source) if each.exists())
     with (
         pytest.raises(DataError, match=f"{source} is read by this run and removed by --overwrite; give another --out"),
-        claimed(out, overwrite=True, source=str(source)),
+        claimed(out, overwrite=True, sources=["camera:0", str(source)]),
     ):
         pass
     assert names_below(out) == before
-    with claimed(out, overwrite=True, source=str(tmp_path)):  # a folder of images around it, whose results are left out
+    with claimed(out, overwrite=True, sources=[str(tmp_path)]):  # images around it: results are left out
         pass
+
+
+def test_cameras_in_an_older_report_are_folders_in_this_one(tmp_path):
+    out = written(tmp_path / "out", "front/overlay.mp4", "Rear/overlay.mp4")
+    written(tmp_path, "overlay.mp4")
+    (out / "statistics.json").write_text(json.dumps({"cameras": {"front": {}, "..": {}, "Rear": {}, "": {}}}))
+    OutFolder(out).begin()
+    assert names_below(tmp_path) == ["out/Rear/overlay.mp4", "overlay.mp4"]
 
 
 def test_pictures_that_nobody_knows_are_neither_removed_nor_mixed_with_new_ones(tmp_path):
