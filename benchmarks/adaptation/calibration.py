@@ -32,16 +32,19 @@ from clst_runtime.data.subsets import evenly_spread
 from clst_runtime.evaluation.reliability import Reliability
 from clst_runtime.evaluation.resampling import points_of
 from clst_train.data.fitting import FittedSample, fitted
-from clst_train.data.look import COMPARED, look_of
+from clst_train.data.look import look_of
 from clst_train.engine.temperature import IMAGES, SMALLER, Seen, in_smaller, logits_at, matching
 from clst_train.models.checkpoint import Checkpoint, build_from_checkpoint, load_checkpoint
 from clst_train.models.deployable import Deployable
 
 SCORED = 101
-"""Labelled images of the new camera, at most."""
-SHARES = (0.5, SMALLER, 0.75)
+"""Labelled images of the new camera, at most; where they are NEW itself, as many as the rule looks at."""
+SHARES = (0.5, 0.6, 0.75)
+"""Of both sides: what images made smaller have."""
 FEWER = (32, 64)
 """Images of each camera that the rule is tried with, beside `IMAGES`."""
+EACH = 2
+"""Candidates that are not the rule or a part of it look at every second image."""
 GRID = np.exp(np.linspace(np.log(0.5), np.log(4.0), 64))
 """Temperatures that are tried where the best one is looked for."""
 Samples = Sequence[FittedSample]
@@ -53,17 +56,18 @@ class Cameras:
     def __init__(self, like: Checkpoint, source: str, target: str, held: str | None, data: tuple[str, ...]) -> None:
         self.like = like
         self.old, self.new = self._read(source, IMAGES), self._read(target, IMAGES)
-        self.held = [] if held is None else self._read(held, IMAGES)
-        self.scored = {_named(place): self._read(place, SCORED) for place in data}
+        self.held = [] if held is None else self._read(held, IMAGES)[::EACH]
+        self.scored = {_named(place): self.new if place == target else self._read(place, SCORED) for place in data}
+        self.old_as_new, self.held_as_new = self._in_new_look(self.old[::EACH]), self._in_new_look(self.held)
 
     def _read(self, place: str, most: int) -> list[FittedSample]:
         images = labelled(place, self.like.classes)
         places = evenly_spread(len(images), most)
         return [fitted(images[each], self.like.input_hw, self.like.fit) for each in places]
 
-    def in_new_look(self, samples: Samples) -> list[FittedSample]:
+    def _in_new_look(self, samples: Samples) -> list[FittedSample]:
         """Images of the old camera as the new one would have shown them."""
-        old, new = ([each.image for each in samples[:COMPARED]] for samples in (self.old, self.new))
+        old, new = ([each.image for each in samples[::EACH]] for samples in (self.old, self.new))
         look = look_of(((each, None) for each in old), ((each, None) for each in new), self.like.input_hw)
         rng = np.random.default_rng(0)
         return [
@@ -71,30 +75,35 @@ class Cameras:
             for number, each in enumerate(samples)
         ]
 
-    def temperatures(self, network: Deployable) -> dict[str, float]:
+    def smaller(self, network: Deployable, new: Sequence[Seen], share: float, every: int = 1) -> list[Seen]:
+        """Logits of the new camera's images, and the classes in them made smaller."""
+        return [
+            (logits, in_smaller(network, each.image, each.content.padding(self.like.input_hw), share))
+            for (logits, _), each in list(zip(new, self.new, strict=True))[::every]
+        ]
+
+    def temperatures(self, network: Deployable, old: Sequence[Seen], new: Sequence[Seen]) -> dict[str, float]:
         """Every candidate; the checkpoint's own was fitted on the images of its run."""
-        old, new = seen_in(network, self.old), [logits_at(network, each.image) for each in self.new]
-        smaller = {
-            share: [
-                (logits, in_smaller(network, each.image, each.content.padding(self.like.input_hw), share))
-                for logits, each in zip(new, self.new, strict=True)
-            ]
+        source, smaller = matching(old), self.smaller(network, new, SMALLER)
+        of_shares = {
+            share: matching(smaller if share == SMALLER else self.smaller(network, new, share, EACH))
             for share in SHARES
         }
         found = {
             "none": 1.0,
             "in the checkpoint": network.segmenter.temperature,
-            "source": matching(old),
+            "source": source,
             "source, by likelihood": by_likelihood(old),
-            "source in the new look": matching(seen_in(network, self.in_new_look(self.old))),
-            **{f"smaller, {share:g}": matching(each) for share, each in smaller.items()},
+            "source in the new look": matching(seen_in(network, self.old_as_new)),
+            **{f"smaller, {share:g}": each for share, each in of_shares.items()},
+            **{f"source and smaller, {share:g}": max(source, each) for share, each in of_shares.items()},
         }
-        for count in (*FEWER, IMAGES):
-            few = [[each[place] for place in evenly_spread(len(each), count)] for each in (old, smaller[SMALLER])]
-            found[f"source and smaller, {count} images"] = max(map(matching, few))
+        for count in FEWER:
+            few = [[each[place] for place in evenly_spread(len(each), count)] for each in (old, smaller)]
+            found[f"source and smaller, {SMALLER:g}, {count} images"] = max(map(matching, few))
         if self.held:
             found["held out"] = matching(seen_in(network, self.held))
-            found["held out in the new look"] = matching(seen_in(network, self.in_new_look(self.held)))
+            found["held out in the new look"] = matching(seen_in(network, self.held_as_new))
         return found
 
 
@@ -169,10 +178,10 @@ def auroc(score: Tensor, wrong: npt.NDArray[np.bool_]) -> float:
 
 def measured(network: Deployable, cameras: Cameras) -> dict[str, Any]:
     """One network."""
-    temperatures, found = cameras.temperatures(network), {}
-    usual = usual_logits(seen_in(network, cameras.old))
+    old, new = seen_in(network, cameras.old), seen_in(network, cameras.new)
+    temperatures, usual, found = cameras.temperatures(network, old, new), usual_logits(old), {}
     for name, samples in cameras.scored.items():
-        logits, truth = known(seen_in(network, samples))
+        logits, truth = known(new if samples is cameras.new else seen_in(network, samples))
         top, classes = logits.softmax(1).max(1)
         wrong = (classes != truth).numpy()
         best = min(GRID, key=lambda each: error(logits, truth, each))

@@ -295,12 +295,9 @@ def limits(manifest: Mapping[str, Any]) -> list[str]:
     warns = "; clst-run says when frames look like another camera's" if manifest["domain"] else ""
     found.append(f"What other cameras, places and weather do to it was not measured{warns}.")
     if manifest["has_confidence"]:
-        fitted = (
-            "was fitted to its own cameras, not to others"
-            if manifest["temperature"] != 1
-            else ("is the probability of the softmax as it is")
-        )
-        found.append(f"Its confidence {fitted}.")
+        fitted = manifest["temperature"] != 1
+        made = "was fitted on training images" if fitted else "is the probability of the softmax as it is"
+        found.append(f"Its confidence {made}; on other drives it may be too high.")
     if manifest["precision"] != "fp32" and "agreement" in parity:
         share = 100 * (1 - parity["agreement"])
         found.append(f"{manifest['precision']} rounds: {share:.4f} % of the compared pixels have another class.")
