@@ -33,6 +33,7 @@ def result_of(index, *, size_hw=(32, 64), class_id=0, age_ms=10.0, inference_ms=
     return Result(
         timed=timed,
         prediction=Prediction(classes=mask),
+        classes=mask,
         mask=mask,
         inference_ns=int(inference_ms * 1e6),
         age_ns=int(age_ms * 1e6),

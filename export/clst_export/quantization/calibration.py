@@ -18,8 +18,8 @@ from clst_export.quantization.activations import stream_activations
 from clst_runtime.backends.base import Frame
 from clst_runtime.data.subsets import evenly_spread
 from clst_runtime.errors import DataError
-from clst_runtime.imaging.geometry import Fit
-from clst_train.data.target import SHAPE_TOLERANCE, TargetImages, open_target
+from clst_runtime.imaging.geometry import SHAPE_TOLERANCE, Fit
+from clst_train.data.target import TargetImages, open_target
 
 LEVELS = 128  # int8 gives |x| the values 0 … 127
 BINS = 2048  # of the histograms of |x|

@@ -7,13 +7,16 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from clst_runtime.imaging.media import split_options
 from clst_runtime.live.output_folder import CAMERA_NAME, IMAGE_FOLDERS, RECORDING_FOLDER
 from clst_runtime.system.credentials import without_credentials
+
+if TYPE_CHECKING:
+    from clst_runtime.imaging.ignore_mask import IgnoreMask
 
 PLACE = "{camera}"
 """Stands for a camera's name in `--stream`, `--ros2`, `--mcap` and `--collect`."""
@@ -30,11 +33,21 @@ class CameraOrder:
     """Empty where it is the only one and has none."""
     source: str
     options: dict[str, Any]
+    ignored: Path | None = None
+    """The file of its ignore mask."""
 
     @property
     def before(self) -> str:
         """What messages about it begin with."""
         return f"{self.name}: " if self.name else ""
+
+    def ignore_mask(self) -> IgnoreMask | None:
+        """Its `--ignore-mask`. Raises: DataError: it cannot be read, or leaves nothing."""
+        if self.ignored is None:
+            return None
+        from clst_runtime.imaging.ignore_mask import IgnoreMask
+
+        return IgnoreMask(self.ignored)
 
 
 def cameras_of(sources: Sequence[str], options: dict[str, Any]) -> list[CameraOrder]:
@@ -49,7 +62,11 @@ def cameras_of(sources: Sequence[str], options: dict[str, Any]) -> list[CameraOr
         _check_names(named)
         _check_kinds(named)
     _check_places(named, options)
-    return [CameraOrder(name=name, source=source, options=_own(name, options)) for name, source in named]
+    masks = _ignore_masks([name for name, _ in named], options["ignore_masks"])
+    return [
+        CameraOrder(name=name, source=source, options=_own(name, options), ignored=masks.get(name))
+        for name, source in named
+    ]
 
 
 def _split(source: str, *, alone: bool) -> tuple[str, str]:
@@ -130,6 +147,20 @@ def _places(options: dict[str, Any]) -> Iterator[tuple[str, str]]:
             yield f"--{name}", str(options[name])
     if _is_file(options["collect"]):
         yield "--collect", str(options["collect"])
+
+
+def _ignore_masks(names: Sequence[str], given: Sequence[str]) -> dict[str, Path]:
+    """The file of each `--ignore-mask`, by the camera's name. Raises: UsageError: it names no camera, or one twice."""
+    masks: dict[str, Path] = {}
+    for each in given:
+        found = NAMED.fullmatch(each) if names[0] else None
+        name, path = found.groups() if found is not None else ("", each)
+        if name not in names:
+            raise click.UsageError(f"--ignore-mask {each}: say which camera's, as --ignore-mask {names[0]}={path}")
+        if name in masks:
+            raise click.UsageError(f"--ignore-mask {each}: {masks[name]} is given for the same camera")
+        masks[name] = Path(path)
+    return masks
 
 
 def _is_file(collect: Path | None) -> bool:

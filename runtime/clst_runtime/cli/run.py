@@ -64,6 +64,8 @@ WORST_FIRST = ("ended", "lost", "stale", "starting", "ready")
               help="To other programs: masks:-, overlay:unix:/run/clst.sock, masks:tcp:127.0.0.1:5555.")  # fmt: skip
 @click.option("--ros2", metavar="NODE",
               help="Publish as this ROS 2 node, as /clst; ROS's own arguments after --ros-args.")  # fmt: skip
+@click.option("--ignore-mask", "ignore_masks", multiple=True, metavar="[NAME=]PNG",
+              help="Of the camera; non-zero = bonnet, lens border: class 255 there.")  # fmt: skip
 @click.option("--deadline-ms", type=Real(min=0, min_open=True), help="A mask older than this is a miss.")
 @click.option("--stale-after", default=10, show_default=True, type=Whole(1), help="Misses in a row: stale.")
 @click.option("--patience", "patience_seconds", type=Real(0),
@@ -88,6 +90,7 @@ def main(model: Path, sources: tuple[str, ...], **options: Any) -> None:
     for order in orders:
         check(model, order.source, order.options)
         check_mcap(order.options, [each.source for each in orders])
+    ignored = [order.ignore_mask() for order in orders]
     from clst_runtime.backends.selection import choose_backend, has_choice
     from clst_runtime.cli.run_outputs import open_sinks
     from clst_runtime.live.pipeline import Camera, Stop, run_cameras, stopped_by_signals
@@ -106,8 +109,14 @@ def main(model: Path, sources: tuple[str, ...], **options: Any) -> None:
         watch = Watch(description_of(backend, choice), whole)
         opened.callback(watch.stop)
         runs = [
-            Camera(source=camera.source, sinks=own, statistics=camera.statistics, observers=watch.observers(camera))
-            for camera, own in zip(cameras, sinks, strict=True)
+            Camera(
+                source=camera.source,
+                sinks=own,
+                statistics=camera.statistics,
+                observers=watch.observers(camera),
+                ignored=mask,
+            )
+            for camera, own, mask in zip(cameras, sinks, ignored, strict=True)
         ]
         report = report_of(model, backend, cameras, whole, stop)
         with stopped_by_signals(stop):

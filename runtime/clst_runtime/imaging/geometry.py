@@ -20,6 +20,8 @@ Image = npt.NDArray[np.uint8]
 Array = TypeVar("Array", bound=npt.NDArray[Any])
 PADDING_RGB = (124, 116, 104)
 """What a letterbox is filled with: ImageNet's mean colour, so that padding is about 0 after normalisation."""
+SHAPE_TOLERANCE = 0.02
+"""By how much two aspect ratios may differ and still count as the same."""
 
 
 class Fit(str, Enum):

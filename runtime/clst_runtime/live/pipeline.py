@@ -11,10 +11,13 @@ from dataclasses import dataclass, field
 from itertools import count
 from types import FrameType
 
+import numpy as np
+
 from clst_runtime.backends.base import Backend, Classes, Prediction
 from clst_runtime.errors import message_of
 from clst_runtime.imaging.array_pool import Pool
 from clst_runtime.imaging.geometry import Content, Fitter, resize_classes
+from clst_runtime.imaging.ignore_mask import IgnoreMask
 from clst_runtime.live.results import Result
 from clst_runtime.live.sinks.base import Sink, SinkWorker
 from clst_runtime.live.statistics import INTERRUPTS, Deadline, RunStatistics
@@ -73,13 +76,14 @@ class Camera:
     sinks: Sequence[Sink]
     statistics: RunStatistics
     observers: Observers = field(default_factory=Observers)
+    ignored: IgnoreMask | None = None
 
 
 class Segmenter:
     """Camera images to results, in memory that is used again."""
 
-    def __init__(self, backend: Backend, *, at_camera_size: bool) -> None:
-        self.backend, self.at_camera_size = backend, at_camera_size
+    def __init__(self, backend: Backend, *, at_camera_size: bool, ignored: IgnoreMask | None = None) -> None:
+        self.backend, self.at_camera_size, self._ignored = backend, at_camera_size, ignored
         self._fitter, self._masks = Fitter(backend.manifest.input_hw, backend.manifest.fit), Pool(MASKS_HELD)
 
     def warm_up(self, timed: TimedFrame) -> None:
@@ -87,20 +91,31 @@ class Segmenter:
         for _ in range(WARM_UP_RUNS):
             self.segment(timed)
 
+    def check(self, timed: TimedFrame) -> None:
+        """Raises: DataError: the ignore mask is none of this camera's images."""
+        if self._ignored is not None:
+            self._ignored.check(timed.size_hw)
+
     def segment(self, timed: TimedFrame) -> Result:
         frame = self._fitter.fit(timed.image, timed.layout)
         before = time.monotonic_ns()
         predicted = self.backend.predict(frame)
         after = time.monotonic_ns()
         prediction = without_padding(predicted, self._fitter.content)
-        mask = self._mask(prediction, timed)
+        classes = self._without_ignored(prediction.classes, None)
+        mask = classes
+        if self.at_camera_size and classes.shape != timed.size_hw:
+            mask = resize_classes(prediction.classes, timed.size_hw, self._masks.take(timed.size_hw))
+            mask = self._without_ignored(mask, mask)
         age_ns = time.monotonic_ns() - timed.captured_ns
-        return Result(timed=timed, prediction=prediction, mask=mask, inference_ns=after - before, age_ns=age_ns)
+        return Result(timed=timed, prediction=prediction, classes=classes, mask=mask,
+                      inference_ns=after - before, age_ns=age_ns)  # fmt: skip
 
-    def _mask(self, prediction: Prediction, timed: TimedFrame) -> Classes:
-        if not self.at_camera_size or prediction.classes.shape == timed.size_hw:
-            return prediction.classes
-        return resize_classes(prediction.classes, timed.size_hw, self._masks.take(timed.size_hw))
+    def _without_ignored(self, classes: Classes, out: Classes | None) -> Classes:
+        if self._ignored is None:
+            return classes
+        hidden = self._ignored.at((classes.shape[0], classes.shape[1]))
+        return np.bitwise_or(classes, hidden, out=out)  # any id or 255 is 255
 
 
 def without_padding(prediction: Prediction, content: Content) -> Prediction:
@@ -180,7 +195,7 @@ class _CameraRun:
         self.source, self.statistics, self.observers = camera.source, camera.statistics, camera.observers
         self.workers = [SinkWorker(sink, self.statistics, lossless=not self.source.live) for sink in camera.sinks]
         at_camera_size = any(sink.wants_camera_size for sink in camera.sinks)
-        self._segmenter = Segmenter(backend, at_camera_size=at_camera_size)
+        self._segmenter = Segmenter(backend, at_camera_size=at_camera_size, ignored=camera.ignored)
         self.begun = False
         """Whether the model was warm when a frame came."""
         self.turn = 0
@@ -221,6 +236,10 @@ class _CameraRun:
 
     def serve(self, timed: TimedFrame, *, is_warm: bool, stop: Stop) -> None:
         """Segment a frame; the first one is for the warm-up and, of a camera, has a newer one behind it by then."""
+        with self._alone():
+            self._segmenter.check(timed)
+        if self.over:
+            return
         if not self.begun:
             if not is_warm:
                 self._segmenter.warm_up(timed)

@@ -18,9 +18,12 @@ class Result:
 
     timed: TimedFrame
     prediction: Prediction
-    """h,w class ids, and confidence where the model gives it; without padding."""
+    """h,w class ids, and confidence where the model gives it; without padding. As the model gives it, also under the
+    camera's ignore mask."""
+    classes: Classes
+    """h,w class ids of the prediction, 255 under the camera's ignore mask."""
     mask: Classes
-    """H,W class ids; h,w when no sink asked for the camera's size."""
+    """H,W the same; h,w when no sink asked for the camera's size."""
     inference_ns: int
     """Backend alone, from frame to class ids."""
     age_ns: int

@@ -19,6 +19,7 @@ from clst_runtime.data.inputs import images_of
 from clst_runtime.data.subsets import Subset
 from clst_runtime.errors import DataError
 from clst_runtime.imaging.geometry import Content, Fit, content_of, fit_frame, resize_classes
+from clst_runtime.imaging.ignore_mask import IgnoreMask
 from clst_runtime.imaging.image_files import read_image
 from clst_runtime.imaging.media import is_video
 from clst_runtime.imaging.videos import count_frames
@@ -33,8 +34,6 @@ LABEL_VALUES, LABEL_FLATNESS = 64, 0.8
 CamVid's and IDD's labels have up to 12 and 0.94 to 0.99, their images more than 10,000 and at most 0.3.
 """
 LIKE_LABELS = "as label files are; give the camera's images"
-SHAPE_TOLERANCE = 0.02
-"""How far a mask's aspect ratio may be from the camera's."""
 MOST_FRAMES = 3000
 """Frames of videos that a run takes at most: the recipe's 12,000 target crops
 show each four times, and of half an hour they are 0.6 s apart."""
@@ -231,7 +230,9 @@ def with_mask(target: TargetImages, path: Path) -> TargetImages:
     Raises:
         DataError: it is no image, not of the shape of the first image, or leaves nothing.
     """
-    masked = dataclasses.replace(target, mask=_read_mask(path, target.sizes[0]))
+    mask = IgnoreMask(path)
+    mask.check(target.sizes[0])
+    masked = dataclasses.replace(target, mask=mask.hidden > 0)
     if np.all(masked.ignored(0)):  # at the model's size, where single pixels may be lost
         raise DataError(f"{path}: the ignore mask covers every pixel; non-zero means ignore")
     return masked
@@ -270,15 +271,3 @@ def _each_once(files: list[Path]) -> tuple[list[Path], int]:
     for path in files:
         first.setdefault(path.resolve(), path)
     return list(first.values()), len(files) - len(first)
-
-
-def _read_mask(path: Path, camera_hw: tuple[int, int]) -> npt.NDArray[np.bool_]:
-    """The mask as stored. Its size may differ from the camera's images, its aspect ratio may not."""
-    pixels = read_image(path).max(axis=2)
-    (rows, columns), (camera_rows, camera_columns) = pixels.shape, camera_hw
-    if abs(rows * camera_columns / (columns * camera_rows) - 1) > SHAPE_TOLERANCE:
-        raise DataError(
-            f"{path}: the ignore mask is {columns}×{rows}, the camera's images are {camera_columns}×{camera_rows}; "
-            "draw it on an image of this camera"
-        )
-    return np.asarray(pixels > 0)

@@ -16,9 +16,8 @@ from torch.nn import functional as F
 
 from clst_runtime.classes.labels import ClassList
 from clst_runtime.errors import ConfigError
-from clst_runtime.imaging.geometry import Fit
+from clst_runtime.imaging.geometry import SHAPE_TOLERANCE, Fit
 from clst_train.config import ModelConfig
-from clst_train.data.target import SHAPE_TOLERANCE
 from clst_train.method.batchnorm import FollowedStatistics
 from clst_train.models.checkpoint import build_from_checkpoint, load_checkpoint
 from clst_train.models.deployable import normalise_in_training

@@ -53,7 +53,7 @@ class FrameLogSink(Sink):
         self._lines = JsonLines(path)
 
     def write(self, result: Result) -> None:
-        classes, timed = result.prediction.classes, result.timed
+        classes, timed = result.classes, result.timed
         counts = np.bincount(classes.ravel(), minlength=len(self.classes))[: len(self.classes)] / classes.size
         shares = {name: round(float(share), 4) for name, share in zip(self.classes.names, counts, strict=True)}
         times = {"captured_ns": timed.captured_ns, "capture_to_mask_ms": round(result.age_ns / 1e6, 3)}

@@ -53,7 +53,7 @@ class WebSink(Sink):
             DataError: the server has ended, so that nobody sees the page any more.
         """
         self._server.check()
-        self._run_status.saw(result.prediction.classes)
+        self._run_status.saw(result.classes)
         self._images.offer(result)
         self._recorder.write(result)
 

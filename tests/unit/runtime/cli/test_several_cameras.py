@@ -13,7 +13,7 @@ from clst_runtime.live.sinks.video_files import video_suffix
 from tests.support.command_line import call
 from tests.support.videos import frames_of
 
-NOTHING = {"out": None, "streams": (), "ros2": None, "mcap": None, "collect": None}
+NOTHING = {"out": None, "streams": (), "ros2": None, "mcap": None, "collect": None, "ignore_masks": ()}
 RED, BLUE = (255, 0, 0), (0, 0, 255)
 
 
@@ -282,3 +282,67 @@ def test_the_worst_state_is_told_to_the_service_manager_with_each(monkeypatch):
         "WATCHDOG=1",
         "WATCHDOG=1\nSTATUS=lost (front starting, rear lost)",
     ]
+
+
+def bonnet(path, size_hw):
+    """The lower half."""
+    mask = np.zeros(size_hw, np.uint8)
+    mask[size_hw[0] // 2 :] = 1
+    write_png(path, mask)
+    return path
+
+
+def test_under_the_ignore_mask_of_a_camera_there_is_no_class(rgb_model, places, tmp_path):
+    """The front's mask is twice as large as its images; the rear has none."""
+    out, mask = tmp_path / "driven", bonnet(tmp_path / "bonnet.png", (60, 80))
+    done = call(
+        clst_run, rgb_model, *two(places, "--ignore-mask", f"front={mask}", "--out", out, "--masks", "--pictures")
+    )
+    assert done.exit_code == 0, done.stderr
+    front = np.asarray(Image.open(out / "front" / "masks" / "0.png"))
+    assert np.unique(front[:15]).tolist() == [0]
+    assert np.unique(front[15:]).tolist() == [255]
+    assert np.unique(np.asarray(Image.open(out / "rear" / "masks" / "0.png"))).tolist() == [2]
+    picture = np.asarray(Image.open(out / "front" / "overlays" / "0.png"))
+    assert np.unique(picture[15:].reshape(-1, 3), axis=0).tolist() == [list(RED)], "the image as it is"
+    shares = [json.loads(line)["shares"] for line in (out / "front" / "frames.jsonl").read_text().splitlines()]
+    assert [sum(each.values()) for each in shares] == [0.5, 0.5]
+
+
+@pytest.mark.parametrize(
+    ("given", "code", "words"),
+    [
+        (["bonnet.png"], 2, "--ignore-mask bonnet.png: say which camera's, as --ignore-mask front=bonnet.png"),
+        (["side=bonnet.png"], 2, "--ignore-mask side=bonnet.png: say which camera's, as --ignore-mask front=bon"),
+        (["rear=bonnet.png", "rear=all.png"], 2, "--ignore-mask rear=all.png: bonnet.png is given for the same camera"),
+        (["rear=none.png"], 3, "none.png: no such file"),
+        (["rear=all.png"], 3, "all.png: the ignore mask covers every pixel; non-zero means ignore"),
+    ],
+)  # fmt: skip
+def test_an_ignore_mask_that_cannot_be_is_refused_before_the_model_is_opened(
+    places, tmp_path, monkeypatch, given, code, words
+):
+    monkeypatch.chdir(tmp_path)
+    bonnet(tmp_path / "bonnet.png", (15, 20))
+    write_png(tmp_path / "all.png", np.full((24, 16), 1, np.uint8))
+    done = call(clst_run, "none.onnx", *two(places), *(part for each in given for part in ("--ignore-mask", each)))
+    (line,) = errors(done)
+    assert (done.exit_code, words in line) == (code, True), line
+
+
+def test_an_ignore_mask_of_another_shape_ends_that_camera_alone(rgb_model, places, tmp_path):
+    mask = bonnet(tmp_path / "bonnet.png", (10, 30))
+    done = call(clst_run, rgb_model, *two(places, "--ignore-mask", f"front={mask}", "--json"))
+    assert done.exit_code == 3
+    told = json.loads(done.stdout)["cameras"]
+    assert (told["front"]["frames"], told["rear"]["frames"]) == (0, 3)
+    assert f"{mask}: the ignore mask is 30×10, the camera's images are 40×30" in told["front"]["failures"][0]
+
+
+def test_one_camera_without_a_name_has_an_ignore_mask_too(rgb_model, places, tmp_path):
+    mask, out = bonnet(tmp_path / "a=b.png", (30, 40)), tmp_path / "driven"
+    done = call(
+        clst_run, rgb_model, "--source", places[0], "--ignore-mask", mask, "--out", out, "--masks", "--no-video"
+    )
+    assert done.exit_code == 0, done.stderr
+    assert np.bincount(np.asarray(Image.open(out / "masks" / "1.png")).ravel()).nonzero()[0].tolist() == [0, 255]

@@ -35,7 +35,7 @@ def result(index, size_hw=SIZE_HW, stamp_ns=None):
         stamp_ns=index * SECOND + 7 if stamp_ns is None else stamp_ns,
     )  # fmt: skip
     mask = np.full(size_hw, index, np.uint8)
-    return Result(timed=timed, prediction=Prediction(classes=mask), mask=mask, inference_ns=1, age_ns=1)
+    return Result(timed=timed, prediction=Prediction(classes=mask), classes=mask, mask=mask, inference_ns=1, age_ns=1)
 
 
 def by_mcap(path):
@@ -120,7 +120,16 @@ def test_on_a_full_disk_what_is_whole_is_kept_under_an_unfinished_name(tmp_path,
         for index in range(9):
             noise = rng.integers(0, 256, (512, 512), np.uint8)
             timed = result(index, (512, 512)).timed
-            sink.write(Result(timed=timed, prediction=Prediction(classes=noise), mask=noise, inference_ns=1, age_ns=1))
+            sink.write(
+                Result(
+                    timed=timed,
+                    prediction=Prediction(classes=noise),
+                    classes=noise,
+                    mask=noise,
+                    inference_ns=1,
+                    age_ns=1,
+                )
+            )
         sink.close()
     assert not (tmp_path / "masks.mcap").exists()
     unfinished = tmp_path / "masks-unfinished.mcap"

@@ -43,7 +43,14 @@ def result(index, *, stamp_ns=5):
     image = np.full((4, 6, 3), index, np.uint8)
     timed = TimedFrame(index=index, image=image, captured_ns=7, name="x", stamp_ns=stamp_ns, frame_id="front")
     prediction = Prediction(classes=np.ones((2, 3), np.uint8), confidence=np.full((2, 3), 9, np.uint8))
-    return Result(timed=timed, prediction=prediction, mask=np.ones((4, 6), np.uint8), inference_ns=1, age_ns=2)
+    return Result(
+        timed=timed,
+        prediction=prediction,
+        classes=prediction.classes,
+        mask=np.ones((4, 6), np.uint8),
+        inference_ns=1,
+        age_ns=2,
+    )
 
 
 def sink_of(node):

@@ -26,8 +26,8 @@ def result(clock, *, age_ms, inference_ms=3):
     """A frame whose mask is finished now and `age_ms` old."""
     captured_ns = clock() - age_ms * 1_000_000
     timed = TimedFrame(index=0, image=np.zeros((2, 2, 3), np.uint8), captured_ns=captured_ns, name="0")
-    return Result(timed=timed, prediction=Prediction(classes=MASK), mask=MASK, inference_ns=inference_ms * 1_000_000,
-                  age_ns=age_ms * 1_000_000)  # fmt: skip
+    return Result(timed=timed, prediction=Prediction(classes=MASK), classes=MASK, mask=MASK,
+                  inference_ns=inference_ms * 1_000_000, age_ns=age_ms * 1_000_000)  # fmt: skip
 
 
 def begun(deadline=None, **options):

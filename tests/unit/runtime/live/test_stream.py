@@ -26,7 +26,9 @@ def result(index, size_hw=(4, 6), class_id=2):
     image = np.full((*size_hw, 3), 100, np.uint8)
     timed = TimedFrame(index=index, image=image, captured_ns=1_000 + index, name=str(index))
     mask = np.full(size_hw, class_id, np.uint8)
-    return Result(timed=timed, prediction=Prediction(classes=mask), mask=mask, inference_ns=1, age_ns=21_000_000)
+    return Result(
+        timed=timed, prediction=Prediction(classes=mask), classes=mask, mask=mask, inference_ns=1, age_ns=21_000_000
+    )
 
 
 def opened(text, stdout=None, statistics=None):

@@ -36,7 +36,7 @@ def result(index, seconds=0.0, size_hw=(48, 64), grey=100):
         name=f"{index:06d}",
     )
     mask = np.full(size_hw, 255, np.uint8)
-    return Result(timed=timed, prediction=Prediction(classes=mask), mask=mask, inference_ns=1, age_ns=1)
+    return Result(timed=timed, prediction=Prediction(classes=mask), classes=mask, mask=mask, inference_ns=1, age_ns=1)
 
 
 def recorded(path, results, fps=None):

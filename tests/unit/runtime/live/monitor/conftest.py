@@ -32,7 +32,7 @@ def result(index, level=OWN, *, picture_=None, seconds=None):
     captured_ns = int(1e9 * (index if seconds is None else seconds))
     timed = TimedFrame(index=index, image=frame, captured_ns=captured_ns, name=f"{index:06d}")
     made = prediction(frame)
-    return Result(timed=timed, prediction=made, mask=made.classes, inference_ns=1, age_ns=1)
+    return Result(timed=timed, prediction=made, classes=made.classes, mask=made.classes, inference_ns=1, age_ns=1)
 
 
 @pytest.fixture(scope="session")
