@@ -128,12 +128,16 @@ class McapMaskSink(GrowingSink[McapFile]):
     def __init__(self, path: Path, classes: ClassList, node: str = DEFAULT_NODE) -> None:
         """Args: node: whose topics they would be."""
         super().__init__(path)
-        self.classes, self._node = classes, node
+        self.classes, self._node, self._first_ns = classes, node, 0
 
     def _begin(self, path: Path, result: Result) -> McapFile:
+        self._first_ns = taken_ns(result.timed)
         begun = McapFile(path)
-        begun.add_text(f"/{self._node}/classes", json.dumps(self.classes.to_json()), taken_ns(result.timed))
+        begun.add_text(f"/{self._node}/classes", json.dumps(self.classes.to_json()), self._first_ns)
         return begun
 
     def _add(self, file: McapFile, result: Result) -> None:
-        file.add_mask(f"/{self._node}/mask", result.mask, taken_ns(result.timed), result.timed.frame_id)
+        stamp_ns = taken_ns(result.timed)
+        if result.timed.stamp_ns is None:  # reckoned anew each time: the first mask's must not be before the classes'
+            stamp_ns = max(stamp_ns, self._first_ns)
+        file.add_mask(f"/{self._node}/mask", result.mask, stamp_ns, result.timed.frame_id)

@@ -98,6 +98,22 @@ def test_without_a_stamp_a_mask_has_the_time_of_its_capture_by_this_clock(tmp_pa
     assert taken_ns(timed) == 98 * SECOND
 
 
+def test_the_first_mask_is_not_before_the_classes_where_the_clocks_are_read_twice(tmp_path, monkeypatch):
+    """The second reading of this machine's clock is 5 ns behind the first."""
+    readings = iter([100 * SECOND, 100 * SECOND - 5])
+    monkeypatch.setattr("time.time_ns", lambda: next(readings))
+    monkeypatch.setattr("time.monotonic_ns", lambda: 3 * SECOND)
+    mask = np.zeros(SIZE_HW, np.uint8)
+    timed = TimedFrame(index=0, image=np.zeros((*SIZE_HW, 3), np.uint8), captured_ns=SECOND, name="")
+    sink = McapMaskSink(tmp_path / "masks.mcap", RGB_CLASSES)
+    sink.write(
+        Result(timed=timed, prediction=Prediction(classes=mask), classes=mask, mask=mask, inference_ns=1, age_ns=1)
+    )
+    sink.close()
+    assert [(topic, time) for topic, _, _, time, _ in by_mcap(tmp_path / "masks.mcap")] == [
+        (CLASSES, 98 * SECOND), (MASKS, 98 * SECOND)]  # fmt: skip
+
+
 def test_a_run_that_gave_no_frame_leaves_no_file(tmp_path):
     McapMaskSink(tmp_path / "masks.mcap", RGB_CLASSES).close()
     assert not [*tmp_path.iterdir()]
