@@ -97,7 +97,7 @@ CASES = [
     ((*TRAIN, "--set", "model.pretrained_sha256=abc"), 3, "model.pretrained_sha256 is gone: a run keeps the hash"),
     ((*TRAIN, "--set", "adaptation.distil_from={p}/cut.pt"), 4, "cut.pt is damaged"),
     ((*TRAIN, "--set", "source.batch=0"), 3, "give 1 or more"),
-    (("clst-train", "--resume", "{p}/none"), 3, "is no run folder"),
+    (("clst-train", "--resume", "{p}/none"), 3, "is no run of clst-train"),
     (("clst-train", "--resume", "{p}/run"), 3, "gone: no such folder"),
     (("clst-train", "--resume", "{p}/run", "--seed", "2"), 2, "give it alone"),
     (("clst-demo", "--out", "{p}/out", "--set", "source.iterations=-1"), 3, "give 1 or more"),

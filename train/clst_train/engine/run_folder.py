@@ -128,7 +128,7 @@ def open_run(path: Path, *, resumes: bool = False) -> tuple[RunFolder, Config]:
     """
     folder = RunFolder(path)
     if not folder.config.is_file():
-        raise ConfigError(f"{path} is no run folder: it has no config.toml; give the --out folder of an earlier run")
+        raise ConfigError(f"{path} is no run of clst-train: it has no config.toml; give the --out folder of one")
     values = read_recipe(folder.config)
     for name in (gone := removed_settings(values)):
         section, _, key = name.partition(".")

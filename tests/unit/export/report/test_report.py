@@ -331,7 +331,7 @@ def over_an_input(made, here):
     ("arguments", "code", "words"),
     [
         (lambda made, here: [here / "nothing"], 4, "nothing: no such run or model file"),
-        (lambda made, here: [here], 3, "is no run folder: it has no config.toml"),
+        (lambda made, here: [here], 3, "is no run of clst-train: it has no config.toml"),
         (unfinished, 4, "half is not finished, it has no checkpoints/adapted.pt; go on with it: clst-train --resume"),
         (lambda made, here: [write_rgb_model(here / "m.onnx", manifest=None)], 4, "m.onnx"),
         (lambda made, here: [made.run.path, write_rgb_model(here / "m.onnx")], 4, "was exported from another"),

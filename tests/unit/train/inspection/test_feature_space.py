@@ -230,7 +230,7 @@ def test_what_cannot_be_drawn_is_said_in_one_line(run, tmp_path):
     write_labelled(tmp_path / "other", split="val")
     create_run(tmp_path / "unfinished", config_from_mapping({}, where="x"))
     cases = [
-        ((tmp_path,), "is no run folder"),
+        ((tmp_path,), "is no run of clst-train"),
         ((tmp_path / "unfinished",), "source.pt is missing"),
         ((run.path, "--labels", tmp_path / "other"), "only 0 have equal names"),
         ((run.path, "--source", tmp_path / "none"), "no such folder"),
