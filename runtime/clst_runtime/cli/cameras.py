@@ -133,6 +133,9 @@ def _check_places(named: Sequence[tuple[str, str]], options: dict[str, Any]) -> 
     """Raises: UsageError: an output that is one place for several cameras, or names a camera where none has a name."""
     for option, place in _places(options):
         shown = f"{option} {without_credentials(place)}"
+        kind, _, address = place.partition(":")
+        if len(named) > 1 and option == "--stream" and address.startswith("tcp:"):
+            raise click.UsageError(f"{shown}: a port is one camera's; give a socket, as {kind}:unix:/run/{PLACE}.sock")
         if len(named) > 1 and PLACE not in place:
             raise click.UsageError(f"{shown}: with several cameras say where {PLACE} goes in it, the camera's name")
         if not named[0][0] and PLACE in place:

@@ -72,6 +72,7 @@ def test_names_that_cannot_be_are_refused_in_one_line(tmp_path, sources, words):
     [
         (["--stream", "masks:unix:/run/a.sock"], "--stream masks:unix:/run/a.sock: with several cameras say"),
         (["--stream", "masks:-"], "--stream masks:-: with several cameras"),
+        (["--stream", "overlay:tcp:127.0.0.1:5555"], "give a socket, as overlay:unix:/run/{camera}.sock"),
         (["--mcap", "masks.mcap"], "--mcap masks.mcap: with several cameras"),
         (["--collect", "new.mcap"], "--collect new.mcap: with several cameras"),
         (["--ros2", "/clst"], "--ros2 /clst: with several cameras"),

@@ -17,7 +17,7 @@ const WORDS = {
   lost: (run) => `the camera gives nothing (lost ${run.losses} ${run.losses === 1 ? "time" : "times"}); it is being opened again${Number.isFinite(run.newest_age_ms) && run.frames ? `; newest image ${span(run.newest_age_ms)} old` : ""}`,
   behind: () => `the picture here is ${span(pictureAge())} old: the connection to this screen${status?.recording?.active ? ", or the disk that is recorded on," : ""} is slow`,
   unreachable: () => refused || `no word from the program for ${span(performance.now() - lastStatusAt)}: it was killed, or the connection is down; trying again`,
-  ended: (run) => `the run is over: ${ENDS[run.end] ?? run.end}; picture and figures are its last`,
+  ended: (run) => `${othersGoOn() ? "this camera has ended, others go on" : "the run is over"}: ${ENDS[run.end] ?? run.end}; picture and figures are its last`,
 };
 // Why a run ended, in words; other reasons are words already.
 const ENDS = {
@@ -151,6 +151,8 @@ function tookStatus(told) {
 }
 
 // ---- several cameras
+
+const othersGoOn = () => Object.values(status.cameras ?? {}).some((state) => state !== "ended");
 
 // Built anew only when something has changed, so that a link keeps its focus.
 function showCameras(states) {

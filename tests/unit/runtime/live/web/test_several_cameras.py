@@ -133,6 +133,9 @@ def test_the_page_shows_the_chosen_camera_and_the_state_of_all(tmp_path):
                 assert await tab.value(chosen) == name
                 await tab.screenshot(tmp_path / f"{name}.png")
                 await tab.value("document.querySelector('#cameras a[data-camera=rear]').click()")
+            pages["rear"].statistics.end = "error"
+            pages["rear"].sink.close()
+            await tab.until("document.getElementById('banner').innerText.includes('this camera has ended, others')")
 
     with two(tmp_path) as pages:
         for page in pages.values():
