@@ -16,7 +16,7 @@ from clst_runtime.cli.cameras import CameraOrder, cameras_of
 from clst_runtime.cli.command import command, json_option, log_backend
 from clst_runtime.cli.gpu_options import gpu_of, gpu_options
 from clst_runtime.cli.ros_arguments import RosCommand, check_ros, ros_arguments
-from clst_runtime.errors import ClstError, DataError, ModelFileError
+from clst_runtime.errors import ClstError, ConfigError, DataError, ModelFileError
 from clst_runtime.system.numbers import THREADS, Real, Whole
 from clst_runtime.system.progress import is_shown
 from clst_runtime.system.standard_streams import never_wait_for_standard_error
@@ -224,7 +224,10 @@ def open_camera(order: CameraOrder, folder: OutFolder | None, opened: ExitStack)
 
     options, collect = order.options, order.options["collect"]
     timeouts = timeouts_of(options["patience_seconds"])
-    source = opened.enter_context(open_source(order.source, timeouts=timeouts, ros_args=ros_arguments(options)))
+    try:
+        source = opened.enter_context(open_source(order.source, timeouts=timeouts, ros_args=ros_arguments(options)))
+    except (ConfigError, DataError) as error:
+        raise type(error)(f"{order.before}{error.message}") from error
     deadline = Deadline(milliseconds=options["deadline_ms"], stale_after=options["stale_after"])
     if collect is not None and collect.suffix.lower() != ".mcap":
         opened.enter_context(locked(collect))

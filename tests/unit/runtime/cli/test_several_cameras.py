@@ -222,7 +222,7 @@ def test_a_camera_that_fails_ends_alone_and_the_exit_code_and_report_tell_it(rgb
 def test_a_start_that_fails_leaves_nothing_behind(rgb_model, places, tmp_path):
     done = call(clst_run, rgb_model, "--source", f"front={places[0]}", "--source", "rear=none", "--out", tmp_path / "o")
     assert done.exit_code == 3
-    assert "none: no such folder" in errors(done)[0]
+    assert errors(done)[0].startswith("error: rear: none: no such folder")
     assert not (tmp_path / "o").exists()
 
 
