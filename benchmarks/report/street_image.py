@@ -1,13 +1,14 @@
 """The README's image: frames of a video by the network before adaptation and by the adapted one, with a legend.
 
-python -m benchmarks.report.street_image RUN VIDEO --licence TEXT
+python -m benchmarks.report.street_image RUN VIDEO --licence TEXT [--name NAME]
 
-RUN is a finished run of `clst-train` with VIDEO as its target. The frames are the first, the middle and the last one:
-nobody has chosen them by what they show.
+RUN is a finished run of `clst-train` with VIDEO, or a folder of images, as its target. The frames are the first, the
+middle and the last one: nobody has chosen them by what they show. Its estimate without labels is kept with them.
 """
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import click
@@ -23,7 +24,7 @@ from clst_runtime.system.files.hashing import file_sha256
 from clst_train.engine.run_folder import open_run
 from clst_train.models.checkpoint_backend import open_checkpoint
 
-IMAGE = RESULTS.parents[1] / "docs" / "before_after.png"
+DOCS = RESULTS.parents[1] / "docs"
 NETWORKS = {"old network": "source.pt", "adapted network": "adapted.pt"}
 TILE_HW = (126, 224)
 
@@ -40,14 +41,15 @@ def chosen_frames(video: Path) -> dict[int, Image]:
 @click.argument("video", type=click.Path(path_type=Path))
 @click.option("--licence", required=True, help="Whose video it is, and its licence.")
 @click.option("--trained", default="", help="How the old network was trained, and by which commits both were.")
-def main(run: Path, video: Path, licence: str, trained: str) -> None:
-    """Draw docs/before_after.png and write benchmarks/results/street_image.json."""
+@click.option("--name", default="before_after", show_default=True, help="Of both files.")
+def main(run: Path, video: Path, licence: str, trained: str, name: str) -> None:
+    """Draw docs/NAME.png and write benchmarks/results/street_NAME.json."""
     _, config = open_run(run)
     frames = chosen_frames(video)
     rows = [[resize_frame(frame, TILE_HW)] for frame in frames.values()]
     networks = {}
-    for title, name in NETWORKS.items():
-        path = run / "checkpoints" / name
+    for title, file in NETWORKS.items():
+        path = run / "checkpoints" / file
         backend = open_checkpoint(path, input_hw=config.model.input_hw)  # the old one may be of another size
         with Model(backend, path) as model:
             classes = model.manifest.classes
@@ -58,7 +60,7 @@ def main(run: Path, video: Path, licence: str, trained: str) -> None:
         shares = [{each: round(float(of[i]), 4) for i, each in enumerate(classes.names)} for of in counts]
         networks[title] = {"checkpoint_sha256": file_sha256(path), "class_shares": shares}
     sheet = beside_legend(contact_sheet(rows, ["new camera", *NETWORKS]), classes)
-    write_png(IMAGE, sheet)
+    write_png(DOCS / f"{name}.png", sheet)
     settings = {
         "size": config.model.input_hw,
         "fit": config.model.fit,
@@ -66,8 +68,9 @@ def main(run: Path, video: Path, licence: str, trained: str) -> None:
         "steps": config.adaptation.iterations,
     }
     shown = {"video": video.name, "licence": licence, "frames": list(frames), "trained": trained}
-    result = {"name": "street_image", **provenance(), **settings, **shown, "networks": networks}
-    write_result(RESULTS / "street_image.json", result)
+    estimate = json.loads((run / "estimate.json").read_text())
+    result = {"name": f"street_{name}", **provenance(), **settings, **shown, "estimate": estimate, "networks": networks}
+    write_result(RESULTS / f"street_{name}.json", result)
 
 
 if __name__ == "__main__":
