@@ -19,6 +19,10 @@ FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--
          "--disable-dev-shm-usage", "--disable-background-networking", "--remote-debugging-port=0")  # fmt: skip
 
 
+class Navigated(Exception):
+    """A page went before it answered."""
+
+
 class Tab:
     """One page."""
 
@@ -34,6 +38,8 @@ class Tab:
         while True:
             message = json.loads((await self._connection.receive(timeout=30)).data)
             if message.get("id") == number:
+                if "navigated" in message.get("error", {}).get("message", ""):
+                    raise Navigated(message)
                 assert "error" not in message, message
                 return message["result"]
             self.said.append(message)
@@ -47,11 +53,17 @@ class Tab:
     async def until(self, expression, seconds=15):
         """Wait until a JavaScript expression holds."""
         end = time.monotonic() + seconds
-        while not await self.value(expression):
+        while not await self._holds(expression):
             assert time.monotonic() < end, f"{expression} did not come to hold; the page says: " + str(
                 await self.value("document.body?.innerText")
             )
             await asyncio.sleep(0.1)
+
+    async def _holds(self, expression):
+        try:
+            return await self.value(expression)
+        except Navigated:  # the page that was asked gives way to the next one
+            return False
 
     async def size(self, width, height, *, phone=False):
         """Size of the window in CSS pixels."""
