@@ -128,14 +128,14 @@ def test_the_page_shows_the_chosen_camera_and_the_state_of_all(tmp_path):
         chosen = "document.querySelector('#cameras a[aria-current]').dataset.camera"
         async with opened(pages["front"].url, tmp_path / "profile") as tab:
             for name, state in (("front", "ready"), ("rear", "lost")):
-                await tab.until(f"{links} === 'frontready,rearlost' && document.body.dataset.state === '{state}'")
-                await tab.until(f"document.getElementById('source').textContent === 'camera:{name}'")
+                await tab.until(f"{links} === 'frontready,rearlost' && document.body?.dataset.state === '{state}'")
+                await tab.until(f"document.getElementById('source')?.textContent === 'camera:{name}'")
                 assert await tab.value(chosen) == name
                 await tab.screenshot(tmp_path / f"{name}.png")
                 await tab.value("document.querySelector('#cameras a[data-camera=rear]').click()")
             pages["rear"].statistics.end = "error"
             pages["rear"].sink.close()
-            await tab.until("document.getElementById('banner').innerText.includes('this camera has ended, others')")
+            await tab.until("document.getElementById('banner')?.innerText.includes('this camera has ended, others')")
 
     with two(tmp_path) as pages:
         for page in pages.values():
