@@ -363,14 +363,10 @@ def report_of(
     model: Path, backend: Backend, cameras: Sequence[OpenCamera], whole: OutFolder | None, stop: Stop
 ) -> RunReport:
     """What will be reported of the run."""
-    from clst_runtime.cli.run_report import CameraReport, RunReport
+    from clst_runtime.cli.run_report import RunReport
 
     options = cameras[0].order.options
     return RunReport(
-        cameras=[
-            CameraReport(name=each.order.name, source=each.shown, statistics=each.statistics, folder=each.folder)
-            for each in cameras
-        ],
-        folder=whole, model=str(model), backend=backend, as_json=options["as_json"], stop=stop,
+        cameras=cameras, folder=whole, model=str(model), backend=backend, as_json=options["as_json"], stop=stop,
         aside=any(writes_to_stdout(stream) for stream in options["streams"]),
     )  # fmt: skip

@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from clst_runtime.backends.base import Backend
+from clst_runtime.cli.run_outputs import OpenCamera
 from clst_runtime.errors import ClstError, message_of
 from clst_runtime.live.output_folder import OutFolder
 from clst_runtime.live.pipeline import HURRY_SECONDS, Stop
@@ -27,22 +28,10 @@ REPORT_SECONDS = 3.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class CameraReport:
-    """What there is to report of a camera."""
-
-    name: str
-    """Empty where it is the only one and has none."""
-    source: str
-    """Without credentials."""
-    statistics: RunStatistics
-    folder: OutFolder | None
-
-
-@dataclass(frozen=True, kw_only=True)
 class RunReport:
     """What the report is made of."""
 
-    cameras: Sequence[CameraReport]
+    cameras: Sequence[OpenCamera]
     folder: OutFolder | None
     """Of the whole run; of a camera without a name its own."""
     model: str
@@ -52,20 +41,20 @@ class RunReport:
     """Whether standard output belongs to a stream."""
     stop: Stop
 
-    def of(self, camera: CameraReport) -> dict[str, Any]:
+    def of(self, camera: OpenCamera) -> dict[str, Any]:
         """All statistics of a camera as JSON."""
-        facts = {"model": self.model, "source": camera.source, "backend": self.backend.description}
+        facts = {"model": self.model, **facts_of(camera), "backend": self.backend.description}
         return facts | camera.statistics.to_json()
 
     @property
     def of_all(self) -> dict[str, Any]:
         """Those of a camera without a name, or of each by its name."""
-        if not self.cameras[0].name:
+        if not self.cameras[0].order.name:
             return self.of(self.cameras[0])
-        cameras = {each.name: {"source": each.source, **each.statistics.to_json()} for each in self.cameras}
+        cameras = {each.order.name: facts_of(each) | each.statistics.to_json() for each in self.cameras}
         return {"model": self.model, "backend": self.backend.description, "cameras": cameras}
 
-    def try_to(self, camera: CameraReport, work: Callable[[], None], what: str, tick: Tick) -> bool:
+    def try_to(self, camera: OpenCamera, work: Callable[[], None], what: str, tick: Tick) -> bool:
         """Do it, unless it fails or takes too long, which is noted among the camera's failures."""
         seconds = lambda: HURRY_SECONDS if self.stop.at_once else REPORT_SECONDS  # noqa: E731
         failures = camera.statistics.failures
@@ -92,9 +81,9 @@ class RunReport:
             if keeping is not None and not self.try_to(camera, keeping, "report", tick):
                 click.echo(as_text(self.of(camera)), err=True)
             for warning in camera.statistics.warnings:
-                _log.warning(f"{before(camera)}warning: {warning}")
+                _log.warning(f"{camera.order.before}warning: {warning}")
         first, whole = self.cameras[0], self.folder
-        if first.name and whole is not None and whole.begun:
+        if first.order.name and whole is not None and whole.begun:
             self.try_to(first, self._keeping(whole, as_text(self.of_all)), "report of all cameras", tick)
         text = as_text(self.of_all) if self.as_json else "\n".join(map(in_words, self.cameras))
         if self.aside or not self.try_to(first, lambda: print_whole(text), "report on standard output", tick):
@@ -106,12 +95,13 @@ class RunReport:
     @property
     def failures(self) -> list[str]:
         """What was not recorded, of all cameras."""
-        return [f"{before(each)}{failure}" for each in self.cameras for failure in each.statistics.failures]
+        return [f"{each.order.before}{failure}" for each in self.cameras for failure in each.statistics.failures]
 
 
-def before(camera: CameraReport) -> str:
-    """What lines about it begin with."""
-    return f"{camera.name}: " if camera.name else ""
+def facts_of(camera: OpenCamera) -> dict[str, str]:
+    """What of a camera was read, and where not."""
+    ignored = camera.order.ignored
+    return {"source": camera.shown} | ({} if ignored is None else {"ignore_mask": str(ignored)})
 
 
 def as_text(facts: dict[str, Any]) -> str:
@@ -136,7 +126,7 @@ def print_whole(text: str) -> None:
     stream.flush()
 
 
-def in_words(camera: CameraReport) -> str:
+def in_words(camera: OpenCamera) -> str:
     """What the run of a camera came to, in a few lines."""
     statistics = camera.statistics
     values = statistics.to_json()
@@ -154,4 +144,4 @@ def in_words(camera: CameraReport) -> str:
                      f"{statistics.longest_streak} in a row")  # fmt: skip
     if statistics.stale_spells or statistics.losses:
         lines.append(f"stale {statistics.stale_spells} times, camera lost {statistics.losses} times")
-    return "\n".join(f"{before(camera)}{line}" for line in lines)
+    return "\n".join(f"{camera.order.before}{line}" for line in lines)

@@ -308,6 +308,8 @@ def test_under_the_ignore_mask_of_a_camera_there_is_no_class(rgb_model, places, 
     assert np.unique(picture[15:].reshape(-1, 3), axis=0).tolist() == [list(RED)], "the image as it is"
     shares = [json.loads(line)["shares"] for line in (out / "front" / "frames.jsonl").read_text().splitlines()]
     assert [sum(each.values()) for each in shares] == [0.5, 0.5]
+    told = json.loads((out / "statistics.json").read_text())["cameras"]
+    assert (told["front"]["ignore_mask"], "ignore_mask" in told["rear"]) == (str(mask), False)
 
 
 @pytest.mark.parametrize(
