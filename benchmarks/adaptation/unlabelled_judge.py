@@ -23,7 +23,7 @@ import numpy.typing as npt
 from benchmarks.record import RESULTS, provenance, write_result
 from clst_runtime.classes.labels import ClassList
 from clst_runtime.evaluation.confusion import iou, means_of_known
-from clst_runtime.evaluation.unlabelled import SLIGHT, Seen, estimate_of
+from clst_runtime.evaluation.unlabelled import MOST_OFF, SLIGHT, Seen, estimate_of
 
 Values = npt.NDArray[np.float64]
 PICTURE = RESULTS.parents[1] / "docs" / "verdict.png"
@@ -45,6 +45,8 @@ class Camera:
     """P changes of mIoU."""
     disagreement: Values
     """P values 0 … 1."""
+    off: Values
+    """P factors by which both models' shares of classes are off, the smaller one."""
     signs: dict[str, Values]
     """P differences of each candidate, larger is better."""
     by_class: Values
@@ -120,11 +122,13 @@ def open_camera(folder: Path) -> Camera:
     true = np.stack([of_labels(each["truth"]) for each in kept])
     scores = {name: np.array([score(each) for each in kept]) for name, score in CANDIDATES.items()}
     pairs, differ, by_class = tuple(itertools.permutations(range(len(kept)), 2)), [], []
+    off = []
     maps = [each["maps"].ravel().astype(np.int64) for each in kept]
     for old, new in pairs:
         between = np.bincount(maps[old] * count + maps[new], minlength=count**2).reshape(count, count)
         found = estimate_of(seen[old], seen[new], between, kept[old]["labelled"], classes, len(kept[0]["maps"]))
         differ.append(found.disagreement)
+        off.append(min(found.off))
         ahead = 100 * (np.nan_to_num(found.agreements[1]) - np.nan_to_num(found.agreements[0]))
         rows = np.stack([true[new] - true[old], found.of_classes, ahead, found.deviations[0] - found.deviations[1]], 1)
         by_class.append(rows[np.isfinite(rows).all(1)])
@@ -138,6 +142,7 @@ def open_camera(folder: Path) -> Camera:
         pairs,
         np.nanmean(true[new] - true[old], 1),
         np.array(differ),
+        np.array(off),
         {name: score[new] - score[old] for name, score in scores.items()},
         np.concatenate(by_class),
     )
@@ -214,7 +219,7 @@ def decided(camera: Camera, estimate: Values) -> Values:
     """P: 1 better, −1 worse, 0 unclear, as `Estimate.verdict` is."""
     signs = np.stack([camera.signs[AGREEMENT], camera.signs[SHARES]])
     way = np.where(signs.min(0) > 0, 1, np.where(signs.max(0) < 0, -1, 0))
-    return np.where(np.abs(estimate) >= SLIGHT, way, 0)
+    return np.where((np.abs(estimate) >= SLIGHT) & (camera.off < MOST_OFF), way, 0)
 
 
 def rules(cameras: list[Camera]) -> dict[str, Any]:
@@ -274,7 +279,8 @@ def without_broken(camera: Camera) -> Camera:
     kept = np.array([not any(BROKEN in camera.networks[place][0] for place in pair) for pair in camera.pairs])
     pairs = tuple(pair for pair, keep in zip(camera.pairs, kept, strict=True) if keep)
     signs = {name: values[kept] for name, values in camera.signs.items()}
-    return replace(camera, pairs=pairs, truth=camera.truth[kept], disagreement=camera.disagreement[kept], signs=signs)
+    values = {name: getattr(camera, name)[kept] for name in ("truth", "disagreement", "off")}
+    return replace(camera, pairs=pairs, signs=signs, **values)
 
 
 def candidates(cameras: list[Camera]) -> dict[str, Any]:

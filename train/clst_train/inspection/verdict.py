@@ -67,8 +67,8 @@ def _estimate(run: Run, models: Models) -> None:
 
 def _shown(target: TargetImages, place: int) -> tuple[Image, npt.NDArray[np.bool_] | None]:
     """A target image without its padding, and its ignored pixels."""
-    content, ignored = target.content(place), target.ignored(place)
-    return content.of(target[place]), None if ignored is None else content.of(ignored)
+    ignored = target.ignored(place)
+    return target.shown(place), None if ignored is None else target.content(place).of(ignored)
 
 
 def _compare(run: Run, validation: LabelledDataset, models: Models) -> None:

@@ -17,6 +17,7 @@ from clst_runtime.evaluation.unlabelled import (
     NoEstimate,
     Seen,
     check_scenes,
+    differing,
     estimate_change,
     estimate_of,
     inner,
@@ -90,6 +91,7 @@ def test_the_estimate_by_hand(monkeypatch):
     found = estimate(seen(60, 40, [50, 50, 0]), seen(90, 10, [25, 75, 0]), HALF_DIFFERENT)
     ahead, closer = 100 * (90 / 110 - 60 / 140), (math.log(2) + math.log(1.5)) / 3
     assert found.disagreement == pytest.approx(4 / 7)
+    assert found.off == pytest.approx(((2 * 1.5) ** (1 / 3), 1))
     assert found.points == pytest.approx(4 / 7 * (ahead + 10 * closer))
     assert found.interval == pytest.approx((found.points - 1.96 * 4, found.points + 1.96 * 4))
     assert found.class_points[:2] == pytest.approx([4 / 7 * (ahead + 10 * math.log(f)) for f in (2, 1.5)])
@@ -103,6 +105,34 @@ def test_the_way_back_is_the_opposite():
     back = estimate(seen(90, 10, [25, 75, 0]), seen(60, 40, [50, 50, 0]), HALF_DIFFERENT)
     assert back.points == pytest.approx(-there.points)
     assert (back.verdict, back.failures()) == (Verdict.WORSE, [back.text()])
+
+
+def of_other_things(old, new):
+    """Both models find the first class in so many of 100 pixels, of which the old camera's labels have 1."""
+    before, after = (seen(60, 40, [old, 100 - old, 0]), seen(90, 10, [new, 100 - new, 0]))
+    return before, after, HALF_DIFFERENT, (1, 99, 0)
+
+
+def test_images_of_other_things_than_the_labels_leave_it_unclear_and_the_text_says_why():
+    """Shares are off by 25, 1.32 and 1 in the old model: cube root 3.21; by 20, 1.24 and 1 in the new one: 2.91."""
+    before, after, between, labels = of_other_things(25, 20)
+    found = estimate(before, after, between, labels)
+    assert found.off == pytest.approx((3.21, 2.91), abs=0.01)
+    assert (found.by_signs, found.verdict, found.failures()) == (Verdict.BETTER, Verdict.UNCLEAR, [])
+    assert found.text().startswith(
+        "unclear: both signs say better, but these images show other things than the old camera's labels: in both "
+        "models the classes' shares of pixels are off by a factor of 2.5 or more, "
+    )
+    back = estimate(after, before, between, labels)
+    assert (back.by_signs, back.verdict, back.failures()) == (Verdict.WORSE, Verdict.UNCLEAR, [])
+
+
+def test_one_model_that_sees_what_the_labels_have_is_enough():
+    """The new one's shares are off by the cube root of 12 times 1.125: 2.38."""
+    found = estimate(*of_other_things(25, 12))
+    assert found.off == pytest.approx((3.21, 2.38), abs=0.01)
+    assert found.verdict is Verdict.BETTER
+    assert found.text().startswith("better: mIoU changes by about +")
 
 
 def test_models_that_see_the_same_are_no_change_and_others_that_are_alike_in_all_signs_are_unclear():
@@ -176,6 +206,19 @@ def test_ten_images_have_to_differ():
         check_scenes(still(9))
 
 
+def test_noise_makes_no_scenes_of_one():
+    """A dim slope of 20 grey values, with noise of 25 in each of 480x640 pixels: averages are the slope's."""
+    rng = np.random.default_rng(0)
+    slope = np.broadcast_to(np.linspace(100, 120, 640)[:, None], (480, 640, 3))
+    noisy = [np.clip(slope + rng.normal(0, 25, slope.shape), 0, 255).astype(np.uint8) for _ in range(12)]
+    assert differing(noisy) == 1
+    assert differing([*noisy, noisy[0][:, ::-1], np.swapaxes(noisy[0], 0, 1)]) == 3
+
+
+def test_no_image_shows_no_scene():
+    assert differing([]) == 0
+
+
 def test_images_without_any_contrast_are_one_scene():
     with pytest.raises(NoEstimate, match="1 of 20"):
         check_scenes([np.full((8, 16, 3), 10 * grey, np.uint8) for grey in range(20)])
@@ -207,6 +250,7 @@ def test_json_and_report_hold_the_same_numbers():
     values, text = found.to_json(models), found.report(models)
     assert values["verdict"] == "better"
     assert values["miou"]["change_points"] == found.points
+    assert values["shares_off"] == min(found.off) == pytest.approx(1)
     assert values["classes"]["blue"] == {"change_points": None, "interval_points": None}
     assert values["new"]["agreement"] == {
         "red": pytest.approx(0.818, abs=1e-3),

@@ -1,0 +1,50 @@
+"""Whether the target's images show enough scenes, before anything is trained."""
+
+import numpy as np
+import pytest
+
+from clst_runtime.errors import DataError
+from clst_runtime.imaging.geometry import Fit
+from clst_runtime.imaging.image_files import write_png
+from clst_train.data.target import open_target
+from clst_train.engine.preflight import doubt_of_scenes
+
+
+def target(folder, scenes, images, **more):
+    """So many images that show the scenes in turn, brought to 32x64."""
+    rng = np.random.default_rng(0)
+    pictures = [np.kron(rng.integers(0, 256, (4, 8, 3), np.uint8), np.ones((4, 4, 1), np.uint8)) for _ in range(scenes)]
+    for number in range(images):
+        write_png(folder / f"{number:02}.png", pictures[number % scenes])
+    return open_target([str(folder)], input_hw=(32, 64), **more)
+
+
+@pytest.mark.parametrize(("scenes", "images", "doubted"), [(4, 6, False), (5, 8, True), (1, 1, False), (1, 2, True)])
+def test_two_thirds_of_the_images_have_to_differ(tmp_path, scenes, images, doubted):
+    doubt = doubt_of_scenes(target(tmp_path, scenes, images))
+    assert bool(doubt) is doubted
+    if doubted:
+        assert doubt.startswith(
+            f"{scenes} of {images} target images, spread over all {images}, differ from one another"
+        )
+        assert "--target takes several" in doubt
+
+
+def test_of_many_images_40_are_looked_at(tmp_path):
+    assert doubt_of_scenes(target(tmp_path, 2, 80)).startswith("1 of 40 target images, spread over all 80, differ")
+
+
+def test_a_letterbox_makes_no_images_alike(tmp_path):
+    """The pictures fill 16 of 256 rows: with the bars they would all correlate."""
+    found = target(tmp_path, 8, 8, fit=Fit.LETTERBOX)
+    assert doubt_of_scenes(found) == ""
+    tall = open_target([str(tmp_path)], input_hw=(256, 32), fit=Fit.LETTERBOX)
+    assert doubt_of_scenes(tall) == ""
+
+
+def test_a_damaged_image_is_named_at_once(tmp_path):
+    found = target(tmp_path, 8, 8)
+    content = (tmp_path / "03.png").read_bytes()
+    (tmp_path / "03.png").write_bytes(content[: len(content) // 2])
+    with pytest.raises(DataError, match=r"03\.png"):
+        doubt_of_scenes(found)
