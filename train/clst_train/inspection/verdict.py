@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from clst_runtime.backends.base import Backend
 from clst_runtime.data.dataset import LabelledDataset
 from clst_runtime.data.subsets import evenly_spread
 from clst_runtime.errors import BudgetNotHeld, DataError
 from clst_runtime.evaluation.change import Bounds, Models, Verdict, check_labels, measure_change
-from clst_runtime.evaluation.unlabelled import MOST_IMAGES, NoEstimate, estimate_change, labelled_pixels
+from clst_runtime.evaluation.unlabelled import MOST_IMAGES, Estimate, NoEstimate, estimate_change, labelled_pixels
 from clst_runtime.imaging.geometry import Image
 from clst_runtime.system.files.atomic import write_text
 from clst_runtime.system.files.json_values import any_text, check_fields, number, parse_object, read_text
@@ -52,12 +53,21 @@ def judge(run: Run) -> None:
         _log.warning(f"warning: the adapted network is worse than the old one, which is {folder.source}")
 
 
-def _estimate(run: Run, models: Models) -> None:
+def estimate(run: Run, old: Backend, new: Backend) -> Estimate:
+    """By how much a network is better than an old one on the run's target images, without labels.
+
+    Raises:
+        NoEstimate: images or labels show too little. DataError: one is unreadable.
+    """
     target = needed(run.target)
-    (_, old), (_, new) = models
     places = evenly_spread(len(target), MOST_IMAGES, centred=True)
+    return estimate_change(old, new, [_shown(target, place) for place in places], labelled_pixels(run.source))
+
+
+def _estimate(run: Run, models: Models) -> None:
+    (_, old), (_, new) = models
     try:
-        found = estimate_change(old, new, [_shown(target, place) for place in places], labelled_pixels(run.source))
+        found = estimate(run, old, new)
     except NoEstimate as error:
         _log.warning(f"warning: no estimate without labels: {error.message}")
         return

@@ -3,7 +3,8 @@
 In adaptation a batch mixes source crops, target crops and pasted pixels, so the running averages of training describe
 neither camera. Statistics are therefore estimated on whole target images alone, twice: before the first step, so that
 the first pseudo-labels fit the new camera, and after the last one, because the weights have changed since and the
-activations with them. In between, whole images are predicted with `FollowedStatistics`.
+activations with them. In between, whole images are labelled by half of them and half of the old camera's, which both
+are followed from batch to batch (decision 10).
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ STATISTICS_IMAGES = 256
 """Images of the new camera, at most, that its statistics are estimated on."""
 MOMENTUM = 0.1
 """How far a batch moves the statistics that whole images are predicted by; its own alone were worse (decision 10)."""
+OLD_SHARE = 0.5
+"""Of the old camera's statistics in those that target images are labelled by."""
 
 
 def statistics_layers(network: nn.Module) -> list[_BatchNorm]:
@@ -62,11 +65,10 @@ def estimate_statistics(network: nn.Module, batches: Iterable[Tensor]) -> int:
 
 
 class FollowedStatistics:
-    """Statistics of the whole images that a network predicts, separate from those of the crops it is trained on.
+    """Statistics of one camera's images, separate from the network's running ones, which describe all that it sees.
 
-    A batch first moves them by `momentum`, then is normalised by them. They describe many images, unlike the batch's
-    own statistics, and one camera only, unlike the network's running ones. With several ranks a batch is all ranks'
-    parts together.
+    A batch first moves them by `momentum`, then is normalised by them, or by their mean with another camera's. They
+    describe many images, unlike the batch's own statistics. With several ranks a batch is all ranks' parts together.
     """
 
     def __init__(self, network: nn.Module, momentum: float = MOMENTUM) -> None:
@@ -81,15 +83,17 @@ class FollowedStatistics:
         self.load_state_dict(FollowedStatistics(network, self.momentum).state_dict())
 
     @contextmanager
-    def used_by(self, network: nn.Module) -> Iterator[None]:
-        """Inside, the network predicts with these statistics and moves them; its own stay as they are."""
+    def used_by(self, network: nn.Module, old: FollowedStatistics | None = None) -> Iterator[None]:
+        """Inside, the network predicts with these statistics and moves them; its own stay as they are.
+
+        With `old` ones it predicts with `OLD_SHARE` of those, which do not move.
+        """
         layers, was_training = statistics_layers(network), network.training
         own = [(layer.running_mean, layer.running_var) for layer in layers]
         network.eval()
         hooks = []
-        for layer, mean, variance in zip(layers, self.means, self.variances, strict=True):
-            layer.running_mean, layer.running_var = mean, variance
-            hooks.append(layer.register_forward_pre_hook(partial(self._move, mean, variance)))
+        for place, layer in enumerate(layers):
+            hooks.append(layer.register_forward_pre_hook(partial(self._take_in, place, old)))
         try:
             yield
         finally:
@@ -97,6 +101,16 @@ class FollowedStatistics:
                 hook.remove()
                 layer.running_mean, layer.running_var = kept
             network.train(was_training)
+
+    def _take_in(
+        self, place: int, old: FollowedStatistics | None, layer: _BatchNorm, inputs: tuple[Tensor, ...]
+    ) -> None:
+        """Move a layer's statistics by what it is about to normalise, and give it those to normalise by."""
+        mean, variance = self.means[place], self.variances[place]
+        self._move(mean, variance, layer, inputs)
+        if old is not None:
+            mean, variance = mean.lerp(old.means[place], OLD_SHARE), variance.lerp(old.variances[place], OLD_SHARE)
+        layer.running_mean, layer.running_var = mean, variance
 
     def _move(self, mean: Tensor, variance: Tensor, layer: _BatchNorm, inputs: tuple[Tensor, ...]) -> None:
         values = inputs[0]

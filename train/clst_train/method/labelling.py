@@ -15,18 +15,21 @@ from clst_train.method.teachers import SoftLabels, probabilities_of
 from clst_train.models.segmenter import Segmenter
 
 
-def soft_labels_of(learner: Learner, target: TargetBatch, *, predicts: bool) -> SoftLabels:
-    """The teacher's probabilities of whole images; the ensemble's from its store, where the step predicts none."""
+def soft_labels_of(learner: Learner, source: Tensor, target: TargetBatch, *, predicts: bool) -> SoftLabels:
+    """The teacher's probabilities of whole images; the ensemble's from its store, where the step predicts none.
+
+    The old camera's statistics follow its normalised crops `source` B,3,K,L.
+    """
     if learner.mean_teacher is not None:
         learner.mean_teacher.follow(learner.segmenter)
-        taught = _predicted(learner, learner.mean_teacher.network, target)
+        taught = _predicted(learner, learner.mean_teacher.network, source, target)
         return SoftLabels(probabilities=taught, hidden=_covered_cells(learner, target))
     if learner.ensemble is None:
         return SoftLabels(probabilities=None)
     stored = learner.ensemble.recall(target.indices, learner.device)
     if not predicts:
         return SoftLabels(probabilities=stored, hidden=_covered_cells(learner, target))
-    now = _predicted(learner, learner.segmenter, target)  # (1)
+    now = _predicted(learner, learner.segmenter, source, target)  # (1)
     averaged = learner.ensemble.update(target.indices, now)  # (2)
     return SoftLabels(probabilities=averaged, student=now, before=stored, hidden=_covered_cells(learner, target))
 
@@ -38,9 +41,13 @@ def _covered_cells(learner: Learner, target: TargetBatch) -> Tensor | None:
     return at_stride(learner.plain(target.covered), learner.cells_hw)
 
 
-def _predicted(learner: Learner, network: Segmenter, target: TargetBatch) -> Tensor:
+def _predicted(learner: Learner, network: Segmenter, source: Tensor, target: TargetBatch) -> Tensor:
     """B,C,h,w probabilities of the batch's whole images."""
-    found = probabilities_of(network, learner.tensor(target.whole), learner.autocast, learner.statistics)
+    if learner.old_statistics is not None:
+        probabilities_of(network, source, learner.autocast, learner.old_statistics)
+    found = probabilities_of(
+        network, learner.tensor(target.whole), learner.autocast, learner.statistics, learner.old_statistics
+    )
     if found.shape[-2:] == learner.cells_hw:
         return found
     return F.interpolate(found, size=learner.cells_hw, mode="bilinear", align_corners=False)

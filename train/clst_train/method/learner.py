@@ -40,7 +40,9 @@ class Learner:
     autocast: torch.autocast
     """Precision of the forward passes; re-entrant."""
     statistics: FollowedStatistics | None = None
-    """BatchNorm statistics by which whole images are predicted; None = the network's running ones."""
+    """The new camera's BatchNorm statistics, by which whole images are labelled; None = the network's running ones."""
+    old_statistics: FollowedStatistics | None = None
+    """The old camera's, which have a share in that; None = none."""
     ensemble: TemporalEnsemble | None = None
     """Z_i: the teacher when `settings.teacher` is `ensemble`."""
     mean_teacher: MeanTeacher | None = None

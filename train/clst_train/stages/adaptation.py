@@ -37,6 +37,7 @@ from clst_train.models.checkpoint import Checkpoint, save_checkpoint
 from clst_train.models.deployable import normalise
 from clst_train.models.normalisation import Normalisation
 from clst_train.stages.adaptation_state import AdaptationState, learner_of, restore_state, save_state
+from clst_train.stages.label_statistics import backend_of, need_the_old
 
 _log = logging.getLogger(__name__)
 
@@ -100,9 +101,13 @@ def _step(
 def _begun(run: Run, resume: Checkpoint | None) -> AdaptationState:
     """What the steps change, as it is before the first one, or as a checkpoint has it."""
     settings, target = run.config.adaptation, needed(run.target)
-    if resume is None:
-        _estimate_target_statistics(run)
     learner = learner_of(run, target)
+    if resume is None:
+        with together(), each_alone():
+            old = backend_of(run)
+        _follow_target(run, learner)
+        if settings.teacher == "none" or not need_the_old(run, old):
+            learner = dataclasses.replace(learner, old_statistics=None)
     diagnostics = Diagnostics(len(run.classes), run.device)
     state = AdaptationState(learner=learner, descent=descent_of(run, learner), diagnostics=diagnostics)
     if resume is not None:
@@ -140,9 +145,14 @@ def measured_look(run: Run) -> Look | None:
 def _begin_labels(run: Run, learner: Learner, *, anew: bool) -> None:
     """Start self-training with BatchNorm statistics of the target and prototypes `anew` if the weights have changed."""
     if anew:
-        _estimate_target_statistics(run)
+        _follow_target(run, learner)
         learner.prototypes.begin_anew()
-    if anew and learner.statistics is not None:
+
+
+def _follow_target(run: Run, learner: Learner) -> None:
+    """Begin to follow the target's BatchNorm statistics; the old camera's, which the network had, go on."""
+    _estimate_target_statistics(run)
+    if learner.statistics is not None:
         learner.statistics.begin_anew(run.segmenter)
 
 

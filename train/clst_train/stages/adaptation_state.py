@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,7 +32,7 @@ from clst_train.method.teachers import Distiller, MeanTeacher, open_distiller
 from clst_train.models.checkpoint import Checkpoint, save_checkpoint
 from clst_train.models.projection import WIDTH, ProjectionHead
 
-OPTIONAL = ("statistics", "mean_teacher")
+OPTIONAL = ("statistics", "old_statistics", "mean_teacher")
 """Parts of a learner that a run may have, with a state of their own."""
 
 
@@ -84,6 +85,7 @@ def new_learner(run: Run, cells_hw: tuple[int, int], ensemble: TemporalEnsemble 
         autocast=run.autocast,
         distiller=_distiller(run),
         statistics=FollowedStatistics(segmenter),
+        old_statistics=FollowedStatistics(segmenter),
         ensemble=ensemble,
         mean_teacher=MeanTeacher(segmenter) if settings.teacher == "mean_teacher" else None,
         forward_pass=forward_pass_of(segmenter, projection),
@@ -147,6 +149,8 @@ def restore_state(run: Run, state: AdaptationState, resume: Checkpoint) -> None:
     learner.segmenter.load_state_dict(resume.segmenter_state)
     learner.projection.load_state_dict(values["projection"])
     learner.prototypes.load_state_dict(values["prototypes"])
+    if values["old_statistics"] is None:
+        learner = state.learner = dataclasses.replace(learner, old_statistics=None)
     for name in OPTIONAL:
         if (part := getattr(learner, name)) is not None:
             part.load_state_dict(values[name])

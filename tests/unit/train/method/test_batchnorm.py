@@ -119,6 +119,18 @@ def test_momentum_0_keeps_the_statistics_of_the_start_and_1_takes_the_batchs():
         assert (statistics.means[0].item(), statistics.variances[0].item()) == (mean, variance)
 
 
+def test_beside_the_old_cameras_statistics_the_mean_of_both_normalises():
+    """The new camera's move from mean 0 and variance 1 to 1 and 1.5; with 4 and 3.5 of the old one: 2.5 and 2.5."""
+    network = layer().train()
+    new, old = FollowedStatistics(network, 0.5), FollowedStatistics(layer(4.0, 3.5))
+    with new.used_by(network, old):
+        out = network(PAIR)
+    assert out.ravel().tolist() == pytest.approx([-1.5 / 2.5**0.5, 0.5 / 2.5**0.5], abs=1e-4)
+    assert (new.means[0].item(), new.variances[0].item()) == (1.0, 1.5)
+    assert (old.means[0].item(), old.variances[0].item()) == (4.0, 3.5)
+    assert (network[0].running_mean.item(), network[0].running_var.item()) == (0.0, 1.0)
+
+
 def test_a_single_value_moves_nothing():
     network = layer(5.0, 9.0)
     statistics = FollowedStatistics(network, 0.5)
