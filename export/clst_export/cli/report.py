@@ -127,9 +127,9 @@ def measured_on(evidence: Evidence, val: Path, split: str | None, mapping: Path 
     from clst_runtime.data.inputs import place_name
     from clst_runtime.system.files.json_values import printable
 
-    own = evidence.config.data if evidence.config is not None and evidence.config.data.val else None
+    own = evidence.config.data if evidence.config is not None else None
     if split is None:
-        split = own.val_split if own is not None and Path(own.val).resolve() == val.resolve() else "val"
+        split = own.val_split if own is not None and own.val and Path(own.val).resolve() == val.resolve() else "val"
     dataset = open_dataset(val, split=split, classes=evidence.classes, mapping_file=mapping)
     check_sizes(dataset)
-    return measure(evidence, dataset, printable(f"{place_name(val)}, split {split}"))
+    return measure(evidence.path, evidence.old, own, dataset, printable(f"{place_name(val)}, split {split}"))

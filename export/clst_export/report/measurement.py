@@ -20,7 +20,6 @@ import numpy as np
 import numpy.typing as npt
 
 from clst_export.report.document import Picture
-from clst_export.report.evidence import Evidence
 from clst_runtime.backends import open_model
 from clst_runtime.backends.base import Backend, Prediction
 from clst_runtime.data.dataset import LabelledDataset, Sample
@@ -77,19 +76,23 @@ class Measured:
     """Interval of the expected calibration error; None where the network gives no confidence, or there is none."""
 
 
-def measure(evidence: Evidence, dataset: LabelledDataset, data: str) -> Measured:
-    """Run the network and the one before it on all images.
+def measure(
+    path: Path, before: Path | None, trained_on: DataConfig | None, dataset: LabelledDataset, data: str
+) -> Measured:
+    """Run the network of `path` and, where there is one, that from `before` its adaptation on all images.
+
+    `trained_on` is what its run has read, where that is known; `data` is what the images are called.
 
     Raises:
         DataError: too few labels, or a file is unreadable. What opening raises.
     """
     _log.info(f"measuring on the {len(dataset)} images of {data}")
     with ExitStack() as opened:
-        new = opened.enter_context(open_model(evidence.path))
-        old = new if evidence.old is None else opened.enter_context(open_model(evidence.old))
+        new = opened.enter_context(open_model(path))
+        old = new if before is None else opened.enter_context(open_model(before))
         tally = _Tally(len(dataset.classes))
         change = measure_change(old, new, dataset, tally.see)
-        models = ((Path((evidence.old or evidence.path).name), old), (Path(evidence.path.name), new))
+        models = ((Path((before or path).name), old), (Path(path.name), new))
         sums, stretches = np.stack(tally.sums), stretches_of(np.stack(tally.points))  # N,2,3,C and N
         mious = np.asarray(means_of_known(iou_of(sums)).T)  # 2,N
         moved = mious[1] - mious[0]
@@ -102,7 +105,7 @@ def measure(evidence: Evidence, dataset: LabelledDataset, data: str) -> Measured
         return Measured(
             data=data,
             files_sha256=files_sha256(dataset),
-            in_training=seen_in_training(evidence, dataset),
+            in_training=seen_in_training(trained_on, dataset),
             remarks=dataset.remarks,
             names=tuple(tally.names),
             comparison=json.loads(json.dumps(change.to_json(models, []))),
@@ -174,17 +177,17 @@ def files_sha256(dataset: LabelledDataset) -> str:
     return digest.hexdigest()
 
 
-def seen_in_training(evidence: Evidence, dataset: LabelledDataset) -> tuple[tuple[str, int | None], ...]:
+def seen_in_training(trained_on: DataConfig | None, dataset: LabelledDataset) -> tuple[tuple[str, int | None], ...]:
     """How many of the images the training has read, by their paths; None where what it has read is no longer there, or
     was a video.
     """
-    if evidence.config is None:
+    if trained_on is None:
         return ()
     own = {pair.image.resolve() for pair in dataset.files}
     found: list[tuple[str, int | None]] = []
     for what, paths in {"learned from": _source_images, "adapted to": _target_images}.items():
         try:
-            found.append((what, len(own & {path.resolve() for path in paths(evidence.config.data)})))
+            found.append((what, len(own & {path.resolve() for path in paths(trained_on)})))
         except ClstError:
             found.append((what, None))
     return tuple(found)
