@@ -29,7 +29,7 @@ from clst_train.engine.run import ADAPTED, Run, loaded, log_interval, log_step, 
 from clst_train.engine.schedule import WARM_UP, predicts, ramp, steps_before_labels
 from clst_train.engine.stopping import Stopped, asked, finishing_steps
 from clst_train.inspection.diagnostics import START_IMAGES, CollapseWatch, Diagnostics
-from clst_train.method.batchnorm import STATISTICS_IMAGES, estimate_statistics
+from clst_train.method.batchnorm import STATISTICS_IMAGES, estimate_statistics, statistics_layers
 from clst_train.method.entropy_first import entropy_step
 from clst_train.method.learner import Learner
 from clst_train.method.step import StepResult, adaptation_step
@@ -103,11 +103,7 @@ def _begun(run: Run, resume: Checkpoint | None) -> AdaptationState:
     settings, target = run.config.adaptation, needed(run.target)
     learner = learner_of(run, target)
     if resume is None:
-        with together(), each_alone():
-            old = backend_of(run)
-        _follow_target(run, learner)
-        if settings.teacher == "none" or not need_the_old(run, old):
-            learner = dataclasses.replace(learner, old_statistics=None)
+        learner = _with_statistics(run, learner)
     diagnostics = Diagnostics(len(run.classes), run.device)
     state = AdaptationState(learner=learner, descent=descent_of(run, learner), diagnostics=diagnostics)
     if resume is not None:
@@ -118,6 +114,17 @@ def _begun(run: Run, resume: Checkpoint | None) -> AdaptationState:
     with together():
         run.logbook.forget_after(ADAPTED, resume.iteration if resume is not None else 0)
     return state
+
+
+def _with_statistics(run: Run, learner: Learner) -> Learner:
+    """The learner that follows the target's BatchNorm statistics; without the old camera's where labels need none."""
+    if run.config.adaptation.teacher == "none" or not statistics_layers(run.segmenter):
+        _follow_target(run, learner)
+        return dataclasses.replace(learner, old_statistics=None)
+    with together(), each_alone():
+        old = backend_of(run)
+    _follow_target(run, learner)
+    return learner if need_the_old(run, old) else dataclasses.replace(learner, old_statistics=None)
 
 
 def descent_of(run: Run, learner: Learner) -> Descent:

@@ -64,6 +64,7 @@ def test_a_note_says_what_is_frozen_and_that_there_are_no_statistics(cameras, tm
     name = "note: 2 of the 4 weights of tests.support.faulty:half_frozen are frozen and stay so, e.g. features.weight"
     assert name in done.stderr.splitlines()
     assert "tests.support.faulty:half_frozen has no BatchNorm with running statistics" in done.stderr
+    assert "statistics:" not in done.stderr, "there are none of either camera to choose from"
 
 
 @pytest.mark.parametrize(
