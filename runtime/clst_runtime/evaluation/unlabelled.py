@@ -317,7 +317,7 @@ def estimate_change(
         ConfigError: their classes differ. NoEstimate: fewer than `FEWEST_SCENES` of the images differ.
     """
     check_comparable(old.manifest.classes, new.manifest.classes)
-    check_scenes([image for image, _ in images])
+    check_scenes([visible(*each) for each in images])
     classes = old.manifest.classes
     count = len(classes)
     order = np.array([classes.names.index(name) for name in new.manifest.classes.names], np.uint8)
@@ -360,6 +360,13 @@ def check_scenes(images: Sequence[Image]) -> None:
             f"{count} of {len(images)} images differ from one another, {FEWEST_SCENES} are needed; give more of other "
             "places or times, as a camera that stands still shows too little"
         )
+
+
+def visible(image: Image, ignored: npt.NDArray[np.bool_] | None) -> Image:
+    """H,W,3 for `differing`: pixels H,W that do not count have the mean colour of the others; None = all count."""
+    if ignored is None or ignored.all():
+        return image
+    return np.where(ignored[..., None], image[~ignored].mean(0).round().astype(np.uint8), image)
 
 
 def differing(images: Iterable[Image]) -> int:

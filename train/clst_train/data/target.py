@@ -81,9 +81,10 @@ class TargetImages(Sequence[Image]):
         """Where the camera's image lies in the fitted one; this may differ within a set."""
         return content_of(self.input_hw if self.fit is Fit.STRETCH else self.sizes[index], self.input_hw, self.fit)
 
-    def shown(self, index: int) -> Image:
-        """What the camera shows in the fitted image, without padding."""
-        return self.content(index).of(self.image(index))
+    def shown(self, index: int) -> tuple[Image, npt.NDArray[np.bool_] | None]:
+        """What the camera shows in the fitted image, without padding, and pixels of it that do not count."""
+        content, ignored = self.content(index), self.ignored(index)
+        return content.of(self.image(index)), None if ignored is None else content.of(ignored)
 
     def ignored(self, index: int) -> npt.NDArray[np.bool_] | None:
         """H,W of the input size: pixels of the image that are never learned from; None = all are.

@@ -19,7 +19,7 @@ from clst_runtime.classes.labels import IGNORE_ID
 from clst_runtime.data.dataset import LabelledDataset
 from clst_runtime.data.subsets import evenly_spread
 from clst_runtime.errors import ConfigError
-from clst_runtime.evaluation.unlabelled import MOST_IMAGES, differing
+from clst_runtime.evaluation.unlabelled import MOST_IMAGES, differing, visible
 from clst_runtime.system.numbers import cores_here
 from clst_train.compute.acceleration import accelerate, check_compiler
 from clst_train.compute.cores import loader_threads, on_first_core
@@ -85,7 +85,7 @@ def doubt_of_scenes(target: TargetImages) -> str:
         DataError: one of the sample is unreadable.
     """
     places = evenly_spread(len(target), MOST_IMAGES, centred=True)
-    count = differing(target.shown(place) for place in places)
+    count = differing(visible(*target.shown(place)) for place in places)
     if count >= LEAST_DIFFERING * len(places):
         return ""
     return (

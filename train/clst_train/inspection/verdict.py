@@ -9,19 +9,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from clst_runtime.backends.base import Backend
 from clst_runtime.data.dataset import LabelledDataset
 from clst_runtime.data.subsets import evenly_spread
 from clst_runtime.errors import BudgetNotHeld, DataError
 from clst_runtime.evaluation.change import Bounds, Models, Verdict, check_labels, measure_change
 from clst_runtime.evaluation.unlabelled import MOST_IMAGES, Estimate, NoEstimate, estimate_change, labelled_pixels
-from clst_runtime.imaging.geometry import Image
 from clst_runtime.system.files.atomic import write_text
 from clst_runtime.system.files.json_values import any_text, check_fields, number, parse_object, read_text
-from clst_train.data.target import TargetImages
 from clst_train.engine.run import Run, needed
 from clst_train.engine.run_folder import RunFolder, open_run
 from clst_train.models.checkpoint_backend import open_checkpoint
@@ -61,7 +56,7 @@ def estimate(run: Run, old: Backend, new: Backend) -> Estimate:
     """
     target = needed(run.target)
     places = evenly_spread(len(target), MOST_IMAGES, centred=True)
-    return estimate_change(old, new, [_shown(target, place) for place in places], labelled_pixels(run.source))
+    return estimate_change(old, new, [target.shown(place) for place in places], labelled_pixels(run.source))
 
 
 def _estimate(run: Run, models: Models) -> None:
@@ -73,12 +68,6 @@ def _estimate(run: Run, models: Models) -> None:
         return
     write_text(run.folder.estimate, json.dumps(found.to_json(models), indent=1) + "\n")
     _log.info(found.report(models) if run.validation is None else f"without labels: {found.text()}")
-
-
-def _shown(target: TargetImages, place: int) -> tuple[Image, npt.NDArray[np.bool_] | None]:
-    """A target image without its padding, and its ignored pixels."""
-    ignored = target.ignored(place)
-    return target.shown(place), None if ignored is None else target.content(place).of(ignored)
 
 
 def _compare(run: Run, validation: LabelledDataset, models: Models) -> None:

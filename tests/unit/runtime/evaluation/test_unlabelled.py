@@ -23,6 +23,7 @@ from clst_runtime.evaluation.unlabelled import (
     inner,
     labelled_pixels,
     made_smaller,
+    visible,
 )
 from clst_runtime.imaging.image_files import write_png
 from tests.conftest import RGB_CLASSES, SIZE_HW, rgb_manifest, write_labelled
@@ -213,6 +214,14 @@ def test_noise_makes_no_scenes_of_one():
     noisy = [np.clip(slope + rng.normal(0, 25, slope.shape), 0, 255).astype(np.uint8) for _ in range(12)]
     assert differing(noisy) == 1
     assert differing([*noisy, noisy[0][:, ::-1], np.swapaxes(noisy[0], 0, 1)]) == 3
+
+
+def test_pixels_that_do_not_count_have_the_mean_colour_of_the_others():
+    image = np.array([[[0, 10, 20], [4, 20, 20]], [[255, 255, 255]] * 2], np.uint8)
+    mask = np.array([[False, False], [True, True]])
+    assert visible(image, mask).tolist() == [[[0, 10, 20], [4, 20, 20]], [[2, 15, 20]] * 2]
+    assert visible(image, None) is image
+    assert visible(image, np.ones((2, 2), bool)) is image
 
 
 def test_no_image_shows_no_scene():

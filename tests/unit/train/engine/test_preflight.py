@@ -1,5 +1,7 @@
 """Whether the target's images show enough scenes, before anything is trained."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -40,6 +42,19 @@ def test_a_letterbox_makes_no_images_alike(tmp_path):
     assert doubt_of_scenes(found) == ""
     tall = open_target([str(tmp_path)], input_hw=(256, 32), fit=Fit.LETTERBOX)
     assert doubt_of_scenes(tall) == ""
+
+
+def test_a_bonnet_under_the_ignore_mask_makes_no_images_alike(tmp_path):
+    """A white bonnet hides the lower half of eight pictures of other places."""
+    rng, bonnet = np.random.default_rng(0), np.full((8, 32, 3), 255, np.uint8)
+    for number in range(8):
+        picture = rng.integers(0, 40, bonnet.shape, np.uint8)
+        write_png(tmp_path / f"{number}.png", np.concatenate([picture, bonnet]))
+    mask = np.zeros((16, 32), np.bool_)
+    mask[8:] = True
+    bare = open_target([str(tmp_path)], input_hw=(32, 64))
+    assert doubt_of_scenes(bare).startswith("1 of 8")
+    assert doubt_of_scenes(dataclasses.replace(bare, mask=mask)) == ""
 
 
 def test_a_damaged_image_is_named_at_once(tmp_path):
