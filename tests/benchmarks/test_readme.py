@@ -26,5 +26,6 @@ def test_every_script_has_one_row():
 @pytest.mark.parametrize("row", ROWS, ids=module_of)
 def test_the_options_of_a_row_exist(row):
     main = importlib.import_module(module_of(row)).main
-    known = {option for each in getattr(main, "params", ()) for option in each.opts}
+    commands = (main, *getattr(main, "commands", {}).values())
+    known = {option for command in commands for each in getattr(command, "params", ()) for option in each.opts}
     assert set(re.findall(r"--[a-z-]+", row.partition("`python -m")[2])) - known <= {"--confidence"}  # clst-export's
