@@ -266,7 +266,7 @@ def country(way: str, work: Path, data: Path) -> Pair:
 
 
 PAIRS: dict[str, Callable[[Path, Path], Pair]] = {
-    **{f"camera-{severity}": partial(camera, severity) for severity in ("none", "mild", "middle", "severe")},
+    **{f"camera-{severity}": partial(camera, severity) for severity in ("mild", "middle", "severe", "none")},
     "light-dusk-to-day": partial(light, "dusk", "day_target", "day_test", "dusk to day"),
     "light-day-to-dusk": partial(light, "day", "dusk_first", "dusk_second", "day to dusk"),
     **{f"country-{way}": partial(country, way) for way in ("idd-to-camvid", "camvid-to-idd")},

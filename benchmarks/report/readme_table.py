@@ -65,8 +65,9 @@ def overview(pairs: list[dict[str, Any]]) -> list[str]:
 
 def rows_of(result: dict[str, Any]) -> list[str]:
     """Every row of one result file of benchmarks/adaptation/compare.py."""
+    way = f"; recovered of the way to `{result['oracle']}`" if result["oracle"] else ""
     lines = [f"{result['title']}, {result['size']}, {result['source_steps']} steps of source training, "
-             f"{result['steps']} of adaptation; recovered of the way to `{result['oracle']}`:", ""]  # fmt: skip
+             f"{result['steps']} of adaptation{way}:", ""]  # fmt: skip
     headers = ("method", "mIoU", "recovered", "CLST ahead by", "choice split", "seeds", "minutes")
     for scored in (result["methods"], result.get("merged", {})):
         rows = []
