@@ -239,8 +239,9 @@ def test_bad_input_makes_no_run_folder(run, cameras, tmp_path):
         (("--source", old, "--target", new, "--set", "adaptation.iteration=1"), 3, "did you mean 'iterations'"),
         (("--source", old, "--target", new, "--init", tmp_path / "damaged.pt"), 4, "damaged"),
         (("--source", old, "--target", new, "--size", "64"), 3, "expected rows x columns"),
-        (("--source", old, "--target", new, "--gate"), 3, "give --target and --val"),
-        (("--source", old, "--val", cameras / "new", "--gate"), 3, "give --target and --val"),
+        (("--source", old, "--target", new, "--gate"), 3, "; give --val as well"),
+        (("--source", old, "--val", cameras / "new", "--gate"), 3, "; give --target as well"),
+        (("--source", old, "--gate"), 3, "; give --target and --val as well"),
         (("--source", old, "--target", new, "--val", tmp_path / "one", "--gate"), 3, "compared on at least 2"),
         (("--source", old, "--target", new, "--device", "cuda:7"), 5 if not torch.cuda.is_available() else 0, "CUDA"),
     ]

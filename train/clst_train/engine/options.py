@@ -167,10 +167,10 @@ def check_places(config: Config, *, knows_classes: bool) -> None:
         raise ConfigError(f"data.ignore_mask = {data.ignore_mask!r} lies over the new camera's images; give --target")
     if data.val_mapping and not data.val:
         raise ConfigError(f"data.val_mapping = {data.val_mapping!r} is for images of the new camera; give --val")
-    if config.run.gate and not (data.val and data.target):
+    if config.run.gate and (lacking := [f"--{name}" for name in ("target", "val") if not getattr(data, name)]):
         raise ConfigError(
             "--gate (run.gate) compares the adapted network with the old one on labelled images of the new camera; "
-            "give --target and --val"
+            f"give {' and '.join(lacking)} as well"
         )
     wanted = load_class_list(config.model.classes) if config.model.classes else None
     for place, split, mapping in (

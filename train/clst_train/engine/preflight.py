@@ -19,7 +19,7 @@ from clst_runtime.classes.labels import IGNORE_ID
 from clst_runtime.data.dataset import LabelledDataset
 from clst_runtime.data.subsets import evenly_spread
 from clst_runtime.errors import ConfigError
-from clst_runtime.evaluation.unlabelled import MOST_IMAGES, differing, visible
+from clst_runtime.evaluation.unlabelled import FEWEST_SCENES, MOST_IMAGES, differing, visible
 from clst_runtime.system.numbers import cores_here
 from clst_train.compute.acceleration import accelerate, check_compiler
 from clst_train.compute.cores import loader_threads, on_first_core
@@ -86,12 +86,14 @@ def doubt_of_scenes(target: TargetImages) -> str:
     """
     places = evenly_spread(len(target), MOST_IMAGES, centred=True)
     count = differing(visible(*target.shown(place)) for place in places)
-    if count >= LEAST_DIFFERING * len(places):
+    if count >= max(FEWEST_SCENES, LEAST_DIFFERING * len(places)):
         return ""
+    seen = f"{len(places)} target images" + (f", spread over all {len(target)}," if len(target) > len(places) else "")
+    few = f"only {count} target image{'s' * (count > 1)}" if count == len(target) else f"only {count} of {seen} differ"
     return (
-        f"{count} of {len(places)} target images, spread over all {len(target)}, differ from one another: BatchNorm "
-        "statistics and self-training of one scene can ruin the network; add drives in other places (--target takes "
-        "several), or look well at the run's examples and label a few frames before its network is used"
+        f"{few}: BatchNorm statistics and self-training of so few scenes can ruin the network; add drives in other "
+        "places (--target takes several), or look well at the run's examples and label a few frames before its "
+        "network is used"
     )
 
 
