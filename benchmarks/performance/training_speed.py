@@ -99,6 +99,8 @@ def clst_step(run: Any) -> Callable[[int, Any], None]:
         diagnostics.see(result.soft_labels, result.target_means, learner.prototypes)
         with timed("backward and optimiser"):
             descent.descend(result.loss, iteration)
+        with timed("averaged weights"):
+            learner.mean_teacher.follow(learner.segmenter)
 
     step.learner = learner  # type: ignore[attr-defined]
     return step

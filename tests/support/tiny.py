@@ -87,5 +87,5 @@ def learner(
         statistics=FollowedStatistics(segmenter),
         old_statistics=FollowedStatistics(segmenter),
         ensemble=ensemble,
-        mean_teacher=MeanTeacher(segmenter) if values.teacher == "mean_teacher" else None,
+        mean_teacher=MeanTeacher(segmenter),
     )

@@ -164,7 +164,8 @@ class AdaptationConfig:
     class_mix: bool = True
     """Paste half of a source image's classes into the target image (ClassMix)."""
     teacher: str = "ensemble"
-    """Where pseudo-labels come from: `ensemble` (the method), `mean_teacher` (averaged weights) or `none`."""
+    """Where pseudo-labels come from: `ensemble` (the method), `mean_teacher` (what the averaged weights predict now) or
+    `none`."""
     entropy_first: float = 0.0
     """Fraction of the steps, at the start, in which target images only minimise their predictions' entropy;
     pseudo-labels come after them."""

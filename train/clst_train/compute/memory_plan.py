@@ -25,7 +25,7 @@ class MemoryPlan:
     crops: int
     """Crops whose activations are held at once."""
     weights: int
-    """Parameters and statistics, their gradients, and AdamW's two moments."""
+    """Parameters and statistics, their gradients, AdamW's two moments; averaged parameters, too."""
     activations: int
     """What the forward passes keep for the backward pass."""
     batches: int
@@ -61,11 +61,14 @@ def amount(size: int) -> str:
     return f"{size / GIB:.1f} GiB" if size >= GIB else f"{size / 2**20:.0f} MiB"
 
 
+def parameter_bytes(modules: list[nn.Module]) -> int:
+    """The parameters alone, as those of averaged weights."""
+    return sum(p.nbytes for module in modules for p in module.parameters())
+
+
 def weight_bytes(modules: list[nn.Module]) -> int:
     """Parameters, gradients and AdamW's two moments of each, and the buffers."""
-    parameters = sum(p.numel() * p.element_size() for module in modules for p in module.parameters())
-    buffers = sum(b.numel() * b.element_size() for module in modules for b in module.buffers())
-    return 4 * parameters + buffers
+    return 4 * parameter_bytes(modules) + sum(b.nbytes for module in modules for b in module.buffers())
 
 
 def saved_bytes(forward: Callable[[], Tensor], modules: list[nn.Module]) -> int:

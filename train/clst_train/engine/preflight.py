@@ -24,7 +24,7 @@ from clst_runtime.system.numbers import cores_here
 from clst_train.compute.acceleration import accelerate, check_compiler
 from clst_train.compute.cores import loader_threads, on_first_core
 from clst_train.compute.distributed import report
-from clst_train.compute.memory_plan import MemoryPlan, amount, free_bytes, saved_bytes, weight_bytes
+from clst_train.compute.memory_plan import MemoryPlan, amount, free_bytes, parameter_bytes, saved_bytes, weight_bytes
 from clst_train.data.loading import steps_of_pass
 from clst_train.data.target import TargetImages, hides
 from clst_train.engine.run import Setup, validation_miou
@@ -129,7 +129,7 @@ def memory_plans(setup: Setup, segmenter: Segmenter, *, trains_source: bool) -> 
             MemoryPlan(
                 stage="adaptation",
                 crops=passes * batch,
-                weights=weight_bytes([segmenter, projection]),
+                weights=weight_bytes([segmenter, projection]) + parameter_bytes([segmenter]),
                 activations=passes * once,
                 batches=ahead * batch * ((4 if hides(target) else 3) * whole + 9 * crop),
                 ensemble=2 * math.prod(store) if settings.teacher == "ensemble" else 0,

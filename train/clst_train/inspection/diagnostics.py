@@ -31,7 +31,7 @@ class Diagnostics:
     """Counters since the last reading, on the device.
 
     flip_rate: share of cells whose pseudo-label a further prediction of the image changes.
-    agreement: share of cells where the pseudo-label equals the network's own prediction.
+    agreement: share of cells where the pseudo-label is what the averaged weights predict now.
     confidence: mean probability of the pseudo-labels.
     own_cosine, other_cosine: of a target class mean with its own prototype, and with the nearest other one.
     separation: cosine distance of a prototype from the nearest other one.
@@ -84,8 +84,8 @@ class Diagnostics:
         counts += self.shares_of(cells)
         self.images += len(averaged) * ranks().count
         _add(sums, "confidence", averaged.amax(dim=1), visible)
-        if soft_labels.student is not None:
-            _add(sums, "agreement", (self.cells_of(soft_labels.student, soft_labels.hidden) == cells).float(), visible)
+        if soft_labels.now is not None:
+            _add(sums, "agreement", (self.cells_of(soft_labels.now, soft_labels.hidden) == cells).float(), visible)
         if soft_labels.before is not None:
             known = soft_labels.before.amax(dim=1) > 0
             changed = self.cells_of(soft_labels.before) != averaged.max(dim=1).indices

@@ -26,11 +26,9 @@ WEIGHT = 0.1
 def entropy_step(learner: Learner, source: SourceBatch, target: TargetBatch, *, target_weight: float) -> StepResult:
     """Losses of one such step: source cross-entropy and the entropy of target crops, nothing pasted.
 
-    `target_weight` is the warm-up's 0 … 1. The projection head learns from source pixels, the prototypes and a mean
-    teacher follow the network, and another network to learn from teaches already.
+    `target_weight` is the warm-up's 0 … 1. The projection head learns from source pixels, the prototypes follow the
+    network, and another network to learn from teaches already.
     """
-    if learner.mean_teacher is not None:
-        learner.mean_teacher.follow(learner.segmenter)
     source_labels = learner.plain(source.labels).long()
     crops = student_crops(learner.tensor(target.crops), learner.plain(target.ignored), pasted=None)
     with learner.autocast:

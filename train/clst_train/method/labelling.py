@@ -12,7 +12,6 @@ from clst_train.data.loading import TargetBatch
 from clst_train.method.learner import Learner
 from clst_train.method.prototypes import at_stride
 from clst_train.method.teachers import SoftLabels, probabilities_of
-from clst_train.models.segmenter import Segmenter
 
 
 def soft_labels_of(learner: Learner, source: Tensor, target: TargetBatch, *, predicts: bool) -> SoftLabels:
@@ -20,18 +19,17 @@ def soft_labels_of(learner: Learner, source: Tensor, target: TargetBatch, *, pre
 
     The old camera's statistics follow its normalised crops `source` B,3,K,L.
     """
-    if learner.mean_teacher is not None:
-        learner.mean_teacher.follow(learner.segmenter)
-        taught = _predicted(learner, learner.mean_teacher.network, source, target)
-        return SoftLabels(probabilities=taught, hidden=_covered_cells(learner, target))
-    if learner.ensemble is None:
+    if learner.settings.teacher == "none":
         return SoftLabels(probabilities=None)
+    if learner.ensemble is None:
+        taught = _predicted(learner, source, target)
+        return SoftLabels(probabilities=taught, hidden=_covered_cells(learner, target))
     stored = learner.ensemble.recall(target.indices, learner.device)
     if not predicts:
         return SoftLabels(probabilities=stored, hidden=_covered_cells(learner, target))
-    now = _predicted(learner, learner.segmenter, source, target)  # (1)
+    now = _predicted(learner, source, target)  # (1)
     averaged = learner.ensemble.update(target.indices, now)  # (2)
-    return SoftLabels(probabilities=averaged, student=now, before=stored, hidden=_covered_cells(learner, target))
+    return SoftLabels(probabilities=averaged, now=now, before=stored, hidden=_covered_cells(learner, target))
 
 
 def _covered_cells(learner: Learner, target: TargetBatch) -> Tensor | None:
@@ -41,8 +39,9 @@ def _covered_cells(learner: Learner, target: TargetBatch) -> Tensor | None:
     return at_stride(learner.plain(target.covered), learner.cells_hw)
 
 
-def _predicted(learner: Learner, network: Segmenter, source: Tensor, target: TargetBatch) -> Tensor:
+def _predicted(learner: Learner, source: Tensor, target: TargetBatch) -> Tensor:
     """B,C,h,w probabilities of the batch's whole images."""
+    network = learner.mean_teacher.network
     if learner.old_statistics is not None:
         probabilities_of(network, source, learner.autocast, learner.old_statistics)
     found = probabilities_of(

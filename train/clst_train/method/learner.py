@@ -39,14 +39,14 @@ class Learner:
     """Where the network is."""
     autocast: torch.autocast
     """Precision of the forward passes; re-entrant."""
+    mean_teacher: MeanTeacher
+    """The averaged weights: they predict whole images, and are the result."""
     statistics: FollowedStatistics | None = None
     """The new camera's BatchNorm statistics, by which whole images are labelled; None = the network's running ones."""
     old_statistics: FollowedStatistics | None = None
     """The old camera's, which have a share in that; None = none."""
     ensemble: TemporalEnsemble | None = None
-    """Z_i: the teacher when `settings.teacher` is `ensemble`."""
-    mean_teacher: MeanTeacher | None = None
-    """The teacher when `settings.teacher` is `mean_teacher`."""
+    """Z_i, when `settings.teacher` is `ensemble`."""
     distiller: Distiller | None = None
     """Another adapted network to learn from as well."""
     forward_pass: nn.Module | None = None

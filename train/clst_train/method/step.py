@@ -41,7 +41,7 @@ class StepResult:
 def adaptation_step(
     learner: Learner, source: SourceBatch, target: TargetBatch, *, target_weight: float, predicts: bool = True
 ) -> StepResult:
-    """Losses of one iteration; moves the teacher and the prototypes.
+    """Losses of one iteration; moves the ensemble and the prototypes.
 
     `target_weight` is the warm-up's 0 … 1; `predicts` is whether the ensemble takes in predictions in this step.
     """
@@ -49,7 +49,7 @@ def adaptation_step(
     source_images, source_labels = learner.tensor(source.images), learner.plain(source.labels).long()
     crops = _student_crops_of(learner, source, target, (source_images, source_labels))
 
-    # (1) the network's prediction of the whole target images now, (2) its average over their visits
+    # (1) the averaged weights' prediction of the whole target images now, (2) its average over their visits
     soft_labels = soft_labels_of(learner, source_images, target, predicts=predicts)
     labels = torch.full_like(crops.own, IGNORE_ID, dtype=torch.long)
     if soft_labels.probabilities is not None:  # (3) every pixel has a pseudo-label, no confidence threshold

@@ -33,8 +33,8 @@ class SoftLabels:
 
     probabilities: Tensor | None
     """B,C,h,w: ẑ; None without a teacher."""
-    student: Tensor | None = None
-    """B,C,h,w: the network's own prediction in this step; None where it made none."""
+    now: Tensor | None = None
+    """B,C,h,w: the prediction of this step; None where it made none."""
     before: Tensor | None = None
     """B,C,h,w: ẑ before this step's prediction was averaged in, zeros for a first one; None where none was."""
     hidden: Tensor | None = None
@@ -119,7 +119,7 @@ class MeanTeacher:
     """A network whose weights are a moving average of the student's (Tarvainen & Valpola 2017).
 
     θ' ← m_t θ' + (1 − m_t) θ with m_t = min(1 − 1/(t+1), m): a copy at t = 0, then a plain mean, at last momentum m.
-    Only weights are averaged. BatchNorm uses `FollowedStatistics` here; the teacher's running ones are never read.
+    Its buffers are the student's; BatchNorm uses `FollowedStatistics` while it trains.
     """
 
     def __init__(self, student: Segmenter, momentum: float = MOMENTUM) -> None:
@@ -133,15 +133,15 @@ class MeanTeacher:
         momentum = min(1.0 - 1.0 / (self.steps + 1), self.momentum)
         for own, new in zip(self.network.parameters(), student.parameters(), strict=True):
             own.lerp_(new, 1.0 - momentum)
+        for kept, changed in zip(self.network.buffers(), student.buffers(), strict=True):
+            kept.copy_(changed)
         self.steps += 1
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint needs to go on exactly."""
-        return {"steps": self.steps, "parameters": {n: p.detach() for n, p in self.network.named_parameters()}}
+        return {"steps": self.steps, "network": self.network.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a checkpoint's state."""
         self.steps = int(state["steps"])
-        with torch.no_grad():
-            for name, own in self.network.named_parameters():
-                own.copy_(state["parameters"][name])
+        self.network.load_state_dict(state["network"])

@@ -43,11 +43,12 @@ _log = logging.getLogger(__name__)
 
 
 def adapt(run: Run, resume: Checkpoint | None) -> None:
-    """CLST adaptation to the new camera; ends with `checkpoints/adapted.pt`."""
+    """CLST adaptation to the new camera; ends with `checkpoints/adapted.pt`, the averaged weights."""
     settings, first = run.config.adaptation, resume.iteration if resume is not None else 0
     run = dataclasses.replace(run, look=measured_look(run))
     state = _begun(run, resume)
     learner, descent = state.learner, state.descent
+    averaged = dataclasses.replace(run, segmenter=learner.mean_teacher.network)
     watch = CollapseWatch(run.classes.names, state.diagnostics.start.tolist())
     run.segmenter.train()
     begin = steps_before_labels(settings.iterations, settings.entropy_first)
@@ -59,21 +60,22 @@ def adapt(run: Run, resume: Checkpoint | None) -> None:
             set_rate(descent.optimiser, settings.learning_rate, iteration, settings.iterations)
             seed_step(run, ADAPTED, iteration)
             if iteration == begin:
-                _begin_labels(run, learner, anew=begin > 0)
+                _begin_labels(averaged, learner, anew=begin > 0)
             result = _step(run, state, source, unlabelled, iteration, begin)
             state.diagnostics.see(result.soft_labels, result.target_means, learner.prototypes)
             values = {"loss": descent.descend(result.loss, iteration), **result.parts}
+            learner.mean_teacher.follow(learner.segmenter)
             done, stops = iteration + 1, on_any_rank(asked())
             values |= _log_diagnostics(run, state.diagnostics, watch, done)
             log_step(
-                run, ADAPTED, done, values, iterations=settings.iterations, batches=target_batches(run),
+                averaged, ADAPTED, done, values, iterations=settings.iterations, batches=target_batches(run),
                 descent=descent, make=both_batches, stops=stops,
             )  # fmt: skip
             if stops or done % run.config.run.checkpoint_every == 0 or done == settings.iterations:
                 save_state(run, state, done)
             if stops:
                 raise Stopped
-    _finish(run)
+    _finish(averaged)
 
 
 def _report_entropy_first(settings: AdaptationConfig, begin: int) -> None:

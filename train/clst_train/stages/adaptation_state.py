@@ -32,7 +32,7 @@ from clst_train.method.teachers import Distiller, MeanTeacher, open_distiller
 from clst_train.models.checkpoint import Checkpoint, save_checkpoint
 from clst_train.models.projection import WIDTH, ProjectionHead
 
-OPTIONAL = ("statistics", "old_statistics", "mean_teacher")
+OPTIONAL = ("statistics", "old_statistics")
 """Parts of a learner that a run may have, with a state of their own."""
 
 
@@ -87,7 +87,7 @@ def new_learner(run: Run, cells_hw: tuple[int, int], ensemble: TemporalEnsemble 
         statistics=FollowedStatistics(segmenter),
         old_statistics=FollowedStatistics(segmenter),
         ensemble=ensemble,
-        mean_teacher=MeanTeacher(segmenter) if settings.teacher == "mean_teacher" else None,
+        mean_teacher=MeanTeacher(segmenter),
         forward_pass=forward_pass_of(segmenter, projection),
     )
 
@@ -125,6 +125,7 @@ def _values(state: AdaptationState, ensemble: dict[str, Any]) -> dict[str, Any]:
         "projection": learner.projection.state_dict(),
         "prototypes": learner.prototypes.state_dict(),
         "ensemble": ensemble,
+        "averaged_weights": learner.mean_teacher.state_dict(),
         "distiller": learner.distiller.sha256 if learner.distiller is not None else "",
         "diagnostics": state.diagnostics.state_dict(),
         **{name: None if (part := getattr(learner, name)) is None else part.state_dict() for name in OPTIONAL},
@@ -139,7 +140,9 @@ def restore_state(run: Run, state: AdaptationState, resume: Checkpoint) -> None:
             `distil_from` is another file now.
     """
     learner, values = state.learner, resume.training_state or {}
-    lacking = [name for name in ("descent", "diagnostics", "distiller", *OPTIONAL) if name not in values]
+    lacking = [
+        name for name in ("averaged_weights", "descent", "diagnostics", "distiller", *OPTIONAL) if name not in values
+    ]
     if lacking or "anew_since" not in values["ensemble"]:
         lacking = lacking or ["the ensemble's visits"]
         raise ModelFileError(
@@ -149,6 +152,7 @@ def restore_state(run: Run, state: AdaptationState, resume: Checkpoint) -> None:
     learner.segmenter.load_state_dict(resume.segmenter_state)
     learner.projection.load_state_dict(values["projection"])
     learner.prototypes.load_state_dict(values["prototypes"])
+    learner.mean_teacher.load_state_dict(values["averaged_weights"])
     if values["old_statistics"] is None:
         learner = state.learner = dataclasses.replace(learner, old_statistics=None)
     for name in OPTIONAL:

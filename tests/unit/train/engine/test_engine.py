@@ -109,6 +109,21 @@ def test_a_run_in_fp16_is_gone_on_with_to_the_bit(cameras, whole, tmp_path, stag
     assert all("skipped" in e for e in entries if "loss" in e)
 
 
+@pytest.mark.parametrize("teacher", ["ensemble", "mean_teacher", "none"])
+def test_the_result_is_the_averaged_weights_by_the_new_cameras_statistics(cameras, tmp_path, teacher):
+    weights = () if teacher != "none" else ("adaptation.self_training_weight=0", "adaptation.contrastive_weight=0")
+    plain = () if teacher != "none" else ("adaptation.class_mix=false",)
+    folder = train(cameras, tmp_path / "run", f"adaptation.teacher={teacher}", *weights, *plain)
+    resume, found = load_checkpoint(folder.resume), load_checkpoint(folder.adapted).segmenter_state
+    state = resume.training_state["averaged_weights"]
+    assert state["steps"] == 2
+    names = [name for name, value in found.items() if value.is_floating_point() and "running" not in name]
+    assert all(torch.equal(found[name], state["network"][name]) for name in names)
+    assert not all(torch.equal(found[name], resume.segmenter_state[name]) for name in names)
+    running = [name for name in found if name.endswith("running_mean")]
+    assert not all(torch.equal(found[name], resume.segmenter_state[name]) for name in running)
+
+
 def test_without_an_ensemble_there_is_no_file_for_it_and_a_run_is_gone_on_with_all_the_same(cameras, tmp_path, capsys):
     settings = ("adaptation.teacher=mean_teacher", "source.iterations=1", "adaptation.iterations=3")
     with broken_off_after_two_steps():

@@ -27,7 +27,7 @@ def soft_labels(
 ) -> SoftLabels:
     return SoftLabels(
         probabilities=said(*classes),
-        student=None if now is None else said(*now),
+        now=None if now is None else said(*now),
         before=None if before is None else said(*before),
         hidden=None if hidden is None else torch.tensor([[hidden]]) > 0,
     )

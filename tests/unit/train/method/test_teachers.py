@@ -103,22 +103,33 @@ def test_half_of_what_labels_are_predicted_by_is_of_the_old_camera():
         assert each is not None
         each.momentum = 0.0
     one.old_statistics.means[0].fill_(8.0)
-    found = soft_labels_of(one, one.tensor(source.images), target, predicts=True).student
+    found = soft_labels_of(one, one.tensor(source.images), target, predicts=True).now
     assert found is not None
     assert torch.allclose(found, probabilities_of(one.segmenter, one.tensor(target.whole) - 4.0, one.autocast))
 
 
-def test_the_mean_teacher_speaks_in_the_ensembles_place():
+def test_the_mean_teacher_says_what_it_predicts_now_and_the_ensemble_what_it_has_said_on_average():
     one = learner(teacher="mean_teacher", class_mix=False)
     fill(one.segmenter, 0.0)
     with torch.no_grad():
         one.segmenter.head.bias.copy_(torch.tensor([0.0, 0.0, 5.0]))  # class 2 everywhere
+    one.mean_teacher.follow(one.segmenter)
     result = adaptation_step(one, *batches(), target_weight=1.0)
     assert set(result.pseudo_labels.flatten().tolist()) == {2}
     with torch.no_grad():
         one.segmenter.head.bias.copy_(torch.tensor([9.0, 0.0, 0.0]))
+    one.mean_teacher.follow(one.segmenter)
     # t = 1: the mean of both biases is (4.5, 0, 2.5), so the teacher says 0
     assert set(adaptation_step(one, *batches(), target_weight=1.0).pseudo_labels.flatten().tolist()) == {0}
+    other = learner(ensemble_momentum=0.9, class_mix=False)
+    fill(other.segmenter, 0.0)
+    for bias in ([0.0, 0.0, 5.0], [9.0, 0.0, 0.0]):
+        with torch.no_grad():
+            other.segmenter.head.bias.copy_(torch.tensor(bias))
+        other.mean_teacher.follow(other.segmenter)
+        found = soft_labels_of(other, other.tensor(batches()[0].images), batches()[1], predicts=True)
+    # Class 2 in softmax (0, 0, 5) and (4.5, 0, 2.5): (0.09·0.9867 + 0.1·0.1180) / 0.19 = 0.5295
+    assert found.probabilities[0, :, 0, 0].tolist() == pytest.approx([0.4622, 0.0082, 0.5295], abs=1e-4)
 
 
 def test_without_a_teacher_no_target_pixel_has_a_label():
@@ -146,7 +157,7 @@ def test_a_step_that_predicts_nothing_learns_from_the_stored_average():
     one, (source, target) = learner(class_mix=False), batches()
     first = adaptation_step(one, source, target, target_weight=1.0).pseudo_labels
     with torch.no_grad():
-        one.segmenter.head.bias.copy_(torch.tensor([0.0, 0.0, 50.0]))
+        one.mean_teacher.network.head.bias.copy_(torch.tensor([0.0, 0.0, 50.0]))
     assert torch.equal(adaptation_step(one, source, target, target_weight=1.0, predicts=False).pseudo_labels, first)
 
 

@@ -106,7 +106,8 @@ def turn_weights(network):
 def test_a_bgr_network_learns_what_its_rgb_twin_does():
     """Students, ensemble and source crops: turned weights, numbers and order together change nothing but roundings."""
     one, other = learner(), learner()
-    turn_weights(other.segmenter)
+    for network in (other.segmenter, other.mean_teacher.network):
+        turn_weights(network)
     other.segmenter.normalisation = turned(IMAGENET)
     first, second = (adaptation_step(each, *batches(), target_weight=1.0) for each in (one, other))
     assert first.loss.item() == pytest.approx(second.loss.item(), rel=1e-5)
