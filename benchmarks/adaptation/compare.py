@@ -38,7 +38,7 @@ import numpy as np
 
 from benchmarks.adaptation.methods import ALWAYS, METHODS, RECIPE, USUAL
 from benchmarks.adaptation.pairs import PAIRS, Pair, stretch_of
-from benchmarks.adaptation.scoring import Counts, by_stretch, compared, confusions, merged, per_class, score
+from benchmarks.adaptation.scoring import Counts, by_stretch, compared, confusions, merged, per_class, recovered, score
 from benchmarks.record import RESULTS, machine_text, provenance, write_result
 from clst_runtime.system.files.atomic import write_text, written_whole
 from clst_runtime.system.signals import heard_as_interrupts
@@ -288,15 +288,33 @@ def earlier_result(path: Path, facts: dict[str, Any]) -> dict[str, Any]:
 
 
 def write(path: Path, facts: dict[str, Any], found: dict[str, Any]) -> None:
-    """Write the result file and print its table; rows of which no network is here stay as they are."""
+    """Write the result file and print its table; rows of which no network is here are those of the file."""
     before = earlier_result(path, facts)
+    found["oracle"] = found["oracle"] or before.get("oracle", "")
     for part in ("methods", "merged"):
         if part in found:
-            every = {**before.get(part, {}), **found[part]}
-            found[part] = {name: every[name] for name in METHODS if name in every}
+            found[part] = with_kept(found[part], before.get(part, {}), found["oracle"])
     result = {**facts, **provenance(), **found}
     write_result(path, result)
     click.echo("\n".join(table(result)))
+
+
+def with_kept(rows: dict[str, Any], before: dict[str, Any], oracle: str) -> dict[str, Any]:
+    """New rows and those that only the file has.
+
+    Shares of the way to an oracle that is one of these follow from the rows' means. CLST's lead over one of these is
+    left out where CLST is another network now.
+    """
+    every = {**before, **rows}
+    found = {name: {**every[name]} for name in METHODS if name in every}
+    renewed = "clst" in rows and rows["clst"]["miou"] != before.get("clst", {}).get("miou")
+    values = {name: dict(enumerate(row["miou"])) for name, row in found.items()}
+    for name, row in found.items():
+        if oracle not in rows and len(row["miou"]) == len(found.get(oracle, row)["miou"]):
+            row["recovery"] = recovered(values, name, oracle)
+        if name not in rows and renewed:
+            row.pop("clst_ahead", None)
+    return found
 
 
 def table(result: dict[str, Any]) -> list[str]:

@@ -167,6 +167,22 @@ def test_a_later_run_adds_rows_replaces_its_own_and_marks_those_of_another_commi
     assert [line.partition(" ")[0] for line in table(result) if "at commit abc" in line] == ["source"]
 
 
+def test_a_row_is_measured_by_an_oracle_that_only_the_file_has_and_a_kept_row_by_no_other_clst(tmp_path, at_commit):
+    path, facts, classes = tmp_path / "p.json", {"name": "p", "title": "P", "steps": 5}, ("a", "b", "c")
+    at_commit("abc")
+    every = {"source": HALF, "clst": HALF, "without_contrast": HALF, "oracle": RIGHT}
+    write(path, facts, summary(pair_of(), rows_of(every), {"oracle": 5}, classes))
+    write(path, facts, summary(pair_of(), rows_of({"source": HALF, "clst": HALF}), {}, classes))
+    kept = json.loads(path.read_text())
+    assert kept["methods"]["without_contrast"]["clst_ahead"]["mean"] == 0.0
+    write(path, facts, summary(pair_of(), rows_of({"source": HALF, "clst": RIGHT}), {}, classes))
+    found = json.loads(path.read_text())
+    assert found["oracle"] == "oracle"
+    recovery = {name: row["recovery"] for name, row in found["methods"].items()}
+    assert recovery == {"source": 0.0, "clst": 1.0, "without_contrast": 0.0, "oracle": 1.0}
+    assert {name for name, row in found["methods"].items() if "clst_ahead" in row} == {"source"}
+
+
 def test_rows_of_another_measurement_are_refused(tmp_path, at_commit):
     path, rows = tmp_path / "p.json", rows_of({"source": HALF})
     at_commit("abc")
