@@ -21,7 +21,14 @@ def test_the_ensemble_predicts_in_its_period_and_no_more(monkeypatch):
 
     monkeypatch.setattr("clst_train.method.step.adaptation_step", adaptation_step)
     target = SimpleNamespace(indices=[0])
-    learner = SimpleNamespace(projection=None, prototypes=None, ensemble=SimpleNamespace(visits=np.ones(1)))
+    teacher = SimpleNamespace(follow=lambda _: None)
+    learner = SimpleNamespace(
+        projection=None,
+        prototypes=None,
+        ensemble=SimpleNamespace(visits=np.ones(1)),
+        mean_teacher=teacher,
+        segmenter=None,
+    )
     monkeypatch.setattr("clst_train.stages.adaptation_state.learner_of", lambda *_: learner)
     diagnostics = SimpleNamespace(see=lambda *_: None)
     monkeypatch.setattr("clst_train.inspection.diagnostics.Diagnostics", lambda *_: diagnostics)
