@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -33,7 +33,6 @@ from clst_train.engine.logger import Logbook
 from clst_train.engine.optimizer import Descent
 from clst_train.engine.run_folder import RunFolder
 from clst_train.engine.temperature import temperature_of
-from clst_train.method.batchnorm import estimate_statistics
 from clst_train.models.checkpoint import TRAINING, Checkpoint, WeightsFile, load_checkpoint
 from clst_train.models.checkpoint_backend import open_checkpoint, segmenter_backend
 from clst_train.models.segmenter import Segmenter
@@ -220,7 +219,7 @@ def log_step(
     values: Mapping[str, Tensor | float],
     *,
     iterations: int,
-    batches: Iterable[Tensor] | None,
+    settle: Callable[[Segmenter], object] | None,
     descent: Descent,
     make: Callable[[Run, int], object],
     stops: bool = False,
@@ -232,7 +231,7 @@ def log_step(
     Args:
         done: finished steps of the stage.
         values: scalars; of those on the device, which are this rank's parts, the mean over ranks is logged.
-        batches: whole target images that give validation its BatchNorm statistics; None = the network's own.
+        settle: gives a copy of the network the BatchNorm statistics that it is validated with; None = its own.
         descent: has checked the losses.
         make: makes the batch of an iteration; called again to name the files of a bad one.
         stops: the run is saved after this step and ends.
@@ -254,14 +253,16 @@ def log_step(
             run.logbook.add(stage, done, **numbers)
     if run.validation is not None and (last or done % settings.checkpoint_every == 0):
         with together():
-            _validate(run, stage, done, run.validation, batches)
+            _validate(run, stage, done, run.validation, settle)
 
 
-def _validate(run: Run, stage: str, done: int, validation: LabelledDataset, batches: Iterable[Tensor] | None) -> None:
+def _validate(
+    run: Run, stage: str, done: int, validation: LabelledDataset, settle: Callable[[Segmenter], object] | None
+) -> None:
     """The first rank's work; the others wait."""
     if run.ranks.first:
         with each_alone():
-            miou = validation_miou(run.segmenter, validation, run.config, batches)
+            miou = validation_miou(run.segmenter, validation, run.config, settle)
         run.logbook.add(stage, done, miou=100.0 * miou)
         run.logbook.draw()
 
@@ -278,15 +279,15 @@ def log_old_miou(run: Run) -> None:
 
 
 def validation_miou(
-    segmenter: Segmenter, dataset: LabelledDataset, config: Config, batches: Iterable[Tensor] | None
+    segmenter: Segmenter, dataset: LabelledDataset, config: Config, settle: Callable[[Segmenter], object] | None
 ) -> float:
-    """mIoU (0 … 1) of a copy of the network whose BatchNorm statistics are estimated on `batches` (N,3,H,W each).
+    """mIoU (0 … 1) of a copy of the network, to which `settle` gives its BatchNorm statistics; None = it has them.
 
-    The network itself is not touched. Without `batches` its running statistics are used.
+    The network itself is not touched.
     """
     network = copy.deepcopy(segmenter)
-    if batches is not None:
-        estimate_statistics(network, batches)
+    if settle is not None:
+        settle(network)
     model = config.model
     backend = segmenter_backend(
         network.eval(), network=model.network, classes=dataset.classes, input_hw=model.input_hw, fit=config.fit

@@ -25,12 +25,18 @@ STATISTICS_IMAGES = 256
 MOMENTUM = 0.1
 """How far a batch moves the statistics that whole images are predicted by; its own alone were worse (decision 10)."""
 OLD_SHARE = 0.5
-"""Of the old camera's statistics in those that target images are labelled by."""
+"""Of the old camera's statistics in those that target images are labelled by, and in the result's, where it has any."""
 
 
 def statistics_layers(network: nn.Module) -> list[_BatchNorm]:
     """The layers whose running statistics predictions are made with; one that keeps none normalises by each image."""
     return [each for each in network.modules() if isinstance(each, _BatchNorm) and each.running_mean is not None]
+
+
+def _running(layer: _BatchNorm) -> tuple[Tensor, Tensor]:
+    """Mean and variance of a layer that has them."""
+    assert layer.running_mean is not None and layer.running_var is not None  # noqa: S101, PT018 - statistics_layers
+    return layer.running_mean, layer.running_var
 
 
 @torch.no_grad()
@@ -64,6 +70,17 @@ def estimate_statistics(network: nn.Module, batches: Iterable[Tensor]) -> int:
     return count
 
 
+@torch.no_grad()
+def estimate_with_the_old(network: nn.Module, new: Iterable[Tensor], old: Iterable[Tensor]) -> None:
+    """`estimate_statistics` over `new` batches, then take `OLD_SHARE` of those over the `old` camera's."""
+    estimate_statistics(network, old)
+    kept = FollowedStatistics(network)
+    estimate_statistics(network, new)
+    for layer, mean, variance in zip(statistics_layers(network), kept.means, kept.variances, strict=True):
+        for own, other in zip(_running(layer), (mean, variance), strict=True):
+            own.lerp_(other, OLD_SHARE)
+
+
 class FollowedStatistics:
     """Statistics of one camera's images, separate from the network's running ones, which describe all that it sees.
 
@@ -74,9 +91,9 @@ class FollowedStatistics:
     def __init__(self, network: nn.Module, momentum: float = MOMENTUM) -> None:
         """Begin with the network's running statistics."""
         self.momentum = momentum
-        layers = statistics_layers(network)
-        self.means = [layer.running_mean.clone() for layer in layers if layer.running_mean is not None]
-        self.variances = [layer.running_var.clone() for layer in layers if layer.running_var is not None]
+        running = [_running(layer) for layer in statistics_layers(network)]
+        self.means = [mean.clone() for mean, _ in running]
+        self.variances = [variance.clone() for _, variance in running]
 
     def begin_anew(self, network: nn.Module) -> None:
         """Take the network's running statistics again."""

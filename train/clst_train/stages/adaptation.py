@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from clst_runtime.data.subsets import evenly_spread
+from clst_runtime.imaging.geometry import Image
 from clst_train.compute.cores import on_first_core
 from clst_train.compute.distributed import each_alone, on_any_rank, report, together
 from clst_train.config import AdaptationConfig
@@ -22,20 +25,20 @@ from clst_train.data.colours import pixels_of
 from clst_train.data.fitting import fitted
 from clst_train.data.loading import SourceBatch, TargetBatch, source_batch, steps_of_pass, target_batch
 from clst_train.data.look import COMPARED, Look, look_of
-from clst_train.data.target import TargetImages
 from clst_train.engine.optimizer import Descent, adamw, set_rate
 from clst_train.engine.progress import with_progress
 from clst_train.engine.run import ADAPTED, Run, loaded, log_interval, log_step, needed, seed_step
 from clst_train.engine.schedule import WARM_UP, predicts, ramp, steps_before_labels
 from clst_train.engine.stopping import Stopped, asked, finishing_steps
 from clst_train.inspection.diagnostics import START_IMAGES, CollapseWatch, Diagnostics
-from clst_train.method.batchnorm import STATISTICS_IMAGES, estimate_statistics, statistics_layers
+from clst_train.method.batchnorm import STATISTICS_IMAGES, estimate_statistics, estimate_with_the_old, statistics_layers
 from clst_train.method.entropy_first import entropy_step
 from clst_train.method.learner import Learner
 from clst_train.method.step import StepResult, adaptation_step
 from clst_train.models.checkpoint import Checkpoint, save_checkpoint
 from clst_train.models.deployable import normalise
 from clst_train.models.normalisation import Normalisation
+from clst_train.models.segmenter import Segmenter
 from clst_train.stages.adaptation_state import AdaptationState, learner_of, restore_state, save_state
 from clst_train.stages.label_statistics import backend_of, need_the_old
 
@@ -49,6 +52,7 @@ def adapt(run: Run, resume: Checkpoint | None) -> None:
     state = _begun(run, resume)
     learner, descent = state.learner, state.descent
     averaged = dataclasses.replace(run, segmenter=learner.mean_teacher.network)
+    settle = partial(_settle, run, learner)
     watch = CollapseWatch(run.classes.names, state.diagnostics.start.tolist())
     run.segmenter.train()
     begin = steps_before_labels(settings.iterations, settings.entropy_first)
@@ -68,14 +72,14 @@ def adapt(run: Run, resume: Checkpoint | None) -> None:
             done, stops = iteration + 1, on_any_rank(asked())
             values |= _log_diagnostics(run, state.diagnostics, watch, done)
             log_step(
-                averaged, ADAPTED, done, values, iterations=settings.iterations, batches=target_batches(run),
+                averaged, ADAPTED, done, values, iterations=settings.iterations, settle=settle,
                 descent=descent, make=both_batches, stops=stops,
             )  # fmt: skip
             if stops or done % run.config.run.checkpoint_every == 0 or done == settings.iterations:
                 save_state(run, state, done)
             if stops:
                 raise Stopped
-    _finish(averaged)
+    _finish(averaged, settle)
 
 
 def _report_entropy_first(settings: AdaptationConfig, begin: int) -> None:
@@ -119,8 +123,8 @@ def _begun(run: Run, resume: Checkpoint | None) -> AdaptationState:
 
 
 def _with_statistics(run: Run, learner: Learner) -> Learner:
-    """The learner that follows the target's BatchNorm statistics; without the old camera's where labels need none."""
-    if run.config.adaptation.teacher == "none" or not statistics_layers(run.segmenter):
+    """The learner that follows the target's BatchNorm statistics; without the old camera's where it needs none."""
+    if not statistics_layers(run.segmenter):
         _follow_target(run, learner)
         return dataclasses.replace(learner, old_statistics=None)
     with together(), each_alone():
@@ -165,9 +169,18 @@ def _follow_target(run: Run, learner: Learner) -> None:
         learner.statistics.begin_anew(run.segmenter)
 
 
-def _finish(run: Run) -> None:
-    """Leave the result: the network with the statistics that are exported."""
-    _estimate_target_statistics(run)
+def _settle(run: Run, learner: Learner, network: Segmenter) -> None:
+    """Give a network the BatchNorm statistics that are exported."""
+    if learner.old_statistics is None:
+        estimate_statistics(network, target_batches(run))
+    else:
+        estimate_with_the_old(network, target_batches(run), source_batches(run))
+
+
+def _finish(run: Run, settle: Callable[[Segmenter], None]) -> None:
+    """Leave the result: the network with the statistics that are exported; every rank sees the same images."""
+    with together(), each_alone():
+        settle(run.segmenter)
     with together():
         if run.ranks.first:
             save_checkpoint(run.folder.adapted, run.result(ADAPTED))
@@ -189,7 +202,37 @@ def target_batches(run: Run) -> Iterator[Tensor]:
     return (batch.to(run.device) for batch in batches)
 
 
-def statistics_batches(by: Normalisation, target: TargetImages, *, count: int, size: int) -> Iterator[Tensor]:
+@dataclass(frozen=True)
+class _WholeSource:
+    """The old camera's images as the network sees them."""
+
+    run: Run
+
+    def __len__(self) -> int:
+        return len(self.run.source)
+
+    def __getitem__(self, place: int) -> Image:
+        config = self.run.config
+        return fitted(self.run.source[place], config.model.input_hw, config.fit).image
+
+
+def source_batches(run: Run) -> Iterator[Tensor]:
+    """Whole source images as `target_batches` gives the target's."""
+    batches = statistics_batches(
+        run.segmenter.normalisation, _WholeSource(run), count=STATISTICS_IMAGES, size=run.config.adaptation.batch
+    )
+    return (batch.to(run.device) for batch in batches)
+
+
+class Images(Protocol):
+    """Whole images, all of one size."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, place: int, /) -> Image: ...
+
+
+def statistics_batches(by: Normalisation, target: Images, *, count: int, size: int) -> Iterator[Tensor]:
     """At most `count` whole images, evenly spread over the set, as normalised batches size,3,H,W of at least two.
 
     In a fixed random order: consecutive frames of a drive are nearly equal, so a batch of them would not represent the

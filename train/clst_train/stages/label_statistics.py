@@ -1,4 +1,4 @@
-"""Which BatchNorm statistics label target images: the new camera's alone, or half of the old one's (decision 10)."""
+"""Which BatchNorm statistics predict target images: the new camera's alone, or half of the old one's (decision 10)."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ def _estimated_worse(run: Run, old: TorchBackend) -> bool:
     try:
         found = estimate(run, old, backend_of(run))
     except NoEstimate as error:
-        report(f"statistics: pseudo-labels are made with half of the old camera's; no estimate: {error.message}")
+        report(f"statistics: pseudo-labels and the result have half of the old camera's; no estimate: {error.message}")
         return True
     worse, (low, high) = found.points < 0, found.interval
     share = "half of them and half of the old camera's" if worse else "them"
     report(
         f"statistics: the new camera's alone change mIoU by about {found.points:+.1f} points (estimated without "
-        f"labels, 95 % interval {low:+.1f} to {high:+.1f}); pseudo-labels are made with {share}"
+        f"labels, 95 % interval {low:+.1f} to {high:+.1f}); pseudo-labels and the result have {share}"
     )
     return worse

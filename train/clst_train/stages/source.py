@@ -47,7 +47,7 @@ def train_source(run: Run, resume: Checkpoint | None) -> None:
             values = {"loss": descent.step(iteration)}
             done, stops = iteration + 1, on_any_rank(asked())
             log_step(
-                run, SOURCE, done, values, iterations=settings.iterations, batches=None, descent=descent,
+                run, SOURCE, done, values, iterations=settings.iterations, settle=None, descent=descent,
                 make=labelled_crops, stops=stops,
             )  # fmt: skip
             if stops or done % run.config.run.checkpoint_every == 0 or done == settings.iterations:

@@ -387,7 +387,7 @@ def test_the_device_is_asked_only_when_something_is_due(tmp_path, monkeypatch):
     for done in range(1, 14):
         before = watch.asked
         values = {"loss": torch.tensor(1.0)}
-        log_step(run, SOURCE, done, values, iterations=13, batches=None, descent=watch, make=lambda run, i: None)
+        log_step(run, SOURCE, done, values, iterations=13, settle=None, descent=watch, make=lambda run, i: None)
         when += [done] * (watch.asked - before)
     assert when == [4, 6, 8, 12, 13]
     assert [entry["iteration"] for entry in run.logbook.entries] == [4, 8, 12, 13]

@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch import nn
 
-from clst_train.method.batchnorm import FollowedStatistics, estimate_statistics
+from clst_train.method.batchnorm import FollowedStatistics, estimate_statistics, estimate_with_the_old
 from clst_train.models.deployable import normalise
 from clst_train.models.normalisation import IMAGENET
 from clst_train.stages.adaptation import statistics_batches
@@ -51,6 +51,15 @@ def test_without_such_layers_no_image_is_looked_at():
         yield
 
     assert estimate_statistics(nn.Sequential(nn.GroupNorm(1, 1)), batches()) == 0
+
+
+def test_half_of_the_statistics_are_the_old_cameras():
+    """New: mean 4, variance 0; old: 0 and 10, so mean 5 and variance 200 / 7, by n − 1; half of each."""
+    network = nn.Sequential(nn.BatchNorm2d(1))
+    old = torch.tensor([0.0, 10.0]).repeat(4).view(2, 1, 2, 2)
+    estimate_with_the_old(network, [torch.full((2, 1, 2, 2), 4.0)], [old])
+    assert network[0].running_mean.item() == pytest.approx(4.5)
+    assert network[0].running_var.item() == pytest.approx(100 / 7)
 
 
 def test_a_batch_for_the_statistics_is_no_stretch_of_the_drive():
