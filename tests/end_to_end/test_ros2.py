@@ -130,6 +130,6 @@ def test_what_cannot_be_used_is_said_in_one_line_and_simulated_time_is_ros_time(
         assert said["why"].startswith(f"ros2:{topic} ")
         assert reason in said["why"]
     assert 1e6 <= played["age_ms"] < 1.1e6
-    assert "use_sim_time" in played["warnings"][0]
+    assert [text for text in played["warnings"] if "use_sim_time" in text]  # perhaps after one that none has come yet
     assert 0 <= simulated["age_ms"] < 60_000
     assert not [text for text in simulated["warnings"] if "use_sim_time" in text]
