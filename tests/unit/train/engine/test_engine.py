@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from clst_runtime.data.dataset import open_dataset
-from clst_runtime.errors import ClstError, ConfigError, DataError
+from clst_runtime.errors import ClstError, ConfigError, DataError, ModelFileError
 from clst_runtime.imaging.image_files import write_png
 from clst_train import training
 from clst_train.compute import memory_plan
@@ -122,6 +122,18 @@ def test_the_result_is_the_averaged_weights_by_the_new_cameras_statistics(camera
     assert not all(torch.equal(found[name], resume.segmenter_state[name]) for name in names)
     running = [name for name in found if name.endswith("running_mean")]
     assert not all(torch.equal(found[name], resume.segmenter_state[name]) for name in running)
+
+
+@pytest.mark.parametrize("part", ["averaged_weights", "statistics"])
+def test_a_run_of_an_earlier_version_is_not_gone_on_with(cameras, tmp_path, part):
+    with broken_off_after_two_steps():
+        train(cameras, tmp_path / "run", "source.iterations=1", "adaptation.iterations=3")
+    folder, config = open_run(tmp_path / "run")
+    content = torch.load(folder.resume, weights_only=True)
+    del content["training_state"][part]
+    torch.save(content, folder.resume)
+    with pytest.raises(ModelFileError, match=f"lacks {part}: an earlier version made it; adapt again with --init"):
+        finish_run(folder, config, resume_point(folder))
 
 
 def test_without_an_ensemble_there_is_no_file_for_it_and_a_run_is_gone_on_with_all_the_same(cameras, tmp_path, capsys):
