@@ -188,7 +188,7 @@ def statistics(job: Job) -> Path:
     from clst_train.data.target import open_target
     from clst_train.method.batchnorm import STATISTICS_IMAGES, estimate_statistics
     from clst_train.models.checkpoint import build_from_checkpoint, load_checkpoint, save_checkpoint
-    from clst_train.stages.adaptation import statistics_batches
+    from clst_train.stages.whole_images import statistics_batches
 
     content = load_checkpoint(job.source)
     segmenter, config = build_from_checkpoint(content), AdaptationConfig()

@@ -34,7 +34,7 @@ from clst_train.engine.run_folder import RunFolder
 from clst_train.method.batchnorm import estimate_statistics
 from clst_train.models.checkpoint import build_from_checkpoint, load_checkpoint
 from clst_train.models.checkpoint_backend import TorchBackend, open_checkpoint, segmenter_backend
-from clst_train.stages.adaptation import statistics_batches
+from clst_train.stages.whole_images import statistics_batches
 from clst_train.synthetic.camera_looks import LOOKS, find_look
 from clst_train.synthetic.scenes import draw_drive, write_scenes
 from clst_train.training import start_run

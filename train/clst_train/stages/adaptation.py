@@ -7,17 +7,11 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import partial
-from typing import Any, Protocol
-
-import numpy as np
-import torch
-from torch import Tensor
+from typing import Any
 
 from clst_runtime.data.subsets import evenly_spread
-from clst_runtime.imaging.geometry import Image
 from clst_train.compute.cores import on_first_core
 from clst_train.compute.distributed import each_alone, on_any_rank, report, together
 from clst_train.config import AdaptationConfig
@@ -30,17 +24,16 @@ from clst_train.engine.progress import with_progress
 from clst_train.engine.run import ADAPTED, Run, loaded, log_interval, log_step, needed, seed_step
 from clst_train.engine.schedule import WARM_UP, predicts, ramp, steps_before_labels
 from clst_train.engine.stopping import Stopped, asked, finishing_steps
-from clst_train.inspection.diagnostics import START_IMAGES, CollapseWatch, Diagnostics
-from clst_train.method.batchnorm import STATISTICS_IMAGES, estimate_statistics, estimate_with_the_old, statistics_layers
+from clst_train.inspection.diagnostics import CollapseWatch, Diagnostics
+from clst_train.method.batchnorm import estimate_statistics, estimate_with_the_old, statistics_layers
 from clst_train.method.entropy_first import entropy_step
 from clst_train.method.learner import Learner
 from clst_train.method.step import StepResult, adaptation_step
 from clst_train.models.checkpoint import Checkpoint, save_checkpoint
-from clst_train.models.deployable import normalise
-from clst_train.models.normalisation import Normalisation
 from clst_train.models.segmenter import Segmenter
 from clst_train.stages.adaptation_state import AdaptationState, learner_of, restore_state, save_state
 from clst_train.stages.label_statistics import backend_of, need_the_old
+from clst_train.stages.whole_images import source_batches, start_batches, target_batches
 
 _log = logging.getLogger(__name__)
 
@@ -116,7 +109,7 @@ def _begun(run: Run, resume: Checkpoint | None) -> AdaptationState:
         restore_state(run, state, resume)
     elif settings.teacher != "none":
         with together(), each_alone():
-            state.diagnostics.begin(run.segmenter, _start_batches(run), run.autocast)
+            state.diagnostics.begin(run.segmenter, start_batches(run), run.autocast)
     with together():
         run.logbook.forget_after(ADAPTED, resume.iteration if resume is not None else 0)
     return state
@@ -191,77 +184,6 @@ def _estimate_target_statistics(run: Run) -> None:
     """Estimate the network's BatchNorm statistics on the target; every rank sees the same images."""
     with together(), each_alone():
         estimate_statistics(run.segmenter, target_batches(run))
-
-
-def target_batches(run: Run) -> Iterator[Tensor]:
-    """Whole target images as normalised batches for BatchNorm statistics, on the run's device."""
-    settings = run.config.adaptation
-    batches = statistics_batches(
-        run.segmenter.normalisation, needed(run.target), count=STATISTICS_IMAGES, size=settings.batch
-    )
-    return (batch.to(run.device) for batch in batches)
-
-
-@dataclass(frozen=True)
-class _WholeSource:
-    """The old camera's images as the network sees them."""
-
-    run: Run
-
-    def __len__(self) -> int:
-        return len(self.run.source)
-
-    def __getitem__(self, place: int) -> Image:
-        config = self.run.config
-        return fitted(self.run.source[place], config.model.input_hw, config.fit).image
-
-
-def source_batches(run: Run) -> Iterator[Tensor]:
-    """Whole source images as `target_batches` gives the target's."""
-    batches = statistics_batches(
-        run.segmenter.normalisation, _WholeSource(run), count=STATISTICS_IMAGES, size=run.config.adaptation.batch
-    )
-    return (batch.to(run.device) for batch in batches)
-
-
-class Images(Protocol):
-    """Whole images, all of one size."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, place: int, /) -> Image: ...
-
-
-def statistics_batches(by: Normalisation, target: Images, *, count: int, size: int) -> Iterator[Tensor]:
-    """At most `count` whole images, evenly spread over the set, as normalised batches size,3,H,W of at least two.
-
-    In a fixed random order: consecutive frames of a drive are nearly equal, so a batch of them would not represent the
-    camera.
-    """
-    for chosen in _groups(len(target), count, size):
-        yield normalise(torch.stack([torch.from_numpy(target[index]) for index in chosen]), by)
-
-
-def _groups(length: int, count: int, size: int) -> Iterator[list[int]]:
-    """The positions of `statistics_batches`."""
-    size, places = max(2, size), evenly_spread(length, count)
-    count = len(places)
-    chosen = [places[place] for place in np.random.default_rng(0).permutation(count)]
-    for start in range(0, max(1, count - count % size), size):
-        yield chosen[start : start + size]
-
-
-def _start_batches(run: Run) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """Target images for `Diagnostics.begin`, on the run's device, with the pixels that are never learned from."""
-    target, size_hw = needed(run.target), run.config.model.input_hw
-    for chosen in _groups(len(target), START_IMAGES, run.config.adaptation.batch):
-        frames = torch.stack([torch.from_numpy(target[index]) for index in chosen])
-        ignored = [target.ignored(index) for index in chosen]
-        covered = None
-        if any(each is not None for each in ignored):
-            whole = [np.zeros(size_hw, bool) if each is None else each for each in ignored]
-            covered = torch.from_numpy(np.stack(whole)).to(run.device)
-        yield normalise(frames.to(run.device), run.segmenter.normalisation), covered
 
 
 def _log_diagnostics(run: Run, diagnostics: Diagnostics, watch: CollapseWatch, done: int) -> dict[str, Any]:

@@ -37,10 +37,11 @@ from clst_train.models.networks import network_of
 from clst_train.models.segmenter import Segmenter
 from clst_train.models.specification import parse_network
 from clst_train.models.wrapped import WrappedNetwork
-from clst_train.stages.adaptation import both_batches, descent_of, target_batches
+from clst_train.stages.adaptation import both_batches, descent_of
 from clst_train.stages.adaptation_state import cells_of, new_learner
 from clst_train.stages.source import descent_of as source_descent_of
 from clst_train.stages.source import labelled_crops, supervised_loss
+from clst_train.stages.whole_images import target_batches
 
 CHECKS = "clst.checks"
 """Entry points of floors above: `export` takes a network and H,W, and raises what keeps it from being exported."""

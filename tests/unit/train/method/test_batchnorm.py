@@ -6,7 +6,7 @@ from torch import nn
 from clst_train.method.batchnorm import FollowedStatistics, estimate_statistics, estimate_with_the_old
 from clst_train.models.deployable import normalise
 from clst_train.models.normalisation import IMAGENET
-from clst_train.stages.adaptation import statistics_batches
+from clst_train.stages.whole_images import statistics_batches
 
 
 def test_statistics_become_those_of_the_images_and_no_weight_moves():
