@@ -1,10 +1,10 @@
 """BatchNorm statistics: which images they describe. A network normalises by them, and they are exported with it.
 
 In adaptation a batch mixes source crops, target crops and pasted pixels, so the running averages of training describe
-neither camera. Statistics are therefore estimated on whole target images alone, twice: before the first step, so that
-the first pseudo-labels fit the new camera, and after the last one, because the weights have changed since and the
-activations with them. In between, whole images are labelled by them, or by half of them and half of the old camera's;
-both are followed from batch to batch (decision 10).
+neither camera. Statistics are therefore estimated on whole images of one camera: before the first step, where labels
+begin, and after the last one, because the weights have changed since and the activations with them. Labels and the
+result have the new camera's, or half of them and half of the old camera's; in between, both are followed from batch to
+batch (decision 10).
 """
 
 from __future__ import annotations
