@@ -10,7 +10,7 @@ from pathlib import Path
 
 from clst_runtime.data.dataset import LabelledDataset, other_size
 from clst_runtime.errors import DataError
-from clst_runtime.imaging.image_files import SIDEWAYS, orientation
+from clst_runtime.imaging.image_files import SIDEWAYS, check_end, orientation
 from clst_runtime.system.optional import require
 
 
@@ -30,12 +30,13 @@ def read_header(path: Path) -> Header:
     """The head of an image file; its pixels are not decoded.
 
     Raises:
-        DataError: missing, or not an image.
+        DataError: missing, not an image, or cut off.
     """
     image_module = require("PIL.Image")
     try:
         with image_module.open(path) as image:
             exif = orientation(path, image)
+            check_end(path)
             size_hw = image.size if exif in SIDEWAYS else image.size[::-1]
             return Header(size_hw=size_hw, mode=image.mode, rotated=exif > 1)
     except FileNotFoundError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Collection
 from functools import cache
@@ -19,6 +20,8 @@ from clst_runtime.system.files.paths import check_file
 from clst_runtime.system.optional import require
 
 _PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
+_ENDS = {b"\xff\xd8": b"\xff\xd9", _PNG_MAGIC[:2]: b"IEND\xaeB`\x82"}
+"""First bytes of a JPEG or PNG file → its last ones."""
 SIDEWAYS = (5, 6, 7, 8)
 """EXIF orientations that exchange rows and columns."""
 _EXIF_ORIENTATION = 274
@@ -178,6 +181,20 @@ def _decoded(path: Path) -> tuple[Any, Any]:
             return (pixels if turn is None else pixels.transpose(turn)), pixels
     except (OSError, SyntaxError, ValueError, image_module.DecompressionBombError) as error:
         raise DataError(f"{path}: not a readable image ({error}); take it out, or replace it") from error
+
+
+def check_end(path: Path) -> None:
+    """Refuse a JPEG or PNG file that is cut off, as by a copy that broke off; one that has its end is not decoded.
+
+    Raises:
+        DataError: it is cut off.
+    """
+    with path.open("rb") as stream:
+        end = _ENDS.get(stream.read(2))
+        stream.seek(max(stream.seek(0, os.SEEK_END) - 512, 0))
+        ended = end is None or stream.read().rstrip(b"\0").endswith(end)  # some cameras fill files up with zeros
+    if not ended:
+        _decoded(path)  # whole all the same where a maker's bytes stand behind the end
 
 
 @cache

@@ -71,7 +71,19 @@ def truncate(path):
     path.write_bytes(content[: len(content) // 2])
 
 
+def damage_the_middle(path):
+    content = path.read_bytes()
+    half = len(content) // 2
+    path.write_bytes(content[:half] + b"\xff" * 16 + content[half + 16 :])
+
+
 # What is refused before anything is made
+
+
+def test_an_image_that_is_cut_off_is_named_before_training(old, new, tmp_path):
+    truncate(old / "images" / "train" / "00002.png")
+    line = refused(tmp_path / "out", "--source", old, "--target", new)
+    assert f"error: {old}/images/train/00002.png: not a readable image (image file is truncated" in line
 
 
 def test_a_label_that_is_missing_is_named(old, new, tmp_path):
@@ -146,12 +158,12 @@ def test_a_damaged_image_in_the_middle_is_named_and_the_last_checkpoint_kept(cam
     """One that is not in the sample is read only after source training; mended, the run goes on."""
     monkeypatch.setattr("clst_train.engine.preflight.doubt_of_scenes", lambda target: "")
     whole = (new / "00001.png").read_bytes()
-    truncate(new / "00001.png")
+    damage_the_middle(new / "00001.png")
     out = tmp_path / "out"
     done = call(clst_train, *SMALL, "--source", cameras / "old", "--target", new, "--out", out)
     assert done.exit_code == 3
     line = done.stderr.splitlines()[-1]
-    assert f"error: {new / '00001.png'}: not a readable image (image file is truncated" in line
+    assert f"error: {new / '00001.png'}: not a readable image (" in line
     assert f"the last checkpoint is kept; correct it and go on with --resume {out}" in line
     assert load_checkpoint(out / "checkpoints" / "resume.pt").iteration == 2
     assert not (out / "checkpoints" / "adapted.pt").exists()

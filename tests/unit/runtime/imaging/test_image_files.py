@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 
+from clst_runtime.data.headers import read_header
 from clst_runtime.data.inputs import images_of
 from clst_runtime.errors import DataError
 from clst_runtime.imaging.image_files import read_image, read_label, write_png
@@ -106,6 +107,34 @@ def test_a_jpeg_with_bytes_too_many_is_read(tmp_path):
     expected = read_image(path)
     path.write_bytes(content[:-2] + b"\x11\x22\x33" + content[-2:] + b"more")
     assert np.array_equal(read_image(path), expected)
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg"])
+def test_reading_the_head_refuses_a_file_whose_pixels_are_cut_off(tmp_path, suffix):
+    path = tmp_path / f"t.{suffix}"
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)).save(path)
+    whole = path.read_bytes()
+    for missing in (60, len(whole) // 2):
+        path.write_bytes(whole[:-missing])
+        with pytest.raises(DataError, match=rf"t\.{suffix}: (not a readable|a damaged) image"):
+            read_header(path)
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg"])
+@pytest.mark.parametrize("more", [b"", b"\0" * 100, b"bytes of the camera's maker"])
+def test_a_whole_file_with_or_without_bytes_behind_it_has_a_head(tmp_path, suffix, more):
+    path = tmp_path / f"t.{suffix}"
+    Image.new("RGB", (6, 4)).save(path)
+    path.write_bytes(path.read_bytes() + more)
+    assert read_header(path).size_hw == (4, 6)
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg"])
+def test_the_head_of_a_whole_file_is_read_without_decoding_it(tmp_path, monkeypatch, suffix):
+    path = tmp_path / f"t.{suffix}"
+    Image.new("RGB", (6, 4)).save(path)
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda self: pytest.fail("decoded"))
+    assert read_header(path).size_hw == (4, 6)
 
 
 def test_missing_and_empty_folders_are_told_apart(tmp_path):
@@ -241,8 +270,6 @@ TURNS = {1: [[1, 2, 3], [4, 5, 6]], 2: [[3, 2, 1], [6, 5, 4]], 3: [[6, 5, 4], [3
 @pytest.mark.parametrize("suffix", ["png", "tif", "webp"])
 @pytest.mark.parametrize("orientation", TURNS)
 def test_pictures_and_labels_are_upright_as_exif_says(orientation, suffix, tmp_path):
-    from clst_runtime.data.headers import read_header
-
     exif, path = Image.Exif(), tmp_path / f"a.{suffix}"
     exif[274] = orientation
     stored = Image.fromarray(np.array(TURNS[1], np.uint8))
