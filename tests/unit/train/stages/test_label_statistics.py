@@ -18,6 +18,7 @@ from clst_train.stages.label_statistics import need_the_old
 from clst_train.training import start_run
 from tests.unit.train.method.test_entropy_first import half_of_entropy
 
+pytestmark = pytest.mark.usefixtures("narrow", "no_pictures")
 FIRST = SimpleNamespace(ranks=SimpleNamespace(first=True, count=1))
 
 
