@@ -85,7 +85,6 @@ def learner(
         device=device,
         autocast=torch.autocast(device.type, dtype=torch.bfloat16, enabled=False),
         statistics=FollowedStatistics(segmenter),
-        old_statistics=FollowedStatistics(segmenter),
         ensemble=ensemble,
         mean_teacher=MeanTeacher(segmenter),
     )

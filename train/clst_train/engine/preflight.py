@@ -91,9 +91,8 @@ def doubt_of_scenes(target: TargetImages) -> str:
     seen = f"{len(places)} target images" + (f", spread over all {len(target)}," if len(target) > len(places) else "")
     few = f"only {count} target image{'s' * (count > 1)}" if count == len(target) else f"only {count} of {seen} differ"
     return (
-        f"{few}: BatchNorm statistics and self-training of so few scenes can ruin the network; add drives in other "
-        "places (--target takes several), or look well at the run's examples and label a few frames before its "
-        "network is used"
+        f"{few}: self-training of so few scenes can make the network fit these alone; add drives in other places "
+        "(--target takes several), or look well at the run's examples and label a few frames before its network is used"
     )
 
 

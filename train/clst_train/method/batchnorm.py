@@ -2,9 +2,9 @@
 
 In adaptation a batch mixes source crops, target crops and pasted pixels, so the running averages of training describe
 neither camera. Statistics are therefore estimated on whole images of one camera: before the first step, where labels
-begin, and after the last one, because the weights have changed since and the activations with them. Labels and the
-result have the new camera's, or half of them and half of the old camera's; in between, both are followed from batch to
-batch (decision 10).
+begin, and after the last one, because the weights have changed since and the activations with them; in between they are
+followed from batch to batch. Where the new camera's are estimated to make the network worse, those that it came with
+stay, in training too (decision 10).
 """
 
 from __future__ import annotations
@@ -24,8 +24,6 @@ STATISTICS_IMAGES = 256
 """Images of the new camera, at most, that its statistics are estimated on."""
 MOMENTUM = 0.1
 """How far a batch moves the statistics that whole images are predicted by; its own alone were worse (decision 10)."""
-OLD_SHARE = 0.5
-"""Of the old camera's statistics in those that target images are labelled by, and in the result's, where it has any."""
 
 
 def statistics_layers(network: nn.Module) -> list[_BatchNorm]:
@@ -70,22 +68,17 @@ def estimate_statistics(network: nn.Module, batches: Iterable[Tensor]) -> int:
     return count
 
 
-@torch.no_grad()
-def estimate_with_the_old(network: nn.Module, new: Iterable[Tensor], old: Iterable[Tensor]) -> None:
-    """`estimate_statistics` over `new` batches, then take `OLD_SHARE` of those over the `old` camera's."""
-    estimate_statistics(network, old)
-    kept = FollowedStatistics(network)
-    estimate_statistics(network, new)
-    for layer, mean, variance in zip(statistics_layers(network), kept.means, kept.variances, strict=True):
-        for own, other in zip(_running(layer), (mean, variance), strict=True):
-            own.lerp_(other, OLD_SHARE)
+def keep_statistics(network: nn.Module) -> None:
+    """Have a network in training normalise by its running statistics, which stay, until it is set to training anew."""
+    for layer in statistics_layers(network):
+        layer.eval()
 
 
 class FollowedStatistics:
     """Statistics of one camera's images, separate from the network's running ones, which describe all that it sees.
 
-    A batch first moves them by `momentum`, then is normalised by them, or by their mean with another camera's. They
-    describe many images, unlike the batch's own statistics. With several ranks a batch is all ranks' parts together.
+    A batch first moves them by `momentum`, then is normalised by them. They describe many images, unlike the batch's
+    own statistics. With several ranks a batch is all ranks' parts together.
     """
 
     def __init__(self, network: nn.Module, momentum: float = MOMENTUM) -> None:
@@ -99,18 +92,22 @@ class FollowedStatistics:
         """Take the network's running statistics again."""
         self.load_state_dict(FollowedStatistics(network, self.momentum).state_dict())
 
-    @contextmanager
-    def used_by(self, network: nn.Module, old: FollowedStatistics | None = None) -> Iterator[None]:
-        """Inside, the network predicts with these statistics and moves them; its own stay as they are.
+    @torch.no_grad()
+    def give(self, network: nn.Module) -> None:
+        """Make them the network's running statistics."""
+        for layer, mean, variance in zip(statistics_layers(network), self.means, self.variances, strict=True):
+            for own, value in zip(_running(layer), (mean, variance), strict=True):
+                own.copy_(value)
 
-        With `old` ones it predicts with `OLD_SHARE` of those, which do not move.
-        """
+    @contextmanager
+    def used_by(self, network: nn.Module) -> Iterator[None]:
+        """Inside, the network predicts with these statistics and moves them; its own stay as they are."""
         layers, was_training = statistics_layers(network), network.training
         own = [(layer.running_mean, layer.running_var) for layer in layers]
         network.eval()
         hooks = []
         for place, layer in enumerate(layers):
-            hooks.append(layer.register_forward_pre_hook(partial(self._take_in, place, old)))
+            hooks.append(layer.register_forward_pre_hook(partial(self._take_in, place)))
         try:
             yield
         finally:
@@ -119,14 +116,10 @@ class FollowedStatistics:
                 layer.running_mean, layer.running_var = kept
             network.train(was_training)
 
-    def _take_in(
-        self, place: int, old: FollowedStatistics | None, layer: _BatchNorm, inputs: tuple[Tensor, ...]
-    ) -> None:
+    def _take_in(self, place: int, layer: _BatchNorm, inputs: tuple[Tensor, ...]) -> None:
         """Move a layer's statistics by what it is about to normalise, and give it those to normalise by."""
         mean, variance = self.means[place], self.variances[place]
         self._move(mean, variance, layer, inputs)
-        if old is not None:
-            mean, variance = mean.lerp(old.means[place], OLD_SHARE), variance.lerp(old.variances[place], OLD_SHARE)
         layer.running_mean, layer.running_var = mean, variance
 
     def _move(self, mean: Tensor, variance: Tensor, layer: _BatchNorm, inputs: tuple[Tensor, ...]) -> None:

@@ -14,20 +14,17 @@ from clst_train.method.prototypes import at_stride
 from clst_train.method.teachers import SoftLabels, probabilities_of
 
 
-def soft_labels_of(learner: Learner, source: Tensor, target: TargetBatch, *, predicts: bool) -> SoftLabels:
-    """The teacher's probabilities of whole images; the ensemble's from its store, where the step predicts none.
-
-    The old camera's statistics follow its normalised crops `source` B,3,K,L.
-    """
+def soft_labels_of(learner: Learner, target: TargetBatch, *, predicts: bool) -> SoftLabels:
+    """The teacher's probabilities of whole images; the ensemble's from its store, where the step predicts none."""
     if learner.settings.teacher == "none":
         return SoftLabels(probabilities=None)
     if learner.ensemble is None:
-        taught = _predicted(learner, source, target)
+        taught = _predicted(learner, target)
         return SoftLabels(probabilities=taught, hidden=_covered_cells(learner, target))
     stored = learner.ensemble.recall(target.indices, learner.device)
     if not predicts:
         return SoftLabels(probabilities=stored, hidden=_covered_cells(learner, target))
-    now = _predicted(learner, source, target)  # (1)
+    now = _predicted(learner, target)  # (1)
     averaged = learner.ensemble.update(target.indices, now)  # (2)
     return SoftLabels(probabilities=averaged, now=now, before=stored, hidden=_covered_cells(learner, target))
 
@@ -39,14 +36,10 @@ def _covered_cells(learner: Learner, target: TargetBatch) -> Tensor | None:
     return at_stride(learner.plain(target.covered), learner.cells_hw)
 
 
-def _predicted(learner: Learner, source: Tensor, target: TargetBatch) -> Tensor:
+def _predicted(learner: Learner, target: TargetBatch) -> Tensor:
     """B,C,h,w probabilities of the batch's whole images."""
-    network = learner.mean_teacher.network
-    if learner.old_statistics is not None:
-        probabilities_of(network, source, learner.autocast, learner.old_statistics)
-    found = probabilities_of(
-        network, learner.tensor(target.whole), learner.autocast, learner.statistics, learner.old_statistics
-    )
+    images = learner.tensor(target.whole)
+    found = probabilities_of(learner.mean_teacher.network, images, learner.autocast, learner.statistics)
     if found.shape[-2:] == learner.cells_hw:
         return found
     return F.interpolate(found, size=learner.cells_hw, mode="bilinear", align_corners=False)

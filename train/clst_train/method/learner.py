@@ -43,8 +43,6 @@ class Learner:
     """The averaged weights: they predict whole images, and are the result."""
     statistics: FollowedStatistics | None = None
     """The new camera's BatchNorm statistics, by which whole images are labelled; None = the network's running ones."""
-    old_statistics: FollowedStatistics | None = None
-    """The old camera's, which have a share in that; None = none."""
     ensemble: TemporalEnsemble | None = None
     """Z_i, when `settings.teacher` is `ensemble`."""
     distiller: Distiller | None = None

@@ -50,7 +50,7 @@ def adaptation_step(
     crops = _student_crops_of(learner, source, target, (source_images, source_labels))
 
     # (1) the averaged weights' prediction of the whole target images now, (2) its average over their visits
-    soft_labels = soft_labels_of(learner, source_images, target, predicts=predicts)
+    soft_labels = soft_labels_of(learner, target, predicts=predicts)
     labels = torch.full_like(crops.own, IGNORE_ID, dtype=torch.long)
     if soft_labels.probabilities is not None:  # (3) every pixel has a pseudo-label, no confidence threshold
         labels = pseudo_labels_of(soft_labels.probabilities, target.geometries)

@@ -47,12 +47,11 @@ def probabilities_of(
     images: Tensor,
     autocast: torch.autocast,
     statistics: FollowedStatistics | None = None,
-    old: FollowedStatistics | None = None,
 ) -> Tensor:
     """Class probabilities B,C,h,w float32 of normalised whole images B,3,H,W, as the deployed network would give them.
 
-    BatchNorm uses `statistics`, or their mean with the `old` camera's, and moves them; without, it uses the network's
-    running ones, which stay. Never the batch's alone: a few images do not describe a camera (decision 10).
+    BatchNorm uses `statistics` and moves them; without, it uses the network's running ones, which stay. Never the
+    batch's alone: a few images do not describe a camera (decision 10).
     """
     if statistics is None:
         was_training = network.training
@@ -62,7 +61,7 @@ def probabilities_of(
         network.train(was_training)
         return probabilities  # type: ignore[no-any-return]
     # The class's own forward pass: compiled code ignores hooks that are added later
-    with statistics.used_by(network, old), autocast:
+    with statistics.used_by(network), autocast:
         return type(network).forward(network, images).float().softmax(dim=1)
 
 

@@ -25,15 +25,15 @@ from clst_train.engine.run import ADAPTED, Run, loaded, log_interval, log_step, 
 from clst_train.engine.schedule import WARM_UP, predicts, ramp, steps_before_labels
 from clst_train.engine.stopping import Stopped, asked, finishing_steps
 from clst_train.inspection.diagnostics import CollapseWatch, Diagnostics
-from clst_train.method.batchnorm import estimate_statistics, estimate_with_the_old, statistics_layers
+from clst_train.method.batchnorm import FollowedStatistics, estimate_statistics, keep_statistics, statistics_layers
 from clst_train.method.entropy_first import entropy_step
 from clst_train.method.learner import Learner
 from clst_train.method.step import StepResult, adaptation_step
 from clst_train.models.checkpoint import Checkpoint, save_checkpoint
 from clst_train.models.segmenter import Segmenter
 from clst_train.stages.adaptation_state import AdaptationState, learner_of, restore_state, save_state
-from clst_train.stages.label_statistics import backend_of, need_the_old
-from clst_train.stages.whole_images import source_batches, start_batches, target_batches
+from clst_train.stages.label_statistics import backend_of, old_ones_stay
+from clst_train.stages.whole_images import start_batches, target_batches
 
 _log = logging.getLogger(__name__)
 
@@ -48,6 +48,8 @@ def adapt(run: Run, resume: Checkpoint | None) -> None:
     settle = partial(_settle, run, learner)
     watch = CollapseWatch(run.classes.names, state.diagnostics.start.tolist())
     run.segmenter.train()
+    if learner.statistics is None:
+        keep_statistics(run.segmenter)
     begin = steps_before_labels(settings.iterations, settings.entropy_first)
     if first < begin:
         _report_entropy_first(settings, begin)
@@ -116,14 +118,15 @@ def _begun(run: Run, resume: Checkpoint | None) -> AdaptationState:
 
 
 def _with_statistics(run: Run, learner: Learner) -> Learner:
-    """The learner that follows the target's BatchNorm statistics; without the old camera's where it needs none."""
-    if not statistics_layers(run.segmenter):
-        _follow_target(run, learner)
-        return dataclasses.replace(learner, old_statistics=None)
+    """The learner that follows the target's BatchNorm statistics, or the one whose old camera's stay."""
+    kept = FollowedStatistics(run.segmenter)
     with together(), each_alone():
         old = backend_of(run)
     _follow_target(run, learner)
-    return learner if need_the_old(run, old) else dataclasses.replace(learner, old_statistics=None)
+    if not statistics_layers(run.segmenter) or not old_ones_stay(run, old):
+        return learner
+    kept.give(run.segmenter)
+    return dataclasses.replace(learner, statistics=None)
 
 
 def descent_of(run: Run, learner: Learner) -> Descent:
@@ -156,18 +159,16 @@ def _begin_labels(run: Run, learner: Learner, *, anew: bool) -> None:
 
 
 def _follow_target(run: Run, learner: Learner) -> None:
-    """Begin to follow the target's BatchNorm statistics; the old camera's, which the network had, go on."""
-    _estimate_target_statistics(run)
+    """Begin to follow the target's BatchNorm statistics, unless the old camera's stay."""
     if learner.statistics is not None:
+        _estimate_target_statistics(run)
         learner.statistics.begin_anew(run.segmenter)
 
 
 def _settle(run: Run, learner: Learner, network: Segmenter) -> None:
     """Give a network the BatchNorm statistics that are exported."""
-    if learner.old_statistics is None:
+    if learner.statistics is not None:
         estimate_statistics(network, target_batches(run))
-    else:
-        estimate_with_the_old(network, target_batches(run), source_batches(run))
 
 
 def _finish(run: Run, settle: Callable[[Segmenter], None]) -> None:

@@ -32,9 +32,6 @@ from clst_train.method.teachers import Distiller, MeanTeacher, open_distiller
 from clst_train.models.checkpoint import Checkpoint, save_checkpoint
 from clst_train.models.projection import WIDTH, ProjectionHead
 
-OPTIONAL = ("statistics", "old_statistics")
-"""Parts of a learner that a run may have, with a state of their own."""
-
 
 @dataclass(kw_only=True)
 class AdaptationState:
@@ -85,7 +82,6 @@ def new_learner(run: Run, cells_hw: tuple[int, int], ensemble: TemporalEnsemble 
         autocast=run.autocast,
         distiller=_distiller(run),
         statistics=FollowedStatistics(segmenter),
-        old_statistics=FollowedStatistics(segmenter),
         ensemble=ensemble,
         mean_teacher=MeanTeacher(segmenter),
         forward_pass=forward_pass_of(segmenter, projection),
@@ -128,7 +124,7 @@ def _values(state: AdaptationState, ensemble: dict[str, Any]) -> dict[str, Any]:
         "averaged_weights": learner.mean_teacher.state_dict(),
         "distiller": learner.distiller.sha256 if learner.distiller is not None else "",
         "diagnostics": state.diagnostics.state_dict(),
-        **{name: None if (part := getattr(learner, name)) is None else part.state_dict() for name in OPTIONAL},
+        "statistics": None if learner.statistics is None else learner.statistics.state_dict(),
     }
 
 
@@ -141,23 +137,23 @@ def restore_state(run: Run, state: AdaptationState, resume: Checkpoint) -> None:
     """
     learner, values = state.learner, resume.training_state or {}
     lacking = [
-        name for name in ("averaged_weights", "descent", "diagnostics", "distiller", *OPTIONAL) if name not in values
+        name for name in ("averaged_weights", "descent", "diagnostics", "distiller", "statistics") if name not in values
     ]
-    if lacking or "anew_since" not in values["ensemble"]:
-        lacking = lacking or ["the ensemble's visits"]
+    if not lacking and "anew_since" not in values["ensemble"]:
+        lacking = ["the ensemble's visits"]
+    other = f"lacks {', '.join(lacking)}" if lacking else "has statistics of both cameras"
+    if lacking or values.get("old_statistics") is not None:
         raise ModelFileError(
-            f"{run.folder.resume} lacks {', '.join(lacking)}: an earlier version made it; adapt again with "
-            f"--init {run.folder.source}"
+            f"{run.folder.resume} {other}: an earlier version made it; adapt again with --init {run.folder.source}"
         )
     learner.segmenter.load_state_dict(resume.segmenter_state)
     learner.projection.load_state_dict(values["projection"])
     learner.prototypes.load_state_dict(values["prototypes"])
     learner.mean_teacher.load_state_dict(values["averaged_weights"])
-    if values["old_statistics"] is None:
-        learner = state.learner = dataclasses.replace(learner, old_statistics=None)
-    for name in OPTIONAL:
-        if (part := getattr(learner, name)) is not None:
-            part.load_state_dict(values[name])
+    if values["statistics"] is None:
+        learner = state.learner = dataclasses.replace(learner, statistics=None)
+    elif learner.statistics is not None:
+        learner.statistics.load_state_dict(values["statistics"])
     if learner.distiller is not None and learner.distiller.sha256 != values["distiller"]:
         raise ClstError(
             f"adaptation.distil_from = {run.config.adaptation.distil_from!r} is another file than the run began with; "

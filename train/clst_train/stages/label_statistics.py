@@ -1,4 +1,4 @@
-"""Which BatchNorm statistics predict target images: the new camera's alone, or half of the old one's (decision 10)."""
+"""Whose BatchNorm statistics an adaptation has: the new camera's, or the old network's own (decision 10)."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from clst_train.compute.distributed import each_alone, on_any_rank, report, toge
 from clst_train.engine.run import Run
 from clst_train.inspection.verdict import estimate
 from clst_train.models.checkpoint_backend import TorchBackend, segmenter_backend
+
+KEPT = "the old camera's stay, in training and in the result"
 
 
 def backend_of(run: Run) -> TorchBackend:
@@ -17,10 +19,11 @@ def backend_of(run: Run) -> TorchBackend:
     )
 
 
-def need_the_old(run: Run, old: TorchBackend) -> bool:
-    """Whether the new camera's statistics alone make the network worse than it was with its `old` ones; reported.
+def old_ones_stay(run: Run, old: TorchBackend) -> bool:
+    """Whether the new camera's statistics make the network worse than it was with its `old` ones; reported.
 
-    An estimate without labels, as of `clst-verdict`, by the first rank. Where there is none, they are taken to.
+    An estimate without labels, as of `clst-verdict`, by the first rank. Where too few images differ for one, they are
+    taken to.
     """
     worse = False
     with together():
@@ -34,12 +37,11 @@ def _estimated_worse(run: Run, old: TorchBackend) -> bool:
     try:
         found = estimate(run, old, backend_of(run))
     except NoEstimate as error:
-        report(f"statistics: pseudo-labels and the result have half of the old camera's; no estimate: {error.message}")
+        report(f"statistics: {KEPT}: {error.message}")
         return True
     worse, (low, high) = found.points < 0, found.interval
-    share = "half of them and half of the old camera's" if worse else "them"
     report(
-        f"statistics: the new camera's alone change mIoU by about {found.points:+.1f} points (estimated without "
-        f"labels, 95 % interval {low:+.1f} to {high:+.1f}); pseudo-labels and the result have {share}"
+        f"statistics: the new camera's change mIoU by about {found.points:+.1f} points (estimated without labels, 95 % "
+        f"interval {low:+.1f} to {high:+.1f}); {KEPT if worse else 'pseudo-labels and the result have them'}"
     )
     return worse

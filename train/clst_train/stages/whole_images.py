@@ -6,7 +6,6 @@ Legend: N images, H rows and W columns of the model's input size.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -15,7 +14,6 @@ from torch import Tensor
 
 from clst_runtime.data.subsets import evenly_spread
 from clst_runtime.imaging.geometry import Image
-from clst_train.data.fitting import fitted
 from clst_train.engine.run import Run, needed
 from clst_train.inspection.diagnostics import START_IMAGES
 from clst_train.method.batchnorm import STATISTICS_IMAGES
@@ -28,28 +26,6 @@ def target_batches(run: Run) -> Iterator[Tensor]:
     settings = run.config.adaptation
     batches = statistics_batches(
         run.segmenter.normalisation, needed(run.target), count=STATISTICS_IMAGES, size=settings.batch
-    )
-    return (batch.to(run.device) for batch in batches)
-
-
-@dataclass(frozen=True)
-class _WholeSource:
-    """The old camera's images as the network sees them."""
-
-    run: Run
-
-    def __len__(self) -> int:
-        return len(self.run.source)
-
-    def __getitem__(self, place: int) -> Image:
-        config = self.run.config
-        return fitted(self.run.source[place], config.model.input_hw, config.fit).image
-
-
-def source_batches(run: Run) -> Iterator[Tensor]:
-    """Whole source images as `target_batches` gives the target's."""
-    batches = statistics_batches(
-        run.segmenter.normalisation, _WholeSource(run), count=STATISTICS_IMAGES, size=run.config.adaptation.batch
     )
     return (batch.to(run.device) for batch in batches)
 

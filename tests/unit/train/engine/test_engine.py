@@ -110,7 +110,8 @@ def test_a_run_in_fp16_is_gone_on_with_to_the_bit(cameras, whole, tmp_path, stag
 
 
 @pytest.mark.parametrize("teacher", ["ensemble", "mean_teacher", "none"])
-def test_the_result_is_the_averaged_weights_by_the_new_cameras_statistics(cameras, tmp_path, teacher):
+def test_the_result_is_the_averaged_weights_by_the_new_cameras_statistics(cameras, tmp_path, monkeypatch, teacher):
+    monkeypatch.setattr("clst_train.stages.adaptation.old_ones_stay", lambda run, old: False)
     weights = () if teacher != "none" else ("adaptation.self_training_weight=0", "adaptation.contrastive_weight=0")
     plain = () if teacher != "none" else ("adaptation.class_mix=false",)
     folder = train(cameras, tmp_path / "run", f"adaptation.teacher={teacher}", *weights, *plain)
@@ -122,6 +123,17 @@ def test_the_result_is_the_averaged_weights_by_the_new_cameras_statistics(camera
     assert not all(torch.equal(found[name], resume.segmenter_state[name]) for name in names)
     running = [name for name in found if name.endswith("running_mean")]
     assert not all(torch.equal(found[name], resume.segmenter_state[name]) for name in running)
+
+
+def test_a_run_with_half_of_each_cameras_statistics_is_not_gone_on_with(cameras, tmp_path):
+    with broken_off_after_two_steps():
+        train(cameras, tmp_path / "run", "source.iterations=1", "adaptation.iterations=3")
+    folder, config = open_run(tmp_path / "run")
+    content = torch.load(folder.resume, weights_only=True)
+    content["training_state"]["old_statistics"] = {"means": [], "variances": []}
+    torch.save(content, folder.resume)
+    with pytest.raises(ModelFileError, match="has statistics of both cameras: an earlier version made it; adapt again"):
+        finish_run(folder, config, resume_point(folder))
 
 
 @pytest.mark.parametrize("part", ["averaged_weights", "statistics"])

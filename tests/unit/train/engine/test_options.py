@@ -95,6 +95,7 @@ def test_a_distiller_that_cannot_teach_makes_no_run_folder(cameras, source, tmp_
 def test_a_collapse_is_said_on_stderr_in_one_line(monkeypatch, cameras, source, tmp_path, capsys):
     """Provoked: a network of two steps taught by itself at a rate of 0.3 soon knows hardly more than one class."""
     monkeypatch.setattr(CollapseWatch, "IMAGES", 4)  # two steps
+    monkeypatch.setattr("clst_train.stages.adaptation.old_ones_stay", lambda run, old: False)
     settings = ("adaptation.learning_rate=0.3", "adaptation.iterations=8", "adaptation.ensemble_momentum=0.0")
     adapted(cameras, source, tmp_path / "run", settings)
     lines = [line for line in capsys.readouterr().err.splitlines() if "warning: " in line]

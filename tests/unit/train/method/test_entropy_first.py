@@ -139,7 +139,7 @@ def test_labels_begin_with_statistics_of_the_target_by_the_weights_of_then(camer
         return estimate(network, batches)
 
     monkeypatch.setattr(stage, "estimate_statistics", noted)
-    monkeypatch.setattr(stage, "need_the_old", lambda run, old: False)
+    monkeypatch.setattr(stage, "old_ones_stay", lambda run, old: False)
     half_of_entropy(cameras, tmp_path)
     assert len(seen) == 3
     assert not torch.equal(seen[0], seen[1])

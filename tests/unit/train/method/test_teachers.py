@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from clst_runtime.classes.labels import ClassList
 from clst_runtime.errors import ConfigError, ModelFileError
 from clst_train.config import MEAN, STD, AdaptationConfig, ModelConfig
-from clst_train.method.batchnorm import FollowedStatistics
+from clst_train.method.batchnorm import FollowedStatistics, statistics_layers
 from clst_train.method.labelling import soft_labels_of
 from clst_train.method.step import adaptation_step
 from clst_train.method.teachers import Distiller, MeanTeacher, open_distiller, probabilities_of
@@ -85,25 +85,22 @@ def test_a_compiled_pass_is_not_asked_where_statistics_follow(monkeypatch):
 def test_pseudo_labels_are_by_the_statistics_of_whole_target_images_whatever_is_trained_on():
     """A bright source must not move them: after a step they lie a tenth of the way from 0 to the target's mean.
 
-    The old camera's lie as far on the way to the source's mean, and a step that predicts nothing moves neither.
+    A step that predicts nothing does not move them.
     """
     one, (source, target) = learner(class_mix=False), batches()
     source = dataclasses.replace(source, images=np.full_like(source.images, 255))
     for predicts in (True, False):
         adaptation_step(one, source, target, target_weight=1.0, predicts=predicts)
-        for found, shown in ((one.statistics, target.whole), (one.old_statistics, source.images)):
-            assert found is not None
-            assert torch.allclose(found.means[0], 0.1 * one.tensor(shown).mean((0, 2, 3)), atol=1e-6)
+        assert one.statistics is not None
+        assert torch.allclose(one.statistics.means[0], 0.1 * one.tensor(target.whole).mean((0, 2, 3)), atol=1e-6)
 
 
-def test_half_of_what_labels_are_predicted_by_is_of_the_old_camera():
-    """Both cameras' statistics are 0 and 1 but for the old one's means of 8: images are lowered by 4 in all."""
-    one, (source, target) = learner(class_mix=False), batches()
-    for each in (one.statistics, one.old_statistics):
-        assert each is not None
-        each.momentum = 0.0
-    one.old_statistics.means[0].fill_(8.0)
-    found = soft_labels_of(one, one.tensor(source.images), target, predicts=True).now
+def test_without_such_statistics_labels_are_by_the_networks_own():
+    """Its means of 4 lower the images by 4; the batch's own would make their mean 0."""
+    one, (_, target) = learner(class_mix=False), batches()
+    network = one.mean_teacher.network
+    statistics_layers(network)[0].running_mean.fill_(4.0)
+    found = soft_labels_of(dataclasses.replace(one, statistics=None), target, predicts=True).now
     assert found is not None
     assert torch.allclose(found, probabilities_of(one.segmenter, one.tensor(target.whole) - 4.0, one.autocast))
 
@@ -127,7 +124,7 @@ def test_the_mean_teacher_says_what_it_predicts_now_and_the_ensemble_what_it_has
         with torch.no_grad():
             other.segmenter.head.bias.copy_(torch.tensor(bias))
         other.mean_teacher.follow(other.segmenter)
-        found = soft_labels_of(other, other.tensor(batches()[0].images), batches()[1], predicts=True)
+        found = soft_labels_of(other, batches()[1], predicts=True)
     # Class 2 in softmax (0, 0, 5) and (4.5, 0, 2.5): (0.09·0.9867 + 0.1·0.1180) / 0.19 = 0.5295
     assert found.probabilities[0, :, 0, 0].tolist() == pytest.approx([0.4622, 0.0082, 0.5295], abs=1e-4)
 
@@ -172,7 +169,7 @@ def test_balanced_classes_change_only_the_self_training():
     with torch.no_grad():
         twin.segmenter(twin.tensor(source.images))
         logits = twin.segmenter(twin.tensor(target.crops))
-    labels = soft_labels_of(twin, twin.tensor(source.images), target, predicts=True).probabilities.argmax(1)
+    labels = soft_labels_of(twin, target, predicts=True).probabilities.argmax(1)
     shares = [max(0.01, float((labels == c).float().mean())) for c in range(3)]
     raw = torch.tensor([1 / share for share in shares])[labels]
     expected = (F.cross_entropy(logits, labels, reduction="none") * raw / raw.mean()).mean()
