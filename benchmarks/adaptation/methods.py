@@ -102,7 +102,6 @@ are left out."""
 METHODS = {
     "source": Method(title="old network"),
     "statistics": Method(title="BatchNorm statistics"),
-    "statistics_extras": Method(title="BatchNorm statistics + extras", settings=("adaptation.iterations=0",)),
     "entropy": Method(title="entropy minimisation", settings=(*PLAIN, *ENTROPY)),
     "entropy_extras": Method(title="entropy minimisation + extras", settings=ENTROPY),
     "mean_teacher": Method(

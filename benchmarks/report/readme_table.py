@@ -21,7 +21,6 @@ ROOT = RESULTS.parents[1]
 BEGIN, END = "<!-- measured: made by benchmarks/report/readme_table.py -->", "<!-- end -->"
 BASELINES = (
     "statistics",
-    "statistics_extras",
     "entropy",
     "entropy_extras",
     "mean_teacher",
