@@ -1,15 +1,17 @@
 """The README's image: frames of a video by the network before adaptation and by the adapted one, with a legend.
 
-python -m benchmarks.report.street_image RUN VIDEO --licence TEXT [--name NAME]
+python -m benchmarks.report.street_image RUN VIDEO --licence TEXT --scores FILE
 
 RUN is a finished run of `clst-train` with VIDEO, or a folder of images, as its target. The frames are the first, the
-middle and the last one: nobody has chosen them by what they show. Its estimate without labels is kept with them.
+middle and the last one: nobody has chosen them by what they show. What `clst-eval OLD NEW --json` says of both networks
+is kept with them.
 """
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TextIO
 
 import click
 import numpy as np
@@ -41,9 +43,9 @@ def chosen_frames(video: Path) -> dict[int, Image]:
 @click.argument("video", type=click.Path(path_type=Path))
 @click.option("--licence", required=True, help="Whose video it is, and its licence.")
 @click.option("--trained", default="", help="How the old network was trained, and by which commits both were.")
-@click.option("--name", default="before_after", show_default=True, help="Of both files.")
-def main(run: Path, video: Path, licence: str, trained: str, name: str) -> None:
-    """Draw docs/NAME.png and write benchmarks/results/street_NAME.json."""
+@click.option("--scores", required=True, type=click.File(), help="JSON of clst-eval with both networks.")
+def main(run: Path, video: Path, licence: str, trained: str, scores: TextIO) -> None:
+    """Draw docs/before_after.png and write benchmarks/results/street_before_after.json."""
     _, config = open_run(run)
     frames = chosen_frames(video)
     rows = [[resize_frame(frame, TILE_HW)] for frame in frames.values()]
@@ -60,7 +62,7 @@ def main(run: Path, video: Path, licence: str, trained: str, name: str) -> None:
         shares = [{each: round(float(of[i]), 4) for i, each in enumerate(classes.names)} for of in counts]
         networks[title] = {"checkpoint_sha256": file_sha256(path), "class_shares": shares}
     sheet = beside_legend(contact_sheet(rows, ["new camera", *NETWORKS]), classes)
-    write_png(DOCS / f"{name}.png", sheet)
+    write_png(DOCS / "before_after.png", sheet)
     settings = {
         "size": config.model.input_hw,
         "fit": config.model.fit,
@@ -68,9 +70,9 @@ def main(run: Path, video: Path, licence: str, trained: str, name: str) -> None:
         "steps": config.adaptation.iterations,
     }
     shown = {"video": video.name, "licence": licence, "frames": list(frames), "trained": trained}
-    estimate = json.loads((run / "estimate.json").read_text())
-    result = {"name": f"street_{name}", **provenance(), **settings, **shown, "estimate": estimate, "networks": networks}
-    write_result(RESULTS / f"street_{name}.json", result)
+    known = {"scores": json.load(scores), "networks": networks}
+    path = RESULTS / "street_before_after.json"
+    write_result(path, {"name": path.stem, **provenance(), **settings, **shown, **known})
 
 
 if __name__ == "__main__":
