@@ -25,6 +25,8 @@ RENEWED_SECONDS = 5.0
 """After so long the reader is ended and another one started: a middleware may have lost the publisher for good."""
 FUTURE_NS = 20_000_000
 """A stamp may be so far ahead: clocks of two machines are never quite the same."""
+SIMULATED_FUTURE_NS = 1_000_000_000
+"""… and in simulated time, where /clock comes in steps, and later than the image on a busy machine."""
 OLD_NS = 10_000_000_000
 """Older stamps are of another clock, or a recording's."""
 NAMED = 6
@@ -153,7 +155,7 @@ class RosCapture:
                 self._warn("use_sim_time is set and no /clock comes: the age counts from the arrival")
         elif stamp_ns == 0:
             self._warn("its images have no stamp: their age counts from the arrival")
-        elif age_ns < -FUTURE_NS:
+        elif age_ns < -(SIMULATED_FUTURE_NS if self._ros.is_simulated() else FUTURE_NS):
             self._warn("its stamps are ahead of this machine's clock: the age counts from the arrival; "
                        "synchronise the clocks, or set use_sim_time on both sides")  # fmt: skip
         elif age_ns > OLD_NS:

@@ -99,6 +99,10 @@ class RosNode:
         """ROS time: simulated where `use_sim_time` is set."""
         return int(self.node.get_clock().now().nanoseconds)
 
+    def is_simulated(self) -> bool:
+        """Whether ROS time is that of /clock."""
+        return bool(self.node.get_clock().ros_time_is_active)
+
     def leave(self) -> None:
         """Tell the other nodes that this one has gone."""
         self.executor.shutdown(timeout_sec=0.2)
