@@ -157,7 +157,7 @@ class AdaptationConfig:
     """Peak of the AdamW learning rate."""
     self_training_weight: float = 1.0
     """λ_ST."""
-    contrastive_weight: float = 0.3
+    contrastive_weight: float = 0.1
     """λ_CL."""
     ensemble_momentum: float = 0.9
     """α of the temporal ensemble, per visit of an image."""

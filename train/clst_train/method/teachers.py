@@ -21,7 +21,7 @@ from clst_train.config import ModelConfig
 from clst_train.method.batchnorm import FollowedStatistics
 from clst_train.models.checkpoint import build_from_checkpoint, load_checkpoint
 from clst_train.models.deployable import normalise_in_training
-from clst_train.models.segmenter import Segmenter, TrainingOutputs
+from clst_train.models.segmenter import Segmenter
 
 MOMENTUM = 0.99
 """Of the mean teacher's weights, per step."""
@@ -42,13 +42,13 @@ class SoftLabels:
 
 
 @torch.no_grad()
-def outputs_of_whole(
+def probabilities_of(
     network: Segmenter,
     images: Tensor,
     autocast: torch.autocast,
     statistics: FollowedStatistics | None = None,
-) -> TrainingOutputs:
-    """Features and logits of normalised whole images B,3,H,W, as the deployed network would give them.
+) -> Tensor:
+    """Class probabilities B,C,h,w float32 of normalised whole images B,3,H,W, as the deployed network would give them.
 
     BatchNorm uses `statistics` and moves them; without, it uses the network's running ones, which stay. Never the
     batch's alone: a few images do not describe a camera (decision 10).
@@ -57,17 +57,12 @@ def outputs_of_whole(
         was_training = network.training
         network.eval()
         with autocast:
-            outputs = network.training_outputs(images)
+            probabilities = network(images).float().softmax(dim=1)
         network.train(was_training)
-        return outputs
+        return probabilities  # type: ignore[no-any-return]
     # The class's own forward pass: compiled code ignores hooks that are added later
     with statistics.used_by(network), autocast:
-        return type(network).training_outputs(network, images)
-
-
-def probabilities_of(network: Segmenter, images: Tensor, autocast: torch.autocast) -> Tensor:
-    """Class probabilities B,C,h,w float32 of normalised whole images B,3,H,W, by the network's running statistics."""
-    return outputs_of_whole(network, images, autocast).logits.float().softmax(dim=1)
+        return type(network).forward(network, images).float().softmax(dim=1)
 
 
 class Distiller:

@@ -31,7 +31,7 @@ from clst_train.method.batchnorm import estimate_statistics, statistics_layers
 from clst_train.method.ensemble.temporal import TemporalEnsemble
 from clst_train.method.entropy_first import entropy_step
 from clst_train.method.step import adaptation_step
-from clst_train.method.teachers import outputs_of_whole
+from clst_train.method.teachers import probabilities_of
 from clst_train.models.failures import FAILURES, failing_step, reason
 from clst_train.models.networks import network_of
 from clst_train.models.segmenter import Segmenter
@@ -201,7 +201,7 @@ def _try_adaptation(run: Run) -> None:
     descent = descent_of(run, learner)
     run.segmenter.train()
     if ensemble is not None:
-        outputs_of_whole(run.segmenter, learner.tensor(target.whole[:1]), run.autocast, learner.statistics)
+        probabilities_of(run.segmenter, learner.tensor(target.whole[:1]), run.autocast, learner.statistics)
     if settings.entropy_first > 0:
         descent.descend(entropy_step(learner, source, target, target_weight=1.0).loss, 0)
     descent.descend(adaptation_step(learner, source, target, target_weight=1.0).loss, 1)

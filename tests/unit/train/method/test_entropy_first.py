@@ -40,7 +40,7 @@ def test_such_a_step_is_source_and_entropy_of_the_crops_with_nothing_pasted():
     assert result.parts["entropy"].item() == pytest.approx(expected.item(), abs=1e-6)
     contrast = result.parts["contrastive"].item()
     assert contrast > 0, "the head learns from source pixels"
-    loss = result.parts["source"] + 0.5 * (0.1 * result.parts["entropy"] + 0.3 * contrast)
+    loss = result.parts["source"] + 0.5 * (0.1 * result.parts["entropy"] + 0.1 * contrast)
     assert result.loss.item() == pytest.approx(loss.item(), abs=1e-6)
     assert set(result.pseudo_labels.flatten().tolist()) == {255}
     assert result.parts.keys() == {"source", "contrastive", "entropy"}
@@ -119,9 +119,9 @@ def test_a_run_begins_with_entropy_then_learns_from_labels_each_with_its_warm_up
     assert ["entropy" in line for line in steps] == [True, True, False, False]
     sums = [
         0.0,
-        0.1 * steps[1]["entropy"] + 0.3 * steps[1]["contrastive"],
+        0.1 * steps[1]["entropy"] + 0.1 * steps[1]["contrastive"],
         0.0,
-        steps[3]["self_training"] + 0.3 * steps[3]["contrastive"],
+        steps[3]["self_training"] + 0.1 * steps[3]["contrastive"],
     ]
     for line, unsupervised in zip(steps, sums, strict=True):
         assert line["loss"] == pytest.approx(line["source"] + unsupervised, abs=1e-5)

@@ -13,7 +13,7 @@ from clst_train.config import MEAN, STD, AdaptationConfig, ModelConfig
 from clst_train.method.batchnorm import FollowedStatistics, statistics_layers
 from clst_train.method.labelling import soft_labels_of
 from clst_train.method.step import adaptation_step
-from clst_train.method.teachers import Distiller, MeanTeacher, open_distiller, outputs_of_whole, probabilities_of
+from clst_train.method.teachers import Distiller, MeanTeacher, open_distiller, probabilities_of
 from clst_train.models.checkpoint import Checkpoint, save_checkpoint
 from clst_train.models.networks import build_segmenter
 from tests.support.tiny import SIZE_HW, TinySegmenter, batches, learner, observed
@@ -65,11 +65,10 @@ def test_a_teacher_predicts_by_the_statistics_it_is_given_and_else_by_the_networ
     network.norm.running_mean.fill_(1.0)
     network.norm.running_var.fill_(4.0)
     for given, mean, variance in ((None, 1.0, 4.0), (statistics, 0.0, 1.0)):
-        said = outputs_of_whole(network, images, plain, given)
+        said = probabilities_of(network, images, plain, given)
         features = torch.relu(network.body((images - mean) / (variance + 1e-5) ** 0.5))
-        assert torch.allclose(said.features, features, atol=1e-5)
-        assert torch.allclose(said.logits, network.head(features), atol=1e-5)
-        assert not said.logits.requires_grad
+        assert torch.allclose(said, network.head(features).softmax(1), atol=1e-5)
+        assert not said.requires_grad
         assert network.training
     assert network.norm.running_mean.tolist() == [1.0] * 3
 
@@ -77,9 +76,9 @@ def test_a_teacher_predicts_by_the_statistics_it_is_given_and_else_by_the_networ
 def test_a_compiled_pass_is_not_asked_where_statistics_follow(monkeypatch):
     """Compiled code would keep the statistics of its first call."""
     network, plain = TinySegmenter(), torch.autocast("cpu", enabled=False)
-    monkeypatch.setattr(network, "training_outputs", lambda images: pytest.fail("the compiled pass was asked"))
+    monkeypatch.setattr(network, "forward", lambda images: pytest.fail("the compiled pass was asked"))
     statistics = FollowedStatistics(network, 0.5)
-    outputs_of_whole(network, torch.ones(2, 3, 4, 6), plain, statistics)
+    probabilities_of(network, torch.ones(2, 3, 4, 6), plain, statistics)
     assert statistics.means[0].tolist() == [0.5] * 3
 
 
@@ -195,7 +194,7 @@ def test_the_distiller_pulls_the_targets_own_visible_cells():
         expected = ((p * (p / q).log()).sum(1) * ~mask).sum() / (~mask).sum()
         assert result.parts["distillation"].item() == pytest.approx(expected.item(), abs=1e-5)
         assert (expected.item() < 1e-3) == (bias == 0.0)
-        total = result.parts["source"] + result.parts["self_training"] + 0.3 * result.parts["contrastive"]
+        total = result.parts["source"] + result.parts["self_training"] + 0.1 * result.parts["contrastive"]
         assert result.loss.item() == pytest.approx((total + result.parts["distillation"]).item(), abs=1e-5)
 
 
@@ -266,7 +265,7 @@ def test_a_distiller_of_other_classes_or_none_at_all_is_refused(tmp_path):
     [
         ({"teacher": "oracle"}, "adaptation.teacher = 'oracle'; give ensemble, mean_teacher or none"),
         ({"teacher": "none"}, "self_training_weight = 1.0 needs pseudo-labels"),
-        ({"teacher": "none", "self_training_weight": 0.0}, "contrastive_weight = 0.3 needs pseudo-labels"),
+        ({"teacher": "none", "self_training_weight": 0.0}, "contrastive_weight = 0.1 needs pseudo-labels"),
         ({"class_balance": -1.0}, "class_balance = -1.0; give 0 or more"),
         ({"entropy_first": 1.1}, "entropy_first = 1.1; give a probability"),
         ({"ensemble_momentum": 1.0}, "ensemble_momentum = 1.0; give 0 up to below 1"),

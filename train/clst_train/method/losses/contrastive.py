@@ -17,12 +17,6 @@ TEMPERATURE = 0.1
 """τ."""
 
 
-def prototype_logits(projections: Tensor, prototypes: Prototypes) -> Tensor:
-    """z·q_c/τ of unit vectors z N,D,h,w: N,C,h,w float32; -1e9 for prototypes never seen."""
-    similarities = torch.einsum("ndhw,cd->nchw", projections, prototypes.vectors().to(projections.dtype))
-    return (similarities.float() / TEMPERATURE).masked_fill(~prototypes.seen[:, None, None], -1e9)
-
-
 def contrastive_loss(projections: Tensor, labels: Tensor, prototypes: Prototypes) -> Tensor:
     """L_CL = −1/|A| Σ_{c∈A} 1/|P_c| Σ_{p∈P_c} log( exp(z_p·q_c/τ) / Σ_k exp(z_p·q_k/τ) )  (equation 6).
 
@@ -36,7 +30,9 @@ def contrastive_loss(projections: Tensor, labels: Tensor, prototypes: Prototypes
 
     Returns a scalar, 0 (with a gradient of 0) when A is empty.
     """
-    count, logits = len(prototypes.seen), prototype_logits(projections, prototypes)
+    count = len(prototypes.seen)
+    similarities = torch.einsum("ndhw,cd->nchw", projections, prototypes.vectors().to(projections.dtype))
+    logits = (similarities.float() / TEMPERATURE).masked_fill(~prototypes.seen[:, None, None], -1e9)
     known = (labels < count) & prototypes.seen[labels.clamp_max(count - 1)]
     terms = F.cross_entropy(logits, labels.masked_fill(~known, IGNORE_ID), ignore_index=IGNORE_ID, reduction="none")
     sums, counts = (torch.zeros(count + 1, device=terms.device) for _ in range(2))
