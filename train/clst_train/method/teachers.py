@@ -130,10 +130,12 @@ class MeanTeacher:
     def follow(self, student: Segmenter) -> None:
         """Average in the student's current weights."""
         momentum = min(1.0 - 1.0 / (self.steps + 1), self.momentum)
-        for own, new in zip(self.network.parameters(), student.parameters(), strict=True):
-            own.lerp_(new, 1.0 - momentum)
-        for kept, changed in zip(self.network.buffers(), student.buffers(), strict=True):
-            kept.copy_(changed)
+        # One call for many tensors: a fast GPU waits for calls
+        torch._foreach_lerp_(list(self.network.parameters()), list(student.parameters()), 1.0 - momentum)
+        buffers = list(zip(self.network.buffers(), student.buffers(), strict=True))
+        for kind in {own.dtype for own, _ in buffers}:
+            alike = [pair for pair in buffers if pair[0].dtype == kind]
+            torch._foreach_copy_([own for own, _ in alike], [new for _, new in alike])
         self.steps += 1
 
     def state_dict(self) -> dict[str, Any]:

@@ -41,6 +41,16 @@ def test_the_mean_teacher_copies_then_averages_then_follows_at_its_momentum():
     assert not any(parameter.requires_grad for parameter in teacher.network.parameters())
 
 
+def test_the_mean_teacher_has_the_students_buffers_of_every_kind():
+    student = TinySegmenter()
+    teacher = MeanTeacher(student)
+    student.norm.running_mean.fill_(3.0)
+    student.norm.num_batches_tracked.fill_(7)
+    teacher.follow(student)
+    assert teacher.network.norm.running_mean.tolist() == [3.0] * 3
+    assert teacher.network.norm.num_batches_tracked.item() == 7
+
+
 def test_the_mean_teacher_goes_on_from_its_state_to_the_bit(tmp_path):
     torch.manual_seed(0)
     student = TinySegmenter()
