@@ -70,7 +70,10 @@ def main(run: Path, video: Path, licence: str, trained: str, scores: TextIO) -> 
         "steps": config.adaptation.iterations,
     }
     shown = {"video": video.name, "licence": licence, "frames": list(frames), "trained": trained}
-    known = {"scores": json.load(scores), "networks": networks}
+    measured = json.load(scores)
+    for which in ("old", "new"):
+        measured[which]["model"] = Path(measured[which]["model"]).name  # not where it lay on this machine
+    known = {"scores": measured, "networks": networks}
     path = RESULTS / "street_before_after.json"
     write_result(path, {"name": path.stem, **provenance(), **settings, **shown, **known})
 

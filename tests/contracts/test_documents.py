@@ -259,3 +259,11 @@ def test_source_files_that_a_page_names_exist(path):
     roots = [ROOT, *(ROOT / package / f"clst_{package}" for package in PACKAGES), ROOT / "docs"]
     named = set(re.findall(r"`((?:[\w-]+/)+[\w-]+\.(?:py|md|toml|json))\b", text))
     assert sorted(name for name in named if not any((root / name).is_file() for root in roots)) == []
+
+
+def test_no_result_file_names_a_folder_of_the_machine_that_measured():
+    """The graph's own names begin with /segmenter."""
+    texts = {path.name: path.read_text() for path in (ROOT / "benchmarks/results").rglob("*.json")}
+    assert texts
+    found = {name: re.findall(r'"/(?!segmenter\b)[^"\s]+"', text) for name, text in texts.items()}
+    assert {name: paths for name, paths in found.items() if paths} == {}
