@@ -55,7 +55,7 @@ def adapt(run: Run, resume: Checkpoint | None) -> None:
         _report_entropy_first(settings, begin)
     batches = loaded(run, both_batches, first, settings.iterations)
     with finishing_steps(), on_first_core(run.device.type):
-        for iteration, (source, unlabelled) in with_progress(run, ADAPTED, batches, settings.iterations):
+        for iteration, (source, unlabelled) in with_progress(run, ADAPTED, batches, range(first, settings.iterations)):
             set_rate(descent.optimiser, settings.learning_rate, iteration, settings.iterations)
             seed_step(run, ADAPTED, iteration)
             if iteration == begin:

@@ -40,7 +40,7 @@ def train_source(run: Run, resume: Checkpoint | None) -> None:
     passes = forward_pass_of(segmenter, None)
     batches = loaded(run, labelled_crops, first, settings.iterations)
     with finishing_steps(), on_first_core(run.device.type):
-        for iteration, batch in with_progress(run, SOURCE, batches, settings.iterations):
+        for iteration, batch in with_progress(run, SOURCE, batches, range(first, settings.iterations)):
             set_rate(optimiser, settings.learning_rate, iteration, settings.iterations)
             seed_step(run, SOURCE, iteration)
             descent.backward(supervised_loss(run, batch, passes))
