@@ -95,7 +95,7 @@ CASES = [
     ((*TRAIN, "--set", "model.pretrained=none", "--init", "{p}/good.pt"), 3, "give one of them"),
     ((*TRAIN, "--set", "model.backbone_weights={p}/none"), 4, "none: no such file of weights"),
     ((*TRAIN, "--set", "model.pretrained_sha256=abc"), 3, "model.pretrained_sha256 is gone: a run keeps the hash"),
-    ((*TRAIN, "--set", "adaptation.distil_from={p}/cut.pt"), 4, "cut.pt is damaged"),
+    ((*TRAIN, "--set", "adaptation.distil_from=x"), 3, "adaptation.distil_from is gone: learning from a larger"),
     ((*TRAIN, "--set", "source.batch=0"), 3, "give 1 or more"),
     (("clst-train", "--resume", "{p}/none"), 3, "is no run of clst-train"),
     (("clst-train", "--resume", "{p}/run"), 3, "gone: no such folder"),

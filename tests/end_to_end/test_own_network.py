@@ -117,14 +117,11 @@ def commands(checkpoint, run, model, cameras):
         "doctor": (clst_doctor, "--verify", checkpoint, "--data", new, "--seconds", "1"),
         "features": (clst_data, "features", run.path, "--out", "features"),
         "init": (clst_train, *start, "--init", checkpoint, "--out", "again"),
-        "distil": (clst_train, *start, f"--set=adaptation.distil_from={str(checkpoint)!r}", "--out", "taught"),
         "resume": (clst_train, "--resume", run.path),
     }
 
 
-@pytest.mark.parametrize(
-    "name", ["export", "eval", "parity", "run", "bench", "doctor", "features", "init", "distil", "resume"]
-)
+@pytest.mark.parametrize("name", ["export", "eval", "parity", "run", "bench", "doctor", "features", "init", "resume"])
 def test_a_checkpoint_without_its_module_is_one_line_that_names_it(name, made, cameras, elsewhere):
     run, model = made
     command, *arguments = commands(run.adapted, run, model, cameras)[name]

@@ -171,8 +171,6 @@ class AdaptationConfig:
     pseudo-labels come after them."""
     class_balance: float = 0.0
     """Exponent γ: a target pixel of class c weighs max(its share in the batch, 1 %)^−γ; 0 = all alike."""
-    distil_from: str = ""
-    """Checkpoint of an adapted, usually larger network with the same classes to learn from as well; empty = none."""
 
     def __post_init__(self) -> None:
         _check(

@@ -48,7 +48,6 @@ from clst_train.engine.stopping import Stopped
 from clst_train.inspection.examples import draw_examples
 from clst_train.inspection.verdict import judge
 from clst_train.method.ensemble.store import target_hash
-from clst_train.method.teachers import open_distiller
 from clst_train.models.checkpoint import Checkpoint, build_from_checkpoint, load_checkpoint, save_checkpoint
 from clst_train.models.networks import network_of
 from clst_train.models.segmenter import Segmenter
@@ -90,8 +89,6 @@ def _begin_run(recipe: str, out: Path | None, init: Path | None, options: Mappin
         setup = _open_setup(config, started)
         if started is None:
             setup = _with_pretrained(setup)
-        # What cannot teach is refused before a folder is made
-        open_distiller(config.adaptation.distil_from, setup.classes, config.model)
         _check_batches_of_one(setup)
         _check_split(setup)
         try_network(setup, trains_source=started is None, exports=True)

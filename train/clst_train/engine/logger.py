@@ -126,5 +126,5 @@ class SilentLogbook(Logbook):
 
 
 def _loss_names(rows: list[dict[str, Any]]) -> list[str]:
-    known = ("loss", "source", "self_training", "contrastive", "entropy", "distillation")
+    known = ("loss", "source", "self_training", "contrastive", "entropy")
     return [name for name in known if any(name in row for row in rows)]

@@ -132,8 +132,6 @@ def check_settings(config: Config, *, begins: bool = True) -> None:
         check_library(network)
     if config.model.head and not network.library:
         raise ConfigError(f"model.head = {config.model.head!r} is for networks that are not built in; leave it out")
-    if config.adaptation.distil_from:
-        check_checkpoint(Path(config.adaptation.distil_from))
     if begins and config.model.pretrained not in ("auto", "none"):
         check_weights(Path(config.model.pretrained), "file of weights; --pretrained takes auto, none or a file")
 

@@ -16,7 +16,7 @@ from clst_train.method.losses.contrastive import contrastive_loss
 from clst_train.method.losses.entropy import entropy_loss
 from clst_train.method.losses.segmentation import segmentation_loss
 from clst_train.method.prototypes import at_stride, class_means, labels_at_stride
-from clst_train.method.step import StepResult, distillation_of
+from clst_train.method.step import StepResult
 from clst_train.method.teachers import SoftLabels
 
 WEIGHT = 0.1
@@ -26,8 +26,8 @@ WEIGHT = 0.1
 def entropy_step(learner: Learner, source: SourceBatch, target: TargetBatch, *, target_weight: float) -> StepResult:
     """Losses of one such step: source cross-entropy and the entropy of target crops, nothing pasted.
 
-    `target_weight` is the warm-up's 0 … 1. The projection head learns from source pixels, the prototypes follow the
-    network, and another network to learn from teaches already.
+    `target_weight` is the warm-up's 0 … 1. The projection head learns from source pixels, and the prototypes follow the
+    network.
     """
     source_labels = learner.plain(source.labels).long()
     crops = student_crops(learner.tensor(target.crops), learner.plain(target.ignored), pasted=None)
@@ -42,8 +42,6 @@ def entropy_step(learner: Learner, source: SourceBatch, target: TargetBatch, *, 
     entropy = entropy_loss(of_target.logits, visible)
     parts = {"source": supervised, "contrastive": contrastive, "entropy": entropy}
     unsupervised = learner.settings.contrastive_weight * contrastive + WEIGHT * entropy
-    if (distillation := distillation_of(learner, target, crops, of_target.logits)) is not None:
-        unsupervised, parts["distillation"] = unsupervised + distillation, distillation
     return StepResult(
         loss=supervised + target_weight * unsupervised,
         parts={name: part.detach() for name, part in parts.items()},

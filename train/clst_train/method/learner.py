@@ -16,7 +16,7 @@ from clst_train.config import AdaptationConfig
 from clst_train.method.batchnorm import FollowedStatistics
 from clst_train.method.ensemble.temporal import TemporalEnsemble
 from clst_train.method.prototypes import Prototypes
-from clst_train.method.teachers import Distiller, MeanTeacher
+from clst_train.method.teachers import MeanTeacher
 from clst_train.models.deployable import normalise_in_training
 from clst_train.models.segmenter import Segmenter, TrainingOutputs
 
@@ -45,8 +45,6 @@ class Learner:
     """The new camera's BatchNorm statistics, by which whole images are labelled; None = the network's running ones."""
     ensemble: TemporalEnsemble | None = None
     """Z_i, when `settings.teacher` is `ensemble`."""
-    distiller: Distiller | None = None
-    """Another adapted network to learn from as well."""
     forward_pass: nn.Module | None = None
     """`ForwardPass` over all ranks; None = in this process alone."""
 

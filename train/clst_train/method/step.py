@@ -12,13 +12,12 @@ from torch import Tensor
 
 from clst_runtime.classes.labels import IGNORE_ID
 from clst_train.data.loading import SourceBatch, TargetBatch
-from clst_train.method.crops import StudentCrops, class_weights, pseudo_labels_of, student_crops, through_crops
+from clst_train.method.crops import StudentCrops, class_weights, pseudo_labels_of, student_crops
 from clst_train.method.labelling import soft_labels_of
 from clst_train.method.learner import Learner
 from clst_train.method.losses.contrastive import contrastive_loss
-from clst_train.method.losses.distillation import distillation_loss
 from clst_train.method.losses.segmentation import segmentation_loss
-from clst_train.method.prototypes import ClassMeans, at_stride, class_means, labels_at_stride
+from clst_train.method.prototypes import ClassMeans, class_means, labels_at_stride
 from clst_train.method.teachers import SoftLabels
 
 
@@ -71,8 +70,6 @@ def adaptation_step(
     contrastive = contrastive + contrastive_loss(source_projections, source_cells, learner.prototypes)
     unsupervised = settings.self_training_weight * self_training + settings.contrastive_weight * contrastive
     parts = {"source": supervised, "self_training": self_training, "contrastive": contrastive}
-    if (distillation := distillation_of(learner, target, crops, of_target.logits)) is not None:
-        unsupervised, parts["distillation"] = unsupervised + distillation, distillation
     loss = supervised + target_weight * unsupervised  # (7)
     target_means = class_means(target_projections.detach(), target_cells, count)
     return StepResult(
@@ -88,13 +85,3 @@ def _student_crops_of(
     if learner.settings.class_mix:
         pasted = (labelled[0][:count], labelled[1][:count], learner.plain(source.mixing[:count]))
     return student_crops(learner.tensor(target.crops), learner.plain(target.ignored), pasted)
-
-
-def distillation_of(learner: Learner, target: TargetBatch, crops: StudentCrops, logits: Tensor) -> Tensor | None:
-    """The term by which logits B,C,h,w of target crops learn from another network; None where there is none."""
-    if learner.distiller is None:
-        return None
-    size_hw = (logits.shape[2], logits.shape[3])
-    of_images = learner.distiller.probabilities(learner.plain(target.whole), learner.autocast)
-    taught = through_crops(of_images, target.geometries, size_hw)
-    return distillation_loss(logits, taught, at_stride(crops.visible, size_hw))

@@ -7,20 +7,12 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from clst_runtime.classes.labels import ClassList
-from clst_runtime.errors import ConfigError
-from clst_runtime.imaging.geometry import SHAPE_TOLERANCE, Fit
-from clst_train.config import ModelConfig
 from clst_train.method.batchnorm import FollowedStatistics
-from clst_train.models.checkpoint import build_from_checkpoint, load_checkpoint
-from clst_train.models.deployable import normalise_in_training
 from clst_train.models.segmenter import Segmenter
 
 MOMENTUM = 0.99
@@ -63,55 +55,6 @@ def probabilities_of(
     # The class's own forward pass: compiled code ignores hooks that are added later
     with statistics.used_by(network), autocast:
         return type(network).forward(network, images).float().softmax(dim=1)
-
-
-class Distiller:
-    """Another adapted network, usually a larger one, that is not trained."""
-
-    def __init__(self, network: Segmenter, input_hw: tuple[int, int], sha256: str) -> None:
-        self.network = network.requires_grad_(False).eval()
-        self.input_hw = input_hw
-        self.sha256 = sha256
-
-    @torch.no_grad()
-    def probabilities(self, frames: Tensor, autocast: torch.autocast) -> Tensor:
-        """Probabilities B,C,h,w of whole frames B,H,W,3 uint8 RGB, at the size it was trained for."""
-        images = normalise_in_training(frames, self.network.normalisation)
-        if images.shape[-2:] != self.input_hw:
-            images = F.interpolate(images, size=self.input_hw, mode="bilinear", align_corners=False)
-        with autocast:
-            return self.network(images).float().softmax(dim=1)  # type: ignore[no-any-return]
-
-
-def open_distiller(path: str, classes: ClassList, student: ModelConfig) -> Distiller | None:
-    """The network of a checkpoint, on the CPU; None for an empty path.
-
-    Raises:
-        ModelFileError: missing or damaged. ConfigError: its classes are not `classes`, in this order, or it was
-            trained on images of another shape than the `student`'s.
-    """
-    if not path:
-        return None
-    checkpoint = load_checkpoint(Path(path))
-    if checkpoint.classes.names != classes.names:
-        raise ConfigError(
-            f"adaptation.distil_from = {path!r} knows {len(checkpoint.classes)} classes "
-            f"({', '.join(checkpoint.classes.names)}), the student {len(classes)} ({', '.join(classes.names)}); "
-            "train it with the same --classes"
-        )
-    if checkpoint.fit.value != student.fit:
-        raise ConfigError(
-            f"adaptation.distil_from = {path!r} was trained with model.fit = {checkpoint.fit.value!r}, the student "
-            f"with {student.fit!r}; train both alike"
-        )
-    (rows, columns), (own_rows, own_columns) = checkpoint.input_hw, student.input_hw
-    other_shape = abs(rows * own_columns / (own_rows * columns) - 1) > SHAPE_TOLERANCE
-    if checkpoint.fit is Fit.LETTERBOX and other_shape:
-        raise ConfigError(
-            f"adaptation.distil_from = {path!r} is a letterbox of {rows}x{columns}, the student one of "
-            f"{own_rows}x{own_columns}: its images would be distorted; train both at sizes of one aspect"
-        )
-    return Distiller(build_from_checkpoint(checkpoint), checkpoint.input_hw, checkpoint.sha256)
 
 
 class MeanTeacher:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from clst_runtime.errors import ClstError, ModelFileError
+from clst_runtime.errors import ModelFileError
 from clst_train.compute.distributed import report, together, total
 from clst_train.compute.forward_pass import forward_pass_of
 from clst_train.data.target import TargetImages
@@ -28,7 +28,7 @@ from clst_train.method.ensemble.store import (
 from clst_train.method.ensemble.temporal import TemporalEnsemble
 from clst_train.method.learner import Learner
 from clst_train.method.prototypes import Prototypes
-from clst_train.method.teachers import Distiller, MeanTeacher, open_distiller
+from clst_train.method.teachers import MeanTeacher
 from clst_train.models.checkpoint import Checkpoint, save_checkpoint
 from clst_train.models.projection import WIDTH, ProjectionHead
 
@@ -80,19 +80,11 @@ def new_learner(run: Run, cells_hw: tuple[int, int], ensemble: TemporalEnsemble 
         settings=settings,
         device=run.device,
         autocast=run.autocast,
-        distiller=_distiller(run),
         statistics=FollowedStatistics(segmenter),
         ensemble=ensemble,
         mean_teacher=MeanTeacher(segmenter),
         forward_pass=forward_pass_of(segmenter, projection),
     )
-
-
-def _distiller(run: Run) -> Distiller | None:
-    distiller = open_distiller(run.config.adaptation.distil_from, run.classes, run.config.model)
-    if distiller is not None:
-        distiller.network.to(run.device)
-    return distiller
 
 
 def save_state(run: Run, state: AdaptationState, done: int) -> None:
@@ -122,7 +114,6 @@ def _values(state: AdaptationState, ensemble: dict[str, Any]) -> dict[str, Any]:
         "prototypes": learner.prototypes.state_dict(),
         "ensemble": ensemble,
         "averaged_weights": learner.mean_teacher.state_dict(),
-        "distiller": learner.distiller.sha256 if learner.distiller is not None else "",
         "diagnostics": state.diagnostics.state_dict(),
         "statistics": None if learner.statistics is None else learner.statistics.state_dict(),
     }
@@ -132,13 +123,10 @@ def restore_state(run: Run, state: AdaptationState, resume: Checkpoint) -> None:
     """Restore a checkpoint's state.
 
     Raises:
-        ModelFileError: the checkpoint was made by an earlier version or with other target images. ClstError:
-            `distil_from` is another file now.
+        ModelFileError: the checkpoint was made by an earlier version or with other target images.
     """
     learner, values = state.learner, resume.training_state or {}
-    lacking = [
-        name for name in ("averaged_weights", "descent", "diagnostics", "distiller", "statistics") if name not in values
-    ]
+    lacking = [name for name in ("averaged_weights", "descent", "diagnostics", "statistics") if name not in values]
     if not lacking and "anew_since" not in values["ensemble"]:
         lacking = ["the ensemble's visits"]
     other = f"lacks {', '.join(lacking)}" if lacking else "has statistics of both cameras"
@@ -154,11 +142,6 @@ def restore_state(run: Run, state: AdaptationState, resume: Checkpoint) -> None:
         learner = state.learner = dataclasses.replace(learner, statistics=None)
     elif learner.statistics is not None:
         learner.statistics.load_state_dict(values["statistics"])
-    if learner.distiller is not None and learner.distiller.sha256 != values["distiller"]:
-        raise ClstError(
-            f"adaptation.distil_from = {run.config.adaptation.distil_from!r} is another file than the run began with; "
-            "put that one back, or start a new run"
-        )
     state.diagnostics.load_state_dict(values["diagnostics"])
     state.descent.optimiser.load_state_dict(values["optimiser"])
     state.descent.load_state_dict(values["descent"])

@@ -53,10 +53,10 @@ def test_the_curves_show_every_part_of_the_loss_that_was_logged(tmp_path, monkey
 
     book = Logbook(tmp_path)
     book.add("adapted", 1, loss=1.0, source=0.9, entropy=0.5)
-    book.add("adapted", 2, loss=1.0, source=0.9, self_training=0.1, contrastive=0.1, distillation=0.2, confidence=0.5)
+    book.add("adapted", 2, loss=1.0, source=0.9, self_training=0.1, contrastive=0.1, confidence=0.5)
     monkeypatch.setattr(Figure, "savefig", noted)
     book.draw()
-    parts = ["loss", "source", "self_training", "contrastive", "entropy", "distillation"]
+    parts = ["loss", "source", "self_training", "contrastive", "entropy"]
     assert shown == [[parts, ["confidence"]]]
 
 

@@ -1,6 +1,5 @@
 """Steps of entropy minimisation before self-training begins."""
 
-import copy
 import dataclasses
 import json
 
@@ -11,7 +10,6 @@ import torch
 from clst_train.engine.schedule import steps_before_labels
 from clst_train.method.entropy_first import entropy_step
 from clst_train.method.step import adaptation_step
-from clst_train.method.teachers import Distiller
 from clst_train.training import start_run
 from tests.support.tiny import SIZE_HW, batches, learner, observed
 
@@ -69,18 +67,6 @@ def test_no_pixel_under_the_ignore_mask_has_entropy():
 def test_a_fully_ignored_target_has_no_entropy_to_minimise():
     source, target = batches(ignored=True)
     assert entropy_step(learner(), source, target, target_weight=1.0).parts["entropy"].item() == 0.0
-
-
-def test_another_network_to_learn_from_teaches_in_such_a_step():
-    one = learner(contrastive_weight=0.0)
-    other = copy.deepcopy(one.segmenter)
-    with torch.no_grad():
-        other.head.bias[1] += 3.0
-    object.__setattr__(one, "distiller", Distiller(other, SIZE_HW, "0" * 64))
-    result = entropy_step(one, *batches(), target_weight=1.0)
-    assert result.parts["distillation"].item() > 0.1
-    loss = result.parts["source"] + 0.1 * result.parts["entropy"] + result.parts["distillation"]
-    assert result.loss.item() == pytest.approx(loss.item(), abs=1e-6)
 
 
 def test_labels_are_what_they_would_be_without_such_a_step():

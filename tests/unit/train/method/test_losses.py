@@ -3,7 +3,6 @@ import math
 import pytest
 import torch
 
-from clst_train.method.losses.distillation import distillation_loss
 from clst_train.method.losses.entropy import entropy_loss
 from clst_train.method.losses.segmentation import segmentation_loss
 from clst_train.method.prototypes import at_stride
@@ -70,33 +69,3 @@ def test_a_mask_at_stride_takes_the_same_pixels_as_labels_do():
     mask = torch.zeros(1, 1, 16, dtype=torch.bool)
     mask[0, 0, 12] = True
     assert at_stride(mask, (1, 2)).tolist() == [[[False, True]]]
-
-
-def test_distillation_counted_by_hand():
-    """p = (0.75, 0.25), q = (0.5, 0.5): KL = 0.75 ln 1.5 + 0.25 ln 0.5 = 0.1308."""
-    taught = torch.tensor([0.75, 0.25]).reshape(1, 2, 1, 1)
-    everywhere = torch.ones(1, 1, 1, dtype=torch.bool)
-    expected = 0.75 * math.log(1.5) + 0.25 * math.log(0.5)
-    assert distillation_loss(torch.zeros(1, 2, 1, 1), taught, everywhere).item() == pytest.approx(expected)
-    # the student's logits (ln 3, 0) are (0.75, 0.25): nothing is left to learn
-    logits = torch.tensor([math.log(3), 0.0]).reshape(1, 2, 1, 1)
-    assert distillation_loss(logits, taught, everywhere).item() == pytest.approx(0.0, abs=1e-6)
-
-
-def test_the_gradient_of_distillation_is_that_of_the_explicit_formula():
-    """d/dz of KL(p ‖ softmax(z)) is q − p; of two cells one is counted."""
-    torch.manual_seed(0)
-    logits, taught = torch.randn(1, 3, 1, 2, requires_grad=True), torch.randn(1, 3, 1, 2).softmax(1)
-    distillation_loss(logits, taught, torch.tensor([[[True, False]]])).backward()
-    expected = logits.detach().softmax(1) - taught
-    assert torch.allclose(logits.grad[..., 0], expected[..., 0], atol=1e-6)
-    assert logits.grad[..., 1].abs().sum().item() == 0.0
-
-
-def test_distillation_from_a_teacher_that_is_certain_is_finite_and_from_nothing_is_zero():
-    logits, taught = torch.randn(1, 2, 1, 1, requires_grad=True), torch.tensor([1.0, 0.0]).reshape(1, 2, 1, 1)
-    loss = distillation_loss(logits, taught, torch.ones(1, 1, 1, dtype=torch.bool))
-    loss.backward()
-    assert torch.isfinite(loss)
-    assert torch.isfinite(logits.grad).all()
-    assert distillation_loss(logits, taught, torch.zeros(1, 1, 1, dtype=torch.bool)).item() == 0.0

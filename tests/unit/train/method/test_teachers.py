@@ -1,4 +1,3 @@
-import copy
 import dataclasses
 import math
 
@@ -7,16 +6,13 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from clst_runtime.classes.labels import ClassList
-from clst_runtime.errors import ConfigError, ModelFileError
-from clst_train.config import MEAN, STD, AdaptationConfig, ModelConfig
+from clst_runtime.errors import ConfigError
+from clst_train.config import AdaptationConfig
 from clst_train.method.batchnorm import FollowedStatistics, statistics_layers
 from clst_train.method.labelling import soft_labels_of
 from clst_train.method.step import adaptation_step
-from clst_train.method.teachers import Distiller, MeanTeacher, open_distiller, probabilities_of
-from clst_train.models.checkpoint import Checkpoint, save_checkpoint
-from clst_train.models.networks import build_segmenter
-from tests.support.tiny import SIZE_HW, TinySegmenter, batches, learner, observed
+from clst_train.method.teachers import MeanTeacher, probabilities_of
+from tests.support.tiny import TinySegmenter, batches, learner, observed
 
 
 def fill(network, value):
@@ -184,90 +180,6 @@ def test_balanced_classes_change_only_the_self_training():
     raw = torch.tensor([1 / share for share in shares])[labels]
     expected = (F.cross_entropy(logits, labels, reduction="none") * raw / raw.mean()).mean()
     assert balanced["self_training"].item() == pytest.approx(expected.item(), abs=1e-5)
-
-
-def test_the_distiller_pulls_the_targets_own_visible_cells():
-    """By its own statistics. A distiller equal to the student's start leaves little to learn, another one much."""
-    source, target = batches()
-    for bias, mixed in ((0.0, False), (3.0, False), (3.0, True)):
-        one = learner(class_mix=mixed)
-        network = copy.deepcopy(one.segmenter)
-        with torch.no_grad():
-            network.head.bias[1] += bias
-        object.__setattr__(one, "distiller", Distiller(network, SIZE_HW, "0" * 64))
-        result = adaptation_step(one, source, target, target_weight=1.0)
-        student, mask = learner().segmenter, torch.from_numpy(source.mixing) & mixed
-        images = torch.where(mask[:, None], one.tensor(source.images), one.tensor(target.crops))
-        with torch.no_grad():
-            p = network(one.tensor(target.whole)).softmax(1)
-            q = student(images).softmax(1)
-        expected = ((p * (p / q).log()).sum(1) * ~mask).sum() / (~mask).sum()
-        assert result.parts["distillation"].item() == pytest.approx(expected.item(), abs=1e-5)
-        assert (expected.item() < 1e-3) == (bias == 0.0)
-        total = result.parts["source"] + result.parts["self_training"] + 0.1 * result.parts["contrastive"]
-        assert result.loss.item() == pytest.approx((total + result.parts["distillation"]).item(), abs=1e-5)
-
-
-def test_a_distiller_sees_the_images_at_its_own_size():
-    network = TinySegmenter()
-    seen = []
-    network.register_forward_pre_hook(lambda _, inputs: seen.append(tuple(inputs[0].shape)))
-    p = Distiller(network, (8, 12), "").probabilities(
-        torch.zeros(2, 4, 6, 3, dtype=torch.uint8), torch.autocast("cpu", enabled=False)
-    )
-    assert seen == [(2, 3, 8, 12)]
-    assert p.shape == (2, 3, 8, 12)
-    assert not p.requires_grad
-
-
-STUDENT = ModelConfig(input_hw=(32, 64))
-
-
-@pytest.mark.parametrize(
-    ("own", "student", "words"),
-    [
-        ({}, {"fit": "letterbox"}, "trained with model.fit = 'stretch', the student with 'letterbox'"),
-        ({"fit": "letterbox"}, {}, "trained with model.fit = 'letterbox', the student with 'stretch'"),
-        ({"fit": "letterbox"}, {"fit": "letterbox", "input_hw": (64, 64)}, "letterbox of 32x64, the student .* 64x64"),
-        ({"fit": "letterbox"}, {"fit": "letterbox", "input_hw": (64, 128)}, ""),
-        ({}, {"input_hw": (64, 64)}, ""),
-    ],
-)
-def test_a_distiller_is_shown_pictures_of_the_shape_that_it_knows(tmp_path, own, student, words):
-    classes = ClassList(name="two", names=("road", "sky"), colours=((0, 0, 0), (1, 1, 1)))
-    checkpoint = Checkpoint(
-        network="ddrnet23_slim", classes=classes, input_hw=(32, 64), mean=MEAN, std=STD, stage="adapted", iteration=1,
-        segmenter_state=build_segmenter("ddrnet23_slim", 2).state_dict(), config={"model": own},
-    )  # fmt: skip
-    save_checkpoint(tmp_path / "t.pt", checkpoint)
-    settings = dataclasses.replace(STUDENT, **student)
-    if not words:
-        assert open_distiller(str(tmp_path / "t.pt"), classes, settings) is not None
-        return
-    with pytest.raises(ConfigError, match=words):
-        open_distiller(str(tmp_path / "t.pt"), classes, settings)
-
-
-def test_a_distiller_of_other_classes_or_none_at_all_is_refused(tmp_path):
-    classes = ClassList(name="two", names=("road", "sky"), colours=((0, 0, 0), (1, 1, 1)))
-    network = build_segmenter("ddrnet23_slim", 2)
-    checkpoint = Checkpoint(
-        network="ddrnet23_slim", classes=classes, input_hw=(32, 64), mean=MEAN, std=STD, stage="adapted", iteration=1,
-        segmenter_state=network.state_dict(),
-    )  # fmt: skip
-    save_checkpoint(tmp_path / "t.pt", checkpoint)
-    found = open_distiller(str(tmp_path / "t.pt"), classes, STUDENT)
-    assert found.input_hw == (32, 64)
-    assert not any(parameter.requires_grad for parameter in found.network.parameters())
-    swapped = ClassList(name="two", names=("sky", "road"), colours=classes.colours)
-    with pytest.raises(ConfigError, match=r"knows 2 classes \(road, sky\), the student 2 \(sky, road\)"):
-        open_distiller(str(tmp_path / "t.pt"), swapped, STUDENT)
-    assert open_distiller("", classes, STUDENT) is None
-    with pytest.raises(ModelFileError, match="no such checkpoint"):
-        open_distiller(str(tmp_path / "none.pt"), classes, STUDENT)
-    (tmp_path / "bad.pt").write_bytes(b"bad")
-    with pytest.raises(ModelFileError, match="damaged"):
-        open_distiller(str(tmp_path / "bad.pt"), classes, STUDENT)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,6 @@ from clst_runtime.errors import ConfigError, ModelFileError
 from clst_train.cli.train import main as clst_train
 from clst_train.config import ModelConfig
 from clst_train.method.step import adaptation_step
-from clst_train.method.teachers import Distiller
 from clst_train.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from clst_train.models.checkpoint_backend import open_checkpoint
 from clst_train.models.deployable import Deployable, normalise, normalise_in_training
@@ -22,7 +21,7 @@ from clst_train.models.segmenter import Segmenter
 from clst_train.recipes.recipe import config_from_mapping
 from tests.conftest import RGB_CLASSES, rgb_manifest
 from tests.support.command_line import call
-from tests.support.tiny import CLASSES, SIZE_HW, TinySegmenter, batches, learner
+from tests.support.tiny import CLASSES, batches, learner
 
 FRAME = torch.tensor([10, 20, 30], dtype=torch.uint8).view(1, 1, 1, 3)  # red, green, blue
 BY = {"rgb": [9.0, 9.0, 5.4], "bgr": [29.0, 9.0, 1.4]}
@@ -115,15 +114,6 @@ def test_a_bgr_network_learns_what_its_rgb_twin_does():
     assert adaptation_step(other, *batches(), target_weight=1.0).loss.item() != pytest.approx(
         first.loss.item(), rel=1e-3
     )
-
-
-def test_a_distiller_goes_by_its_own_normalisation():
-    network, seen = TinySegmenter(), []
-    network.normalisation = Normalisation((1.0, 2.0, 3.0), (1.0, 2.0, 5.0), "bgr")
-    network.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    frames = FRAME.expand(1, *SIZE_HW, 3)
-    Distiller(network, SIZE_HW, "").probabilities(frames, torch.autocast("cpu", enabled=False))
-    torch.testing.assert_close(seen[0][0, :, 0, 0], torch.tensor(BY["bgr"]))
 
 
 def checkpoint(**values):

@@ -74,7 +74,7 @@ def test_frozen_and_unused_weights_stay(run):
     assert not torch.equal(source["down1.0.bias"], adapted["down1.0.bias"])
 
 
-def test_its_run_is_evaluated_shown_in_feature_space_and_learnt_from(run, cameras, tmp_path):
+def test_its_run_is_evaluated_and_shown_in_feature_space(run, cameras, tmp_path):
     result = run / "checkpoints" / "adapted.pt"
     for command, arguments in (
         (clst_eval, (result, "--data", cameras / "new")),
@@ -82,5 +82,3 @@ def test_its_run_is_evaluated_shown_in_feature_space_and_learnt_from(run, camera
     ):
         done = call(command, *arguments)
         assert done.exit_code == 0, done.stderr
-    taught = ("--set", f"adaptation.distil_from={result}", "--set", "source.iterations=1")
-    trained(cameras, tmp_path / "student", *taught, "--set", "adaptation.iterations=1")
