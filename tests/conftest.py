@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,9 @@ from clst_runtime.imaging.image_files import write_png
 from clst_runtime.system.optional import NO_TELEMETRY
 from tests.support.narrow import narrow_networks
 from tests.support.rtx import LACKING, must_be_there
+
+if hasattr(signal, "SIGHUP"):
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it is ignored, and what tests start would inherit that
 
 os.environ[NO_TELEMETRY] = "1"  # tests import ONNX Runtime by themselves too
 RGB_CLASSES = ClassList(name="rgb", names=("red", "green", "blue"), colours=((255, 0, 0), (0, 255, 0), (0, 0, 255)))
