@@ -27,7 +27,7 @@ def entropy_step(learner: Learner, source: SourceBatch, target: TargetBatch, *, 
     """Losses of one such step: source cross-entropy and the entropy of target crops, nothing pasted.
 
     `target_weight` is the warm-up's 0 … 1. The projection head learns from source pixels, alone: the gradients of one
-    that is not trained yet harm the network (decision 42). The prototypes follow.
+    that is not trained yet may harm the network (decision 42). The prototypes follow.
     """
     source_labels = learner.plain(source.labels).long()
     crops = student_crops(learner.tensor(target.crops), learner.plain(target.ignored), pasted=None)
