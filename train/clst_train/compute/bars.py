@@ -25,6 +25,7 @@ BAR: dict[str, Any] = {"dynamic_ncols": True, "mininterval": 1.0}
 PLAIN: dict[str, Any] = {
     "file": Lines(),
     "mininterval": 30.0,
+    "maxinterval": 30.0,  # else tqdm's monitor draws a line after ten seconds
     "bar_format": "{desc} {n_fmt}/{total_fmt}, {elapsed} gone, {remaining} left{postfix}",
 }
 

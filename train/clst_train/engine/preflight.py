@@ -207,9 +207,10 @@ def expected_seconds(setup: Setup, segmenter: Segmenter, *, trains_source: bool,
         begin = steps_before_labels(settings.iterations, settings.entropy_first)
         pass_steps = steps_of_pass(len(setup.target), settings.batch)
         predicted = sum(
-            predicts(step, since=begin, iterations=settings.iterations, pass_steps=pass_steps)
+            settings.teacher == "mean_teacher"
+            or predicts(step, since=begin, iterations=settings.iterations, pass_steps=pass_steps)
             for step in steps
-            if settings.teacher == "ensemble" and step >= begin
+            if settings.teacher != "none" and step >= begin
         )
         images = len(steps) * 2 * a_crop + predicted * a_whole
         found["adaptation"] = images * settings.batch / setup.ranks.count

@@ -206,9 +206,15 @@ def test_a_run_begins_with_a_line_of_device_precision_threads_and_expected_time(
 
 
 @pytest.mark.parametrize(
-    ("done", "trains_source", "expected"), [(0, True, (80, 48)), (4, True, (48, 48)), (1, False, (None, 36))]
-)
-def test_the_expected_time_is_steps_times_crops_times_what_a_crop_took(monkeypatch, done, trains_source, expected):
+    ("done", "trains_source", "teacher", "entropy_first", "expected"),
+    [(0, True, "ensemble", 0.0, (80, 48)), (4, True, "ensemble", 0.0, (48, 48)),
+     (1, False, "ensemble", 0.0, (None, 36)), (0, True, "mean_teacher", 0.0, (80, 48)),
+     (0, False, "mean_teacher", 0.5, (None, 32)), (3, False, "mean_teacher", 0.5, (None, 12)),
+     (0, False, "none", 0.0, (None, 16))],
+)  # fmt: skip
+def test_the_expected_time_is_steps_times_crops_times_what_a_crop_took(
+    monkeypatch, done, trains_source, teacher, entropy_first, expected
+):
     """Two crops in 2 s, a whole image in 4 s: steps of 8 crops, then steps of 2 pairs and 2 images: passes are few.
 
     Both are timed while the thread is bound as it is in training.
@@ -224,7 +230,11 @@ def test_the_expected_time_is_steps_times_crops_times_what_a_crop_took(monkeypat
         bound.clear()
 
     monkeypatch.setattr(preflight, "on_first_core", on_first_core)
-    source, adaptation = SourceConfig(iterations=10, batch=8), AdaptationConfig(iterations=4, batch=2)
+    weights = {} if teacher != "none" else {"self_training_weight": 0.0, "contrastive_weight": 0.0, "class_mix": False}
+    source, adaptation = (
+        SourceConfig(iterations=10, batch=8),
+        AdaptationConfig(iterations=4, batch=2, teacher=teacher, entropy_first=entropy_first, **weights),
+    )
     config = Config(source=source, adaptation=adaptation, model=ModelConfig(input_hw=(64, 64)))
     setup = Setup(
         config=config, classes=RGB_CLASSES, source=None, target=range(4), validation=None, device=CPU,

@@ -5,6 +5,7 @@ import time
 from types import SimpleNamespace
 
 import pytest
+import tqdm
 
 from clst_train.compute.bars import PLAIN
 from clst_train.engine.progress import with_progress
@@ -52,3 +53,13 @@ def test_steps_of_an_earlier_run_do_not_shorten_what_is_left(run, lines):
 def test_a_stage_without_a_step_left_is_whole(run, lines):
     assert list(with_progress(run, "source", iter(()), range(10, 10))) == []
     assert "source 10/10" in "".join(lines)
+
+
+def test_a_line_in_a_log_file_comes_every_half_minute_and_no_oftener(run, lines, monkeypatch):
+    """The bar's own watch would draw one after `maxinterval` already, which is ten seconds unless told."""
+    monkeypatch.setitem(PLAIN, "mininterval", 30.0)
+    bars, made = [], tqdm.tqdm
+    monkeypatch.setattr(tqdm, "tqdm", lambda *a, **k: bars.append(made(*a, **k)) or bars[0])
+    for _ in with_progress(run, "source", steps(0, 2), range(2)):
+        pass
+    assert bars[0].mininterval == bars[0].maxinterval == 30.0
