@@ -55,7 +55,7 @@ def in_float64() -> None:
     DDRNetSlim.forward = lambda self, images: network_forward(self, images.to(self.conv1[0].weight.dtype))
     training.network_of = lambda *arguments: build(*arguments).double()
     adaptation_state.ProjectionHead = lambda *arguments: head(*arguments).double()
-    forward_pass.ForwardPass.forward = lambda self, images, **more: forward(self, images.double(), **more)
+    forward_pass.ForwardPass.forward = lambda self, images: forward(self, images.double())
 
 
 def copying(destination: Path) -> None:

@@ -25,17 +25,12 @@ class ForwardPass(nn.Module):
         super().__init__()
         self.segmenter, self.projection, self.keeps_auxiliary = segmenter, projection, keeps_auxiliary
 
-    def forward(self, images: Tensor, *, head_alone: bool = False) -> tuple[TrainingOutputs, Tensor | None]:
-        """Images N,3,H,W to the training outputs and the projections N,P,h,w; None without a projection head.
-
-        With `head_alone` no gradient of the projections reaches the segmenter.
-        """
+    def forward(self, images: Tensor) -> tuple[TrainingOutputs, Tensor | None]:
+        """Images N,3,H,W to the training outputs and the projections N,P,h,w; None without a projection head."""
         outputs = self.segmenter.training_outputs(images)
         if not self.keeps_auxiliary:
             outputs = replace(outputs, auxiliary=None)
-        if self.projection is None:
-            return outputs, None
-        return outputs, self.projection(outputs.features.detach() if head_alone else outputs.features)
+        return outputs, None if self.projection is None else self.projection(outputs.features)
 
 
 def forward_pass_of(segmenter: Segmenter, projection: nn.Module | None) -> nn.Module:

@@ -26,13 +26,13 @@ WEIGHT = 0.1
 def entropy_step(learner: Learner, source: SourceBatch, target: TargetBatch, *, target_weight: float) -> StepResult:
     """Losses of one such step: source cross-entropy and the entropy of target crops, nothing pasted.
 
-    `target_weight` is the warm-up's 0 … 1. The projection head learns from source pixels, alone: the gradients of one
-    that is not trained yet may harm the network (decision 42). The prototypes follow.
+    `target_weight` is the warm-up's 0 … 1. The projection head learns from source pixels, and the prototypes follow the
+    network.
     """
     source_labels = learner.plain(source.labels).long()
     crops = student_crops(learner.tensor(target.crops), learner.plain(target.ignored), pasted=None)
     with learner.autocast:
-        of_source, projections = learner.outputs_of(learner.tensor(source.images), head_alone=True)
+        of_source, projections = learner.outputs_of(learner.tensor(source.images))
         of_target, _ = learner.outputs_of(crops.images)
     cells = labels_at_stride(source_labels, (projections.shape[2], projections.shape[3]))
     learner.prototypes.update(class_means(projections, cells, learner.segmenter.class_count))

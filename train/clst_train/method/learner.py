@@ -48,13 +48,10 @@ class Learner:
     forward_pass: nn.Module | None = None
     """`ForwardPass` over all ranks; None = in this process alone."""
 
-    def outputs_of(self, images: Tensor, *, head_alone: bool = False) -> tuple[TrainingOutputs, Tensor]:
-        """Training outputs and projections B,D,h,w of normalised images B,3,K,L.
-
-        With `head_alone` no gradient of the projections reaches the network.
-        """
+    def outputs_of(self, images: Tensor) -> tuple[TrainingOutputs, Tensor]:
+        """Training outputs and projections B,D,h,w of normalised images B,3,K,L."""
         forward = self.forward_pass or ForwardPass(self.segmenter, self.projection)
-        outputs, projections = forward(images, head_alone=head_alone)
+        outputs, projections = forward(images)
         return outputs, projections
 
     def tensor(self, frames: np.ndarray) -> Tensor:

@@ -44,19 +44,6 @@ def test_such_a_step_is_source_and_entropy_of_the_crops_with_nothing_pasted():
     assert result.parts.keys() == {"source", "contrastive", "entropy"}
 
 
-def test_the_projection_head_learns_alone_in_such_a_step():
-    """However much the contrast weighs, the network's gradient is that of source and entropy."""
-    gradients = []
-    for weight in (0.0, 10.0):
-        one = learner(contrastive_weight=weight)
-        entropy_step(one, *batches(), target_weight=1.0).loss.backward()
-        gradients.append([parameter.grad.clone() for parameter in one.segmenter.parameters()])
-        heads = [parameter.grad.abs().sum().item() for parameter in one.projection.parameters()]
-        assert all(value > 0 for value in heads) == (weight > 0)
-    for first, second in zip(*gradients, strict=True):
-        torch.testing.assert_close(first, second)
-
-
 def test_such_a_step_asks_no_teacher_but_prototypes_follow():
     one, (source, target) = learner(teacher="mean_teacher"), batches()
     result = entropy_step(one, source, target, target_weight=1.0)
