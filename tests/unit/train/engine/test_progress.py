@@ -55,11 +55,16 @@ def test_a_stage_without_a_step_left_is_whole(run, lines):
     assert "source 10/10" in "".join(lines)
 
 
-def test_a_line_in_a_log_file_comes_every_half_minute_and_no_oftener(run, lines, monkeypatch):
+def test_a_line_in_a_log_file_comes_every_half_minute_and_no_oftener(run, monkeypatch):
     """The bar's own watch would draw one after `maxinterval` already, which is ten seconds unless told."""
-    monkeypatch.setitem(PLAIN, "mininterval", 30.0)
-    bars, made = [], tqdm.tqdm
-    monkeypatch.setattr(tqdm, "tqdm", lambda *a, **k: bars.append(made(*a, **k)) or bars[0])
+    intervals = []
+
+    class Watched(tqdm.tqdm):
+        def update(self, n=1):
+            intervals.append((self.mininterval, self.maxinterval))
+            return super().update(n)
+
+    monkeypatch.setattr(tqdm, "tqdm", Watched)
     for _ in with_progress(run, "source", steps(0, 2), range(2)):
         pass
-    assert bars[0].mininterval == bars[0].maxinterval == 30.0
+    assert set(intervals) == {(30.0, 30.0)}
