@@ -24,15 +24,21 @@ OPEN = "0.0.0.0:0"
 def raw(page, request, *, seconds=5.0):
     """What is answered to bare bytes, until the connection is closed or nothing comes any more."""
     with socket.create_connection(("127.0.0.1", page.port), 5) as connection:
-        connection.settimeout(seconds)
-        connection.sendall(request)
-        answer = b""
-        try:
-            while part := connection.recv(1 << 16):
-                answer += part
-        except TimeoutError:
-            return answer + b" (still open)"
-        return answer
+        return answer_to(request, connection, seconds=seconds)
+
+
+def answer_to(request, connection, *, seconds=5.0):
+    connection.settimeout(seconds)
+    connection.sendall(request)
+    answer = b""
+    try:
+        while part := connection.recv(1 << 16):
+            answer += part
+    except TimeoutError:
+        answer += b" (still open)"
+    except ConnectionResetError:  # closed, with a part of the request unread
+        pass
+    return answer
 
 
 # ---- strange requests
@@ -104,9 +110,10 @@ def test_a_connection_that_asks_for_nothing_is_closed_after_a_while(monkeypatch)
         assert raw(page, b"") == b""
         assert raw(page, b"GET / HTTP/1.1\r\nHost: local") == b"", "half a request is none"
         assert 0.5 < time.monotonic() - begins < 3.0
+        monkeypatch.setattr("clst_runtime.live.web.server.SILENT_SECONDS", 1.0)  # a busy machine may be slow to hear
 
         async def look(viewer):
-            end = time.monotonic() + 1.0
+            end = time.monotonic() + 1.5
             while time.monotonic() < end:
                 await viewer.receive_str(timeout=5)
             return not viewer.closed
