@@ -290,13 +290,23 @@ def earlier_result(path: Path, facts: dict[str, Any]) -> dict[str, Any]:
 def write(path: Path, facts: dict[str, Any], found: dict[str, Any]) -> None:
     """Write the result file and print its table; rows of which no network is here are those of the file."""
     before = earlier_result(path, facts)
-    found["oracle"] = found["oracle"] or before.get("oracle", "")
+    found["oracle"] = oracle_beside(found, before)
     for part in ("methods", "merged"):
         if part in found:
             found[part] = with_kept(found[part], before.get(part, {}), found["oracle"])
     result = {**facts, **provenance(), **found}
     write_result(path, result)
     click.echo("\n".join(table(result)))
+
+
+def oracle_beside(found: dict[str, Any], before: dict[str, Any]) -> str:
+    """The oracle of these rows or the one that only the file has, as `best_oracle` chooses on the choice split."""
+    new, kept = found["oracle"], before.get("oracle", "")
+    if not new or not kept or kept in found["methods"]:
+        return new or kept
+    rows = {**before["methods"], **found["methods"]}
+    choice = {name: rows[name]["choice"]["miou_mean"] for name in (new, kept) if "choice" in rows[name]}
+    return max(choice, key=choice.__getitem__) if len(choice) == 2 else new
 
 
 def with_kept(rows: dict[str, Any], before: dict[str, Any], oracle: str) -> dict[str, Any]:

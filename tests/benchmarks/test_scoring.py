@@ -183,6 +183,26 @@ def test_a_row_is_measured_by_an_oracle_that_only_the_file_has_and_a_kept_row_by
     assert {name for name, row in found["methods"].items() if "clst_ahead" in row} == {"source"}
 
 
+@pytest.mark.parametrize(
+    ("kept", "new", "oracle", "share"),
+    [(RIGHT, HALF, "oracle_long", 0.46), (HALF, RIGHT, "oracle", 1.0), (None, HALF, "oracle", 1.0)],
+)
+def test_of_two_oracles_the_choice_split_says_which_counts_where_the_file_alone_has_one(
+    tmp_path, at_commit, kept, new, oracle, share
+):
+    """CLST: 3/4 and 4/5 on the test, like the new oracle; the one in the file is right everywhere."""
+    path, facts, classes = tmp_path / "p.json", {"name": "p", "title": "P", "steps": 5}, ("a", "b", "c")
+    near = np.array([[3, 1, 0], [0, 4, 0], [0, 0, 0]])
+    at_commit("abc")
+    choice = {} if kept is None else {"oracle_long": kept}
+    write(path, facts, summary(pair_of(), rows_of({"oracle_long": RIGHT}, choice), {"oracle_long": 9}, classes))
+    rows = rows_of({"source": HALF, "clst": near, "oracle": near}, {"oracle": new})
+    write(path, facts, summary(pair_of(), rows, {"oracle": 5}, classes))
+    found = json.loads(path.read_text())
+    assert found["oracle"] == oracle
+    assert found["methods"]["clst"]["recovery"] == pytest.approx(share)
+
+
 def test_rows_of_another_measurement_are_refused(tmp_path, at_commit):
     path, rows = tmp_path / "p.json", rows_of({"source": HALF})
     at_commit("abc")
