@@ -301,7 +301,7 @@ def write(path: Path, facts: dict[str, Any], found: dict[str, Any]) -> None:
 
 def oracle_beside(found: dict[str, Any], before: dict[str, Any]) -> str:
     """The oracle of these rows or the one that only the file has, as `best_oracle` chooses on the choice split."""
-    new, kept = found["oracle"], before.get("oracle", "")
+    new, kept = str(found["oracle"]), str(before.get("oracle", ""))
     if not new or not kept or kept in found["methods"]:
         return new or kept
     rows = {**before["methods"], **found["methods"]}
