@@ -27,7 +27,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -235,21 +235,23 @@ def found_rows(jobs: Sequence[Job]) -> Rows:
     return found
 
 
-def best_oracle(pair: Pair, rows: Rows, steps: dict[str, int], classes: Sequence[int]) -> str:
+def best_oracle(choice: Mapping[str, float | None], steps: Mapping[str, int]) -> str:
     """The oracle that recovery is measured by: the best on the choice split where no oracle has learnt that, else the
     one with the most steps on the labels. Empty where there is none.
+
+    `choice` is each row's score on the choice split; None = it has learnt that.
     """
-    there = [name for name in rows.test if METHODS[name].oracle]
-    if all(name in rows.choice for name in there):
-        values = score({name: rows.choice[name] for name in there}, classes)
-        return max(there, key=lambda name: float(values[name]["miou_mean"]), default="")
-    return max(there, key=lambda name: steps[name])
+    there = {name: value for name, value in choice.items() if name in METHODS and METHODS[name].oracle}
+    if None in there.values():
+        return max(there, key=lambda name: steps[name])
+    return max(there, key=lambda name: float(there[name] or 0.0), default="")
 
 
 def summary(pair: Pair, rows: Rows, steps: dict[str, int], names: tuple[str, ...]) -> dict[str, Any]:
     """Every row over the pair's headline classes, and over its merged groups where it has them."""
     headline = [names.index(name) for name in pair.headline] or list(range(len(names)))
-    oracle = best_oracle(pair, rows, steps, headline)
+    choice = {name: row["miou_mean"] for name, row in score(rows.choice, headline).items()}
+    oracle = best_oracle({name: choice.get(name) for name in rows.test}, steps)
     methods = scored(rows, headline, oracle)
     for name, each in methods.items():
         each |= {"title": METHODS[name].title, "runs": rows.runs[name]}
@@ -287,26 +289,17 @@ def earlier_result(path: Path, facts: dict[str, Any]) -> dict[str, Any]:
     return before
 
 
-def write(path: Path, facts: dict[str, Any], found: dict[str, Any]) -> None:
+def write(path: Path, facts: dict[str, Any], found: dict[str, Any], steps: dict[str, int]) -> None:
     """Write the result file and print its table; rows of which no network is here are those of the file."""
     before = earlier_result(path, facts)
-    found["oracle"] = oracle_beside(found, before)
+    every = {**before.get("methods", {}), **found["methods"]}
+    found["oracle"] = best_oracle({name: row.get("choice", {}).get("miou_mean") for name, row in every.items()}, steps)
     for part in ("methods", "merged"):
         if part in found:
             found[part] = with_kept(found[part], before.get(part, {}), found["oracle"])
     result = {**facts, **provenance(), **found}
     write_result(path, result)
     click.echo("\n".join(table(result)))
-
-
-def oracle_beside(found: dict[str, Any], before: dict[str, Any]) -> str:
-    """The oracle of these rows or the one that only the file has, as `best_oracle` chooses on the choice split."""
-    new, kept = str(found["oracle"]), str(before.get("oracle", ""))
-    if not new or not kept or kept in found["methods"]:
-        return new or kept
-    rows = {**before["methods"], **found["methods"]}
-    choice = {name: rows[name]["choice"]["miou_mean"] for name in (new, kept) if "choice" in rows[name]}
-    return max(choice, key=choice.__getitem__) if len(choice) == 2 else new
 
 
 def with_kept(rows: dict[str, Any], before: dict[str, Any], oracle: str) -> dict[str, Any]:
@@ -412,7 +405,7 @@ def main(pair_name: str, work: Path, data: Path, seeds: int, methods: str, **opt
 
     def finished() -> None:
         if (rows := found_rows(every)).test:
-            write(path, facts, summary(pair, rows, steps, pair.classes()))
+            write(path, facts, summary(pair, rows, steps, pair.classes()), steps)
 
     try:
         with heard_as_interrupts():
